@@ -1,0 +1,172 @@
+package taskpool
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// An attempt is one run of a task, and the context that Run gets. Identity is
+// per attempt, not per handle: an attempt that was given up as hung may still
+// run while the next attempt of its task is under way, and what it does then
+// must not touch that one.
+//
+// As a context it derives from the one given to Submit. The machinery of that,
+// two or three allocations, is made when somebody first asks for more than the
+// task's identity; most tasks never do.
+type attempt struct {
+	// Set when the attempt is dispatched, fixed thereafter.
+	h        *Handle
+	w        *worker
+	number   int // from 1
+	run      func(context.Context) error
+	started  time.Time
+	deadline time.Time // zero without a Timeout
+
+	// over is set once Run has returned, died or been given up: the attempt
+	// has no say any more. Protected by pool.mu.
+	over bool
+
+	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
+	derived atomic.Pointer[derivedContext]
+}
+
+// An ending is why an attempt's context ended.
+type ending struct {
+	cause error
+	kind  endKind
+}
+
+type endKind int
+
+const (
+	endCanceled endKind = iota // by Submit's context, Cancel or Shutdown
+	endTimeout                 // by the task's Timeout
+	endReturned                // Run is over
+)
+
+var (
+	timedOut = &ending{ErrTimeout, endTimeout}
+	returned = &ending{errReturned, endReturned}
+	cutOff   = &ending{ErrClosed, endCanceled}
+)
+
+// A derivedContext is the standard library's part of an attempt's context.
+type derivedContext struct {
+	context.Context
+	cancel      context.CancelCauseFunc
+	stopTimeout context.CancelFunc // nil without a Timeout
+}
+
+type attemptKey struct{}
+
+// attemptFrom returns the attempt that ctx belongs to, nil if none.
+func attemptFrom(ctx context.Context) *attempt {
+	if a, ok := ctx.(*attempt); ok {
+		return a
+	}
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// derive returns the standard library's part of the context, made at the first
+// call. It calls methods of the context given to Submit, so no lock may be held.
+func (a *attempt) derive() *derivedContext {
+	if d := a.derived.Load(); d != nil {
+		return d
+	}
+	d := new(derivedContext)
+	d.Context, d.cancel = context.WithCancelCause(a.h.ctx)
+	if !a.deadline.IsZero() {
+		d.Context, d.stopTimeout = context.WithDeadlineCause(d.Context, a.deadline, ErrTimeout)
+	}
+	if !a.derived.CompareAndSwap(nil, d) {
+		d.finish(nil)
+		return a.derived.Load()
+	}
+	// Whoever ends the attempt sets end before it looks at derived, and here
+	// derived was set before end is looked at, so one of the two sees both.
+	if e := a.end.Load(); e != nil {
+		d.finish(e.cause)
+	}
+	return d
+}
+
+func (d *derivedContext) finish(cause error) {
+	d.cancel(cause)
+	if d.stopTimeout != nil {
+		d.stopTimeout()
+	}
+}
+
+// finish ends the attempt's context for good; the first ending counts. It calls
+// methods of the context given to Submit, so no lock may be held.
+func (a *attempt) finish(e *ending) {
+	a.end.CompareAndSwap(nil, e)
+	if d := a.derived.Load(); d != nil {
+		d.finish(e.cause)
+	}
+}
+
+// ended returns why the context has ended, nil if it has not. Its AfterFunc and
+// the supervisor may be late, so it looks for itself; no lock may be held.
+func (a *attempt) ended() *ending {
+	if e := a.end.Load(); e != nil {
+		return e
+	}
+	if a.h.ctx.Err() != nil {
+		return &ending{context.Cause(a.h.ctx), endCanceled}
+	}
+	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {
+		return timedOut
+	}
+	return nil
+}
+
+// Deadline returns the earlier of the attempt's deadline and that of the
+// context given to Submit.
+func (a *attempt) Deadline() (time.Time, bool) {
+	d, ok := a.h.ctx.Deadline()
+	if !a.deadline.IsZero() && (!ok || a.deadline.Before(d)) {
+		return a.deadline, true
+	}
+	return d, ok
+}
+
+func (a *attempt) Done() <-chan struct{} { return a.derive().Done() }
+func (a *attempt) Err() error            { return a.derive().Err() }
+
+func (a *attempt) Value(key any) any {
+	if _, ok := key.(attemptKey); ok {
+		return a
+	}
+	return a.derive().Value(key)
+}
+
+// Current returns the task that ctx was given to, or that it derives from the
+// context of. It returns false outside a task.
+func Current(ctx context.Context) (TaskInfo, bool) {
+	a := attemptFrom(ctx)
+	if a == nil {
+		return TaskInfo{}, false
+	}
+	a.h.pool.mu.Lock()
+	defer a.h.pool.mu.Unlock()
+	return a.infoLocked(), true
+}
+
+// Detach returns the context that the task of ctx was submitted with, without
+// that task's identity: with it, work that a task starts neither ends with the
+// task nor counts as part of it. What was added to ctx on its way from the task
+// is not in it. Outside a task Detach returns ctx.
+func Detach(ctx context.Context) context.Context {
+	a := attemptFrom(ctx)
+	if a == nil {
+		return ctx
+	}
+	ctx = a.h.ctx
+	if attemptFrom(ctx) != nil { // the task was submitted by a task
+		return context.WithValue(ctx, attemptKey{}, nil)
+	}
+	return ctx
+}

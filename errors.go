@@ -1,0 +1,183 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// The errors that callers branch on, with [errors.Is].
+var (
+	// ErrClosed is returned by Submit and Go once Shutdown was called, and
+	// is the error of a task that was cut off when Shutdown's context ended.
+	ErrClosed = errors.New("taskpool: pool is shut down")
+
+	// ErrFull is returned by Submit and Go when the queue has no room for
+	// the task.
+	ErrFull = errors.New("taskpool: queue is full")
+
+	// ErrShed is the error of a task that was removed from a full queue to
+	// make room for a more urgent one. It is an ErrFull.
+	ErrShed error = &kindError{"taskpool: task shed for a more urgent one", ErrFull}
+
+	// ErrTimeout ends the context of an attempt that ran longer than its
+	// task's Timeout. It is a [context.DeadlineExceeded] too.
+	ErrTimeout error = &kindError{"taskpool: attempt timed out", context.DeadlineExceeded}
+
+	// ErrHung is what every [HungError] is.
+	ErrHung = errors.New("taskpool: task hung")
+
+	// ErrGoexit is the error of a task that called [runtime.Goexit], as
+	// testing.T.FailNow does.
+	ErrGoexit = errors.New("taskpool: task called runtime.Goexit")
+
+	// ErrInside is returned by a call that would wait for the task it is
+	// made in: Shutdown and WaitIdle inside a task of the pool, and Wait for
+	// a task's own handle.
+	ErrInside = errors.New("taskpool: called inside the task it would wait for")
+)
+
+// errReturned ends the context of an attempt that is over.
+var errReturned error = &kindError{
+	"taskpool: the task this context was given to has returned (see Detach)", context.Canceled}
+
+// A kindError is a sentinel that is a more general sentinel too.
+type kindError struct {
+	text string
+	kind error
+}
+
+func (e *kindError) Error() string { return e.text }
+func (e *kindError) Unwrap() error { return e.kind }
+
+// A PanicError is the error of an attempt that panicked.
+type PanicError struct {
+	Value any    // what the task panicked with; nil for panic(nil) under GODEBUG=panicnil=1
+	Stack []byte // the panicking goroutine's stack, as debug.Stack formats it
+}
+
+// Error returns the panic's value without the stack.
+func (e *PanicError) Error() string { return fmt.Sprintf("taskpool: task panicked: %v", e.Value) }
+
+// Unwrap returns the panic's value if that is an error, and nil otherwise.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// A HungError is the error of a task whose Run did not return within the hang
+// grace after its context had ended. Its goroutine may still be running.
+type HungError struct {
+	Stack []byte // the goroutine's stack when it was given up; empty if it could not be had
+
+	cause error // why the context had ended
+	grace time.Duration
+}
+
+// Error says for how long the task ignored what.
+func (e *HungError) Error() string {
+	return fmt.Sprintf("%v: still running %v after its context ended: %v", ErrHung, e.grace, e.cause)
+}
+
+// Unwrap returns [ErrHung] and the reason for which the task's context had
+// ended.
+func (e *HungError) Unwrap() []error { return []error{ErrHung, e.cause} }
+
+// A ShutdownError says what a shutdown left undone because the context given
+// to [Pool.Shutdown] ended first.
+type ShutdownError struct {
+	// Unfinished lists each task that had been accepted and did not finish,
+	// once. It is empty if the tasks that ran when the context ended made it
+	// within the hang grace and no other was left.
+	Unfinished []Unfinished
+
+	cause error
+}
+
+// An Unfinished is a task that a shutdown left undone.
+type Unfinished struct {
+	// Task is the task as it was submitted, with its latest priority. For a
+	// function given to Go, Run calls that function.
+	Task Task
+	// State is the task's state when the shutdown's context ended.
+	State State
+	// Attempt is the number of attempts started by then.
+	Attempt int
+}
+
+// Error counts the unfinished tasks by state.
+func (e *ShutdownError) Error() string {
+	var count [numStates]int
+	for _, u := range e.Unfinished {
+		count[u.State]++
+	}
+	var parts []string
+	for s, n := range count {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %v", n, State(s)))
+		}
+	}
+	if parts == nil {
+		return fmt.Sprintf("taskpool: shutdown cut short, all tasks finished within the grace: %v", e.cause)
+	}
+	return fmt.Sprintf("taskpool: shutdown left %d tasks unfinished (%s): %v",
+		len(e.Unfinished), strings.Join(parts, ", "), e.cause)
+}
+
+// Unwrap returns the cause for which the context given to Shutdown ended.
+func (e *ShutdownError) Unwrap() error { return e.cause }
+
+// Permanent wraps an error that a retry cannot mend: a task whose Run returns
+// it is not retried, whatever its policy says. It returns nil for nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+// RetryAfter wraps an error together with the time to wait before the next
+// attempt, in place of what the policy's Backoff would say; a negative d counts
+// as 0. It grants no retry that the policy does not. It returns nil for nil.
+func RetryAfter(d time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &retryAfterError{max(d, 0), err}
+}
+
+type retryAfterError struct {
+	delay time.Duration
+	err   error
+}
+
+func (e *retryAfterError) Error() string { return e.err.Error() }
+func (e *retryAfterError) Unwrap() error { return e.err }
+
+// withReason returns an error that is both the reason for which an attempt's
+// context ended and what its Run returned then.
+func withReason(reason, err error) error {
+	if err == context.Canceled || err == context.DeadlineExceeded || same(err, reason) {
+		return reason // err adds nothing
+	}
+	return &endedError{reason, err}
+}
+
+// same reports whether two errors are one pointer. Other errors may be of types
+// that cannot be compared.
+func same(a, b error) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Kind() == reflect.Pointer && a == b
+}
+
+type endedError struct{ reason, err error }
+
+func (e *endedError) Error() string   { return fmt.Sprintf("%v; the task returned: %v", e.reason, e.err) }
+func (e *endedError) Unwrap() []error { return []error{e.reason, e.err} }

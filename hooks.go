@@ -1,0 +1,166 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Hooks are functions that the pool calls on events; any may be nil. They are
+// called without a lock, on the goroutine that brought the event about: Queued
+// on the submitter's, those of an attempt on its worker's, before the worker
+// takes its next task; what the supervisor finds is reported from a goroutine of
+// its own. So a slow hook slows its caller down and nobody else.
+//
+// A hook that panics or calls [runtime.Goexit] is logged and changes no task's
+// outcome. A hook must not wait for the pool it is called by: on a worker
+// Shutdown and WaitIdle return ErrInside.
+//
+// The events of one task come in order, except that Queued, called after the
+// fact, may come while the task runs already.
+type Hooks struct {
+	Queued        func(TaskEvent) // accepted: it waits for a worker, or for its time
+	Started       func(TaskEvent) // an attempt starts
+	AttemptFailed func(TaskEvent) // an attempt has failed with Err, for good or not
+	Retried       func(TaskEvent) // the failed task will be retried after Delay
+	Shed          func(TaskEvent) // removed from a full queue; Finished follows
+	Finished      func(TaskEvent) // reached its final state: once for each accepted task
+
+	WorkerDied      func(WorkerEvent) // a worker's goroutine ended, by a panic or Goexit
+	WorkerAbandoned func(WorkerEvent) // a worker was given up with its hung task
+	WorkerReplaced  func(WorkerEvent) // a new worker has taken its place
+
+	// Around is called in place of an attempt's Run and must call run, once
+	// and on the same goroutine, with ctx or a context derived from it. What
+	// it returns is the attempt's error; of a run that panicked it is shown a
+	// [*PanicError], and that stands. With several hooks the first is the
+	// outermost. If it panics before it has called run, the attempt goes on
+	// without it; if it panics afterwards, run's error stands. For a function
+	// given to Go, ctx is [context.Background].
+	Around func(ctx context.Context, t TaskInfo, run func(context.Context) error) error
+}
+
+// A TaskEvent is an event in a task's life.
+type TaskEvent struct {
+	Pool  string        // the pool's name
+	Task  TaskInfo      // the task as it was then
+	Err   error         // AttemptFailed, Retried: the attempt's error; Finished: the task's
+	Delay time.Duration // Retried: the time until the next attempt may start
+}
+
+// A WorkerEvent is an event in a worker's life. Workers are numbered from 1 in
+// the order in which they were started; a number is never used again.
+type WorkerEvent struct {
+	Pool        string
+	Worker      int    // the one that died or was abandoned
+	Replacement int    // WorkerReplaced: the new one
+	Reason      string // "panic", "goexit" or "hung"
+}
+
+// errNotRun is the outcome of an attempt whose Around returned nil without
+// having called run.
+var errNotRun = errors.New("taskpool: hook Around returned nil without calling run")
+
+// hookTable is the hooks of a pool by event.
+type hookTable struct {
+	queued, started, attemptFailed, retried, shed, finished []func(TaskEvent)
+	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
+	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
+}
+
+func newHookTable(hooks []Hooks) (t hookTable) {
+	for _, h := range hooks {
+		add(&t.queued, h.Queued)
+		add(&t.started, h.Started)
+		add(&t.attemptFailed, h.AttemptFailed)
+		add(&t.retried, h.Retried)
+		add(&t.shed, h.Shed)
+		add(&t.finished, h.Finished)
+		add(&t.workerDied, h.WorkerDied)
+		add(&t.workerAbandoned, h.WorkerAbandoned)
+		add(&t.workerReplaced, h.WorkerReplaced)
+		if h.Around != nil {
+			t.around = append(t.around, h.Around)
+		}
+	}
+	return t
+}
+
+func add[E any](to *[]func(E), f func(E)) {
+	if f != nil {
+		*to = append(*to, f)
+	}
+}
+
+// A report is something to tell hooks and the log about, to be called without
+// a lock.
+type report func()
+
+// event returns the reports that tell hooks about e.
+func event[E any](to []report, hooks []func(E), e E) []report {
+	for _, hook := range hooks {
+		to = append(to, func() { hook(e) })
+	}
+	return to
+}
+
+// deliver makes the reports in order. A panic in one is contained; Goexit is
+// left to the caller's goroutine, and leaves the reports not yet made in *rs.
+func (p *Pool) deliver(rs *[]report) {
+	for len(*rs) > 0 {
+		r := (*rs)[0]
+		(*rs)[0] = nil
+		*rs = (*rs)[1:]
+		p.contain("a hook or logger", r)
+	}
+}
+
+// contain calls user code that must not harm anyone and reports whether it
+// returned. A panic is logged. [runtime.Goexit] cannot be contained here.
+func (p *Pool) contain(what string, f func()) (ok bool) {
+	defer func() {
+		if ok {
+			return
+		}
+		// Without a value this is Goexit or panic(nil) under panicnil=1.
+		if v := recover(); v != nil {
+			p.logContained(what, v)
+		}
+	}()
+	f()
+	return true
+}
+
+// logContained logs the panic of a user's function other than Run. The value's
+// own methods and the logger may panic too; then the matter is dropped.
+func (p *Pool) logContained(what string, v any) {
+	defer func() { _ = recover() }()
+	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
+}
+
+// log writes a record. It calls the user's handler, so no lock may be held.
+func (p *Pool) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	l := p.cfg.logger
+	if l == nil {
+		l = slog.Default()
+	}
+	ctx := context.Background()
+	if !l.Enabled(ctx, level) {
+		return
+	}
+	if p.cfg.name != "" {
+		attrs = append([]slog.Attr{slog.String("pool", p.cfg.name)}, attrs...)
+	}
+	l.LogAttrs(ctx, level, msg, attrs...)
+}
+
+// logTask writes a record about a task.
+func (p *Pool) logTask(level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
+	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
+	if t.ID != 0 {
+		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
+	}
+	p.log(level, msg, append(all, attrs...)...)
+}

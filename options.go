@@ -1,0 +1,186 @@
+package taskpool
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"time"
+)
+
+// An Option sets how a pool works; see [New].
+type Option interface {
+	apply(*config)
+}
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+// Overflow says what becomes of a task for which the queue has no room.
+type Overflow int
+
+const (
+	// OverflowWait makes Submit wait for room. The most urgent submitter is
+	// let in first, with the pool's fair share or ageing, and in order of
+	// arrival among equals. Go does not wait but returns ErrFull.
+	OverflowWait Overflow = iota
+
+	// OverflowReject makes Submit and Go return ErrFull.
+	OverflowReject
+
+	// OverflowShed makes room by shedding the newest of the least urgent
+	// tasks that wait and have never started; its error is ErrShed. A
+	// newcomer that is no more urgent than that one is refused with ErrFull.
+	OverflowShed
+)
+
+// String returns "wait", "reject", "shed" or a number.
+func (o Overflow) String() string {
+	switch o {
+	case OverflowWait:
+		return "wait"
+	case OverflowReject:
+		return "reject"
+	case OverflowShed:
+		return "shed"
+	}
+	return "Overflow(" + strconv.Itoa(int(o)) + ")"
+}
+
+const (
+	defaultFairShare = 16
+	defaultHangGrace = 5 * time.Second
+	unbounded        = -1 // of config.capacity
+	likeWorkers      = -1 // of config.maxAbandoned
+)
+
+// config is what the options set. It does not change once a pool runs.
+type config struct {
+	name         string
+	workers      int
+	capacity     int // tasks that may wait for a slot; or unbounded
+	overflow     Overflow
+	fairShare    int
+	aging        time.Duration // 0: off
+	hangGrace    time.Duration
+	maxAbandoned int // or likeWorkers
+	hooks        []Hooks
+	logger       *slog.Logger // nil: slog.Default(), looked up at each use
+
+	// Which options were given, where that matters.
+	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet bool
+}
+
+func newConfig(opts []Option) (*config, error) {
+	c := &config{
+		workers:      runtime.GOMAXPROCS(0),
+		capacity:     unbounded,
+		fairShare:    defaultFairShare,
+		hangGrace:    defaultHangGrace,
+		maxAbandoned: likeWorkers,
+	}
+	for i, o := range opts {
+		if o == nil {
+			return nil, fmt.Errorf("taskpool: option %d must not be nil", i+1)
+		}
+		o.apply(c)
+	}
+	return c, c.validate()
+}
+
+// validate reports the first setting that cannot be.
+func (c *config) validate() error {
+	bad := func(option, allowed string, got any) error {
+		return fmt.Errorf("taskpool: %s must %s, got %v", option, allowed, got)
+	}
+	switch {
+	case c.workers < 1:
+		return bad("WithWorkers: n", "be at least 1", c.workers)
+	case c.capacitySet && c.capacity < 0:
+		return bad("WithCapacity: n", "not be negative", c.capacity)
+	case c.overflow < OverflowWait || c.overflow > OverflowShed:
+		return bad("WithCapacity: overflow", "be OverflowWait, OverflowReject or OverflowShed", c.overflow)
+	case c.fairShare < 0:
+		return bad("WithFairShare: n", "not be negative", c.fairShare)
+	case c.agingSet && c.aging <= 0:
+		return bad("WithAging: step", "be positive", c.aging)
+	case c.agingSet && c.fairShareSet:
+		return fmt.Errorf("taskpool: WithAging(%v) and WithFairShare(%d) exclude each other: a fair-share turn would break the promise of ageing", c.aging, c.fairShare)
+	case c.hangGrace <= 0:
+		return bad("WithHangGrace: d", "be positive", c.hangGrace)
+	case c.abandonedSet && c.maxAbandoned < 0:
+		return bad("WithMaxAbandoned: n", "not be negative", c.maxAbandoned)
+	case c.loggerSet && c.logger == nil:
+		return bad("WithLogger: logger", "not be nil (slog.DiscardHandler makes one that is silent)", "nil")
+	}
+	return nil
+}
+
+// WithWorkers sets the number of workers, which is the number of tasks that run
+// at once: at least 1. Default: [runtime.GOMAXPROCS].
+func WithWorkers(n int) Option {
+	return optionFunc(func(c *config) { c.workers = n })
+}
+
+// WithCapacity bounds the number of tasks that wait, queued or delayed, because
+// no slot is free to n, and says what becomes of a task beyond that. With 0 a
+// task is accepted only if it can start at once. As long as a worker is idle
+// nobody is refused. A task that is retried is never refused, so retries may
+// push the number above n. Default: unbounded.
+func WithCapacity(n int, overflow Overflow) Option {
+	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })
+}
+
+// WithFairShare keeps less urgent tasks from starving: of every n dispatches
+// that had a choice between priorities, one goes to the task that has waited
+// longest, whatever its priority. So a task with m older tasks before it starts
+// within n·(m+1) dispatches, and urgent work loses at most one dispatch in n.
+// With 1 the pool is first in, first out; with 0 priority is strict and less
+// urgent tasks may starve. Default: 16. It excludes WithAging.
+func WithFairShare(n int) Option {
+	return optionFunc(func(c *config) { c.fairShare, c.fairShareSet = n, true })
+}
+
+// WithAging makes waiting count: each step, which must be positive, that a task
+// has waited is worth one priority level. So a task of priority p is never
+// passed by a task of priority q that arrives (p−q)·step or more after it.
+// Under lasting overload the order becomes that of arrival plus head start, and
+// urgent tasks wait in the backlog like all others: prefer the fair share unless
+// priorities are meant as deadlines. Default: off. It excludes WithFairShare.
+func WithAging(step time.Duration) Option {
+	return optionFunc(func(c *config) { c.aging, c.agingSet, c.fairShare = step, true, 0 })
+}
+
+// WithHangGrace sets how long a task may go on after its context has ended
+// before it is given up as hung. It must be positive. Default: 5 s.
+func WithHangGrace(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.hangGrace = d })
+}
+
+// WithMaxAbandoned bounds the number of goroutines that were given up as hung
+// and still run. Beyond it a hung task is settled all the same, but its slot
+// stays lost until an abandoned goroutine returns, and [Pool.Health] says so.
+// With 0 a hung task always keeps its slot. Default: the number of workers.
+func WithMaxAbandoned(n int) Option {
+	return optionFunc(func(c *config) { c.maxAbandoned, c.abandonedSet = n, true })
+}
+
+// WithHooks adds functions that are called on the events in a task's and a
+// worker's life. It may be given several times; then all are called, in that
+// order. Default: none.
+func WithHooks(h Hooks) Option {
+	return optionFunc(func(c *config) { c.hooks = append(c.hooks, h) })
+}
+
+// WithLogger sets where the pool logs: panics, hangs and final failures at
+// level Error, retries and an incomplete shutdown at Warn. Default: what
+// [slog.Default] returns at the time.
+func WithLogger(l *slog.Logger) Option {
+	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
+}
+
+// WithName names the pool in logs and metrics. Default: "".
+func WithName(name string) Option {
+	return optionFunc(func(c *config) { c.name = name })
+}

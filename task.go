@@ -1,0 +1,277 @@
+package taskpool
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
+
+// A Priority says how urgent a task is: the lower number runs first. Any int is
+// a priority; three have names. The zero value is the ordinary case, so that a
+// forgotten field does no harm.
+type Priority int
+
+// The named priorities.
+const (
+	High   Priority = -1
+	Medium Priority = 0
+	Low    Priority = 1
+)
+
+// String returns "high", "medium", "low" or the number.
+func (pr Priority) String() string {
+	switch pr {
+	case High:
+		return "high"
+	case Medium:
+		return "medium"
+	case Low:
+		return "low"
+	}
+	return strconv.Itoa(int(pr))
+}
+
+// A Task is a piece of work and how it is to be treated. The pool copies it; a
+// Task may be used as a template and submitted any number of times.
+type Task struct {
+	// Name is shown in logs, metrics and lists of tasks. It need not be
+	// unique and may be empty.
+	Name string
+
+	// Priority is the task's urgency; zero is Medium.
+	Priority Priority
+
+	// Run does the work. Its context ends when the attempt is over, times
+	// out or is canceled; see [Detach] for work that is to outlive it.
+	Run func(ctx context.Context) error
+
+	// Timeout bounds one attempt, from its start. Then the context of the
+	// attempt ends with [ErrTimeout]. Zero: no bound.
+	Timeout time.Duration
+
+	// Retry says whether and when a failed attempt is followed by another.
+	// Zero: one attempt.
+	Retry Retry
+
+	// NotBefore is the earliest time at which the task may start. Zero, or a
+	// time in the past: at once.
+	NotBefore time.Time
+}
+
+// Retry is a task's policy for failed attempts.
+type Retry struct {
+	// MaxAttempts is the number of attempts in all, the first included. With
+	// 0 and 1 there is no retry, and then Backoff and If must be nil.
+	MaxAttempts int
+
+	// Backoff returns the time from the end of attempt n, counted from 1, to
+	// its retry; a negative one counts as 0. Nil: exponential with full
+	// jitter, uniform between 0 and 100 ms doubled with each attempt, at
+	// most 30 s.
+	Backoff func(attempt int) time.Duration
+
+	// If says whether the error of an attempt is worth a retry. Nil: every
+	// error but a hang. It is not asked about a [Permanent] error, a
+	// canceled task and a call of [runtime.Goexit]: these are never retried.
+	If func(err error) bool
+}
+
+// Bounds of the default backoff.
+const (
+	backoffBase = 100 * time.Millisecond
+	backoffCap  = 30 * time.Second
+)
+
+// defaultBackoff is exponential backoff with full jitter. Full jitter spreads
+// the retries of tasks that failed together evenly, see Marc Brooker,
+// "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+func defaultBackoff(attempt int) time.Duration {
+	limit := backoffCap
+	if shift := attempt - 1; shift < 20 {
+		limit = min(limit, backoffBase<<shift)
+	}
+	return time.Duration(rand.Int64N(int64(limit) + 1))
+}
+
+// validate reports the first field of t that cannot be accepted.
+func (t *Task) validate() error {
+	bad := func(field, allowed string, got any) error {
+		return fmt.Errorf("taskpool: Task.%s must %s, got %v", field, allowed, got)
+	}
+	switch r := &t.Retry; {
+	case t.Run == nil:
+		return bad("Run", "be a function", "nil")
+	case t.Timeout < 0:
+		return bad("Timeout", "not be negative", t.Timeout)
+	case r.MaxAttempts < 0:
+		return bad("Retry.MaxAttempts", "not be negative", r.MaxAttempts)
+	case r.MaxAttempts <= 1 && r.Backoff != nil:
+		return bad("Retry.MaxAttempts", "be at least 2 where Retry.Backoff is set", r.MaxAttempts)
+	case r.MaxAttempts <= 1 && r.If != nil:
+		return bad("Retry.MaxAttempts", "be at least 2 where Retry.If is set", r.MaxAttempts)
+	}
+	return nil
+}
+
+// A State is where a task is in its life. Every accepted task reaches exactly
+// one of the final states Succeeded, Failed, Canceled and Shed, once.
+type State int
+
+// The states of a task.
+const (
+	Queued    State = iota // waits for a worker
+	Delayed                // waits for its NotBefore time or for its retry
+	Running                // an attempt is under way
+	Parked                 // an attempt has given its slot back and will go on
+	Succeeded              // Run returned nil
+	Failed                 // the last attempt failed
+	Canceled               // its context ended or it was canceled before it succeeded
+	Shed                   // removed from a full queue for a more urgent task
+	Abandoned              // in a TaskInfo only: an attempt given up as hung whose goroutine still runs; the task itself has moved on
+
+	numStates = iota
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	names := [numStates]string{"queued", "delayed", "running", "parked",
+		"succeeded", "failed", "canceled", "shed", "abandoned"}
+	if s < 0 || s >= numStates {
+		return "State(" + strconv.Itoa(int(s)) + ")"
+	}
+	return names[s]
+}
+
+// final reports whether a task in state s has settled.
+func (s State) final() bool { return s >= Succeeded && s <= Shed }
+
+// A Handle refers to one submitted task. Its methods may be called from any
+// goroutine at any time.
+type Handle struct {
+	pool *Pool
+	ctx  context.Context // as given to Submit
+	// stop ends the pool's interest in ctx; nil if ctx cannot end.
+	stop func() bool
+
+	// The fields below are protected by pool.mu.
+
+	id       uint64 // number in order of acceptance, from 1
+	task     Task   // without its functions once settled
+	state    State
+	err      error         // the task's error, once settled
+	lastErr  error         // of the last failed attempt
+	done     chan struct{} // closed when settled; nil until somebody asks for it
+	attempts int           // started so far
+	attempt  *attempt      // the one under way; nil while there is none
+	first    attempt       // saves an allocation for the tasks, most of them, that need one attempt
+
+	place place     // where it waits while Queued
+	due   time.Time // when Delayed ends
+	heapI int       // index in Pool.delayed while Delayed
+	// canceled is the cause of Cancel or of ctx's end, if that came before
+	// the task was accepted or while an attempt was under way.
+	canceled error
+	// admitted is closed when a submitter that waits for room is let in or,
+	// with refused set, turned away; nil if it never had to wait.
+	admitted chan struct{}
+	refused  error
+	parent   *attempt // the one that submits, while it waits for room
+}
+
+// Done returns a channel that is closed when the task has settled.
+func (h *Handle) Done() <-chan struct{} {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	return h.doneLocked()
+}
+
+func (h *Handle) doneLocked() <-chan struct{} {
+	if h.done == nil {
+		h.done = make(chan struct{})
+		if h.state.final() {
+			close(h.done)
+		}
+	}
+	return h.done
+}
+
+// Wait waits until the task has settled and returns its error, which is nil if
+// it succeeded. If ctx ends first, it returns ctx's cause and the task goes on;
+// a task that has settled is reported even if ctx is over. Everything that the
+// task did happens before Wait returns its error.
+//
+// Called with the context of the very task it returns [ErrInside].
+func (h *Handle) Wait(ctx context.Context) error {
+	if a := attemptFrom(ctx); a != nil && a.h == h {
+		return ErrInside
+	}
+	h.pool.mu.Lock()
+	if h.state.final() {
+		defer h.pool.mu.Unlock()
+		return h.err
+	}
+	done := h.doneLocked()
+	h.pool.mu.Unlock()
+	select {
+	case <-done:
+		return h.Err()
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return h.Err()
+	default:
+		return context.Cause(ctx)
+	}
+}
+
+// Err returns the task's error once it has settled: nil if it succeeded. Until
+// then it returns nil too; State tells the two apart.
+func (h *Handle) Err() error {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	return h.err
+}
+
+// State returns the state the task is in.
+func (h *Handle) State() State {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	return h.state
+}
+
+// Cancel ends the task with the given cause, nil standing for
+// [context.Canceled]. A task that waits is gone at once and its room in the
+// queue is free; a running one has its context ended, and is Canceled if Run
+// then returns an error and Succeeded if it returns nil. Cancel does not wait
+// for that. It returns false if the task had settled already.
+func (h *Handle) Cancel(cause error) bool {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	return h.pool.cancel(h, cause)
+}
+
+// SetPriority moves a waiting task to another priority, at the back of those
+// that wait there, even if that is the priority it has. It returns false if the
+// task no longer waits: it runs, is parked or has settled.
+func (h *Handle) SetPriority(pr Priority) bool {
+	p := h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch h.state {
+	case Queued:
+		e := p.queue.remove(h)
+		h.task.Priority = pr
+		e.order = p.orderLocked()
+		p.queue.push(e, pr)
+	case Delayed:
+		h.task.Priority = pr
+	default:
+		return false
+	}
+	p.restoreLocked()
+	return true
+}

@@ -1,0 +1,588 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"time"
+)
+
+// A worker runs one task after the other on a goroutine of its own. When that
+// goroutine dies, by a panic or Goexit in user code, the supervisor starts
+// another, which goes on where the dead one stopped: phase says where. So
+// whatever user code does, every step of an attempt is made once.
+type worker struct {
+	pool *Pool
+	wake chan struct{} // tells a sleeping worker that it has a task or is dismissed; buffered
+
+	// The fields below belong to the worker's goroutine. Those of the task are
+	// set by the dispatcher before it wakes the worker.
+
+	job      entry // f, or h and its attempt
+	attempt  *attempt
+	priority Priority
+	phase    phase
+	inRun    bool  // user code of the task is on the stack
+	ran      bool  // Run was called
+	aroundOK bool  // Around has returned
+	err      error // what the attempt came to, and how
+	kind     attemptKind
+	verdict  verdict  // what becomes of the task
+	reports  []report // to be made before the next task
+
+	// How the goroutine died.
+	panicked bool
+	value    any
+	stack    []byte
+
+	// The fields below are protected by pool.mu.
+
+	id         int
+	goroutine  uint64      // its number, as in stack dumps; 0 until it has started
+	crewI      int         // index in Pool.crew
+	asleep     bool        // waits for wake
+	dismissed  bool        // to end, as it is one too many or the pool is drained
+	busy       bool        // has a task that has not settled
+	gaveUp     bool        // its task was settled as hung; it has no say in it any more
+	abandoned  bool        // with gaveUp: it has no slot either
+	unfinished *Unfinished // the task as it was when Shutdown was cut short
+
+	watch  time.Time // when the supervisor looks after the task; zero: never
+	watchI int       // index in Pool.watched while watch is set
+	ending bool      // the watch is for the end of the grace, not for the timeout
+}
+
+// A phase is the next step of a worker. It is set before user code is called
+// that belongs to the step before.
+type phase int
+
+const (
+	phaseSleep  phase = iota // wait for a task
+	phaseStart               // tell hooks that the attempt starts
+	phaseRun                 // call Run
+	phaseJudge               // decide what becomes of the task
+	phaseSettle              // and make it so
+	phaseReport              // tell hooks and the log
+	phaseTake                // give the slot back, take the next task
+)
+
+// A verdict is what becomes of a task after an attempt.
+type verdict struct {
+	state State // Succeeded, Failed or Canceled; with retry what it would be without
+	err   error
+	kind  attemptKind
+	retry bool
+	delay time.Duration
+}
+
+// An attemptKind is how an attempt ended.
+type attemptKind int
+
+const (
+	attemptOK attemptKind = iota
+	attemptError
+	attemptPanic
+	attemptGoexit
+	attemptHung
+)
+
+// hireLocked adds a worker, idle until it gets a task.
+func (p *Pool) hireLocked() *worker {
+	p.lastID++
+	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), asleep: true, watchI: -1}
+	p.crew = append(p.crew, w)
+	p.idle = append(p.idle, w)
+	go w.main()
+	return w
+}
+
+// dispatchLocked gives a task that was taken out of the queue to an idle worker.
+// There is one, as a slot is free.
+func (p *Pool) dispatchLocked(e entry, pr Priority) {
+	last := len(p.idle) - 1
+	w := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	p.held++
+	p.count[Queued]--
+	p.count[Running]++
+	p.total.attempts++
+	w.job, w.priority, w.busy = e, pr, true
+	if h := e.h; h != nil {
+		w.attempt = h.beginAttemptLocked(w)
+		if !w.attempt.deadline.IsZero() {
+			p.watchLocked(w, w.attempt.deadline)
+		}
+	}
+	if w.asleep {
+		w.asleep = false
+		w.wake <- struct{}{}
+	}
+}
+
+// beginAttemptLocked makes h's next attempt.
+func (h *Handle) beginAttemptLocked(w *worker) *attempt {
+	a := &h.first
+	if h.attempts > 0 {
+		a = new(attempt)
+	}
+	h.attempts++
+	h.state, h.attempt = Running, a
+	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.task.Run, time.Now()
+	if h.task.Timeout > 0 {
+		a.deadline = a.started.Add(h.task.Timeout)
+	}
+	return a
+}
+
+// dismissIdleLocked lets the idle worker on top go.
+func (p *Pool) dismissIdleLocked() {
+	last := len(p.idle) - 1
+	w := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	p.leaveLocked(w)
+	w.dismissed = true
+	if w.asleep {
+		w.asleep = false
+		w.wake <- struct{}{}
+	}
+}
+
+// leaveLocked removes w from the crew.
+func (p *Pool) leaveLocked(w *worker) {
+	last := len(p.crew) - 1
+	moved := p.crew[last]
+	p.crew[w.crewI], moved.crewI = moved, w.crewI
+	p.crew[last] = nil
+	p.crew = p.crew[:last]
+}
+
+// main is the worker's goroutine.
+func (w *worker) main() {
+	id := goroutineID()
+	w.pool.mu.Lock()
+	w.goroutine = id
+	w.pool.mu.Unlock()
+	w.panicked, w.value, w.stack = false, nil, nil
+	quit, goexit := false, true
+	defer func() {
+		if !quit {
+			w.died(goexit)
+		}
+	}()
+	quit = w.recovered()
+	goexit = false // a Goexit does not come here
+}
+
+// recovered calls work and reports whether it returned. If it panicked, the
+// fields say how. In a Goexit it does not return to its caller, even if a
+// deferred function panics on the way: that tells panic(nil) from Goexit, for
+// which recover returns nil alike under GODEBUG=panicnil=1.
+func (w *worker) recovered() (returned bool) {
+	defer func() {
+		if !returned {
+			w.value, w.stack = recover(), debug.Stack()
+			w.panicked = w.value != nil
+		}
+	}()
+	w.work()
+	return true
+}
+
+// died hands a dead worker to the supervisor. It calls no user code: what is
+// left to do, its replacement does.
+func (w *worker) died(goexit bool) {
+	if !w.inRun && !goexit {
+		panic(w.value) // not the user's panic but this package's: hide nothing
+	}
+	if w.inRun {
+		w.inRun = false
+		w.err, w.kind = ErrGoexit, attemptGoexit
+		if !goexit || w.panicked {
+			w.err, w.kind = &PanicError{Value: w.value, Stack: w.stack}, attemptPanic
+		}
+		w.phase = phaseJudge
+	}
+	w.value, w.stack = nil, nil
+	p := w.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.panicked = !goexit
+	if w.gaveUp && w.abandoned {
+		p.returnedLateLocked(w)
+		return
+	}
+	p.dead = append(p.dead, w)
+	p.alarmLocked()
+}
+
+// work makes step after step until the worker is no longer needed.
+func (w *worker) work() {
+	for {
+		switch w.phase {
+		case phaseSleep:
+			<-w.wake
+			if w.dismissed {
+				return
+			}
+			w.phase = phaseStart
+		case phaseStart:
+			w.phase = phaseRun
+			w.start()
+		case phaseRun:
+			w.run()
+			w.phase = phaseJudge
+		case phaseJudge:
+			if !w.judge() {
+				return
+			}
+		case phaseSettle:
+			if !w.settle() {
+				return
+			}
+		case phaseReport:
+			w.pool.deliver(&w.reports)
+			w.phase = phaseTake
+		case phaseTake:
+			w.pool.mu.Lock()
+			if !w.takeLocked() {
+				return
+			}
+		}
+	}
+}
+
+// start tells hooks that an attempt starts.
+func (w *worker) start() {
+	w.ran, w.aroundOK, w.err, w.kind = false, false, nil, attemptOK
+	if hooks := w.pool.hooks.started; hooks != nil {
+		w.pool.mu.Lock()
+		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked()}
+		w.pool.mu.Unlock()
+		w.reports = event(w.reports, hooks, e)
+		w.pool.deliver(&w.reports)
+	}
+}
+
+// run makes the attempt, within the hooks that go around it.
+func (w *worker) run() {
+	if len(w.reports) > 0 { // a hook has killed start's goroutine
+		w.pool.deliver(&w.reports)
+	}
+	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundOK {
+		w.runAround(hooks)
+	}
+	if !w.ran {
+		w.err = w.call(w.context())
+	}
+}
+
+// context returns what Run is called with.
+func (w *worker) context() context.Context {
+	if w.attempt == nil {
+		return context.Background()
+	}
+	return w.attempt
+}
+
+// call calls the user's function. A panic or Goexit in it ends the goroutine,
+// and died sees to the rest.
+func (w *worker) call(ctx context.Context) (err error) {
+	w.ran, w.inRun = true, true
+	if w.attempt == nil {
+		w.job.f()
+	} else {
+		err = w.attempt.run(ctx)
+	}
+	w.inRun = false
+	return err
+}
+
+// runAround calls run within hooks, the first outermost.
+func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.Context) error) error) {
+	w.aroundOK = true // to a replacement: do not try again
+	w.pool.mu.Lock()
+	info := w.infoLocked()
+	w.pool.mu.Unlock()
+	run := func(ctx context.Context) error {
+		if w.ran {
+			return errors.New("taskpool: hook Around called run a second time")
+		}
+		w.err = w.callRecovered(ctx)
+		return w.err
+	}
+	for i := len(hooks) - 1; i >= 0; i-- {
+		hook, next := hooks[i], run
+		run = func(ctx context.Context) error { return hook(ctx, info, next) }
+	}
+	var err error
+	if !w.pool.contain("hook Around", func() { err = run(w.context()) }) {
+		return
+	}
+	switch {
+	case w.kind == attemptPanic: // stands
+	case !w.ran && err == nil:
+		w.ran, w.err = true, errNotRun
+	default:
+		w.ran, w.err = true, err
+	}
+}
+
+// callRecovered is call for the hooks that go around it: these see a panic as
+// an error.
+func (w *worker) callRecovered(ctx context.Context) (err error) {
+	normal := false
+	defer func() {
+		if normal {
+			return
+		}
+		// This may be a Goexit, which goes on; then died takes no notice of
+		// err, as inRun is still set.
+		if v := recover(); v != nil {
+			w.inRun = false
+			w.kind, err = attemptPanic, &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	err = w.call(ctx)
+	normal = true
+	return err
+}
+
+// judge decides what becomes of the task. It returns false if the worker has
+// nothing more to do.
+func (w *worker) judge() bool {
+	w.phase = phaseSettle
+	v := &w.verdict
+	*v = verdict{state: Succeeded}
+	if w.err != nil {
+		if !w.inTime() {
+			return w.late()
+		}
+		if w.kind == attemptOK {
+			w.kind = attemptError
+		}
+		*v = verdict{state: Failed, err: w.err, kind: w.kind}
+	}
+	a := w.attempt
+	if a == nil {
+		return true
+	}
+	end := a.ended()
+	a.finish(returned)
+	if v.kind == attemptError && end != nil {
+		v.err = withReason(end.cause, v.err)
+		if end.kind == endCanceled {
+			v.state = Canceled
+		}
+	}
+	if v.state == Failed && v.kind != attemptGoexit && a.number < a.h.task.Retry.MaxAttempts {
+		w.pool.decideRetry(v, a.h.task.Retry, a.number)
+	}
+	if stop := a.h.stop; stop != nil && !v.retry {
+		stop() // the pool's interest in the context given to Submit ends
+	}
+	return true
+}
+
+// decideRetry asks the policy about an attempt that failed. It calls user code;
+// v is at every such moment what stands if that kills the goroutine.
+func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
+	var permanent *permanentError
+	var after *retryAfterError
+	if !p.contain("an error's Is or As", func() {
+		if !errors.As(v.err, &permanent) {
+			errors.As(v.err, &after)
+		}
+	}) || permanent != nil {
+		return
+	}
+	again := v.kind != attemptHung
+	if r.If != nil {
+		again = false
+		p.contain("Retry.If", func() { again = r.If(v.err) })
+	}
+	if !again {
+		return
+	}
+	v.retry, v.delay = true, defaultBackoff(attempt)
+	switch {
+	case after != nil:
+		v.delay = after.delay
+	case r.Backoff != nil:
+		p.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
+	}
+}
+
+// inTime takes the attempt out of the supervisor's hands and reports whether it
+// was still in them. From here the worker alone settles it.
+func (w *worker) inTime() bool {
+	w.pool.mu.Lock()
+	defer w.pool.mu.Unlock()
+	if w.gaveUp {
+		return false
+	}
+	if w.attempt != nil {
+		w.attempt.over = true
+	}
+	if w.pool.cut == nil { // else If and Backoff get no more than the grace
+		w.pool.unwatchLocked(w)
+	}
+	return true
+}
+
+// settle makes the verdict so. If there is nothing to report it goes on to the
+// next task at once. It returns false if the worker has nothing more to do.
+func (w *worker) settle() bool {
+	p := w.pool
+	p.mu.Lock()
+	if w.gaveUp {
+		p.mu.Unlock()
+		return w.late()
+	}
+	p.settleAttemptLocked(w, &w.verdict, &w.reports)
+	w.job, w.attempt = entry{}, nil
+	if len(w.reports) == 0 {
+		return w.takeLocked()
+	}
+	w.phase = phaseReport
+	p.restoreLocked()
+	p.mu.Unlock()
+	return true
+}
+
+// takeLocked gives the worker's slot back and takes the next task or, for lack
+// of one, goes to sleep. It unlocks pool.mu, and returns false if the worker has
+// nothing more to do.
+func (w *worker) takeLocked() bool {
+	p := w.pool
+	defer p.mu.Unlock()
+	if w.abandoned { // while it reported
+		p.returnedLateLocked(w)
+		return false
+	}
+	p.held--
+	w.phase = phaseSleep
+	p.idle = append(p.idle, w)
+	if p.held+len(p.idle) > p.slots {
+		p.dismissIdleLocked()
+	}
+	p.restoreLocked()
+	if w.busy {
+		w.phase = phaseStart
+	}
+	w.asleep = !w.busy
+	return !w.dismissed
+}
+
+// late ends an attempt that was settled as hung while Run was still at work.
+// What Run came to is discarded. It returns false if the worker has nothing more
+// to do.
+func (w *worker) late() bool {
+	p := w.pool
+	p.mu.Lock()
+	w.job, w.attempt = entry{}, nil
+	if !w.abandoned { // it still has its slot, and is a worker like any other
+		w.gaveUp = false
+		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })
+	}
+	return w.takeLocked()
+}
+
+// settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
+// or waits for its retry. It adds what is to be reported.
+func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
+	p.unwatchLocked(w)
+	p.total.attempt(v.kind)
+	w.busy = false
+	info := TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id}
+	undone := v.kind == attemptHung
+	h := w.job.h
+	if h == nil {
+		p.count[Running]--
+		p.total.settled(v.state)
+	} else {
+		w.attempt.over = true
+		h.lastErr = v.err
+		if h.canceled != nil {
+			// Canceled too late for judge to see.
+			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == Failed) {
+				v.state, v.err = Canceled, withReason(h.canceled, v.err)
+			}
+			v.retry = false
+		}
+		undone = undone || v.state == Canceled && h.canceled == ErrClosed
+		info = h.infoLocked()
+		info.State = v.state
+		if v.retry {
+			p.retryLocked(h, v.delay)
+			info = h.infoLocked()
+		} else {
+			p.settleLocked(h, v.state, v.err)
+		}
+	}
+	if w.unfinished != nil && undone {
+		p.cut.Unfinished = append(p.cut.Unfinished, *w.unfinished)
+	}
+	w.unfinished = nil
+	p.reportAttempt(v, info, reports)
+}
+
+// retryLocked lets h wait for its next attempt.
+func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
+	p.total.retries++
+	p.count[Running]--
+	h.attempt = nil
+	if delay == 0 {
+		p.enqueueLocked(entry{h: h}, h.task.Priority)
+	} else {
+		p.delayLocked(h, time.Now().Add(delay))
+	}
+}
+
+// reportAttempt adds the reports about an attempt that ended with v. It is
+// called with pool.mu held and calls no user code; the reports do.
+func (p *Pool) reportAttempt(v *verdict, info TaskInfo, reports *[]report) {
+	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err}
+	rs := *reports
+	if v.kind != attemptOK {
+		if v.retry || v.state == Failed {
+			verdict := *v
+			rs = append(rs, func() { p.logAttempt(&verdict, info) })
+		}
+		rs = event(rs, p.hooks.attemptFailed, e)
+	}
+	if v.retry {
+		e.Delay = v.delay
+		rs = event(rs, p.hooks.retried, e)
+	} else {
+		rs = event(rs, p.hooks.finished, e)
+	}
+	*reports = rs
+}
+
+// logAttempt logs an attempt that failed.
+func (p *Pool) logAttempt(v *verdict, info TaskInfo) {
+	level, msg := slog.LevelError, "taskpool: task failed"
+	attrs := []slog.Attr{slog.Any("error", v.err)}
+	switch v.kind {
+	case attemptPanic:
+		var e *PanicError
+		errors.As(v.err, &e)
+		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.Stack)))
+	case attemptHung:
+		var e *HungError
+		errors.As(v.err, &e)
+		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
+	default:
+		if v.retry {
+			level, msg = slog.LevelWarn, "taskpool: attempt failed"
+		}
+	}
+	if v.retry {
+		attrs = append(attrs, slog.Duration("retry_in", v.delay))
+	}
+	p.logTask(level, msg, info, attrs...)
+}
