@@ -1,0 +1,23 @@
+# Every directory with a go.mod is a module.
+MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
+
+.PHONY: test lint bench examples
+
+# Every test of every module.
+test:
+	@set -e; for m in $(MODULES); do \
+		echo "== test $$m"; (cd $$m && go test -race -shuffle=on -timeout 20m ./...); \
+	done
+
+# Formatting, vet, staticcheck, tidy modules, and what the library imports.
+lint:
+	./.ci/lint $(MODULES)
+
+# Benchmarks of the root package, with a buffered channel beside them.
+bench:
+	go test -run '^$$' -bench . -benchmem .
+
+# The programs that end by themselves.
+examples:
+	go run ./examples/quickstart
+	go run ./examples/digest . >/dev/null

@@ -1,0 +1,101 @@
+// Package taskpool runs tasks on a fixed set of workers when some work matters
+// more than other work: the most urgent task runs first, no task starves, no
+// failure of a task takes the pool down, and nothing that was accepted is lost
+// without a word.
+//
+// A [Pool] is made with [New] and ended with [Pool.Shutdown]. [Pool.Go] runs a
+// plain function; [Pool.Submit] takes a [Task], with a name, a timeout, a retry
+// policy and a context, and returns a [Handle] to it.
+//
+// # Priorities
+//
+// The lower [Priority] runs first; the zero value is Medium. A free worker takes
+// the most urgent task that waits at the moment at which it is free: no task is
+// put aside for a worker ahead of time, so an urgent task never waits behind one
+// that arrived before it and has not started. Within a priority tasks start in
+// the order of their arrival. A retried or delayed task keeps its priority and
+// arrives when it is due; [Handle.SetPriority] makes a task arrive anew.
+//
+// # Starvation
+//
+// Under strict priority, urgent work that fills the pool keeps all other work
+// waiting for ever. Therefore one of every n dispatches that had a choice
+// between priorities, 16 by default, goes to the task that has waited longest.
+// Two promises follow. A task that has m older tasks before it starts within
+// n·(m+1) dispatches: a dispatch without a choice serves the oldest task anyway,
+// as lanes are first in, first out, and so does one in n of the others, so at
+// most n dispatches lie between two that serve the oldest, and m+1 of these
+// reach the task. And urgent work loses at most one dispatch in n. See
+// [WithFairShare].
+//
+// [WithAging] is an alternative for those who want soft deadlines: waiting for a
+// step is worth one priority level. Both of two waiting tasks age alike, so
+// their order never changes, and a task of priority p is never passed by one of
+// priority q that arrives (p−q)·step or more after it. Ageing has a price: when
+// the backlog has become older than the head start of urgent tasks, these wait
+// in it like all others.
+//
+// The queue keeps one first-in-first-out lane for each priority and the lanes in
+// a container/heap. Accepting and dispatching a task costs O(log p) for p
+// distinct waiting priorities, however many tasks wait.
+//
+// # The life of a task
+//
+//	Queued ─→ Running ─→ Succeeded | Failed | Canceled
+//	  ↑  ↖       │
+//	Delayed ←────┘
+//	Queued, Delayed ─→ Canceled      Queued ─→ Shed
+//
+// Every accepted task reaches exactly one of the final states, once, and in each
+// [Stats] the counts add up. The context given to Submit governs the task from
+// the wait for room in the queue to the end of its last attempt, and Run's
+// context derives from it. When Run has returned, that context is over, so what
+// a task submits with it ends with the task; [Detach] gives the context for work
+// that is to go on. A task that submits itself again does so with Detach, and
+// gets [ErrClosed] once the pool is shut down.
+//
+// A task that returns nil has succeeded, whatever happened before. One whose
+// Handle or context was canceled, and that then returns an error, is Canceled,
+// and never retried. Any other error, a panic and a timeout fail the attempt,
+// and [Retry] says whether there is another.
+//
+// # Supervision
+//
+// A panic and a call of [runtime.Goexit] end the worker's goroutine. The
+// supervisor, one goroutine for each pool, puts a new one in its place, and the
+// task's error is a [*PanicError] or [ErrGoexit]. The supervisor also watches
+// tasks whose context has ended, by their Timeout or otherwise: one that has not
+// returned within the hang grace is given up. Its error is a [*HungError], and a
+// new worker takes the slot, so that the pool has its full capacity while the
+// goroutine that cannot be stopped goes on. At most [WithMaxAbandoned] are given
+// up so at a time; what they return later is discarded.
+//
+// Nothing can be done in this process about os.Exit and fatal errors of the
+// runtime, such as concurrent writes to a map.
+//
+// An idle pool uses no CPU. There is no polling and no ticker in this package.
+//
+// # Shutdown
+//
+// After [Pool.Shutdown] is called a task is refused with [ErrClosed], and what
+// was accepted is finished, including what running tasks submit with their own
+// contexts. If Shutdown's context ends first, the rest is cut off and listed in
+// a [*ShutdownError], so that it can be saved or submitted elsewhere. To stop
+// softly first and hard later, submit with a context that does not end with the
+// soft signal, and give Shutdown one that ends with the hard one.
+//
+// # Errors
+//
+// The error of a task, from [Handle.Wait] or [Handle.Err], is what its last
+// attempt came to. If the attempt's context had ended, the error is both the
+// reason for that and what Run returned, as [errors.Is] and [errors.As] see it:
+// [ErrTimeout] after a timeout, else the cause with which the task was canceled.
+//
+// # User code and locks
+//
+// No lock of the pool is held while it calls a task, a hook, a retry policy, a
+// logger, a method of an error or of a context that was given to it. A panic in
+// any of these but the task itself is logged and changes nothing. All methods
+// may be called from anywhere; Shutdown and WaitIdle return [ErrInside] where
+// they would wait for their own caller.
+package taskpool
