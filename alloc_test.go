@@ -1,0 +1,162 @@
+//go:build !race
+
+// The race detector changes what is allocated.
+
+package taskpool_test
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// allocsPerTask returns the mean number of allocations from a task's submission
+// to its end. testing.AllocsPerRun rounds down, so a run is many tasks.
+func allocsPerTask(task func()) float64 {
+	const tasks = 1000
+	return testing.AllocsPerRun(20, func() {
+		for range tasks {
+			task()
+		}
+	}) / tasks
+}
+
+// warm has every worker and the supervisor take a turn, since each allocates
+// when its goroutine starts, and that may be long after New.
+func warm(t *testing.T, p *taskpool.Pool) {
+	t.Helper()
+	var busy sync.WaitGroup
+	gate := make(chan struct{})
+	for range p.Stats().Workers {
+		busy.Add(1)
+		require.NoError(t, p.Go(taskpool.High, func() { busy.Done(); <-gate }))
+	}
+	busy.Wait()
+	close(gate)
+	h := submit(t, p, taskpool.Task{
+		NotBefore: time.Now().Add(time.Millisecond),
+		Run:       func(context.Context) error { return nil },
+	})
+	require.NoError(t, h.Wait(context.Background()))
+	require.NoError(t, p.WaitIdle(context.Background()))
+}
+
+func TestGoDoesNotAllocate(t *testing.T) {
+	done := make(chan struct{}, 1)
+	f := func() { done <- struct{}{} }
+	for _, test := range []struct {
+		name string
+		opts []taskpool.Option
+	}{
+		{"one worker", []taskpool.Option{taskpool.WithWorkers(1)}},
+		{"many workers", []taskpool.Option{taskpool.WithWorkers(64)}},
+		{"strict order", []taskpool.Option{taskpool.WithFairShare(0)}},
+		{"ageing", []taskpool.Option{taskpool.WithAging(time.Second)}},
+		{"bounded queue", []taskpool.Option{taskpool.WithCapacity(10, taskpool.OverflowShed)}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newPool(t, test.opts...)
+			warm(t, p)
+			var pr taskpool.Priority
+			failed := 0
+			require.Zero(t, allocsPerTask(func() {
+				if pr++; pr > taskpool.Low {
+					pr = taskpool.High
+				}
+				if p.Go(pr, f) != nil {
+					failed++
+					return
+				}
+				<-done
+			}))
+			require.Zero(t, failed)
+		})
+	}
+}
+
+func TestGoDoesNotAllocateBehindABacklog(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	warm(t, p)
+	release := block(t, p)
+	defer release()
+	for range 100_000 {
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+	}
+	// The queue grows by whole segments, of dozens of tasks each.
+	failed := 0
+	require.Less(t, allocsPerTask(func() {
+		if p.Go(taskpool.Low, func() {}) != nil {
+			failed++
+		}
+	}), 1.0/64)
+	require.Zero(t, failed)
+}
+
+func TestSubmitAllocations(t *testing.T) {
+	type key struct{}
+	cancelable, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan struct{}, 1)
+	run := func(context.Context) error { done <- struct{}{}; return nil }
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		task taskpool.Task
+		wait bool
+	}{
+		{"background", context.Background(), taskpool.Task{Run: run}, false},
+		{"and wait", context.Background(), taskpool.Task{Run: run}, true},
+		{"with a name, a priority and a retry policy", context.Background(),
+			taskpool.Task{Name: "x", Priority: 7, Retry: taskpool.Retry{MaxAttempts: 2}, Run: run}, true},
+		{"values only", context.WithValue(context.Background(), key{}, 1), taskpool.Task{Run: run}, true},
+		{"without cancel", context.WithoutCancel(cancelable), taskpool.Task{Run: run}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(2))
+			warm(t, p)
+			failed := 0
+			require.LessOrEqual(t, allocsPerTask(func() {
+				h, err := p.Submit(test.ctx, test.task)
+				if err != nil {
+					failed++
+					return
+				}
+				<-done
+				if test.wait && h.Wait(context.Background()) != nil {
+					failed++
+				}
+			}), 3.0)
+			require.Zero(t, failed)
+		})
+	}
+}
+
+func TestWaitingGoTaskTakesAtMost32Bytes(t *testing.T) {
+	const tasks = 200_000
+	p := newPool(t, taskpool.WithWorkers(1))
+	warm(t, p)
+	release := block(t, p)
+	defer release()
+	f := func() {}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // the second frees what sync.Pools kept in the first
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for range tasks {
+		require.NoError(t, p.Go(taskpool.Low, f))
+	}
+	after := heap()
+	require.Greater(t, after, before)
+	require.LessOrEqual(t, float64(after-before)/tasks, 32.0)
+	runtime.KeepAlive(p)
+}

@@ -1,0 +1,301 @@
+package taskpool_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// The benchmarks run from the first submit to the end of the last of b.N tasks.
+// Tasks are empty, so what is measured is the pool alone. BenchmarkChannel and
+// the sub-benchmarks named channel are what one would write by hand: goroutines
+// that range over a buffered channel of functions. Compare ratios of one run,
+// not times, and on a quiet machine.
+
+const channelCapacity = 1024
+
+var (
+	benchProducers  = []int{1, 8}
+	benchWorkers    = []int{2, 64}
+	benchPriorities = []int{1, 3}
+)
+
+func emptyFunc() {}
+
+func emptyRun(context.Context) error { return nil }
+
+// spread returns the priority of the i-th task, of n that are all equally
+// frequent, so that every task in a row has another one.
+func spread(i, n int) taskpool.Priority { return taskpool.Priority(i % n) }
+
+// produce calls one b.N times in all, on the given number of goroutines, and
+// returns when they have ended. The first error fails the benchmark.
+func produce(b *testing.B, producers int, one func(i int) error) {
+	b.Helper()
+	errs := make([]error, producers)
+	var wg sync.WaitGroup
+	for k := range producers {
+		wg.Go(func() {
+			for i := k; i < b.N && errs[k] == nil; i += producers {
+				// Producers that divide the number of priorities would
+				// otherwise have one priority each.
+				errs[k] = one(i / producers)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(b, err)
+	}
+}
+
+// requireDone checks that a pool has done n tasks, no more and no less.
+func requireDone(b *testing.B, p *taskpool.Pool, n int) {
+	b.Helper()
+	s := p.Stats()
+	require.EqualValues(b, n, s.Submitted)
+	require.EqualValues(b, n, s.Succeeded+s.Failed)
+}
+
+// A channelPool is goroutines on one buffered channel.
+type channelPool struct {
+	tasks   chan func()
+	workers sync.WaitGroup
+}
+
+func newChannelPool(workers, capacity int) *channelPool {
+	c := &channelPool{tasks: make(chan func(), capacity)}
+	c.start(workers)
+	return c
+}
+
+func (c *channelPool) start(workers int) {
+	for range workers {
+		c.workers.Go(func() {
+			for f := range c.tasks {
+				f()
+			}
+		})
+	}
+}
+
+// drain waits for all tasks.
+func (c *channelPool) drain() {
+	close(c.tasks)
+	c.workers.Wait()
+}
+
+func BenchmarkGo(b *testing.B) {
+	for _, producers := range benchProducers {
+		for _, workers := range benchWorkers {
+			for _, priorities := range benchPriorities {
+				b.Run(fmt.Sprintf("producers=%d/workers=%d/priorities=%d", producers, workers, priorities), func(b *testing.B) {
+					p := newPool(b, taskpool.WithWorkers(workers))
+					b.ReportAllocs()
+					b.ResetTimer()
+					produce(b, producers, func(i int) error { return p.Go(spread(i, priorities), emptyFunc) })
+					require.NoError(b, p.WaitIdle(context.Background()))
+					b.StopTimer()
+					requireDone(b, p, b.N)
+				})
+			}
+		}
+	}
+}
+
+// With wait=true a producer waits for each task before it submits the next.
+func BenchmarkSubmit(b *testing.B) {
+	for _, wait := range []bool{false, true} {
+		for _, producers := range benchProducers {
+			for _, workers := range benchWorkers {
+				for _, priorities := range benchPriorities {
+					b.Run(fmt.Sprintf("wait=%t/producers=%d/workers=%d/priorities=%d", wait, producers, workers, priorities), func(b *testing.B) {
+						benchmarkSubmit(b, wait, producers, workers, priorities)
+					})
+				}
+			}
+		}
+	}
+}
+
+func benchmarkSubmit(b *testing.B, wait bool, producers, workers, priorities int, opts ...taskpool.Option) {
+	ctx := context.Background()
+	p := newPool(b, append(opts, taskpool.WithWorkers(workers))...)
+	b.ReportAllocs()
+	b.ResetTimer()
+	produce(b, producers, func(i int) error {
+		h, err := p.Submit(ctx, taskpool.Task{Priority: spread(i, priorities), Run: emptyRun})
+		if err != nil || !wait {
+			return err
+		}
+		return h.Wait(ctx)
+	})
+	require.NoError(b, p.WaitIdle(ctx))
+	b.StopTimer()
+	requireDone(b, p, b.N)
+}
+
+// A queue as long as the channel's, on which submitters have to wait like the
+// channel's senders.
+func BenchmarkSubmitBounded(b *testing.B) {
+	for _, producers := range benchProducers {
+		for _, workers := range benchWorkers {
+			b.Run(fmt.Sprintf("producers=%d/workers=%d/priorities=1", producers, workers), func(b *testing.B) {
+				benchmarkSubmit(b, false, producers, workers, 1,
+					taskpool.WithCapacity(channelCapacity, taskpool.OverflowWait))
+			})
+		}
+	}
+}
+
+// With wait=true each producer has one channel on which its tasks answer, the
+// cheapest there is, as nothing is made anew for a task.
+func BenchmarkChannel(b *testing.B) {
+	for _, wait := range []bool{false, true} {
+		for _, producers := range benchProducers {
+			for _, workers := range benchWorkers {
+				b.Run(fmt.Sprintf("wait=%t/producers=%d/workers=%d", wait, producers, workers), func(b *testing.B) {
+					c := newChannelPool(workers, channelCapacity)
+					b.ReportAllocs()
+					b.ResetTimer()
+					if wait {
+						produceAndWait(b, c, producers)
+					} else {
+						produce(b, producers, func(int) error { c.tasks <- emptyFunc; return nil })
+					}
+					c.drain()
+				})
+			}
+		}
+	}
+}
+
+func produceAndWait(b *testing.B, c *channelPool, producers int) {
+	var wg sync.WaitGroup
+	for k := range producers {
+		wg.Go(func() {
+			done := make(chan struct{}, 1)
+			f := func() { done <- struct{}{} }
+			for i := k; i < b.N; i += producers {
+				c.tasks <- f
+				<-done
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// An iteration fills a paused pool, or a channel without readers, and drains
+// it. The result is per task. With 1,000 priorities every task in a row has
+// another one.
+func BenchmarkBacklog(b *testing.B) {
+	const workers = 2
+	for _, waiting := range []int{1_000, 10_000, 100_000, 1_000_000} {
+		for _, priorities := range []int{1, 3, 1_000} {
+			b.Run(fmt.Sprintf("waiting=%d/priorities=%d", waiting, priorities), func(b *testing.B) {
+				benchmarkBacklog(b, waiting, priorities, taskpool.WithWorkers(workers))
+			})
+		}
+		b.Run(fmt.Sprintf("waiting=%d/channel", waiting), func(b *testing.B) {
+			for b.Loop() {
+				c := newChannelPool(0, waiting)
+				for range waiting {
+					c.tasks <- emptyFunc
+				}
+				c.start(workers)
+				c.drain()
+			}
+			perTask(b, waiting)
+		})
+	}
+}
+
+func benchmarkBacklog(b *testing.B, waiting, priorities int, opts ...taskpool.Option) {
+	ctx := context.Background()
+	p := newPool(b, opts...)
+	rounds := 0
+	for b.Loop() {
+		p.Pause()
+		for i := range waiting {
+			if err := p.Go(spread(i, priorities), emptyFunc); err != nil {
+				b.Fatal(err)
+			}
+		}
+		p.Resume()
+		if err := p.WaitIdle(ctx); err != nil {
+			b.Fatal(err)
+		}
+		rounds++
+	}
+	perTask(b, waiting)
+	requireDone(b, p, rounds*waiting)
+}
+
+// perTask has the time of an iteration reported per task instead.
+func perTask(b *testing.B, tasks int) {
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(tasks), "ns/task")
+	b.ReportMetric(0, "ns/op")
+}
+
+// What the rules of order cost where every dispatch has a choice.
+func BenchmarkOrder(b *testing.B) {
+	const waiting = 10_000
+	for _, order := range []struct {
+		name string
+		opt  taskpool.Option
+	}{
+		{"strict", taskpool.WithFairShare(0)},
+		{"fairshare=16", taskpool.WithFairShare(16)},
+		{"aging=1s", taskpool.WithAging(time.Second)},
+	} {
+		for _, priorities := range []int{1, 3, 100} {
+			b.Run(fmt.Sprintf("%s/priorities=%d", order.name, priorities), func(b *testing.B) {
+				benchmarkBacklog(b, waiting, priorities, taskpool.WithWorkers(2), order.opt)
+			})
+		}
+	}
+}
+
+// The channel's workers recover and go on; the pool also replaces the worker
+// and takes the stack, so that the task's error can tell where it happened.
+func BenchmarkPanic(b *testing.B) {
+	boom := func() { panic("boom") }
+	for _, percent := range []int{0, 10} {
+		pick := func(i int, bad, good func()) func() {
+			if i%10 < percent/10 {
+				return bad
+			}
+			return good
+		}
+		b.Run(fmt.Sprintf("percent=%d/pool", percent), func(b *testing.B) {
+			p := newPool(b, taskpool.WithWorkers(2))
+			b.ReportAllocs()
+			b.ResetTimer()
+			produce(b, 1, func(i int) error { return p.Go(taskpool.Medium, pick(i, boom, emptyFunc)) })
+			require.NoError(b, p.WaitIdle(context.Background()))
+			b.StopTimer()
+			requireDone(b, p, b.N)
+			require.EqualValues(b, (b.N+9)/10*(percent/10), p.Stats().Panics)
+		})
+		b.Run(fmt.Sprintf("percent=%d/channel", percent), func(b *testing.B) {
+			contained := func(f func()) func() {
+				return func() {
+					defer func() { _ = recover() }()
+					f()
+				}
+			}
+			bad, good := contained(boom), contained(emptyFunc) // made once: nothing per task
+			c := newChannelPool(2, channelCapacity)
+			b.ReportAllocs()
+			b.ResetTimer()
+			produce(b, 1, func(i int) error { c.tasks <- pick(i, bad, good); return nil })
+			c.drain()
+		})
+	}
+}

@@ -1,0 +1,758 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+func Example() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(4))
+	if err != nil {
+		log.Fatal(err)
+	}
+	greet := func(ctx context.Context) error {
+		fmt.Println("hello")
+		return nil
+	}
+	h, err := p.Submit(ctx, taskpool.Task{Name: "greet", Priority: taskpool.High, Run: greet})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("task:", h.Wait(ctx))
+	fmt.Println("shutdown:", p.Shutdown(ctx))
+	// Output:
+	// hello
+	// task: <nil>
+	// shutdown: <nil>
+}
+
+// Signals end a program in two steps: the first stops the intake and lets
+// accepted tasks finish, a second one or half a minute cuts them off.
+func Example_signals() {
+	soft, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// With soft itself, the first signal would cancel the task.
+	ctx := context.WithoutCancel(soft)
+	_, err = p.Submit(ctx, taskpool.Task{Name: "serve", Run: func(context.Context) error { return nil }})
+	if err != nil {
+		log.Print(err)
+	}
+
+	<-soft.Done()
+	log.Print("finishing; press Ctrl-C again to force")
+	hard, stopHard := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stopHard()
+	hard, cancel := context.WithTimeout(hard, 30*time.Second)
+	defer cancel()
+	if err := p.Shutdown(hard); err != nil {
+		log.Print(err)
+	}
+}
+
+func ExamplePool_Go() {
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	var sum atomic.Int64
+	for i := range 10 {
+		if err := p.Go(taskpool.Low, func() { sum.Add(int64(i)) }); err != nil {
+			log.Print(err) // ErrFull or ErrClosed: the function will not run
+		}
+	}
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	fmt.Println(sum.Load())
+	// Output: 45
+}
+
+func ExamplePool_Submit() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{
+		Name: "mail",
+		Run:  func(context.Context) error { return errors.New("no such mailbox") },
+	})
+	if err != nil {
+		log.Fatal(err) // not accepted: the pool is full or closed, ctx is over, or the Task is wrong
+	}
+	fmt.Println(h.Wait(ctx)) // the task's own error
+	fmt.Println(h.State())
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// no such mailbox
+	// failed
+}
+
+// The context given to Wait bounds the wait only; the task goes on.
+func ExampleHandle_Wait() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	answer := make(chan string)
+	h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error {
+		fmt.Println(<-answer)
+		return nil
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	impatient, cancel := context.WithTimeout(ctx, time.Millisecond)
+	defer cancel()
+	fmt.Println(h.Wait(impatient))
+
+	answer <- "here it is"
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// context deadline exceeded
+	// here it is
+	// <nil>
+}
+
+func ExamplePriority() {
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause() // so that all of them wait before the first one starts
+	for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.Medium, 7, taskpool.High, -40} {
+		if err := p.Go(pr, func() { fmt.Println(pr) }); err != nil {
+			log.Print(err)
+		}
+	}
+	p.Resume()
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// -40
+	// high
+	// medium
+	// low
+	// 7
+}
+
+func ExamplePool_WaitIdle() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	var squares [3]int
+	for i := range squares {
+		if err := p.Go(taskpool.Medium, func() { squares[i] = i * i }); err != nil {
+			log.Print(err)
+		}
+	}
+	if err := p.WaitIdle(ctx); err != nil {
+		log.Print(err)
+	}
+	fmt.Println(squares) // and the pool is ready for the next batch
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output: [0 1 4]
+}
+
+func ExampleRetry() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	attempt := 0
+	h, err := p.Submit(ctx, taskpool.Task{
+		Name: "upload",
+		Retry: taskpool.Retry{
+			MaxAttempts: 5,
+			Backoff:     func(n int) time.Duration { return time.Duration(n) * time.Millisecond },
+		},
+		Run: func(context.Context) error {
+			if attempt++; attempt < 3 {
+				fmt.Println("attempt", attempt, "failed")
+				return errors.New("connection reset")
+			}
+			fmt.Println("attempt", attempt, "succeeded")
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// attempt 1 failed
+	// attempt 2 failed
+	// attempt 3 succeeded
+	// <nil>
+}
+
+// If picks the errors that are worth a retry.
+func ExampleRetry_if() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{
+		Retry: taskpool.Retry{
+			MaxAttempts: 5,
+			If:          func(err error) bool { return !errors.Is(err, os.ErrNotExist) },
+		},
+		Run: func(context.Context) error {
+			fmt.Println("opening")
+			return &os.PathError{Op: "open", Path: "data.csv", Err: os.ErrNotExist}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// opening
+	// open data.csv: file does not exist
+}
+
+// A server that says when to come back is taken at its word.
+func ExampleRetryAfter() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	status := []int{http.StatusTooManyRequests, http.StatusOK} // the server's answers
+	h, err := p.Submit(ctx, taskpool.Task{
+		Retry: taskpool.Retry{MaxAttempts: 3},
+		Run: func(context.Context) error {
+			code := status[0]
+			status = status[1:]
+			fmt.Println(http.StatusText(code))
+			if code == http.StatusTooManyRequests {
+				return taskpool.RetryAfter(time.Millisecond, errors.New("rate limited"))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// Too Many Requests
+	// OK
+	// <nil>
+}
+
+func ExamplePermanent() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{
+		Retry: taskpool.Retry{MaxAttempts: 5},
+		Run: func(context.Context) error {
+			fmt.Println("charging the card")
+			return taskpool.Permanent(errors.New("card is stolen"))
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// charging the card
+	// card is stolen
+}
+
+// A panic is an error of its task; the pool has all its workers again.
+func ExamplePanicError() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { panic("out of cheese") }})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if e, ok := errors.AsType[*taskpool.PanicError](h.Wait(ctx)); ok {
+		fmt.Println("panicked:", e.Value)
+		fmt.Println("has a stack:", len(e.Stack) > 0)
+	}
+	fmt.Println("workers:", p.Stats().Workers)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// panicked: out of cheese
+	// has a stack: true
+	// workers: 2
+}
+
+// A waiting task is gone at once; a running one has its context ended.
+func ExampleHandle_Cancel() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	started := make(chan struct{})
+	running, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+		close(started)
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	waiting, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+	if err != nil {
+		log.Fatal(err)
+	}
+	<-started
+
+	waiting.Cancel(errors.New("the customer left"))
+	fmt.Println(waiting.State(), "because", waiting.Err())
+	running.Cancel(errors.New("the disk is full"))
+	err = running.Wait(ctx)
+	fmt.Println(running.State(), "because", err)
+	fmt.Println("canceled twice:", running.Cancel(nil))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// canceled because the customer left
+	// canceled because the disk is full
+	// canceled twice: false
+}
+
+func ExampleHandle_SetPriority() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause() // so that all of them wait before the first one starts
+	handles := make(map[string]*taskpool.Handle)
+	for _, name := range []string{"tick", "tock", "alarm"} {
+		handles[name], err = p.Submit(ctx, taskpool.Task{
+			Name: name,
+			Run:  func(context.Context) error { fmt.Println(name); return nil },
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	if !handles["alarm"].SetPriority(taskpool.High) {
+		fmt.Println("too late")
+	}
+	p.Resume()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// alarm
+	// tick
+	// tock
+}
+
+func ExampleTask_timeout() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{
+		Timeout: time.Millisecond,
+		Run: func(ctx context.Context) error {
+			<-ctx.Done() // a call that takes too long, and minds its context
+			return ctx.Err()
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = h.Wait(ctx)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, taskpool.ErrTimeout), errors.Is(err, context.DeadlineExceeded))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// taskpool: attempt timed out
+	// true true
+}
+
+func ExampleTask_notBefore() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	due := time.Now().Add(time.Millisecond)
+	h, err := p.Submit(ctx, taskpool.Task{
+		NotBefore: due,
+		Run: func(context.Context) error {
+			fmt.Println("too early:", time.Now().Before(due))
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// too early: false
+	// <nil>
+}
+
+// A server that answers "try again later" rather than keep its callers waiting.
+func ExampleWithCapacity() {
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := make(chan struct{})
+	for i := range 3 { // one runs, one waits, one is too many
+		err := p.Go(taskpool.Medium, func() { <-release })
+		if errors.Is(err, taskpool.ErrFull) {
+			fmt.Println(i, http.StatusText(http.StatusServiceUnavailable))
+			continue
+		}
+		fmt.Println(i, http.StatusText(http.StatusAccepted))
+	}
+	close(release)
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// 0 Accepted
+	// 1 Accepted
+	// 2 Service Unavailable
+}
+
+// With OverflowShed the less urgent work makes room for the more urgent.
+func ExampleWithCapacity_shed() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := make(chan struct{})
+	run := func(context.Context) error { <-release; return nil }
+	var handles []*taskpool.Handle
+	for _, pr := range []taskpool.Priority{taskpool.Medium, taskpool.Low, taskpool.High} {
+		h, err := p.Submit(ctx, taskpool.Task{Priority: pr, Run: run})
+		if err != nil {
+			log.Fatal(err)
+		}
+		handles = append(handles, h)
+	}
+	close(release)
+	for _, h := range handles {
+		err := h.Wait(ctx)
+		fmt.Println(h.State(), errors.Is(err, taskpool.ErrShed))
+	}
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// succeeded false
+	// shed true
+	// succeeded false
+}
+
+// One dispatch in three goes to the task that has waited longest.
+func ExampleWithFairShare() {
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithFairShare(3))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause() // so that all of them wait before the first one starts
+	for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.High} {
+		for range 5 {
+			if err := p.Go(pr, func() { fmt.Print(pr, " ") }); err != nil {
+				log.Print(err)
+			}
+		}
+	}
+	p.Resume()
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output: high high low high high low high low low low
+}
+
+// With ageing, priorities are soft deadlines: here the number of seconds within
+// which a task should start. An hourly report is put off for a click, but not
+// for one that comes when the report has waited for an hour.
+func ExampleWithAging() {
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithAging(time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	within := func(d time.Duration) taskpool.Priority { return taskpool.Priority(d / time.Second) }
+	p.Pause() // so that all of them wait before the first one starts
+	for _, d := range []time.Duration{time.Hour, 0, 10 * time.Minute} {
+		if err := p.Go(within(d), func() { fmt.Println("should start within", d) }); err != nil {
+			log.Print(err)
+		}
+	}
+	p.Resume()
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// should start within 0s
+	// should start within 10m0s
+	// should start within 1h0m0s
+}
+
+func ExampleWithHooks() {
+	ctx := context.Background()
+	p, err := taskpool.New(
+		taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+		taskpool.WithHooks(taskpool.Hooks{
+			Started:  func(e taskpool.TaskEvent) { fmt.Println(e.Task.Name, "started, attempt", e.Task.Attempt) },
+			Retried:  func(e taskpool.TaskEvent) { fmt.Println(e.Task.Name, "again in", e.Delay, "after:", e.Err) },
+			Finished: func(e taskpool.TaskEvent) { fmt.Println(e.Task.Name, e.Task.State) },
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	attempt := 0
+	_, err = p.Submit(ctx, taskpool.Task{
+		Name:  "sync",
+		Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Millisecond }},
+		Run: func(context.Context) error {
+			if attempt++; attempt == 1 {
+				return errors.New("locked")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := p.Shutdown(ctx); err != nil { // waits for the hooks too; Handle.Wait does not
+		log.Print(err)
+	}
+	// Output:
+	// sync started, attempt 1
+	// sync again in 1ms after: locked
+	// sync started, attempt 2
+	// sync succeeded
+}
+
+func ExampleCurrent() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	// A helper far down the call chain can tell for whom it works.
+	query := func(ctx context.Context) error {
+		if t, ok := taskpool.Current(ctx); ok {
+			fmt.Printf("query for %s, priority %v, attempt %d\n", t.Name, t.Priority, t.Attempt)
+		}
+		return nil
+	}
+	_, err = p.Submit(ctx, taskpool.Task{Name: "report", Priority: taskpool.Low, Run: query})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	_, inTask := taskpool.Current(ctx)
+	fmt.Println("in a task:", inTask)
+	// Output:
+	// query for report, priority low, attempt 1
+	// in a task: false
+}
+
+// On one worker these two tasks would wait for each other for ever.
+func ExamplePool_Resize() {
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	baton := make(chan string)
+	for _, f := range []func(){
+		func() { baton <- "passed on" },
+		func() { fmt.Println(<-baton) },
+	} {
+		if err := p.Go(taskpool.Medium, f); err != nil {
+			log.Print(err)
+		}
+	}
+	if err := p.Resize(2); err != nil {
+		log.Print(err)
+	}
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output: passed on
+}
+
+func ExamplePool_Tasks() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := make(chan struct{})
+	for _, name := range []string{"first", "second", "third"} {
+		_, err := p.Submit(ctx, taskpool.Task{Name: name, Run: func(context.Context) error {
+			<-release
+			return nil
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	for _, t := range p.Tasks(taskpool.Running, taskpool.Queued) {
+		fmt.Println(t.ID, t.Name, t.State)
+	}
+	close(release)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Unordered output:
+	// 1 first running
+	// 2 second queued
+	// 3 third queued
+}
+
+func ExamplePool_Stats() {
+	p, err := taskpool.New(taskpool.WithWorkers(2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause()
+	for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.High, taskpool.Low} {
+		if err := p.Go(pr, func() {}); err != nil {
+			log.Print(err)
+		}
+	}
+	s := p.Stats()
+	fmt.Println("queued:", s.Queued, "running:", s.Running)
+	for _, w := range s.Waiting {
+		fmt.Println(w.Priority, w.Queued)
+	}
+	if err := p.Shutdown(context.Background()); err != nil { // lifts the pause
+		log.Print(err)
+	}
+	s = p.Stats()
+	fmt.Println("submitted:", s.Submitted, "succeeded:", s.Succeeded)
+	// Output:
+	// queued: 3 running: 0
+	// high 1
+	// low 2
+	// submitted: 3 succeeded: 3
+}
+
+// Health makes a probe that takes a server out of rotation while it shuts down,
+// or when hung tasks hold its slots.
+func ExamplePool_Health() {
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	ready := func(w http.ResponseWriter, _ *http.Request) {
+		if err := p.Health(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	}
+	probe := func() int {
+		w := httptest.NewRecorder()
+		ready(w, httptest.NewRequest(http.MethodGet, "/ready", nil))
+		return w.Code
+	}
+	fmt.Println(probe(), p.Health())
+	if err := p.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	fmt.Println(probe(), p.Health())
+	// Output:
+	// 200 <nil>
+	// 503 taskpool: pool is shut down
+}
+
+// The first signal ends the intake, the second one the patience. Two contexts
+// stand for the signals here; with real ones see the package example Signals.
+func ExamplePool_Shutdown() {
+	soft, firstSignal := context.WithCancel(context.Background())
+	hard, secondSignal := context.WithCancel(context.Background())
+	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	// The task has the values of soft, and does not end with it.
+	h, err := p.Submit(context.WithoutCancel(soft), taskpool.Task{
+		Run: func(ctx context.Context) error {
+			<-ctx.Done() // would take hours
+			return ctx.Err()
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	firstSignal()
+	<-soft.Done()
+	fmt.Println("stopping, task is", h.State())
+	go secondSignal() // while Shutdown waits for the task
+	fmt.Println(p.Shutdown(hard))
+	fmt.Println("task is", h.State(), "because:", h.Err())
+	// Output:
+	// stopping, task is running
+	// taskpool: shutdown left 1 tasks unfinished (1 running): context canceled
+	// task is canceled because: taskpool: pool is shut down
+}
