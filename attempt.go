@@ -15,7 +15,12 @@ import (
 // two or three allocations, is made when somebody first asks for more than the
 // task's identity; most tasks never do.
 type attempt struct {
+	// signal tells Yield and Beat that there is something to do; see preempt.go.
+	signal atomic.Uint32
+
 	// Set when the attempt is dispatched, fixed thereafter.
+	pool     *Pool
+	priority int64
 	h        *Handle
 	w        *worker
 	number   int // from 1
@@ -26,7 +31,11 @@ type attempt struct {
 	// over is set once Run has returned, died or been given up: the attempt
 	// has no say any more. Protected by pool.mu.
 	over bool
+	// parking is the attempt's stay off its slot while its task is Parked.
+	// Protected by pool.mu.
+	parking *parking
 
+	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
 	derived atomic.Pointer[derivedContext]
 }
@@ -42,11 +51,13 @@ type endKind int
 const (
 	endCanceled endKind = iota // by Submit's context, Cancel or Shutdown
 	endTimeout                 // by the task's Timeout
+	endSilent                  // by the task's Heartbeat
 	endReturned                // Run is over
 )
 
 var (
 	timedOut = &ending{ErrTimeout, endTimeout}
+	silent   = &ending{ErrHung, endSilent}
 	returned = &ending{errReturned, endReturned}
 	cutOff   = &ending{ErrClosed, endCanceled}
 )
@@ -102,10 +113,17 @@ func (d *derivedContext) finish(cause error) {
 // finish ends the attempt's context for good; the first ending counts. It calls
 // methods of the context given to Submit, so no lock may be held.
 func (a *attempt) finish(e *ending) {
-	a.end.CompareAndSwap(nil, e)
+	a.noteEnd(e)
 	if d := a.derived.Load(); d != nil {
 		d.finish(e.cause)
 	}
+}
+
+// noteEnd makes the attempt's end known to Yield and to ended. The derived
+// context is left alone, so it may be called under a lock.
+func (a *attempt) noteEnd(e *ending) {
+	a.end.CompareAndSwap(nil, e)
+	a.signal.Or(signalEnded)
 }
 
 // ended returns why the context has ended, nil if it has not. Its AfterFunc and

@@ -90,7 +90,7 @@ func (e *HungError) Unwrap() []error { return []error{ErrHung, e.cause} }
 // to [Pool.Shutdown] ended first.
 type ShutdownError struct {
 	// Unfinished lists each task that had been accepted and did not finish,
-	// once. It is empty if the tasks that ran when the context ended made it
+	// once, in no particular order. It is empty if the tasks that ran when the context ended made it
 	// within the hang grace and no other was left.
 	Unfinished []Unfinished
 
@@ -123,8 +123,12 @@ func (e *ShutdownError) Error() string {
 	if parts == nil {
 		return fmt.Sprintf("taskpool: shutdown cut short, all tasks finished within the grace: %v", e.cause)
 	}
-	return fmt.Sprintf("taskpool: shutdown left %d tasks unfinished (%s): %v",
-		len(e.Unfinished), strings.Join(parts, ", "), e.cause)
+	tasks := "tasks"
+	if len(e.Unfinished) == 1 {
+		tasks = "task"
+	}
+	return fmt.Sprintf("taskpool: shutdown left %d %s unfinished (%s): %v",
+		len(e.Unfinished), tasks, strings.Join(parts, ", "), e.cause)
 }
 
 // Unwrap returns the cause for which the context given to Shutdown ended.

@@ -18,8 +18,9 @@ import (
 // outcome. A hook must not wait for the pool it is called by: on a worker
 // Shutdown and WaitIdle return ErrInside.
 //
-// The events of one task come in order, except that Queued, called after the
-// fact, may come while the task runs already.
+// The events of one attempt come in order. Queued, called after the fact, may
+// come while the task runs already, and a hook that takes longer than the delay
+// of a retry may still be at work when the next attempt starts.
 type Hooks struct {
 	Queued        func(TaskEvent) // accepted: it waits for a worker, or for its time
 	Started       func(TaskEvent) // an attempt starts
@@ -98,12 +99,12 @@ func add[E any](to *[]func(E), f func(E)) {
 // a lock.
 type report func()
 
-// event returns the reports that tell hooks about e.
-func event[E any](to []report, hooks []func(E), e E) []report {
+// tell adds the reports that tell hooks about e.
+func tell[E any](reports *[]report, hooks []func(E), e E) {
 	for _, hook := range hooks {
-		to = append(to, func() { hook(e) })
+		e := e // moves to the heap here, not where there is no hook
+		*reports = append(*reports, func() { hook(e) })
 	}
-	return to
 }
 
 // deliver makes the reports in order. A panic in one is contained; Goexit is
@@ -117,26 +118,43 @@ func (p *Pool) deliver(rs *[]report) {
 	}
 }
 
+// deliverAll makes the reports, those after a Goexit on another goroutine.
+func (p *Pool) deliverAll(rs []report) {
+	if len(rs) == 0 {
+		return
+	}
+	defer func() {
+		if len(rs) > 0 {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.reportLocked(rs)
+		}
+	}()
+	p.deliver(&rs)
+}
+
 // contain calls user code that must not harm anyone and reports whether it
-// returned. A panic is logged. [runtime.Goexit] cannot be contained here.
+// returned. A panic is logged, and so is [runtime.Goexit], which cannot be
+// stopped: it ends the goroutine.
 func (p *Pool) contain(what string, f func()) (ok bool) {
 	defer func() {
-		if ok {
-			return
-		}
-		// Without a value this is Goexit or panic(nil) under panicnil=1.
-		if v := recover(); v != nil {
-			p.logContained(what, v)
+		if !ok {
+			p.logContained(what, recover())
 		}
 	}()
 	f()
 	return true
 }
 
-// logContained logs the panic of a user's function other than Run. The value's
-// own methods and the logger may panic too; then the matter is dropped.
+// logContained logs the end of a user's function other than Run by a panic with
+// value v, or by Goexit or panic(nil), if v is nil. The value's own methods and
+// the logger may panic too; then the matter is dropped.
 func (p *Pool) logContained(what string, v any) {
 	defer func() { _ = recover() }()
+	if v == nil {
+		p.log(slog.LevelError, "taskpool: "+what+" called runtime.Goexit")
+		return
+	}
 	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
 }
 

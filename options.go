@@ -30,8 +30,9 @@ const (
 	OverflowReject
 
 	// OverflowShed makes room by shedding the newest of the least urgent
-	// tasks that wait and have never started; its error is ErrShed. A
-	// newcomer that is no more urgent than that one is refused with ErrFull.
+	// tasks that are queued and have never started; its error is ErrShed. A
+	// newcomer that is no more urgent than that one, or finds none, is
+	// refused with ErrFull.
 	OverflowShed
 )
 
@@ -51,6 +52,8 @@ func (o Overflow) String() string {
 const (
 	defaultFairShare = 16
 	defaultHangGrace = 5 * time.Second
+	defaultQuantum   = 10 * time.Millisecond
+	defaultMaxParked = 10_000
 	unbounded        = -1 // of config.capacity
 	likeWorkers      = -1 // of config.maxAbandoned
 )
@@ -65,6 +68,10 @@ type config struct {
 	aging        time.Duration // 0: off
 	hangGrace    time.Duration
 	maxAbandoned int // or likeWorkers
+	reserved     int // slots for tasks up to reservedFor
+	reservedFor  Priority
+	quantum      time.Duration
+	maxParked    int
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
 
@@ -79,6 +86,8 @@ func newConfig(opts []Option) (*config, error) {
 		fairShare:    defaultFairShare,
 		hangGrace:    defaultHangGrace,
 		maxAbandoned: likeWorkers,
+		quantum:      defaultQuantum,
+		maxParked:    defaultMaxParked,
 	}
 	for i, o := range opts {
 		if o == nil {
@@ -86,7 +95,13 @@ func newConfig(opts []Option) (*config, error) {
 		}
 		o.apply(c)
 	}
-	return c, c.validate()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	if c.agingSet {
+		c.fairShare = 0
+	}
+	return c, nil
 }
 
 // validate reports the first setting that cannot be.
@@ -111,6 +126,14 @@ func (c *config) validate() error {
 		return bad("WithHangGrace: d", "be positive", c.hangGrace)
 	case c.abandonedSet && c.maxAbandoned < 0:
 		return bad("WithMaxAbandoned: n", "not be negative", c.maxAbandoned)
+	case c.reserved < 0:
+		return bad("WithReserved: n", "not be negative", c.reserved)
+	case c.reserved >= c.workers:
+		return bad("WithReserved: n", fmt.Sprintf("be less than the number of workers, %d", c.workers), c.reserved)
+	case c.quantum <= 0:
+		return bad("WithQuantum: d", "be positive", c.quantum)
+	case c.maxParked < 0:
+		return bad("WithMaxParked: n", "not be negative", c.maxParked)
 	case c.loggerSet && c.logger == nil:
 		return bad("WithLogger: logger", "not be nil (slog.DiscardHandler makes one that is silent)", "nil")
 	}
@@ -125,9 +148,9 @@ func WithWorkers(n int) Option {
 
 // WithCapacity bounds the number of tasks that wait, queued or delayed, because
 // no slot is free to n, and says what becomes of a task beyond that. With 0 a
-// task is accepted only if it can start at once. As long as a worker is idle
-// nobody is refused. A task that is retried is never refused, so retries may
-// push the number above n. Default: unbounded.
+// task is accepted only if it can start at once. No task that can start at once is ever
+// refused. A retry is not refused either, so retries may push the number above
+// n. Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
 	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })
 }
@@ -149,7 +172,7 @@ func WithFairShare(n int) Option {
 // urgent tasks wait in the backlog like all others: prefer the fair share unless
 // priorities are meant as deadlines. Default: off. It excludes WithFairShare.
 func WithAging(step time.Duration) Option {
-	return optionFunc(func(c *config) { c.aging, c.agingSet, c.fairShare = step, true, 0 })
+	return optionFunc(func(c *config) { c.aging, c.agingSet = step, true })
 }
 
 // WithHangGrace sets how long a task may go on after its context has ended
@@ -164,6 +187,35 @@ func WithHangGrace(d time.Duration) Option {
 // With 0 a hung task always keeps its slot. Default: the number of workers.
 func WithMaxAbandoned(n int) Option {
 	return optionFunc(func(c *config) { c.maxAbandoned, c.abandonedSet = n, true })
+}
+
+// WithReserved keeps n workers free of tasks less urgent than pr, so that a task
+// of priority pr or more urgent starts at once as long as fewer than n of them
+// run. n must be less than the number of workers, also after [Pool.Resize].
+//
+// The dispatches that fill a reserved slot take their own fair-share turns,
+// among the tasks that may have it. So the bound of [WithFairShare] counts, for a
+// task less urgent than pr, the other dispatches only; and a task up to pr may
+// have to wait for n−1 dispatches more, n being the fair share's. Default: none.
+func WithReserved(n int, pr Priority) Option {
+	return optionFunc(func(c *config) { c.reserved, c.reservedFor = n, pr })
+}
+
+// WithQuantum sets the time slice among equals: a task that calls [Yield] when
+// it has had its slot for longer gives it to a task of its own priority, if one
+// waits. It must be positive. Default: 10 ms.
+func WithQuantum(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.quantum = d })
+}
+
+// WithMaxParked bounds the number of tasks that are parked in [Block], or in
+// [Yield] for an equally urgent one. Beyond it Block keeps its slot and Yield
+// goes on at once; nothing fails. Giving way to more urgent tasks, waiting for
+// other tasks and submitting to a full queue are not bounded, so that tasks that
+// wait for each other cannot block the pool. With 0 neither of the two parks.
+// Default: 10,000.
+func WithMaxParked(n int) Option {
+	return optionFunc(func(c *config) { c.maxParked = n })
 }
 
 // WithHooks adds functions that are called on the events in a task's and a

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +21,10 @@ type Pool struct {
 	epoch      time.Time     // ageing counts from here
 	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
+	// waiting is the most urgent priority of which a task waits, for Yield to
+	// look at without the lock; math.MaxInt64 if none waits or the pool is
+	// paused. Written under mu.
+	waiting atomic.Int64
 
 	// mu protects the fields below and what says so in Handle, attempt and
 	// worker. No user code runs under it: no task, hook, policy or logger,
@@ -31,16 +38,20 @@ type Pool struct {
 	mu sync.Mutex
 
 	queue   priorityQueue
+	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
 	door    priorityQueue // submitters that wait for room, in their task's place
 	delayed dueHeap
 	seq     int64 // last order handed out, unless ageing
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
-	// settled and reported it, also while a dead worker waits to be replaced.
-	slots int       // how many there are
-	held  int       // how many are held; more than slots after Resize, for a while
-	idle  []*worker // workers without a task, the last to come on top
-	crew  []*worker // all workers but those abandoned; in no order
+	// settled and reported it, but for the time in which the task is parked;
+	// also while a dead worker waits to be replaced.
+	slots    int       // how many there are
+	held     int       // how many are held; more than slots after Resize, for a while
+	heldLess int       // how many of these by tasks less urgent than those of WithReserved
+	idle     []*worker // workers without a task, the last to come on top; a free slot need not have one
+	crew     []*worker // all workers but those abandoned; in no order
+	extra    int       // how many workers beyond slots were hired, for the tasks that ran while others were parked
 
 	dead      []*worker // to be replaced by the supervisor
 	watched   watchHeap // workers whose task must end in time
@@ -52,17 +63,18 @@ type Pool struct {
 	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
 	total totals
 
-	paused  bool
-	idleCh  chan struct{} // closed when nothing is outstanding; nil unless somebody waits
-	helpers int           // goroutines that Shutdown waits for, beside the crew
+	paused   bool
+	idleCh   chan struct{}   // closed when nothing is outstanding; nil unless somebody waits
+	helpers  int             // goroutines that Shutdown waits for, beside the crew
+	insiders map[uint64]bool // their numbers
 
 	reports   []report // for the reporter, see reportLocked
-	reporter  uint64   // its goroutine's number while it runs
-	reporting bool
+	reporting bool     // it runs
 
 	closed bool           // Shutdown was called
 	cut    *ShutdownError // what is left undone, once a Shutdown's context has ended too early
-	final  time.Time      // with cut: when hooks are not waited for any longer
+	logged bool           // with cut: the log was told
+	final  time.Time      // when user code is not waited for any longer; zero: no such time
 	over   bool           // terminated is closed, or about to be
 }
 
@@ -79,15 +91,23 @@ func New(opts ...Option) (*Pool, error) {
 		epoch:      time.Now(),
 		alarm:      make(chan struct{}, 1),
 		terminated: make(chan struct{}),
+		insiders:   make(map[uint64]bool),
 		slots:      c.workers,
 	}
-	p.queue.init(uint64(c.fairShare), c.aging, c.overflow == OverflowShed)
-	p.door.init(uint64(c.fairShare), c.aging, false)
+	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
+	if c.reserved > 0 {
+		p.queue.reserve = &c.reservedFor
+	}
+	p.door = p.queue
+	p.queue.shed = c.overflow == OverflowShed
+	p.queue.init()
+	p.door.init()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for range c.workers {
 		p.hireLocked()
 	}
+	p.restoreLocked()
 	go p.supervise()
 	return p, nil
 }
@@ -107,7 +127,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	var reports []report
 	err := ErrClosed
 	if !p.closed {
-		reports, err = p.makeRoomLocked(pr, false)
+		err = p.makeRoomLocked(pr, false, &reports)
 	}
 	if err != nil {
 		p.total.refused++
@@ -117,52 +137,68 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	p.total.submitted++
 	p.enqueueLocked(entry{f: f}, pr)
 	if p.hooks.queued != nil {
-		reports = event(reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: TaskInfo{Priority: pr}})
+		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: TaskInfo{Priority: pr}})
 	}
 	p.restoreLocked()
 	p.mu.Unlock()
-	p.deliver(&reports)
+	p.deliverAll(reports)
 	return nil
 }
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
 // whole task: waiting for room, waiting in the queue and each attempt. When it
 // ends before the task has started, the task is Canceled at once and never
-// runs. A task that is to outlive a request gets [context.WithoutCancel].
+// runs. A task that is to outlive a request gets [context.WithoutCancel]; then
+// nothing but room or Shutdown ends a wait for room.
 //
 // If the queue is full, Submit waits for room, makes some or returns [ErrFull],
 // as [WithCapacity] says. After Shutdown was called it returns [ErrClosed],
 // except to a running task of the pool that submits with its own context. It
 // returns an error that wraps ctx's if ctx ends before the task is accepted, and
-// one that names the field if t cannot be. A task that is not accepted leaves
+// one that names the field if t is not valid. A task that is not accepted leaves
 // nothing behind.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
+	if t.Run == nil {
+		return nil, errors.New("taskpool: Task.Run must be a function, got nil")
+	}
+	return p.submit(ctx, t, t.Run, nil)
+}
+
+// submit is Submit of a task that does its work with run, as a member of g
+// unless that is nil.
+func (p *Pool) submit(ctx context.Context, t Task, run func(context.Context) error, g *Group) (*Handle, error) {
 	if ctx == nil {
-		return nil, errors.New("taskpool: Submit: ctx must not be nil")
+		return nil, errors.New("taskpool: ctx must not be nil")
 	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	h := &Handle{pool: p, ctx: ctx, task: t, heapI: -1}
+	h := &Handle{pool: p, ctx: ctx, task: t, run: run, group: g, heapI: -1}
 	if ctx.Err() != nil {
 		p.mu.Lock()
-		defer p.mu.Unlock()
 		p.total.refused++
+		p.mu.Unlock()
 		return nil, contextError(ctx)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
 	}
-	reports, err := p.submit(h, attemptFrom(ctx))
+	reports, err := p.admit(h, attemptFrom(ctx))
 	if err != nil {
 		if h.stop != nil {
 			h.stop()
 		}
+		if err == errGaveUp {
+			err = contextError(ctx)
+		}
 		return nil, err
 	}
-	p.deliver(&reports)
+	p.deliverAll(reports)
 	return h, nil
 }
+
+// errGaveUp stands for contextError where a lock forbids to ask the context.
+var errGaveUp = errors.New("taskpool: context is over")
 
 // contextError says that Submit's context is over.
 func contextError(ctx context.Context) error {
@@ -173,18 +209,17 @@ func contextError(ctx context.Context) error {
 	return fmt.Errorf("taskpool: Submit: context is over: %w: %w", err, cause)
 }
 
-// submit has h accepted or returns why not. parent is the attempt that submits.
-func (p *Pool) submit(h *Handle, parent *attempt) (reports []report, err error) {
+// admit has h accepted or returns why not. parent is the attempt that submits.
+func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delayed := p.laterLocked(h)
 	switch {
 	case h.canceled != nil:
-		err = contextError(h.ctx)
+		err = errGaveUp
 	case p.closed && !p.continuesLocked(parent):
 		err = ErrClosed
 	default:
-		if reports, err = p.makeRoomLocked(h.task.Priority, delayed); err == nil {
+		if err = p.makeRoomLocked(h.task.Priority, h.laterLocked(), &reports); err == nil {
 			p.acceptLocked(h)
 		} else if p.cfg.overflow == OverflowWait {
 			err = p.waitForRoomLocked(h, parent)
@@ -195,85 +230,144 @@ func (p *Pool) submit(h *Handle, parent *attempt) (reports []report, err error) 
 		return nil, err
 	}
 	if p.hooks.queued != nil {
-		reports = event(reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
+		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
 	}
 	p.restoreLocked()
 	return reports, nil
 }
 
 // waitForRoomLocked waits at the door until h is accepted, h's context ends or
-// the pool is closed. It unlocks p.mu while it waits.
+// the pool is closed. It unlocks p.mu while it waits, and a parent gives its slot
+// back meanwhile.
 func (p *Pool) waitForRoomLocked(h *Handle, parent *attempt) error {
 	h.admitted, h.parent = make(chan struct{}), parent
-	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority)
-	p.mu.Unlock()
-	select {
-	case <-h.admitted:
-	case <-h.ctx.Done():
+	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+	if h.laterLocked() { // and then it may start at once
+		timer := time.AfterFunc(time.Until(h.task.NotBefore), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.restoreLocked()
+		})
+		defer timer.Stop()
 	}
-	p.mu.Lock()
+	for over := false; h.id == 0 && h.refused == nil; {
+		if over {
+			if h.place.lane != nil {
+				p.door.remove(h)
+			}
+			h.refused = errGaveUp
+			break
+		}
+		if pk := p.parkHereLocked(parent); pk != nil {
+			h.waiting = append(h.waiting, pk)
+			p.restoreLocked()
+			p.mu.Unlock()
+			pk.wait(h.ctx)
+		} else {
+			p.mu.Unlock()
+			parent.wait(h.ctx, h.admitted)
+		}
+		over = h.ctx.Err() != nil
+		p.mu.Lock()
+	}
 	h.parent = nil
-	switch {
-	case h.id != 0: // accepted, perhaps in the moment in which its context ended
-		return nil
-	case h.refused != nil:
-		return h.refused
-	case h.place.lane != nil:
-		p.door.remove(h)
-	}
-	p.mu.Unlock()
-	err := contextError(h.ctx)
-	p.mu.Lock()
-	return err
+	p.restoreLocked()
+	return h.refused
 }
 
 // continuesLocked reports whether a, if not nil, is at work in this pool, so
 // that what it submits is part of the work accepted.
 func (p *Pool) continuesLocked(a *attempt) bool {
-	return a != nil && a.h.pool == p && !a.over && p.cut == nil
+	return a != nil && a.pool == p && !a.over && p.cut == nil
 }
 
-// laterLocked reports whether h, on being accepted, has to wait for its time.
-func (p *Pool) laterLocked(h *Handle) bool {
+// laterLocked reports whether h, if accepted now, has to wait for its time.
+func (h *Handle) laterLocked() bool {
 	return !h.task.NotBefore.IsZero() && time.Now().Before(h.task.NotBefore)
 }
 
-// freeLocked returns the number of free slots.
-func (p *Pool) freeLocked() int { return max(p.slots-p.held, 0) }
+// freeLocked returns the number of free slots for a task of priority pr.
+func (p *Pool) freeLocked(pr Priority) int {
+	free := p.slots - p.held
+	if p.lessUrgent(pr) {
+		free = min(free, p.slots-p.cfg.reserved-p.heldLess)
+	}
+	return max(free, 0)
+}
+
+// lessUrgent reports whether reserved workers are none of pr's business.
+func (p *Pool) lessUrgent(pr Priority) bool { return p.cfg.reserved > 0 && pr > p.cfg.reservedFor }
+
+// restrictedLocked reports whether a free slot is for reserved priorities only.
+func (p *Pool) restrictedLocked() bool {
+	return p.cfg.reserved > 0 && p.heldLess >= p.slots-p.cfg.reserved
+}
+
+// holdSlotLocked gives w a slot for its task.
+func (p *Pool) holdSlotLocked(w *worker) {
+	w.holds = true
+	p.held++
+	if p.lessUrgent(w.priority) {
+		p.heldLess++
+	}
+}
+
+// freeSlotLocked takes w's slot, if it has one.
+func (p *Pool) freeSlotLocked(w *worker) {
+	if !w.holds {
+		return
+	}
+	w.holds = false
+	p.held--
+	if p.lessUrgent(w.priority) {
+		p.heldLess--
+	}
+}
 
 // roomLocked reports whether one more task may be accepted.
-func (p *Pool) roomLocked(delayed bool) bool {
+func (p *Pool) roomLocked(pr Priority, delayed bool) bool {
 	if p.cfg.capacity == unbounded {
 		return true
 	}
-	free := p.freeLocked()
+	free := p.freeLocked(pr)
 	return p.count[Queued]+p.count[Delayed] < p.cfg.capacity+free ||
-		free > 0 && !delayed && !p.paused // retries fill the queue, but it can start at once
+		free > 0 && !delayed && !p.paused && p.rivalsLocked(pr) < free // retries fill the queue, but it can start at once
+}
+
+// rivalsLocked returns how many queued tasks may have the slots that are free for
+// one of priority pr.
+func (p *Pool) rivalsLocked(pr Priority) (n int) {
+	if p.cfg.reserved == 0 || p.lessUrgent(pr) {
+		return p.count[Queued]
+	}
+	for _, l := range p.queue.classes[0].lead.lanes {
+		n += l.n - l.parked
+	}
+	return n
 }
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
-// after shedding one, of which the reports tell.
-func (p *Pool) makeRoomLocked(pr Priority, delayed bool) ([]report, error) {
-	if p.roomLocked(delayed) {
-		return nil, nil
+// after shedding one.
+func (p *Pool) makeRoomLocked(pr Priority, delayed bool, reports *[]report) error {
+	if p.roomLocked(pr, delayed) {
+		return nil
 	}
 	if p.cfg.overflow != OverflowShed {
-		return nil, ErrFull
+		return ErrFull
 	}
-	e, victim, ok := p.queue.shed(pr)
+	e, victim, ok := p.queue.takeShed(pr)
 	if !ok {
-		return nil, ErrFull
+		return ErrFull
 	}
-	info := p.settleWaitingLocked(e, victim, Shed, ErrShed)
-	reports := event(nil, p.hooks.shed, TaskEvent{Pool: p.cfg.name, Task: info, Err: ErrShed})
-	return p.finishedLocked(reports, e.h, info, ErrShed), nil
+	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	return nil
 }
 
 // acceptLocked makes h one of the pool's tasks.
 func (p *Pool) acceptLocked(h *Handle) {
 	p.total.submitted++
 	h.id = p.total.submitted
-	if p.laterLocked(h) {
+	if h.laterLocked() {
 		p.delayLocked(h, h.task.NotBefore)
 	} else {
 		p.enqueueLocked(entry{h: h}, h.task.Priority)
@@ -283,7 +377,7 @@ func (p *Pool) acceptLocked(h *Handle) {
 // enqueueLocked puts a task at the back of its lane.
 func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	e.order = p.orderLocked()
-	p.queue.push(e, pr)
+	p.queue.push(e, pr, false)
 	p.count[Queued]++
 	if e.h != nil {
 		e.h.state = Queued
@@ -308,42 +402,54 @@ func (p *Pool) delayLocked(h *Handle, due time.Time) {
 }
 
 // settleWaitingLocked settles a task that was just taken out of the queue or
-// the delayed ones, and returns what is known of it.
-func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error) TaskInfo {
-	if e.h == nil {
+// the delayed ones, and adds what is to be reported.
+func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
+	info := TaskInfo{Priority: pr, State: s}
+	if h := e.h; h == nil {
 		p.count[Queued]--
 		p.total.settled(s)
-		return TaskInfo{Priority: pr, State: s}
+	} else {
+		p.settleLocked(h, s, err, reports)
+		if info = h.infoLocked(); h.stop != nil {
+			*reports = append(*reports, func() { h.stop() })
+		}
 	}
-	p.settleLocked(e.h, s, err)
-	return e.h.infoLocked()
+	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
+	if s == Shed {
+		tell(reports, p.hooks.shed, about)
+	}
+	tell(reports, p.hooks.finished, about)
 }
 
 // settleLocked brings h into a final state. That happens once.
-func (p *Pool) settleLocked(h *Handle, s State, err error) {
+func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.count[h.state]--
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
-	h.task.Run, h.task.Retry = nil, Retry{} // let go of what they refer to
+	h.run, h.task.Run, h.task.Retry = nil, nil, Retry{} // let go of what they refer to
 	if h.done != nil {
 		close(h.done)
 	}
+	p.wakeLocked(h)
+	if h.group != nil {
+		h.group.settledLocked(err, reports)
+	}
 }
 
-// finishedLocked adds the reports due after a task, of handle h unless nil, has
-// settled outside a worker.
-func (p *Pool) finishedLocked(reports []report, h *Handle, info TaskInfo, err error) []report {
-	if h != nil && h.stop != nil {
-		reports = append(reports, func() { h.stop() })
+// wakeLocked lets those go on that wait for h without a slot.
+func (p *Pool) wakeLocked(h *Handle) {
+	for _, pk := range h.waiting {
+		p.backLocked(pk)
 	}
-	return event(reports, p.hooks.finished, TaskEvent{Pool: p.cfg.name, Task: info, Err: err})
+	h.waiting = nil
 }
 
 // cancel implements Handle.Cancel and the end of a task's context.
 func (p *Pool) cancel(h *Handle, cause error) bool {
 	p.mu.Lock()
 	var reports []report
-	var a *attempt
+	e := &ending{cause, endCanceled}
+	a := h.attempt
 	switch {
 	case h.state.final():
 		p.mu.Unlock()
@@ -352,21 +458,20 @@ func (p *Pool) cancel(h *Handle, cause error) bool {
 		h.canceled = cause
 		p.mu.Unlock()
 		return true
-	case h.state == Running:
-		if a = h.attempt; h.canceled == nil {
+	case a != nil:
+		if h.canceled == nil {
 			h.canceled = cause
 		}
-		p.watchEndLocked(a.w)
+		p.endLocked(a, e)
 	default:
-		info := p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause)
-		reports = p.finishedLocked(nil, h, info, cause)
+		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, &reports)
 	}
 	p.restoreLocked()
 	p.mu.Unlock()
 	if a != nil {
-		a.finish(&ending{cause, endCanceled})
+		a.finish(e)
 	}
-	p.deliver(&reports)
+	p.deliverAll(reports)
 	return true
 }
 
@@ -389,14 +494,25 @@ func (h *Handle) contextEnded() {
 	}
 	p.helpers++
 	p.mu.Unlock()
-	defer p.helperDone() // also if a hook calls Goexit
+	defer p.helperDone(p.helps()) // also if a hook calls Goexit
 	p.cancel(h, context.Cause(h.ctx))
 }
 
-// helperDone ends what p.helpers++ began.
-func (p *Pool) helperDone() {
+// helps makes the calling goroutine known to inside, as one that Shutdown waits
+// for. It is called after p.helpers++, and helperDone gets what it returns.
+func (p *Pool) helps() (id uint64) {
+	id = goroutineID()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.insiders[id] = true
+	return id
+}
+
+// helperDone ends what p.helpers++ and helps began.
+func (p *Pool) helperDone(id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.insiders, id)
 	p.helpers--
 	p.restoreLocked()
 }
@@ -405,25 +521,100 @@ func (p *Pool) helperDone() {
 // there is room and dispatches waiting tasks while there are slots. It also
 // tells those who wait for the pool to be idle or drained.
 func (p *Pool) restoreLocked() {
-	for {
-		for p.door.n > 0 && p.roomLocked(p.laterLocked(p.door.next().front().h)) {
-			e, _, _ := p.door.pop()
-			if e.h.canceled == nil { // else its Submit is about to find out
-				p.acceptLocked(e.h)
-				close(e.h.admitted)
-			}
-		}
-		if p.held >= p.slots || p.paused {
+	p.admitLocked()
+	for p.held < p.slots {
+		if !p.nextLocked() {
 			break
 		}
-		e, pr, ok := p.queue.pop()
-		if !ok {
-			break
+		p.admitLocked()
+	}
+	most := int64(math.MaxInt64)
+	if pr, ok := p.queue.leastPriority(); ok && !p.paused {
+		most = int64(pr)
+	}
+	if p.waiting.Load() != most {
+		p.waiting.Store(most)
+	}
+	if p.outstandingLocked() == 0 {
+		p.drainedLocked()
+	}
+}
+
+// nextLocked gives a free slot to the task whose turn it is, and returns false
+// if there is none.
+func (p *Pool) nextLocked() bool {
+	restricted := p.restrictedLocked()
+	for i, pk := range p.leaving {
+		if !restricted || !p.lessUrgent(pk.a.w.priority) {
+			p.leaving = slices.Delete(p.leaving, i, i+1)
+			p.unparkLocked(pk)
+			return true
 		}
+	}
+	if p.paused {
+		return false
+	}
+	e, pr, ok := p.queue.pop(restricted)
+	switch {
+	case !ok:
+		return false
+	case e.parked():
+		p.unparkLocked(e.h.attempt.parking)
+	default:
 		p.dispatchLocked(e, pr)
 	}
-	if p.outstandingLocked() > 0 {
-		return
+	return true
+}
+
+// admitLocked lets submitters in while there is room.
+func (p *Pool) admitLocked() {
+	for h := p.nextAtDoorLocked(); h != nil; h = p.nextAtDoorLocked() {
+		p.acceptLocked(h)
+		close(h.admitted)
+		p.wakeLocked(h)
+	}
+}
+
+// nextAtDoorLocked takes the next submitter for whom there is room from the
+// door, nil if there is none. Where the one whose turn it is finds none, a
+// reserved slot may be free for another; and if its task has to wait for its
+// time, there may be a slot for a task that can start at once.
+func (p *Pool) nextAtDoorLocked() *Handle {
+	for restricted := false; p.door.n > 0; {
+		l, _ := p.door.next(restricted)
+		if l == nil {
+			return nil
+		}
+		h := l.front().h
+		delayed := h.laterLocked()
+		switch {
+		case h.canceled != nil: // its Submit is about to find out
+			p.door.remove(h)
+			continue
+		case p.roomLocked(l.priority, delayed):
+			p.door.pop(restricted)
+			return h
+		case delayed && p.roomLocked(l.priority, false):
+			for pr, e := range p.door.all() {
+				if e.h.canceled == nil && !e.h.laterLocked() && p.roomLocked(pr, false) {
+					p.door.remove(e.h)
+					return e.h
+				}
+			}
+		}
+		if restricted || p.cfg.reserved == 0 {
+			return nil
+		}
+		restricted = true
+	}
+	return nil
+}
+
+// drainedLocked tells those who wait for it that nothing is outstanding.
+func (p *Pool) drainedLocked() {
+	for p.extra > 0 && len(p.idle) > 0 && len(p.crew) > p.slots {
+		p.dismissIdleLocked()
+		p.extra--
 	}
 	if p.idleCh != nil {
 		close(p.idleCh)
@@ -467,13 +658,13 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 // inside reports whether the caller is a task or a hook on a goroutine of the
 // pool, or has the context of a task of the pool.
 func (p *Pool) inside(ctx context.Context) bool {
-	if a := attemptFrom(ctx); a != nil && a.h.pool == p {
+	if a := attemptFrom(ctx); a != nil && a.pool == p {
 		return true
 	}
 	id := goroutineID()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reporting && p.reporter == id {
+	if p.insiders[id] {
 		return true
 	}
 	for _, workers := range [][]*worker{p.crew, p.abandoned} {
@@ -503,13 +694,18 @@ func (p *Pool) Resume() {
 	p.restoreLocked()
 }
 
-// Resize changes the number of workers, to at least 1. Added workers start at
+// Resize changes the number of workers, to at least 1, and to more than
+// [WithReserved] keeps free. Added workers start at
 // once; workers that are too many end when they have finished their task.
 // Resize does not wait for that. It returns [ErrClosed] after Shutdown was
 // called.
 func (p *Pool) Resize(workers int) error {
-	if workers < 1 {
-		return fmt.Errorf("taskpool: Resize: workers must be at least 1, got %d", workers)
+	if least := p.cfg.reserved + 1; workers < least {
+		err := fmt.Errorf("taskpool: Resize: workers must be at least %d, got %d", least, workers)
+		if p.cfg.reserved > 0 {
+			err = fmt.Errorf("%w: WithReserved keeps %d", err, p.cfg.reserved)
+		}
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -517,10 +713,10 @@ func (p *Pool) Resize(workers int) error {
 		return ErrClosed
 	}
 	p.slots = workers
-	for p.held+len(p.idle) < workers {
+	for len(p.crew) < workers {
 		p.hireLocked()
 	}
-	for p.held+len(p.idle) > workers && len(p.idle) > 0 {
+	for len(p.crew) > workers+p.extra && len(p.idle) > 0 {
 		p.dismissIdleLocked()
 	}
 	p.restoreLocked()

@@ -1,7 +1,6 @@
 package taskpool
 
 import (
-	"cmp"
 	"container/heap"
 	"iter"
 	"math"
@@ -9,10 +8,12 @@ import (
 	"time"
 )
 
-// A priorityQueue holds waiting tasks: one FIFO lane for each priority, and the
-// lanes that are not empty in heaps. So its cost depends on the number of
-// distinct waiting priorities, not on the number of waiting tasks: push, pop
-// and remove are O(log priorities), and O(1) while their lane keeps its place.
+// A priorityQueue holds waiting tasks: one FIFO lane for each priority, and one
+// more for tasks of that priority that have started, gave their slot back and
+// want to go on. The lanes that are not empty are in heaps, so its cost depends
+// on the number of distinct waiting priorities, not on the number of waiting
+// tasks: push, pop and remove are O(log priorities), and O(1) while their lane
+// keeps its place.
 //
 // Invariants, for every lane l:
 //   - l is in the heaps if and only if it holds a live entry;
@@ -23,16 +24,32 @@ import (
 // It is not safe for concurrent use.
 type priorityQueue struct {
 	// Fixed after init.
-	share uint64        // a fair-share turn comes every share dispatches; 0: never
-	step  time.Duration // ageing: the waiting time worth one priority; 0: off
+	share   uint64        // a fair-share turn comes every share dispatches; 0: never
+	step    time.Duration // ageing: the waiting time worth one priority; 0: off
+	reserve *Priority     // the least urgent priority of the first class; nil: there is none
+	shed    bool          // takeShed will be called
 
-	n      int // waiting tasks
-	lanes  map[Priority]*lane
-	urgent laneHeap // the most urgent lane on top
-	old    laneHeap // the lane with the oldest front on top; used if share > 0
-	spare  laneHeap // the least urgent lane with a task to shed on top; used if init was told so
-	turn   uint64   // dispatches with a choice since the last fair-share turn
-	cache  *segment // an empty segment kept for the next push that needs one
+	n       int // waiting tasks
+	lanes   map[laneKey]*lane
+	classes [2]laneClass
+	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
+	turn    [2]uint64 // dispatches with a choice since the last fair-share turn: of all lanes, of the first class
+	cache   *segment  // an empty segment kept for the next push that needs one
+}
+
+// A laneClass is the lanes whose tasks may run on the same slots: those up to
+// the reserved priority are the first class, all others the second. Without a
+// reservation all are of the second.
+type laneClass struct {
+	lead  laneHeap // the most urgent lane on top
+	keyed laneHeap // the lane with the least key on top; used with ageing, in place of lead
+	old   laneHeap // the lane with the oldest front on top; used if share > 0
+}
+
+// A laneKey names a lane.
+type laneKey struct {
+	priority Priority
+	resuming bool
 }
 
 // Emptied lanes stay in the map, ready for the next task of their priority, as
@@ -50,6 +67,10 @@ type entry struct {
 
 func (e *entry) live() bool { return e.f != nil || e.h != nil }
 
+// parked reports whether an attempt of the task is under way: it has given its
+// slot back and wants to go on.
+func (e *entry) parked() bool { return e.h != nil && e.h.state == Parked }
+
 // fresh reports whether no attempt of the task has started. Only such a task
 // may be shed.
 func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
@@ -61,15 +82,17 @@ type place struct {
 	i    int32
 }
 
-// A lane is the waiting tasks of one priority, first in, first out.
+// A lane is the waiting tasks of one key, first in, first out.
 type lane struct {
-	priority   Priority
-	head, tail *segment // a doubly linked list; nil if never used or handed back
-	n          int      // live entries
-	fresh      int      // those that have never started
-	age        int64    // key in the heap old: a lower bound of the front's order
-	key        int64    // key in the heap urgent
-	pos        [3]int   // index in each heap, by laneHeap.id; -1: not in it
+	laneKey
+	class      *laneClass
+	head, tail *segment      // a doubly linked list; nil if never used or handed back
+	n          int           // live entries
+	fresh      int           // those that have never started
+	parked     int           // those whose attempt is under way
+	age        int64         // key in the heap old: a lower bound of the front's order
+	key        int64         // key in the heap keyed
+	pos        [numHeaps]int // index in each heap; -1: not in it
 }
 
 // A segment is a run of slots of a lane. The size makes it fill an allocation
@@ -84,41 +107,50 @@ type segment struct {
 	slots      [84]entry
 }
 
-func (q *priorityQueue) init(share uint64, step time.Duration, shed bool) {
-	q.share, q.step = share, step
-	q.lanes = make(map[Priority]*lane)
-	q.urgent = laneHeap{id: 0, less: func(a, b *lane) bool {
-		if a.key != b.key {
-			return a.key < b.key
-		}
-		// Only with ageing are there equal keys. The older task goes first,
-		// and between tasks of one instant the more urgent.
-		if x, y := a.front().order, b.front().order; x != y {
-			return x < y
-		}
-		return a.priority < b.priority
-	}}
-	if share > 0 {
-		q.old = laneHeap{id: 1, less: func(a, b *lane) bool { return a.age < b.age }}
+func (q *priorityQueue) init() {
+	q.lanes = make(map[laneKey]*lane)
+	for i := range q.classes {
+		c := &q.classes[i]
+		c.lead = laneHeap{id: heapLead, less: moreUrgent}
+		c.keyed = laneHeap{id: heapKeyed, less: keyFirst, off: q.step == 0}
+		c.old = laneHeap{id: heapOld, less: func(a, b *lane) bool { return a.age < b.age }, off: q.share == 0}
 	}
-	if shed {
-		q.spare = laneHeap{id: 2, less: func(a, b *lane) bool {
-			if (a.fresh > 0) != (b.fresh > 0) {
-				return a.fresh > 0
-			}
-			return a.priority > b.priority
-		}}
-	}
+	q.spare = laneHeap{id: heapSpare, less: spareFirst, off: !q.shed}
 }
 
-// push puts e at the back of its priority's lane. Orders must never decrease
-// from one push to the next.
-func (q *priorityQueue) push(e entry, pr Priority) {
-	l := q.lanes[pr]
-	if l == nil {
-		l = &lane{priority: pr, pos: [3]int{-1, -1, -1}}
-		q.lanes[pr] = l
+// moreUrgent orders lanes by priority. Tasks that resume go before tasks of
+// their own priority that have not started.
+func moreUrgent(a, b *lane) bool {
+	if a.priority != b.priority {
+		return a.priority < b.priority
 	}
+	return a.resuming && !b.resuming
+}
+
+// keyFirst orders lanes by key. Of equal keys the older task goes first, and of
+// tasks of one instant the more urgent.
+func keyFirst(a, b *lane) bool {
+	if a.key != b.key {
+		return a.key < b.key
+	}
+	if x, y := a.front().order, b.front().order; x != y {
+		return x < y
+	}
+	return moreUrgent(a, b)
+}
+
+// spareFirst orders lanes by what may be shed from them.
+func spareFirst(a, b *lane) bool {
+	if (a.fresh > 0) != (b.fresh > 0) {
+		return a.fresh > 0
+	}
+	return a.priority > b.priority
+}
+
+// push puts e at the back of the lane of its priority, or of the lane of those
+// that resume. Orders must never decrease from one push to the next.
+func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
+	l := q.lane(laneKey{pr, resuming})
 	s := l.tail
 	if s == nil || int(s.tail) == len(s.slots) {
 		s = q.appendSegment(l)
@@ -131,6 +163,9 @@ func (q *priorityQueue) push(e entry, pr Priority) {
 	s.live++
 	l.n++
 	q.n++
+	if e.parked() {
+		l.parked++
+	}
 	if e.fresh() {
 		s.fresh++
 		l.fresh++
@@ -138,53 +173,120 @@ func (q *priorityQueue) push(e entry, pr Priority) {
 	if l.n == 1 {
 		l.age = e.order
 		l.key = q.key(l)
-		for h := range q.heaps() {
+		for h := range q.heaps(l) {
 			heap.Push(h, l)
 		}
 	} else if l.fresh == 1 && e.fresh() {
-		q.fixSpare(l)
+		q.fix(&q.spare, l)
 	}
 }
 
-// next returns the lane of the task whose turn it is: the most urgent one or,
-// when the fair share has its turn, the one that waits longest. The queue must
-// not be empty.
-func (q *priorityQueue) next() *lane {
-	if q.choice() && q.turn+1 >= q.share {
-		return q.oldest()
+// lane returns the lane of key k, made if need be.
+func (q *priorityQueue) lane(k laneKey) *lane {
+	l := q.lanes[k]
+	if l == nil {
+		l = &lane{laneKey: k, class: &q.classes[1]}
+		if q.reserve != nil && k.priority <= *q.reserve {
+			l.class = &q.classes[0]
+		}
+		for i := range l.pos {
+			l.pos[i] = -1
+		}
+		q.lanes[k] = l
 	}
-	return q.urgent.lanes[0]
+	return l
 }
 
-// choice reports whether a dispatch counts for the fair share.
-func (q *priorityQueue) choice() bool { return q.share > 0 && len(q.urgent.lanes) > 1 }
+// next returns the lane of the task whose turn it is, nil if none waits: the
+// most urgent one or, when the fair share has its turn, the one that waits
+// longest. If restricted is set only the first class counts. choice says
+// whether there was more than one lane.
+func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
+	classes := q.classes[:]
+	if restricted {
+		classes = q.classes[:1]
+	}
+	lanes := 0
+	for i := range classes {
+		c := &classes[i]
+		lanes += len(c.lead.lanes)
+		switch {
+		case len(c.lead.lanes) == 0:
+		case q.step > 0:
+			if top := c.keyed.lanes[0]; l == nil || keyFirst(top, l) {
+				l = top
+			}
+		case l == nil:
+			l = c.lead.lanes[0]
+		}
+	}
+	choice = lanes > 1
+	switch {
+	case choice && q.share > 0 && q.turn[restriction(restricted)]+1 >= q.share:
+		l = nil
+		for i := range classes {
+			if o := classes[i].oldest(); o != nil && (l == nil || o.age < l.age) {
+				l = o
+			}
+		}
+	case choice && q.step > 0 && !l.resuming:
+		if r := q.lanes[laneKey{l.priority, true}]; r != nil && r.n > 0 {
+			l = r // resumes before those of its priority that have not started
+		}
+	}
+	return l, choice
+}
 
-// pop takes the task whose turn it is, and returns its priority with it.
-func (q *priorityQueue) pop() (entry, Priority, bool) {
+// restriction is the index of turn.
+func restriction(restricted bool) int {
+	if restricted {
+		return 1
+	}
+	return 0
+}
+
+// pop takes the task whose turn it is, as next says, and returns its priority
+// with it.
+func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
 	}
-	l := q.next()
-	if q.choice() {
-		q.turn = (q.turn + 1) % q.share
+	l, choice := q.next(restricted)
+	if l == nil {
+		return entry{}, 0, false
+	}
+	if choice && q.share > 0 {
+		turn := &q.turn[restriction(restricted)]
+		*turn = (*turn + 1) % q.share
 	}
 	return q.take(l, l.head, l.head.head), l.priority, true
 }
 
-// oldest returns the lane whose front has waited longest. A lane's front only
-// gets younger while it is in the heaps, so its age there may lag behind; it is
-// brought up to date when it comes to the top. A dispatch makes at most one
-// lane lag, so this is O(log lanes) a dispatch, and next to nothing where most
-// dispatches take from one lane.
-func (q *priorityQueue) oldest() *lane {
-	for {
-		l := q.old.lanes[0]
+// oldest returns the lane whose front has waited longest, nil if all are empty.
+// A lane's front only gets younger while it is in the heaps, so its age there may
+// lag behind; it is brought up to date when it comes to the top. A dispatch makes
+// at most one lane lag, so this is O(log lanes) a dispatch, and next to nothing
+// where most dispatches take from one lane.
+func (c *laneClass) oldest() *lane {
+	for len(c.old.lanes) > 0 {
+		l := c.old.lanes[0]
 		if l.age == l.front().order {
 			return l
 		}
 		l.age = l.front().order
-		heap.Fix(&q.old, 0)
+		heap.Fix(&c.old, 0)
 	}
+	return nil
+}
+
+// leastPriority returns the most urgent priority of which a task waits.
+func (q *priorityQueue) leastPriority() (Priority, bool) {
+	for i := range q.classes {
+		if lead := q.classes[i].lead.lanes; len(lead) > 0 {
+			return lead[0].priority, true
+		}
+	}
+	return 0, false
 }
 
 // remove takes a waiting handle out of the queue.
@@ -192,9 +294,9 @@ func (q *priorityQueue) remove(h *Handle) entry {
 	return q.take(h.place.lane, h.place.seg, h.place.i)
 }
 
-// shed takes the newest of the least urgent tasks that have never started, if
-// it is less urgent than pr.
-func (q *priorityQueue) shed(pr Priority) (entry, Priority, bool) {
+// takeShed takes the newest of the least urgent tasks that have never started,
+// if it is less urgent than pr.
+func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
 	}
@@ -220,6 +322,9 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	s.live--
 	l.n--
 	q.n--
+	if e.parked() {
+		l.parked--
+	}
 	wasFresh := e.fresh()
 	if wasFresh {
 		s.fresh--
@@ -231,12 +336,12 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	wasFront := s == l.head && i == s.head
 	switch {
 	case l.n == 0:
-		for h := range q.heaps() {
+		for h := range q.heaps(l) {
 			heap.Remove(h, l.pos[h.id])
 		}
 		s.head, s.tail = 0, 0 // the lane's only segment
 		if len(q.lanes) > keptLanes {
-			delete(q.lanes, l.priority)
+			delete(q.lanes, l.laneKey)
 			q.release(s)
 		}
 		return e
@@ -253,46 +358,44 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	}
 	if wasFront && q.step > 0 {
 		l.key = q.key(l)
-		heap.Fix(&q.urgent, l.pos[q.urgent.id])
+		q.fix(&l.class.keyed, l)
 	}
 	if wasFresh && l.fresh == 0 {
-		q.fixSpare(l)
+		q.fix(&q.spare, l)
 	}
 	return e
 }
 
-// key returns l's key in the heap urgent: its priority or, with ageing, the
-// time at which its front would have arrived to be where it is with priority 0.
-// Both operands of a comparison grow alike as time goes by, so it is computed
-// once.
+// key returns l's key in the heap keyed: the time at which its front would have
+// arrived to be where it is with priority 0. Both operands of a comparison grow
+// alike as time goes by, so it is computed once.
 func (q *priorityQueue) key(l *lane) int64 {
-	if q.step == 0 {
-		return int64(l.priority)
-	}
 	return addSaturating(l.front().order, mulSaturating(int64(l.priority), int64(q.step)))
 }
 
-// heaps returns the heaps in use.
-func (q *priorityQueue) heaps() iter.Seq[*laneHeap] {
+// heaps returns the heaps that l belongs to when it is not empty.
+func (q *priorityQueue) heaps(l *lane) iter.Seq[*laneHeap] {
 	return func(yield func(*laneHeap) bool) {
-		for _, h := range [...]*laneHeap{&q.urgent, &q.old, &q.spare} {
-			if h.less != nil && !yield(h) {
+		for _, h := range [...]*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
+			if !h.off && !yield(h) {
 				return
 			}
 		}
 	}
 }
 
-func (q *priorityQueue) fixSpare(l *lane) {
-	if q.spare.less != nil {
-		heap.Fix(&q.spare, l.pos[q.spare.id])
+// fix restores h after l's key in it has changed.
+func (q *priorityQueue) fix(h *laneHeap, l *lane) {
+	if !h.off {
+		heap.Fix(h, l.pos[h.id])
 	}
 }
 
-// all returns the waiting tasks, by priority and within one from front to back.
+// all returns the waiting tasks, by priority and within one from front to back,
+// those that resume first.
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	return func(yield func(Priority, entry) bool) {
-		for _, l := range q.byPriority() {
+		for _, l := range q.sorted() {
 			for s := l.head; s != nil; s = s.next {
 				for _, e := range s.slots[s.head:s.tail] {
 					if e.live() && !yield(l.priority, e) {
@@ -304,11 +407,16 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	}
 }
 
-// byPriority returns the lanes that are not empty, the most urgent first.
-func (q *priorityQueue) byPriority() []*lane {
-	return slices.SortedFunc(slices.Values(q.urgent.lanes), func(a, b *lane) int {
-		return cmp.Compare(a.priority, b.priority)
+// sorted returns the lanes that are not empty, the most urgent first.
+func (q *priorityQueue) sorted() []*lane {
+	lanes := slices.Concat(q.classes[0].lead.lanes, q.classes[1].lead.lanes)
+	slices.SortFunc(lanes, func(a, b *lane) int {
+		if moreUrgent(a, b) {
+			return -1
+		}
+		return 1 // no two lanes are equal
 	})
+	return lanes
 }
 
 func (q *priorityQueue) appendSegment(l *lane) *segment {
@@ -354,8 +462,17 @@ func (l *lane) unlink(s *segment) {
 type laneHeap struct {
 	id    int // which of lane.pos is this heap's
 	less  func(a, b *lane) bool
+	off   bool // not needed, and so not kept
 	lanes []*lane
 }
+
+const (
+	heapLead = iota
+	heapKeyed
+	heapOld
+	heapSpare
+	numHeaps
+)
 
 func (h *laneHeap) Len() int           { return len(h.lanes) }
 func (h *laneHeap) Less(i, j int) bool { return h.less(h.lanes[i], h.lanes[j]) }

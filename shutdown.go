@@ -35,11 +35,8 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	select {
 	case <-p.terminated:
 	case <-ctx.Done():
-		mine := p.cutShort(context.Cause(ctx))
+		p.cutShort(context.Cause(ctx))
 		<-p.terminated
-		if mine {
-			p.logUnfinished()
-		}
 	}
 	return p.answer()
 }
@@ -66,16 +63,9 @@ func (p *Pool) answer() error {
 	return p.cut
 }
 
-// logUnfinished says in the log what answer says to the callers.
-func (p *Pool) logUnfinished() {
-	p.mu.Lock()
-	n := len(p.cut.Unfinished)
-	p.mu.Unlock()
-	if n > 0 {
-		p.contain("the logger", func() {
-			p.log(slog.LevelWarn, "taskpool: shutdown left tasks unfinished", slog.Int("unfinished", n))
-		})
-	}
+// logUnfinished says in the log that a shutdown left n tasks unfinished.
+func (p *Pool) logUnfinished(n int) {
+	p.log(slog.LevelWarn, "taskpool: shutdown left tasks unfinished", slog.Int("unfinished", n))
 }
 
 // turnAwayLocked refuses the submitters waiting for room for whom refuse is
@@ -90,65 +80,80 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 			p.door.remove(h)
 			h.refused = ErrClosed
 			close(h.admitted)
+			p.wakeLocked(h)
 		}
 	}
 }
 
-// cutShort settles what waits and ends the contexts of what runs. It returns
-// false if there is nothing left to do so, or another Shutdown did it.
-func (p *Pool) cutShort(cause error) bool {
+// cutShort settles what waits and ends the contexts of what runs, unless another
+// call did. From here Shutdown takes two graces at most: one for tasks, and one
+// more for other user code.
+func (p *Pool) cutShort(cause error) {
 	p.mu.Lock()
-	if p.cut != nil || p.outstandingLocked() == 0 {
+	if !p.final.IsZero() || p.over {
 		p.mu.Unlock()
-		return false
+		return
+	}
+	p.final = time.Now().Add(2 * p.cfg.hangGrace)
+	p.alarmAtLocked(p.final)
+	if p.outstandingLocked() == 0 { // but a hook keeps a goroutine
+		p.mu.Unlock()
+		return
 	}
 	p.cut = &ShutdownError{cause: cause}
 	p.helpers++
-	defer p.helperDone()
 	p.turnAwayLocked(func(*Handle) bool { return true })
+	var running []*attempt
+	for _, w := range p.crew {
+		if !w.busy {
+			continue
+		}
+		u := p.unfinishedLocked(w.job, w.priority, Running)
+		w.unfinished = &u
+		h := w.job.h
+		if h == nil {
+			p.watchEndLocked(w)
+			continue
+		}
+		if h.canceled == nil {
+			h.canceled = ErrClosed
+		}
+		p.endLocked(h.attempt, cutOff) // takes it out of the queue if it asks for a slot there
+		running = append(running, h.attempt)
+	}
 	var reports []report
 	settle := func(e entry, pr Priority) {
-		p.cut.Unfinished = append(p.cut.Unfinished, p.unfinishedLocked(e, pr))
-		info := p.settleWaitingLocked(e, pr, Canceled, ErrClosed)
-		reports = p.finishedLocked(reports, e.h, info, ErrClosed)
+		p.cut.Unfinished = append(p.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
+		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &reports)
 	}
-	for e, pr, ok := p.queue.pop(); ok; e, pr, ok = p.queue.pop() {
+	for e, pr, ok := p.queue.pop(false); ok; e, pr, ok = p.queue.pop(false) {
 		settle(e, pr)
 	}
 	for len(p.delayed) > 0 {
 		h := heap.Pop(&p.delayed).(*Handle)
 		settle(entry{h: h}, h.task.Priority)
 	}
-	var running []*attempt
-	for _, w := range p.crew {
-		p.watchEndLocked(w)
-		if !w.busy {
-			continue
-		}
-		u := p.unfinishedLocked(w.job, w.priority)
-		w.unfinished = &u
-		if h := w.job.h; h != nil {
-			if h.canceled == nil {
-				h.canceled = ErrClosed
-			}
-			running = append(running, h.attempt)
-		}
-	}
-	p.final = time.Now().Add(2 * p.cfg.hangGrace)
-	p.alarmAtLocked(p.final)
+	p.reportLocked(reports)
+	p.restoreLocked()
 	p.mu.Unlock()
+	defer p.helperDone(0)
 	for _, a := range running {
 		a.finish(cutOff)
 	}
-	p.deliver(&reports)
-	return true
 }
 
-// unfinishedLocked describes a task that has not finished.
-func (p *Pool) unfinishedLocked(e entry, pr Priority) Unfinished {
+// unfinishedLocked describes a task that has not finished. s is the state of a
+// function given to Go.
+func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 	if h := e.h; h != nil {
 		return Unfinished{Task: h.task, State: h.state, Attempt: h.attempts}
 	}
-	u := Unfinished{Task: Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }}, State: Queued}
+	u := Unfinished{
+		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},
+		State: s,
+	}
+	if s == Running {
+		u.Attempt = 1
+	}
 	return u
 }

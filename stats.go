@@ -105,7 +105,7 @@ func (p *Pool) Stats() Stats {
 		Replaced:  p.total.replaced,
 
 		Slots:     p.slots,
-		Workers:   len(p.crew) - len(p.dead) - len(p.lost),
+		Workers:   len(p.crew) - len(p.lost),
 		Idle:      len(p.idle),
 		Queued:    p.count[Queued],
 		Delayed:   p.count[Delayed],
@@ -117,8 +117,15 @@ func (p *Pool) Stats() Stats {
 		Paused:    p.paused,
 		Closed:    p.closed,
 	}
-	for _, l := range p.queue.byPriority() {
-		s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority, Queued: l.n})
+	for _, w := range p.dead {
+		if !w.gaveUp { // else it is among the lost
+			s.Workers--
+		}
+	}
+	for _, l := range p.queue.sorted() {
+		if n := l.n - l.parked; n > 0 {
+			s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority, Queued: n})
+		}
 	}
 	return s
 }
@@ -187,9 +194,11 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	var all []TaskInfo
 	if slices.Contains(states, Queued) {
 		for pr, e := range p.queue.all() {
-			if e.h != nil {
+			switch {
+			case e.parked():
+			case e.h != nil:
 				all = append(all, e.h.infoLocked())
-			} else {
+			default:
 				all = append(all, TaskInfo{Priority: pr, State: Queued})
 			}
 		}

@@ -63,7 +63,7 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	p.dead = p.dead[:0]
 
 	var hung []*worker
-	if len(p.delayed) > 0 || len(p.watched) > 0 || p.cut != nil {
+	if len(p.delayed) > 0 || len(p.watched) > 0 || !p.final.IsZero() {
 		now := time.Now()
 		for len(p.delayed) > 0 && !now.Before(p.delayed[0].due) {
 			h := heap.Pop(&p.delayed).(*Handle)
@@ -75,7 +75,7 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 				hung = append(hung, w)
 			}
 		}
-		if p.cut != nil && !now.Before(p.final) {
+		if !p.final.IsZero() && !now.Before(p.final) {
 			p.desertLocked()
 		}
 	}
@@ -97,7 +97,7 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	if len(p.watched) > 0 {
 		due(p.watched[0].watch)
 	}
-	if p.cut != nil {
+	if !p.final.IsZero() {
 		due(p.final)
 	}
 	return p.nextTurn, p.over
@@ -115,52 +115,110 @@ func (p *Pool) replaceLocked(w *worker) {
 	w.id, w.goroutine = p.lastID, 0
 	p.total.replaced++
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
-	reports := event(nil, p.hooks.workerDied, e)
+	var reports []report
+	tell(&reports, p.hooks.workerDied, e)
 	e.Replacement = w.id
-	p.reportLocked(event(reports, p.hooks.workerReplaced, e))
+	tell(&reports, p.hooks.workerReplaced, e)
+	p.reportLocked(reports)
 	go w.main()
 }
 
-// watchLocked has the supervisor look after w's task at t.
-func (p *Pool) watchLocked(w *worker, t time.Time) {
-	if w.watch = t; w.watchI >= 0 {
+// rewatchLocked has the supervisor look after w's task when something may be due:
+// its timeout, a sign of life or, once its context has ended, the end of the
+// grace. The grace counts while the task has a slot or works in Block, and a
+// sign of life is due only while it has a slot.
+func (p *Pool) rewatchLocked(w *worker) {
+	var at time.Time
+	parked := w.attempt != nil && w.attempt.parking != nil
+	switch {
+	case !w.busy || w.suspect:
+	case w.ending:
+		counts := !parked || w.attempt.parking.working
+		if now := time.Now(); counts && w.graceEnd.IsZero() {
+			w.graceEnd = now.Add(w.graceLeft)
+		} else if !counts && !w.graceEnd.IsZero() {
+			w.graceLeft, w.graceEnd = w.graceEnd.Sub(now), time.Time{}
+		}
+		at = w.graceEnd
+	case w.attempt != nil:
+		at = w.attempt.deadline
+		if beat := w.beatDue; !parked && !beat.IsZero() && (at.IsZero() || beat.Before(at)) {
+			at = beat
+		}
+	}
+	w.watch = at
+	switch {
+	case at.IsZero():
+		if w.watchI >= 0 {
+			heap.Remove(&p.watched, w.watchI)
+		}
+		return
+	case w.watchI >= 0:
 		heap.Fix(&p.watched, w.watchI)
-	} else {
+	default:
 		heap.Push(&p.watched, w)
 	}
-	p.alarmAtLocked(t)
+	p.alarmAtLocked(at)
+}
+
+// unwatchLocked has the supervisor leave w's task alone.
+func (p *Pool) unwatchLocked(w *worker) {
+	w.ending, w.suspect, w.graceEnd, w.beatDue = false, false, time.Time{}, time.Time{}
+	if w.watchI >= 0 {
+		heap.Remove(&p.watched, w.watchI)
+	}
+}
+
+// expectBeatLocked has a task with a Heartbeat give the next sign of life
+// between now and one Heartbeat later: Beat and Yield take the signal back.
+func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
+	if every := w.job.h.task.Heartbeat; every > 0 {
+		w.attempt.signal.Or(signalBeat)
+		w.beatDue = now.Add(every)
+	}
 }
 
 // watchEndLocked gives w's task, whose context has ended, the hang grace.
 func (p *Pool) watchEndLocked(w *worker) {
 	if w.busy && !w.ending {
-		w.ending = true
-		p.watchLocked(w, time.Now().Add(p.cfg.hangGrace))
+		w.ending, w.graceEnd, w.graceLeft = true, time.Time{}, p.cfg.hangGrace
+		p.rewatchLocked(w)
 	}
 }
 
-func (p *Pool) unwatchLocked(w *worker) {
-	if w.ending = false; w.watchI >= 0 {
-		heap.Remove(&p.watched, w.watchI)
-	}
+// endLocked sees to a running or parked attempt whose context has ended: it gets
+// the grace and, if parked, goes on. The caller ends the derived context.
+func (p *Pool) endLocked(a *attempt, e *ending) {
+	a.noteEnd(e)
+	p.watchEndLocked(a.w)
+	p.hurryLocked(a)
 }
 
 // expireLocked looks after the task of w, whose watch is over. It reports
 // whether the task hangs.
 func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
-	switch late := now.Sub(w.watch); {
-	case !w.ending: // the timeout; the context has a timer of its own
-		w.attempt.end.CompareAndSwap(nil, timedOut)
-		p.watchEndLocked(w)
-	case late > p.cfg.hangGrace/4:
+	a, late := w.attempt, now.Sub(w.watch)
+	switch {
+	case w.ending && late > p.cfg.hangGrace/4:
 		// This turn comes late: the process was stopped, or starved of CPU.
 		// Then so was the task, and it gets that time once more.
-		p.watchLocked(w, now.Add(min(late, p.cfg.hangGrace)))
+		w.graceEnd = now.Add(min(late, p.cfg.hangGrace))
+	case w.ending:
+		w.suspect, hung = true, true
+	case !a.deadline.IsZero() && !now.Before(a.deadline):
+		p.endLocked(a, timedOut) // the derived context has a timer of its own
+	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
+		p.expectBeatLocked(w, now) // it gave a sign of life, or had no time to
 	default:
-		heap.Remove(&p.watched, w.watchI)
-		return true
+		p.endLocked(a, silent)
+		p.helpers++
+		go func() { // finish may call user code
+			defer p.helperDone(p.helps())
+			a.finish(silent)
+		}()
 	}
-	return false
+	p.rewatchLocked(w)
+	return hung
 }
 
 // giveUpLocked gives up on tasks that hang. It unlocks p.mu while it looks for
@@ -181,17 +239,14 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	var reports []report
 	for i, w := range hung {
 		h := tasks[i].h
-		if !w.busy || !w.ending || w.watchI >= 0 || w.job.h != h || h != nil && h.attempts != attempts[i] {
-			continue
+		if !w.busy || !w.suspect || w.job.h != h || h != nil && h.attempts != attempts[i] {
+			continue // returned meanwhile
 		}
 		cause := ErrClosed // the only reason there is for a function given to Go
 		if h != nil {
-			cause = ErrTimeout
-			if h.canceled != nil {
-				cause = h.canceled
-			}
+			cause = w.attempt.end.Load().cause
 		}
-		v := verdict{state: Failed, kind: attemptHung,
+		v := verdict{state: Failed, kind: attemptHung, hung: true,
 			err: &HungError{Stack: stacks[ids[i]], cause: cause, grace: p.cfg.hangGrace}}
 		if h != nil && h.canceled == nil && h.task.Retry.If != nil && h.attempts < h.task.Retry.MaxAttempts {
 			p.helpers++
@@ -207,10 +262,12 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 // settles it, unless it has returned meanwhile. It runs on a goroutine of its
 // own, as it calls user code.
 func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
+	id := p.helps()
 	defer func() { // also after a Goexit
+		defer p.helperDone(id)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.helpers--; !a.over {
+		if !a.over {
 			var reports []report
 			p.settleHungLocked(w, &v, &reports)
 			p.reportLocked(reports)
@@ -229,8 +286,8 @@ func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
 		*reports = append(*reports, func() { h.stop() })
 	}
 	w.gaveUp = true
-	if len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil {
-		*reports = p.abandonLocked(w, *reports)
+	if !w.holds || len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil {
+		p.abandonLocked(w, reports)
 	} else {
 		p.lost = append(p.lost, w)
 	}
@@ -244,19 +301,19 @@ func (p *Pool) maxAbandonedLocked() int {
 }
 
 // abandonLocked takes the slot of w, which hangs, and gives it to a new worker.
-func (p *Pool) abandonLocked(w *worker, reports []report) []report {
+func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	w.gaveUp, w.abandoned = true, true
 	p.leaveLocked(w)
 	p.abandoned = append(p.abandoned, w)
-	p.held--
+	held := w.holds
+	p.freeSlotLocked(w)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
-	reports = event(reports, p.hooks.workerAbandoned, e)
-	if p.held+len(p.idle) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
+	tell(reports, p.hooks.workerAbandoned, e)
+	if held && p.held+len(p.idle) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
 		p.total.replaced++
 		e.Replacement = p.hireLocked().id
-		reports = event(reports, p.hooks.workerReplaced, e)
+		tell(reports, p.hooks.workerReplaced, e)
 	}
-	return reports
 }
 
 // returnedLateLocked takes note of the end of an abandoned worker. If slots
@@ -266,7 +323,9 @@ func (p *Pool) returnedLateLocked(w *worker) {
 	if len(p.lost) > 0 && len(p.abandoned) < p.maxAbandonedLocked() {
 		l := p.lost[0]
 		p.lost = slices.Delete(p.lost, 0, 1)
-		p.reportLocked(p.abandonLocked(l, nil))
+		var reports []report
+		p.abandonLocked(l, &reports)
+		p.reportLocked(reports)
 	}
 	p.restoreLocked()
 }
@@ -277,10 +336,18 @@ func (p *Pool) dismissLocked() {
 	for len(p.idle) > 0 {
 		p.dismissIdleLocked()
 	}
+	var reports []report
 	for _, w := range p.lost {
-		p.reportLocked(p.abandonLocked(w, nil))
+		p.abandonLocked(w, &reports)
 	}
 	p.lost = nil
+	if p.cut != nil && !p.logged {
+		p.logged = true
+		if n := len(p.cut.Unfinished); n > 0 {
+			reports = append(reports, func() { p.logUnfinished(n) })
+		}
+	}
+	p.reportLocked(reports)
 	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
 		p.over = true
 		p.alarmLocked()
@@ -299,7 +366,7 @@ func (p *Pool) desertLocked() {
 	}
 	p.restoreLocked() // dismisses idle workers
 	for len(p.crew) > 0 {
-		p.abandonLocked(p.crew[0], nil)
+		p.abandonLocked(p.crew[0], &reports)
 	}
 	p.reportLocked(reports)
 	p.over = true
@@ -318,10 +385,12 @@ func (p *Pool) reportLocked(reports []report) {
 
 // reportAll is the reporter. Should a hook end its goroutine, another goes on.
 func (p *Pool) reportAll() {
+	id := p.helps()
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.reporter = 0; len(p.reports) > 0 {
+		delete(p.insiders, id)
+		if len(p.reports) > 0 {
 			go p.reportAll()
 			return
 		}
@@ -329,10 +398,8 @@ func (p *Pool) reportAll() {
 		p.helpers--
 		p.restoreLocked()
 	}()
-	id := goroutineID()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.reporter = id
 	for len(p.reports) > 0 {
 		next := p.reports[:1:1]
 		p.reports = p.reports[1:]

@@ -43,7 +43,8 @@ type Task struct {
 	// Priority is the task's urgency; zero is Medium.
 	Priority Priority
 
-	// Run does the work. Its context ends when the attempt is over, times
+	// Run does the work. It is required by Submit, and must be nil where a
+	// function stands beside the Task, as with [Call] and [Map]. Its context ends when the attempt is over, times
 	// out or is canceled; see [Detach] for work that is to outlive it.
 	Run func(ctx context.Context) error
 
@@ -51,12 +52,19 @@ type Task struct {
 	// attempt ends with [ErrTimeout]. Zero: no bound.
 	Timeout time.Duration
 
+	// Heartbeat is the longest silence allowed between the calls of [Yield]
+	// and [Beat] of an attempt, while it is not parked. A task that is silent
+	// for longer, which is found out within twice the time, has its context
+	// ended with [ErrHung]. Zero: not watched.
+	Heartbeat time.Duration
+
 	// Retry says whether and when a failed attempt is followed by another.
 	// Zero: one attempt.
 	Retry Retry
 
 	// NotBefore is the earliest time at which the task may start. Zero, or a
-	// time in the past: at once.
+	// time in the past: at once. The task is accepted now, so Shutdown waits
+	// for it.
 	NotBefore time.Time
 }
 
@@ -95,16 +103,16 @@ func defaultBackoff(attempt int) time.Duration {
 	return time.Duration(rand.Int64N(int64(limit) + 1))
 }
 
-// validate reports the first field of t that cannot be accepted.
+// validate reports the first field of t that cannot be accepted, but for Run.
 func (t *Task) validate() error {
 	bad := func(field, allowed string, got any) error {
 		return fmt.Errorf("taskpool: Task.%s must %s, got %v", field, allowed, got)
 	}
 	switch r := &t.Retry; {
-	case t.Run == nil:
-		return bad("Run", "be a function", "nil")
 	case t.Timeout < 0:
 		return bad("Timeout", "not be negative", t.Timeout)
+	case t.Heartbeat < 0:
+		return bad("Heartbeat", "not be negative", t.Heartbeat)
 	case r.MaxAttempts < 0:
 		return bad("Retry.MaxAttempts", "not be negative", r.MaxAttempts)
 	case r.MaxAttempts <= 1 && r.Backoff != nil:
@@ -157,8 +165,10 @@ type Handle struct {
 
 	// The fields below are protected by pool.mu.
 
-	id       uint64 // number in order of acceptance, from 1
-	task     Task   // without its functions once settled
+	run      func(context.Context) error // nil once settled
+	group    *Group                      // that the task is a member of; nil if none
+	id       uint64                      // number in order of acceptance, from 1
+	task     Task                        // without its functions once settled
 	state    State
 	err      error         // the task's error, once settled
 	lastErr  error         // of the last failed attempt
@@ -178,6 +188,9 @@ type Handle struct {
 	admitted chan struct{}
 	refused  error
 	parent   *attempt // the one that submits, while it waits for room
+	// waiting are the attempts parked until the task has settled or, while it
+	// waits for room itself, until it is accepted.
+	waiting []*parking
 }
 
 // Done returns a channel that is closed when the task has settled.
@@ -200,31 +213,42 @@ func (h *Handle) doneLocked() <-chan struct{} {
 // Wait waits until the task has settled and returns its error, which is nil if
 // it succeeded. If ctx ends first, it returns ctx's cause and the task goes on;
 // a task that has settled is reported even if ctx is over. Everything that the
-// task did happens before Wait returns its error.
+// task did happens before Wait returns its error. The hook Finished may still be
+// about to be called then; only Shutdown waits for hooks.
 //
-// Called with the context of the very task it returns [ErrInside].
+// Called with the context of a task of any pool, or one that derives from it,
+// Wait gives that task's slot back for as long as it waits, so that tasks may
+// wait for each other to any depth, on one worker too. Called with the context
+// of the very task it returns [ErrInside].
 func (h *Handle) Wait(ctx context.Context) error {
-	if a := attemptFrom(ctx); a != nil && a.h == h {
+	a := attemptFrom(ctx)
+	if a != nil && a.h == h {
 		return ErrInside
 	}
-	h.pool.mu.Lock()
-	if h.state.final() {
-		defer h.pool.mu.Unlock()
-		return h.err
+	p := h.pool
+	p.mu.Lock()
+	for !h.state.final() {
+		if pk := p.parkHereLocked(a); pk != nil {
+			h.waiting = append(h.waiting, pk)
+			p.restoreLocked()
+			p.mu.Unlock()
+			pk.wait(ctx)
+		} else {
+			done := h.doneLocked()
+			p.mu.Unlock()
+			a.wait(ctx, done)
+		}
+		over := ctx.Err() != nil
+		if p.mu.Lock(); over {
+			break
+		}
 	}
-	done := h.doneLocked()
-	h.pool.mu.Unlock()
-	select {
-	case <-done:
-		return h.Err()
-	case <-ctx.Done():
+	settled, err := h.state.final(), h.err
+	p.mu.Unlock()
+	if !settled {
+		err = context.Cause(ctx)
 	}
-	select {
-	case <-done:
-		return h.Err()
-	default:
-		return context.Cause(ctx)
-	}
+	return err
 }
 
 // Err returns the task's error once it has settled: nil if it succeeded. Until
@@ -266,7 +290,7 @@ func (h *Handle) SetPriority(pr Priority) bool {
 		e := p.queue.remove(h)
 		h.task.Priority = pr
 		e.order = p.orderLocked()
-		p.queue.push(e, pr)
+		p.queue.push(e, pr, false)
 	case Delayed:
 		h.task.Priority = pr
 	default:

@@ -45,13 +45,20 @@ type worker struct {
 	asleep     bool        // waits for wake
 	dismissed  bool        // to end, as it is one too many or the pool is drained
 	busy       bool        // has a task that has not settled
+	holds      bool        // has a slot
 	gaveUp     bool        // its task was settled as hung; it has no say in it any more
 	abandoned  bool        // with gaveUp: it has no slot either
 	unfinished *Unfinished // the task as it was when Shutdown was cut short
 
-	watch  time.Time // when the supervisor looks after the task; zero: never
-	watchI int       // index in Pool.watched while watch is set
-	ending bool      // the watch is for the end of the grace, not for the timeout
+	// What the supervisor watches; see rewatchLocked.
+
+	watch     time.Time     // when it looks after the task; zero: never
+	watchI    int           // index in Pool.watched while watch is set
+	beatDue   time.Time     // when a sign of life is due; zero without a Heartbeat
+	ending    bool          // the task's context has ended: the hang grace counts
+	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
+	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
+	suspect   bool          // the grace is over: about to be given up
 }
 
 // A phase is the next step of a worker. It is set before user code is called
@@ -73,6 +80,7 @@ type verdict struct {
 	state State // Succeeded, Failed or Canceled; with retry what it would be without
 	err   error
 	kind  attemptKind
+	hung  bool // too long without a Beat, or given up
 	retry bool
 	delay time.Duration
 }
@@ -94,26 +102,32 @@ func (p *Pool) hireLocked() *worker {
 	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), asleep: true, watchI: -1}
 	p.crew = append(p.crew, w)
 	p.idle = append(p.idle, w)
+	p.extra = max(p.extra, len(p.crew)-p.slots)
 	go w.main()
 	return w
 }
 
-// dispatchLocked gives a task that was taken out of the queue to an idle worker.
-// There is one, as a slot is free.
+// dispatchLocked gives a task that was taken out of the queue to an idle worker,
+// or to a new one: where a slot is free and no worker idle, one of the workers is
+// with a parked task.
 func (p *Pool) dispatchLocked(e entry, pr Priority) {
+	if len(p.idle) == 0 {
+		p.hireLocked()
+	}
 	last := len(p.idle) - 1
 	w := p.idle[last]
 	p.idle[last] = nil
 	p.idle = p.idle[:last]
-	p.held++
 	p.count[Queued]--
 	p.count[Running]++
 	p.total.attempts++
 	w.job, w.priority, w.busy = e, pr, true
+	p.holdSlotLocked(w)
 	if h := e.h; h != nil {
 		w.attempt = h.beginAttemptLocked(w)
-		if !w.attempt.deadline.IsZero() {
-			p.watchLocked(w, w.attempt.deadline)
+		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
+			p.expectBeatLocked(w, w.attempt.started)
+			p.rewatchLocked(w)
 		}
 	}
 	if w.asleep {
@@ -130,7 +144,9 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	}
 	h.attempts++
 	h.state, h.attempt = Running, a
-	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.task.Run, time.Now()
+	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.run, time.Now()
+	a.pool, a.priority = h.pool, int64(h.task.Priority)
+	a.slice.Store(int64(a.started.Sub(h.pool.epoch)))
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
 	}
@@ -183,9 +199,12 @@ func (w *worker) main() {
 // which recover returns nil alike under GODEBUG=panicnil=1.
 func (w *worker) recovered() (returned bool) {
 	defer func() {
-		if !returned {
-			w.value, w.stack = recover(), debug.Stack()
-			w.panicked = w.value != nil
+		if returned {
+			return
+		}
+		if v := recover(); !w.panicked { // else callRecovered was here before
+			w.value, w.stack = v, debug.Stack()
+			w.panicked = v != nil
 		}
 	}()
 	w.work()
@@ -262,7 +281,7 @@ func (w *worker) start() {
 		w.pool.mu.Lock()
 		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked()}
 		w.pool.mu.Unlock()
-		w.reports = event(w.reports, hooks, e)
+		tell(&w.reports, hooks, e)
 		w.pool.deliver(&w.reports)
 	}
 }
@@ -272,12 +291,33 @@ func (w *worker) run() {
 	if len(w.reports) > 0 { // a hook has killed start's goroutine
 		w.pool.deliver(&w.reports)
 	}
+	if w.tooLate() {
+		w.err = errTooLate
+		return
+	}
 	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundOK {
 		w.runAround(hooks)
 	}
-	if !w.ran {
+	if !w.ran && !w.tooLate() {
 		w.err = w.call(w.context())
 	}
+}
+
+// errTooLate is what run returns to a hook that calls it after the attempt was
+// given up.
+var errTooLate = errors.New("taskpool: the task was given up before it ran")
+
+// tooLate reports whether a hook took so long that the attempt was given up
+// before Run was called. Then Run must not be called any more: the task may have
+// another attempt under way, or be on Shutdown's list.
+func (w *worker) tooLate() bool {
+	hooks := &w.pool.hooks
+	if hooks.started == nil && hooks.around == nil {
+		return false
+	}
+	w.pool.mu.Lock()
+	defer w.pool.mu.Unlock()
+	return w.gaveUp
 }
 
 // context returns what Run is called with.
@@ -308,8 +348,11 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 	info := w.infoLocked()
 	w.pool.mu.Unlock()
 	run := func(ctx context.Context) error {
-		if w.ran {
+		switch {
+		case w.ran:
 			return errors.New("taskpool: hook Around called run a second time")
+		case w.tooLate():
+			return errTooLate
 		}
 		w.err = w.callRecovered(ctx)
 		return w.err
@@ -319,7 +362,7 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 		run = func(ctx context.Context) error { return hook(ctx, info, next) }
 	}
 	var err error
-	if !w.pool.contain("hook Around", func() { err = run(w.context()) }) {
+	if !w.containAround(func() { err = run(w.context()) }) {
 		return
 	}
 	switch {
@@ -331,23 +374,40 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 	}
 }
 
+// containAround is Pool.contain for hooks that go around Run, whose own Goexit is
+// not to be logged as theirs.
+func (w *worker) containAround(f func()) (ok bool) {
+	defer func() {
+		if ok {
+			return
+		}
+		if v := recover(); v != nil || !w.inRun {
+			w.pool.logContained("hook Around", v)
+		}
+	}()
+	f()
+	return true
+}
+
 // callRecovered is call for the hooks that go around it: these see a panic as
 // an error.
 func (w *worker) callRecovered(ctx context.Context) (err error) {
 	normal := false
-	defer func() {
-		if normal {
-			return
-		}
-		// This may be a Goexit, which goes on; then died takes no notice of
-		// err, as inRun is still set.
-		if v := recover(); v != nil {
-			w.inRun = false
-			w.kind, err = attemptPanic, &PanicError{Value: v, Stack: debug.Stack()}
-		}
+	func() {
+		defer func() {
+			if !normal {
+				w.value, w.stack = recover(), debug.Stack()
+				w.panicked = w.value != nil
+			}
+		}()
+		err = w.call(ctx)
+		normal = true
 	}()
-	err = w.call(ctx)
-	normal = true
+	if !normal { // a Goexit does not come here; died sees to it
+		w.inRun, w.kind = false, attemptPanic
+		err = &PanicError{Value: w.value, Stack: w.stack}
+		w.panicked, w.value, w.stack = false, nil, nil
+	}
 	return err
 }
 
@@ -370,16 +430,30 @@ func (w *worker) judge() bool {
 	if a == nil {
 		return true
 	}
-	end := a.ended()
-	a.finish(returned)
+	a.run = nil // let go of what it refers to
+	var end *ending
+	if v.kind == attemptOK {
+		a.finish(returned)
+	} else {
+		w.pool.contain("a context's method", func() {
+			end = a.ended()
+			a.finish(returned)
+		})
+	}
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
 		if end.kind == endCanceled {
 			v.state = Canceled
 		}
 	}
+	v.hung = end != nil && end.kind == endSilent
 	if v.state == Failed && v.kind != attemptGoexit && a.number < a.h.task.Retry.MaxAttempts {
-		w.pool.decideRetry(v, a.h.task.Retry, a.number)
+		switch {
+		case end == nil || end.kind != endCanceled:
+			w.pool.decideRetry(v, a.h.task.Retry, a.number)
+		case end == cutOff: // it panicked, and might have been retried
+			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
+		}
 	}
 	if stop := a.h.stop; stop != nil && !v.retry {
 		stop() // the pool's interest in the context given to Submit ends
@@ -399,7 +473,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	}) || permanent != nil {
 		return
 	}
-	again := v.kind != attemptHung
+	again := !v.hung
 	if r.If != nil {
 		again = false
 		p.contain("Retry.If", func() { again = r.If(v.err) })
@@ -463,11 +537,15 @@ func (w *worker) takeLocked() bool {
 		p.returnedLateLocked(w)
 		return false
 	}
-	p.held--
+	p.freeSlotLocked(w)
 	w.phase = phaseSleep
 	p.idle = append(p.idle, w)
-	if p.held+len(p.idle) > p.slots {
+	switch {
+	case len(p.crew) > p.slots+p.extra: // after Resize
 		p.dismissIdleLocked()
+	case len(p.idle) > p.slots: // enough for what may be parked next
+		p.dismissIdleLocked()
+		p.extra--
 	}
 	p.restoreLocked()
 	if w.busy {
@@ -483,6 +561,9 @@ func (w *worker) takeLocked() bool {
 func (w *worker) late() bool {
 	p := w.pool
 	p.mu.Lock()
+	if w.attempt != nil {
+		w.attempt.run = nil
+	}
 	w.job, w.attempt = entry{}, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
@@ -505,11 +586,15 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		p.total.settled(v.state)
 	} else {
 		w.attempt.over = true
+		p.unparkOverLocked(w.attempt)
 		h.lastErr = v.err
 		if h.canceled != nil {
 			// Canceled too late for judge to see.
 			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == Failed) {
 				v.state, v.err = Canceled, withReason(h.canceled, v.err)
+			}
+			if v.retry && h.stop != nil {
+				*reports = append(*reports, func() { h.stop() })
 			}
 			v.retry = false
 		}
@@ -520,7 +605,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			p.retryLocked(h, v.delay)
 			info = h.infoLocked()
 		} else {
-			p.settleLocked(h, v.state, v.err)
+			p.settleLocked(h, v.state, v.err, reports)
 		}
 	}
 	if w.unfinished != nil && undone {
@@ -533,7 +618,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 // retryLocked lets h wait for its next attempt.
 func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 	p.total.retries++
-	p.count[Running]--
+	p.count[h.state]--
 	h.attempt = nil
 	if delay == 0 {
 		p.enqueueLocked(entry{h: h}, h.task.Priority)
@@ -546,21 +631,19 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 // called with pool.mu held and calls no user code; the reports do.
 func (p *Pool) reportAttempt(v *verdict, info TaskInfo, reports *[]report) {
 	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err}
-	rs := *reports
 	if v.kind != attemptOK {
-		if v.retry || v.state == Failed {
-			verdict := *v
-			rs = append(rs, func() { p.logAttempt(&verdict, info) })
+		if v.retry || v.state == Failed || v.kind == attemptPanic {
+			v, info := *v, info
+			*reports = append(*reports, func() { p.logAttempt(&v, info) })
 		}
-		rs = event(rs, p.hooks.attemptFailed, e)
+		tell(reports, p.hooks.attemptFailed, e)
 	}
 	if v.retry {
 		e.Delay = v.delay
-		rs = event(rs, p.hooks.retried, e)
+		tell(reports, p.hooks.retried, e)
 	} else {
-		rs = event(rs, p.hooks.finished, e)
+		tell(reports, p.hooks.finished, e)
 	}
-	*reports = rs
 }
 
 // logAttempt logs an attempt that failed.

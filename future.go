@@ -1,0 +1,157 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"iter"
+)
+
+// errRunSet is the error for a Task with a Run where a function stands beside it.
+var errRunSet = errors.New("taskpool: Task.Run must be nil where a function stands beside the Task")
+
+// A Future is the handle to a task that has a result.
+type Future[T any] struct {
+	*Handle
+	value T // protected by pool.mu until the task has settled
+}
+
+// SubmitFunc submits a task that does its work with f and has a result. t is a
+// pattern: its Run must be nil. It is [Pool.Submit] in everything else.
+func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
+	if f == nil {
+		return nil, errors.New("taskpool: SubmitFunc: f must be a function, got nil")
+	}
+	return submitFunc(ctx, p, t, f)
+}
+
+func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
+	if t.Run != nil {
+		return nil, errRunSet
+	}
+	fut := new(Future[T])
+	h, err := p.submit(ctx, t, func(ctx context.Context) error {
+		v, err := f(ctx)
+		if err == nil {
+			fut.commit(ctx, v)
+		}
+		return err
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	fut.Handle = h
+	return fut, nil
+}
+
+// commit stores the result of the attempt that ctx belongs to, unless that was
+// given up on: then the task may have another attempt under way, or have
+// settled.
+func (f *Future[T]) commit(ctx context.Context, v T) {
+	a := attemptFrom(ctx)
+	a.pool.mu.Lock()
+	defer a.pool.mu.Unlock()
+	if !a.over {
+		f.value = v
+	}
+}
+
+// Get waits as [Handle.Wait] does and returns the task's result, or the zero
+// value and the error that Wait returns.
+func (f *Future[T]) Get(ctx context.Context) (T, error) {
+	if err := f.Wait(ctx); err != nil {
+		var zero T
+		return zero, err
+	}
+	return f.value, nil
+}
+
+// Call runs f as a task of p and returns its result: [SubmitFunc] and
+// [Future.Get] in one. When ctx ends it cancels the task and returns ctx's
+// cause, without waiting for f to return. Inside a task, of any pool, that task
+// gives its slot back meanwhile.
+func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
+	fut, err := SubmitFunc(ctx, p, t, f)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return fut.Get(ctx)
+}
+
+// errStopped cancels the tasks of a Map whose loop was left.
+var errStopped error = &kindError{"taskpool: the loop over Map was left", context.Canceled}
+
+// Map calls f for each value of in, as tasks of p after the pattern t, whose Run
+// must be nil, and returns the results in the order of in.
+//
+// It is lazy: nothing runs before the loop over the results does, and at most
+// twice as many tasks as the pool has workers are in flight, so in may be
+// endless. in runs on the looping goroutine. The error of an element comes in
+// its place, with the zero value, and the loop goes on. When the loop is left,
+// the tasks in flight are canceled and waited for. If ctx ends or the pool is
+// shut down while there may be more elements, the results of those in flight
+// come first, and the last pair is the zero value and the cause. A queue that
+// has no room is waited for, unless no task of the Map is in flight.
+//
+// Inside a task, of any pool, that task gives its slot back while Map waits.
+func Map[T, R any](ctx context.Context, p *Pool, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
+	return func(yield func(R, error) bool) {
+		mctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(errStopped)
+		m := mapping[R]{ctx: ctx, yield: yield, window: 2 * p.Stats().Slots}
+		for v := range in {
+			fut, err := submitFunc(mctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) })
+			for errors.Is(err, ErrFull) && len(m.flight) > 0 && m.next() {
+				fut, err = submitFunc(mctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) })
+			}
+			switch {
+			case m.left:
+			case errors.Is(err, ErrFull):
+				m.give(*new(R), err)
+			case err != nil:
+				m.cut = err
+			default:
+				if m.flight = append(m.flight, fut); len(m.flight) == m.window {
+					m.next()
+				}
+			}
+			if m.left || m.cut != nil {
+				break
+			}
+		}
+		for !m.left && len(m.flight) > 0 {
+			m.next()
+		}
+		if m.cut != nil && !m.left {
+			m.give(*new(R), m.cut)
+		}
+		cancel(errStopped)
+		for _, fut := range m.flight {
+			_ = fut.Wait(context.WithoutCancel(ctx))
+		}
+	}
+}
+
+// A mapping is the state of one loop over a Map.
+type mapping[R any] struct {
+	ctx    context.Context
+	yield  func(R, error) bool
+	flight []*Future[R] // in the order of their elements
+	window int
+	left   bool  // the loop was left
+	cut    error // why there will be no more elements
+}
+
+// next gives the oldest result in flight to the loop. It reports whether the
+// loop goes on.
+func (m *mapping[R]) next() bool {
+	fut := m.flight[0]
+	m.flight = m.flight[1:]
+	v, err := fut.Get(context.WithoutCancel(m.ctx)) // it ends with its own context
+	return m.give(v, err)
+}
+
+func (m *mapping[R]) give(v R, err error) bool {
+	m.left = !m.yield(v, err)
+	return !m.left
+}

@@ -1,0 +1,159 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+)
+
+// A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
+// on a pool: the first error cancels the others' contexts, and [Group.Wait]
+// returns it. Make one with [Pool.Group]. Its methods may be called from any
+// goroutine, except that SetLimit must come before the first Go.
+type Group struct {
+	p      *Pool
+	t      Task
+	parent context.Context // as given to Pool.Group
+	inside *attempt        // that parent belongs to; nil outside a task
+	ctx    context.Context // the members'
+	cancel context.CancelCauseFunc
+
+	// The fields below are protected by p.mu.
+
+	limit   int // of members that have not settled; negative: none
+	members int // that have not settled, or are being submitted
+	err     error
+	room    waiters // those who wait for members to be less than limit
+	none    waiters // those who wait for members to be 0
+}
+
+// waiters are goroutines that wait for a change of a group: attempts of its pool
+// that are parked meanwhile, and others.
+type waiters struct {
+	parked []*parking
+	others chan struct{} // nil unless there are any
+}
+
+// Group returns a new group of tasks after the pattern t, whose Run must be nil.
+// The members' contexts derive from ctx, and end when a member fails or Wait
+// returns. Called with the context of a task, Wait gives that task's slot back.
+func (p *Pool) Group(ctx context.Context, t Task) *Group {
+	g := &Group{p: p, t: t, parent: ctx, inside: attemptFrom(ctx), limit: -1}
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	return g
+}
+
+// SetLimit bounds the number of members that have not settled to n; a negative n
+// means no bound. Beyond it Go waits. It panics if the group has members, or for
+// n = 0, with which Go would wait for ever.
+func (g *Group) SetLimit(n int) {
+	g.p.mu.Lock()
+	members := g.members
+	if members == 0 && n != 0 {
+		g.limit = n
+	}
+	g.p.mu.Unlock()
+	if n == 0 {
+		panic("taskpool: Group.SetLimit: n must not be 0")
+	}
+	if members > 0 {
+		panic("taskpool: Group.SetLimit: the group has members already")
+	}
+}
+
+// Go submits a member that does its work with f. It waits for room in the queue
+// as [Pool.Submit] does, and while there are as many members as SetLimit allows.
+// A member that is not accepted is an error of the group.
+func (g *Group) Go(f func(context.Context) error) {
+	g.p.mu.Lock()
+	for over := false; !over && g.limit >= 0 && g.members >= g.limit; {
+		over = g.waitLocked(g.ctx, &g.room)
+	}
+	g.members++
+	g.p.mu.Unlock()
+	err := errRunSet
+	if f == nil {
+		err = errors.New("taskpool: Group.Go: f must be a function, got nil")
+	} else if g.t.Run == nil {
+		_, err = g.p.submit(g.ctx, g.t, f, g)
+	}
+	if err == nil {
+		return
+	}
+	g.p.mu.Lock()
+	var reports []report
+	g.settledLocked(err, &reports)
+	g.p.restoreLocked()
+	g.p.mu.Unlock()
+	g.p.deliverAll(reports)
+}
+
+// Wait waits until all members have settled, and returns the first error among
+// theirs: that of a member that panicked is a [*PanicError]. Inside a task, of
+// any pool, whose context ends, it returns the cause at once, and the members are
+// on their way out.
+func (g *Group) Wait() error {
+	ctx := context.WithoutCancel(g.parent)
+	if g.inside != nil {
+		ctx = g.parent
+	}
+	g.p.mu.Lock()
+	for over := false; g.members > 0; {
+		if over {
+			g.p.mu.Unlock()
+			return context.Cause(ctx)
+		}
+		over = g.waitLocked(ctx, &g.none)
+	}
+	err := g.err
+	g.p.mu.Unlock()
+	g.cancel(err)
+	return err
+}
+
+// waitLocked waits until those among ws are woken, and reports whether ctx has
+// ended. It unlocks p.mu while it waits.
+func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
+	p := g.p
+	if pk := p.parkHereLocked(g.inside); pk != nil {
+		ws.parked = append(ws.parked, pk)
+		p.restoreLocked()
+		p.mu.Unlock()
+		pk.wait(ctx)
+	} else {
+		if ws.others == nil {
+			ws.others = make(chan struct{})
+		}
+		others := ws.others
+		p.mu.Unlock()
+		g.inside.wait(ctx, others)
+	}
+	over = ctx.Err() != nil
+	p.mu.Lock()
+	return over
+}
+
+// settledLocked takes note of a member that has settled, or was not accepted,
+// with err.
+func (g *Group) settledLocked(err error, reports *[]report) {
+	g.members--
+	if err != nil && g.err == nil {
+		g.err = err
+		*reports = append(*reports, func() { g.cancel(err) })
+	}
+	if g.limit >= 0 && g.members < g.limit {
+		g.wakeLocked(&g.room)
+	}
+	if g.members == 0 {
+		g.wakeLocked(&g.none)
+	}
+}
+
+func (g *Group) wakeLocked(ws *waiters) {
+	for _, pk := range ws.parked {
+		g.p.backLocked(pk)
+	}
+	if ws.others != nil {
+		close(ws.others)
+	}
+	*ws = waiters{}
+}

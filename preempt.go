@@ -1,0 +1,295 @@
+package taskpool
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Parking is how a task in the middle of its work gives its slot back. The
+// attempt's goroutine waits, its slot runs something else, and the attempt goes
+// on when it gets a slot again. Yield, Block, waiting for a task and submitting
+// to a full queue all do it. An attempt is parked in three steps:
+//
+//   - parkLocked takes its slot. From here it is off the slot, its task Parked.
+//   - backLocked has it ask for a slot, at once or when what it waits for has
+//     come: it joins the queue. Who lets a child settle or a submitter in does
+//     so in the same critical section, so that the slot that becomes free then
+//     cannot go to a less urgent task.
+//   - unparkLocked gives it a slot, as restoreLocked does for whoever is next.
+//
+// A parking belongs to one attempt and to one stay: whoever comes too late with
+// backLocked, after its attempt went on or ended, finds another one there and
+// does nothing.
+type parking struct {
+	a *attempt
+	// ready is closed when the attempt has a slot again, or has ended.
+	ready chan struct{}
+
+	// The fields below are protected by pool.mu.
+
+	asked bool // for a slot
+	// outside is set if the attempt waits for something outside its pool: it
+	// asks for a slot itself, also when its context has ended.
+	outside bool
+	// working is set while the attempt works without a slot, in Block: the
+	// hang grace goes on.
+	working bool
+}
+
+// The bits of attempt.signal.
+const (
+	signalEnded uint32 = 1 << iota // the context has ended, or the attempt is over
+	signalBeat                     // the supervisor waits for a sign of life
+)
+
+// Yield is a safe point: it lets more urgent work run first. If a strictly more
+// urgent task waits, or the task's quantum (see [WithQuantum]) is over and an
+// equally urgent one waits, the task gives its slot back and goes on when its
+// turn comes. Interrupted for more urgent work, it resumes before tasks of its
+// own priority that have not started; at the end of its quantum it joins them at
+// the back. In a fair-share turn it runs to its next safe point and no further
+// while urgent work waits.
+//
+// Yield returns nil, or the cause for which ctx has ended, and then it is time
+// to return. It is a sign of life for a task with a Heartbeat. Outside a task it
+// only reports ctx's error. With nothing to yield to it costs a few nanoseconds
+// on the task's own context, and a lookup more on one that derives from it, so
+// call it as often as every few microseconds. Hold no lock across it: whoever
+// gets the slot may need it.
+func Yield(ctx context.Context) error {
+	a, own := ctx.(*attempt)
+	if own && a.signal.Load() == 0 && a.pool.waiting.Load() > a.priority {
+		return nil
+	}
+	return yield(ctx)
+}
+
+// yield is Yield when there may be something to do.
+func yield(ctx context.Context) error {
+	a := attemptFrom(ctx)
+	if a == nil || ctx != context.Context(a) && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	Beat(a)
+	p := a.pool
+	most := p.waiting.Load()
+	if most > a.priority || most == a.priority && !a.sliceOver() {
+		return a.cause()
+	}
+	if a.signal.Load()&signalEnded != 0 {
+		return a.cause()
+	}
+	p.mu.Lock()
+	var pk *parking
+	switch most := p.waiting.Load(); {
+	case most < a.priority:
+		if pk = p.parkLocked(a); pk != nil {
+			p.backLocked(pk)
+		}
+	case most == a.priority && p.count[Parked] < p.cfg.maxParked && a.sliceOver():
+		if pk = p.parkLocked(a); pk != nil {
+			p.backOfLaneLocked(pk)
+		}
+	}
+	if pk != nil {
+		p.restoreLocked()
+	}
+	p.mu.Unlock()
+	if pk != nil {
+		<-pk.ready
+	}
+	return a.cause()
+}
+
+// sliceOver reports whether the attempt's quantum is over.
+func (a *attempt) sliceOver() bool {
+	return time.Since(a.pool.epoch)-time.Duration(a.slice.Load()) >= a.pool.cfg.quantum
+}
+
+// cause returns why the attempt's context has ended, nil if it has not.
+func (a *attempt) cause() error {
+	if a.signal.Load()&signalEnded == 0 {
+		return nil
+	}
+	return a.end.Load().cause
+}
+
+// Block calls f and gives the task's slot back meanwhile: with it, a few workers
+// keep the CPU busy while any number of tasks wait for I/O. f runs on the same
+// goroutine, and Block returns what f returns, once the task has a slot again;
+// there it goes before tasks of its priority that have not started. A panic in f
+// is the task's panic. f ought to end when ctx does: if it outlives ctx by the
+// hang grace, the task is given up as hung.
+//
+// Outside a task, and with [WithMaxParked] tasks parked, f is just called. Hold
+// no lock across Block that other tasks need.
+func Block(ctx context.Context, f func() error) error {
+	a := attemptFrom(ctx)
+	if a == nil {
+		return f()
+	}
+	p := a.pool
+	p.mu.Lock()
+	var pk *parking
+	if p.count[Parked] < p.cfg.maxParked {
+		if pk = p.parkLocked(a); pk != nil {
+			pk.outside, pk.working = true, true
+			p.rewatchLocked(a.w)
+			p.restoreLocked()
+		}
+	}
+	p.mu.Unlock()
+	if pk == nil {
+		return f()
+	}
+	defer pk.back() // also if f panics, as the task may recover and go on
+	return f()
+}
+
+// Beat is a sign of life of a task with a Heartbeat, for work that has no room
+// for [Yield]. It never gives the slot back and costs as little as Yield. Outside
+// a task it does nothing.
+func Beat(ctx context.Context) {
+	a := attemptFrom(ctx)
+	if a != nil && a.signal.Load()&signalBeat != 0 {
+		a.signal.And(^signalBeat)
+	}
+}
+
+// wait waits until done is closed or ctx ends, with a's slot given back. a may be
+// nil, or have no slot.
+func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
+	if a != nil {
+		p := a.pool
+		p.mu.Lock()
+		pk := p.parkLocked(a)
+		if pk != nil {
+			pk.outside = true
+			p.restoreLocked()
+			defer pk.back()
+		}
+		p.mu.Unlock()
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// back asks for a slot and waits for it.
+func (pk *parking) back() {
+	p := pk.a.pool
+	p.mu.Lock()
+	p.backLocked(pk)
+	p.restoreLocked()
+	p.mu.Unlock()
+	<-pk.ready
+}
+
+// wait waits until the attempt has a slot again, asking for one when ctx ends.
+func (pk *parking) wait(ctx context.Context) {
+	select {
+	case <-pk.ready:
+	case <-ctx.Done():
+		pk.back()
+	}
+}
+
+// parkHereLocked is parkLocked for an attempt that waits for something in p. It
+// returns nil too if a is nil or belongs to another pool.
+func (p *Pool) parkHereLocked(a *attempt) *parking {
+	if a == nil || a.pool != p {
+		return nil
+	}
+	return p.parkLocked(a)
+}
+
+// parkLocked takes the slot of a. It returns nil if a has none to give: it is
+// over, or another of its goroutines has parked it.
+func (p *Pool) parkLocked(a *attempt) *parking {
+	if a.over || a.parking != nil {
+		return nil
+	}
+	pk := &parking{a: a, ready: make(chan struct{})}
+	a.parking = pk
+	a.h.state = Parked
+	p.count[Running]--
+	p.count[Parked]++
+	p.freeSlotLocked(a.w)
+	p.rewatchLocked(a.w)
+	return pk
+}
+
+// currentLocked reports whether the attempt is still parked as pk.
+func (pk *parking) currentLocked() bool { return pk.a.parking == pk }
+
+// backLocked has a parked attempt ask for a slot. It goes before tasks of its
+// priority that have not started or, if its context has ended, before
+// everything, as it is on its way out.
+func (p *Pool) backLocked(pk *parking) {
+	if !pk.currentLocked() || pk.asked {
+		return
+	}
+	pk.asked, pk.working = true, false
+	p.rewatchLocked(pk.a.w)
+	if pk.a.signal.Load()&signalEnded != 0 {
+		p.leaving = append(p.leaving, pk)
+		return
+	}
+	h := pk.a.h
+	p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
+}
+
+// backOfLaneLocked is backLocked for an attempt whose quantum is over.
+func (p *Pool) backOfLaneLocked(pk *parking) {
+	pk.asked = true
+	h := pk.a.h
+	p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+}
+
+// hurryLocked has a parked attempt whose context has ended ask for a slot unless
+// it works without one, and puts it before everything.
+func (p *Pool) hurryLocked(a *attempt) {
+	pk := a.parking
+	switch {
+	case pk == nil || pk.outside && !pk.asked:
+	case !pk.asked:
+		p.backLocked(pk)
+	case a.h.place.lane != nil:
+		p.queue.remove(a.h)
+		p.leaving = append(p.leaving, pk)
+	}
+}
+
+// unparkLocked gives a parked attempt that was taken out of the queue a slot.
+func (p *Pool) unparkLocked(pk *parking) {
+	a := pk.a
+	a.parking = nil
+	a.h.state = Running
+	p.count[Parked]--
+	p.count[Running]++
+	p.holdSlotLocked(a.w)
+	now := time.Now()
+	a.slice.Store(int64(now.Sub(p.epoch)))
+	if !a.w.ending {
+		p.expectBeatLocked(a.w, now)
+	}
+	p.rewatchLocked(a.w)
+	close(pk.ready)
+}
+
+// unparkOverLocked lets go of an attempt that is over while parked: another
+// goroutine of the task waits, or Block's f was given up on.
+func (p *Pool) unparkOverLocked(a *attempt) {
+	pk := a.parking
+	if pk == nil {
+		return
+	}
+	a.parking = nil
+	if a.h.place.lane != nil {
+		p.queue.remove(a.h)
+	}
+	p.leaving = slices.DeleteFunc(p.leaving, func(l *parking) bool { return l == pk })
+	close(pk.ready)
+}
