@@ -753,6 +753,6 @@ func ExamplePool_Shutdown() {
 	fmt.Println("task is", h.State(), "because:", h.Err())
 	// Output:
 	// stopping, task is running
-	// taskpool: shutdown left 1 tasks unfinished (1 running): context canceled
+	// taskpool: shutdown left 1 task unfinished (1 running): context canceled
 	// task is canceled because: taskpool: pool is shut down
 }

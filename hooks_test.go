@@ -1,0 +1,1100 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A logRecorder is a slog.Handler that keeps what it is given.
+type logRecorder struct {
+	mu      sync.Mutex
+	records []slog.Record
+	before  func(slog.Record) // called first, if not nil
+}
+
+func (l *logRecorder) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logRecorder) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logRecorder) WithGroup(string) slog.Handler            { return l }
+
+func (l *logRecorder) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	l.records = append(l.records, r)
+	l.mu.Unlock()
+	if l.before != nil {
+		l.before(r)
+	}
+	return nil
+}
+
+func (l *logRecorder) logger() *slog.Logger { return slog.New(l) }
+
+// messages returns level and text of each record.
+func (l *logRecorder) messages() (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.records {
+		all = append(all, r.Level.String()+" "+r.Message)
+	}
+	return all
+}
+
+// attrs returns the attributes of record i.
+func (l *logRecorder) attrs(i int) map[string]any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := make(map[string]any)
+	l.records[i].Attrs(func(a slog.Attr) bool { m[a.Key] = a.Value.Any(); return true })
+	return m
+}
+
+// An eventLog keeps the events that hooks are told.
+type eventLog struct {
+	mu     sync.Mutex
+	events []hookEvent
+}
+
+type hookEvent struct {
+	name   string
+	task   taskpool.TaskEvent
+	worker taskpool.WorkerEvent
+}
+
+func (l *eventLog) add(e hookEvent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+}
+
+func (l *eventLog) hooks() taskpool.Hooks {
+	return everyHook(func(name string, e taskpool.TaskEvent, w taskpool.WorkerEvent) {
+		l.add(hookEvent{name, e, w})
+	})
+}
+
+// everyHook returns hooks that all call f, but for Around.
+func everyHook(f func(name string, e taskpool.TaskEvent, w taskpool.WorkerEvent)) taskpool.Hooks {
+	task := func(name string) func(taskpool.TaskEvent) {
+		return func(e taskpool.TaskEvent) { f(name, e, taskpool.WorkerEvent{}) }
+	}
+	worker := func(name string) func(taskpool.WorkerEvent) {
+		return func(e taskpool.WorkerEvent) { f(name, taskpool.TaskEvent{}, e) }
+	}
+	return taskpool.Hooks{
+		Queued: task("Queued"), Started: task("Started"), AttemptFailed: task("AttemptFailed"),
+		Retried: task("Retried"), Shed: task("Shed"), Finished: task("Finished"),
+		WorkerDied: worker("WorkerDied"), WorkerAbandoned: worker("WorkerAbandoned"), WorkerReplaced: worker("WorkerReplaced"),
+	}
+}
+
+func (l *eventLog) named(names ...string) (found []hookEvent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events {
+		if slices.Contains(names, e.name) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// delays returns the delays of all retries.
+func (l *eventLog) delays() (all []time.Duration) {
+	for _, e := range l.named("Retried") {
+		all = append(all, e.task.Delay)
+	}
+	return all
+}
+
+// ofTask returns the names of the events of a task, in order.
+func (l *eventLog) ofTask(id uint64) (names []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events {
+		if e.worker == (taskpool.WorkerEvent{}) && e.task.Task.ID == id {
+			names = append(names, e.name)
+		}
+	}
+	return names
+}
+
+func TestHooksTellATasksLifeInOrder(t *testing.T) {
+	retry := taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}
+	for name, tt := range map[string]struct {
+		task taskpool.Task
+		want []string
+		err  error
+	}{
+		"success": {taskpool.Task{Run: func(context.Context) error { return nil }},
+			[]string{"Queued", "Started", "Finished"}, nil},
+		"failure": {taskpool.Task{Run: func(context.Context) error { return errLife }},
+			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, errLife},
+		"panic": {taskpool.Task{Run: func(context.Context) error { panic(errLife) }},
+			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, errLife},
+		"Goexit": {taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }},
+			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, taskpool.ErrGoexit},
+		"retry": {taskpool.Task{Retry: retry, Run: func(context.Context) error { return errLife }},
+			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, errLife},
+		"retry after panic": {taskpool.Task{Retry: retry, Run: func(context.Context) error { panic(errLife) }},
+			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, errLife},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				events := new(eventLog)
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.hooks()))
+				p.Pause() // Queued may come late otherwise
+				tt.task.Name, tt.task.Priority = "told", 3
+				h := submit(t, p, tt.task)
+				p.Resume()
+				_ = h.Wait(t.Context())
+				synctest.Wait()
+				require.Equal(t, tt.want, events.ofTask(1))
+				attempt := 0
+				for i, e := range events.events {
+					if e.worker != (taskpool.WorkerEvent{}) {
+						continue
+					}
+					require.Equal(t, "named", e.task.Pool)
+					require.EqualValues(t, 1, e.task.Task.ID)
+					require.Equal(t, "told", e.task.Task.Name)
+					require.Equal(t, taskpool.Priority(3), e.task.Task.Priority)
+					require.Same(t, h, e.task.Task.Handle)
+					if e.name == "Started" {
+						attempt++
+					}
+					require.Equal(t, attempt, e.task.Task.Attempt, "event %d", i)
+					switch e.name {
+					case "Queued":
+						require.Equal(t, taskpool.Queued, e.task.Task.State)
+						require.NoError(t, e.task.Err)
+					case "Started":
+						require.Equal(t, taskpool.Running, e.task.Task.State)
+						require.Positive(t, e.task.Task.Worker)
+						require.False(t, e.task.Task.Started.IsZero())
+						require.NoError(t, e.task.Err)
+					case "AttemptFailed":
+						require.ErrorIs(t, e.task.Err, tt.err)
+					case "Retried":
+						require.Equal(t, taskpool.Delayed, e.task.Task.State)
+						require.ErrorIs(t, e.task.Err, tt.err)
+						require.Equal(t, time.Minute, e.task.Delay)
+					case "Finished":
+						require.Equal(t, h.State(), e.task.Task.State)
+						require.Equal(t, h.Err(), e.task.Err)
+						require.Zero(t, e.task.Delay)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestHooksTellOfTasksThatNeverRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := new(eventLog)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed), taskpool.WithHooks(events.hooks()))
+		p.Pause()
+		h := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		h2 := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.Equal(t, taskpool.ErrShed, h.Err())
+		_, err := p.Submit(t.Context(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		require.ErrorIs(t, err, taskpool.ErrFull)
+		h2.Cancel(errCause)
+		synctest.Wait()
+		require.Equal(t, []string{"Queued", "Shed", "Finished"}, events.ofTask(1))
+		require.Equal(t, []string{"Queued", "Finished"}, events.ofTask(2))
+		require.Len(t, events.events, 5, "a refused task is no event")
+		for _, e := range events.named("Shed", "Finished") {
+			if e.task.Task.ID == 1 {
+				require.Equal(t, taskpool.Shed, e.task.Task.State)
+				require.Equal(t, taskpool.ErrShed, e.task.Err)
+			} else {
+				require.Equal(t, taskpool.Canceled, e.task.Task.State)
+				require.Equal(t, errCause, e.task.Err)
+			}
+		}
+	})
+}
+
+// Those of different attempts may overlap if a hook is slower than the retry.
+func TestEventsOfAnAttemptComeInOrderThoughAHookIsSlow(t *testing.T) {
+	for name, run := range map[string]func(ctx context.Context) error{
+		"error": func(context.Context) error { return errLife },
+		"panic": func(context.Context) error { panic(errLife) },
+		"hang":  func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Hour); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				events := new(eventLog)
+				slow := taskpool.Hooks{AttemptFailed: func(taskpool.TaskEvent) { time.Sleep(time.Minute) }}
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(slow), taskpool.WithHooks(events.hooks()))
+				submit(t, p, taskpool.Task{Timeout: time.Second, Run: run,
+					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return true }}})
+				time.Sleep(24 * time.Hour)
+				byAttempt := make(map[int][]string)
+				for _, e := range events.named("Started", "AttemptFailed", "Retried", "Finished") {
+					n := e.task.Task.Attempt
+					byAttempt[n] = append(byAttempt[n], e.name)
+				}
+				require.Equal(t, map[int][]string{
+					1: {"Started", "AttemptFailed", "Retried"},
+					2: {"Started", "AttemptFailed", "Finished"},
+				}, byAttempt)
+			})
+		})
+	}
+}
+
+func TestHooksTellOfFunctionsGivenToGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := new(eventLog)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.hooks()))
+		p.Pause()
+		require.NoError(t, p.Go(5, func() { panic(errLife) }))
+		p.Resume()
+		synctest.Wait()
+		require.Equal(t, []string{"Queued", "Started", "AttemptFailed", "Finished"}, events.ofTask(0))
+		for _, e := range events.named("Queued", "Started", "AttemptFailed", "Finished") {
+			require.Equal(t, taskpool.Priority(5), e.task.Task.Priority)
+			require.Nil(t, e.task.Task.Handle)
+		}
+		require.ErrorIs(t, events.named("Finished")[0].task.Err, errLife)
+	})
+}
+
+func TestHooksTellOfWorkers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := new(eventLog)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.hooks()))
+		gate := make(chan struct{})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		synctest.Wait()
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+		synctest.Wait()
+		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		synctest.Wait()
+		var got []string
+		for _, e := range events.named("WorkerDied", "WorkerAbandoned", "WorkerReplaced") {
+			require.Equal(t, "named", e.worker.Pool)
+			got = append(got, fmt.Sprintf("%s %s %d->%d", e.name, e.worker.Reason, e.worker.Worker, e.worker.Replacement))
+		}
+		require.Equal(t, []string{
+			"WorkerDied panic 1->0", "WorkerReplaced panic 1->2",
+			"WorkerDied goexit 2->0", "WorkerReplaced goexit 2->3",
+			"WorkerAbandoned hung 3->0", "WorkerReplaced hung 3->4",
+		}, got)
+		close(gate)
+	})
+}
+
+func TestAllHooksAreCalledInTheOrderGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		hooks := func(n int) taskpool.Option {
+			h := everyHook(func(name string, _ taskpool.TaskEvent, w taskpool.WorkerEvent) {
+				if w.Worker == 0 {
+					got = append(got, fmt.Sprintf("%s %d", name, n))
+				}
+			})
+			h.Around = func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+				got = append(got, fmt.Sprintf("before %d", n))
+				defer func() { got = append(got, fmt.Sprintf("after %d", n)) }()
+				return run(ctx)
+			}
+			return taskpool.WithHooks(h)
+		}
+		p := newPool(t, taskpool.WithWorkers(1), hooks(1), taskpool.WithHooks(taskpool.Hooks{}), hooks(2))
+		p.Pause()
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { got = append(got, "run"); return errLife }})
+		p.Resume()
+		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		synctest.Wait()
+		require.Equal(t, []string{"Queued 1", "Queued 2", "Started 1", "Started 2", "before 1", "before 2", "run",
+			"after 2", "after 1", "AttemptFailed 1", "AttemptFailed 2", "Finished 1", "Finished 2"}, got)
+	})
+}
+
+// Around.
+
+type aroundFunc = func(context.Context, taskpool.TaskInfo, func(context.Context) error) error
+
+func withAround(f aroundFunc) taskpool.Option { return taskpool.WithHooks(taskpool.Hooks{Around: f}) }
+
+func TestAroundGoesRoundTheAttempt(t *testing.T) {
+	other := errors.New("around: other")
+	for name, tt := range map[string]struct {
+		around aroundFunc
+		result error // of Run
+		panics bool
+		goexit bool
+		ran    int
+		is     error // nil: success, if state says so
+		state  taskpool.State
+	}{
+		"passes nil on":      {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, ran: 1, state: taskpool.Succeeded},
+		"passes an error on": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"returns another": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			assert.Equal(t, errLife, run(ctx))
+			return other
+		}, result: errLife, ran: 1, is: other, state: taskpool.Failed},
+		"makes a success of an error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			assert.Equal(t, errLife, run(ctx))
+			return nil
+		}, result: errLife, ran: 1, state: taskpool.Succeeded},
+		"makes an error of a success": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			assert.NoError(t, run(ctx))
+			return other
+		}, ran: 1, is: other, state: taskpool.Failed},
+		"does not call run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { return other },
+			ran: 0, is: other, state: taskpool.Failed},
+		"does not call run and returns nil": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { return nil },
+			ran: 0, state: taskpool.Failed},
+		"calls run twice": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			err := run(ctx)
+			assert.Error(t, run(ctx))
+			return err
+		}, ran: 1, state: taskpool.Succeeded},
+		"panics before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { panic("hook") },
+			result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"panics after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			panic("hook")
+		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"panics after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			panic("hook")
+		}, ran: 1, state: taskpool.Succeeded},
+		"calls Goexit before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error {
+			runtime.Goexit()
+			return nil
+		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"calls Goexit after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			runtime.Goexit()
+			return nil
+		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"calls Goexit after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			runtime.Goexit()
+			return nil
+		}, ran: 1, state: taskpool.Succeeded},
+		"cannot hide a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			var pe *taskpool.PanicError
+			assert.ErrorAs(t, run(ctx), &pe)
+			return nil
+		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		"panics after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			panic("hook")
+		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		"calls Goexit after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			_ = run(ctx)
+			runtime.Goexit()
+			return nil
+		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		"panics on the way out of Goexit": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			defer func() { panic("hook") }()
+			return run(ctx)
+		}, goexit: true, ran: 1, is: taskpool.ErrGoexit, state: taskpool.Failed},
+	} {
+		for _, outer := range []int{0, 1} { // hooks that pass everything on
+			t.Run(fmt.Sprintf("%s, %d others", name, outer), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := []taskpool.Option{taskpool.WithWorkers(2)}
+					pass := withAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) })
+					for range outer {
+						opts = append(opts, pass)
+					}
+					opts = append(opts, withAround(tt.around))
+					for range outer {
+						opts = append(opts, pass)
+					}
+					p := newPool(t, opts...)
+					ran := 0
+					h := submit(t, p, taskpool.Task{Run: func(context.Context) error {
+						ran++
+						switch {
+						case tt.panics:
+							panic(errLife)
+						case tt.goexit:
+							runtime.Goexit()
+						}
+						return tt.result
+					}})
+					err := h.Wait(t.Context())
+					synctest.Wait()
+					require.Equal(t, tt.ran, ran)
+					require.Equal(t, tt.state, h.State())
+					require.Equal(t, tt.state == taskpool.Failed, err != nil)
+					if tt.is != nil {
+						require.ErrorIs(t, err, tt.is)
+					}
+					var pe *taskpool.PanicError
+					require.Equal(t, tt.panics, errors.As(err, &pe))
+					s := p.Stats()
+					require.EqualValues(t, map[bool]int{true: 1}[tt.panics], s.Panics)
+					require.EqualValues(t, map[bool]int{true: 1}[tt.goexit], s.Goexits)
+					require.EqualValues(t, 1, s.Attempts)
+				})
+			})
+		}
+	}
+}
+
+func TestPoolIsWholeAfterAroundDied(t *testing.T) {
+	for name, die := range map[string]func(){"panic": func() { panic("hook") }, "Goexit": runtime.Goexit} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, after run %v", name, after), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					logs := new(logRecorder)
+					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()),
+						withAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
+							if info.Name != "victim" {
+								return run(ctx)
+							}
+							if after {
+								_ = run(ctx)
+							}
+							die()
+							return nil
+						}))
+					for range 10 {
+						require.NoError(t, submit(t, p, taskpool.Task{Name: "victim", Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+					}
+					requireWhole(t, p, 2)
+					require.Len(t, logs.messages(), 10, "contained and logged")
+					require.Zero(t, p.Stats().Panics+p.Stats().Goexits, "a hook's death is not the task's")
+				})
+			})
+		}
+	}
+}
+
+func TestAroundSeesTheTaskAndItsContextReachesRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var infos []taskpool.TaskInfo
+		add := func(key, value string) taskpool.Option {
+			return withAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
+				infos = append(infos, info)
+				current, ok := taskpool.Current(ctx)
+				assert.Equal(t, info.ID != 0, ok)
+				if ok {
+					assert.Equal(t, current, info)
+				}
+				seen, _ := ctx.Value(lifeKey{}).(string)
+				return run(context.WithValue(ctx, lifeKey{}, seen+key+value))
+			})
+		}
+		p := newPool(t, taskpool.WithWorkers(1), add("a", "1"), add("b", "2"))
+		h := submit(t, p, taskpool.Task{Name: "seen", Priority: 4, Run: func(ctx context.Context) error {
+			assert.Equal(t, "a1b2", ctx.Value(lifeKey{}))
+			info, ok := taskpool.Current(ctx)
+			assert.True(t, ok)
+			if info.Attempt == 1 {
+				return errLife
+			}
+			return nil
+		}, Retry: taskpool.Retry{MaxAttempts: 2}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.NoError(t, p.Go(8, func() {}))
+		synctest.Wait()
+		require.Len(t, infos, 6)
+		for i, info := range infos {
+			require.Equal(t, []int{1, 1, 2, 2, 1, 1}[i], info.Attempt)
+			require.Equal(t, taskpool.Running, info.State)
+			if i < 4 {
+				require.Equal(t, "seen", info.Name)
+				require.Equal(t, taskpool.Priority(4), info.Priority)
+				require.Same(t, h, info.Handle)
+			} else {
+				require.Zero(t, info.ID)
+				require.Equal(t, taskpool.Priority(8), info.Priority)
+				require.Nil(t, info.Handle)
+			}
+		}
+	})
+}
+
+// Containment.
+
+// hookKills are ways in which user code may try to take the pool down.
+var hookKills = map[string]func(){
+	"panic":      func() { panic("hook") },
+	"angry":      func() { panic(angryError{}) },
+	"panic(nil)": func() { lifePanicsHere(nil) },
+	"Goexit":     runtime.Goexit,
+}
+
+func TestDeadlyHooksChangeNothing(t *testing.T) {
+	for name, kill := range hookKills {
+		for _, victim := range []string{"Queued", "Started", "AttemptFailed", "Retried", "Shed", "Finished", "WorkerDied", "WorkerAbandoned", "WorkerReplaced"} {
+			t.Run(name+" in "+victim, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					logs, events := new(logRecorder), new(eventLog)
+					deaths := 0
+					var mu sync.Mutex
+					deadly := everyHook(func(name string, e taskpool.TaskEvent, _ taskpool.WorkerEvent) {
+						if name == victim && e.Task.Name != "spared" {
+							mu.Lock()
+							deaths++
+							mu.Unlock()
+							kill()
+						}
+					})
+					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.logger()),
+						taskpool.WithCapacity(8, taskpool.OverflowShed), taskpool.WithHooks(deadly), taskpool.WithHooks(events.hooks()))
+					gate := make(chan struct{})
+					handles := make([]*taskpool.Handle, 0, 16)
+					// Queued and Shed are called on the submitter's goroutine, which
+					// Goexit ends: that is the submitter's own doing.
+					submit := func(ctx context.Context, task taskpool.Task) *taskpool.Handle {
+						var started atomic.Pointer[taskpool.Handle]
+						done := make(chan struct{})
+						run := task.Run
+						task.Run = func(ctx context.Context) error {
+							info, _ := taskpool.Current(ctx)
+							started.Store(info.Handle)
+							return run(ctx)
+						}
+						go func() {
+							defer close(done)
+							_, err := p.Submit(ctx, task)
+							assert.NoError(t, err)
+						}()
+						<-done
+						synctest.Wait()
+						h := started.Load()
+						if h == nil { // it waits, and its submitter died
+							for _, info := range p.Tasks(taskpool.Queued, taskpool.Delayed) {
+								h = info.Handle
+							}
+						}
+						handles = append(handles, h)
+						return h
+					}
+					ctx := context.Background()
+					ok := submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+					failed := submit(ctx, taskpool.Task{Run: func(context.Context) error { return errLife }})
+					panicked := submit(ctx, taskpool.Task{Run: func(context.Context) error { panic(errLife) }})
+					exited := submit(ctx, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+					n := 0
+					retried := submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait}, Run: func(context.Context) error {
+						if n++; n < 3 {
+							return errLife
+						}
+						return nil
+					}})
+					hung := submit(ctx, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+					time.Sleep(time.Minute)
+					canceled := submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
+					done := make(chan struct{})
+					go func() { defer close(done); canceled.Cancel(errCause) }()
+					<-done
+					endCtx, end := context.WithCancelCause(ctx)
+					ended := submit(endCtx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
+					end(errCause)
+					synctest.Wait()
+					p.Pause()
+					var shed *taskpool.Handle
+					for i := range 11 { // two slots and room for eight
+						h := submit(ctx, taskpool.Task{Priority: taskpool.Priority(20 - i), Run: func(context.Context) error { return nil }})
+						if i == 0 {
+							shed = h
+						}
+					}
+					p.Resume()
+					close(gate)
+					synctest.Wait()
+
+					require.NoError(t, ok.Wait(ctx))
+					require.Equal(t, errLife, failed.Wait(ctx))
+					var pe *taskpool.PanicError
+					require.ErrorAs(t, panicked.Wait(ctx), &pe)
+					require.Equal(t, taskpool.ErrGoexit, exited.Wait(ctx))
+					require.NoError(t, retried.Wait(ctx))
+					require.ErrorIs(t, hung.Wait(ctx), taskpool.ErrHung)
+					require.Equal(t, errCause, canceled.Wait(ctx))
+					require.Equal(t, errCause, ended.Wait(ctx))
+					require.Equal(t, taskpool.ErrShed, shed.Wait(ctx))
+					s := p.Stats()
+					require.EqualValues(t, 19, s.Submitted)
+					require.EqualValues(t, 12, s.Succeeded)
+					require.EqualValues(t, 4, s.Failed)
+					require.EqualValues(t, 2, s.Canceled)
+					require.EqualValues(t, 1, s.Shed)
+					require.EqualValues(t, 1, s.Panics)
+					require.EqualValues(t, 1, s.Goexits)
+					requireConserved(t, s)
+
+					mu.Lock()
+					died := deaths
+					mu.Unlock()
+					require.Positive(t, died, "the hook must have been called")
+					require.Len(t, slices.DeleteFunc(logs.messages(), func(m string) bool {
+						return slices.Contains([]string{"ERROR taskpool: task panicked", "ERROR taskpool: task failed",
+							"ERROR taskpool: task hung", "WARN taskpool: attempt failed"}, m)
+					}), died, "each is contained and logged")
+					require.Len(t, events.named(victim), died, "the next hook is called all the same")
+					require.Len(t, events.named("Finished"), 19)
+				})
+			})
+		}
+	}
+}
+
+func TestDeadlyPoliciesAreContained(t *testing.T) {
+	for name, kill := range hookKills {
+		for where, tt := range map[string]struct {
+			retry taskpool.Retry
+			want  int // attempts
+		}{
+			"If":      {taskpool.Retry{MaxAttempts: 3, If: func(error) bool { kill(); return true }}, 1},
+			"Backoff": {taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { kill(); return time.Hour }}, 3},
+		} {
+			t.Run(name+" in "+where, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					logs := new(logRecorder)
+					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()))
+					for range 3 {
+						var a attempts
+						h := submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.start(); return errLife }})
+						require.Equal(t, errLife, h.Wait(t.Context()))
+						require.Equal(t, taskpool.Failed, h.State())
+						require.Equal(t, tt.want, a.n())
+						for i, gap := range a.gaps() {
+							require.LessOrEqual(t, gap, 100*time.Millisecond<<i, "the default backoff stands in")
+						}
+					}
+					requireWhole(t, p, 2)
+					require.Zero(t, p.Stats().Panics+p.Stats().Goexits, "the death of a policy is not the task's")
+					contained := slices.DeleteFunc(logs.messages(), func(m string) bool {
+						return m == "ERROR taskpool: task failed" || m == "WARN taskpool: attempt failed"
+					})
+					require.Len(t, contained, 3*max(tt.want-1, 1), "contained and logged")
+				})
+			})
+		}
+	}
+}
+
+// An evilError does harm whenever somebody looks at it.
+type evilError struct{ kill func() }
+
+func (e evilError) Error() string   { e.kill(); return "" }
+func (e evilError) Is(error) bool   { e.kill(); return false }
+func (e evilError) As(any) bool     { e.kill(); return false }
+func (e evilError) Unwrap() []error { e.kill(); return nil }
+
+func TestDeadlyErrorsAreContained(t *testing.T) {
+	for name, kill := range hookKills {
+		for how, fail := range map[string]func() error{
+			"returned":    func() error { return evilError{kill} },
+			"wrapped":     func() error { return &taskpool.PanicError{Value: evilError{kill}} },
+			"as a panic":  func() error { panic(evilError{kill}) },
+			"behind more": func() error { return taskpool.RetryAfter(0, evilError{kill}) },
+		} {
+			for _, attempts := range []int{0, 2} {
+				t.Run(fmt.Sprintf("%s, %s, MaxAttempts %d", name, how, attempts), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						text := slog.New(slog.NewTextHandler(new(discard), nil)) // asks an error for its text
+						p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(text))
+						h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: attempts}, Run: func(context.Context) error { return fail() }})
+						<-h.Done()
+						require.Equal(t, taskpool.Failed, h.State())
+						ctx, cancel := context.WithCancelCause(context.Background())
+						h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return evilError{kill} }})
+						require.NoError(t, err)
+						synctest.Wait()
+						cancel(errCause)
+						<-h.Done()
+						require.Equal(t, taskpool.Canceled, h.State())
+						requireWhole(t, p, 2)
+					})
+				})
+			}
+		}
+	}
+}
+
+type discard struct{}
+
+func (*discard) Write(b []byte) (int, error) { return len(b), nil }
+
+func TestDeadlyLoggerIsContained(t *testing.T) {
+	for name, kill := range hookKills {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logs := &logRecorder{before: func(slog.Record) { kill() }}
+				events := new(eventLog)
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()), taskpool.WithHooks(events.hooks()))
+				gate := make(chan struct{})
+				run := []func(context.Context) error{
+					func(context.Context) error { return errLife },
+					func(context.Context) error { panic(errLife) },
+					func(ctx context.Context) error { <-gate; return nil },
+				}
+				for _, run := range run {
+					for _, n := range []int{0, 2} {
+						h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: run, Retry: taskpool.Retry{MaxAttempts: n}})
+						require.Error(t, h.Wait(t.Context()))
+						require.Equal(t, taskpool.Failed, h.State())
+					}
+				}
+				close(gate)
+				synctest.Wait()
+				require.GreaterOrEqual(t, len(logs.messages()), 8)
+				require.Len(t, events.named("Finished"), 6, "who comes after the logger is told")
+				requireWhole(t, p, 2)
+			})
+		})
+	}
+}
+
+// Logging.
+
+func TestLogTellsFailuresAndIsSilentOtherwise(t *testing.T) {
+	type record struct {
+		message string
+		attrs   map[string]any
+		stack   string
+	}
+	gone := map[string]any{}
+	for name, tt := range map[string]struct {
+		task taskpool.Task
+		want []record
+	}{
+		"success": {taskpool.Task{Run: func(context.Context) error { return nil }}, nil},
+		"cancel": {taskpool.Task{Run: func(ctx context.Context) error {
+			info, _ := taskpool.Current(ctx)
+			info.Handle.Cancel(errCause)
+			return ctx.Err()
+		}}, nil},
+		"failure": {taskpool.Task{Run: func(context.Context) error { return errLife }},
+			[]record{{"ERROR taskpool: task failed", map[string]any{"error": errLife, "attempt": int64(1)}, ""}}},
+		"retry": {taskpool.Task{Run: func(context.Context) error { return errLife },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}},
+			[]record{
+				{"WARN taskpool: attempt failed", map[string]any{"error": errLife, "attempt": int64(1), "retry_in": time.Minute}, ""},
+				{"ERROR taskpool: task failed", map[string]any{"error": errLife, "attempt": int64(2)}, ""},
+			}},
+		"panic": {taskpool.Task{Run: func(context.Context) error { lifePanicsHere("x"); return nil }},
+			[]record{{"ERROR taskpool: task panicked", gone, "lifePanicsHere"}}},
+		"panic that is retried": {taskpool.Task{Run: func(ctx context.Context) error {
+			if info, _ := taskpool.Current(ctx); info.Attempt == 1 {
+				lifePanicsHere("x")
+			}
+			return nil
+		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}},
+			[]record{{"ERROR taskpool: task panicked", map[string]any{"retry_in": time.Minute}, "lifePanicsHere"}}},
+		"Goexit": {taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }},
+			[]record{{"ERROR taskpool: task failed", map[string]any{"error": taskpool.ErrGoexit}, ""}}},
+		"hang": {taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+			gate := make(chan struct{})
+			time.AfterFunc(time.Hour, func() { close(gate) })
+			supervisorHangsHere(gate)
+			return nil
+		}}, []record{{"ERROR taskpool: task hung", gone, "supervisorHangsHere"}}},
+		"child's panic": {taskpool.Task{Run: func(context.Context) error { return &taskpool.PanicError{Value: "x", Stack: []byte("elsewhere")} }},
+			[]record{{"ERROR taskpool: task failed", gone, ""}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logs := new(logRecorder)
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithLogger(logs.logger()))
+				tt.task.Name, tt.task.Priority = "told", taskpool.Low
+				h := submit(t, p, tt.task)
+				<-h.Done()
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				require.Len(t, logs.messages(), len(tt.want))
+				for i, want := range tt.want {
+					require.Equal(t, want.message, logs.messages()[i])
+					attrs := logs.attrs(i)
+					require.Equal(t, "named", attrs["pool"])
+					require.Equal(t, "told", attrs["task"])
+					require.EqualValues(t, 1, attrs["id"])
+					require.Equal(t, taskpool.Low, attrs["priority"])
+					require.Contains(t, attrs, "attempt")
+					require.Contains(t, attrs, "error")
+					for k, v := range want.attrs {
+						require.Equal(t, v, attrs[k], k)
+					}
+					if want.stack == "" {
+						require.NotContains(t, attrs, "stack")
+					} else {
+						require.Contains(t, attrs["stack"], want.stack)
+					}
+					if want.attrs["retry_in"] == nil {
+						require.NotContains(t, attrs, "retry_in")
+					}
+				}
+			})
+		})
+	}
+}
+
+// A Goexit of Run unwinds the hooks around it, which are not to blame.
+func TestGoexitWithinAroundIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logs := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()),
+			withAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }))
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+		require.Equal(t, taskpool.ErrGoexit, h.Wait(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.messages())
+	})
+}
+
+func TestPanicOfAFunctionGivenToGoIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logs := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()))
+		require.NoError(t, p.Go(taskpool.Low, func() { lifePanicsHere("x") }))
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+		synctest.Wait()
+		require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.messages())
+		attrs := logs.attrs(0)
+		require.Contains(t, attrs["stack"], "lifePanicsHere")
+		require.Equal(t, taskpool.Low, attrs["priority"])
+		require.NotContains(t, attrs, "id")
+		require.NotContains(t, attrs, "pool", "it has no name")
+	})
+}
+
+func TestLoggerIsSlogDefaultUnlessGiven(t *testing.T) {
+	old := slog.Default()
+	defer slog.SetDefault(old)
+	logs := new(logRecorder)
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	require.NoError(t, err)
+	slog.SetDefault(logs.logger()) // after New: it is looked up at each use
+	h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return errLife }})
+	require.ErrorIs(t, h.Wait(t.Context()), errLife)
+	require.NoError(t, p.Shutdown(t.Context()))
+	require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.messages())
+}
+
+// A handler that blocks holds up whoever calls it, and nobody else.
+func TestLoggerThatBlocksStopsNobodyElse(t *testing.T) {
+	for name, run := range map[string]func(ctx context.Context, gate chan struct{}) error{
+		"hang":  func(_ context.Context, gate chan struct{}) error { <-gate; return nil },
+		"error": func(context.Context, chan struct{}) error { return errLife },
+		"panic": func(context.Context, chan struct{}) error { panic(errLife) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate, logging := make(chan struct{}), make(chan struct{})
+				var first atomic.Bool
+				logs := &logRecorder{before: func(slog.Record) {
+					if first.CompareAndSwap(false, true) {
+						<-logging
+					}
+				}}
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.logger()))
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return run(ctx, gate) }})
+				require.Error(t, h.Wait(t.Context()), "the task settles before it is logged")
+				synctest.Wait()
+				require.Len(t, logs.messages(), 1)
+
+				// The supervisor replaces, releases, times out and gives up.
+				require.Error(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
+				require.Equal(t, taskpool.ErrGoexit, submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }}).Wait(t.Context()))
+				require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+				require.ErrorIs(t, submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); return errLife }}).Wait(t.Context()), taskpool.ErrTimeout)
+				require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+				require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+				close(logging)
+				close(gate)
+				requireWhole(t, p, 2)
+			})
+		})
+	}
+}
+
+// askStats does what user code may do wherever it is called from: use the pool.
+// It looks first, so that a lock held fails the test and does not hang it.
+func askStats(t *testing.T, p *taskpool.Pool, where string) {
+	if !assert.False(t, p.StaysLocked(), "%s was called with a lock held", where) {
+		return
+	}
+	p.Stats()
+}
+
+func TestUserCodeIsCalledWithoutALock(t *testing.T) {
+	var p *taskpool.Pool
+	var mu sync.Mutex
+	asked := make(map[string]int)
+	ask := func(where string) {
+		mu.Lock()
+		asked[where]++
+		n := asked[where]
+		mu.Unlock()
+		if n <= 200 { // enough to have been everywhere
+			askStats(t, p, where)
+		}
+	}
+	hooks := everyHook(func(name string, _ taskpool.TaskEvent, _ taskpool.WorkerEvent) { ask(name) })
+	hooks.Around = func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+		ask("Around")
+		return run(ctx)
+	}
+	logs := &logRecorder{before: func(slog.Record) { ask("logger") }}
+	p = newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond), taskpool.WithHooks(hooks),
+		taskpool.WithLogger(logs.logger()), taskpool.WithCapacity(8, taskpool.OverflowShed))
+	run := func(task taskpool.Task) error {
+		h, err := p.Submit(context.Background(), task)
+		require.NoError(t, err)
+		err = h.Wait(context.Background())
+		require.NoError(t, p.WaitIdle(context.Background()))
+		return err
+	}
+	evil := evilError{func() { ask("error") }}
+	retry := taskpool.Retry{MaxAttempts: 2, If: func(error) bool { ask("If"); return true },
+		Backoff: func(int) time.Duration { ask("Backoff"); return 0 }}
+	require.Error(t, run(taskpool.Task{Retry: retry, Run: func(context.Context) error { return evil }}))
+	require.Error(t, run(taskpool.Task{Retry: retry, Run: func(context.Context) error { panic(evil) }}))
+	require.Error(t, run(taskpool.Task{Run: func(context.Context) error { ask("Run"); runtime.Goexit(); return nil }}))
+	gate := make(chan struct{})
+	require.ErrorIs(t, run(taskpool.Task{Timeout: time.Nanosecond, Retry: retry, Run: func(context.Context) error { <-gate; return nil }}), taskpool.ErrHung)
+	close(gate)
+
+	p.Pause()
+	for pr := range taskpool.Priority(12) { // the last ones shed the first: there is room for ten
+		_, err := p.Submit(context.Background(), taskpool.Task{Priority: -pr, Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+	}
+	p.Resume()
+	require.NoError(t, p.WaitIdle(context.Background()))
+	require.NoError(t, p.Shutdown(context.Background()))
+	for _, where := range []string{"Queued", "Started", "AttemptFailed", "Retried", "Shed", "Finished", "WorkerDied",
+		"WorkerAbandoned", "WorkerReplaced", "Around", "logger", "If", "Backoff", "error", "Run"} {
+		require.Positive(t, asked[where], "%s was never called", where)
+	}
+}
+
+func TestForeignContextIsAskedWithoutALock(t *testing.T) {
+	var p *taskpool.Pool
+	foreign := func(over bool) *foreignContext {
+		f := &foreignContext{Context: context.Background(), done: make(chan struct{}), probe: func() { askStats(t, p, "a context's method") }}
+		if over {
+			f.end()
+		}
+		return f
+	}
+	p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHangGrace(time.Millisecond))
+	look := func(ctx context.Context) {
+		_ = ctx.Value("x")
+		_ = ctx.Err()
+		_, _ = ctx.Deadline()
+		_, _ = taskpool.Current(ctx)
+		_ = taskpool.Detach(ctx)
+	}
+	t.Run("over before Submit", func(t *testing.T) {
+		_, err := p.Submit(foreign(true), taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.ErrorIs(t, err, context.Canceled)
+	})
+	t.Run("success", func(t *testing.T) {
+		f := foreign(false)
+		h, err := p.Submit(f, taskpool.Task{Timeout: time.Hour, Run: func(ctx context.Context) error { look(ctx); return nil }})
+		require.NoError(t, err)
+		require.NoError(t, h.Wait(f))
+	})
+	t.Run("retried", func(t *testing.T) {
+		h, err := p.Submit(foreign(false), taskpool.Task{Run: func(ctx context.Context) error { look(ctx); return errLife },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Wait(foreign(false)), errLife)
+	})
+	t.Run("ends while running", func(t *testing.T) {
+		f := foreign(false)
+		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { f.end(); <-ctx.Done(); return ctx.Err() }})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
+	})
+	t.Run("hangs", func(t *testing.T) {
+		f := foreign(false)
+		gate := make(chan struct{})
+		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { look(ctx); f.end(); <-gate; return nil }})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrHung)
+		close(gate)
+	})
+	t.Run("ends while waiting", func(t *testing.T) {
+		release := block(t, p)
+		f, door := foreign(false), foreign(false)
+		h, err := p.Submit(f, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		refused := make(chan error)
+		go func() {
+			_, err := p.Submit(door, taskpool.Task{Run: func(context.Context) error { return nil }})
+			refused <- err
+		}()
+		door.end()
+		require.ErrorIs(t, <-refused, context.Canceled)
+		require.ErrorIs(t, h.Wait(door), context.Canceled)
+		require.Equal(t, taskpool.Queued, h.State())
+		f.end()
+		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
+		release()
+	})
+	require.NoError(t, p.WaitIdle(foreign(false)))
+	require.Equal(t, taskpool.ErrInside, func() (err error) {
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { err = p.WaitIdle(ctx); return nil }})
+		<-h.Done()
+		return err
+	}())
+	require.NoError(t, p.Shutdown(foreign(false)))
+}
+
+// The context may end between Submit's first look and its last.
+func TestForeignContextThatEndsInsideSubmitIsAskedWithoutALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		f := &foreignContext{Context: context.Background(), done: make(chan struct{})}
+		late := &lateContext{foreignContext: f, onValue: func(key any) {
+			if strings.HasPrefix(fmt.Sprintf("%T", key), "taskpool.") {
+				time.Sleep(1) // Submit looks for a parent; let the pool learn of the end first
+			}
+		}}
+		f.probe = func() {
+			askStats(t, p, "a context's method")
+		}
+		_, err := p.Submit(late, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualValues(t, 1, p.Stats().Refused)
+	})
+}
+
+// A lateContext ends when its Done is asked for the second time.
+type lateContext struct {
+	*foreignContext
+	asked   int
+	onValue func(key any)
+}
+
+func (l *lateContext) Done() <-chan struct{} {
+	if l.asked++; l.asked == 2 {
+		l.end()
+	}
+	return l.foreignContext.Done()
+}
+
+func (l *lateContext) Value(key any) any {
+	l.onValue(key)
+	return l.foreignContext.Value(key)
+}

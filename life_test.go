@@ -1,0 +1,1444 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+var (
+	errLife  = errors.New("life: failed")
+	errCause = errors.New("life: enough")
+)
+
+// requireWhole checks, in a bubble, that an idle pool has its n workers and
+// runs n tasks at once, not more and not fewer.
+func requireWhole(t testing.TB, p *taskpool.Pool, n int) {
+	t.Helper()
+	synctest.Wait()
+	s := p.Stats()
+	require.Equal(t, n, s.Workers, "live workers")
+	require.Equal(t, n, s.Idle, "idle workers")
+	require.Zero(t, s.Lost)
+	requireConserved(t, s)
+	var running atomic.Int32
+	gate := make(chan struct{})
+	for range n + 1 {
+		require.NoError(t, p.Go(taskpool.Medium, func() { running.Add(1); <-gate }))
+	}
+	synctest.Wait()
+	atOnce := int(running.Load())
+	close(gate)
+	synctest.Wait()
+	require.Equal(t, n, atOnce, "tasks that run at once")
+	require.Equal(t, n+1, int(running.Load()))
+}
+
+// sleepCtx is a task's honest wait: it ends with its context.
+func sleepCtx(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// angryError is an error nobody can print.
+type angryError struct{}
+
+func (angryError) Error() string { panic("do not print me") }
+
+//go:noinline
+func lifePanicsHere(v any) { panic(v) }
+
+//go:noinline
+func lifePanicsDeferred(v any) { defer lifePanicsHere(v) }
+
+// A lifeOutcome is something that Run may do, and what becomes of it.
+type lifeOutcome struct {
+	name    string
+	run     func() error
+	state   taskpool.State
+	err     error // if not nil, what errors.Is finds
+	panics  bool
+	value   func(t *testing.T, v any) // of the panic
+	goexits bool
+}
+
+func lifeOutcomes(panicnil bool) []lifeOutcome {
+	equals := func(want any) func(*testing.T, any) {
+		return func(t *testing.T, v any) { require.Equal(t, want, v) }
+	}
+	nilValue := func(t *testing.T, v any) {
+		if panicnil {
+			require.Nil(t, v)
+		} else {
+			require.IsType(t, &runtime.PanicNilError{}, v)
+		}
+	}
+	return []lifeOutcome{
+		{name: "nil", run: func() error { return nil }, state: taskpool.Succeeded},
+		{name: "error", run: func() error { return errLife }, state: taskpool.Failed, err: errLife},
+		{name: "own panic recovered", run: func() error {
+			defer func() { _ = recover() }()
+			panic("mine")
+		}, state: taskpool.Succeeded},
+		{name: "panic with error", run: func() error { lifePanicsHere(errLife); return nil },
+			state: taskpool.Failed, err: errLife, panics: true, value: equals(errLife)},
+		{name: "panic with string", run: func() error { lifePanicsHere("boom"); return nil },
+			state: taskpool.Failed, panics: true, value: equals("boom")},
+		{name: "panic with an error whose Error panics", run: func() error { lifePanicsHere(angryError{}); return nil },
+			state: taskpool.Failed, panics: true, value: equals(angryError{})},
+		{name: "panic of the runtime", run: func() error {
+			var m map[string]int
+			m["x"] = 1
+			return nil
+		}, state: taskpool.Failed, panics: true, value: func(t *testing.T, v any) {
+			require.Implements(t, (*runtime.Error)(nil), v)
+		}},
+		{name: "panic in a deferred call", run: func() error { lifePanicsDeferred("late"); return nil },
+			state: taskpool.Failed, panics: true, value: equals("late")},
+		{name: "panic in a deferred call after an error", run: func() error {
+			defer lifePanicsHere("late")
+			return errLife
+		}, state: taskpool.Failed, panics: true, value: equals("late")},
+		{name: "panic again with another value", run: func() error {
+			defer func() { panic(fmt.Sprint("again ", recover())) }()
+			panic("first")
+		}, state: taskpool.Failed, panics: true, value: equals("again first")},
+		{name: "panic in a deferred call while panicking", run: func() error {
+			defer lifePanicsHere("second")
+			panic("first")
+		}, state: taskpool.Failed, panics: true, value: equals("second")},
+		{name: "panic(nil)", run: func() error { lifePanicsHere(nil); return nil },
+			state: taskpool.Failed, panics: true, value: nilValue},
+		{name: "panic(nil) in a deferred call", run: func() error { lifePanicsDeferred(nil); return nil },
+			state: taskpool.Failed, panics: true, value: nilValue},
+		{name: "Goexit", run: func() error { runtime.Goexit(); return nil },
+			state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		{name: "Goexit in a deferred call", run: func() error {
+			defer runtime.Goexit()
+			return nil
+		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		{name: "Goexit after a panic", run: func() error {
+			defer runtime.Goexit()
+			panic("aborted")
+		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		{name: "Goexit after a recovered panic", run: func() error {
+			defer func() { _ = recover(); runtime.Goexit() }()
+			panic("over")
+		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		{name: "panic after Goexit", run: func() error {
+			defer lifePanicsHere("on the way out")
+			runtime.Goexit()
+			return nil
+		}, state: taskpool.Failed, panics: true, value: equals("on the way out")},
+		{name: "recovered panic after Goexit", run: func() error {
+			defer func() {
+				defer func() { _ = recover() }()
+				panic("over")
+			}()
+			runtime.Goexit()
+			return nil
+		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+	}
+}
+
+func requireOutcome(t *testing.T, o lifeOutcome, err error) {
+	t.Helper()
+	if o.state == taskpool.Succeeded {
+		require.NoError(t, err)
+		return
+	}
+	require.Error(t, err)
+	if o.err != nil {
+		require.ErrorIs(t, err, o.err)
+	}
+	var pe *taskpool.PanicError
+	require.Equal(t, o.panics, errors.As(err, &pe), "is a PanicError: %T", err)
+	require.Equal(t, o.goexits, errors.Is(err, taskpool.ErrGoexit))
+	if o.panics {
+		o.value(t, pe.Value)
+		require.NotEmpty(t, pe.Stack)
+		require.NotEmpty(t, pe.Error())
+	}
+}
+
+func TestEveryEndOfRunIsClassified(t *testing.T) {
+	around := taskpool.Hooks{Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+		return run(ctx)
+	}}
+	for _, panicnil := range []bool{false, true} {
+		for _, within := range []bool{false, true} {
+			t.Run(fmt.Sprintf("panicnil=%v,Around=%v", panicnil, within), func(t *testing.T) {
+				t.Setenv("GODEBUG", map[bool]string{false: "panicnil=0", true: "panicnil=1"}[panicnil])
+				func() { // the setting must be in force, or the test has no power
+					defer func() { require.Equal(t, panicnil, recover() == nil) }()
+					lifePanicsHere(nil)
+				}()
+				for _, o := range lifeOutcomes(panicnil) {
+					for _, byGo := range []bool{false, true} {
+						t.Run(fmt.Sprintf("%s,Go=%v", o.name, byGo), func(t *testing.T) {
+							synctest.Test(t, func(t *testing.T) {
+								events := new(eventLog)
+								opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks())}
+								if within {
+									opts = append(opts, taskpool.WithHooks(around))
+								}
+								p := newPool(t, opts...)
+								want := o
+								if byGo {
+									if o.name == "error" {
+										want.state, want.err = taskpool.Succeeded, nil // Go takes no error
+									}
+									require.NoError(t, p.Go(taskpool.Medium, func() { _ = o.run() }))
+								} else {
+									h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return o.run() }})
+									requireOutcome(t, want, h.Wait(t.Context()))
+									require.Equal(t, want.state, h.State())
+								}
+								synctest.Wait()
+								finished := events.named("Finished")
+								require.Len(t, finished, 1)
+								require.Equal(t, want.state, finished[0].task.Task.State)
+								requireOutcome(t, want, finished[0].task.Err)
+
+								s := p.Stats()
+								count := map[bool]uint64{true: 1}
+								require.Equal(t, count[want.state == taskpool.Succeeded], s.Succeeded)
+								require.Equal(t, count[want.state == taskpool.Failed], s.Failed)
+								require.Equal(t, count[o.panics], s.Panics)
+								require.Equal(t, count[o.goexits], s.Goexits)
+								if !within { // else the panic is over before it kills the worker
+									require.Equal(t, count[o.panics || o.goexits], s.Replaced)
+								}
+								requireWhole(t, p, 2)
+							})
+						})
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestStackOfPanicErrorNamesThePanickingFunction(t *testing.T) {
+	around := taskpool.WithHooks(taskpool.Hooks{Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+		return run(ctx)
+	}})
+	for name, opts := range map[string][]taskpool.Option{"plain": nil, "within Around": {around}} {
+		for where, f := range map[string]func(any){"called": lifePanicsHere, "deferred": lifePanicsDeferred} {
+			t.Run(name+", "+where, func(t *testing.T) {
+				p := newPool(t, opts...)
+				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { f("x"); return nil }})
+				var pe *taskpool.PanicError
+				require.ErrorAs(t, h.Wait(t.Context()), &pe)
+				require.Contains(t, string(pe.Stack), "lifePanicsHere")
+				require.Contains(t, string(pe.Stack), "life_test.go")
+				require.NotContains(t, pe.Error(), "lifePanicsHere", "the stack is not part of the text")
+			})
+		}
+	}
+}
+
+func TestPanicErrorUnwrapsAnErrorAndNothingElse(t *testing.T) {
+	require.Equal(t, errLife, (&taskpool.PanicError{Value: errLife}).Unwrap())
+	require.ErrorIs(t, &taskpool.PanicError{Value: fmt.Errorf("deep: %w", errLife)}, errLife)
+	require.NoError(t, (&taskpool.PanicError{Value: "text"}).Unwrap())
+	require.NoError(t, (&taskpool.PanicError{}).Unwrap())
+}
+
+func TestChildsPanicReturnedAsErrorIsNoPanicOfTheParent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			child, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { panic("child") }})
+			if err != nil {
+				return err
+			}
+			return child.Wait(taskpool.Detach(ctx))
+		}})
+		var pe *taskpool.PanicError
+		require.ErrorAs(t, h.Wait(t.Context()), &pe)
+		synctest.Wait()
+		s := p.Stats()
+		require.EqualValues(t, 2, s.Failed)
+		require.EqualValues(t, 1, s.Panics)
+		require.EqualValues(t, 1, s.Replaced)
+		requireWhole(t, p, 2)
+	})
+}
+
+// Retry.
+
+// attempts notes when each attempt starts.
+type attempts struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (a *attempts) start() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = append(a.at, time.Now())
+	return len(a.at)
+}
+
+func (a *attempts) gaps() (g []time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := 1; i < len(a.at); i++ {
+		g = append(g, a.at[i].Sub(a.at[i-1]))
+	}
+	return g
+}
+
+func (a *attempts) n() int { return len(a.gaps()) + 1 }
+
+func noWait(int) time.Duration { return 0 }
+
+func TestMaxAttemptsCountsTheFirstOne(t *testing.T) {
+	for limit, want := range []int{1, 1, 2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			var a attempts
+			h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: limit}, Run: func(context.Context) error {
+				return fmt.Errorf("attempt %d: %w", a.start(), errLife)
+			}})
+			require.EqualError(t, h.Wait(t.Context()), fmt.Sprintf("attempt %d: %v", want, errLife), "the last error counts")
+			require.Equal(t, taskpool.Failed, h.State())
+			require.Equal(t, want, a.n())
+			s := p.Stats()
+			require.EqualValues(t, want, s.Attempts)
+			require.EqualValues(t, want-1, s.Retries)
+			require.EqualValues(t, 1, s.Submitted)
+			require.EqualValues(t, 1, s.Failed)
+		})
+	}
+}
+
+func TestRetryEndsWithTheFirstSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var a attempts
+		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 9}, Run: func(context.Context) error {
+			switch a.start() {
+			case 1:
+				return errLife
+			case 2:
+				panic("once more")
+			}
+			return nil
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, 3, a.n())
+		requireWhole(t, p, 1)
+		require.EqualValues(t, 1, p.Stats().Panics)
+	})
+}
+
+func TestDefaultBackoffDoublesWithFullJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tasks, rounds = 64, 12
+		var mu sync.Mutex
+		delays := make([][]time.Duration, rounds)
+		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Retried: func(e taskpool.TaskEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			delays[e.Task.Attempt-1] = append(delays[e.Task.Attempt-1], e.Delay)
+		}}))
+		all := make([]attempts, tasks)
+		for i := range all {
+			submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: rounds + 1}, Run: func(context.Context) error {
+				all[i].start()
+				return errLife
+			}})
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		synctest.Wait()
+		for i, ds := range delays {
+			limit := min(100*time.Millisecond<<i, 30*time.Second)
+			require.Len(t, ds, tasks)
+			low, high := 0, 0
+			for _, d := range ds {
+				require.GreaterOrEqual(t, d, time.Duration(0))
+				require.LessOrEqual(t, d, limit)
+				if d < limit/2 {
+					low++
+				} else {
+					high++
+				}
+			}
+			// Each half is missed once in 2^64 runs.
+			require.Positive(t, low, "round %d: jitter must reach down", i+1)
+			require.Positive(t, high, "round %d: jitter must reach up to %v", i+1, limit)
+		}
+		for i := range all {
+			for n, gap := range all[i].gaps() {
+				require.Contains(t, delays[n], gap, "the delay that hooks are told is the one that passes")
+			}
+		}
+	})
+}
+
+func TestBackoffIsUsedExactly(t *testing.T) {
+	for name, tt := range map[string]struct {
+		backoff func(int) time.Duration
+		want    []time.Duration
+	}{
+		"as told":          {func(n int) time.Duration { return time.Duration(n) * 137 * time.Millisecond }, []time.Duration{137e6, 274e6, 411e6}},
+		"longer than 30 s": {func(int) time.Duration { return time.Hour }, []time.Duration{3600e9, 3600e9, 3600e9}},
+		"zero":             {noWait, []time.Duration{0, 0, 0}},
+		"negative":         {func(int) time.Duration { return -time.Hour }, []time.Duration{0, 0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				events := new(eventLog)
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks()))
+				var a attempts
+				var asked []int
+				h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 4, Backoff: func(n int) time.Duration {
+					asked = append(asked, n)
+					return tt.backoff(n)
+				}}, Run: func(context.Context) error { a.start(); return errLife }})
+				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.Equal(t, tt.want, a.gaps())
+				require.Equal(t, []int{1, 2, 3}, asked)
+				synctest.Wait()
+				require.Equal(t, tt.want, events.delays(), "a negative delay is not told either")
+			})
+		})
+	}
+}
+
+func TestRetryIfDecides(t *testing.T) {
+	other := errors.New("life: other")
+	for name, tt := range map[string]struct {
+		retryIf func(error) bool
+		run     func(ctx context.Context, n int) error
+		want    int
+	}{
+		"nil, error":   {nil, func(context.Context, int) error { return errLife }, 3},
+		"nil, panic":   {nil, func(context.Context, int) error { panic(errLife) }, 3},
+		"nil, timeout": {nil, func(ctx context.Context, _ int) error { <-ctx.Done(); return errLife }, 3},
+		"true":         {func(error) bool { return true }, func(context.Context, int) error { return errLife }, 3},
+		"true, panic":  {func(error) bool { return true }, func(context.Context, int) error { panic(errLife) }, 3},
+		"false":        {func(error) bool { return false }, func(context.Context, int) error { return errLife }, 1},
+		"false, panic": {func(error) bool { return false }, func(context.Context, int) error { panic(errLife) }, 1},
+		"by error": {func(err error) bool { return errors.Is(err, other) }, func(_ context.Context, n int) error {
+			if n == 1 {
+				return other
+			}
+			return errLife
+		}, 2},
+		"by timeout": {func(err error) bool { return errors.Is(err, taskpool.ErrTimeout) && errors.Is(err, errLife) },
+			func(ctx context.Context, n int) error {
+				if n == 1 {
+					<-ctx.Done()
+				}
+				return errLife
+			}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				var a attempts
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return tt.run(ctx, a.start()) },
+					Retry: taskpool.Retry{MaxAttempts: 3, If: tt.retryIf}})
+				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, tt.want, a.n())
+				requireWhole(t, p, 1)
+			})
+		})
+	}
+}
+
+func TestPermanentIsNeverRetried(t *testing.T) {
+	require.NoError(t, taskpool.Permanent(nil))
+	require.EqualError(t, taskpool.Permanent(errLife), errLife.Error())
+	deep := fmt.Errorf("deep: %w", errors.Join(errCause, taskpool.Permanent(errLife)))
+	for name, run := range map[string]func() error{
+		"plain":                    func() error { return taskpool.Permanent(errLife) },
+		"wrapped":                  func() error { return deep },
+		"inside RetryAfter":        func() error { return taskpool.RetryAfter(0, taskpool.Permanent(errLife)) },
+		"outside RetryAfter":       func() error { return taskpool.Permanent(taskpool.RetryAfter(0, errLife)) },
+		"as the value of a panic":  func() error { panic(taskpool.Permanent(errLife)) },
+		"joined before RetryAfter": func() error { return errors.Join(taskpool.RetryAfter(0, errCause), deep) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				var a attempts
+				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { a.start(); return run() },
+					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+						assert.Fail(t, "If must not be asked about a permanent error")
+						return true
+					}}})
+				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, 1, a.n())
+			})
+		})
+	}
+}
+
+func TestRetryAfterSetsTheDelayOfAGrantedRetry(t *testing.T) {
+	require.NoError(t, taskpool.RetryAfter(time.Second, nil))
+	require.EqualError(t, taskpool.RetryAfter(time.Second, errLife), errLife.Error())
+	for name, tt := range map[string]struct {
+		err   error
+		retry taskpool.Retry
+		want  []time.Duration
+	}{
+		"default backoff": {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 3}, []time.Duration{3600e9, 3600e9}},
+		"over Backoff":    {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, Backoff: noWait}, []time.Duration{3600e9}},
+		"wrapped deep": {fmt.Errorf("a: %w", errors.Join(errCause, fmt.Errorf("b: %w", taskpool.RetryAfter(time.Minute, errLife)))),
+			taskpool.Retry{MaxAttempts: 2}, []time.Duration{60e9}},
+		"negative":     {taskpool.RetryAfter(-time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}, []time.Duration{0}},
+		"no retry":     {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{}, nil},
+		"refused":      {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 3, If: func(error) bool { return false }}, nil},
+		"granted":      {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}, []time.Duration{3600e9}},
+		"outside a %w": {taskpool.RetryAfter(time.Minute, fmt.Errorf("c: %w", errLife)), taskpool.Retry{MaxAttempts: 2}, []time.Duration{60e9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				events := new(eventLog)
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.hooks()))
+				var a attempts
+				h := submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.start(); return tt.err }})
+				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.Equal(t, tt.want, a.gaps())
+				synctest.Wait()
+				require.Equal(t, tt.want, events.delays())
+			})
+		})
+	}
+}
+
+func TestGoexitIsNeverRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var a attempts
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { a.start(); runtime.Goexit(); return nil },
+			Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+				assert.Fail(t, "If must not be asked about Goexit")
+				return true
+			}}})
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrGoexit)
+		require.Equal(t, 1, a.n())
+		requireWhole(t, p, 1)
+	})
+}
+
+func TestRetryWaitsWithoutAWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var a attempts
+		h := submit(t, p, taskpool.Task{Name: "again", Run: func(context.Context) error {
+			if a.start() == 1 {
+				return errLife
+			}
+			return nil
+		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
+		synctest.Wait()
+		require.Equal(t, taskpool.Delayed, h.State())
+		s := p.Stats()
+		require.Equal(t, 1, s.Delayed)
+		require.Equal(t, 1, s.Idle)
+		requireConserved(t, s)
+		infos := p.Tasks(taskpool.Delayed)
+		require.Len(t, infos, 1)
+		require.Equal(t, time.Now().Add(time.Hour), infos[0].Due)
+		require.ErrorIs(t, infos[0].Err, errLife)
+		require.Equal(t, 1, infos[0].Attempt)
+		require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, []time.Duration{time.Hour}, a.gaps())
+	})
+}
+
+// Cancellation.
+
+// A lifeEnd is a way to end a task's context from outside.
+type lifeEnd struct {
+	name  string
+	cause error
+	ctx   func(parent context.Context) (context.Context, func()) // and what ends it; or
+	end   func(h *taskpool.Handle)                               // after the task was submitted with parent
+}
+
+var lifeEnds = []lifeEnd{
+	{name: "Cancel", cause: errCause, end: func(h *taskpool.Handle) { h.Cancel(errCause) }},
+	{name: "Cancel(nil)", cause: context.Canceled, end: func(h *taskpool.Handle) { h.Cancel(nil) }},
+	{name: "ctx", cause: context.Canceled, ctx: func(parent context.Context) (context.Context, func()) {
+		return context.WithCancel(parent)
+	}},
+	{name: "ctx with cause", cause: errCause, ctx: func(parent context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancelCause(parent)
+		return ctx, func() { cancel(errCause) }
+	}},
+	{name: "parent of ctx", cause: errCause, ctx: func(parent context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancelCause(parent)
+		ctx, stop := context.WithCancel(ctx)
+		return ctx, func() { cancel(errCause); stop() }
+	}},
+	{name: "foreign ctx", cause: context.Canceled, ctx: func(parent context.Context) (context.Context, func()) {
+		f := &foreignContext{Context: parent, done: make(chan struct{})}
+		return f, f.end
+	}},
+	{name: "deadline of ctx", cause: context.DeadlineExceeded, ctx: func(parent context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithTimeout(parent, time.Minute)
+		return ctx, func() { time.Sleep(time.Minute + time.Second); cancel() }
+	}},
+}
+
+// begin returns the context to submit with and what ends the task.
+func (e lifeEnd) begin(parent context.Context) (context.Context, func(*taskpool.Handle)) {
+	if e.ctx == nil {
+		return parent, e.end
+	}
+	ctx, end := e.ctx(parent)
+	return ctx, func(*taskpool.Handle) { end() }
+}
+
+// A foreignContext is a context that package context knows nothing of.
+type foreignContext struct {
+	context.Context
+	probe func() // called by every method, if not nil
+	once  sync.Once
+	mu    sync.Mutex
+	done  chan struct{}
+	err   error
+}
+
+func (f *foreignContext) called() {
+	if f.probe != nil {
+		f.probe()
+	}
+}
+
+func (f *foreignContext) end() {
+	f.once.Do(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.err = context.Canceled
+		close(f.done)
+	})
+}
+
+func (f *foreignContext) Done() <-chan struct{}       { f.called(); return f.done }
+func (f *foreignContext) Deadline() (time.Time, bool) { f.called(); return f.Context.Deadline() }
+func (f *foreignContext) Value(key any) any           { f.called(); return f.Context.Value(key) }
+func (f *foreignContext) Err() error {
+	f.called()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func TestTaskThatWaitsIsCanceledAtOnce(t *testing.T) {
+	for _, end := range lifeEnds {
+		for name, task := range map[string]taskpool.Task{
+			"queued":            {},
+			"delayed":           {NotBefore: time.Now().Add(24 * time.Hour)},
+			"delayed for retry": {Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}},
+			"queued for retry":  {Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}},
+		} {
+			t.Run(name+" by "+end.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					var a attempts
+					task.Run = func(context.Context) error {
+						a.start()
+						p.Pause() // keeps a retry in the queue
+						return errLife
+					}
+					retried := strings.HasSuffix(name, "retry")
+					if name == "queued" {
+						p.Pause()
+					}
+					ctx, cancel := end.begin(t.Context())
+					h, err := p.Submit(ctx, task)
+					require.NoError(t, err)
+					synctest.Wait()
+					want := taskpool.Queued
+					if strings.HasPrefix(name, "delayed") {
+						want = taskpool.Delayed
+					}
+					require.Equal(t, want, h.State())
+
+					cancel(h)
+					synctest.Wait()
+					require.Equal(t, taskpool.Canceled, h.State())
+					require.Equal(t, end.cause, h.Err())
+					select {
+					case <-h.Done():
+					default:
+						require.Fail(t, "Done must be closed")
+					}
+					s := p.Stats()
+					require.Zero(t, s.Queued+s.Delayed)
+					require.EqualValues(t, 1, s.Canceled)
+					requireConserved(t, s)
+					require.False(t, h.Cancel(errLife), "it has settled")
+					require.Equal(t, end.cause, h.Err())
+					p.Resume()
+					requireWhole(t, p, 1)
+					want2 := 0
+					if retried {
+						want2 = 1
+					}
+					require.Len(t, a.at, want2, "a canceled task never runs")
+				})
+			})
+		}
+	}
+}
+
+func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
+	for _, end := range lifeEnds {
+		for name, tt := range map[string]struct {
+			run   func(ctx context.Context) error
+			state taskpool.State
+			is    []error
+		}{
+			"returns ctx.Err()": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.Canceled, nil},
+			"returns the cause": {func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, taskpool.Canceled, nil},
+			"returns an error":  {func(ctx context.Context) error { <-ctx.Done(); return errLife }, taskpool.Canceled, []error{errLife}},
+			"returns one later": {func(ctx context.Context) error {
+				<-ctx.Done()
+				time.Sleep(time.Second)
+				return errLife
+			}, taskpool.Canceled, []error{errLife}},
+			"returns nil": {func(ctx context.Context) error { <-ctx.Done(); return nil }, taskpool.Succeeded, nil},
+		} {
+			t.Run(end.name+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					var cause error
+					var a attempts
+					ctx, cancel := end.begin(t.Context())
+					h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+						a.start()
+						err := tt.run(ctx)
+						cause = context.Cause(ctx)
+						return err
+					}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+						assert.Fail(t, "If must not be asked about a canceled task")
+						return true
+					}}})
+					require.NoError(t, err)
+					synctest.Wait()
+					require.Equal(t, taskpool.Running, h.State())
+					cancel(h)
+					err = h.Wait(t.Context())
+					require.Equal(t, end.cause, cause, "the cause reaches the task")
+					require.Equal(t, tt.state, h.State())
+					require.Equal(t, 1, a.n(), "a canceled task is never retried")
+					if tt.state == taskpool.Succeeded {
+						require.NoError(t, err)
+					} else {
+						require.ErrorIs(t, err, end.cause)
+						for _, is := range tt.is {
+							require.ErrorIs(t, err, is)
+							require.ErrorContains(t, err, is.Error())
+						}
+					}
+					require.False(t, h.Cancel(nil))
+					requireWhole(t, p, 1)
+				})
+			})
+		}
+	}
+}
+
+func TestCancelReturnsTrueUntilTheTaskHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Second); return errLife }})
+		synctest.Wait()
+		require.True(t, h.Cancel(errCause))
+		require.True(t, h.Cancel(errors.New("too late for the cause")))
+		require.Equal(t, taskpool.Running, h.State(), "Cancel does not wait")
+		require.ErrorIs(t, h.Wait(t.Context()), errCause, "the first cause counts")
+		require.False(t, h.Cancel(errCause))
+
+		for _, run := range []func(context.Context) error{
+			func(context.Context) error { return nil },
+			func(context.Context) error { return errLife },
+			func(context.Context) error { panic("x") },
+		} {
+			h := submit(t, p, taskpool.Task{Run: run})
+			want := h.Wait(t.Context())
+			require.False(t, h.Cancel(errCause))
+			require.Equal(t, want, h.Err())
+		}
+	})
+}
+
+// A task may see that its context is over before the pool does.
+func TestErrorReturnedAtTheMomentOfCancellationIsCanceled(t *testing.T) {
+	for _, end := range lifeEnds {
+		if end.name == "deadline of ctx" {
+			continue // there is no moment to choose
+		}
+		t.Run(end.name, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(2))
+			for range 100 {
+				ctx, cancel := end.begin(context.Background())
+				h, err := p.Submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait},
+					Run: func(ctx context.Context) error {
+						info, _ := taskpool.Current(ctx)
+						cancel(info.Handle)
+						return errLife
+					}})
+				require.NoError(t, err)
+				err = h.Wait(t.Context())
+				require.ErrorIs(t, err, end.cause)
+				require.ErrorIs(t, err, errLife)
+				require.Equal(t, taskpool.Canceled, h.State())
+			}
+			require.EqualValues(t, 100, p.Stats().Attempts)
+		})
+	}
+}
+
+func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
+	for _, end := range lifeEnds {
+		for _, where := range []string{"If", "Backoff"} {
+			for name, fail := range map[string]func() error{
+				"error": func() error { return errLife },
+				"panic": func() error { panic(errLife) },
+			} {
+				t.Run(fmt.Sprintf("%s in %s after %s", end.name, where, name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						logs := new(logRecorder)
+						p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()))
+						ctx, cancel := end.begin(t.Context())
+						var a attempts
+						var h *taskpool.Handle
+						at := func(here string) {
+							if here == where {
+								cancel(h)
+							}
+						}
+						h2, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+							a.start()
+							info, _ := taskpool.Current(ctx)
+							h = info.Handle
+							return fail()
+						}, Retry: taskpool.Retry{MaxAttempts: 3,
+							Backoff: func(int) time.Duration { at("Backoff"); return time.Hour },
+							If:      func(error) bool { at("If"); return true },
+						}})
+						require.NoError(t, err)
+						began := time.Now()
+						err = h2.Wait(t.Context())
+						require.Less(t, time.Since(began), time.Hour, "no backoff is waited for")
+						require.ErrorIs(t, err, end.cause)
+						require.Equal(t, taskpool.Canceled, h2.State())
+						require.Equal(t, 1, a.n())
+						synctest.Wait()
+						if name == "panic" {
+							// What became of the task does not make the panic unseen.
+							require.Contains(t, logs.messages(), "ERROR taskpool: task panicked")
+						}
+						requireWhole(t, p, 2)
+					})
+				})
+			}
+		}
+	}
+}
+
+// A panic is not an error that Run returns: with and without a policy it stands.
+func TestPanicAfterCancelIsLoggedAndNotRetried(t *testing.T) {
+	for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 3, Backoff: noWait}} {
+		for _, end := range lifeEnds {
+			t.Run(fmt.Sprintf("%s, MaxAttempts %d", end.name, retry.MaxAttempts), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					logs := new(logRecorder)
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()))
+					var a attempts
+					var asked atomic.Bool
+					retry := retry
+					if retry.MaxAttempts > 0 {
+						retry.If = func(error) bool { asked.Store(true); return true }
+					}
+					ctx, cancel := end.begin(t.Context())
+					h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(ctx context.Context) error {
+						a.start()
+						<-ctx.Done()
+						panic("late")
+					}})
+					require.NoError(t, err)
+					synctest.Wait()
+					cancel(h)
+					var pe *taskpool.PanicError
+					require.ErrorAs(t, h.Wait(t.Context()), &pe)
+					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, 1, a.n())
+					require.False(t, asked.Load(), "If is not asked about a canceled task")
+					synctest.Wait()
+					require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.messages())
+					require.EqualValues(t, 1, p.Stats().Panics)
+					requireWhole(t, p, 1)
+				})
+			})
+		}
+	}
+}
+
+// Timeout.
+
+func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
+	for name, derive := range map[string]func(context.Context) (context.Context, context.CancelFunc){
+		"own": func(ctx context.Context) (context.Context, context.CancelFunc) { return ctx, func() {} },
+		"with value": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithValue(ctx, lifeKey{}, 1), func() {}
+		},
+		"with cancel": context.WithCancel,
+		"with later limit": func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Hour)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				began := time.Now()
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+					ctx, cancel := derive(ctx)
+					defer cancel()
+					assert.NoError(t, ctx.Err())
+					<-ctx.Done()
+					assert.Equal(t, time.Second, time.Since(began))
+					assert.Equal(t, context.DeadlineExceeded, ctx.Err())
+					assert.Equal(t, taskpool.ErrTimeout, context.Cause(ctx))
+					return ctx.Err()
+				}})
+				err := h.Wait(t.Context())
+				require.ErrorIs(t, err, taskpool.ErrTimeout)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.Equal(t, taskpool.Failed, h.State())
+			})
+		})
+	}
+}
+
+type lifeKey struct{}
+
+func TestTimeoutIsWrappedWithWhatRunReturned(t *testing.T) {
+	for name, run := range map[string]func(ctx context.Context) error{
+		"watches its context": func(ctx context.Context) error { <-ctx.Done(); return errLife },
+		"never looks at it":   func(context.Context) error { time.Sleep(2 * time.Second); return errLife },
+		"looks when it is late": func(ctx context.Context) error {
+			time.Sleep(2 * time.Second)
+			assert.Error(t, ctx.Err())
+			return errLife
+		},
+		"returns on the instant": func(context.Context) error { time.Sleep(time.Second); return errLife },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: run})
+				err := h.Wait(t.Context())
+				require.ErrorIs(t, err, taskpool.ErrTimeout)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.ErrorIs(t, err, errLife)
+				require.ErrorContains(t, err, errLife.Error())
+				require.NotErrorIs(t, err, taskpool.ErrHung)
+				require.Equal(t, taskpool.Failed, h.State())
+				requireWhole(t, p, 1)
+			})
+		})
+	}
+}
+
+func TestContextFirstAskedForAfterTheTimeoutIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			time.Sleep(3 * time.Second)
+			assert.Equal(t, context.DeadlineExceeded, ctx.Err())
+			assert.Equal(t, taskpool.ErrTimeout, context.Cause(ctx))
+			return nil
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+func TestNilAfterTheTimeoutWithinTheGraceSucceeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(5*time.Second))
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+			time.Sleep(6*time.Second - 1)
+			return nil
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Zero(t, p.Stats().Hangs)
+	})
+}
+
+func TestTaskThatMakesItInTimeKeepsItsError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			time.Sleep(time.Second - 1)
+			assert.NoError(t, ctx.Err())
+			return errLife
+		}})
+		require.Equal(t, errLife, h.Wait(t.Context()))
+		time.Sleep(time.Minute)
+		requireWhole(t, p, 1)
+	})
+}
+
+func TestEachAttemptHasItsOwnTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var a attempts
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			n := a.start()
+			deadline, ok := ctx.Deadline()
+			assert.True(t, ok)
+			assert.Equal(t, time.Now().Add(time.Second), deadline)
+			info, _ := taskpool.Current(ctx)
+			assert.Equal(t, deadline, info.Deadline)
+			if n == 3 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return 10 * time.Second }}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, []time.Duration{11 * time.Second, 11 * time.Second}, a.gaps())
+	})
+}
+
+func TestDeadlineIsTheEarlierOfTimeoutAndContext(t *testing.T) {
+	for name, tt := range map[string]struct{ timeout, ctx, want time.Duration }{
+		"none":            {0, 0, 0},
+		"timeout":         {time.Second, 0, time.Second},
+		"context":         {0, time.Second, time.Second},
+		"timeout earlier": {time.Second, time.Minute, time.Second},
+		"context earlier": {time.Minute, time.Second, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				ctx := t.Context()
+				if tt.ctx > 0 {
+					var cancel func()
+					ctx, cancel = context.WithTimeout(ctx, tt.ctx)
+					defer cancel()
+				}
+				h, err := p.Submit(ctx, taskpool.Task{Timeout: tt.timeout, Run: func(ctx context.Context) error {
+					began := time.Now()
+					deadline, ok := ctx.Deadline()
+					assert.Equal(t, tt.want > 0, ok)
+					if ok {
+						assert.Equal(t, began.Add(tt.want), deadline)
+						<-ctx.Done()
+						assert.Equal(t, tt.want, time.Since(began))
+					}
+					return ctx.Err()
+				}})
+				require.NoError(t, err)
+				err = h.Wait(context.Background())
+				want := taskpool.Succeeded
+				switch {
+				case tt.ctx == tt.want && tt.want > 0:
+					want = taskpool.Canceled
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.NotErrorIs(t, err, taskpool.ErrTimeout)
+				case tt.want > 0:
+					want = taskpool.Failed
+					require.ErrorIs(t, err, taskpool.ErrTimeout)
+				}
+				require.Equal(t, want, h.State())
+			})
+		})
+	}
+}
+
+// Contexts.
+
+func TestContextValuesFlowIntoTheTask(t *testing.T) {
+	p := newPool(t)
+	ctx := context.WithValue(context.Background(), lifeKey{}, "seen")
+	h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+		assert.Equal(t, "seen", ctx.Value(lifeKey{}))
+		derived, cancel := context.WithCancel(ctx)
+		defer cancel()
+		assert.Equal(t, "seen", derived.Value(lifeKey{}))
+		assert.Nil(t, ctx.Value("other"))
+		return nil
+	}})
+	require.NoError(t, err)
+	require.NoError(t, h.Wait(context.Background()))
+}
+
+func TestContextOfATaskEndsWithTheTaskAndSaysSo(t *testing.T) {
+	for name, run := range map[string]func(context.Context) error{
+		"nil":    func(context.Context) error { return nil },
+		"error":  func(context.Context) error { return errLife },
+		"panic":  func(context.Context) error { panic("x") },
+		"Goexit": func(context.Context) error { runtime.Goexit(); return nil },
+	} {
+		for _, early := range []bool{false, true} { // asked for its Done while the task ran
+			t.Run(fmt.Sprintf("%s, asked early %v", name, early), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					var kept context.Context
+					h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						kept = ctx
+						if early {
+							assert.NotNil(t, ctx.Done())
+						}
+						return run(ctx)
+					}})
+					_ = h.Wait(t.Context())
+					require.Equal(t, context.Canceled, kept.Err())
+					require.ErrorContains(t, context.Cause(kept), "Detach")
+					require.ErrorIs(t, context.Cause(kept), context.Canceled)
+					<-kept.Done()
+				})
+			})
+		}
+	}
+}
+
+func TestContextOfAnAttemptEndsBeforeTheNextAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var contexts []context.Context
+		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3}, Run: func(ctx context.Context) error {
+			for _, before := range contexts {
+				assert.Error(t, before.Err())
+			}
+			assert.NoError(t, ctx.Err())
+			contexts = append(contexts, ctx)
+			return errLife
+		}})
+		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		require.Len(t, contexts, 3)
+	})
+}
+
+func TestChildEndsWithItsParentUnlessDetached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		var child, free *taskpool.Handle
+		wait := func(ctx context.Context) error { return sleepCtx(ctx, time.Minute) }
+		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
+			child, err = p.Submit(ctx, taskpool.Task{Run: wait})
+			if err == nil {
+				free, err = p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: wait})
+			}
+			return err
+		}})
+		require.NoError(t, parent.Wait(t.Context()))
+		err := child.Wait(t.Context())
+		require.Equal(t, taskpool.Canceled, child.State())
+		require.ErrorContains(t, err, "Detach")
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, free.Wait(t.Context()))
+	})
+}
+
+func TestDetachLeavesTheTask(t *testing.T) {
+	outside := context.WithValue(context.Background(), lifeKey{}, "outer")
+	require.Equal(t, outside, taskpool.Detach(outside), "outside a task it changes nothing")
+
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), lifeKey{}, "outer"))
+		var kept, keptChild context.Context
+		check := func(detached context.Context) {
+			_, inside := taskpool.Current(detached)
+			assert.False(t, inside)
+			assert.Equal(t, "outer", detached.Value(lifeKey{}))
+			assert.NoError(t, detached.Err())
+			assert.Equal(t, detached, taskpool.Detach(detached))
+		}
+		h, err := p.Submit(ctx, taskpool.Task{Timeout: time.Minute, Run: func(ctx context.Context) error {
+			derived := context.WithValue(ctx, "key of the task", 1) //nolint:staticcheck
+			kept = taskpool.Detach(derived)
+			check(kept)
+			assert.Nil(t, kept.Value("key of the task"))
+			_, limited := kept.Deadline()
+			assert.False(t, limited, "the task's timeout is not part of it")
+			child, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+				info, inside := taskpool.Current(ctx)
+				assert.True(t, inside)
+				assert.EqualValues(t, 2, info.ID)
+				keptChild = taskpool.Detach(ctx)
+				check(keptChild)
+				return nil
+			}})
+			if err != nil {
+				return err
+			}
+			return child.Wait(kept)
+		}})
+		require.NoError(t, err)
+		require.NoError(t, h.Wait(context.Background()))
+		require.NoError(t, kept.Err(), "it does not end with the task")
+		require.ErrorContains(t, context.Cause(keptChild), "Detach", "the child was submitted with its parent's context")
+		cancel(errCause)
+		require.Equal(t, errCause, context.Cause(kept), "it ends with the context the task was submitted with")
+	})
+}
+
+func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
+	_, ok := taskpool.Current(context.Background())
+	require.False(t, ok)
+
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		var infos []taskpool.TaskInfo
+		var contexts []context.Context
+		h := submit(t, p, taskpool.Task{Name: "who", Priority: 7, Timeout: time.Minute, Run: func(ctx context.Context) error {
+			info, ok := taskpool.Current(ctx)
+			assert.True(t, ok)
+			derived, cancel := context.WithTimeout(context.WithValue(ctx, lifeKey{}, 1), time.Second)
+			defer cancel()
+			for _, ctx := range []context.Context{derived, context.WithoutCancel(ctx)} {
+				same, ok := taskpool.Current(ctx)
+				assert.True(t, ok)
+				assert.Equal(t, info, same)
+			}
+			assert.Equal(t, time.Now(), info.Started)
+			assert.Equal(t, time.Now().Add(time.Minute), info.Deadline)
+			infos, contexts = append(infos, info), append(contexts, ctx)
+			time.Sleep(time.Millisecond)
+			return errLife
+		}, Retry: taskpool.Retry{MaxAttempts: 3}})
+		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		require.Len(t, infos, 3)
+		for i, info := range infos {
+			require.EqualValues(t, 2, info.ID)
+			require.Equal(t, "who", info.Name)
+			require.Equal(t, taskpool.Priority(7), info.Priority)
+			require.Equal(t, taskpool.Running, info.State)
+			require.Equal(t, i+1, info.Attempt)
+			require.Positive(t, info.Worker)
+			require.Same(t, h, info.Handle)
+			if i > 0 {
+				require.ErrorIs(t, info.Err, errLife)
+			} else {
+				require.NoError(t, info.Err)
+			}
+			later, ok := taskpool.Current(contexts[i])
+			require.True(t, ok)
+			require.Equal(t, i+1, later.Attempt, "a context keeps its attempt")
+			require.Equal(t, taskpool.Failed, later.State)
+		}
+	})
+}
+
+// Handles.
+
+func TestWaitEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		over, cancel := context.WithCancelCause(context.Background())
+		cancel(errCause)
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return errLife }})
+		require.Equal(t, errCause, h.Wait(over))
+		soon, stop := context.WithTimeout(context.Background(), time.Millisecond)
+		defer stop()
+		require.Equal(t, context.DeadlineExceeded, h.Wait(soon))
+		require.Equal(t, taskpool.Running, h.State())
+		require.Equal(t, errLife, h.Wait(context.Background()))
+		for range 50 { // a choice between two ready channels must not show
+			require.Equal(t, errLife, h.Wait(over), "a settled task is reported even if ctx is over")
+		}
+	})
+}
+
+func TestWaitForItselfIsErrInside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2}, Run: func(ctx context.Context) error {
+			info, _ := taskpool.Current(ctx)
+			assert.Equal(t, taskpool.ErrInside, info.Handle.Wait(ctx))
+			derived, cancel := context.WithTimeout(ctx, time.Hour)
+			defer cancel()
+			assert.Equal(t, taskpool.ErrInside, info.Handle.Wait(derived))
+			if info.Attempt == 1 {
+				return errLife
+			}
+			return nil
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+func TestHandleShowsTheTasksLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		p.Pause()
+		var a attempts
+		h := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error {
+			time.Sleep(time.Second)
+			if a.start() == 1 {
+				return errLife
+			}
+			return nil
+		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Second }}})
+		done := h.Done()
+		require.Equal(t, done, h.Done())
+		expect := func(want taskpool.State) {
+			t.Helper()
+			synctest.Wait()
+			require.Equal(t, want, h.State())
+			require.NoError(t, h.Err(), "nil until done")
+			select {
+			case <-done:
+				require.Fail(t, "Done must be open")
+			default:
+			}
+		}
+		expect(taskpool.Delayed)
+		time.Sleep(time.Second)
+		expect(taskpool.Queued)
+		p.Resume()
+		expect(taskpool.Running)
+		time.Sleep(time.Second)
+		expect(taskpool.Delayed)
+		time.Sleep(time.Second)
+		expect(taskpool.Running)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, taskpool.Succeeded, h.State())
+		<-done
+		require.NoError(t, h.Err())
+		<-submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Done()
+		require.NotNil(t, h.Done())
+	})
+}
+
+func TestNotBeforeIsTheEarliestStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		began := time.Now()
+		var mu sync.Mutex
+		started := make(map[time.Duration]time.Duration)
+		for _, d := range []time.Duration{5 * time.Second, time.Second, -time.Hour, 3 * time.Second, 0, time.Hour} {
+			submit(t, p, taskpool.Task{NotBefore: began.Add(d), Run: func(context.Context) error {
+				mu.Lock()
+				defer mu.Unlock()
+				started[d] = time.Since(began)
+				return nil
+			}})
+		}
+		synctest.Wait()
+		require.Equal(t, 4, p.Stats().Delayed)
+		require.NoError(t, p.WaitIdle(t.Context()), "a delayed task is not idle")
+		require.Equal(t, map[time.Duration]time.Duration{-time.Hour: 0, 0: 0, time.Second: time.Second,
+			3 * time.Second: 3 * time.Second, 5 * time.Second: 5 * time.Second, time.Hour: time.Hour}, started)
+	})
+}
+
+func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tasks = 400
+		var mu sync.Mutex
+		finished := make(map[uint64][]taskpool.State)
+		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(2),
+			taskpool.WithCapacity(150, taskpool.OverflowShed), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+				mu.Lock()
+				defer mu.Unlock()
+				finished[e.Task.ID] = append(finished[e.Task.ID], e.Task.State)
+			}}))
+		rnd := rand.New(rand.NewPCG(1, 2))
+		var handles []*taskpool.Handle
+		refused := 0
+		for range tasks {
+			kind := rnd.IntN(9)
+			ctx, cancel := context.WithCancelCause(context.Background())
+			task := taskpool.Task{Priority: taskpool.Priority(rnd.IntN(4)), Timeout: time.Duration(rnd.IntN(3)) * time.Second,
+				Run: func(ctx context.Context) error {
+					err := sleepCtx(ctx, time.Duration(kind)*300*time.Millisecond)
+					switch kind {
+					case 1:
+						panic("x")
+					case 2:
+						runtime.Goexit()
+					case 3:
+						return errLife
+					case 4:
+						time.Sleep(10 * time.Second) // hangs if it has a timeout
+					case 5:
+						cancel(errCause)
+					}
+					return err
+				}}
+			if rnd.IntN(2) == 0 {
+				task.Retry = taskpool.Retry{MaxAttempts: 3, If: func(error) bool { return true }}
+			}
+			if rnd.IntN(3) == 0 {
+				task.NotBefore = time.Now().Add(time.Duration(rnd.IntN(10)) * time.Second)
+			}
+			h, err := p.Submit(ctx, task)
+			if err != nil {
+				require.ErrorIs(t, err, taskpool.ErrFull)
+				refused++
+				continue
+			}
+			handles = append(handles, h)
+			if kind == 6 {
+				h.Cancel(errCause)
+			}
+			if rnd.IntN(3) == 0 {
+				time.Sleep(time.Duration(rnd.IntN(1000)) * time.Millisecond)
+			}
+			requireConserved(t, p.Stats())
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		time.Sleep(time.Minute) // the hung ones come back
+		synctest.Wait()
+		byState := make(map[taskpool.State]int)
+		for _, h := range handles {
+			byState[h.State()]++
+		}
+		require.Equal(t, len(handles), byState[taskpool.Succeeded]+byState[taskpool.Failed]+byState[taskpool.Canceled]+byState[taskpool.Shed])
+		for s := taskpool.Succeeded; s <= taskpool.Shed; s++ {
+			require.Positive(t, byState[s], "the mix must have some %v", s)
+		}
+		require.Len(t, finished, len(handles))
+		for id, states := range finished {
+			require.Len(t, states, 1, "task %d finished once", id)
+			require.Equal(t, handles[id-1].State(), states[0])
+		}
+		s := p.Stats()
+		require.EqualValues(t, len(handles), s.Submitted)
+		require.EqualValues(t, refused, s.Refused)
+		require.EqualValues(t, byState[taskpool.Succeeded], s.Succeeded)
+		require.EqualValues(t, byState[taskpool.Failed], s.Failed)
+		require.EqualValues(t, byState[taskpool.Canceled], s.Canceled)
+		require.EqualValues(t, byState[taskpool.Shed], s.Shed)
+		require.Positive(t, s.Hangs)
+		require.Zero(t, s.Abandoned)
+		requireWhole(t, p, 3)
+	})
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package taskpool_test
+
+const raceEnabled = false

@@ -1,0 +1,205 @@
+package taskpool_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+func TestBadOptionsAreRefusedAndStartNothing(t *testing.T) {
+	tests := []struct {
+		name    string
+		opts    []taskpool.Option
+		mention []string // the option, the value and what is allowed
+	}{
+		{"no workers", []taskpool.Option{taskpool.WithWorkers(0)},
+			[]string{"WithWorkers", "at least 1", "got 0"}},
+		{"negative workers", []taskpool.Option{taskpool.WithWorkers(-3)},
+			[]string{"WithWorkers", "at least 1", "got -3"}},
+		{"negative capacity", []taskpool.Option{taskpool.WithCapacity(-1, taskpool.OverflowReject)},
+			[]string{"WithCapacity", "not be negative", "got -1"}},
+		{"unknown overflow", []taskpool.Option{taskpool.WithCapacity(1, taskpool.Overflow(7))},
+			[]string{"WithCapacity", "OverflowWait, OverflowReject or OverflowShed", "Overflow(7)"}},
+		{"negative overflow", []taskpool.Option{taskpool.WithCapacity(1, taskpool.Overflow(-1))},
+			[]string{"WithCapacity", "OverflowWait, OverflowReject or OverflowShed", "Overflow(-1)"}},
+		{"negative fair share", []taskpool.Option{taskpool.WithFairShare(-2)},
+			[]string{"WithFairShare", "not be negative", "got -2"}},
+		{"no ageing step", []taskpool.Option{taskpool.WithAging(0)},
+			[]string{"WithAging", "positive", "got 0s"}},
+		{"negative ageing step", []taskpool.Option{taskpool.WithAging(-time.Second)},
+			[]string{"WithAging", "positive", "got -1s"}},
+		{"ageing before fair share", []taskpool.Option{taskpool.WithAging(time.Second), taskpool.WithFairShare(4)},
+			[]string{"WithAging(1s)", "WithFairShare(4)", "exclude"}},
+		{"fair share before ageing", []taskpool.Option{taskpool.WithFairShare(4), taskpool.WithAging(time.Second)},
+			[]string{"WithAging(1s)", "WithFairShare(4)", "exclude"}},
+		{"ageing and the default fair share", []taskpool.Option{taskpool.WithFairShare(16), taskpool.WithAging(time.Second)},
+			[]string{"WithAging(1s)", "WithFairShare(16)", "exclude"}},
+		{"ageing and no fair share", []taskpool.Option{taskpool.WithAging(time.Second), taskpool.WithFairShare(0)},
+			[]string{"WithAging(1s)", "WithFairShare(0)", "exclude"}},
+		{"no hang grace", []taskpool.Option{taskpool.WithHangGrace(0)},
+			[]string{"WithHangGrace", "positive", "got 0s"}},
+		{"negative hang grace", []taskpool.Option{taskpool.WithHangGrace(-time.Minute)},
+			[]string{"WithHangGrace", "positive", "got -1m0s"}},
+		{"negative abandoned", []taskpool.Option{taskpool.WithMaxAbandoned(-1)},
+			[]string{"WithMaxAbandoned", "not be negative", "got -1"}},
+		{"no logger", []taskpool.Option{taskpool.WithLogger(nil)},
+			[]string{"WithLogger", "not be nil", "got nil"}},
+		{"nil option", []taskpool.Option{taskpool.WithWorkers(1), nil},
+			[]string{"option 2", "not be nil"}},
+		{"good after bad", []taskpool.Option{taskpool.WithHangGrace(-1), taskpool.WithWorkers(1)},
+			[]string{"WithHangGrace", "positive", "got -1ns"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			before := goleak.IgnoreCurrent()
+			p, err := taskpool.New(test.opts...)
+			require.Error(t, err)
+			require.Nil(t, p)
+			require.Regexp(t, "^taskpool: ", err.Error())
+			for _, m := range test.mention {
+				require.Contains(t, err.Error(), m)
+			}
+			require.NoError(t, goleak.Find(before), "a goroutine was started")
+		})
+	}
+}
+
+func TestEdgesOfOptionsAreAllowed(t *testing.T) {
+	for i, opts := range [][]taskpool.Option{
+		nil,
+		{taskpool.WithWorkers(1)},
+		{taskpool.WithCapacity(0, taskpool.OverflowWait)},
+		{taskpool.WithCapacity(0, taskpool.OverflowReject)},
+		{taskpool.WithCapacity(0, taskpool.OverflowShed)},
+		{taskpool.WithFairShare(0)},
+		{taskpool.WithFairShare(1)},
+		{taskpool.WithAging(1)},
+		{taskpool.WithHangGrace(1)},
+		{taskpool.WithMaxAbandoned(0)},
+		{taskpool.WithHooks(taskpool.Hooks{}), taskpool.WithHooks(taskpool.Hooks{})},
+		{taskpool.WithName("")},
+	} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			p := newPool(t, opts...)
+			ran := false
+			require.NoError(t, p.Go(taskpool.Medium, func() { ran = true }))
+			require.NoError(t, p.Shutdown(context.Background()))
+			require.True(t, ran)
+		})
+	}
+}
+
+func TestDefaultNumberOfWorkersIsGOMAXPROCS(t *testing.T) {
+	p := newPool(t)
+	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
+	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Slots)
+}
+
+func TestDefaultCapacityIsUnbounded(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	release := block(t, p)
+	defer release()
+	for range 10_000 {
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+	}
+	require.Equal(t, 10_000, p.Stats().Queued)
+}
+
+func TestDefaultFairShareIsSixteen(t *testing.T) {
+	const n = 64
+	p := newPool(t, taskpool.WithWorkers(1))
+	release := block(t, p)
+	var order []taskpool.Priority // written by the one worker
+	add := func(pr taskpool.Priority) {
+		require.NoError(t, p.Go(pr, func() { order = append(order, pr) }))
+	}
+	for range n / 16 {
+		add(taskpool.Low)
+	}
+	for range n {
+		add(taskpool.High)
+	}
+	release()
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.Len(t, order, n+n/16)
+	var turns []int // at which dispatches low tasks had their turn
+	for i, pr := range order {
+		if pr == taskpool.Low {
+			turns = append(turns, i+1)
+		}
+	}
+	require.Equal(t, []int{16, 32, 48, 64}, turns)
+}
+
+func TestDefaultHangGraceIsFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		gate := make(chan struct{})
+		defer close(gate)
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		time.Sleep(6*time.Second - 1)
+		synctest.Wait()
+		require.Equal(t, taskpool.Running, h.State())
+		time.Sleep(1)
+		synctest.Wait()
+		require.Equal(t, taskpool.Failed, h.State())
+		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
+	})
+}
+
+func TestDefaultMaxAbandonedIsTheNumberOfWorkers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const workers = 2
+		p := newPool(t, taskpool.WithWorkers(workers))
+		gate := make(chan struct{})
+		defer close(gate)
+		for range workers + 1 {
+			submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		s := p.Stats()
+		require.Equal(t, workers, s.Abandoned)
+		require.Equal(t, 1, s.Lost)
+	})
+}
+
+func TestNameIsInEvents(t *testing.T) {
+	var got string
+	p := newPool(t, taskpool.WithName("mail"), taskpool.WithHooks(taskpool.Hooks{
+		Finished: func(e taskpool.TaskEvent) { got = e.Pool },
+	}))
+	require.NoError(t, p.Go(taskpool.Medium, func() {}))
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.Equal(t, "mail", got)
+}
+
+func TestHooksGivenTwiceAreCalledInOrder(t *testing.T) {
+	var got []int
+	hook := func(i int) taskpool.Option {
+		return taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { got = append(got, i) }})
+	}
+	p := newPool(t, hook(1), hook(2))
+	require.NoError(t, p.Go(taskpool.Medium, func() {}))
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.Equal(t, []int{1, 2}, got)
+}
+
+func TestOverflowNamesItself(t *testing.T) {
+	for o, want := range map[taskpool.Overflow]string{
+		taskpool.OverflowWait:   "wait",
+		taskpool.OverflowReject: "reject",
+		taskpool.OverflowShed:   "shed",
+		taskpool.Overflow(9):    "Overflow(9)",
+	} {
+		require.Equal(t, want, o.String())
+	}
+}

@@ -1,0 +1,839 @@
+package taskpool
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"math/big"
+	"math/bits"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A naiveQueue is the reference for priorityQueue: the waiting tasks in order
+// of arrival, all of them looked at each time.
+type naiveQueue struct {
+	share uint64
+	step  time.Duration
+	turn  uint64
+	tasks []naiveTask
+}
+
+type naiveTask struct {
+	id       int
+	h        *Handle // nil for a function
+	priority Priority
+	order    int64
+	key      int64
+	fresh    bool
+	resuming bool
+	older    int // tasks that waited when it came
+	pops     int // dispatches since then
+}
+
+// clamp returns the int64 next to x.
+func clamp(x *big.Int) *big.Int {
+	if x.IsInt64() {
+		return x
+	}
+	if x.Sign() > 0 {
+		return big.NewInt(math.MaxInt64)
+	}
+	return big.NewInt(math.MinInt64)
+}
+
+func (q *naiveQueue) push(t naiveTask) {
+	t.key, t.older = int64(t.priority), len(q.tasks)
+	if q.step > 0 {
+		head := new(big.Int).Mul(big.NewInt(int64(t.priority)), big.NewInt(int64(q.step)))
+		t.key = clamp(new(big.Int).Add(big.NewInt(t.order), clamp(head))).Int64()
+	}
+	q.tasks = append(q.tasks, t)
+}
+
+// choice reports whether tasks of more than one lane wait.
+func (q *naiveQueue) choice() bool {
+	return slices.ContainsFunc(q.tasks, func(t naiveTask) bool {
+		return t.priority != q.tasks[0].priority || t.resuming != q.tasks[0].resuming
+	})
+}
+
+// next returns the index of the task whose turn it is. There must be one.
+func (q *naiveQueue) next() int {
+	if q.share > 0 && q.choice() && q.turn+1 >= q.share {
+		return 0
+	}
+	best := 0
+	for i := range q.tasks {
+		a, b := &q.tasks[i], &q.tasks[best]
+		switch c := cmp.Compare(a.key, b.key); {
+		case c < 0, c == 0 && q.step == 0 && a.resuming && !b.resuming:
+			best = i
+		case c == 0 && q.step > 0 && (a.order < b.order || a.order == b.order && a.priority < b.priority):
+			best = i
+		}
+	}
+	if q.step > 0 { // who resumes goes before those of its priority that do not
+		for i, t := range q.tasks {
+			if t.resuming && t.priority == q.tasks[best].priority {
+				return i
+			}
+		}
+	}
+	return best
+}
+
+func (q *naiveQueue) pop() (naiveTask, bool) {
+	if len(q.tasks) == 0 {
+		return naiveTask{}, false
+	}
+	i := q.next()
+	if q.share > 0 && q.choice() {
+		q.turn = (q.turn + 1) % q.share
+	}
+	t := q.takeAt(i)
+	for i := range q.tasks {
+		q.tasks[i].pops++
+	}
+	return t, true
+}
+
+func (q *naiveQueue) shed(pr Priority) (naiveTask, bool) {
+	worst := -1
+	for i, t := range q.tasks {
+		if t.fresh && t.priority > pr && (worst < 0 || t.priority >= q.tasks[worst].priority) {
+			worst = i
+		}
+	}
+	if worst < 0 {
+		return naiveTask{}, false
+	}
+	return q.takeAt(worst), true
+}
+
+func (q *naiveQueue) takeAt(i int) naiveTask {
+	t := q.tasks[i]
+	q.tasks = slices.Delete(q.tasks, i, i+1)
+	return t
+}
+
+// A queuePair drives a queue and its reference through the same operations.
+type queuePair struct {
+	t      *testing.T
+	q      priorityQueue
+	ref    naiveQueue
+	nextID int
+	called int      // number of the function that was called last
+	op     string   // the last operation
+	lane   Priority // and the lane it touched, if any
+}
+
+func newQueuePair(t *testing.T, share uint64, step time.Duration, shed bool) *queuePair {
+	p := &queuePair{t: t, ref: naiveQueue{share: share, step: step}}
+	p.q.share, p.q.step, p.q.shed = share, step, shed
+	p.q.init()
+	return p
+}
+
+func (p *queuePair) push(pr Priority, order int64, handle, fresh bool) {
+	p.op = fmt.Sprintf("push(%d, %d, handle %v, fresh %v)", pr, order, handle, fresh)
+	id := p.nextID
+	p.nextID++
+	n := naiveTask{id: id, priority: pr, order: order, fresh: fresh || !handle}
+	e := entry{order: order}
+	if handle {
+		n.h = &Handle{id: uint64(id)}
+		if !fresh {
+			n.h.attempts = 1
+			if n.resuming = id%3 == 0; n.resuming {
+				n.h.state = Parked
+			}
+		}
+		e.h = n.h
+	} else {
+		e.f = func() { p.called = id }
+	}
+	p.q.push(e, pr, n.resuming)
+	p.ref.push(n)
+	p.lane = pr
+}
+
+// same compares what the queue gave with what the reference gave.
+func (p *queuePair) same(e entry, pr Priority, ok bool, want naiveTask, wantOK bool) {
+	p.t.Helper()
+	if ok != wantOK {
+		p.t.Fatalf("%s: got a task: %v, want %v", p.op, ok, wantOK)
+	}
+	if !ok {
+		if e.live() {
+			p.t.Fatalf("%s: no task, but an entry", p.op)
+		}
+		return
+	}
+	p.lane = pr
+	if id := p.id(e); id != want.id || pr != want.priority || e.order != want.order {
+		p.t.Fatalf("%s: got task %d of priority %d and order %d, want %d, %d, %d",
+			p.op, id, pr, e.order, want.id, want.priority, want.order)
+	}
+	if e.h != nil && e.h.place != (place{}) {
+		p.t.Fatalf("%s: task %d still has a place", p.op, want.id)
+	}
+}
+
+func (p *queuePair) id(e entry) int {
+	if e.h != nil {
+		return int(e.h.id)
+	}
+	p.called = -1
+	e.f()
+	return p.called
+}
+
+func (p *queuePair) pop() {
+	p.t.Helper()
+	p.op = "pop"
+	var peeked int
+	if p.q.n > 0 { // as restoreLocked does at the door
+		l, _ := p.q.next(false)
+		peeked = p.id(*l.front())
+	}
+	want, wantOK := p.ref.pop()
+	e, pr, ok := p.q.pop(false)
+	p.same(e, pr, ok, want, wantOK)
+	if ok && peeked != want.id {
+		p.t.Fatalf("next was %d, but pop gave %d", peeked, want.id)
+	}
+	if n := int(p.ref.share); ok && n > 0 && want.pops+1 > n*(want.older+1) {
+		p.t.Fatalf("task %d with %d older ones took %d dispatches with a fair share of 1 in %d",
+			want.id, want.older, want.pops+1, n)
+	}
+}
+
+func (p *queuePair) shed(pr Priority) {
+	p.t.Helper()
+	p.op = fmt.Sprintf("shed(%d)", pr)
+	want, wantOK := p.ref.shed(pr)
+	e, victim, ok := p.q.takeShed(pr)
+	p.same(e, victim, ok, want, wantOK)
+}
+
+// removeAt removes the i-th oldest task, if it is a handle.
+func (p *queuePair) removeAt(i int) (removed bool) {
+	p.t.Helper()
+	n := p.ref.tasks[i]
+	if n.h == nil {
+		return false
+	}
+	p.op = fmt.Sprintf("remove(%d)", n.id)
+	p.ref.takeAt(i)
+	p.same(p.q.remove(n.h), n.priority, true, n, true)
+	return true
+}
+
+// check looks at the invariants after an operation. It looks at the slots of no
+// lane but the one that was touched.
+func (p *queuePair) check() {
+	p.t.Helper()
+	if err := invariants(&p.q); err != nil {
+		p.t.Fatalf("after %s: %v", p.op, err)
+	}
+	for _, resuming := range []bool{false, true} {
+		if l := p.q.lanes[laneKey{p.lane, resuming}]; l != nil {
+			if err := laneInvariants(&p.q, l); err != nil {
+				p.t.Fatalf("after %s: lane %v: %v", p.op, l.laneKey, err)
+			}
+		}
+	}
+	if p.q.n != len(p.ref.tasks) || p.q.turn[0] != p.ref.turn {
+		p.t.Fatalf("after %s: %d tasks wait and the turn is %d, want %d and %d",
+			p.op, p.q.n, p.q.turn[0], len(p.ref.tasks), p.ref.turn)
+	}
+}
+
+// checkAll looks at every slot, and compares the queue's content with the
+// reference's.
+func (p *queuePair) checkAll() {
+	p.t.Helper()
+	p.check()
+	for pr, l := range p.q.lanes {
+		if err := laneInvariants(&p.q, l); err != nil {
+			p.t.Fatalf("after %s: lane %v: %v", p.op, pr, err)
+		}
+	}
+	want := slices.Clone(p.ref.tasks)
+	slices.SortStableFunc(want, func(a, b naiveTask) int {
+		if a.priority == b.priority && a.resuming != b.resuming {
+			return map[bool]int{true: -1, false: 1}[a.resuming]
+		}
+		return cmp.Compare(a.priority, b.priority)
+	})
+	i := 0
+	for pr, e := range p.q.all() {
+		if pr != want[i].priority || e.h != want[i].h || e.order != want[i].order {
+			p.t.Fatalf("after %s: task %d by priority differs", p.op, i)
+		}
+		i++
+	}
+	if i != len(want) {
+		p.t.Fatalf("after %s: all lists %d tasks, want %d", p.op, i, len(want))
+	}
+}
+
+// invariants returns what is wrong with q, if anything. For the lanes themselves
+// see laneInvariants.
+func invariants(q *priorityQueue) error {
+	total, empty, waiting := 0, 0, 0
+	for pr, l := range q.lanes {
+		if l.laneKey != pr {
+			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
+		}
+		if total += l.n; l.n == 0 {
+			empty++
+		} else if waiting++; !l.front().live() {
+			return fmt.Errorf("lane %v: the first slot is not live", pr)
+		} else if !l.tail.slots[l.tail.tail-1].live() {
+			return fmt.Errorf("lane %v: the last slot is not live", pr)
+		} else if l.age > l.front().order {
+			return fmt.Errorf("lane %v has age %d, above its front's order %d", pr, l.age, l.front().order)
+		} else if q.step > 0 && l.key != q.key(l) {
+			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
+		}
+		for h := range q.heaps(l) {
+			switch i := l.pos[h.id]; {
+			case l.n == 0 && i != -1:
+				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
+			case l.n > 0 && (i < 0 || i >= len(h.lanes) || h.lanes[i] != l):
+				return fmt.Errorf("lane %v is not where it should be in heap %d", pr, h.id)
+			case l.n > 0 && i > 0 && h.less(l, h.lanes[(i-1)/2]):
+				return fmt.Errorf("lane %v is out of order in heap %d", pr, h.id)
+			}
+		}
+	}
+	if total != q.n {
+		return fmt.Errorf("the lanes hold %d tasks, the queue says %d", total, q.n)
+	}
+	if empty > keptLanes {
+		return fmt.Errorf("%d empty lanes are kept", empty)
+	}
+	for id := range numHeaps {
+		lanes, off := 0, false
+		for _, h := range heapsOf(q) {
+			if h.id == id {
+				lanes, off = lanes+len(h.lanes), h.off
+			}
+		}
+		if want := waiting; !off && lanes != want || off && lanes != 0 {
+			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
+		}
+	}
+	if s := q.cache; s != nil && !segmentCleared(s) {
+		return fmt.Errorf("the cached segment is not clear")
+	}
+	return nil
+}
+
+// laneInvariants returns what is wrong with l, if anything.
+func laneInvariants(q *priorityQueue, l *lane) error {
+	n, fresh := 0, 0
+	order := int64(math.MinInt64)
+	var prev *segment
+	for s := l.head; s != nil; prev, s = s, s.next {
+		if s.prev != prev {
+			return fmt.Errorf("a segment's prev is wrong")
+		}
+		live, freshHere := 0, 0
+		for i := range s.slots {
+			e := &s.slots[i]
+			if !e.live() {
+				if e.order != 0 {
+					return fmt.Errorf("slot %d is not clear", i)
+				}
+				continue
+			}
+			if int32(i) < s.head || int32(i) >= s.tail {
+				return fmt.Errorf("slot %d is live outside [%d:%d)", i, s.head, s.tail)
+			}
+			if e.order < order {
+				return fmt.Errorf("order %d comes behind %d", e.order, order)
+			}
+			if order = e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
+				return fmt.Errorf("handle in slot %d has another place", i)
+			}
+			if live++; e.fresh() {
+				freshHere++
+			}
+		}
+		if int(s.live) != live || int(s.fresh) != freshHere {
+			return fmt.Errorf("a segment counts %d live and %d fresh, want %d and %d", s.live, s.fresh, live, freshHere)
+		}
+		if live == 0 && l.n > 0 {
+			return fmt.Errorf("a segment without a live slot is left")
+		}
+		n, fresh = n+live, fresh+freshHere
+	}
+	switch {
+	case l.tail != prev:
+		return fmt.Errorf("the last segment is not the tail")
+	case l.n != n || l.fresh != fresh:
+		return fmt.Errorf("counts %d live and %d fresh, want %d and %d", l.n, l.fresh, n, fresh)
+	case n == 0 && l.head != l.tail:
+		return fmt.Errorf("empty, with more than one segment")
+	}
+	return nil
+}
+
+func segmentCleared(s *segment) bool {
+	return s.prev == nil && s.next == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 &&
+		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })
+}
+
+// queueMode is a way to set up a queue.
+type queueMode struct {
+	name  string
+	share uint64
+	step  time.Duration
+	shed  bool
+}
+
+func queueModes() (modes []queueMode) {
+	for _, shed := range []bool{false, true} {
+		modes = append(modes, queueMode{fmt.Sprintf("strict,shed=%v", shed), 0, 0, shed})
+		for _, n := range []uint64{1, 2, 3, 16} {
+			modes = append(modes, queueMode{fmt.Sprintf("share=%d,shed=%v", n, shed), n, 0, shed})
+		}
+		for _, step := range []time.Duration{1, 10, 1000, time.Hour, math.MaxInt64} {
+			modes = append(modes, queueMode{fmt.Sprintf("step=%d,shed=%v", step, shed), 0, step, shed})
+		}
+	}
+	return modes
+}
+
+func TestQueueAgreesWithNaiveQueue(t *testing.T) {
+	consecutive := func(n int) (prs []Priority) {
+		for i := range n {
+			prs = append(prs, Priority(i-n/2))
+		}
+		return prs
+	}
+	sets := []struct {
+		name       string
+		priorities []Priority
+		waiting    int // the trace goes up and down between 0 and about this many
+		ops        int
+	}{
+		{"3 priorities", consecutive(3), 300, 1200},
+		{"200 priorities", consecutive(200), 300, 1000},
+		{"extremes", []Priority{math.MinInt, math.MinInt + 1, -1, 0, 1, math.MaxInt - 1, math.MaxInt}, 30, 600},
+	}
+	for _, mode := range queueModes() {
+		for _, set := range sets {
+			t.Run(mode.name+","+set.name, func(t *testing.T) {
+				t.Parallel()
+				rng := rand.New(rand.NewPCG(7, uint64(len(set.priorities))))
+				p := newQueuePair(t, mode.share, mode.step, mode.shed)
+				pick := func() Priority { return set.priorities[rng.IntN(len(set.priorities))] }
+				order := int64(0)
+				if set.name == "extremes" && mode.step > 0 {
+					order = math.MaxInt64 - 1_000_000 // near the end of time
+				}
+				push := func() {
+					if mode.step == 0 {
+						order++
+					} else if rng.IntN(3) > 0 { // else at the same instant
+						order += rng.Int64N(min(int64(mode.step), 100) + 1)
+					}
+					p.push(pick(), order, rng.IntN(4) > 0, rng.IntN(3) > 0)
+				}
+				growing := true
+				for op := range set.ops {
+					if n := len(p.ref.tasks); n == 0 {
+						growing = true
+					} else if n > set.waiting {
+						growing = false
+					}
+					weight := 35
+					if growing {
+						weight = 75
+					}
+					switch r := rng.IntN(100); {
+					case r < weight:
+						push()
+					case r < weight+15 || len(p.ref.tasks) == 0:
+						p.pop()
+					case mode.shed && r%3 == 0:
+						p.shed(pick())
+					case r%3 == 1:
+						p.removeAt(rng.IntN(len(p.ref.tasks)))
+					default:
+						p.pop()
+					}
+					if p.check(); op%32 == 0 {
+						p.checkAll()
+					}
+				}
+				for len(p.ref.tasks) > 0 {
+					p.pop()
+					p.check()
+				}
+				p.checkAll()
+				p.pop() // of an empty queue
+				p.shed(math.MinInt)
+			})
+		}
+	}
+}
+
+// The bound holds whatever comes, so this trace pushes nothing but more urgent
+// tasks behind the one that waits.
+func TestQueueKeepsTheFairShareAgainstUrgentArrivals(t *testing.T) {
+	for _, n := range []uint64{1, 2, 3, 16} {
+		p := newQueuePair(t, n, 0, false)
+		order := int64(0)
+		for i := range 40 {
+			order++
+			p.push(Priority(1000-i), order, true, true)
+		}
+		popsLow := 0
+		for i := range 40 * int(n) {
+			order++
+			p.push(Priority(-i), order, false, true)
+			p.pop() // checks the bound of every task
+			if p.ref.tasks[0].priority <= 0 {
+				break
+			}
+			popsLow++
+		}
+		p.checkAll()
+		require.Equal(t, 40*int(n)-1, popsLow, "with one dispatch in %d the 40th task must be the %dth", n, 40*n)
+	}
+}
+
+func TestQueueKeepsLongLanesInOrder(t *testing.T) {
+	const tasks = 2500 // some 30 segments
+	removals := map[string]func(rng *rand.Rand, n int) int{
+		"front":  func(*rand.Rand, int) int { return 0 },
+		"back":   func(_ *rand.Rand, n int) int { return n - 1 },
+		"middle": func(_ *rand.Rand, n int) int { return n / 2 },
+		"random": func(rng *rand.Rand, n int) int { return rng.IntN(n) },
+		"ends":   func(rng *rand.Rand, n int) int { return rng.IntN(2) * (n - 1) },
+	}
+	for name, pick := range removals {
+		for _, mode := range []queueMode{{share: 2, shed: true}, {step: 10}} {
+			t.Run(fmt.Sprintf("%s,share=%d,step=%d", name, mode.share, mode.step), func(t *testing.T) {
+				t.Parallel()
+				rng := rand.New(rand.NewPCG(11, 13))
+				p := newQueuePair(t, mode.share, mode.step, mode.shed)
+				order := int64(0)
+				for range tasks {
+					order++
+					p.push(Low, order, true, rng.IntN(2) == 0)
+				}
+				p.checkAll()
+				for i := 0; len(p.ref.tasks) > tasks/20; i++ {
+					p.removeAt(pick(rng, len(p.ref.tasks)))
+					if i%5 == 0 {
+						order++
+						p.push(Low, order, true, true)
+					}
+					if i%7 == 0 {
+						p.pop()
+					}
+					if err := invariants(&p.q); err != nil {
+						t.Fatalf("after %s: %v", p.op, err)
+					}
+					if i%16 == 0 {
+						p.check()
+					}
+				}
+				p.checkAll()
+				for len(p.ref.tasks) > 0 {
+					p.removeAt(pick(rng, len(p.ref.tasks)))
+					p.check()
+				}
+				p.checkAll()
+				require.Equal(t, p.q.lanes[laneKey{Low, false}].head, p.q.lanes[laneKey{Low, false}].tail, "one segment is kept")
+			})
+		}
+	}
+}
+
+// Only so many empty lanes are kept, however many priorities come and go.
+func TestQueueForgetsLanesOfPastPriorities(t *testing.T) {
+	p := newQueuePair(t, 16, 0, true)
+	for i := range 5000 {
+		p.push(Priority(i), int64(i), true, true)
+		p.pop()
+	}
+	p.checkAll()
+	require.LessOrEqual(t, len(p.q.lanes), 100, "5000 priorities have come and gone")
+}
+
+func TestKeyArithmeticSaturates(t *testing.T) {
+	values := []int64{math.MinInt64, math.MinInt64 + 1, math.MinInt64 / 2, -1 << 32, -3, -2, -1, 0,
+		1, 2, 3, 1 << 32, math.MaxInt64 / 2, math.MaxInt64/2 + 1, math.MaxInt64 - 1, math.MaxInt64}
+	for _, a := range values {
+		for _, b := range values {
+			x, y := big.NewInt(a), big.NewInt(b)
+			require.Equal(t, clamp(new(big.Int).Add(x, y)).Int64(), addSaturating(a, b), "%d + %d", a, b)
+			require.Equal(t, clamp(new(big.Int).Mul(x, y)).Int64(), mulSaturating(a, b), "%d × %d", a, b)
+		}
+	}
+}
+
+func TestExtremePrioritiesKeepTheirOrder(t *testing.T) {
+	for _, step := range []time.Duration{0, 1, time.Second, math.MaxInt64} {
+		var q priorityQueue
+		q.step = step
+		q.init()
+		prs := []Priority{math.MaxInt, 1, 0, -1, math.MinInt}
+		for _, pr := range prs { // all at the same instant
+			q.push(entry{f: func() {}, order: 7}, pr, false)
+		}
+		for i := len(prs) - 1; i >= 0; i-- {
+			_, pr, ok := q.pop(false)
+			require.True(t, ok)
+			require.Equal(t, prs[i], pr, "step %d", step)
+		}
+	}
+}
+
+// Where saturation makes keys equal, the older task goes first.
+func TestSaturatedKeysGoOldestFirst(t *testing.T) {
+	var q priorityQueue
+	q.step = math.MaxInt64
+	q.init()
+	for i, pr := range []Priority{5, 3, math.MaxInt, 2} { // all are at the end of time
+		q.push(entry{f: func() {}, order: int64(i)}, pr, false)
+	}
+	var got []Priority
+	for _, pr, ok := q.pop(false); ok; _, pr, ok = q.pop(false) {
+		got = append(got, pr)
+	}
+	require.Equal(t, []Priority{5, 3, math.MaxInt, 2}, got)
+}
+
+// A retained is what a task's closure refers to.
+type retained struct {
+	self *retained // keeps it out of the tiny allocator
+	_    [64]byte
+}
+
+//go:noinline
+func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak.Pointer[retained], weak.Pointer[Handle]) {
+	r := &retained{}
+	if handle {
+		h := &Handle{task: Task{Run: nil, Name: "x"}, stop: func() bool { return r.self == nil }}
+		q.push(entry{h: h, order: order}, pr, false)
+		return weak.Make(r), weak.Make(h)
+	}
+	q.push(entry{f: func() { r.self = r }, order: order}, pr, false)
+	return weak.Make(r), weak.Pointer[Handle]{}
+}
+
+//go:noinline
+func removePlaced(q *priorityQueue, h weak.Pointer[Handle]) { q.remove(h.Value()) }
+
+func TestTakenTaskIsGarbageAtOnce(t *testing.T) {
+	const tasks = 3 * len(segment{}.slots) // of them every third is taken, so that its neighbours stay
+	ways := map[string]func(q *priorityQueue, hs []weak.Pointer[Handle]) []int{
+		"pop": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
+			for i := range tasks / 2 {
+				q.pop(false)
+				taken = append(taken, i)
+			}
+			return taken
+		},
+		"shed": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
+			for i := range tasks / 2 {
+				q.takeShed(High)
+				taken = append(taken, tasks-1-i)
+			}
+			return taken
+		},
+		"remove": func(q *priorityQueue, hs []weak.Pointer[Handle]) (taken []int) {
+			for i := range hs {
+				if i%3 == 1 && hs[i].Value() != nil {
+					removePlaced(q, hs[i])
+					taken = append(taken, i)
+				}
+			}
+			return taken
+		},
+		"all": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
+			for i := range tasks {
+				q.pop(false)
+				taken = append(taken, i)
+			}
+			return taken
+		},
+	}
+	for name, take := range ways {
+		t.Run(name, func(t *testing.T) {
+			var q priorityQueue
+			q.share, q.shed = 16, true
+			q.init()
+			var rs []weak.Pointer[retained]
+			var hs []weak.Pointer[Handle]
+			for i := range tasks {
+				r, h := pushRetained(&q, Low, int64(i), i%2 == 1 || name == "remove")
+				rs, hs = append(rs, r), append(hs, h)
+			}
+			taken := take(&q, hs)
+			require.NotEmpty(t, taken)
+			runtime.GC()
+			for i := range rs {
+				if slices.Contains(taken, i) {
+					require.Nil(t, rs[i].Value(), "task %d was taken and is still referred to", i)
+					require.Nil(t, hs[i].Value(), "handle %d was taken and is still referred to", i)
+				} else {
+					require.NotNil(t, rs[i].Value(), "task %d waits", i)
+				}
+			}
+			runtime.KeepAlive(&q)
+		})
+	}
+}
+
+// heapsOf returns all heaps of q, those not needed included.
+func heapsOf(q *priorityQueue) []*laneHeap {
+	hs := []*laneHeap{&q.spare}
+	for i := range q.classes {
+		c := &q.classes[i]
+		hs = append(hs, &c.lead, &c.keyed, &c.old)
+	}
+	return hs
+}
+
+// countComparisons has *n count the comparisons that q's heaps make.
+func countComparisons(q *priorityQueue) (n *int) {
+	n = new(int)
+	for _, h := range heapsOf(q) {
+		less := h.less
+		h.less = func(a, b *lane) bool { *n++; return less(a, b) }
+	}
+	return n
+}
+
+// queueCost is what operations cost in comparisons: each at most, and all
+// together.
+type queueCost struct{ push, pop, remove, shed, sum int }
+
+// measureQueue fills a queue with lanes priorities of depth tasks each and
+// returns what a mix of operations costs that keeps it filled.
+func measureQueue(mode queueMode, lanes, depth int) (c queueCost) {
+	var q priorityQueue
+	q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+	q.init()
+	order := int64(0)
+	var handles []*Handle
+	add := func(pr Priority) {
+		order++
+		h := &Handle{}
+		handles = append(handles, h)
+		q.push(entry{h: h, order: order}, pr, false)
+	}
+	for range depth {
+		for pr := range lanes {
+			add(Priority(pr))
+		}
+	}
+	n := countComparisons(&q)
+	rng := rand.New(rand.NewPCG(3, 5))
+	measure := func(most *int, op func()) {
+		before := *n
+		op()
+		*most = max(*most, *n-before)
+	}
+	for range 300 {
+		var gone Priority
+		measure(&c.pop, func() { _, gone, _ = q.pop(false) })
+		measure(&c.push, func() { add(gone) })
+		for h := handles[rng.IntN(len(handles))]; ; h = handles[rng.IntN(len(handles))] {
+			if l := h.place.lane; l != nil {
+				gone = l.priority
+				measure(&c.remove, func() { q.remove(h) })
+				break
+			}
+		}
+		measure(&c.push, func() { add(gone) })
+		if mode.shed {
+			measure(&c.shed, func() { _, gone, _ = q.takeShed(math.MinInt) })
+			measure(&c.push, func() { add(gone) })
+		}
+	}
+	c.sum = *n
+	return c
+}
+
+func TestCostDoesNotGrowWithWaitingTasks(t *testing.T) {
+	for _, mode := range queueModes() {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			const lanes = 4
+			few, many := measureQueue(mode, lanes, 10), measureQueue(mode, lanes, 10_000)
+			for _, c := range []queueCost{few, many} {
+				// Three heaps of three levels, at most three comparisons a level.
+				for _, most := range []int{c.push, c.pop, c.remove, c.shed} {
+					require.LessOrEqual(t, most, 27, "%+v", c)
+				}
+			}
+			require.LessOrEqual(t, many.sum, few.sum+few.sum/5+100, "10 and 10,000 tasks a lane: %+v, %+v", few, many)
+		})
+	}
+}
+
+func TestPushAndPopWithinALaneCompareNothing(t *testing.T) {
+	for _, mode := range []queueMode{{}, {shed: true}} {
+		var q priorityQueue
+		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+		q.init()
+		for i := range 1000 {
+			q.push(entry{f: func() {}, order: int64(i)}, Priority(i%10), false)
+		}
+		n := countComparisons(&q)
+		for i := range 90 {
+			q.push(entry{f: func() {}, order: int64(1000 + i)}, High, false)
+		}
+		entered := *n
+		for range 89 {
+			q.pop(false)
+		}
+		require.LessOrEqual(t, entered, 12, "only the first of a lane moves it in the heaps")
+		require.Equal(t, entered, *n, "a lane that stays where it is needs no comparison")
+	}
+}
+
+func TestCostGrowsWithTheLogarithmOfPriorities(t *testing.T) {
+	for _, mode := range queueModes() {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			for _, lanes := range []int{2, 16, 128, 1024, 4096} {
+				// Depth 1 empties and fills lanes all the time, depth 3 does not.
+				for _, depth := range []int{1, 3} {
+					levels := bits.Len(uint(lanes))
+					c := measureQueue(mode, lanes, depth)
+					ops := 1200
+					if mode.shed {
+						ops = 1800
+					}
+					// Up to three heaps a change, and one lane brought up to
+					// date for each that lags.
+					require.LessOrEqual(t, c.push, 3*levels, "%d lanes: %+v", lanes, c)
+					for _, most := range []int{c.remove, c.shed} {
+						require.LessOrEqual(t, most, 9*levels, "%d lanes: %+v", lanes, c)
+					}
+					require.LessOrEqual(t, c.sum, ops*6*levels, "%d lanes: %+v", lanes, c)
+					if mode.share == 0 { // else only the sum is bounded so, see oldest
+						require.LessOrEqual(t, c.pop, 9*levels, "%d lanes: %+v", lanes, c)
+					}
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,879 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+var errStop = errors.New("test: shutdown has waited long enough")
+
+// endedContext returns a context that is over, with cause errStop.
+func endedContext() context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(errStop)
+	return ctx
+}
+
+// untilEnd runs until its context ends and returns what ctx says then.
+func untilEnd(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// requireShutdownError checks that err is a ShutdownError with errStop as its
+// cause, and returns what it lists by name.
+func requireShutdownError(t testing.TB, err error) map[string]taskpool.Unfinished {
+	t.Helper()
+	var e *taskpool.ShutdownError
+	require.ErrorAs(t, err, &e)
+	require.ErrorIs(t, err, errStop)
+	byName := make(map[string]taskpool.Unfinished)
+	for _, u := range e.Unfinished {
+		require.NotContains(t, byName, u.Task.Name, "listed twice")
+		byName[u.Task.Name] = u
+	}
+	return byName
+}
+
+// Draining.
+
+func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		start := time.Now()
+		failing := true
+		hs := []*taskpool.Handle{
+			submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error {
+				if failing {
+					failing = false
+					return errors.New("not yet")
+				}
+				return nil
+			}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 2 * time.Hour }}}),
+			submit(t, p, taskpool.Task{Name: "running", Run: func(ctx context.Context) error { time.Sleep(time.Minute); return ctx.Err() }}),
+			submit(t, p, taskpool.Task{Name: "queued", Run: nop}),
+			submit(t, p, taskpool.Task{Name: "delayed", Run: nop, NotBefore: start.Add(time.Hour)}),
+		}
+		ran := 0
+		require.NoError(t, p.Go(taskpool.Low, func() { ran++ }))
+		synctest.Wait()
+		s := p.Stats()
+		require.Equal(t, []int{1, 2, 2}, []int{s.Running, s.Queued, s.Delayed})
+
+		require.NoError(t, p.Shutdown(context.Background()))
+		for _, h := range hs {
+			require.Equal(t, taskpool.Succeeded, h.State())
+		}
+		require.Equal(t, 1, ran)
+		require.Equal(t, 2*time.Hour, time.Since(start))
+		s = p.Stats()
+		requireConserved(t, s)
+		require.Equal(t, uint64(5), s.Succeeded)
+		require.Zero(t, s.Workers)
+		require.True(t, s.Closed)
+	})
+}
+
+func TestNothingIsAcceptedOnceShutdownWasCalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		for _, when := range []string{"while it drains", "when it has"} {
+			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrClosed, when)
+			_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+			require.ErrorIs(t, err, taskpool.ErrClosed, when)
+			if when == "while it drains" {
+				release()
+				require.NoError(t, <-down)
+			}
+		}
+		require.Equal(t, uint64(4), p.Stats().Refused)
+		require.Equal(t, uint64(1), p.Stats().Submitted)
+	})
+}
+
+func TestFailedTasksAreNotUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		require.NoError(t, p.Go(taskpool.Medium, func() { runtime.Goexit() }))
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, uint64(3), p.Stats().Failed)
+	})
+}
+
+func TestShutdownOfAnIdlePoolReturnsNilEvenIfItsContextIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(3))
+		require.NoError(t, p.Shutdown(endedContext()))
+		require.NoError(t, p.Shutdown(endedContext()), "once more")
+
+		p = newPool(t, taskpool.WithWorkers(3))
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		require.NoError(t, p.WaitIdle(context.Background()))
+		require.NoError(t, p.Shutdown(endedContext()), "after work")
+	})
+}
+
+func TestShutdownAfterADrainReturnsNilWhateverItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.NoError(t, p.Shutdown(endedContext()))
+	})
+}
+
+// Children.
+
+func TestChildrenOfRunningTasksAreAcceptedWhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		draining := make(chan struct{})
+		var child, grandchild *taskpool.Handle
+		var errs [3]error
+		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			<-draining
+			// A child that starts after its parent has returned is canceled,
+			// so this one gets the parent's context without its end.
+			child, errs[0] = p.Submit(context.WithoutCancel(ctx), taskpool.Task{Run: func(ctx context.Context) error {
+				grandchild, errs[1] = p.Submit(context.WithoutCancel(ctx), taskpool.Task{Run: nop})
+				return nil
+			}})
+			_, errs[2] = p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+			return nil
+		}})
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		close(draining)
+		require.NoError(t, <-down)
+		require.NoError(t, errs[0])
+		require.NoError(t, errs[1])
+		require.ErrorIs(t, errs[2], taskpool.ErrClosed, "detached")
+		for _, h := range []*taskpool.Handle{parent, child, grandchild} {
+			require.Equal(t, taskpool.Succeeded, h.State())
+		}
+	})
+}
+
+// A detached child of a child has shed both identities, not only the nearer one.
+func TestDetachedGrandchildrenAreRefusedWhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		draining := make(chan struct{})
+		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			<-draining
+			child, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+				_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+				return err
+			}})
+			if err != nil {
+				return err
+			}
+			if err := child.Wait(ctx); !errors.Is(err, taskpool.ErrClosed) {
+				return fmt.Errorf("grandchild: got %v, want ErrClosed", err)
+			}
+			return nil
+		}})
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		close(draining)
+		require.NoError(t, <-down)
+		require.NoError(t, parent.Err())
+	})
+}
+
+func TestATaskThatHasReturnedHasNoChildrenAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		var ctx context.Context
+		h := submit(t, p, taskpool.Task{Run: func(c context.Context) error { ctx = context.WithoutCancel(c); return nil }})
+		require.NoError(t, h.Wait(context.Background()))
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		require.ErrorIs(t, err, taskpool.ErrClosed)
+		release()
+		require.NoError(t, <-down)
+	})
+}
+
+func TestTasksOfAnotherPoolAreStrangersWhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		h := submit(t, other, taskpool.Task{Run: func(ctx context.Context) error {
+			_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			return err
+		}})
+		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrClosed)
+		release()
+		require.NoError(t, <-down)
+	})
+}
+
+func TestASelfResubmittingTaskStopsAtShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var runs, refused int // by the one worker
+		var again func(context.Context) error
+		again = func(ctx context.Context) error {
+			runs++
+			time.Sleep(time.Second)
+			_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: again})
+			if errors.Is(err, taskpool.ErrClosed) {
+				refused++
+				return nil
+			}
+			return err
+		}
+		submit(t, p, taskpool.Task{Run: again})
+		time.Sleep(9500 * time.Millisecond)
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, 10, runs)
+		require.Equal(t, 1, refused)
+		require.Equal(t, uint64(10), p.Stats().Succeeded)
+	})
+}
+
+// Submitters at the door.
+
+func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const submitters = 20
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		refused := make(chan error, submitters)
+		for range submitters {
+			go func() {
+				_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+				refused <- err
+			}()
+		}
+		synctest.Wait()
+		require.Equal(t, submitters, p.Stats().Blocked)
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait() // nothing has finished yet, and still nobody waits
+		require.Len(t, refused, submitters)
+		for range submitters {
+			require.ErrorIs(t, <-refused, taskpool.ErrClosed)
+		}
+		require.Zero(t, p.Stats().Blocked)
+		release()
+		require.NoError(t, <-down)
+		require.Equal(t, uint64(2), p.Stats().Submitted)
+		require.Equal(t, uint64(submitters), p.Stats().Refused)
+	})
+}
+
+// childAtTheDoor starts a task whose child waits for room, and has the pool
+// drain. It returns what the parent got from Submit and from Shutdown.
+func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent *taskpool.Handle, child chan *taskpool.Handle, release func(), down chan error) {
+	releaseOne := block(t, p)
+	child = make(chan *taskpool.Handle, 1)
+	full := make(chan struct{})
+	parent = submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
+		// In Block, so that the child does not get the parent's slot.
+		return taskpool.Block(ctx, func() error {
+			<-full
+			h, err := p.Submit(ctx, taskpool.Task{Name: "child", Run: nop})
+			if err != nil {
+				return err
+			}
+			child <- h
+			return h.Wait(context.WithoutCancel(ctx))
+		})
+	}})
+	synctest.Wait()
+	releaseOther := block(t, p)
+	close(full)
+	release = func() { releaseOne(); releaseOther() }
+	synctest.Wait()
+	require.Equal(t, 1, p.Stats().Blocked)
+	down = make(chan error, 1)
+	go func() { down <- p.Shutdown(ctx) }()
+	synctest.Wait()
+	return parent, child, release, down
+}
+
+func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		parent, child, release, down := childAtTheDoor(t, p, context.Background())
+		require.Equal(t, 1, p.Stats().Blocked, "it is part of the work accepted")
+		release()
+		require.NoError(t, <-down)
+		require.Equal(t, taskpool.Succeeded, parent.State())
+		require.Equal(t, taskpool.Succeeded, (<-child).State())
+	})
+}
+
+func TestAChildWaitingForRoomIsTurnedAwayWhenShutdownIsCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		ctx, cancel := context.WithCancelCause(context.Background())
+		parent, child, release, down := childAtTheDoor(t, p, ctx)
+		cancel(errStop)
+		synctest.Wait()
+		release()
+		left := requireShutdownError(t, <-down)
+		require.Empty(t, child)
+		require.Equal(t, taskpool.Canceled, parent.State())
+		require.ErrorIs(t, parent.Err(), taskpool.ErrClosed)
+		require.Len(t, left, 1)
+		require.Contains(t, left, "parent")
+		require.Equal(t, uint64(1), p.Stats().Refused)
+	})
+}
+
+// Cut short.
+
+func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		ran := make(map[string]int) // by tasks that were submitted anew
+		var again bool
+		run := func(name string, first func(context.Context) error) func(context.Context) error {
+			return func(ctx context.Context) error {
+				if again {
+					ran[name]++
+					return nil
+				}
+				return first(ctx)
+			}
+		}
+		failing := func(context.Context) error { return errors.New("x") }
+		gate := make(chan struct{})
+		release := sync.OnceFunc(func() { close(gate) })
+		defer release()
+		hang := func(context.Context) error { <-gate; return nil }
+
+		retried := submit(t, p, taskpool.Task{Name: "retried", Run: run("retried", failing),
+			Retry: taskpool.Retry{MaxAttempts: 5, Backoff: func(n int) time.Duration {
+				if n < 3 {
+					return 0
+				}
+				return time.Hour
+			}}})
+		synctest.Wait()
+		delayed := submit(t, p, taskpool.Task{Name: "delayed", Run: run("delayed", nop), NotBefore: time.Now().Add(time.Hour), Priority: taskpool.Low})
+		running := submit(t, p, taskpool.Task{Name: "running", Run: run("running", untilEnd), Timeout: time.Hour})
+		require.NoError(t, p.Go(7, func() { _ = run("Go, running", hang)(context.Background()) }))
+		synctest.Wait()
+		queued := submit(t, p, taskpool.Task{Name: "queued", Run: run("queued", nop)})
+		require.True(t, queued.SetPriority(42))
+		require.NoError(t, p.Go(8, func() { _ = run("Go, queued", nop)(context.Background()) }))
+		requeued := submit(t, p, taskpool.Task{Name: "canceled before", Run: nop})
+		requeued.Cancel(nil)
+
+		err := p.Shutdown(endedContext())
+		var e *taskpool.ShutdownError
+		require.ErrorAs(t, err, &e)
+		require.ErrorIs(t, err, errStop)
+		require.ErrorContains(t, err, "6 tasks unfinished")
+
+		type row struct {
+			name     string
+			priority taskpool.Priority
+			state    taskpool.State
+			attempt  int
+		}
+		var got []row
+		for _, u := range e.Unfinished {
+			got = append(got, row{u.Task.Name, u.Task.Priority, u.State, u.Attempt})
+		}
+		require.ElementsMatch(t, []row{
+			{"retried", 0, taskpool.Delayed, 3},
+			{"delayed", taskpool.Low, taskpool.Delayed, 0},
+			{"running", 0, taskpool.Running, 1},
+			{"", 7, taskpool.Running, 1},
+			{"queued", 42, taskpool.Queued, 0},
+			{"", 8, taskpool.Queued, 0},
+		}, got)
+
+		for _, h := range []*taskpool.Handle{retried, delayed, running, queued} {
+			require.Equal(t, taskpool.Canceled, h.State())
+			require.ErrorIs(t, h.Err(), taskpool.ErrClosed)
+		}
+		require.ErrorIs(t, requeued.Err(), context.Canceled)
+		s := p.Stats()
+		requireConserved(t, s)
+		require.Equal(t, 1, s.Abandoned)
+		require.Zero(t, s.Workers)
+
+		// What is listed can be submitted as it is.
+		release()
+		again = true
+		second := newPool(t, taskpool.WithWorkers(1))
+		for _, u := range e.Unfinished {
+			u.Task.NotBefore = time.Time{}
+			submit(t, second, u.Task)
+			if u.Task.Name == "retried" {
+				require.Equal(t, 5, u.Task.Retry.MaxAttempts)
+			}
+			if u.Task.Name == "running" {
+				require.Equal(t, time.Hour, u.Task.Timeout)
+			}
+		}
+		require.NoError(t, second.Shutdown(context.Background()))
+		require.Equal(t, map[string]int{"retried": 1, "delayed": 1, "running": 1, "Go, running": 1,
+			"queued": 1, "Go, queued": 1}, ran)
+	})
+}
+
+// What a running task comes to after Shutdown's context has ended.
+func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
+	mine := errors.New("its own error")
+	retry := taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return 0 }}
+	tests := []struct {
+		name   string
+		task   taskpool.Task
+		state  taskpool.State
+		is     []error
+		listed bool
+	}{
+		{name: "returns nil", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }},
+			state: taskpool.Succeeded},
+		{name: "returns nil at the end of the grace", task: taskpool.Task{Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(5*time.Second - 1)
+			return nil
+		}}, state: taskpool.Succeeded},
+		{name: "returns its context's error", task: taskpool.Task{Run: untilEnd},
+			state: taskpool.Canceled, is: []error{taskpool.ErrClosed}, listed: true},
+		{name: "returns its context's cause", task: taskpool.Task{Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}}, state: taskpool.Canceled, is: []error{taskpool.ErrClosed}, listed: true},
+		{name: "returns an error of its own", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return mine }},
+			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+		{name: "could be retried", task: taskpool.Task{Retry: retry, Run: func(ctx context.Context) error { <-ctx.Done(); return mine }},
+			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+		{name: "panics and could be retried", task: taskpool.Task{Retry: retry, Run: func(ctx context.Context) error { <-ctx.Done(); panic(mine) }},
+			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+		{name: "panics", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); panic(mine) }},
+			state: taskpool.Failed, is: []error{mine}},
+		{name: "calls Goexit", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); runtime.Goexit(); return nil }},
+			state: taskpool.Failed, is: []error{taskpool.ErrGoexit}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				test.task.Name = "task"
+				h := submit(t, p, test.task)
+				synctest.Wait()
+				left := requireShutdownError(t, p.Shutdown(endedContext()))
+				require.Equal(t, test.state, h.State())
+				for _, is := range test.is {
+					require.ErrorIs(t, h.Err(), is)
+				}
+				if !test.listed {
+					require.Empty(t, left)
+					return
+				}
+				require.Len(t, left, 1)
+				require.Equal(t, taskpool.Running, left["task"].State)
+				require.Equal(t, 1, left["task"].Attempt)
+				require.Equal(t, uint64(1), p.Stats().Attempts, "it is not retried")
+			})
+		})
+	}
+}
+
+func TestAFunctionThatPanicsWhenShutdownIsCutShortIsNotUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Second); panic("x") }))
+		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Second) }))
+		synctest.Wait()
+		require.Empty(t, requireShutdownError(t, p.Shutdown(endedContext())))
+		require.Equal(t, uint64(1), p.Stats().Failed)
+		require.Equal(t, uint64(1), p.Stats().Succeeded)
+	})
+}
+
+func TestHungTasksAreAbandonedAndListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = 3 * time.Second
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
+		gate := make(chan struct{})
+		release := sync.OnceFunc(func() { close(gate) })
+		defer release()
+		h := submit(t, p, taskpool.Task{Name: "hangs", Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, errStop)
+		defer cancel()
+		start := time.Now()
+		left := requireShutdownError(t, p.Shutdown(ctx))
+		require.Equal(t, time.Minute+grace, time.Since(start))
+
+		require.Len(t, left, 2) // the function has no name
+		require.Equal(t, taskpool.Running, left["hangs"].State)
+		require.Equal(t, taskpool.Failed, h.State())
+		var hung *taskpool.HungError
+		require.ErrorAs(t, h.Err(), &hung)
+		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
+		require.ErrorIs(t, h.Err(), taskpool.ErrClosed, "why its context had ended")
+		require.Contains(t, string(hung.Stack), "TestHungTasksAreAbandonedAndListed")
+		s := p.Stats()
+		require.Equal(t, 2, s.Abandoned)
+		require.Equal(t, uint64(2), s.Hangs)
+		require.Len(t, p.Tasks(taskpool.Abandoned), 2)
+
+		release()
+		synctest.Wait()
+		require.Zero(t, p.Stats().Abandoned, "they have ended after all")
+		require.Equal(t, taskpool.Failed, h.State(), "a late result is discarded")
+	})
+}
+
+// With no abandoned goroutine allowed a hung task keeps its slot, but not for
+// ever: Shutdown returns all the same.
+func TestShutdownGivesLostSlotsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		gate := make(chan struct{})
+		defer close(gate)
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		time.Sleep(time.Minute)
+		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
+		require.Equal(t, 1, p.Stats().Lost)
+		require.NoError(t, p.Shutdown(context.Background()), "every task had settled")
+		require.Equal(t, 1, p.Stats().Abandoned)
+	})
+}
+
+func TestTasksWithContextsOfTheirOwnAreCutOffToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		soft, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var cause error
+		h, err := p.Submit(context.WithoutCancel(soft), taskpool.Task{Name: "task", Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			cause = context.Cause(ctx)
+			return ctx.Err()
+		}})
+		require.NoError(t, err)
+		synctest.Wait()
+		left := requireShutdownError(t, p.Shutdown(endedContext()))
+		require.Contains(t, left, "task")
+		require.ErrorIs(t, cause, taskpool.ErrClosed)
+		require.Equal(t, taskpool.Canceled, h.State())
+	})
+}
+
+func TestShutdownErrorIsItsContextsCause(t *testing.T) {
+	tests := map[string]struct {
+		ctx func() (context.Context, context.CancelFunc)
+		is  error
+	}{
+		"cause": {func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			cancel(errStop)
+			return ctx, func() {}
+		}, errStop},
+		"canceled": {func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			return ctx, cancel
+		}, context.Canceled},
+		"deadline": {func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(context.Background(), time.Second)
+		}, context.DeadlineExceeded},
+		"timeout with a cause": {func() (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(context.Background(), time.Second, errStop)
+		}, errStop},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				submit(t, p, taskpool.Task{Run: untilEnd})
+				ctx, cancel := test.ctx()
+				defer cancel()
+				err := p.Shutdown(ctx)
+				require.ErrorIs(t, err, test.is)
+				require.ErrorContains(t, err, test.is.Error())
+				var e *taskpool.ShutdownError
+				require.ErrorAs(t, err, &e)
+				require.Len(t, e.Unfinished, 1)
+			})
+		})
+	}
+}
+
+// Several calls.
+
+func TestAllShutdownsAgree(t *testing.T) {
+	const calls = 100
+	shutdowns := func(p *taskpool.Pool, ctx context.Context) []error {
+		errs := make([]error, calls)
+		var wg sync.WaitGroup
+		for i := range calls {
+			wg.Go(func() { errs[i] = p.Shutdown(ctx) })
+		}
+		wg.Wait()
+		return errs
+	}
+	t.Run("drained", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(2))
+			for range 10 {
+				submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+			}
+			for _, err := range shutdowns(p, context.Background()) {
+				require.NoError(t, err)
+			}
+		})
+	})
+	t.Run("cut short", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(2))
+			for range 10 {
+				submit(t, p, taskpool.Task{Run: untilEnd})
+			}
+			ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second, errStop)
+			defer cancel()
+			errs := append(shutdowns(p, ctx), p.Shutdown(context.Background()), p.Shutdown(ctx))
+			var first *taskpool.ShutdownError
+			require.ErrorAs(t, errs[0], &first)
+			require.Len(t, first.Unfinished, 10)
+			for _, err := range errs {
+				var e *taskpool.ShutdownError
+				require.ErrorAs(t, err, &e)
+				require.Same(t, first, e)
+			}
+		})
+	})
+}
+
+func TestAShutdownWithLessPatienceCutsTheFirstShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Run: untilEnd})
+		start := time.Now()
+		first := make(chan error)
+		go func() { first <- p.Shutdown(context.Background()) }()
+		long, cancelLong := context.WithTimeout(context.Background(), time.Hour)
+		defer cancelLong()
+		second := make(chan error)
+		go func() { second <- p.Shutdown(long) }()
+		time.Sleep(time.Minute)
+		require.Equal(t, taskpool.Running, h.State())
+
+		var want *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(endedContext()), &want)
+		require.ErrorIs(t, want, errStop)
+		for _, call := range []chan error{first, second} {
+			var got *taskpool.ShutdownError
+			require.ErrorAs(t, <-call, &got)
+			require.Same(t, want, got)
+		}
+		require.Equal(t, time.Minute, time.Since(start))
+	})
+}
+
+// Inside.
+
+func TestShutdownInsideATaskReturnsErrInsideAndShutsNothingDown(t *testing.T) {
+	for name, call := range insideCalls(func(p *taskpool.Pool, ctx context.Context) error { return p.Shutdown(ctx) }) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := call(t)
+				require.ErrorIs(t, err, taskpool.ErrInside)
+				require.False(t, p.Stats().Closed)
+				require.NoError(t, p.Health())
+				h := submit(t, p, taskpool.Task{Run: nop})
+				require.NoError(t, h.Wait(context.Background()))
+				require.NoError(t, p.Shutdown(context.Background()))
+			})
+		})
+	}
+}
+
+func TestATaskMayShutAnotherPoolDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return other.Shutdown(ctx) }})
+		require.NoError(t, h.Wait(context.Background()))
+		require.ErrorIs(t, other.Health(), taskpool.ErrClosed)
+		require.NoError(t, p.Health())
+	})
+}
+
+// The log.
+
+// A recorder is a slog.Handler that keeps records of level Warn.
+type recorder struct {
+	slog.Handler
+	mu       sync.Mutex
+	warnings []slog.Record
+}
+
+func newRecorder() *recorder { return &recorder{Handler: slog.DiscardHandler} }
+
+func (r *recorder) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r *recorder) Handle(_ context.Context, record slog.Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if record.Level == slog.LevelWarn {
+		r.warnings = append(r.warnings, record)
+	}
+	return nil
+}
+
+func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder()
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		for range 7 {
+			submit(t, p, taskpool.Task{Run: untilEnd})
+		}
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { assert.Error(t, p.Shutdown(endedContext())) })
+		}
+		wg.Wait()
+		require.Error(t, p.Shutdown(endedContext()))
+		require.Len(t, r.warnings, 1)
+		attrs := make(map[string]any)
+		r.warnings[0].Attrs(func(a slog.Attr) bool {
+			attrs[a.Key] = a.Value.Any()
+			return true
+		})
+		require.Equal(t, map[string]any{"unfinished": int64(7)}, attrs)
+	})
+}
+
+func TestACompleteShutdownLogsNoWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecorder()
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		submit(t, p, taskpool.Task{Run: nop})
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Empty(t, r.warnings)
+	})
+}
+
+// Hooks and policies that do not return.
+
+func TestUserCodeThatNeverReturnsBlocksShutdownForTwoGracesAtMost(t *testing.T) {
+	const patience, grace = time.Minute, 5 * time.Second
+	gate := make(chan struct{}) // made anew for each test, within its bubble
+	hangTask := func(taskpool.TaskEvent) { <-gate }
+	hangWorker := func(taskpool.WorkerEvent) { <-gate }
+	failing := func(context.Context) error { return errors.New("x") }
+	hung := func(context.Context) error { <-gate; return nil }
+	twice := taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }}
+	tests := []struct {
+		name  string
+		hooks taskpool.Hooks
+		task  taskpool.Task
+		extra bool // another task is left when Shutdown's patience ends
+	}{
+		{name: "Started", hooks: taskpool.Hooks{Started: hangTask}, task: taskpool.Task{Run: nop}},
+		{name: "AttemptFailed", hooks: taskpool.Hooks{AttemptFailed: hangTask}, task: taskpool.Task{Run: failing}},
+		{name: "AttemptFailed, tasks left", hooks: taskpool.Hooks{AttemptFailed: hangTask}, task: taskpool.Task{Run: failing}, extra: true},
+		{name: "Retried", hooks: taskpool.Hooks{Retried: hangTask}, task: taskpool.Task{Run: failing, Retry: twice}},
+		{name: "Finished", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: nop}},
+		{name: "Finished, tasks left", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: nop}, extra: true},
+		{name: "WorkerDied", hooks: taskpool.Hooks{WorkerDied: hangWorker}, task: taskpool.Task{Run: func(context.Context) error { panic("x") }}},
+		{name: "WorkerReplaced", hooks: taskpool.Hooks{WorkerReplaced: hangWorker}, task: taskpool.Task{Run: func(context.Context) error { panic("x") }}},
+		{name: "WorkerAbandoned", hooks: taskpool.Hooks{WorkerAbandoned: hangWorker}, task: taskpool.Task{Run: hung, Timeout: time.Second}},
+		{name: "Around", hooks: taskpool.Hooks{Around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error {
+			<-gate
+			return nil
+		}}, task: taskpool.Task{Run: nop}},
+		{name: "Run", task: taskpool.Task{Run: hung}},
+		{name: "Retry.If", task: taskpool.Task{Run: failing, Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-gate; return true }}}},
+		{name: "Retry.If about a hang", task: taskpool.Task{Run: hung, Timeout: time.Second,
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-gate; return true }}}},
+		{name: "Retry.Backoff", task: taskpool.Task{Run: failing, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { <-gate; return 0 }}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate = make(chan struct{})
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace), taskpool.WithHooks(test.hooks))
+				submit(t, p, test.task)
+				if test.extra {
+					submit(t, p, taskpool.Task{Run: nop})
+				}
+				synctest.Wait()
+				var returned atomic.Bool
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				defer cancel()
+				var down sync.WaitGroup
+				down.Go(func() {
+					_ = p.Shutdown(ctx)
+					returned.Store(true)
+				})
+				time.Sleep(patience + 2*grace)
+				synctest.Wait()
+				intime := returned.Load()
+				close(gate) // else the bubble would not end
+				down.Wait()
+				require.True(t, intime)
+				requireConserved(t, p.Stats())
+				s := p.Stats()
+				require.Zero(t, s.Queued+s.Delayed+s.Running, "every task has settled")
+			})
+		})
+	}
+}
+
+// The hook Started holds the attempt up until its task has been given up. Run
+// must not be called any more then.
+func TestATaskGivenUpBeforeItRanNeverRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		var ran atomic.Int64
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { <-gate }}))
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { ran.Add(1); return nil }})
+		require.NoError(t, p.Go(taskpool.Medium, func() { ran.Add(1) }))
+		synctest.Wait()
+		var e *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(endedContext()), &e)
+		require.Len(t, e.Unfinished, 2)
+		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
+		open()
+		synctest.Wait()
+		require.Zero(t, ran.Load(), "run after they were listed as unfinished")
+	})
+}

@@ -1,0 +1,332 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Each row does one thing and says which totals that adds to. All others must
+// stay as they were.
+func TestEachTotalCountsWhatItSays(t *testing.T) {
+	background := context.Background()
+	ok := taskpool.Task{Run: nop}
+	retry := taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Second }}
+	hang := func(ctx context.Context) error {
+		<-ctx.Done()
+		time.Sleep(time.Minute) // more than the grace
+		return nil
+	}
+	tests := []struct {
+		name string
+		opts []taskpool.Option
+		do   func(t *testing.T, p *taskpool.Pool)
+		want taskpool.Stats
+	}{
+		{name: "nothing"},
+		{name: "a function", do: func(t *testing.T, p *taskpool.Pool) {
+			require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
+		{name: "a task", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, ok)
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
+		{name: "an error", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1}},
+		{name: "a panic", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1}},
+		{name: "a panic in a function", do: func(t *testing.T, p *taskpool.Pool) {
+			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1}},
+		{name: "Goexit", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Goexits: 1, Replaced: 1}},
+		{name: "a timeout", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: untilEnd, Timeout: time.Second})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1}},
+		{name: "a hang", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1, Replaced: 1}},
+		{name: "a hang that keeps its slot", opts: []taskpool.Option{taskpool.WithMaxAbandoned(0)}, do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1}},
+		{name: "retries that fail", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error { return errors.New("x") }})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 3, Retries: 2, Failed: 1}},
+		{name: "a retry that succeeds", do: func(t *testing.T, p *taskpool.Pool) {
+			n := 0
+			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error {
+				if n++; n == 1 {
+					panic("x")
+				}
+				return nil
+			}})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 2, Retries: 1, Panics: 1, Replaced: 1, Succeeded: 1}},
+		{name: "canceled while it waits", do: func(t *testing.T, p *taskpool.Pool) {
+			p.Pause()
+			h := submit(t, p, ok)
+			require.True(t, h.Cancel(nil))
+			require.False(t, h.Cancel(nil))
+			p.Resume()
+		}, want: taskpool.Stats{Submitted: 1, Canceled: 1}},
+		{name: "canceled while it is delayed", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Hour)}).Cancel(nil)
+		}, want: taskpool.Stats{Submitted: 1, Canceled: 1}},
+		{name: "canceled while it runs", do: func(t *testing.T, p *taskpool.Pool) {
+			h := submit(t, p, taskpool.Task{Run: untilEnd})
+			synctest.Wait()
+			h.Cancel(nil)
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Canceled: 1}},
+		{name: "refused as full", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowReject)}, do: func(t *testing.T, p *taskpool.Pool) {
+			release := sync.OnceFunc(block(t, p))
+			defer release()
+			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+			_, err := p.Submit(background, ok)
+			require.ErrorIs(t, err, taskpool.ErrFull)
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}},
+		{name: "refused as its context is over", do: func(t *testing.T, p *taskpool.Pool) {
+			_, err := p.Submit(endedContext(), ok)
+			require.Error(t, err)
+		}, want: taskpool.Stats{Refused: 1}},
+		{name: "refused as its context ends at the door", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
+			release := sync.OnceFunc(block(t, p))
+			defer release()
+			ctx, cancel := context.WithTimeout(background, time.Second)
+			defer cancel()
+			_, err := p.Submit(ctx, ok)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1}},
+		{name: "shed", opts: []taskpool.Option{taskpool.WithCapacity(1, taskpool.OverflowShed)}, do: func(t *testing.T, p *taskpool.Pool) {
+			release := sync.OnceFunc(block(t, p))
+			defer release()
+			require.NoError(t, p.Go(taskpool.Low, func() {}))
+			h := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+			require.Equal(t, taskpool.Queued, h.State())
+		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}},
+		{name: "a task that cannot be", do: func(t *testing.T, p *taskpool.Pool) {
+			_, err := p.Submit(background, taskpool.Task{})
+			require.Error(t, err)
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, append([]taskpool.Option{taskpool.WithWorkers(1)}, test.opts...)...)
+				if test.do != nil {
+					test.do(t, p)
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				test.want.Slots, test.want.Workers, test.want.Idle = 1, 1, 1
+				require.Equal(t, test.want, p.Stats())
+				requireConserved(t, p.Stats())
+			})
+		})
+	}
+}
+
+func TestLevelsAreThoseOfTheMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithCapacity(6, taskpool.OverflowWait),
+			taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second))
+		levels := func() taskpool.Stats {
+			synctest.Wait()
+			s := p.Stats()
+			requireConserved(t, s)
+			// Totals are for the test above.
+			s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Canceled, s.Shed = 0, 0, 0, 0, 0, 0
+			s.Attempts, s.Retries, s.Panics, s.Goexits, s.Hangs, s.Replaced = 0, 0, 0, 0, 0, 0
+			return s
+		}
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 3}, levels())
+
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 2, Running: 1}, levels())
+
+		// Two tasks hang: one worker is abandoned, one keeps its slot.
+		gate := make(chan struct{})
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		for range 2 {
+			submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		}
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Running: 3}, levels())
+		time.Sleep(2 * time.Second)
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1}, levels())
+
+		p.Pause()
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true}, levels())
+		submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Hour)})
+		for i, pr := range []taskpool.Priority{taskpool.Low, taskpool.High, 100, taskpool.High, taskpool.High, -100} {
+			if i%2 == 0 {
+				require.NoError(t, p.Go(pr, func() {}))
+			} else {
+				submit(t, p, taskpool.Task{Priority: pr, Run: nop})
+			}
+		}
+		go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true,
+			Queued: 6, Delayed: 1, Blocked: 1,
+			Waiting: []taskpool.PriorityStats{{-100, 1}, {taskpool.High, 3}, {taskpool.Low, 1}, {100, 1}}}, levels())
+
+		p.Resume()
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Delayed: 1}, levels())
+		open()
+		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 2, Running: 1, Delayed: 1}, levels())
+		require.NoError(t, p.Resize(5))
+		require.Equal(t, taskpool.Stats{Slots: 5, Workers: 5, Idle: 4, Running: 1, Delayed: 1}, levels())
+
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		require.Equal(t, taskpool.Stats{Slots: 5, Workers: 5, Idle: 4, Running: 1, Delayed: 1, Closed: true}, levels())
+		release()
+		require.NoError(t, <-down)
+		require.Equal(t, taskpool.Stats{Slots: 5, Closed: true}, levels())
+	})
+}
+
+func TestTasksDescribesEachTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
+		gate := make(chan struct{})
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		failure := errors.New("not yet")
+		start := time.Now()
+
+		require.Empty(t, p.Tasks())
+		// Each gets to its state before the next comes, so that the numbers
+		// of tasks and workers are known.
+		hung := submit(t, p, taskpool.Task{Name: "hung", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		time.Sleep(2 * time.Second)
+		retried := submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return failure },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
+		synctest.Wait()
+		delayed := submit(t, p, taskpool.Task{Name: "delayed", Priority: 9, Run: nop, NotBefore: start.Add(time.Minute)})
+		running := submit(t, p, taskpool.Task{Name: "running", Priority: -7, Timeout: time.Minute, Run: untilEnd})
+		endless := submit(t, p, taskpool.Task{Name: "endless", Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, p.Go(-5, func() { <-gate }))
+		synctest.Wait()
+		queued := submit(t, p, taskpool.Task{Name: "queued", Priority: taskpool.Low, Run: nop})
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+		urgent := submit(t, p, taskpool.Task{Name: "urgent", Priority: taskpool.High, Run: nop})
+		settled := submit(t, p, taskpool.Task{Name: "settled", Run: nop})
+		settled.Cancel(nil)
+
+		now := start.Add(2 * time.Second)
+		want := map[taskpool.State][]taskpool.TaskInfo{
+			taskpool.Queued: {
+				{ID: 9, Name: "urgent", Priority: taskpool.High, State: taskpool.Queued, Handle: urgent},
+				{ID: 7, Name: "queued", Priority: taskpool.Low, State: taskpool.Queued, Handle: queued},
+				{Priority: taskpool.Low, State: taskpool.Queued},
+			},
+			taskpool.Delayed: {
+				{ID: 2, Name: "retried", State: taskpool.Delayed, Attempt: 1, Due: now.Add(time.Hour), Err: failure, Handle: retried},
+				{ID: 3, Name: "delayed", Priority: 9, State: taskpool.Delayed, Due: start.Add(time.Minute), Handle: delayed},
+			},
+			taskpool.Running: {
+				{ID: 4, Name: "running", Priority: -7, State: taskpool.Running, Attempt: 1, Started: now,
+					Deadline: now.Add(time.Minute), Handle: running},
+				{ID: 5, Name: "endless", State: taskpool.Running, Attempt: 1, Started: now, Handle: endless},
+				{Priority: -5, State: taskpool.Running, Attempt: 1},
+			},
+			taskpool.Abandoned: {
+				{ID: 1, Name: "hung", State: taskpool.Abandoned, Attempt: 1, Started: start,
+					Deadline: start.Add(time.Second), Err: hung.Err(), Handle: hung},
+			},
+		}
+		// workers takes the numbers of the workers out of the tasks.
+		workers := func(tasks []taskpool.TaskInfo) (ids []int) {
+			for i := range tasks {
+				if id := tasks[i].Worker; id != 0 {
+					ids = append(ids, id)
+					tasks[i].Worker = 0
+				}
+			}
+			return ids
+		}
+		for state := taskpool.Queued; state <= taskpool.Abandoned; state++ {
+			got := p.Tasks(state)
+			ids := workers(got)
+			switch state {
+			case taskpool.Queued:
+				require.Equal(t, want[state], got, "the most urgent first")
+				require.Empty(t, ids)
+			case taskpool.Running:
+				require.ElementsMatch(t, want[state], got)
+				require.ElementsMatch(t, []int{1, 2, 4}, ids, "3 was abandoned")
+			case taskpool.Abandoned:
+				require.ElementsMatch(t, want[state], got)
+				require.Equal(t, []int{3}, ids)
+			default:
+				require.ElementsMatch(t, want[state], got, state)
+				require.Empty(t, ids)
+			}
+		}
+
+		all := p.Tasks()
+		workers(all)
+		var interesting []taskpool.TaskInfo
+		for _, state := range []taskpool.State{taskpool.Delayed, taskpool.Running, taskpool.Abandoned} {
+			interesting = append(interesting, want[state]...)
+		}
+		require.ElementsMatch(t, interesting, all, "without states")
+		require.Len(t, p.Tasks(taskpool.Queued, taskpool.Delayed), 5)
+
+		open()
+		require.NoError(t, p.Shutdown(context.Background()))
+		synctest.Wait()
+		require.Empty(t, p.Tasks(taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Succeeded, taskpool.Failed, taskpool.Abandoned))
+	})
+}
+
+func TestHealthIsNilUntilThePoolIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		require.NoError(t, p.Health())
+		release := sync.OnceFunc(block(t, p))
+		defer release()
+		p.Pause()
+		require.NoError(t, p.Health(), "busy and paused")
+		down := make(chan error)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		require.ErrorIs(t, p.Health(), taskpool.ErrClosed, "while it drains")
+		release()
+		require.NoError(t, <-down)
+		require.ErrorIs(t, p.Health(), taskpool.ErrClosed)
+	})
+}
+
+func TestHealthSaysHowManySlotsAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithMaxAbandoned(1))
+		gate := make(chan struct{})
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		hang := taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }}
+		submit(t, p, hang)
+		time.Sleep(time.Minute)
+		require.NoError(t, p.Health(), "one is within the limit")
+		submit(t, p, hang)
+		submit(t, p, hang)
+		time.Sleep(time.Minute)
+		require.ErrorIs(t, p.Health(), taskpool.ErrHung)
+		require.ErrorContains(t, p.Health(), "2 of 3 slots lost, with 1 hung goroutines abandoned already")
+		open()
+		synctest.Wait()
+		require.NoError(t, p.Health())
+		requireWorkers(t, p, 3)
+	})
+}

@@ -1,0 +1,485 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+func TestAnyNumberOfDeathsLeavesAllWorkers(t *testing.T) {
+	for name, die := range map[string]func(){"panic": func() { panic("x") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const workers, deaths = 3, 100
+				p := newPool(t, taskpool.WithWorkers(workers))
+				for i := range deaths {
+					if i%2 == 0 {
+						require.NoError(t, p.Go(taskpool.Medium, die))
+					} else {
+						submit(t, p, taskpool.Task{Run: func(context.Context) error { die(); return nil }})
+					}
+				}
+				require.NoError(t, p.WaitIdle(t.Context()))
+				synctest.Wait()
+				s := p.Stats()
+				require.EqualValues(t, deaths, s.Replaced)
+				require.EqualValues(t, deaths, s.Failed)
+				require.EqualValues(t, deaths, s.Panics+s.Goexits)
+				requireWhole(t, p, workers)
+			})
+		})
+	}
+}
+
+// Nothing is due at any time, so the supervisor has but its channel to learn of
+// a death.
+func TestDeadWorkerIsReplacedWithoutTimePassing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		began := time.Now()
+		for range 10 {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		}
+		require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+		require.Zero(t, time.Since(began))
+	})
+}
+
+func TestHealthyLongTasksAreNeverJudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { time.Sleep(1000 * time.Hour); return nil }})
+		require.NoError(t, err)
+		h2 := submit(t, p, taskpool.Task{Timeout: 2000 * time.Hour, Run: func(context.Context) error { time.Sleep(1000 * time.Hour); return nil }})
+		require.NoError(t, h.Wait(t.Context()))
+		require.NoError(t, h2.Wait(t.Context()))
+		s := p.Stats()
+		require.Zero(t, s.Hangs)
+		require.Zero(t, s.Replaced)
+	})
+}
+
+//go:noinline
+func supervisorHangsHere(gate <-chan struct{}) { <-gate }
+
+// hang submits a task that ignores the end of its context, which comes after a
+// second, until gate is closed.
+func hang(t testing.TB, p *taskpool.Pool, gate <-chan struct{}) *taskpool.Handle {
+	t.Helper()
+	return submit(t, p, taskpool.Task{Name: "hang", Timeout: time.Second, Run: func(context.Context) error {
+		supervisorHangsHere(gate)
+		return nil
+	}})
+}
+
+func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
+	for name, tt := range map[string]struct {
+		timeout time.Duration
+		end     func(h *taskpool.Handle, cancel context.CancelCauseFunc)
+		cause   error
+	}{
+		"timeout": {time.Second, nil, taskpool.ErrTimeout},
+		"Cancel":  {0, func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, errCause},
+		"ctx":     {0, func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, errCause},
+	} {
+		for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 5, Backoff: noWait}} {
+			t.Run(fmt.Sprintf("%s, MaxAttempts %d", name, retry.MaxAttempts), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second))
+					gate := make(chan struct{})
+					ctx, cancel := context.WithCancelCause(context.Background())
+					defer cancel(nil)
+					h, err := p.Submit(ctx, taskpool.Task{Timeout: tt.timeout, Retry: retry, Run: func(context.Context) error {
+						supervisorHangsHere(gate)
+						return nil
+					}})
+					require.NoError(t, err)
+					time.Sleep(time.Second)
+					if tt.end != nil {
+						tt.end(h, cancel)
+					}
+					time.Sleep(3*time.Second - 1)
+					synctest.Wait()
+					require.Equal(t, taskpool.Running, h.State(), "the grace is not over")
+					time.Sleep(1)
+					synctest.Wait()
+					require.Equal(t, taskpool.Failed, h.State())
+					err = h.Err()
+					var he *taskpool.HungError
+					require.ErrorAs(t, err, &he)
+					require.ErrorIs(t, err, taskpool.ErrHung)
+					require.ErrorIs(t, err, tt.cause)
+					require.Contains(t, string(he.Stack), "supervisorHangsHere")
+					require.Contains(t, string(he.Stack), "supervisor_test.go")
+					require.NotContains(t, string(he.Stack), "synctest.Wait(", "no other goroutine's stack")
+					require.False(t, h.Cancel(nil))
+
+					s := p.Stats()
+					require.EqualValues(t, 1, s.Hangs)
+					require.EqualValues(t, 1, s.Replaced)
+					require.EqualValues(t, 1, s.Attempts, "a hang is not retried")
+					require.Equal(t, 1, s.Abandoned)
+					require.Zero(t, s.Running)
+					require.NoError(t, p.Health())
+					infos := p.Tasks()
+					require.Len(t, infos, 1)
+					require.Equal(t, taskpool.Abandoned, infos[0].State)
+					require.Same(t, h, infos[0].Handle)
+					requireWhole(t, p, 1)
+
+					close(gate) // it returns nil, much too late
+					synctest.Wait()
+					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, err, h.Err())
+					s = p.Stats()
+					require.Zero(t, s.Abandoned)
+					require.EqualValues(t, 1, s.Failed)
+					require.Empty(t, p.Tasks())
+					requireWhole(t, p, 1)
+				})
+			})
+		}
+	}
+}
+
+func TestLateEndOfAnAbandonedTaskIsDiscarded(t *testing.T) {
+	for name, end := range map[string]func() error{
+		"nil":    func() error { return nil },
+		"error":  func() error { return errLife },
+		"panic":  func() error { panic("late") },
+		"Goexit": func() error { runtime.Goexit(); return nil },
+	} {
+		for _, abandoned := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s, MaxAbandoned %d", name, abandoned), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					events := new(eventLog)
+					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(abandoned), taskpool.WithHooks(events.hooks()))
+					gate := make(chan struct{})
+					h := submit(t, p, taskpool.Task{Timeout: time.Second, Retry: taskpool.Retry{MaxAttempts: 5}, Run: func(context.Context) error {
+						<-gate
+						return end()
+					}})
+					err := h.Wait(t.Context())
+					require.ErrorIs(t, err, taskpool.ErrHung)
+					synctest.Wait()
+					before := p.Stats()
+					close(gate)
+					synctest.Wait()
+					require.Equal(t, err, h.Err())
+					after := p.Stats()
+					require.EqualValues(t, 1, after.Failed)
+					require.EqualValues(t, 1, after.Attempts)
+					require.Equal(t, before.Panics+before.Goexits, after.Panics+after.Goexits)
+					require.Zero(t, after.Abandoned)
+					require.Len(t, events.named("Finished"), 1)
+					require.Len(t, events.named("AttemptFailed"), 1)
+					requireWhole(t, p, 2)
+				})
+			})
+		}
+	}
+}
+
+func TestCapacityIsWholeAfterEveryWorkerHung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const workers = 3
+		p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
+		gate := make(chan struct{})
+		var handles []*taskpool.Handle
+		for range workers {
+			handles = append(handles, hang(t, p, gate))
+		}
+		next := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		began := time.Now()
+		require.NoError(t, next.Wait(t.Context()))
+		require.Equal(t, 2*time.Second, time.Since(began), "timeout and grace")
+		for _, h := range handles {
+			require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		}
+		require.NoError(t, p.Health())
+		require.Equal(t, workers, p.Stats().Abandoned)
+		requireWhole(t, p, workers)
+		close(gate)
+		synctest.Wait()
+		require.Zero(t, p.Stats().Abandoned)
+		requireWhole(t, p, workers)
+	})
+}
+
+func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
+	const workers = 3
+	for name, tt := range map[string]struct {
+		opts      []taskpool.Option
+		abandoned int
+		hung      int
+	}{
+		"0":       {[]taskpool.Option{taskpool.WithMaxAbandoned(0)}, 0, 2},
+		"1":       {[]taskpool.Option{taskpool.WithMaxAbandoned(1)}, 1, 3},
+		"default": {nil, workers, workers + 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, append(tt.opts, taskpool.WithWorkers(workers))...)
+				gates := make([]chan struct{}, tt.hung)
+				for i := range gates {
+					gates[i] = make(chan struct{})
+					h := hang(t, p, gates[i]) // one after the other, so that the first are abandoned
+					require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+					synctest.Wait()
+				}
+				expect := func(abandoned, lost int) {
+					t.Helper()
+					synctest.Wait()
+					s := p.Stats()
+					require.Equal(t, abandoned, s.Abandoned)
+					require.Equal(t, lost, s.Lost)
+					require.Equal(t, workers-lost, s.Workers)
+					require.Equal(t, workers-lost, s.Idle)
+					if lost == 0 {
+						require.NoError(t, p.Health())
+						requireWhole(t, p, workers)
+						return
+					}
+					err := p.Health()
+					require.ErrorIs(t, err, taskpool.ErrHung)
+					require.ErrorContains(t, err, fmt.Sprintf("%d of %d slots lost", lost, workers))
+					running := make(chan struct{}, workers)
+					gate := make(chan struct{})
+					for range workers {
+						require.NoError(t, p.Go(taskpool.High, func() { running <- struct{}{}; <-gate }))
+					}
+					synctest.Wait()
+					require.Len(t, running, workers-lost, "a lost slot runs nothing")
+					close(gate)
+					synctest.Wait()
+				}
+				lost := tt.hung - tt.abandoned
+				expect(tt.abandoned, lost)
+
+				// The last has lost its slot; it returns, and has it again.
+				close(gates[tt.hung-1])
+				lost--
+				expect(tt.abandoned, lost)
+				// An abandoned one returns: one that has lost its slot is
+				// abandoned in its place.
+				for i := range tt.hung - 1 {
+					close(gates[i])
+					left := tt.hung - 2 - i
+					expect(min(tt.abandoned, left), max(left-tt.abandoned, 0))
+				}
+				requireWhole(t, p, workers)
+			})
+		})
+	}
+}
+
+func TestWithAllSlotsLostTasksWaitForTheFirstReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		gate := make(chan struct{})
+		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		time.Sleep(time.Hour)
+		require.Equal(t, taskpool.Queued, h.State())
+		close(gate)
+		require.NoError(t, h.Wait(t.Context()))
+		requireWhole(t, p, 1)
+	})
+}
+
+func TestHangIsRetriedIfThePolicySaysSo(t *testing.T) {
+	for name, tt := range map[string]struct {
+		retryIf func(error) bool
+		want    int
+	}{
+		"nil":    {nil, 1},
+		"true":   {func(err error) bool { return errors.Is(err, taskpool.ErrHung) }, 3},
+		"false":  {func(err error) bool { return !errors.Is(err, taskpool.ErrHung) }, 1},
+		"panic":  {func(error) bool { panic("x") }, 1},
+		"Goexit": {func(error) bool { runtime.Goexit(); return true }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
+				gate := make(chan struct{})
+				var a attempts
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+					if a.start() < 3 {
+						<-gate
+					}
+					return nil
+				}, Retry: taskpool.Retry{MaxAttempts: 3, If: tt.retryIf, Backoff: backoffIf(tt.retryIf != nil, time.Minute)}})
+				err := h.Wait(t.Context())
+				require.Equal(t, tt.want, a.n())
+				if tt.want == 3 {
+					require.NoError(t, err)
+					require.Equal(t, []time.Duration{62 * time.Second, 62 * time.Second}, a.gaps())
+				} else {
+					require.ErrorIs(t, err, taskpool.ErrHung)
+				}
+				requireWhole(t, p, 2)
+				close(gate)
+				synctest.Wait()
+				require.Equal(t, tt.want, a.n())
+				require.Equal(t, err, h.Err())
+				requireWhole(t, p, 2)
+			})
+		})
+	}
+}
+
+func backoffIf(set bool, d time.Duration) func(int) time.Duration {
+	if !set {
+		return nil
+	}
+	return func(int) time.Duration { return d }
+}
+
+func TestCanceledTaskThatHangsIsNotRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		gate := make(chan struct{})
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil },
+			Retry: taskpool.Retry{MaxAttempts: 3, If: func(error) bool {
+				assert.Fail(t, "If must not be asked about a canceled task")
+				return true
+			}}})
+		synctest.Wait()
+		h.Cancel(errCause)
+		err := h.Wait(t.Context())
+		require.ErrorIs(t, err, taskpool.ErrHung)
+		require.ErrorIs(t, err, errCause)
+		require.EqualValues(t, 1, p.Stats().Attempts)
+		close(gate)
+		synctest.Wait()
+	})
+}
+
+func TestPolicyThatThinksForLongDoesNotStopTheSupervisor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
+		gate, thinking := make(chan struct{}), make(chan struct{})
+		slow := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil },
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-thinking; return false }}})
+		time.Sleep(time.Minute)
+		require.Equal(t, taskpool.Running, slow.State())
+		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second),
+			Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+		close(thinking)
+		require.ErrorIs(t, slow.Wait(t.Context()), taskpool.ErrHung)
+		close(gate)
+		requireWhole(t, p, 2)
+	})
+}
+
+// The identity of an attempt, not that of the task, says what it may do.
+func TestAbandonedAttemptDoesNotDisturbItsRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		gate, second := make(chan struct{}), make(chan struct{})
+		contexts := make(chan context.Context, 1)
+		var a attempts
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			if a.start() == 1 {
+				contexts <- ctx
+				<-gate
+				return errCause
+			}
+			assert.NoError(t, ctx.Err())
+			close(second)
+			return sleepCtx(ctx, 500*time.Millisecond)
+		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return true }}})
+		<-second
+		first := <-contexts
+		info, ok := taskpool.Current(first)
+		require.True(t, ok)
+		require.Equal(t, 1, info.Attempt)
+		require.Equal(t, taskpool.Abandoned, info.State)
+		s := p.Stats()
+		require.Equal(t, 1, s.Running)
+		require.Equal(t, 1, s.Abandoned)
+		require.Equal(t, taskpool.ErrTimeout, context.Cause(first))
+		close(gate)
+		synctest.Wait()
+		require.Equal(t, taskpool.Running, h.State(), "the late end of the first attempt is nobody's")
+		require.NoError(t, h.Wait(t.Context()))
+		requireWhole(t, p, 1)
+	})
+}
+
+func TestAbandonedTaskMayStillUseItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		gate, done := make(chan struct{}), make(chan struct{})
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			defer close(done)
+			<-gate
+			assert.Equal(t, context.DeadlineExceeded, ctx.Err())
+			_, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+			assert.ErrorIs(t, err, taskpool.ErrTimeout, "its context is over")
+			return nil
+		}})
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		close(gate)
+		<-done
+		requireWhole(t, p, 1)
+	})
+}
+
+// A hook that hangs before Run is called takes the attempt with it.
+func TestAttemptGivenUpInAHookDoesNotCallRun(t *testing.T) {
+	for name, hooks := range map[string]func(wait func()) taskpool.Hooks{
+		"Started": func(wait func()) taskpool.Hooks {
+			return taskpool.Hooks{Started: func(taskpool.TaskEvent) { wait() }}
+		},
+		"Around": func(wait func()) taskpool.Hooks {
+			return taskpool.Hooks{Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+				wait()
+				return run(ctx)
+			}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate := make(chan struct{})
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks(func() { <-gate })))
+				ran := 0
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran++; return nil }})
+				require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+				close(gate)
+				synctest.Wait()
+				require.Zero(t, ran, "the task has settled, so it must not start")
+				requireWhole(t, p, 1)
+			})
+		})
+	}
+}
+
+func TestHangGraceStartsAtTheFirstEndOfTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second))
+		gate := make(chan struct{})
+		h := submit(t, p, taskpool.Task{Timeout: 5 * time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		began := time.Now()
+		time.Sleep(time.Second)
+		h.Cancel(errCause)
+		time.Sleep(time.Second)
+		h.Cancel(nil)
+		require.ErrorIs(t, h.Wait(t.Context()), errCause)
+		require.Equal(t, 11*time.Second, time.Since(began))
+		close(gate)
+		requireWhole(t, p, 1)
+	})
+}
