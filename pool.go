@@ -612,9 +612,9 @@ func (p *Pool) nextAtDoorLocked() *Handle {
 
 // drainedLocked tells those who wait for it that nothing is outstanding.
 func (p *Pool) drainedLocked() {
-	for p.extra > 0 && len(p.idle) > 0 && len(p.crew) > p.slots {
+	p.extra = 0
+	for len(p.idle) > 0 && len(p.crew) > p.slots {
 		p.dismissIdleLocked()
-		p.extra--
 	}
 	if p.idleCh != nil {
 		close(p.idleCh)
@@ -684,6 +684,7 @@ func (p *Pool) Pause() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = !p.closed
+	p.restoreLocked() // Yield has nothing to yield to
 }
 
 // Resume ends a Pause.
@@ -694,11 +695,10 @@ func (p *Pool) Resume() {
 	p.restoreLocked()
 }
 
-// Resize changes the number of workers, to at least 1, and to more than
-// [WithReserved] keeps free. Added workers start at
-// once; workers that are too many end when they have finished their task.
-// Resize does not wait for that. It returns [ErrClosed] after Shutdown was
-// called.
+// Resize changes the number of workers, to at least 1 and to more than
+// [WithReserved] keeps. Added workers start at once; workers that are too many
+// end when they have finished their task. Resize does not wait for that. It
+// returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
 	if least := p.cfg.reserved + 1; workers < least {
 		err := fmt.Errorf("taskpool: Resize: workers must be at least %d, got %d", least, workers)

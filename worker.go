@@ -432,13 +432,11 @@ func (w *worker) judge() bool {
 	}
 	a.run = nil // let go of what it refers to
 	var end *ending
-	if v.kind == attemptOK {
-		a.finish(returned)
-	} else {
-		w.pool.contain("a context's method", func() {
-			end = a.ended()
-			a.finish(returned)
-		})
+	if v.kind != attemptOK {
+		w.pool.contain("a context's method", func() { end = a.ended() })
+	}
+	if a.noteEnd(returned); a.derived.Load() != nil {
+		w.pool.contain("a context's method", func() { a.finish(returned) })
 	}
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
@@ -456,7 +454,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	if stop := a.h.stop; stop != nil && !v.retry {
-		stop() // the pool's interest in the context given to Submit ends
+		w.pool.contain("a context's method", func() { stop() }) // the pool's interest in it ends
 	}
 	return true
 }
