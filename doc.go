@@ -39,11 +39,43 @@
 // a container/heap. Accepting and dispatching a task costs O(log p) for p
 // distinct waiting priorities, however many tasks wait.
 //
+// # Giving the slot back
+//
+// A pool of n workers has n slots, and at most n tasks run at any moment. A task
+// in the middle of its work can give its slot back: it is parked, its goroutine
+// waits, another task runs on the slot, and it goes on when its turn comes.
+//
+//   - [Yield] is a safe point: it lets more urgent tasks run first and shares the
+//     slot among equals in turns of a quantum, see [WithQuantum].
+//   - [Block] gives the slot back while a function waits for I/O.
+//   - [Handle.Wait], [Future.Get], [Call], [Map] and [Group.Wait] do so when they
+//     are called with a task's context, whichever pool they wait for. So tasks may
+//     wait for tasks to any depth, on one worker and through several pools. Only
+//     tasks that wait for each other in a circle wait until a context ends.
+//   - Submit in a task gives the slot back while it waits for room.
+//
+// A parked task resumes before tasks of its own priority that have not started,
+// and before everything if its context has ended, as it is on its way out then.
+// At the end of its quantum it goes to their back. Its context is the task's
+// identity: it must be the one that Run got, or derive from it. A goroutine of
+// the task that waits with it parks the task; hand it [Detach] of the context
+// instead. Hold no lock and no pooled connection across a call that may park,
+// for whoever gets the slot may need it.
+//
+// The promises about starvation count a task that resumes as one that arrived
+// when it asked to: tasks that resume form lanes of their own beside those that
+// have not started, and the fair share's turn serves the oldest of all. So a Low
+// task that yields to lasting urgent work goes on for one interval between its
+// safe points in each turn it is granted, and no further. With ageing, too, a
+// task that resumes ages from then on, and it still goes before tasks of its own
+// priority that have not started. Tasks whose context has ended are not counted.
+// [WithReserved] says what reserved workers do to the bounds.
+//
 // # The life of a task
 //
 //	Queued ─→ Running ─→ Succeeded | Failed | Canceled
-//	  ↑  ↖       │
-//	Delayed ←────┘
+//	  ↑  ↖       │ ↘
+//	Delayed ←────┘   Parked ─→ (resuming) ─→ Running
 //	Queued, Delayed ─→ Canceled      Queued ─→ Shed
 //
 // Every accepted task reaches exactly one of the final states, once, and in each
@@ -68,7 +100,10 @@
 // returned within the hang grace is given up. Its error is a [*HungError], and a
 // new worker takes the slot, so that the pool has its full capacity while the
 // goroutine that cannot be stopped goes on. At most [WithMaxAbandoned] are given
-// up so at a time; what they return later is discarded.
+// up so at a time; what they return later is discarded. The grace counts only
+// while the task has a slot or works in Block. A task with a Heartbeat is also
+// watched for silence: its context ends with [ErrHung] if it calls neither Yield
+// nor [Beat] for too long.
 //
 // Nothing can be done in this process about os.Exit and fatal errors of the
 // runtime, such as concurrent writes to a map.
