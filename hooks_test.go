@@ -1068,7 +1068,7 @@ func TestForeignContextThatEndsInsideSubmitIsAskedWithoutALock(t *testing.T) {
 		f := &foreignContext{Context: context.Background(), done: make(chan struct{})}
 		late := &lateContext{foreignContext: f, onValue: func(key any) {
 			if strings.HasPrefix(fmt.Sprintf("%T", key), "taskpool.") {
-				time.Sleep(1) // Submit looks for a parent; let the pool learn of the end first
+				time.Sleep(time.Nanosecond) // Submit looks for a parent; let the pool learn of the end first
 			}
 		}}
 		f.probe = func() {

@@ -104,7 +104,7 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 		{name: "panic with an error whose Error panics", run: func() error { lifePanicsHere(angryError{}); return nil },
 			state: taskpool.Failed, panics: true, value: equals(angryError{})},
 		{name: "panic of the runtime", run: func() error {
-			var m map[string]int
+			m := map[bool]map[string]int{}[true]
 			m["x"] = 1
 			return nil
 		}, state: taskpool.Failed, panics: true, value: func(t *testing.T, v any) {
@@ -940,7 +940,11 @@ func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
 	}
 }
 
-type lifeKey struct{}
+// Keys of values outside and inside a task.
+type (
+	lifeKey struct{}
+	taskKey struct{}
+)
 
 func TestTimeoutIsWrappedWithWhatRunReturned(t *testing.T) {
 	for name, run := range map[string]func(ctx context.Context) error{
@@ -1179,10 +1183,10 @@ func TestDetachLeavesTheTask(t *testing.T) {
 			assert.Equal(t, detached, taskpool.Detach(detached))
 		}
 		h, err := p.Submit(ctx, taskpool.Task{Timeout: time.Minute, Run: func(ctx context.Context) error {
-			derived := context.WithValue(ctx, "key of the task", 1) //nolint:staticcheck
+			derived := context.WithValue(ctx, taskKey{}, 1)
 			kept = taskpool.Detach(derived)
 			check(kept)
-			assert.Nil(t, kept.Value("key of the task"))
+			assert.Nil(t, kept.Value(taskKey{}))
 			_, limited := kept.Deadline()
 			assert.False(t, limited, "the task's timeout is not part of it")
 			child, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {

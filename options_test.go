@@ -148,7 +148,7 @@ func TestDefaultHangGraceIsFiveSeconds(t *testing.T) {
 		time.Sleep(6*time.Second - 1)
 		synctest.Wait()
 		require.Equal(t, taskpool.Running, h.State())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, taskpool.Failed, h.State())
 		require.ErrorIs(t, h.Err(), taskpool.ErrHung)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"go.uber.org/goleak"
 
 	"github.com/taskpool-go/taskpool"
@@ -816,13 +817,13 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	}()
 
 	var next atomic.Int64
-	var producers sync.WaitGroup
+	var producers errgroup.Group
 	for s := range submitters {
-		producers.Go(func() {
+		producers.Go(func() error {
 			for made := 1; ; made++ {
 				i := int(next.Add(1)) - 1
 				if i >= n {
-					return
+					return nil
 				}
 				pr := taskpool.Priority(i%5 - 2)
 				room <- struct{}{}
@@ -833,8 +834,8 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 					_, err = p.Submit(context.Background(), taskpool.Task{Priority: pr,
 						Run: func(context.Context) error { act(i); return nil }})
 				}
-				if !assert.NoError(t, err) {
-					return
+				if err != nil {
+					return err
 				}
 				if made%lap == 0 {
 					laps <- struct{}{}
@@ -842,7 +843,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 			}
 		})
 	}
-	producers.Wait()
+	require.NoError(t, producers.Wait())
 	close(laps)
 	require.Empty(t, <-sampled)
 	require.NoError(t, p.WaitIdle(context.Background()))
