@@ -32,7 +32,7 @@ func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 	h, err := p.submit(ctx, t, func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err == nil {
-			fut.commit(ctx, v)
+			fut.commit(p, attemptFrom(ctx), v)
 		}
 		return err
 	}, nil)
@@ -43,14 +43,13 @@ func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 	return fut, nil
 }
 
-// commit stores the result of the attempt that ctx belongs to, unless that was
-// given up on: then the task may have another attempt under way, or have
-// settled.
-func (f *Future[T]) commit(ctx context.Context, v T) {
-	a := attemptFrom(ctx)
-	a.pool.mu.Lock()
-	defer a.pool.mu.Unlock()
-	if !a.over {
+// commit stores the result of attempt a, unless that was given up on: then the
+// task may have another attempt under way, or have settled. a is nil if a hook
+// gave f a context that does not derive from Run's.
+func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a == nil || !a.over {
 		f.value = v
 	}
 }

@@ -28,7 +28,7 @@ type Stats struct {
 	// Levels.
 
 	Slots     int // tasks that may run at once, as set by WithWorkers and Resize
-	Workers   int // live workers
+	Workers   int // live workers: as many as slots, and more while tasks are parked
 	Idle      int // of these, workers without a task
 	Queued    int // tasks that wait for a worker
 	Delayed   int // tasks that wait for their time
