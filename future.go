@@ -21,21 +21,24 @@ func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 	if f == nil {
 		return nil, errors.New("taskpool: SubmitFunc: f must be a function, got nil")
 	}
-	return submitFunc(ctx, p, t, f)
+	return submitFunc(ctx, p, t, f, false)
 }
 
-func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
+// submitFunc is SubmitFunc, and waits for room whatever the pool's overflow is
+// if waits is set.
+func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), waits bool) (*Future[T], error) {
 	if t.Run != nil {
 		return nil, errRunSet
 	}
 	fut := new(Future[T])
-	h, err := p.submit(ctx, t, func(ctx context.Context) error {
+	h, err := p.submit(ctx, t, work{waits: waits, run: func(ctx context.Context) error {
 		v, err := f(ctx)
-		if err == nil {
-			fut.commit(p, attemptFrom(ctx), v)
+		if err != nil {
+			v = *new(T)
 		}
+		fut.commit(p, attemptFrom(ctx), v)
 		return err
-	}, nil)
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -85,72 +88,53 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 //
 // It is lazy: nothing runs before the loop over the results does, and at most
 // twice as many tasks as the pool has workers are in flight, so in may be
-// endless. in runs on the looping goroutine. The error of an element comes in
+// endless. in runs on the looping goroutine. Where the queue has no room Map
+// waits for it, whatever [WithCapacity] says. The error of an element comes in
 // its place, with the zero value, and the loop goes on. When the loop is left,
 // the tasks in flight are canceled and waited for. If ctx ends or the pool is
 // shut down while there may be more elements, the results of those in flight
-// come first, and the last pair is the zero value and the cause. A queue that
-// has no room is waited for, unless no task of the Map is in flight.
+// come first, and the last pair is the zero value and the cause.
 //
 // Inside a task, of any pool, that task gives its slot back while Map waits.
 func Map[T, R any](ctx context.Context, p *Pool, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
-		mctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(errStopped)
-		m := mapping[R]{ctx: ctx, yield: yield, window: 2 * p.Stats().Slots}
+		if f == nil {
+			yield(*new(R), errors.New("taskpool: Map: f must be a function, got nil"))
+			return
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(errStopped) // also if the loop's body or in panics
+		patient := context.WithoutCancel(ctx)
+		window := 2 * p.Stats().Slots
+		var flight []*Future[R] // in the order of their elements
+		next := func() (more bool) {
+			fut := flight[0]
+			flight = flight[1:]
+			return yield(fut.Get(patient)) // it ends with its own context
+		}
+		more := true // the loop was not left
+		var cut error
 		for v := range in {
-			fut, err := submitFunc(mctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) })
-			for errors.Is(err, ErrFull) && len(m.flight) > 0 && m.next() {
-				fut, err = submitFunc(mctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) })
-			}
-			switch {
-			case m.left:
-			case errors.Is(err, ErrFull):
-				m.give(*new(R), err)
-			case err != nil:
-				m.cut = err
-			default:
-				if m.flight = append(m.flight, fut); len(m.flight) == m.window {
-					m.next()
-				}
-			}
-			if m.left || m.cut != nil {
+			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, true)
+			if err != nil {
+				cut = err
 				break
 			}
+			if flight = append(flight, fut); len(flight) == window {
+				if more = next(); !more {
+					break
+				}
+			}
 		}
-		for !m.left && len(m.flight) > 0 {
-			m.next()
+		for more && len(flight) > 0 {
+			more = next()
 		}
-		if m.cut != nil && !m.left {
-			m.give(*new(R), m.cut)
+		if more && cut != nil {
+			yield(*new(R), cut)
 		}
 		cancel(errStopped)
-		for _, fut := range m.flight {
-			_ = fut.Wait(context.WithoutCancel(ctx))
+		for _, fut := range flight {
+			_ = fut.Wait(patient)
 		}
 	}
-}
-
-// A mapping is the state of one loop over a Map.
-type mapping[R any] struct {
-	ctx    context.Context
-	yield  func(R, error) bool
-	flight []*Future[R] // in the order of their elements
-	window int
-	left   bool  // the loop was left
-	cut    error // why there will be no more elements
-}
-
-// next gives the oldest result in flight to the loop. It reports whether the
-// loop goes on.
-func (m *mapping[R]) next() bool {
-	fut := m.flight[0]
-	m.flight = m.flight[1:]
-	v, err := fut.Get(context.WithoutCancel(m.ctx)) // it ends with its own context
-	return m.give(v, err)
-}
-
-func (m *mapping[R]) give(v R, err error) bool {
-	m.left = !m.yield(v, err)
-	return !m.left
 }

@@ -74,7 +74,7 @@ func (g *Group) Go(f func(context.Context) error) {
 	if f == nil {
 		err = errors.New("taskpool: Group.Go: f must be a function, got nil")
 	} else if g.t.Run == nil {
-		_, err = g.p.submit(g.ctx, g.t, f, g)
+		_, err = g.p.submit(g.ctx, g.t, work{run: f, group: g})
 	}
 	if err == nil {
 		return

@@ -161,19 +161,25 @@ func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
 	if t.Run == nil {
 		return nil, errors.New("taskpool: Task.Run must be a function, got nil")
 	}
-	return p.submit(ctx, t, t.Run, nil)
+	return p.submit(ctx, t, work{run: t.Run})
 }
 
-// submit is Submit of a task that does its work with run, as a member of g
-// unless that is nil.
-func (p *Pool) submit(ctx context.Context, t Task, run func(context.Context) error, g *Group) (*Handle, error) {
+// work is what Submit does not leave to its caller.
+type work struct {
+	run   func(context.Context) error
+	group *Group // that the task is a member of; nil if none
+	waits bool   // for room, whatever the pool's overflow is
+}
+
+// submit is Submit of a task that does work.
+func (p *Pool) submit(ctx context.Context, t Task, work work) (*Handle, error) {
 	if ctx == nil {
 		return nil, errors.New("taskpool: ctx must not be nil")
 	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	h := &Handle{pool: p, ctx: ctx, task: t, run: run, group: g, heapI: -1}
+	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
 	if ctx.Err() != nil {
 		p.mu.Lock()
 		p.total.refused++
@@ -221,7 +227,7 @@ func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 	default:
 		if err = p.makeRoomLocked(h.task.Priority, h.laterLocked(), &reports); err == nil {
 			p.acceptLocked(h)
-		} else if p.cfg.overflow == OverflowWait {
+		} else if p.cfg.overflow == OverflowWait || h.work.waits {
 			err = p.waitForRoomLocked(h, parent)
 		}
 	}
@@ -426,13 +432,13 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.count[h.state]--
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
-	h.run, h.task.Run, h.task.Retry = nil, nil, Retry{} // let go of what they refer to
+	h.work.run, h.task.Run, h.task.Retry = nil, nil, Retry{} // let go of what they refer to
 	if h.done != nil {
 		close(h.done)
 	}
 	p.wakeLocked(h)
-	if h.group != nil {
-		h.group.settledLocked(err, reports)
+	if h.work.group != nil {
+		h.work.group.settledLocked(err, reports)
 	}
 }
 

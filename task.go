@@ -165,10 +165,9 @@ type Handle struct {
 
 	// The fields below are protected by pool.mu.
 
-	run      func(context.Context) error // nil once settled
-	group    *Group                      // that the task is a member of; nil if none
-	id       uint64                      // number in order of acceptance, from 1
-	task     Task                        // without its functions once settled
+	work     work   // without run once settled
+	id       uint64 // number in order of acceptance, from 1
+	task     Task   // without its functions once settled
 	state    State
 	err      error         // the task's error, once settled
 	lastErr  error         // of the last failed attempt

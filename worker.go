@@ -144,7 +144,7 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	}
 	h.attempts++
 	h.state, h.attempt = Running, a
-	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.run, time.Now()
+	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
 	a.pool, a.priority = h.pool, int64(h.task.Priority)
 	a.slice.Store(int64(a.started.Sub(h.pool.epoch)))
 	if h.task.Timeout > 0 {
