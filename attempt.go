@@ -35,6 +35,10 @@ type attempt struct {
 	// Protected by pool.mu.
 	parking *parking
 
+	// excused is set while no sign of life is due although the attempt has
+	// its slot. Protected by pool.mu.
+	excused bool
+
 	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
 	derived atomic.Pointer[derivedContext]

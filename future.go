@@ -19,7 +19,7 @@ type Future[T any] struct {
 // pattern: its Run must be nil. It is [Pool.Submit] in everything else.
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
 	if f == nil {
-		return nil, errors.New("taskpool: SubmitFunc: f must be a function, got nil")
+		return nil, errors.New("taskpool: f must be a function, got nil")
 	}
 	return submitFunc(ctx, p, t, f, false)
 }
@@ -91,7 +91,8 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 // endless. in runs on the looping goroutine. Where the queue has no room Map
 // waits for it, whatever [WithCapacity] says. The error of an element comes in
 // its place, with the zero value, and the loop goes on. When the loop is left,
-// the tasks in flight are canceled and waited for. If ctx ends or the pool is
+// the tasks in flight are canceled and waited for; only canceled, if it is left
+// by a panic. If ctx ends or the pool is
 // shut down while there may be more elements, the results of those in flight
 // come first, and the last pair is the zero value and the cause.
 //

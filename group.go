@@ -8,7 +8,7 @@ import (
 // A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
 // on a pool: the first error cancels the others' contexts, and [Group.Wait]
 // returns it. Make one with [Pool.Group]. Its methods may be called from any
-// goroutine, except that SetLimit must come before the first Go.
+// goroutine.
 type Group struct {
 	p      *Pool
 	t      Task
@@ -43,8 +43,8 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 }
 
 // SetLimit bounds the number of members that have not settled to n; a negative n
-// means no bound. Beyond it Go waits. It panics if the group has members, or for
-// n = 0, with which Go would wait for ever.
+// means no bound. Beyond it Go waits. It panics if there are members that have
+// not settled, or for n = 0, with which Go would wait for ever.
 func (g *Group) SetLimit(n int) {
 	g.p.mu.Lock()
 	members := g.members
@@ -62,7 +62,9 @@ func (g *Group) SetLimit(n int) {
 
 // Go submits a member that does its work with f. It waits for room in the queue
 // as [Pool.Submit] does, and while there are as many members as SetLimit allows.
-// A member that is not accepted is an error of the group.
+// Called in a task it gives that task's slot back meanwhile, be it the one that
+// made the group or a member. A member that is not accepted is an error of the
+// group; after an error, and after Wait, none is, and f does not run.
 func (g *Group) Go(f func(context.Context) error) {
 	g.p.mu.Lock()
 	for over := false; !over && g.limit >= 0 && g.members >= g.limit; {
@@ -114,7 +116,8 @@ func (g *Group) Wait() error {
 // ended. It unlocks p.mu while it waits.
 func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
 	p := g.p
-	if pk := p.parkHereLocked(g.inside); pk != nil {
+	caller := p.hereLocked(g.inside)
+	if pk := p.parkHereLocked(caller); pk != nil {
 		ws.parked = append(ws.parked, pk)
 		p.restoreLocked()
 		p.mu.Unlock()
@@ -125,7 +128,7 @@ func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
 		}
 		others := ws.others
 		p.mu.Unlock()
-		g.inside.wait(ctx, others)
+		caller.wait(ctx, others)
 	}
 	over = ctx.Err() != nil
 	p.mu.Lock()

@@ -49,6 +49,8 @@ type Pool struct {
 	slots    int       // how many there are
 	held     int       // how many are held; more than slots after Resize, for a while
 	heldLess int       // how many of these by tasks less urgent than those of WithReserved
+	ask      int       // parked attempts that ask for one,
+	askLess  int       // and the less urgent ones
 	idle     []*worker // workers without a task, the last to come on top; a free slot need not have one
 	crew     []*worker // all workers but those abandoned; in no order
 	extra    int       // how many workers beyond slots were hired, for the tasks that ran while others were parked
@@ -219,6 +221,9 @@ func contextError(ctx context.Context) error {
 func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed && h.work.group != nil {
+		parent = p.hereLocked(parent) // a member may be the one that adds to its group
+	}
 	switch {
 	case h.canceled != nil:
 		err = errGaveUp
@@ -246,6 +251,9 @@ func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 // the pool is closed. It unlocks p.mu while it waits, and a parent gives its slot
 // back meanwhile.
 func (p *Pool) waitForRoomLocked(h *Handle, parent *attempt) error {
+	if h.work.group != nil {
+		parent = p.hereLocked(parent)
+	}
 	h.admitted, h.parent = make(chan struct{}), parent
 	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 	if h.laterLocked() { // and then it may start at once
@@ -292,11 +300,15 @@ func (h *Handle) laterLocked() bool {
 	return !h.task.NotBefore.IsZero() && time.Now().Before(h.task.NotBefore)
 }
 
-// freeLocked returns the number of free slots for a task of priority pr.
+// freeLocked returns the number of slots that are free for a newcomer of
+// priority pr: those that parked attempts ask for are not.
 func (p *Pool) freeLocked(pr Priority) int {
-	free := p.slots - p.held
+	free := p.slots - p.held - p.ask
+	forLess := max(p.slots-p.cfg.reserved-p.heldLess, 0)
 	if p.lessUrgent(pr) {
-		free = min(free, p.slots-p.cfg.reserved-p.heldLess)
+		free = min(free, forLess) - p.askLess
+	} else {
+		free -= min(p.askLess, forLess)
 	}
 	return max(free, 0)
 }

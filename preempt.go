@@ -29,9 +29,6 @@ type parking struct {
 	// The fields below are protected by pool.mu.
 
 	asked bool // for a slot
-	// outside is set if the attempt waits for something outside its pool: it
-	// asks for a slot itself, also when its context has ended.
-	outside bool
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool
@@ -131,28 +128,46 @@ func Block(ctx context.Context, f func() error) error {
 	}
 	p := a.pool
 	p.mu.Lock()
-	var pk *parking
 	if p.count[Parked] < p.cfg.maxParked {
-		if pk = p.parkLocked(a); pk != nil {
-			pk.outside, pk.working = true, true
+		if pk := p.parkLocked(a); pk != nil {
+			pk.working = true
 			p.rewatchLocked(a.w)
 			p.restoreLocked()
+			defer pk.back() // also if f panics, as the task may recover and go on
 		}
+	} else if !a.over && a.h.task.Heartbeat > 0 {
+		p.excuseLocked(a, true)
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.excuseLocked(a, false)
+		}()
 	}
 	p.mu.Unlock()
-	if pk == nil {
-		return f()
-	}
-	defer pk.back() // also if f panics, as the task may recover and go on
 	return f()
+}
+
+// excuseLocked says whether a, which has its slot, need give no sign of life.
+func (p *Pool) excuseLocked(a *attempt, excused bool) {
+	if a.over {
+		return
+	}
+	a.excused = excused
+	if !excused && !a.w.ending {
+		p.expectBeatLocked(a.w, time.Now())
+	}
+	p.rewatchLocked(a.w)
 }
 
 // Beat is a sign of life of a task with a Heartbeat, for work that has no room
 // for [Yield]. It never gives the slot back and costs as little as Yield. Outside
 // a task it does nothing.
 func Beat(ctx context.Context) {
-	a := attemptFrom(ctx)
-	if a != nil && a.signal.Load()&signalBeat != 0 {
+	a, own := ctx.(*attempt)
+	if own && a.signal.Load() == 0 {
+		return
+	}
+	if a = attemptFrom(ctx); a != nil && a.signal.Load()&signalBeat != 0 {
 		a.signal.And(^signalBeat)
 	}
 }
@@ -163,9 +178,7 @@ func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
 	if a != nil {
 		p := a.pool
 		p.mu.Lock()
-		pk := p.parkLocked(a)
-		if pk != nil {
-			pk.outside = true
+		if pk := p.parkLocked(a); pk != nil {
 			p.restoreLocked()
 			defer pk.back()
 		}
@@ -194,6 +207,18 @@ func (pk *parking) wait(ctx context.Context) {
 	case <-ctx.Done():
 		pk.back()
 	}
+}
+
+// hereLocked returns the attempt that runs on the calling goroutine, and a if
+// that is none of the pool's.
+func (p *Pool) hereLocked(a *attempt) *attempt {
+	id := goroutineID()
+	for _, w := range p.crew {
+		if w.goroutine == id && w.attempt != nil {
+			return w.attempt
+		}
+	}
+	return a
 }
 
 // parkHereLocked is parkLocked for an attempt that waits for something in p. It
@@ -231,7 +256,8 @@ func (p *Pool) backLocked(pk *parking) {
 	if !pk.currentLocked() || pk.asked {
 		return
 	}
-	pk.asked, pk.working = true, false
+	pk.working = false
+	p.askLocked(pk)
 	p.rewatchLocked(pk.a.w)
 	if pk.a.signal.Load()&signalEnded != 0 {
 		p.leaving = append(p.leaving, pk)
@@ -243,29 +269,48 @@ func (p *Pool) backLocked(pk *parking) {
 
 // backOfLaneLocked is backLocked for an attempt whose quantum is over.
 func (p *Pool) backOfLaneLocked(pk *parking) {
-	pk.asked = true
+	p.askLocked(pk)
 	h := pk.a.h
 	p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 }
 
-// hurryLocked has a parked attempt whose context has ended ask for a slot unless
-// it works without one, and puts it before everything.
-func (p *Pool) hurryLocked(a *attempt) {
-	pk := a.parking
+// askLocked counts an attempt that asks for a slot.
+func (p *Pool) askLocked(pk *parking) {
+	pk.asked = true
+	if p.lessUrgent(pk.a.w.priority) {
+		p.askLess++
+	} else {
+		p.ask++
+	}
+}
+
+// goneLocked ends a parking.
+func (p *Pool) goneLocked(pk *parking) {
+	pk.a.parking = nil
+	close(pk.ready)
 	switch {
-	case pk == nil || pk.outside && !pk.asked:
 	case !pk.asked:
-		p.backLocked(pk)
-	case a.h.place.lane != nil:
+	case p.lessUrgent(pk.a.w.priority):
+		p.askLess--
+	default:
+		p.ask--
+	}
+}
+
+// hurryLocked puts a parked attempt whose context has ended before everything,
+// if it has asked for a slot. If not it will ask by itself, as whoever waits
+// with the task's context sees it end.
+func (p *Pool) hurryLocked(a *attempt) {
+	if a.h.place.lane != nil {
 		p.queue.remove(a.h)
-		p.leaving = append(p.leaving, pk)
+		p.leaving = append(p.leaving, a.parking)
 	}
 }
 
 // unparkLocked gives a parked attempt that was taken out of the queue a slot.
 func (p *Pool) unparkLocked(pk *parking) {
 	a := pk.a
-	a.parking = nil
+	p.goneLocked(pk)
 	a.h.state = Running
 	p.count[Parked]--
 	p.count[Running]++
@@ -276,7 +321,6 @@ func (p *Pool) unparkLocked(pk *parking) {
 		p.expectBeatLocked(a.w, now)
 	}
 	p.rewatchLocked(a.w)
-	close(pk.ready)
 }
 
 // unparkOverLocked lets go of an attempt that is over while parked: another
@@ -286,10 +330,9 @@ func (p *Pool) unparkOverLocked(a *attempt) {
 	if pk == nil {
 		return
 	}
-	a.parking = nil
 	if a.h.place.lane != nil {
 		p.queue.remove(a.h)
 	}
 	p.leaving = slices.DeleteFunc(p.leaving, func(l *parking) bool { return l == pk })
-	close(pk.ready)
+	p.goneLocked(pk)
 }

@@ -142,7 +142,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 		at = w.graceEnd
 	case w.attempt != nil:
 		at = w.attempt.deadline
-		if beat := w.beatDue; !parked && !beat.IsZero() && (at.IsZero() || beat.Before(at)) {
+		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() && (at.IsZero() || beat.Before(at)) {
 			at = beat
 		}
 	}

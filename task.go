@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -232,6 +233,9 @@ func (h *Handle) Wait(ctx context.Context) error {
 			p.restoreLocked()
 			p.mu.Unlock()
 			pk.wait(ctx)
+			p.mu.Lock()
+			h.waiting = slices.DeleteFunc(h.waiting, func(w *parking) bool { return w == pk })
+			p.mu.Unlock()
 		} else {
 			done := h.doneLocked()
 			p.mu.Unlock()

@@ -498,6 +498,7 @@ func (w *worker) inTime() bool {
 	}
 	if w.attempt != nil {
 		w.attempt.over = true
+		w.pool.unparkOverLocked(w.attempt)
 	}
 	if w.pool.cut == nil { // else If and Backoff get no more than the grace
 		w.pool.unwatchLocked(w)
