@@ -25,6 +25,7 @@ type attempt struct {
 	w        *worker
 	number   int // from 1
 	run      func(context.Context) error
+	retry    Retry
 	started  time.Time
 	deadline time.Time // zero without a Timeout
 

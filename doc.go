@@ -125,6 +125,8 @@
 // attempt came to. If the attempt's context had ended, the error is both the
 // reason for that and what Run returned, as [errors.Is] and [errors.As] see it:
 // [ErrTimeout] after a timeout, else the cause with which the task was canceled.
+// The bare context.Canceled and context.DeadlineExceeded that a context's Err
+// returns add nothing to the reason and are left out.
 //
 // # User code and locks
 //

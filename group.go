@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
@@ -122,6 +123,9 @@ func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
 		p.restoreLocked()
 		p.mu.Unlock()
 		pk.wait(ctx)
+		p.mu.Lock()
+		ws.parked = slices.DeleteFunc(ws.parked, func(w *parking) bool { return w == pk })
+		p.mu.Unlock()
 	} else {
 		if ws.others == nil {
 			ws.others = make(chan struct{})

@@ -146,6 +146,13 @@ func (p *Pool) contain(what string, f func()) (ok bool) {
 	return true
 }
 
+// finish is attempt.finish, which calls methods of the context given to Submit.
+func (p *Pool) finish(a *attempt, e *ending) {
+	if a.noteEnd(e); a.derived.Load() != nil {
+		p.contain("a context's method", func() { a.finish(e) })
+	}
+}
+
 // logContained logs the end of a user's function other than Run by a panic with
 // value v, or by Goexit or panic(nil), if v is nil. The value's own methods and
 // the logger may panic too; then the matter is dropped.

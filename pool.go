@@ -348,7 +348,7 @@ func (p *Pool) roomLocked(pr Priority, delayed bool) bool {
 		return true
 	}
 	free := p.freeLocked(pr)
-	return p.count[Queued]+p.count[Delayed] < p.cfg.capacity+free ||
+	return p.count[Queued]+p.count[Delayed]-free < p.cfg.capacity ||
 		free > 0 && !delayed && !p.paused && p.rivalsLocked(pr) < free // retries fill the queue, but it can start at once
 }
 
@@ -395,11 +395,11 @@ func (p *Pool) acceptLocked(h *Handle) {
 // enqueueLocked puts a task at the back of its lane.
 func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	e.order = p.orderLocked()
-	p.queue.push(e, pr, false)
-	p.count[Queued]++
 	if e.h != nil {
 		e.h.state = Queued
 	}
+	p.queue.push(e, pr, false)
+	p.count[Queued]++
 }
 
 // orderLocked returns the order of a task that arrives now.
@@ -487,7 +487,7 @@ func (p *Pool) cancel(h *Handle, cause error) bool {
 	p.restoreLocked()
 	p.mu.Unlock()
 	if a != nil {
-		a.finish(e)
+		p.finish(a, e)
 	}
 	p.deliverAll(reports)
 	return true
@@ -513,7 +513,9 @@ func (h *Handle) contextEnded() {
 	p.helpers++
 	p.mu.Unlock()
 	defer p.helperDone(p.helps()) // also if a hook calls Goexit
-	p.cancel(h, context.Cause(h.ctx))
+	cause := context.Canceled
+	p.contain("a context's method", func() { cause = context.Cause(h.ctx) })
+	p.cancel(h, cause)
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits
@@ -695,8 +697,9 @@ func (p *Pool) inside(ctx context.Context) bool {
 	return false
 }
 
-// Pause stops the pool from starting tasks until [Pool.Resume]; those that run
-// go on, and tasks are accepted as before. Shutdown lifts the pause, and after
+// Pause stops the pool from starting tasks, and from resuming parked ones whose
+// context has not ended, until [Pool.Resume]; those that run go on, and tasks are
+// accepted as before. Shutdown lifts the pause, and after
 // it Pause does nothing.
 func (p *Pool) Pause() {
 	p.mu.Lock()
@@ -734,6 +737,7 @@ func (p *Pool) Resize(workers int) error {
 	for len(p.crew) < workers {
 		p.hireLocked()
 	}
+	p.reclaimLocked()
 	for len(p.crew) > workers+p.extra && len(p.idle) > 0 {
 		p.dismissIdleLocked()
 	}

@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 )
@@ -71,7 +72,7 @@ func yield(ctx context.Context) error {
 	Beat(a)
 	p := a.pool
 	most := p.waiting.Load()
-	if most > a.priority || most == a.priority && !a.sliceOver() {
+	if most > a.priority || most == math.MaxInt64 || most == a.priority && !a.sliceOver() {
 		return a.cause()
 	}
 	if a.signal.Load()&signalEnded != 0 {

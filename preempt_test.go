@@ -194,10 +194,10 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				requireWorkers(t, p, workers)
 				require.NoError(t, p.WaitIdle(aYear(t)))
 				synctest.Wait()
-				require.Equal(t, before, goroutines(), "goroutines of the idle pool")
+				require.LessOrEqual(t, goroutines(), before, "goroutines of the idle pool")
 				require.NoError(t, p.Shutdown(context.Background()))
 				synctest.Wait()
-				require.Equal(t, nothing, goroutines(), "goroutines after Shutdown")
+				require.LessOrEqual(t, goroutines(), nothing, "goroutines after Shutdown")
 			})
 		})
 	}

@@ -19,7 +19,7 @@ import (
 // another grace.
 //
 // When it has returned, no goroutine of the pool is left but those given up as
-// hung. Any number of calls get the same answer, and the one with the least
+// hung and those whose hooks did not return. Any number of calls get the same answer, and the one with the least
 // patience counts. A call from inside a task of the pool returns [ErrInside] at
 // once and shuts nothing down.
 func (p *Pool) Shutdown(ctx context.Context) error {
@@ -94,7 +94,7 @@ func (p *Pool) cutShort(cause error) {
 		p.mu.Unlock()
 		return
 	}
-	p.final = time.Now().Add(2 * p.cfg.hangGrace)
+	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
 	p.alarmAtLocked(p.final)
 	if p.outstandingLocked() == 0 { // but a hook keeps a goroutine
 		p.mu.Unlock()
@@ -102,6 +102,7 @@ func (p *Pool) cutShort(cause error) {
 	}
 	p.cut = &ShutdownError{cause: cause}
 	p.helpers++
+	p.reclaimLocked() // for parked tasks on their way out
 	p.turnAwayLocked(func(*Handle) bool { return true })
 	var running []*attempt
 	for _, w := range p.crew {
@@ -138,7 +139,7 @@ func (p *Pool) cutShort(cause error) {
 	p.mu.Unlock()
 	defer p.helperDone(0)
 	for _, a := range running {
-		a.finish(cutOff)
+		p.finish(a, cutOff)
 	}
 }
 

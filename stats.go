@@ -19,7 +19,7 @@ type Stats struct {
 	Canceled  uint64
 	Shed      uint64
 	Attempts  uint64 // attempts started
-	Retries   uint64 // attempts that were followed by another
+	Retries   uint64 // failed attempts for which a retry was granted
 	Panics    uint64 // attempts that ended in a panic,
 	Goexits   uint64 // in a call of runtime.Goexit,
 	Hangs     uint64 // or were given up as hung
@@ -162,7 +162,7 @@ func (h *Handle) infoLocked() TaskInfo {
 func (a *attempt) infoLocked() TaskInfo {
 	t := a.h.infoLocked()
 	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.deadline
-	if a.w.abandoned && a.w.attempt == a {
+	if a.w.gaveUp && a.w.attempt == a {
 		t.State = Abandoned
 	}
 	return t
@@ -174,7 +174,7 @@ func (w *worker) infoLocked() TaskInfo {
 		return w.attempt.infoLocked()
 	}
 	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id}
-	if w.abandoned {
+	if w.gaveUp {
 		t.State = Abandoned
 	}
 	return t
@@ -217,7 +217,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	if slices.Contains(states, Abandoned) {
-		for _, w := range p.abandoned {
+		for _, w := range slices.Concat(p.abandoned, p.lost) {
 			if w.job.live() { // else it hangs in a hook
 				all = append(all, w.infoLocked())
 			}

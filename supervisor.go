@@ -214,7 +214,7 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 		p.helpers++
 		go func() { // finish may call user code
 			defer p.helperDone(p.helps())
-			a.finish(silent)
+			p.finish(a, silent)
 		}()
 	}
 	p.rewatchLocked(w)
@@ -248,9 +248,13 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		}
 		v := verdict{state: Failed, kind: attemptHung, hung: true,
 			err: &HungError{Stack: stacks[ids[i]], cause: cause, grace: p.cfg.hangGrace}}
-		if h != nil && h.canceled == nil && h.task.Retry.If != nil && h.attempts < h.task.Retry.MaxAttempts {
+		if a := w.attempt; a != nil && a.over {
+			// Run has returned, but Retry.If or Backoff has not, and the task
+			// was canceled meanwhile.
+			v = verdict{state: Canceled, kind: attemptError, err: h.canceled}
+		} else if a != nil && h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.helpers++
-			go p.judgeHung(w, w.attempt, v, h.task.Retry)
+			go p.judgeHung(w, a, v, a.retry)
 			continue
 		}
 		p.settleHungLocked(w, &v, &reports)
@@ -282,6 +286,9 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
 	h := w.job.h
 	p.settleAttemptLocked(w, v, reports)
+	if a := w.attempt; a != nil { // it may never return to do so itself
+		*reports = append(*reports, func() { a.finish(returned) })
+	}
 	if h != nil && h.stop != nil && !v.retry {
 		*reports = append(*reports, func() { h.stop() })
 	}
@@ -305,29 +312,33 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	w.gaveUp, w.abandoned = true, true
 	p.leaveLocked(w)
 	p.abandoned = append(p.abandoned, w)
-	held := w.holds
 	p.freeSlotLocked(w)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	tell(reports, p.hooks.workerAbandoned, e)
-	if held && p.held+len(p.idle) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
+	if len(p.crew) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
 		p.total.replaced++
 		e.Replacement = p.hireLocked().id
 		tell(reports, p.hooks.workerReplaced, e)
 	}
 }
 
-// returnedLateLocked takes note of the end of an abandoned worker. If slots
-// were lost because there were too many, one is made good.
+// returnedLateLocked takes note of the end of an abandoned worker.
 func (p *Pool) returnedLateLocked(w *worker) {
 	p.abandoned = slices.DeleteFunc(p.abandoned, func(a *worker) bool { return a == w })
-	if len(p.lost) > 0 && len(p.abandoned) < p.maxAbandonedLocked() {
-		l := p.lost[0]
-		p.lost = slices.Delete(p.lost, 0, 1)
-		var reports []report
-		p.abandonLocked(l, &reports)
-		p.reportLocked(reports)
-	}
+	p.reclaimLocked()
 	p.restoreLocked()
+}
+
+// reclaimLocked makes lost slots good, as far as the bound of abandoned workers
+// allows.
+func (p *Pool) reclaimLocked() {
+	var reports []report
+	for len(p.lost) > 0 && (len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil) {
+		w := p.lost[0]
+		p.lost = slices.Delete(p.lost, 0, 1)
+		p.abandonLocked(w, &reports)
+	}
+	p.reportLocked(reports)
 }
 
 // dismissLocked ends the workers of a pool that is closed and drained, and says

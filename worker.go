@@ -20,17 +20,17 @@ type worker struct {
 	// The fields below belong to the worker's goroutine. Those of the task are
 	// set by the dispatcher before it wakes the worker.
 
-	job      entry // f, or h and its attempt
-	attempt  *attempt
-	priority Priority
-	phase    phase
-	inRun    bool  // user code of the task is on the stack
-	ran      bool  // Run was called
-	aroundOK bool  // Around has returned
-	err      error // what the attempt came to, and how
-	kind     attemptKind
-	verdict  verdict  // what becomes of the task
-	reports  []report // to be made before the next task
+	job         entry // f, or h and its attempt
+	attempt     *attempt
+	priority    Priority
+	phase       phase
+	inRun       bool  // user code of the task is on the stack
+	ran         bool  // Run was called
+	aroundTried bool  // Around was called
+	err         error // what the attempt came to, and how
+	kind        attemptKind
+	verdict     verdict  // what becomes of the task
+	reports     []report // to be made before the next task
 
 	// How the goroutine died.
 	panicked bool
@@ -145,7 +145,7 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	h.attempts++
 	h.state, h.attempt = Running, a
 	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
-	a.pool, a.priority = h.pool, int64(h.task.Priority)
+	a.pool, a.priority, a.retry = h.pool, int64(h.task.Priority), h.task.Retry
 	a.slice.Store(int64(a.started.Sub(h.pool.epoch)))
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
@@ -276,7 +276,7 @@ func (w *worker) work() {
 
 // start tells hooks that an attempt starts.
 func (w *worker) start() {
-	w.ran, w.aroundOK, w.err, w.kind = false, false, nil, attemptOK
+	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
 		w.pool.mu.Lock()
 		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked()}
@@ -295,7 +295,7 @@ func (w *worker) run() {
 		w.err = errTooLate
 		return
 	}
-	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundOK {
+	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundTried {
 		w.runAround(hooks)
 	}
 	if !w.ran && !w.tooLate() {
@@ -307,12 +307,14 @@ func (w *worker) run() {
 // given up.
 var errTooLate = errors.New("taskpool: the task was given up before it ran")
 
-// tooLate reports whether a hook took so long that the attempt was given up
-// before Run was called. Then Run must not be called any more: the task may have
+// tooLate reports whether a hook, or the Go scheduler, took so long that the
+// attempt was given up before Run was called. Then Run must not be called any more: the task may have
 // another attempt under way, or be on Shutdown's list.
 func (w *worker) tooLate() bool {
-	hooks := &w.pool.hooks
-	if hooks.started == nil && hooks.around == nil {
+	if a := w.attempt; a != nil && a.signal.Load()&signalEnded == 0 {
+		return false
+	}
+	if hooks := &w.pool.hooks; w.attempt == nil && hooks.started == nil && hooks.around == nil {
 		return false
 	}
 	w.pool.mu.Lock()
@@ -343,7 +345,7 @@ func (w *worker) call(ctx context.Context) (err error) {
 
 // runAround calls run within hooks, the first outermost.
 func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.Context) error) error) {
-	w.aroundOK = true // to a replacement: do not try again
+	w.aroundTried = true // to a replacement: do not try again
 	w.pool.mu.Lock()
 	info := w.infoLocked()
 	w.pool.mu.Unlock()
@@ -430,14 +432,12 @@ func (w *worker) judge() bool {
 	if a == nil {
 		return true
 	}
-	a.run = nil // let go of what it refers to
+	a.run = nil // let go of what it refers to; retry is still needed
 	var end *ending
 	if v.kind != attemptOK {
 		w.pool.contain("a context's method", func() { end = a.ended() })
 	}
-	if a.noteEnd(returned); a.derived.Load() != nil {
-		w.pool.contain("a context's method", func() { a.finish(returned) })
-	}
+	w.pool.finish(a, returned)
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
 		if end.kind == endCanceled {
@@ -445,10 +445,10 @@ func (w *worker) judge() bool {
 		}
 	}
 	v.hung = end != nil && end.kind == endSilent
-	if v.state == Failed && v.kind != attemptGoexit && a.number < a.h.task.Retry.MaxAttempts {
+	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
-			w.pool.decideRetry(v, a.h.task.Retry, a.number)
+			w.pool.decideRetry(v, a.retry, a.number)
 		case end == cutOff: // it panicked, and might have been retried
 			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
 		}
@@ -516,6 +516,9 @@ func (w *worker) settle() bool {
 		return w.late()
 	}
 	p.settleAttemptLocked(w, &w.verdict, &w.reports)
+	if w.attempt != nil {
+		w.attempt.retry = Retry{}
+	}
 	w.job, w.attempt = entry{}, nil
 	if len(w.reports) == 0 {
 		return w.takeLocked()
@@ -559,10 +562,11 @@ func (w *worker) takeLocked() bool {
 // to do.
 func (w *worker) late() bool {
 	p := w.pool
-	p.mu.Lock()
-	if w.attempt != nil {
-		w.attempt.run = nil
+	if a := w.attempt; a != nil {
+		a.run, a.retry = nil, Retry{}
+		p.finish(a, returned)
 	}
+	p.mu.Lock()
 	w.job, w.attempt = entry{}, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
