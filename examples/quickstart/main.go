@@ -1,6 +1,7 @@
-// Quickstart runs seven tasks on three workers and tells what happens to them:
-// the urgent ones start first, one is retried until it succeeds, one panics and
-// costs its worker, and the pool does not end before all have settled.
+// Quickstart runs eight tasks on three workers and tells what happens to them:
+// the urgent ones start first, a long one gives way to one that comes later, one
+// is retried until it succeeds, one panics and costs its worker, and the pool
+// does not end before all have settled.
 //
 //	go run ./examples/quickstart
 package main
@@ -13,6 +14,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/taskpool-go/taskpool"
@@ -35,32 +37,56 @@ func run(w io.Writer) error {
 		return err
 	}
 
-	// Nothing starts before Resume. So the order of the starts is that of the
-	// priorities: Low_1 comes third here, and last there.
-	pool.Pause()
-	for _, task := range []taskpool.Task{
-		{Name: "High_1", Priority: taskpool.High, Run: work(60 * time.Millisecond)},
-		{Name: "Medium_1", Priority: taskpool.Medium, Run: work(100 * time.Millisecond)},
-		{Name: "Low_1", Priority: taskpool.Low, Run: work(60 * time.Millisecond)},
-		{Name: "High_2", Priority: taskpool.High, Run: work(80 * time.Millisecond)},
-		{Name: "Medium_2", Priority: taskpool.Medium, Run: work(70 * time.Millisecond)},
-		{Name: "Flaky", Run: flaky, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: backoff}},
-		{Name: "Broken", Run: func(context.Context) error { panic("out of luck") }},
-	} {
-		// The handle that Submit returns is there to wait for one task, or to
-		// cancel it; Shutdown below waits for all.
-		if _, err := pool.Submit(context.Background(), task); err != nil {
-			return errors.Join(err, pool.Shutdown(context.Background()))
-		}
+	var refused error
+	submit := func(task taskpool.Task) *taskpool.Handle {
+		handle, err := pool.Submit(context.Background(), task)
+		refused = errors.Join(refused, err)
+		return handle
 	}
+
+	// Low_1 starts at once. It works in slices, with a safe point between two.
+	var gaveWay atomic.Bool
+	low := submit(taskpool.Task{Name: "Low_1", Priority: taskpool.Low, Run: func(ctx context.Context) error {
+		for slice := 1; ; slice++ {
+			if err := work(20 * time.Millisecond)(ctx); err != nil || slice == 3 {
+				return err
+			}
+			if err := taskpool.Yield(ctx); err != nil {
+				return err
+			}
+			if gaveWay.Swap(false) {
+				out.Printf("resumed    Low_1, %d of 3 slices done", slice)
+			}
+		}
+	}})
+
+	// Nothing starts before Resume. So the order of the starts is that of the
+	// priorities: Medium_1 comes first here, and third there.
+	pool.Pause()
+	submit(taskpool.Task{Name: "Medium_1", Run: work(120 * time.Millisecond)})
+	submit(taskpool.Task{Name: "High_1", Priority: taskpool.High, Run: work(100 * time.Millisecond)})
+	submit(taskpool.Task{Name: "Medium_2", Run: work(90 * time.Millisecond)})
+	submit(taskpool.Task{Name: "High_2", Priority: taskpool.High, Run: work(130 * time.Millisecond)})
+	submit(taskpool.Task{Name: "Flaky", Run: flaky, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: backoff}})
+	submit(taskpool.Task{Name: "Broken", Run: func(context.Context) error { panic("out of luck") }})
 	pool.Resume()
+
+	// Now all workers are busy, and something urgent comes up. It starts at the
+	// next safe point of Low_1, which goes on when no other task waits.
+	submit(taskpool.Task{Name: "High_3", Priority: taskpool.High, Run: func(ctx context.Context) error {
+		if low.State() == taskpool.Parked {
+			gaveWay.Store(true)
+			out.Print("yielded    Low_1, to High_3")
+		}
+		return work(40 * time.Millisecond)(ctx)
+	}})
 
 	// A graceful shutdown: no task is accepted from here on, and those accepted
 	// are finished, retries included. Should that take longer than ctx lasts,
 	// the rest is canceled and the error lists it.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err = pool.Shutdown(ctx)
+	err = errors.Join(refused, pool.Shutdown(ctx))
 
 	s := pool.Stats()
 	out.Printf("%d tasks: %d succeeded, %d failed", s.Submitted, s.Succeeded, s.Failed)

@@ -21,18 +21,22 @@ func TestQuickstartTellsItsStory(t *testing.T) {
 		require.NoError(t, run(&out))
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
 
-		const replaced = "replaced   worker 2 by worker 4: panic"
+		const replaced = "replaced   worker 1 by worker 5: panic"
 		at := slices.Index(lines, replaced)
 		require.Greater(t, at, slices.Index(lines, "started    Broken, attempt 1"), "%s", &out)
-		require.Less(t, at, slices.Index(lines, "succeeded  Medium_1"), "%s", &out)
+		require.Less(t, at, slices.Index(lines, "succeeded  Low_1"), "%s", &out)
 		lines = slices.Delete(lines, at, at+1)
 
 		require.ElementsMatch(t, []string{
+			"started    Low_1, attempt 1",
 			"started    High_1, attempt 1",
 			"started    High_2, attempt 1",
-			"started    Medium_1, attempt 1",
-		}, lines[:3], "the most urgent tasks start first")
+		}, lines[:3], "the most urgent tasks start first, beside the one that was there before")
 		require.Equal(t, []string{
+			"started    High_3, attempt 1",
+			"yielded    Low_1, to High_3",
+			"succeeded  High_3",
+			"started    Medium_1, attempt 1",
 			"succeeded  High_1",
 			"started    Medium_2, attempt 1",
 			"succeeded  High_2",
@@ -40,16 +44,16 @@ func TestQuickstartTellsItsStory(t *testing.T) {
 			"retry      Flaky in 40ms: connection refused",
 			"started    Broken, attempt 1",
 			"failed     Broken: taskpool: task panicked: out of luck",
-			"started    Low_1, attempt 1",
-			"succeeded  Medium_1",
+			"resumed    Low_1, 1 of 3 slices done",
+			"succeeded  Low_1",
 			"started    Flaky, attempt 2",
 			"retry      Flaky in 80ms: connection refused",
+			"succeeded  Medium_1",
 			"succeeded  Medium_2",
-			"succeeded  Low_1",
 			"started    Flaky, attempt 3",
 			"succeeded  Flaky",
-			"7 tasks: 6 succeeded, 1 failed",
-			"9 attempts: 2 retried, 1 panicked, 1 worker replaced",
+			"8 tasks: 7 succeeded, 1 failed",
+			"10 attempts: 2 retried, 1 panicked, 1 worker replaced",
 		}, lines[3:])
 	})
 }
