@@ -14,3 +14,10 @@ func (p *Pool) StaysLocked() bool {
 	}
 	return true
 }
+
+// Waiting returns how many attempts are parked until h has settled.
+func (h *Handle) Waiting() int {
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	return len(h.waiting)
+}

@@ -1,0 +1,303 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Regression tests for bugs that took two rare things at once.
+
+func TestRetryOfATaskThatAHelperParkedIsCountedAsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		hold, fail := make(chan struct{}), make(chan struct{})
+		h := submit(t, p, taskpool.Task{
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
+			Run: func(ctx context.Context) error {
+				if task, _ := taskpool.Current(ctx); task.Attempt == 2 {
+					return nil
+				}
+				go func() { _ = taskpool.Block(ctx, func() error { <-hold; return nil }) }()
+				<-fail
+				return errors.New("once")
+			}})
+		synctest.Wait()
+		release := block(t, p) // on the slot of the parked task
+		close(fail)
+		synctest.Wait()
+		require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 1}}, p.Stats().Waiting)
+		release()
+		close(hold)
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+func TestHugeHangGraceDoesNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(math.MaxInt64))
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(time.Hour)
+			return nil
+		}})
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(over), &left)
+		require.Empty(t, left.Unfinished)
+		require.Equal(t, taskpool.Succeeded, h.State())
+	})
+}
+
+func TestHugeCapacityDoesNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(math.MaxInt, taskpool.OverflowReject))
+		require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: nop}).Wait(t.Context()))
+	})
+}
+
+// looseContext is no context of the standard library's, so that what derives
+// from it needs a goroutine until it is canceled.
+type looseContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c looseContext) Done() <-chan struct{} { return c.done }
+func (c looseContext) Value(any) any         { return nil }
+
+func TestContextOfAnAttemptGivenUpIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		p := newPool(t, taskpool.WithWorkers(1))
+		foreign := looseContext{context.Background(), make(chan struct{})}
+		h, err := p.Submit(foreign, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			<-gate
+			return errors.New("late")
+		}})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		synctest.Wait()
+		stacks := make([]byte, 1<<20)
+		require.False(t, strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "propagateCancel"))
+		close(gate)
+		close(foreign.done)
+	})
+}
+
+func TestGrowingThePoolMakesLostSlotsGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1)) // and one abandoned goroutine at most
+		gate := make(chan struct{})
+		for range 2 {
+			h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+			require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		}
+		require.Equal(t, 1, p.Stats().Lost)
+		require.Error(t, p.Health())
+		require.NoError(t, p.Resize(4))
+		require.Zero(t, p.Stats().Lost)
+		require.NoError(t, p.Health())
+		close(gate)
+	})
+}
+
+func TestWorkerThatHangsInBlockIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		gate := make(chan struct{})
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { <-gate; return nil })
+		}})
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		require.Equal(t, 1, p.Stats().Workers)
+		require.Equal(t, 1, p.Stats().Abandoned)
+		close(gate)
+	})
+}
+
+func TestParkedTaskCanLeaveThoughTheSlotsAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		gate := make(chan struct{})
+		var cleaned atomic.Bool
+		parked := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			_ = taskpool.Block(ctx, func() error { <-ctx.Done(); return nil })
+			cleaned.Store(true)
+			return ctx.Err()
+		}})
+		synctest.Wait()
+		hung := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		require.ErrorIs(t, hung.Wait(t.Context()), taskpool.ErrHung)
+		require.Equal(t, 1, p.Stats().Lost)
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, p.Shutdown(over))
+		require.True(t, cleaned.Load())
+		require.Equal(t, taskpool.Canceled, parked.State())
+		close(gate)
+	})
+}
+
+func TestTaskCanceledWhileItsPolicyTakesLongIsNotCalledHung(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		mine := errors.New("mine")
+		h := submit(t, p, taskpool.Task{
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { time.Sleep(time.Minute); return true }},
+			Run:   func(context.Context) error { return errors.New("failed") },
+		})
+		synctest.Wait()
+		require.True(t, h.Cancel(mine))
+		require.ErrorIs(t, h.Wait(t.Context()), mine)
+		require.Equal(t, taskpool.Canceled, h.State())
+		require.Zero(t, p.Stats().Hangs)
+		time.Sleep(time.Hour) // If returns
+	})
+}
+
+// slowContext takes a minute to answer Err once it is told to.
+type slowContext struct {
+	context.Context
+	slow atomic.Bool
+}
+
+func (c *slowContext) Err() error {
+	if c.slow.CompareAndSwap(true, false) {
+		time.Sleep(time.Minute)
+	}
+	return c.Context.Err()
+}
+
+func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		ctx := &slowContext{Context: context.Background()}
+		h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error {
+			ctx.slow.Store(true)
+			return errors.New("failed")
+		}})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.True(t, h.Cancel(nil))
+		time.Sleep(time.Hour)
+		require.Equal(t, taskpool.Canceled, h.State())
+		s := p.Stats()
+		requireConserved(t, s)
+		require.EqualValues(t, 1, s.Canceled)
+		require.Equal(t, 1, s.Workers)
+		require.Zero(t, s.Abandoned)
+	})
+}
+
+func TestLeastUrgentTaskDoesNotParkInAPausedPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Priority: math.MaxInt, Run: func(ctx context.Context) error {
+			time.Sleep(time.Second)
+			return taskpool.Yield(ctx)
+		}})
+		p.Pause()
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+func TestLostTasksAreListedAsAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		gate := make(chan struct{})
+		h := submit(t, p, taskpool.Task{Name: "deaf", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		tasks := p.Tasks()
+		require.Len(t, tasks, 1)
+		require.Equal(t, "deaf", tasks[0].Name)
+		require.Equal(t, taskpool.Abandoned, tasks[0].State)
+		close(gate)
+	})
+}
+
+// panickyContext panics in Err and Value once it is told to.
+type panickyContext struct {
+	context.Context
+	bad atomic.Bool
+}
+
+func (c *panickyContext) Err() error {
+	if c.bad.Load() {
+		panic("Err")
+	}
+	return c.Context.Err()
+}
+
+func (c *panickyContext) Value(key any) any {
+	if c.bad.Load() {
+		panic("Value")
+	}
+	return c.Context.Value(key)
+}
+
+func TestForeignContextThatPanicsHarmsNobody(t *testing.T) {
+	t.Run("when it ends", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			release := block(t, p)
+			std, cancel := context.WithCancel(t.Context())
+			ctx := &panickyContext{Context: std}
+			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			require.NoError(t, err)
+			ctx.bad.Store(true)
+			cancel()
+			require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
+			release()
+		})
+	})
+	t.Run("when the task is silent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			std, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ctx := &panickyContext{Context: std}
+			h, err := p.Submit(ctx, taskpool.Task{Heartbeat: time.Second, Run: func(run context.Context) error {
+				assert.NotNil(t, run.Done())
+				ctx.bad.Store(true)
+				time.Sleep(4 * time.Second)
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, h.Wait(context.Background()))
+		})
+	})
+}
+
+func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		gate := make(chan struct{})
+		child := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			for range 1000 {
+				soon, cancel := context.WithTimeout(ctx, time.Second)
+				assert.ErrorIs(t, child.Wait(soon), context.DeadlineExceeded)
+				cancel()
+			}
+			return nil
+		}})
+		require.NoError(t, parent.Wait(t.Context()))
+		require.Zero(t, child.Waiting())
+		close(gate)
+	})
+}
