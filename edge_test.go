@@ -17,7 +17,7 @@ import (
 	"github.com/taskpool-go/taskpool"
 )
 
-// Regression tests for bugs that took two rare things at once.
+// Mostly regression tests for bugs that took two rare things at once.
 
 func TestRetryOfATaskThatAHelperParkedIsCountedAsWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -300,4 +300,17 @@ func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
 		require.Zero(t, child.Waiting())
 		close(gate)
 	})
+}
+
+func TestStatsCountHowOftenSlotsWereGivenBack(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		for range 3 {
+			if err := taskpool.Block(ctx, func() error { return nil }); err != nil {
+				return err
+			}
+		}
+		return taskpool.Yield(ctx) // to nobody
+	}}).Wait(t.Context()))
+	require.EqualValues(t, 3, p.Stats().Parks)
 }

@@ -242,6 +242,7 @@ func (p *Pool) parkLocked(a *attempt) *parking {
 	a.h.state = Parked
 	p.count[Running]--
 	p.count[Parked]++
+	p.total.parks++
 	p.freeSlotLocked(a.w)
 	p.rewatchLocked(a.w)
 	return pk

@@ -44,7 +44,6 @@ type mix struct {
 	t             *testing.T
 	p             *taskpool.Pool
 	running, less peak
-	points        atomic.Int64 // safe points and waits so far
 }
 
 func (m *mix) enter(pr taskpool.Priority) {
@@ -70,7 +69,6 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 		m.enter(pr)
 		defer m.leave(pr)
 		off := func(f func() error) error { // f may give the slot back
-			m.points.Add(1)
 			m.leave(pr)
 			defer m.enter(pr)
 			return f()
@@ -143,20 +141,21 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 }
 
 func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
-	points := int64(100_000)
+	parks := uint64(100_000)
 	if raceEnabled {
-		points = 10_000
+		parks = 10_000
 	}
 	reserve := taskpool.WithReserved(1, taskpool.High)
 	variants := []struct {
 		name    string
+		percent uint64 // of the preemptions; where few park they take long
 		less    int
 		options []taskpool.Option
 	}{
-		{"any number parked", 4, nil},
-		{"few parked", 4, []taskpool.Option{taskpool.WithMaxParked(2)}},
-		{"one worker reserved", 3, []taskpool.Option{reserve}},
-		{"one worker reserved, few parked, short queue", 3, []taskpool.Option{reserve, taskpool.WithMaxParked(2),
+		{"any number parked", 45, 4, nil},
+		{"few parked", 5, 4, []taskpool.Option{taskpool.WithMaxParked(2)}},
+		{"one worker reserved", 45, 3, []taskpool.Option{reserve}},
+		{"one worker reserved, few parked, short queue", 5, 3, []taskpool.Option{reserve, taskpool.WithMaxParked(2),
 			taskpool.WithCapacity(3, taskpool.OverflowWait)}},
 	}
 	for _, v := range variants {
@@ -169,7 +168,7 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				before := goroutines()
 				m := &mix{t: t, p: p}
 				var handles []*taskpool.Handle
-				for m.points.Load() < points/int64(len(variants)) {
+				for p.Stats().Parks < parks*v.percent/100 {
 					for range 20 {
 						pr := m.priority()
 						handles = append(handles, submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 2)}))

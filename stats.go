@@ -20,6 +20,7 @@ type Stats struct {
 	Shed      uint64
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
+	Parks     uint64 // times that a running task gave its slot back
 	Panics    uint64 // attempts that ended in a panic,
 	Goexits   uint64 // in a call of runtime.Goexit,
 	Hangs     uint64 // or were given up as hung
@@ -53,10 +54,11 @@ type PriorityStats struct {
 
 // totals is the part of Stats that only grows.
 type totals struct {
-	submitted, refused                 uint64
-	succeeded, failed, canceled, shed  uint64
-	attempts, retries, panics, goexits uint64
-	hangs, replaced                    uint64
+	submitted, refused                uint64
+	succeeded, failed, canceled, shed uint64
+	attempts, retries, parks          uint64
+	panics, goexits                   uint64
+	hangs, replaced                   uint64
 }
 
 // settled counts a task that reached final state s.
@@ -99,6 +101,7 @@ func (p *Pool) Stats() Stats {
 		Shed:      p.total.shed,
 		Attempts:  p.total.attempts,
 		Retries:   p.total.retries,
+		Parks:     p.total.parks,
 		Panics:    p.total.panics,
 		Goexits:   p.total.goexits,
 		Hangs:     p.total.hangs,
