@@ -457,7 +457,7 @@ func TestTaskWhoseQuantumEndedGoesBehindEqualsThatHaveNotStarted(t *testing.T) {
 				submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					time.Sleep(10*time.Millisecond - 1)
 					if long {
-						time.Sleep(1)
+						time.Sleep(time.Nanosecond)
 					}
 					err := taskpool.Yield(ctx)
 					log.add("went on")
@@ -778,7 +778,7 @@ func TestBlockThatOutlivesTheGraceIsGivenUpAndCostsNoSlot(t *testing.T) {
 				time.Sleep(3*time.Second - 1)
 				synctest.Wait()
 				require.Equal(t, taskpool.Parked, h.State())
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				require.Equal(t, taskpool.Failed, h.State())
 				var hung *taskpool.HungError
@@ -1324,7 +1324,7 @@ func TestFairShareCountsResumptions(t *testing.T) {
 					submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
 						for range 10 * n {
 							log.add("high")
-							time.Sleep(1)
+							time.Sleep(time.Nanosecond)
 							if err := taskpool.Yield(ctx); err != nil {
 								return err
 							}
