@@ -652,7 +652,8 @@ func (p *Pool) outstandingLocked() int {
 
 // WaitIdle waits until no task is queued, delayed, parked or running, and
 // returns nil; others may submit the next one at any time. If ctx ends first, it
-// returns ctx's cause. In a task of the pool it returns [ErrInside].
+// returns ctx's cause. In a task of the pool it returns [ErrInside]; one of
+// another pool keeps its slot meanwhile, unless it calls WaitIdle in [Block].
 func (p *Pool) WaitIdle(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
