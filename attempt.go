@@ -49,6 +49,8 @@ type attempt struct {
 type ending struct {
 	cause error
 	kind  endKind
+	// byContext is set if the context given to Submit has ended.
+	byContext bool
 }
 
 type endKind int
@@ -61,10 +63,10 @@ const (
 )
 
 var (
-	timedOut = &ending{ErrTimeout, endTimeout}
-	silent   = &ending{ErrHung, endSilent}
-	returned = &ending{errReturned, endReturned}
-	cutOff   = &ending{ErrClosed, endCanceled}
+	timedOut = &ending{cause: ErrTimeout, kind: endTimeout}
+	silent   = &ending{cause: ErrHung, kind: endSilent}
+	returned = &ending{cause: errReturned, kind: endReturned}
+	cutOff   = &ending{cause: ErrClosed, kind: endCanceled}
 )
 
 // A derivedContext is the standard library's part of an attempt's context.
@@ -92,8 +94,12 @@ func (a *attempt) derive() *derivedContext {
 		return d
 	}
 	d := new(derivedContext)
-	d.Context, d.cancel = context.WithCancelCause(a.h.ctx)
-	if !a.deadline.IsZero() {
+	ctx, ended := a.h.ctx, a.end.Load()
+	if ended != nil && !ended.byContext {
+		ctx = context.WithoutCancel(ctx) // should it have ended too by now: not first
+	}
+	d.Context, d.cancel = context.WithCancelCause(ctx)
+	if !a.deadline.IsZero() && (ended == nil || ended == timedOut) {
 		d.Context, d.stopTimeout = context.WithDeadlineCause(d.Context, a.deadline, ErrTimeout)
 	}
 	if !a.derived.CompareAndSwap(nil, d) {
@@ -138,7 +144,7 @@ func (a *attempt) ended() *ending {
 		return e
 	}
 	if a.h.ctx.Err() != nil {
-		return &ending{context.Cause(a.h.ctx), endCanceled}
+		return &ending{cause: context.Cause(a.h.ctx), kind: endCanceled, byContext: true}
 	}
 	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {
 		return timedOut

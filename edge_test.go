@@ -314,3 +314,75 @@ func TestStatsCountHowOftenSlotsWereGivenBack(t *testing.T) {
 	}}).Wait(t.Context()))
 	require.EqualValues(t, 3, p.Stats().Parks)
 }
+
+// A hung attempt returns late and without an error, while the retry it was
+// granted waits: the task's context must still be able to end the task.
+func TestLateReturnLeavesTheContextOfTheRetryAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		ctx, cancel := context.WithCancelCause(t.Context())
+		hang := make(chan struct{})
+		h, err := p.Submit(ctx, taskpool.Task{
+			Timeout: time.Second,
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true },
+				Backoff: func(int) time.Duration { return time.Hour }},
+			Run: func(context.Context) error { <-hang; return nil },
+		})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Equal(t, taskpool.Delayed, h.State())
+		close(hang)
+		synctest.Wait()
+		enough := errors.New("enough")
+		cancel(enough)
+		synctest.Wait()
+		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, enough, h.Err())
+	})
+}
+
+// The first reason for which an attempt's context ended stands, also when the
+// task asks for the context only after another one has come.
+func TestFirstReasonIsTheCauseOfTheContext(t *testing.T) {
+	enough, more := errors.New("enough"), errors.New("more")
+	tests := []struct {
+		name  string
+		task  taskpool.Task
+		first func(h *taskpool.Handle)
+		cause error
+		err   error
+	}{
+		{"canceled", taskpool.Task{}, func(h *taskpool.Handle) { h.Cancel(enough) }, enough, context.Canceled},
+		{"canceled, then timed out", taskpool.Task{Timeout: time.Minute}, func(h *taskpool.Handle) { h.Cancel(enough) }, enough, context.Canceled},
+		{"timed out", taskpool.Task{Timeout: time.Second}, func(*taskpool.Handle) { time.Sleep(2 * time.Second) }, taskpool.ErrTimeout, context.DeadlineExceeded},
+		{"silent", taskpool.Task{Heartbeat: time.Second}, func(*taskpool.Handle) { time.Sleep(3 * time.Second) }, taskpool.ErrHung, context.Canceled},
+		{"the context alone", taskpool.Task{}, func(*taskpool.Handle) {}, more, context.Canceled},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour))
+				ctx, cancel := context.WithCancelCause(t.Context())
+				look := make(chan struct{})
+				var yielded, cause, err error
+				tt.task.Run = func(ctx context.Context) error {
+					<-look
+					yielded, cause, err = taskpool.Yield(ctx), context.Cause(ctx), ctx.Err()
+					return nil
+				}
+				h, submitErr := p.Submit(ctx, tt.task)
+				require.NoError(t, submitErr)
+				synctest.Wait()
+				tt.first(h)
+				synctest.Wait()
+				cancel(more)
+				time.Sleep(2 * time.Minute)
+				close(look)
+				require.NoError(t, h.Wait(t.Context()))
+				require.Equal(t, tt.cause, yielded)
+				require.Equal(t, tt.cause, cause)
+				require.Equal(t, tt.err, err)
+			})
+		})
+	}
+}

@@ -463,11 +463,10 @@ func (p *Pool) wakeLocked(h *Handle) {
 }
 
 // cancel implements Handle.Cancel and the end of a task's context.
-func (p *Pool) cancel(h *Handle, cause error) bool {
+func (p *Pool) cancel(h *Handle, e *ending) bool {
 	p.mu.Lock()
 	var reports []report
-	e := &ending{cause, endCanceled}
-	a := h.attempt
+	cause, a := e.cause, h.attempt
 	switch {
 	case h.state.final():
 		p.mu.Unlock()
@@ -513,9 +512,9 @@ func (h *Handle) contextEnded() {
 	p.helpers++
 	p.mu.Unlock()
 	defer p.helperDone(p.helps()) // also if a hook calls Goexit
-	cause := context.Canceled
-	p.contain("a context's method", func() { cause = context.Cause(h.ctx) })
-	p.cancel(h, cause)
+	e := &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
+	p.contain("a context's method", func() { e.cause = context.Cause(h.ctx) })
+	p.cancel(h, e)
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits

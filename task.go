@@ -278,7 +278,7 @@ func (h *Handle) Cancel(cause error) bool {
 	if cause == nil {
 		cause = context.Canceled
 	}
-	return h.pool.cancel(h, cause)
+	return h.pool.cancel(h, &ending{cause: cause, kind: endCanceled})
 }
 
 // SetPriority moves a waiting task to another priority, at the back of those

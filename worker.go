@@ -419,10 +419,14 @@ func (w *worker) judge() bool {
 	w.phase = phaseSettle
 	v := &w.verdict
 	*v = verdict{state: Succeeded}
-	if w.err != nil {
+	// Before user code is called, and the interest in the task's context ends
+	// below, it must be sure that the task has no other attempt by now.
+	if w.err != nil || w.attempt != nil && w.attempt.h.stop != nil {
 		if !w.inTime() {
 			return w.late()
 		}
+	}
+	if w.err != nil {
 		if w.kind == attemptOK {
 			w.kind = attemptError
 		}
