@@ -73,15 +73,29 @@ func (g *Group) Go(f func(context.Context) error) {
 	}
 	g.members++
 	g.p.mu.Unlock()
-	err := errRunSet
-	if f == nil {
-		err = errors.New("taskpool: Group.Go: f must be a function, got nil")
-	} else if g.t.Run == nil {
-		_, err = g.p.submit(g.ctx, g.t, work{run: f, group: g})
+	switch {
+	case f == nil:
+		g.refused(errors.New("taskpool: Group.Go: f must be a function, got nil"))
+	case g.t.Run != nil:
+		g.refused(errRunSet)
+	default:
+		_, _ = g.p.submit(g.ctx, g.t, work{run: f, group: g}) // tells submitted
 	}
-	if err == nil {
-		return
+}
+
+// submitted takes note of how the submission of a member ended.
+func (g *Group) submitted(h *Handle, err error) {
+	g.p.mu.Lock()
+	accepted := h.id != 0
+	g.p.mu.Unlock()
+	if !accepted {
+		g.refused(err)
 	}
+}
+
+// refused takes note of a member that was not accepted, because of err. That is
+// nil if a panic is on its way to the caller of Go.
+func (g *Group) refused(err error) {
 	g.p.mu.Lock()
 	var reports []report
 	g.settledLocked(err, &reports)

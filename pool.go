@@ -174,19 +174,22 @@ type work struct {
 }
 
 // submit is Submit of a task that does work.
-func (p *Pool) submit(ctx context.Context, t Task, work work) (*Handle, error) {
+func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err error) {
+	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
+	if g := work.group; g != nil {
+		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
+	}
 	if ctx == nil {
 		return nil, errors.New("taskpool: ctx must not be nil")
 	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
 	if ctx.Err() != nil {
 		p.mu.Lock()
 		p.total.refused++
 		p.mu.Unlock()
-		return nil, contextError(ctx)
+		return nil, p.contextError(ctx)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
@@ -197,7 +200,7 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (*Handle, error) {
 			h.stop()
 		}
 		if err == errGaveUp {
-			err = contextError(ctx)
+			err = p.contextError(ctx)
 		}
 		return nil, err
 	}
@@ -209,9 +212,11 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (*Handle, error) {
 var errGaveUp = errors.New("taskpool: context is over")
 
 // contextError says that Submit's context is over.
-func contextError(ctx context.Context) error {
+func (p *Pool) contextError(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
-	if errors.Is(cause, err) {
+	wraps := false
+	p.contain("an error's Is or Unwrap", func() { wraps = errors.Is(cause, err) })
+	if wraps {
 		return fmt.Errorf("taskpool: Submit: context is over: %w", cause)
 	}
 	return fmt.Errorf("taskpool: Submit: context is over: %w: %w", err, cause)
@@ -264,29 +269,38 @@ func (p *Pool) waitForRoomLocked(h *Handle, parent *attempt) error {
 		})
 		defer timer.Stop()
 	}
+	defer func() { // also if h's context panics
+		if h.place.lane != nil && h.id == 0 {
+			p.door.remove(h)
+		}
+		h.parent = nil
+		p.restoreLocked()
+	}()
 	for over := false; h.id == 0 && h.refused == nil; {
 		if over {
-			if h.place.lane != nil {
-				p.door.remove(h)
-			}
 			h.refused = errGaveUp
 			break
 		}
+		wait := func() { parent.wait(h.ctx, h.admitted) }
 		if pk := p.parkHereLocked(parent); pk != nil {
 			h.waiting = append(h.waiting, pk)
 			p.restoreLocked()
-			p.mu.Unlock()
-			pk.wait(h.ctx)
-		} else {
-			p.mu.Unlock()
-			parent.wait(h.ctx, h.admitted)
+			wait = func() { pk.wait(h.ctx) }
 		}
-		over = h.ctx.Err() != nil
-		p.mu.Lock()
+		p.unlocked(func() {
+			wait()
+			over = h.ctx.Err() != nil
+		})
 	}
-	h.parent = nil
-	p.restoreLocked()
 	return h.refused
+}
+
+// unlocked calls f without p.mu, which the caller holds and holds again when f
+// has returned, or has ended in any other way.
+func (p *Pool) unlocked(f func()) {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	f()
 }
 
 // continuesLocked reports whether a, if not nil, is at work in this pool, so
@@ -513,8 +527,8 @@ func (h *Handle) contextEnded() {
 	p.mu.Unlock()
 	defer p.helperDone(p.helps()) // also if a hook calls Goexit
 	e := &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
+	defer func() { p.cancel(h, e) }() // also after a Goexit
 	p.contain("a context's method", func() { e.cause = context.Cause(h.ctx) })
-	p.cancel(h, e)
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits
