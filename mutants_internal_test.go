@@ -1,0 +1,347 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The promises here were found by changing the library one thing at a time and
+// looking for what no test noticed, see internal/mutate.
+
+// With a reservation the lanes are in two classes, and there is a fair share of
+// its own for the slots that only the first class may have. The reference looks
+// at all tasks that a slot may have, and at nothing else.
+func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
+	const ops = 2000
+	for _, mode := range queueModes() {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(17, 19))
+			reserve := Medium
+			var q priorityQueue
+			q.share, q.step, q.shed, q.reserve = mode.share, mode.step, mode.shed, &reserve
+			q.init()
+
+			var waiting []naiveTask
+			var turn [2]uint64
+			called := -1
+			id := func(e entry) int {
+				if e.h != nil {
+					return int(e.h.id)
+				}
+				e.f()
+				return called
+			}
+			order := int64(0)
+			push := func(n int) {
+				if order++; mode.step > 0 && rng.IntN(3) == 0 {
+					order-- // at the same instant
+				}
+				pr := Priority(rng.IntN(7) - 3)
+				task := naiveTask{id: n, priority: pr, order: order, fresh: true}
+				e := entry{f: func() { called = n }, order: order}
+				if kind := rng.IntN(4); kind > 0 {
+					e.f, e.h = nil, &Handle{id: uint64(n)}
+					if kind > 1 { // a retry, or an attempt that asks to go on
+						e.h.attempts, task.fresh = 1, false
+					}
+					if kind > 2 {
+						e.h.state, task.resuming = Parked, rng.IntN(2) == 0
+					}
+				}
+				task.h = e.h
+				ref := naiveQueue{step: mode.step} // computes the key
+				ref.push(task)
+				waiting = append(waiting, ref.tasks[0])
+				q.push(e, pr, task.resuming)
+			}
+			take := func(i int) {
+				n := naiveQueue{tasks: waiting}
+				n.takeAt(i)
+				waiting = n.tasks
+			}
+			pop := func(restricted bool) {
+				r := 0
+				ref := naiveQueue{share: mode.share, step: mode.step, tasks: waiting}
+				if restricted {
+					r, ref.tasks = 1, nil
+					for _, n := range waiting {
+						if n.priority <= reserve {
+							ref.tasks = append(ref.tasks, n)
+						}
+					}
+				}
+				ref.turn = turn[r]
+				var want naiveTask
+				some := len(ref.tasks) > 0
+				if some {
+					want = ref.tasks[ref.next()]
+					if mode.share > 0 && ref.choice() {
+						turn[r] = (turn[r] + 1) % mode.share
+					}
+				}
+				l, _ := q.next(restricted)
+				require.Equal(t, some, l != nil, "restricted: %v", restricted)
+				e, pr, ok := q.pop(restricted)
+				require.Equal(t, some, ok, "restricted: %v", restricted)
+				if !some {
+					return
+				}
+				require.Equal(t, want.id, id(e), "restricted: %v", restricted)
+				require.Equal(t, want.priority, pr)
+				for i := range waiting {
+					if waiting[i].id == want.id {
+						take(i)
+						break
+					}
+				}
+			}
+
+			growing, restrictedPops := true, 0
+			for n := range ops {
+				if len(waiting) == 0 {
+					growing = true
+				} else if len(waiting) > 60 {
+					growing = false
+				}
+				switch r := rng.IntN(10); {
+				case r < 4 || growing && r < 6:
+					push(n)
+				case r < 7:
+					restrictedPops++
+					pop(true)
+				case r < 9 || len(waiting) == 0:
+					pop(false)
+				default:
+					if i := rng.IntN(len(waiting)); waiting[i].h != nil {
+						require.Equal(t, waiting[i].h, q.remove(waiting[i].h).h)
+						take(i)
+					}
+				}
+				require.Equal(t, turn, q.turn)
+				require.NoError(t, invariants(&q))
+				parked := make(map[laneKey]int)
+				for _, n := range waiting {
+					if n.h != nil && n.h.state == Parked {
+						parked[laneKey{n.priority, n.resuming}]++
+					}
+				}
+				for k, l := range q.lanes {
+					require.Equal(t, parked[k], l.parked, "parked attempts in lane %v", k)
+				}
+			}
+			require.Greater(t, restrictedPops, ops/20)
+		})
+	}
+}
+
+func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
+	reserve := Medium
+	for _, share := range []uint64{0, 1, 16} {
+		var q priorityQueue
+		q.share, q.shed, q.reserve = share, true, &reserve
+		q.init()
+		nothing := func(e entry, pr Priority, ok bool) {
+			t.Helper()
+			require.False(t, ok)
+			require.False(t, e.live())
+			require.Zero(t, pr)
+		}
+		least := func(want Priority, waits bool) {
+			t.Helper()
+			pr, ok := q.leastPriority()
+			require.Equal(t, waits, ok)
+			require.Equal(t, want, pr)
+		}
+		for range 3 { // as it was at first, also after tasks have come and gone
+			nothing(q.pop(false))
+			nothing(q.pop(true))
+			nothing(q.takeShed(math.MinInt))
+			least(0, false)
+			q.push(entry{f: func() {}, order: 1}, Low, false)
+			least(Low, true)
+			nothing(q.pop(true))
+			nothing(q.takeShed(Low))
+			q.push(entry{h: &Handle{attempts: 1}, order: 2}, 7, false)
+			nothing(q.takeShed(Low)) // it has started
+			for want := range 2 {
+				_, pr, ok := q.pop(false)
+				require.True(t, ok)
+				require.Equal(t, []Priority{Low, 7}[want], pr)
+			}
+		}
+	}
+}
+
+// A lane that moves along needs a new segment for each 84 tasks, and gives one
+// back as often.
+func TestQueueOfSteadyLengthAllocatesNothing(t *testing.T) {
+	for _, depth := range []int{1, 83, 84, 85, 1000} {
+		var q priorityQueue
+		q.share = 16
+		q.init()
+		order := int64(0)
+		f := func() {}
+		push := func() { order++; q.push(entry{f: f, order: order}, Low, false) }
+		for range depth {
+			push()
+		}
+		q.pop(false)
+		push()
+		allocs := testing.AllocsPerRun(100, func() {
+			for range 840 {
+				push()
+				q.pop(false)
+			}
+		})
+		require.Zero(t, allocs, "840 pushes and pops with %d tasks waiting", depth)
+	}
+}
+
+// Priorities that come and go share one segment.
+func TestForgottenLanesLeaveTheirSegmentBehind(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	segments := make(map[*segment]bool)
+	for i := range 1000 {
+		q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		if i >= 2*keptLanes {
+			segments[q.lanes[laneKey{Priority(i), false}].head] = true
+		}
+		q.pop(false)
+		require.LessOrEqual(t, len(q.lanes), keptLanes)
+	}
+	require.Len(t, q.lanes, keptLanes, "so many empty lanes are kept")
+	require.Len(t, segments, 1, "for 872 lanes")
+}
+
+//go:noinline
+func weakLanes(q *priorityQueue) (lanes []weak.Pointer[lane]) {
+	for _, l := range q.lanes {
+		lanes = append(lanes, weak.Make(l))
+	}
+	return lanes
+}
+
+func TestForgottenLaneIsGarbageAtOnce(t *testing.T) {
+	for _, mode := range []queueMode{{share: 16, shed: true}, {step: time.Second, shed: true}} {
+		const priorities = 3 * keptLanes
+		var q priorityQueue
+		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+		q.init()
+		for i := range priorities {
+			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		}
+		lanes := weakLanes(&q)
+		require.Len(t, lanes, priorities)
+		for range priorities {
+			q.pop(false)
+		}
+		runtime.GC()
+		kept := 0
+		for _, l := range lanes {
+			if l.Value() != nil {
+				kept++
+			}
+		}
+		require.Equal(t, keptLanes, kept, "share %d, step %v", mode.share, mode.step)
+		runtime.KeepAlive(&q)
+	}
+}
+
+// Only the front of a lane has a say in its place.
+func TestRemovingFromBehindTheFrontComparesNothing(t *testing.T) {
+	for _, mode := range []queueMode{{}, {share: 16}, {step: time.Second}, {step: time.Second, shed: true}} {
+		var q priorityQueue
+		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+		q.init()
+		handles := make([]*Handle, 1000)
+		for i := range handles {
+			handles[i] = &Handle{}
+			q.push(entry{h: handles[i], order: int64(i)}, Priority(i%4), false)
+		}
+		n := countComparisons(&q)
+		removed := 0
+		for i := len(handles) - 1; i >= 4; i-- { // i < 4 are the fronts
+			if i%3 > 0 {
+				q.remove(handles[i])
+				removed++
+			}
+		}
+		require.Equal(t, 664, removed)
+		require.Zero(t, *n, "share %d, step %v", mode.share, mode.step)
+		require.NoError(t, invariants(&q))
+	}
+}
+
+func TestListingTheQueueMayStopAnywhere(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	for i := range 300 {
+		q.push(entry{h: &Handle{id: uint64(i)}, order: int64(i)}, Priority(i%3), i%2 == 0)
+	}
+	for stop := range 300 {
+		seen := 0
+		for range q.all() {
+			if seen++; seen > stop {
+				break
+			}
+		}
+		require.Equal(t, stop+1, seen)
+	}
+}
+
+func TestYieldWithNothingWaitingParksNothingAtAnyPriority(t *testing.T) {
+	const yields = 1000
+	for _, pr := range []Priority{math.MinInt, High, Medium, Low, 7, math.MaxInt} {
+		t.Run(fmt.Sprint(pr), func(t *testing.T) {
+			p, err := New(WithWorkers(1), WithQuantum(time.Nanosecond), WithLogger(slog.New(slog.DiscardHandler)))
+			require.NoError(t, err)
+			h, err := p.Submit(context.Background(), Task{Priority: pr, Run: func(ctx context.Context) error {
+				for range yields {
+					if err := Yield(ctx); err != nil {
+						return err
+					}
+				}
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, h.Wait(context.Background()))
+			require.NoError(t, p.Shutdown(context.Background()))
+			require.Zero(t, p.Stats().Parks, "in %d calls of Yield", yields)
+		})
+	}
+}
+
+// A task that is alone looks at one flag, and there it must find its end.
+func TestYieldWithNothingWaitingReturnsTheCauseOfTheEnd(t *testing.T) {
+	cause := errors.New("enough")
+	p, err := New(WithWorkers(1), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	running := make(chan struct{})
+	var before, after error
+	h, err := p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
+		before = Yield(ctx)
+		close(running)
+		<-ctx.Done()
+		after = Yield(ctx)
+		return after
+	}})
+	require.NoError(t, err)
+	<-running
+	require.True(t, h.Cancel(cause))
+	require.Equal(t, cause, h.Wait(context.Background()))
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.NoError(t, before)
+	require.Equal(t, cause, after)
+}
