@@ -185,7 +185,8 @@ func WithHangGrace(d time.Duration) Option {
 // and still run. Beyond it a hung task is settled all the same, but its slot
 // stays lost until an abandoned goroutine returns, and [Pool.Health] says so.
 // With 0 a hung task always keeps its slot. A task that hangs in [Block] has
-// none and is given up all the same. Default: the number of workers.
+// none and is given up all the same, and a Shutdown that is cut short gives up
+// all. Default: the number of workers.
 func WithMaxAbandoned(n int) Option {
 	return optionFunc(func(c *config) { c.maxAbandoned, c.abandonedSet = n, true })
 }

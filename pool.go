@@ -494,6 +494,7 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 			h.canceled = cause
 		}
 		p.endLocked(a, e)
+		p.settleJudgedLocked(a.w, &reports)
 	default:
 		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, &reports)
 	}

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -105,7 +106,8 @@ func (p *Pool) cutShort(cause error) {
 	p.reclaimLocked() // for parked tasks on their way out
 	p.turnAwayLocked(func(*Handle) bool { return true })
 	var running []*attempt
-	for _, w := range p.crew {
+	var reports []report
+	for _, w := range slices.Clone(p.crew) {
 		if !w.busy {
 			continue
 		}
@@ -121,8 +123,8 @@ func (p *Pool) cutShort(cause error) {
 		}
 		p.endLocked(h.attempt, cutOff) // takes it out of the queue if it asks for a slot there
 		running = append(running, h.attempt)
+		p.settleJudgedLocked(w, &reports)
 	}
-	var reports []report
 	settle := func(e entry, pr Priority) {
 		p.cut.Unfinished = append(p.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
 		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &reports)

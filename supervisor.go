@@ -163,7 +163,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
-	w.ending, w.suspect, w.graceEnd, w.beatDue = false, false, time.Time{}, time.Time{}
+	w.ending, w.suspect, w.hung, w.graceEnd, w.beatDue = false, false, nil, time.Time{}, time.Time{}
 	if w.watchI >= 0 {
 		heap.Remove(&p.watched, w.watchI)
 	}
@@ -254,6 +254,8 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 			v = verdict{state: Canceled, kind: attemptError, err: h.canceled}
 		} else if a != nil && h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.helpers++
+			stands := v
+			w.hung = &stands
 			go p.judgeHung(w, a, v, a.retry)
 			continue
 		}
@@ -279,6 +281,15 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 		p.restoreLocked()
 	}()
 	p.decideRetry(&v, r, a.number)
+}
+
+// settleJudgedLocked settles the task of w if Retry.If is being asked about its
+// hang: the task was canceled, and there will be no retry whatever the answer.
+func (p *Pool) settleJudgedLocked(w *worker, reports *[]report) {
+	if w.hung != nil {
+		v := *w.hung
+		p.settleHungLocked(w, &v, reports)
+	}
 }
 
 // settleHungLocked settles the task of w as v says, while its goroutine still

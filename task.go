@@ -84,6 +84,8 @@ type Retry struct {
 	// If says whether the error of an attempt is worth a retry. Nil: every
 	// error but a hang. It is not asked about a [Permanent] error, a
 	// canceled task and a call of [runtime.Goexit]: these are never retried.
+	// Where Run returns while If is asked about its hang, it is asked again,
+	// about what Run came to, and only that answer counts.
 	If func(err error) bool
 }
 

@@ -59,6 +59,7 @@ type worker struct {
 	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
 	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
 	suspect   bool          // the grace is over: about to be given up
+	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
 }
 
 // A phase is the next step of a worker. It is set before user code is called
