@@ -21,3 +21,17 @@ bench:
 examples:
 	go run ./examples/quickstart
 	go run ./examples/digest . >/dev/null
+
+# Changes the source one thing at a time and lists the changes that no test
+# notices, see internal/mutate. It takes hours; MUTATE='-only preempt.go -j 2'
+# gives it less to do.
+.PHONY: mutate
+mutate:
+	go run ./internal/mutate $(MUTATE)
+
+# Everything at random on several pools, for as long as DURATION says. The test
+# ends itself when nothing moves any more, so it needs no -timeout.
+DURATION ?= 5m
+.PHONY: soak
+soak:
+	go test -race -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 .
