@@ -1,7 +1,7 @@
 # Every directory with a go.mod is a module.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
 
-.PHONY: test lint bench examples
+.PHONY: test lint bench examples fuzz soak mutate
 
 # Every test of every module.
 test:
@@ -22,16 +22,21 @@ examples:
 	go run ./examples/quickstart
 	go run ./examples/digest . >/dev/null
 
-# Changes the source one thing at a time and lists the changes that no test
-# notices, see internal/mutate. It takes hours; MUTATE='-only preempt.go -j 2'
-# gives it less to do.
-.PHONY: mutate
-mutate:
-	go run ./internal/mutate $(MUTATE)
+# Random operations on a pool and on its model, guided by coverage. What fails is
+# written to testdata/fuzz.
+FUZZTIME ?= 1m
+fuzz:
+	go test -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) .
 
-# Everything at random on several pools, for as long as DURATION says. The test
-# ends itself when nothing moves any more, so it needs no -timeout.
+# Everything at random on several pools in real time, for as long as DURATION
+# says. The test ends by itself when nothing moves any more, so it needs no
+# -timeout.
 DURATION ?= 5m
-.PHONY: soak
 soak:
 	go test -race -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 .
+
+# Changes the source one thing at a time and lists the changes that no test
+# notices, see docs/testing.md. All files take hours;
+# MUTATE='-only preempt.go -j 2' gives it less to do.
+mutate:
+	go run ./internal/mutate $(MUTATE)

@@ -1,0 +1,929 @@
+package taskpool_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+var modelRuns = flag.Int("model.runs", 1000, "how many random sequences of operations TestPoolAgreesWithModel tries")
+
+// Random operations on a Pool and on its model: tasks of all kinds that end in
+// all ways, yield, block, wait, submit; cancel, set priority, pause, resize,
+// time, shutdown. After each they must agree on the tasks that started and
+// resumed, on states, errors, counts and what each call returned. For more, run
+// make fuzz.
+func TestPoolAgreesWithModel(t *testing.T) {
+	runs := *modelRuns
+	if raceEnabled {
+		runs /= 10
+	}
+	var steps, undefined int
+	for seed := range uint64(runs) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		tape := make([]byte, 50+r.IntN(1000))
+		for i := range tape {
+			tape[i] = byte(r.Uint32())
+		}
+		d := agree(t, tape)
+		if d.failure != "" {
+			tape, d = shrink(t, tape, d)
+			t.Fatalf("%s\n\nfrom seed %d; as a file in testdata/fuzz/FuzzPoolAgreesWithModel:\ngo test fuzz v1\n[]byte(%q)",
+				d.failure, seed, tape)
+		}
+		steps += d.steps
+		if d.undefined {
+			undefined++
+		}
+	}
+	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant", runs, steps, undefined)
+}
+
+func FuzzPoolAgreesWithModel(f *testing.F) {
+	f.Fuzz(func(t *testing.T, tape []byte) {
+		if len(tape) > 4000 {
+			return // no more than the same again
+		}
+		if d := agree(t, tape); d.failure != "" {
+			t.Fatal(d.failure)
+		}
+	})
+}
+
+// agree runs the operations on tape.
+func agree(t *testing.T, tape []byte) (d *trial) {
+	synctest.Test(t, func(t *testing.T) {
+		d = newTrial(t, tape)
+		d.operate()
+		d.drain()
+		d.tearDown()
+	})
+	return d
+}
+
+// shrink makes a tape that fails shorter, as long as it still fails.
+func shrink(t *testing.T, tape []byte, d *trial) ([]byte, *trial) {
+	for size := len(tape) / 2; size > 0; {
+		shorter := false
+		for i := 0; i+size <= len(tape); {
+			try := slices.Concat(tape[:i], tape[i+size:])
+			if e := agree(t, try); e.failure != "" {
+				tape, d, shorter = try, e, true
+			} else {
+				i += size
+			}
+		}
+		if !shorter || size > len(tape) {
+			size /= 2
+		}
+	}
+	return tape, d
+}
+
+// A tape is where a trial's decisions come from.
+type tape struct{ rest []byte }
+
+// n returns a number from 0 to less than n.
+func (t *tape) n(n int) int {
+	if len(t.rest) == 0 {
+		return 0
+	}
+	b := t.rest[0]
+	t.rest = t.rest[1:]
+	return int(b) % n
+}
+
+func choose[T any](t *tape, from ...T) T { return from[t.n(len(from))] }
+
+// A trial drives a Pool and its model through the same operations.
+type trial struct {
+	*tape
+	t         *testing.T
+	pool      *taskpool.Pool
+	model     *modelPool
+	start     time.Time
+	steps     int
+	trace     []string
+	failure   string // the first difference
+	undefined bool   // the documentation does not say what comes next
+	peek      bool   // look at contexts after each step, which makes the lazy part of them
+
+	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
+	patience  context.Context                 // Shutdown's
+	cut       context.CancelFunc
+	released  chan struct{} // closed at the end: all bodies return
+	durations uint64        // handed out
+
+	mu      sync.Mutex // protects the fields below
+	log     []string
+	bodies  map[[2]int]*body // by task and attempt
+	handles map[int]*taskpool.Handle
+	errs    map[int]error // of the handles, found right
+}
+
+// A body is one attempt as seen from inside Run. It does as it is told.
+type body struct {
+	ctx context.Context
+	do  chan command
+}
+
+func newTrial(t *testing.T, bytes []byte) *trial {
+	d := &trial{
+		tape: &tape{bytes}, t: t, start: time.Now(), released: make(chan struct{}),
+		cancels: map[int]context.CancelCauseFunc{}, bodies: map[[2]int]*body{}, handles: map[int]*taskpool.Handle{}, errs: map[int]error{},
+	}
+	d.patience, d.cut = context.WithCancel(context.Background())
+	c := modelConfig{
+		workers:      1 + d.n(4),
+		capacity:     choose(d.tape, -1, -1, 0, 1, 2, 5),
+		overflow:     choose(d.tape, taskpool.OverflowWait, taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed),
+		share:        choose(d.tape, 16, 0, 1, 2, 3),
+		maxAbandoned: choose(d.tape, -1, 0, 1, 3),
+		maxParked:    choose(d.tape, 10_000, 10_000, 0, 1, 2),
+		quantum:      10 * time.Millisecond,
+		grace:        5 * time.Second,
+	}
+	opts := []taskpool.Option{
+		taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithWorkers(c.workers),
+		taskpool.WithQuantum(c.quantum), taskpool.WithHangGrace(c.grace), taskpool.WithMaxParked(c.maxParked),
+	}
+	if c.capacity >= 0 {
+		opts = append(opts, taskpool.WithCapacity(c.capacity, c.overflow))
+	}
+	if d.n(3) == 0 {
+		c.share, c.step = 0, choose(d.tape, 100*time.Millisecond, 3*time.Second)
+		opts = append(opts, taskpool.WithAging(c.step))
+	} else {
+		opts = append(opts, taskpool.WithFairShare(c.share))
+	}
+	if c.maxAbandoned >= 0 {
+		opts = append(opts, taskpool.WithMaxAbandoned(c.maxAbandoned))
+	}
+	if c.workers > 1 && d.n(3) == 0 {
+		c.reserved, c.reservedFor = 1+d.n(c.workers-1), choose(d.tape, taskpool.Medium, taskpool.High)
+		opts = append(opts, taskpool.WithReserved(c.reserved, c.reservedFor))
+	}
+	d.peek = d.n(2) == 0
+	pool, err := taskpool.New(opts...)
+	if !assert.NoError(t, err) {
+		t.FailNow()
+	}
+	d.pool, d.model = pool, newModel(c)
+	d.model.resumed = func(t *modelTask) bool {
+		d.mu.Lock()
+		h := d.handles[t.n]
+		d.mu.Unlock()
+		return h != nil && h.State() != taskpool.Parked
+	}
+	d.trace = append(d.trace, fmt.Sprintf("%+v", c))
+	return d
+}
+
+// short returns d and a bit that no other duration has, so that no two things
+// are due at the same instant.
+func (d *trial) unique(about time.Duration) time.Duration {
+	d.durations++
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], d.durations)
+	return about + time.Duration(rand.NewChaCha8(seed).Uint64()%1_000_000)
+}
+
+// step does the same to the pool and to the model and compares them.
+func (d *trial) step(what string, pool, model func()) {
+	d.trace = append(d.trace, fmt.Sprintf("%v %s", d.model.now, what))
+	d.steps++
+	pool()
+	synctest.Wait()
+	model()
+	d.model.settleDown()
+	if d.undefined = d.undefined || d.model.undefined; !d.undefined {
+		d.compare()
+	}
+}
+
+func (d *trial) note(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log = append(d.log, fmt.Sprintf(format, args...))
+}
+
+func (d *trial) failf(format string, args ...any) {
+	if d.failure == "" {
+		d.failure = fmt.Sprintf(format, args...) + "\n\nafter:\n" + strings.Join(d.trace, "\n")
+	}
+}
+
+// going reports whether there is still something to compare.
+func (d *trial) going() bool { return !d.undefined && d.failure == "" }
+
+func (d *trial) operate() {
+	for d.going() && len(d.rest) > 0 {
+		switch d.n(40) {
+		case 0, 1, 2, 3, 4, 5:
+			d.submit(nil)
+		case 6:
+			d.submitGo()
+		case 7, 8, 9:
+			if a := d.ready(false); a != nil {
+				d.submit(a)
+			}
+		case 10, 11, 12, 13, 14, 15:
+			if a := d.ready(true); a != nil {
+				d.end(a)
+			}
+		case 16, 17, 18, 19:
+			if a := d.ready(false); a != nil {
+				d.command(a, command{do: "yield"}, func() { d.model.yield(a) })
+			}
+		case 20, 21:
+			if a := d.ready(false); a != nil {
+				d.command(a, command{do: "block"}, func() { d.model.block(a) })
+			}
+		case 22, 23:
+			if a := d.blocked(); a != nil {
+				d.unblock(a)
+			}
+		case 24, 25:
+			a, t := d.ready(false), d.task()
+			if a != nil && t != nil {
+				d.command(a, command{do: "wait", task: t.n}, func() { d.model.wait(a, t) })
+			}
+		case 26:
+			if a := d.ready(false); a != nil {
+				d.command(a, command{do: "beat"}, func() { a.beatOwed = false })
+			}
+		case 27, 28:
+			if t := d.task(); t != nil {
+				d.both(fmt.Sprintf("cancel #%d", t.n),
+					func() bool { return d.handle(t.n).Cancel(errOfCaller) },
+					func() bool { return d.model.cancel(t, errOfCaller) })
+			}
+		case 29:
+			d.cancelContext()
+		case 30, 31:
+			if t := d.task(); t != nil {
+				pr := d.priority()
+				d.both(fmt.Sprintf("set priority of #%d to %v", t.n, pr),
+					func() bool { return d.handle(t.n).SetPriority(pr) },
+					func() bool { return d.model.setPriority(t, pr) })
+			}
+		case 32:
+			d.step("pause", d.pool.Pause, func() { d.model.pause(true) })
+		case 33, 34:
+			d.step("resume", d.pool.Resume, func() { d.model.pause(false) })
+		case 35:
+			d.resize()
+		case 36:
+			d.advance(choose(d.tape, time.Millisecond, 15*time.Millisecond, 200*time.Millisecond, 2*time.Second, 20*time.Second))
+		case 37, 38:
+			if next := d.model.events(); len(next) > 0 {
+				d.advance(next[0].at - d.model.now)
+			}
+		case 39:
+			switch d.n(8) {
+			case 0:
+				d.shutdown()
+			case 1:
+				d.cutShort()
+			case 2, 3, 4:
+				d.step("wait for idle", func() {
+					go func() {
+						assert.NoError(d.t, d.pool.WaitIdle(context.Background()))
+						d.note("idle")
+					}()
+				}, func() { d.model.idlers++; d.model.restore() })
+			}
+		}
+	}
+}
+
+// both is a step whose answers must be the same.
+func (d *trial) both(what string, pool, model func() bool) {
+	var got bool
+	d.step(what, func() { got = pool() }, func() {
+		if want := model(); got != want {
+			d.failf("%s: %v, want %v", what, got, want)
+		}
+	})
+}
+
+// Choosing.
+
+func (d *trial) priority() taskpool.Priority {
+	return choose(d.tape, taskpool.Medium, taskpool.High, taskpool.Low, 2, -7)
+}
+
+// attempts returns those of the model that is holds for.
+func (d *trial) attempts(is func(*modelAttempt) bool) (all []*modelAttempt) {
+	d.model.each(func(a *modelAttempt) {
+		if is(a) {
+			all = append(all, a)
+		}
+	})
+	return all
+}
+
+// ready chooses an attempt that can be told to do something; withGo also a
+// function given to Go, which has no context.
+func (d *trial) ready(withGo bool) *modelAttempt {
+	all := d.attempts(func(a *modelAttempt) bool { return a.doing == doingNothing && (withGo || !a.t.isGo) })
+	if len(all) == 0 {
+		return nil
+	}
+	return choose(d.tape, all...)
+}
+
+func inBlock(a *modelAttempt) bool { return a.doing == doingBlock && a.fails == "" }
+
+func (d *trial) blocked() *modelAttempt {
+	if all := d.attempts(inBlock); len(all) > 0 {
+		return choose(d.tape, all...)
+	}
+	return nil
+}
+
+// task chooses one that has a handle.
+func (d *trial) task() *modelTask {
+	var all []*modelTask
+	for _, t := range d.model.tasks {
+		if t.accepted && t.returned && !t.isGo {
+			all = append(all, t)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all[max(len(all)-1-d.n(12), 0)]
+}
+
+func (d *trial) handle(n int) *taskpool.Handle {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.handles[n]
+}
+
+// Submitting.
+
+// newTask makes up a task and its context. parent submits it; nil for none.
+func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context) context.Context) {
+	now := d.model.now
+	t := &modelTask{n: len(d.model.tasks), priority: d.priority(), most: choose(d.tape, 0, 0, 0, 2, 3), caller: parent, parent: parent}
+	if d.n(4) == 0 {
+		t.timeout = d.unique(choose(d.tape, 50*time.Millisecond, time.Second))
+	}
+	if d.n(6) == 0 {
+		t.heartbeat = d.unique(choose(d.tape, 20*time.Millisecond, time.Second))
+	}
+	if d.n(6) == 0 {
+		t.notBefore = now + d.unique(choose(d.tape, 30*time.Millisecond, 500*time.Millisecond))
+	}
+	if t.most > 1 {
+		t.retryIf = choose(d.tape, ifNil, ifAlways, ifNever)
+		t.backoff = choose(d.tape, 0, d.unique(70*time.Millisecond))
+	}
+	own := func(context.Context) context.Context { return context.Background() }
+	switch {
+	case parent != nil:
+		live := slices.ContainsFunc(d.model.tasks, func(c *modelTask) bool {
+			return c.ctxOf == parent && !c.settled() && !c.refused()
+		})
+		switch d.n(3) {
+		case 0:
+			own = context.WithoutCancel
+		case 1:
+			own = taskpool.Detach
+			t.parent = nil
+		default:
+			if live { // the order in which several end is nobody's business
+				own = context.WithoutCancel
+				break
+			}
+			own = func(ctx context.Context) context.Context { return ctx }
+			t.ctxOf, t.cancellable = parent, true
+		}
+		// Detach is the context of whoever submitted the outermost task.
+	default:
+		switch d.n(4) {
+		case 0:
+			ctx, cancel := context.WithCancelCause(context.Background())
+			d.cancels[t.n], t.cancellable = cancel, true
+			own = func(context.Context) context.Context { return ctx }
+		case 1:
+			t.ctxEnd = now + d.unique(choose(d.tape, 40*time.Millisecond, 3*time.Second))
+			ctx, cancel := context.WithDeadline(context.Background(), d.start.Add(t.ctxEnd))
+			t.cancellable = true
+			d.cancels[t.n] = func(error) { cancel() } // not chosen by cancelContext, as ctxEnd is set
+			own = func(context.Context) context.Context { return ctx }
+		}
+	}
+	return t, own
+}
+
+// submit has a task submitted, by parent if that is not nil.
+func (d *trial) submit(parent *modelAttempt) {
+	t, own := d.newTask(parent)
+	if parent != nil && t.parent == nil { // Detach
+		own = func(context.Context) context.Context { return context.Background() }
+	}
+	by := ""
+	if parent != nil {
+		by = fmt.Sprintf(" in #%d.%d (its context: %v, gives its slot back: %v)", parent.t.n, parent.number, t.ctxOf != nil, t.parent != nil)
+	}
+	what := fmt.Sprintf("submit #%d%s: %v timeout=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
+		t.n, by, t.priority, t.timeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
+	do := func(ctx context.Context) {
+		h, err := d.pool.Submit(own(ctx), d.real(t))
+		if err == nil {
+			d.mu.Lock()
+			d.handles[t.n] = h
+			d.mu.Unlock()
+		}
+		d.note("submit #%d: %s", t.n, describe(err))
+	}
+	d.step(what, func() {
+		if parent != nil {
+			d.tell(parent, command{do: "submit", submit: do})
+		} else {
+			go do(context.Background())
+		}
+	}, func() { d.model.submit(t) })
+}
+
+// real returns the task that t is the model of.
+func (d *trial) real(t *modelTask) taskpool.Task {
+	task := taskpool.Task{Name: t.name(), Priority: t.priority, Timeout: t.timeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
+	if t.notBefore > 0 {
+		task.NotBefore = d.start.Add(t.notBefore)
+	}
+	if task.Retry.MaxAttempts = t.most; t.most > 1 {
+		task.Retry.Backoff = func(int) time.Duration { return t.backoff }
+		switch t.retryIf {
+		case ifAlways:
+			task.Retry.If = func(error) bool { return true }
+		case ifNever:
+			task.Retry.If = func(error) bool { return false }
+		}
+	}
+	return task
+}
+
+func (d *trial) submitGo() {
+	t := &modelTask{n: len(d.model.tasks), priority: d.priority(), isGo: true}
+	run := d.run(t.n)
+	d.step(fmt.Sprintf("go #%d: %v", t.n, t.priority), func() {
+		err := d.pool.Go(t.priority, func() { _ = run(context.Background()) })
+		d.note("submit #%d: %s", t.n, describe(err))
+	}, func() { d.model.submit(t) })
+}
+
+// run returns the Run of task n.
+func (d *trial) run(n int) func(context.Context) error {
+	return func(ctx context.Context) error {
+		b := &body{ctx: ctx, do: make(chan command)}
+		info, _ := taskpool.Current(ctx)
+		number := max(info.Attempt, 1)
+		d.mu.Lock()
+		d.bodies[[2]int{n, number}] = b
+		if info.Handle != nil {
+			d.handles[n] = info.Handle
+		}
+		d.mu.Unlock()
+		d.note("start #%d.%d", n, number)
+		for {
+			switch c := d.next(b); c.do {
+			case "return":
+				switch {
+				case c.err == errLasting:
+					return taskpool.Permanent(c.err)
+				case c.after > 0:
+					return taskpool.RetryAfter(c.after, c.err)
+				}
+				return c.err
+			case "return ctx.Err()":
+				return ctx.Err()
+			case "yield":
+				d.note("#%d.%d yield: %s", n, number, describe(taskpool.Yield(ctx)))
+			case "beat":
+				taskpool.Beat(ctx)
+			case "block":
+				err := taskpool.Block(ctx, func() error { die(d.next(b)); return nil })
+				d.note("#%d.%d block: %s", n, number, describe(err))
+			case "wait":
+				d.note("#%d.%d wait: %s", n, number, describe(d.handle(c.task).Wait(ctx)))
+			case "submit":
+				c.submit(ctx)
+			default:
+				die(c)
+			}
+		}
+	}
+}
+
+func die(c command) {
+	switch c.do {
+	case "panic":
+		panic(errOfPanic)
+	case "goexit":
+		runtime.Goexit()
+	}
+}
+
+// next is what b is to do next.
+func (d *trial) next(b *body) command {
+	select {
+	case c := <-b.do:
+		return c
+	case <-d.released:
+		return command{do: "return"}
+	}
+}
+
+// Commanding.
+
+func (d *trial) tell(a *modelAttempt, c command) {
+	d.mu.Lock()
+	b := d.bodies[[2]int{a.t.n, a.number}]
+	d.mu.Unlock()
+	select {
+	case b.do <- c:
+	case <-time.After(time.Nanosecond): // it must be waiting for it
+		d.failf("#%d.%d is not ready", a.t.n, a.number)
+	}
+}
+
+func (d *trial) command(a *modelAttempt, c command, model func()) {
+	what := fmt.Sprintf("#%d.%d: %s", a.t.n, a.number, c.do)
+	switch c.do {
+	case "wait":
+		what += fmt.Sprintf(" for #%d", c.task)
+	case "return":
+		what += fmt.Sprintf(" %v %v", c.err, c.after)
+	}
+	d.step(what, func() { d.tell(a, c) }, model)
+}
+
+// end ends an attempt.
+func (d *trial) end(a *modelAttempt) {
+	if !d.clear(a) {
+		return
+	}
+	c := command{do: "return"}
+	switch d.n(12) {
+	case 0, 1, 2, 3:
+	case 4, 5:
+		c.err = errOfTask
+	case 6:
+		c.err = errLasting
+	case 7:
+		c.err, c.after = errOfTask, d.unique(25*time.Millisecond)
+	case 8, 9:
+		c.do = "return ctx.Err()"
+		if a.t.isGo {
+			c.do = "return"
+		}
+	case 10:
+		c.do = "panic"
+	case 11:
+		c.do = "goexit"
+	}
+	d.ends(a, c)
+}
+
+func (d *trial) ends(a *modelAttempt, c command) {
+	d.command(a, c, func() {
+		switch {
+		case a.t.isGo:
+			c.err, c.after = nil, 0
+		case c.do == "return ctx.Err()":
+			c.do = "return"
+			if a.cause != nil {
+				c.err = context.Canceled
+			}
+		}
+		d.model.finish(a, c)
+	})
+}
+
+// clear reports whether the end of a leaves no choice: it frees a slot and ends
+// the contexts of the tasks submitted with its own, and if one of these waits, it
+// may or may not get the slot first.
+func (d *trial) clear(a *modelAttempt) bool {
+	if a.cause != nil {
+		return true
+	}
+	for _, c := range d.model.tasks {
+		if c.ctxOf != a || c.settled() || c.refused() {
+			continue
+		}
+		if b := c.attempt; b == nil || b.parked && !b.working || !d.clear(b) {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *trial) unblock(a *modelAttempt) {
+	how := choose(d.tape, "return", "return", "return", "panic", "goexit")
+	if !d.clear(a) || a.parked && !d.model.resumesAtOnce(a) {
+		how = "return" // its end, once it resumes, may or may not be seen by one that resumes with it
+	}
+	d.step(fmt.Sprintf("#%d.%d: the blocking call ends: %s", a.t.n, a.number, how),
+		func() { d.tell(a, command{do: how}) }, func() { d.model.unblock(a, how) })
+}
+
+func (d *trial) cancelContext() {
+	var all []*modelTask
+	for _, t := range d.model.tasks {
+		if d.cancels[t.n] != nil && t.ctxEnd == 0 && !t.settled() && !t.refused() {
+			all = append(all, t)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	t := choose(d.tape, all...)
+	cancel := d.cancels[t.n]
+	delete(d.cancels, t.n)
+	d.step(fmt.Sprintf("cancel the context of #%d", t.n), func() { cancel(errOfCaller) }, func() { d.model.contextEnds(t, errOfCaller) })
+}
+
+func (d *trial) resize() {
+	n := d.model.reserved + 1 + d.n(5)
+	want := "ok"
+	if d.model.closed {
+		want = describe(taskpool.ErrClosed)
+	}
+	d.step(fmt.Sprintf("resize to %d", n), func() {
+		if got := describe(d.pool.Resize(n)); got != want {
+			d.failf("Resize: %s, want %s", got, want)
+		}
+	}, func() {
+		if !d.model.closed {
+			d.model.resize(n)
+		}
+	})
+}
+
+func (d *trial) shutdown() {
+	d.step("shutdown", func() {
+		go func() {
+			err := d.pool.Shutdown(d.patience)
+			d.note("shutdown: %s", describeShutdown(err))
+		}()
+	}, d.model.shutdown)
+	if d.patience.Err() != nil {
+		d.step("at once", func() {}, d.model.cutShort)
+	}
+}
+
+func describeShutdown(err error) string {
+	if err == nil {
+		return "drained"
+	}
+	var e *taskpool.ShutdownError
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	var all []string
+	for _, u := range e.Unfinished {
+		all = append(all, describeUnfinished(u.Task.Name, u.Task.Priority, u.State, u.Attempt))
+	}
+	slices.Sort(all)
+	return fmt.Sprintf("cut short, unfinished: %v", all)
+}
+
+func (d *trial) cutShort() {
+	if d.model.closed && d.patience.Err() == nil {
+		d.step("cut the shutdown short", d.cut, d.model.cutShort)
+	}
+}
+
+// advance lets time go by, from one event to the next.
+func (d *trial) advance(by time.Duration) {
+	for until := d.model.now + by; d.going(); {
+		next := d.model.events()
+		if len(next) == 0 || next[0].at > until {
+			d.sleepUntil(until, "nothing happens", func() {})
+			return
+		}
+		if len(next) > 1 && !d.model.cut {
+			d.undefined = true
+			return
+		}
+		d.sleepUntil(next[0].at, next[0].what, next[0].do)
+	}
+}
+
+func (d *trial) sleepUntil(at time.Duration, what string, do func()) {
+	d.step(fmt.Sprintf("wait until %v: %s", at, what),
+		func() { time.Sleep(time.Until(d.start.Add(at))) },
+		func() {
+			d.model.now = at
+			do()
+			for d.model.cut { // several may hang at once then
+				next := d.model.events()
+				if len(next) == 0 || next[0].at > at {
+					break
+				}
+				next[0].do()
+			}
+		})
+}
+
+// drain lets all tasks end.
+func (d *trial) drain() {
+	if d.going() {
+		d.shutdown()
+	}
+	for d.going() {
+		idle := d.attempts(func(a *modelAttempt) bool { return a.doing == doingNothing && d.clear(a) })
+		blocked := d.attempts(inBlock)
+		next := d.model.events()
+		switch {
+		case len(blocked) > 0:
+			d.step("the blocking call ends", func() { d.tell(blocked[0], command{do: "return"}) },
+				func() { d.model.unblock(blocked[0], "return") })
+		case len(idle) > 0:
+			d.ends(idle[0], command{do: "return"})
+		case len(next) > 0:
+			d.advance(next[0].at - d.model.now)
+		case d.patience.Err() == nil && !d.model.over:
+			d.cutShort() // tasks that wait for each other
+		default:
+			d.finished()
+			return
+		}
+	}
+}
+
+// finished checks that nothing is left.
+func (d *trial) finished() {
+	if !d.model.over || d.model.count(func(*modelAttempt) bool { return true }) > 0 {
+		d.failf("the model has not come to its end")
+	}
+	for _, t := range d.model.tasks {
+		if !t.settled() && !t.refused() {
+			d.failf("the model has lost #%d", t.n)
+		}
+	}
+}
+
+// tearDown ends whatever is left after a difference was found.
+func (d *trial) tearDown() {
+	close(d.released)
+	d.cut()
+	for _, cancel := range d.cancels {
+		cancel(nil)
+	}
+	_ = d.pool.Shutdown(d.patience)
+}
+
+// Comparing.
+
+func (d *trial) compare() {
+	if d.failure != "" {
+		return
+	}
+	m := d.model
+	d.mu.Lock()
+	got := d.log
+	d.log = nil
+	d.mu.Unlock()
+	want := m.log
+	m.log = nil
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		d.failf("the pool did %q\nthe model did %q", got, want)
+		return
+	}
+	for _, t := range m.tasks {
+		h := d.handle(t.n)
+		if h == nil {
+			continue
+		}
+		got, err := h.State(), h.Err()
+		if got != t.state || err != d.errs[t.n] && describe(err) != describe(t.err) {
+			d.failf("#%d is %v %s, want %v %s", t.n, got, describe(err), t.state, describe(t.err))
+			return
+		}
+		d.errs[t.n] = err
+	}
+	if got, want := d.census(), m.census(); got != want {
+		d.failf("the pool:\n%+v\nthe model:\n%+v", got, want)
+		return
+	}
+	if d.peek {
+		m.each(func(a *modelAttempt) {
+			d.mu.Lock()
+			b := d.bodies[[2]int{a.t.n, a.number}]
+			d.mu.Unlock()
+			if got := describe(context.Cause(b.ctx)); got != describe(a.cause) && !a.t.isGo {
+				d.failf("the context of #%d.%d: %s, want %s", a.t.n, a.number, got, describe(a.cause))
+			}
+		})
+	}
+}
+
+// A census is what Stats, Tasks and Health say.
+type census struct {
+	submitted, refused, succeeded, failed, canceled, shed uint64
+	attempts, retries, parks, panics, goexits, hangs      uint64
+
+	slots, queued, delayed, running, parked, abandoned, lost, blocked int
+
+	paused, closed bool
+	queue          string
+	waiting        string
+	health         string
+}
+
+func (d *trial) census() census {
+	s := d.pool.Stats()
+	var queue []string
+	if s.Queued > 0 {
+		for _, t := range d.pool.Tasks(taskpool.Queued) {
+			queue = append(queue, t.Name)
+		}
+	}
+	var waiting []string
+	for _, w := range s.Waiting {
+		waiting = append(waiting, fmt.Sprint(w.Priority, w.Queued))
+	}
+	return census{
+		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed,
+		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
+		slots: s.Slots, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
+		abandoned: s.Abandoned, lost: s.Lost, blocked: s.Blocked, paused: s.Paused, closed: s.Closed,
+		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(d.pool.Health()),
+	}
+}
+
+func (m *modelPool) census() census {
+	var queue, waiting []string
+	count := map[taskpool.Priority]int{}
+	sorted := byPriority(m.queue)
+	for _, t := range sorted {
+		if t.state == taskpool.Queued {
+			queue = append(queue, t.name())
+			count[t.priority]++
+		}
+	}
+	for _, t := range sorted {
+		if n := count[t.priority]; n > 0 {
+			waiting = append(waiting, fmt.Sprint(t.priority, n))
+			delete(count, t.priority)
+		}
+	}
+	c := census{
+		submitted: m.submitted, refused: m.refused,
+		attempts: m.attempts, retries: m.retries, parks: m.parks, panics: m.panics, goexits: m.goexits, hangs: m.hangs,
+		slots: m.slots, abandoned: m.abandoned(), lost: m.lost(), blocked: len(m.door), paused: m.paused, closed: m.closed,
+		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(nil),
+	}
+	for _, t := range m.tasks {
+		if !t.accepted {
+			continue
+		}
+		switch t.state {
+		case taskpool.Queued:
+			c.queued++
+		case taskpool.Delayed:
+			c.delayed++
+		case taskpool.Running:
+			c.running++
+		case taskpool.Parked:
+			c.parked++
+		case taskpool.Succeeded:
+			c.succeeded++
+		case taskpool.Failed:
+			c.failed++
+		case taskpool.Canceled:
+			c.canceled++
+		case taskpool.Shed:
+			c.shed++
+		}
+	}
+	switch {
+	case m.closed:
+		c.health = describe(taskpool.ErrClosed)
+	case c.lost > 0:
+		c.health = describe(taskpool.ErrHung)
+	}
+	return c
+}

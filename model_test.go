@@ -1,0 +1,1250 @@
+package taskpool_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A modelPool is what the documentation says a Pool does, done the slow way: a
+// single thread, time a number, each question answered by looking at all tasks.
+// It has no goroutines, heaps, lanes, counters or lazily made anything, so that
+// it can be read against the documentation. The driver in model_driver_test.go
+// does the same to a Pool and to its model and compares the two after each step.
+//
+// Where the documentation leaves a choice the model asks what the Pool did
+// (modelPool.resumed) and goes on from there. There is one such place: which of
+// several tasks that are on their way out gets a free slot first.
+type modelPool struct {
+	modelConfig
+	now   time.Duration // since the pool was made
+	slots int
+
+	tasks   []*modelTask    // all that were ever submitted
+	queue   []*modelTask    // waiting for a slot, in the order in which they came
+	door    []*modelTask    // waiting for room, likewise
+	leaving []*modelAttempt // on their way out, and in want of a slot
+	turns   map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
+	entries map[bool]int    // the same at the door
+	seq     int64
+
+	paused, closed bool
+	cut            bool          // Shutdown's context ended too early
+	final          time.Duration // with cut: the end of all patience
+	over           bool          // drained and closed: Shutdown returns
+	unfinished     []string      // with cut: its list, each as in describeUnfinished
+	idlers         int           // calls of WaitIdle that wait
+	shutters       int           // calls of Shutdown that wait
+
+	submitted, refused, attempts, retries, parks, panics, goexits, hangs uint64
+
+	hold      int             // restore waits while it is above 0
+	undefined bool            // more than one thing may have happened in this step
+	log       []string        // what user code would have noticed in this step
+	awake     []*modelAttempt // go on with what they do in this step
+	resumed   func(*modelTask) bool
+}
+
+type modelConfig struct {
+	workers      int
+	capacity     int // -1: unbounded
+	overflow     taskpool.Overflow
+	share        int
+	step         time.Duration // 0: no ageing
+	reserved     int
+	reservedFor  taskpool.Priority
+	maxAbandoned int // -1: as many as workers
+	maxParked    int
+	quantum      time.Duration
+	grace        time.Duration
+}
+
+// A modelTask is one call of Submit or Go.
+type modelTask struct {
+	n           int
+	isGo        bool
+	priority    taskpool.Priority
+	timeout     time.Duration
+	heartbeat   time.Duration
+	most        int // attempts
+	backoff     time.Duration
+	retryIf     retryIf
+	notBefore   time.Duration
+	cancellable bool          // its context may end
+	ctxEnd      time.Duration // when its own context's deadline is; 0: never
+	ctxOf       *modelAttempt // the attempt whose context it was submitted with, if that ends it
+	parent      *modelAttempt // the attempt that submits, if it gives its slot back for that
+	caller      *modelAttempt // the attempt that submits
+
+	accepted  bool
+	submitErr error // with !accepted, once Submit has returned
+	returned  bool  // Submit has returned
+	state     taskpool.State
+	err       error
+	started   int
+	made      []*modelAttempt
+	attempt   *modelAttempt   // under way
+	waiters   []*modelAttempt // in Wait for it
+	canceled  error           // while at the door or under way
+	due       time.Duration   // while Delayed
+	order     int64           // in the queue or at the door
+	resuming  bool            // in the queue: goes before others of its priority
+}
+
+// retryIf is a task's Retry.If.
+type retryIf int
+
+const (
+	ifNil retryIf = iota
+	ifAlways
+	ifNever
+)
+
+type modelAttempt struct {
+	t        *modelTask
+	number   int
+	priority taskpool.Priority // when it started
+
+	holds   bool // a slot
+	parked  bool
+	asked   bool // with parked: for a slot
+	working bool // with parked: in Block's f
+	excused bool // from beating
+	slice   time.Duration
+
+	cause  error // why its context has ended
+	reason endReason
+
+	deadline  time.Duration // 0: none
+	beatDue   time.Duration
+	beatOwed  bool
+	ending    bool          // the grace counts down,
+	graceLeft time.Duration // from here,
+	graceFrom time.Duration // since then; -1: it does not count now
+
+	over   bool // settled, or given up
+	gaveUp bool // hung; a goroutine that is abandoned or, with holds, lost
+	hungAs int  // with gaveUp: how many hung before
+	gone   bool // Run has returned
+
+	doing doing
+	on    *modelTask // waits for it, or submits it
+	fails string     // with doingBlock, once f has ended: how
+	wasAt string     // the state and attempt at the cut, as in describeUnfinished
+}
+
+type endReason int
+
+const (
+	notEnded endReason = iota
+	endedCanceled
+	endedCut
+	endedTimeout
+	endedSilent
+	endedReturned
+)
+
+// doing is the call of the library that an attempt is in.
+type doing int
+
+const (
+	doingNothing doing = iota
+	doingYield
+	doingBlock
+	doingWait
+	doingSubmit
+)
+
+func newModel(c modelConfig) *modelPool {
+	return &modelPool{modelConfig: c, slots: c.workers, turns: map[bool]int{}, entries: map[bool]int{}}
+}
+
+// Order.
+
+func (m *modelPool) less(pr taskpool.Priority) bool { return m.reserved > 0 && pr > m.reservedFor }
+
+func (m *modelPool) nextOrder() int64 {
+	if m.step > 0 {
+		return int64(m.now)
+	}
+	m.seq++
+	return m.seq
+}
+
+// key is the time at which a task of priority 0 would have to arrive to wait
+// beside t.
+func (m *modelPool) key(t *modelTask) *big.Int {
+	clamp := func(x *big.Int) *big.Int {
+		switch {
+		case x.IsInt64():
+			return x
+		case x.Sign() > 0:
+			return big.NewInt(math.MaxInt64)
+		default:
+			return big.NewInt(math.MinInt64)
+		}
+	}
+	head := clamp(new(big.Int).Mul(big.NewInt(int64(t.priority)), big.NewInt(int64(m.step))))
+	return clamp(head.Add(head, big.NewInt(t.order)))
+}
+
+// pick returns the index of the task whose turn it is, -1 if there is none, and
+// whether tasks of more than one lane were there to choose from.
+func (m *modelPool) pick(waiting []*modelTask, restricted bool, turn int) (best int, choice bool) {
+	best = -1
+	oldest := -1
+	for i, t := range waiting {
+		if restricted && m.less(t.priority) {
+			continue
+		}
+		if best < 0 {
+			best, oldest = i, i
+			continue
+		}
+		b := waiting[best]
+		choice = choice || t.priority != waiting[oldest].priority || t.resuming != waiting[oldest].resuming
+		urgency := cmp.Compare(t.priority, b.priority)
+		if urgency == 0 && t.resuming != b.resuming {
+			if urgency = 1; t.resuming {
+				urgency = -1
+			}
+		}
+		if m.step > 0 {
+			c := m.key(t).Cmp(m.key(b))
+			if c == 0 {
+				c = cmp.Compare(t.order, b.order)
+			}
+			if c != 0 {
+				urgency = c
+			}
+		}
+		if urgency < 0 {
+			best = i
+		}
+	}
+	switch {
+	case !choice:
+	case m.share > 0 && turn == m.share-1:
+		best = oldest
+	case m.step > 0:
+		// One that resumes goes before others of its priority.
+		for i, t := range waiting {
+			if t.resuming && t.priority == waiting[best].priority {
+				return i, choice
+			}
+		}
+	}
+	return best, choice
+}
+
+func (m *modelPool) turn(turns map[bool]int, restricted, choice bool) {
+	if choice && m.share > 0 {
+		turns[restricted] = (turns[restricted] + 1) % m.share
+	}
+}
+
+// Slots.
+
+// each calls f with all attempts whose goroutine is there.
+func (m *modelPool) each(f func(*modelAttempt)) {
+	for _, t := range m.tasks {
+		for _, a := range t.made {
+			if !a.gone {
+				f(a)
+			}
+		}
+	}
+}
+
+func (m *modelPool) count(is func(*modelAttempt) bool) (n int) {
+	m.each(func(a *modelAttempt) {
+		if is(a) {
+			n++
+		}
+	})
+	return n
+}
+
+func (m *modelPool) held() int { return m.count(func(a *modelAttempt) bool { return a.holds }) }
+func (m *modelPool) heldLess() int {
+	return m.count(func(a *modelAttempt) bool { return a.holds && m.less(a.priority) })
+}
+func (m *modelPool) abandoned() int {
+	return m.count(func(a *modelAttempt) bool { return a.gaveUp && !a.holds })
+}
+func (m *modelPool) lost() int {
+	return m.count(func(a *modelAttempt) bool { return a.gaveUp && a.holds })
+}
+
+func (m *modelPool) inState(s taskpool.State) (n int) {
+	for _, t := range m.tasks {
+		if t.accepted && t.state == s {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *modelPool) outstanding() int {
+	return m.inState(taskpool.Queued) + m.inState(taskpool.Delayed) + m.inState(taskpool.Running) + m.inState(taskpool.Parked)
+}
+
+// free is the number of slots free for a newcomer: those that parked tasks ask
+// for are not.
+func (m *modelPool) free(pr taskpool.Priority) int {
+	asking := func(less bool) int {
+		return m.count(func(a *modelAttempt) bool { return a.parked && a.asked && m.less(a.priority) == less })
+	}
+	free := m.slots - m.held() - asking(false)
+	forLess := max(m.slots-m.reserved-m.heldLess(), 0)
+	if m.less(pr) {
+		return max(min(free, forLess)-asking(true), 0)
+	}
+	return max(free-min(asking(true), forLess), 0)
+}
+
+// room reports whether one more task may be accepted.
+func (m *modelPool) room(pr taskpool.Priority, delayed bool) bool {
+	if m.capacity < 0 {
+		return true
+	}
+	free := m.free(pr)
+	if m.inState(taskpool.Queued)+m.inState(taskpool.Delayed) < m.capacity+free {
+		return true
+	}
+	rivals := 0
+	for _, t := range m.queue {
+		if t.state == taskpool.Queued && (m.less(pr) || !m.less(t.priority)) {
+			rivals++
+		}
+	}
+	return !delayed && !m.paused && rivals < free
+}
+
+func (m *modelPool) later(t *modelTask) bool { return t.notBefore > m.now }
+
+// restore lets submitters in while there is room and starts tasks while there
+// are slots.
+func (m *modelPool) restore() {
+	if m.hold > 0 {
+		return
+	}
+	m.admit()
+	for m.held() < m.slots && m.next() {
+		m.admit()
+	}
+	if m.outstanding() == 0 {
+		for ; m.idlers > 0; m.idlers-- {
+			m.note("idle")
+		}
+		if m.closed {
+			m.terminate()
+		}
+	}
+}
+
+// restricted reports whether a free slot is for reserved priorities only.
+func (m *modelPool) restricted() bool {
+	return m.reserved > 0 && m.heldLess() >= m.slots-m.reserved
+}
+
+// resumesAtOnce reports whether a, which is parked, gets a slot as soon as it
+// asks for one.
+func (m *modelPool) resumesAtOnce(a *modelAttempt) bool {
+	return m.held() < m.slots && !(m.restricted() && m.less(a.priority)) && (!m.paused || a.cause != nil)
+}
+
+func (m *modelPool) next() bool {
+	restricted := m.restricted()
+	chosen := -1
+	for i, a := range m.leaving {
+		if restricted && m.less(a.priority) {
+			continue
+		}
+		if chosen < 0 || m.resumed(a.t) && !m.resumed(m.leaving[chosen].t) {
+			chosen = i
+		}
+	}
+	if chosen >= 0 {
+		a := m.leaving[chosen]
+		m.leaving = slices.Delete(m.leaving, chosen, chosen+1)
+		m.unpark(a)
+		return true
+	}
+	if m.paused {
+		return false
+	}
+	i, choice := m.pick(m.queue, restricted, m.turns[restricted])
+	if i < 0 {
+		return false
+	}
+	m.turn(m.turns, restricted, choice)
+	t := m.queue[i]
+	m.queue = slices.Delete(m.queue, i, i+1)
+	if t.state == taskpool.Parked {
+		m.unpark(t.attempt)
+	} else {
+		m.start(t)
+	}
+	return true
+}
+
+func (m *modelPool) admit() {
+	for t := m.nextAtDoor(); t != nil; t = m.nextAtDoor() {
+		m.accept(t)
+		if t.parent != nil && t.parent.parked {
+			m.back(t.parent)
+		} else {
+			m.submitReturns(t)
+		}
+	}
+}
+
+func (m *modelPool) leaveDoor(t *modelTask) { m.door = remove(m.door, t) }
+
+func (m *modelPool) nextAtDoor() *modelTask {
+	for restricted := false; ; {
+		i, choice := m.pick(m.door, restricted, m.entries[restricted])
+		if i < 0 {
+			return nil
+		}
+		t := m.door[i]
+		switch {
+		case t.canceled != nil:
+			m.leaveDoor(t)
+			continue
+		case m.room(t.priority, m.later(t)):
+			m.turn(m.entries, restricted, choice)
+			m.leaveDoor(t)
+			return t
+		case m.later(t) && m.room(t.priority, false):
+			for _, u := range byPriority(m.door) {
+				if u.canceled == nil && !m.later(u) && m.room(u.priority, false) {
+					m.leaveDoor(u)
+					return u
+				}
+			}
+		}
+		if restricted || m.reserved == 0 {
+			return nil
+		}
+		restricted = true
+	}
+}
+
+// byPriority returns the tasks most urgent first, in order of arrival among
+// equals.
+func byPriority(tasks []*modelTask) []*modelTask {
+	sorted := slices.Clone(tasks)
+	slices.SortStableFunc(sorted, func(a, b *modelTask) int { return cmp.Compare(a.priority, b.priority) })
+	return sorted
+}
+
+func remove[T comparable](from []T, x T) []T {
+	return slices.DeleteFunc(from, func(y T) bool { return x == y })
+}
+
+// Submitting.
+
+func (m *modelPool) submit(t *modelTask) {
+	m.tasks = append(m.tasks, t)
+	if a := t.ctxOf; a != nil && a.cause != nil {
+		m.refuse(t, ctxError(a.cause))
+		return
+	}
+	if m.closed && !m.continues(t.parent) {
+		m.refuse(t, taskpool.ErrClosed)
+		return
+	}
+	switch {
+	case m.room(t.priority, m.later(t)):
+	case m.overflow == taskpool.OverflowShed:
+		victim := m.victim(t.priority)
+		if victim == nil {
+			m.refuse(t, taskpool.ErrFull)
+			return
+		}
+		m.queue = remove(m.queue, victim)
+		m.settle(victim, taskpool.Shed, taskpool.ErrShed)
+	case m.overflow == taskpool.OverflowReject || t.isGo:
+		m.refuse(t, taskpool.ErrFull)
+		return
+	default:
+		t.order = m.nextOrder()
+		m.door = append(m.door, t)
+		if t.caller != nil {
+			t.caller.doing, t.caller.on = doingSubmit, t
+		}
+		if a := t.parent; a != nil {
+			m.park(a)
+		}
+		m.restore()
+		return
+	}
+	m.accept(t)
+	m.restore()
+	m.submitReturns(t)
+}
+
+// continues reports whether what a submits is part of the work accepted.
+func (m *modelPool) continues(a *modelAttempt) bool { return a != nil && !a.over && !m.cut }
+
+// victim returns the newest of the least urgent tasks that never started, if it
+// is less urgent than pr.
+func (m *modelPool) victim(pr taskpool.Priority) (v *modelTask) {
+	for _, t := range m.queue {
+		if t.started == 0 && t.priority > pr && (v == nil || t.priority >= v.priority) {
+			v = t
+		}
+	}
+	return v
+}
+
+func (m *modelPool) accept(t *modelTask) {
+	m.submitted++
+	t.accepted = true
+	if m.later(t) {
+		t.state, t.due = taskpool.Delayed, t.notBefore
+	} else {
+		m.enqueue(t)
+	}
+}
+
+func (m *modelPool) enqueue(t *modelTask) {
+	t.state, t.resuming, t.order = taskpool.Queued, false, m.nextOrder()
+	m.queue = append(m.queue, t)
+}
+
+func (m *modelPool) refuse(t *modelTask, err error) {
+	t.submitErr = err
+	m.submitReturns(t)
+}
+
+func (m *modelPool) submitReturns(t *modelTask) {
+	t.returned = true
+	if t.submitErr != nil {
+		m.refused++
+	}
+	if a := t.caller; a != nil && a.doing == doingSubmit && a.on == t {
+		a.doing, a.on = doingNothing, nil
+	}
+	m.note("submit #%d: %s", t.n, describe(t.submitErr))
+}
+
+// turnAway refuses a submitter at the door.
+func (m *modelPool) turnAway(t *modelTask) {
+	m.leaveDoor(t)
+	t.submitErr = taskpool.ErrClosed
+	if t.parent != nil && t.parent.parked {
+		m.back(t.parent)
+	} else {
+		m.submitReturns(t)
+	}
+}
+
+// Attempts.
+
+func (m *modelPool) start(t *modelTask) {
+	m.attempts++
+	t.started++
+	a := &modelAttempt{t: t, number: t.started, priority: t.priority, holds: true, slice: m.now, graceFrom: -1}
+	t.state, t.attempt = taskpool.Running, a
+	t.made = append(t.made, a)
+	if t.timeout > 0 {
+		a.deadline = m.now + t.timeout
+	}
+	m.expectBeat(a)
+	m.note("start #%d.%d", t.n, a.number)
+}
+
+// A command is what the body of a task is told to do next.
+type command struct {
+	do     string
+	err    error                 // for "return"
+	after  time.Duration         // for "return" with RetryAfter
+	task   int                   // for "wait"
+	submit func(context.Context) // for "submit"
+}
+
+// finish is the end of Run: how is "return", "panic" or "goexit".
+func (m *modelPool) finish(a *modelAttempt, c command) {
+	if a.gaveUp { // late: what it came to is discarded
+		if a.gone = true; a.holds {
+			a.holds = false
+		} else {
+			m.reclaim()
+		}
+		m.restore()
+		return
+	}
+	a.over, a.gone = true, false
+	endedBefore := a.cause != nil
+	if c.do == "return" && c.err == nil {
+		m.settleAttempt(a, taskpool.Succeeded, nil, false, 0)
+	} else if m.fail(a, c) {
+		m.restore() // the worker reports the failure before it gives its slot back
+	}
+	a.holds, a.gone = false, true
+	m.restore()
+	if !endedBefore {
+		m.end(a, context.Canceled, endedReturned) // for the tasks submitted with its context
+	}
+}
+
+// fail ends an attempt with an error, a panic or a Goexit. It says whether there
+// is something to report.
+func (m *modelPool) fail(a *modelAttempt, c command) (reported bool) {
+	t := a.t
+	state, err, retry, delay := taskpool.Failed, c.err, false, t.backoff
+	switch c.do {
+	case "goexit":
+		m.goexits++
+		err = taskpool.ErrGoexit
+	case "panic":
+		m.panics++
+		err = errOfPanic
+	default:
+		if a.reason != notEnded {
+			err = errors.Join(a.cause, c.err)
+			if c.err == context.Canceled || c.err == context.DeadlineExceeded {
+				err = a.cause
+			}
+			if a.reason == endedCanceled || a.reason == endedCut {
+				state = taskpool.Canceled
+			}
+		}
+	}
+	if state == taskpool.Failed && c.do != "goexit" && a.number < t.most {
+		switch a.reason {
+		case endedCanceled:
+		case endedCut:
+			state, err = taskpool.Canceled, errors.Join(taskpool.ErrClosed, err)
+		default:
+			retry = m.grants(t, err, a.reason == endedSilent)
+			if c.after > 0 {
+				delay = c.after
+			}
+		}
+	}
+	canceledLate := t.canceled != nil && retry && t.cancellable
+	m.settleAttempt(a, state, err, retry, delay)
+	return c.do == "panic" || canceledLate || t.state == taskpool.Failed || !final(t.state)
+}
+
+// grants reports whether t's policy grants a retry.
+func (m *modelPool) grants(t *modelTask, err error, hung bool) bool {
+	switch {
+	case errors.Is(err, errLasting):
+		return false
+	case t.retryIf == ifNil:
+		return !hung
+	default:
+		return t.retryIf == ifAlways
+	}
+}
+
+// settleAttempt ends an attempt: its task settles or waits for a retry.
+func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, retry bool, delay time.Duration) {
+	t := a.t
+	a.over = true
+	m.unparkOver(a)
+	if t.canceled != nil && !a.gaveUp && !errors.Is(err, errOfPanic) && !errors.Is(err, taskpool.ErrGoexit) &&
+		s == taskpool.Failed || t.canceled != nil && retry {
+		s, err, retry = taskpool.Canceled, errors.Join(t.canceled, err), false
+	}
+	if a.wasAt != "" && (a.gaveUp || s == taskpool.Canceled && t.canceled == taskpool.ErrClosed) {
+		m.unfinished = append(m.unfinished, a.wasAt)
+	}
+	if !retry {
+		m.settle(t, s, err)
+		return
+	}
+	m.retries++
+	t.attempt = nil
+	if delay == 0 {
+		m.enqueue(t)
+	} else {
+		t.state, t.due = taskpool.Delayed, m.now+delay
+	}
+}
+
+func (m *modelPool) settle(t *modelTask, s taskpool.State, err error) {
+	t.state, t.err, t.attempt = s, err, nil
+	for _, a := range t.waiters {
+		switch {
+		case a.doing != doingWait || a.on != t:
+		case a.parked:
+			m.back(a)
+		default:
+			m.wake(a)
+		}
+	}
+	t.waiters = nil
+}
+
+// giveUp settles an attempt that hangs.
+func (m *modelPool) giveUp(a *modelAttempt) {
+	t := a.t
+	m.hangs++
+	a.hungAs = int(m.hangs)
+	err := errors.Join(taskpool.ErrHung, a.cause)
+	if t.isGo || m.final > 0 && m.now >= m.final {
+		err = errors.Join(taskpool.ErrHung, taskpool.ErrClosed)
+	}
+	retry := t.canceled == nil && t.retryIf == ifAlways && a.number < t.most && (m.final == 0 || m.now < m.final)
+	bound := m.maxAbandoned
+	if bound < 0 {
+		bound = m.slots
+	}
+	abandon := !a.holds || m.abandoned() < bound || m.cut
+	a.gaveUp = true
+	m.settleAttempt(a, taskpool.Failed, err, retry, t.backoff)
+	if abandon {
+		a.holds = false
+	}
+	m.restore()
+}
+
+// reclaim makes lost slots good, as far as the bound of abandoned goroutines
+// allows. The first to hang is the first to be let go.
+func (m *modelPool) reclaim() {
+	bound := m.maxAbandoned
+	if bound < 0 {
+		bound = m.slots
+	}
+	var lost []*modelAttempt
+	m.each(func(a *modelAttempt) {
+		if a.gaveUp && a.holds {
+			lost = append(lost, a)
+		}
+	})
+	slices.SortFunc(lost, func(a, b *modelAttempt) int { return cmp.Compare(a.hungAs, b.hungAs) })
+	for _, a := range lost {
+		if m.abandoned() < bound || m.cut {
+			a.holds = false
+		}
+	}
+}
+
+// end ends the context of an attempt, and with it those of the tasks that were
+// submitted with it.
+func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
+	m.hold++ // several may want a slot now: no order is promised
+	first := a.cause == nil
+	if first {
+		a.cause, a.reason = cause, reason
+	}
+	if !a.over {
+		if !a.ending {
+			a.ending, a.graceLeft, a.graceFrom = true, m.grace, -1
+			m.watchGrace(a)
+		}
+		switch {
+		case !a.parked:
+		case a.asked && !slices.Contains(m.leaving, a):
+			m.queue = remove(m.queue, a.t)
+			m.leaving = append(m.leaving, a)
+		case a.doing == doingWait, a.doing == doingSubmit && a.on.ctxOf == a:
+			m.back(a) // the call waits with the context
+		}
+	}
+	if first {
+		for _, t := range m.tasks {
+			if t.ctxOf != a {
+				continue
+			}
+			if t.accepted && t.attempt == nil && !t.settled() && len(m.door) > 0 {
+				// The room it leaves may be seen at the door before its
+				// submitter asks for the free slot, or after.
+				m.undefined = true
+			}
+			m.contextEnds(t, cause)
+		}
+	}
+	m.hold--
+	m.restore()
+}
+
+// contextEnds is the end of the context that t was submitted with.
+func (m *modelPool) contextEnds(t *modelTask, cause error) {
+	switch {
+	case t.accepted:
+		m.cancel(t, cause)
+	case t.returned || t.submitErr != nil:
+	case t.parent == nil || !t.parent.parked && !slices.Contains(m.awake, t.parent):
+		t.canceled = cause
+		m.giveUpDoor(t)
+	default: // the submitter finds out when it has its slot back
+		t.canceled = cause
+		m.restore()
+	}
+}
+
+// giveUpDoor is the end of a wait at the door.
+func (m *modelPool) giveUpDoor(t *modelTask) {
+	m.leaveDoor(t)
+	t.submitErr = ctxError(t.canceled)
+	m.submitReturns(t)
+	m.restore()
+}
+
+func (m *modelPool) cancel(t *modelTask, cause error) bool {
+	switch t.state {
+	case taskpool.Queued, taskpool.Delayed:
+		m.queue = remove(m.queue, t)
+		m.settle(t, taskpool.Canceled, cause)
+		m.restore()
+	case taskpool.Running, taskpool.Parked:
+		if t.canceled == nil {
+			t.canceled = cause
+		}
+		m.end(t.attempt, cause, endedCanceled)
+	default:
+		return false
+	}
+	return true
+}
+
+func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
+	switch t.state {
+	case taskpool.Queued:
+		m.queue = remove(m.queue, t)
+		t.priority = pr
+		m.enqueue(t)
+	case taskpool.Delayed:
+		t.priority = pr
+	default:
+		return false
+	}
+	m.restore()
+	return true
+}
+
+// Giving the slot back.
+
+// park takes the slot of a, if it has one to give.
+func (m *modelPool) park(a *modelAttempt) bool {
+	if a.over || a.parked {
+		return false
+	}
+	m.parks++
+	a.parked, a.asked, a.working, a.holds = true, false, false, false
+	a.t.state = taskpool.Parked
+	m.watchGrace(a)
+	return true
+}
+
+// back has a parked attempt ask for a slot.
+func (m *modelPool) back(a *modelAttempt) {
+	if !a.parked || a.asked {
+		return
+	}
+	a.asked, a.working = true, false
+	m.watchGrace(a)
+	if a.cause != nil {
+		m.leaving = append(m.leaving, a)
+		return
+	}
+	m.ask(a, true)
+}
+
+func (m *modelPool) ask(a *modelAttempt, resuming bool) {
+	a.asked = true
+	a.t.resuming, a.t.order = resuming, m.nextOrder()
+	m.queue = append(m.queue, a.t)
+}
+
+// unpark gives a parked attempt a slot.
+func (m *modelPool) unpark(a *modelAttempt) {
+	a.parked, a.asked, a.holds, a.slice = false, false, true, m.now
+	a.t.state = taskpool.Running
+	if !a.ending {
+		m.expectBeat(a)
+	}
+	m.watchGrace(a)
+	m.wake(a)
+}
+
+// unparkOver lets go of an attempt that was given up while parked.
+func (m *modelPool) unparkOver(a *modelAttempt) {
+	if !a.parked {
+		return
+	}
+	m.queue = remove(m.queue, a.t)
+	m.leaving = remove(m.leaving, a)
+	waits := !a.working
+	a.parked, a.asked, a.working = false, false, false
+	if waits {
+		m.wake(a)
+	}
+}
+
+// wake has a go on with its call once the lock is free.
+func (m *modelPool) wake(a *modelAttempt) {
+	if !slices.Contains(m.awake, a) {
+		m.awake = append(m.awake, a)
+	}
+}
+
+// settleDown lets those go on that were woken, until none is left.
+func (m *modelPool) settleDown() {
+	for len(m.awake) > 0 {
+		a := m.awake[0]
+		m.awake = m.awake[1:]
+		m.goOn(a)
+	}
+}
+
+// goOn is what a does when its call of the library goes on.
+func (m *modelPool) goOn(a *modelAttempt) {
+	switch a.doing {
+	case doingYield:
+		m.callReturns(a, "yield", a.cause)
+	case doingBlock:
+		how := a.fails
+		a.fails = ""
+		if how != "" && how != "return" {
+			a.doing = doingNothing
+			m.finish(a, command{do: how})
+			return
+		}
+		m.callReturns(a, "block", nil)
+	case doingWait:
+		switch t := a.on; {
+		case final(t.state):
+			m.callReturns(a, "wait", t.err)
+		case a.cause != nil:
+			m.callReturns(a, "wait", a.cause)
+		}
+	case doingSubmit:
+		switch t := a.on; {
+		case t.accepted || t.submitErr != nil:
+			m.submitReturns(t)
+		case t.ctxOf != nil && t.ctxOf.cause != nil:
+			m.giveUpDoor(t)
+		}
+	}
+}
+
+func (m *modelPool) callReturns(a *modelAttempt, call string, err error) {
+	a.doing, a.on = doingNothing, nil
+	m.note("#%d.%d %s: %s", a.t.n, a.number, call, describe(err))
+}
+
+func (m *modelPool) yield(a *modelAttempt) {
+	a.beatOwed = false
+	a.doing = doingYield
+	most := math.MaxInt
+	for _, t := range m.queue {
+		if !m.paused {
+			most = min(most, int(t.priority))
+		}
+	}
+	own := int(a.t.priority)
+	over := m.now-a.slice >= m.quantum
+	switch {
+	case a.cause != nil, most > own, most == math.MaxInt:
+	case most < own:
+		if m.park(a) {
+			m.back(a)
+			m.restore()
+			return
+		}
+	case over && m.inState(taskpool.Parked) < m.maxParked:
+		if m.park(a) {
+			m.ask(a, false)
+			m.restore()
+			return
+		}
+	}
+	m.goOn(a)
+}
+
+func (m *modelPool) block(a *modelAttempt) {
+	a.doing = doingBlock
+	if m.inState(taskpool.Parked) >= m.maxParked {
+		a.excused = !a.over && a.t.heartbeat > 0
+		return
+	}
+	if m.park(a) {
+		a.working = true
+		m.watchGrace(a)
+		m.restore()
+	}
+}
+
+// unblock is the end of Block's f.
+func (m *modelPool) unblock(a *modelAttempt, how string) {
+	a.fails = how
+	if a.excused {
+		a.excused = false
+		if !a.ending {
+			m.expectBeat(a)
+		}
+	}
+	if a.parked {
+		m.back(a)
+		m.restore()
+		return
+	}
+	m.goOn(a)
+}
+
+func (m *modelPool) wait(a *modelAttempt, t *modelTask) {
+	a.doing, a.on = doingWait, t
+	switch {
+	case a.t == t:
+		m.callReturns(a, "wait", taskpool.ErrInside)
+	case final(t.state):
+		m.goOn(a)
+	default:
+		t.waiters = append(t.waiters, a)
+		parked := m.park(a)
+		if a.cause == nil {
+			m.restore()
+		} else if parked {
+			m.restore() // its slot is gone before it finds out
+			m.back(a)
+			m.restore()
+		} else {
+			m.goOn(a)
+		}
+	}
+}
+
+func final(s taskpool.State) bool { return s >= taskpool.Succeeded && s <= taskpool.Shed }
+
+// Time.
+
+// expectBeat has a give a sign of life within twice its heartbeat.
+func (m *modelPool) expectBeat(a *modelAttempt) {
+	if every := a.t.heartbeat; every > 0 {
+		a.beatOwed, a.beatDue = true, m.now+every
+	}
+}
+
+// watchGrace stops or starts the count of the grace: it counts while the task
+// has a slot or works in Block.
+func (m *modelPool) watchGrace(a *modelAttempt) {
+	if !a.ending {
+		return
+	}
+	counts := !a.parked || a.working
+	switch {
+	case counts && a.graceFrom < 0:
+		a.graceFrom = m.now
+	case !counts && a.graceFrom >= 0:
+		a.graceLeft -= m.now - a.graceFrom
+		a.graceFrom = -1
+	}
+}
+
+// An event is something that happens at a time known before.
+type event struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// events returns what comes next, more than one if at the same time.
+func (m *modelPool) events() (next []event) {
+	add := func(at time.Duration, what string, do func()) {
+		if len(next) > 0 && at < next[0].at {
+			next = nil
+		}
+		if len(next) == 0 || at == next[0].at {
+			next = append(next, event{at, what, do})
+		}
+	}
+	if m.cut && !m.over {
+		add(m.final, "the end of patience", func() {
+			m.each(func(a *modelAttempt) {
+				if !a.over {
+					m.giveUp(a)
+				}
+			})
+		})
+	}
+	for _, t := range m.tasks {
+		if t.ctxEnd > 0 && !t.refused() && !t.settled() {
+			add(t.ctxEnd, fmt.Sprintf("the context of #%d ends", t.n), func() {
+				t.ctxEnd = 0
+				m.contextEnds(t, context.DeadlineExceeded)
+			})
+		}
+		if !t.accepted && !t.returned && t.notBefore > m.now {
+			add(t.notBefore, fmt.Sprintf("#%d at the door is due", t.n), m.restore)
+		}
+		if t.accepted && t.state == taskpool.Delayed {
+			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
+		}
+	}
+	m.each(func(a *modelAttempt) {
+		switch {
+		case a.over:
+		case a.ending:
+			if a.graceFrom >= 0 {
+				add(a.graceFrom+a.graceLeft, fmt.Sprintf("#%d.%d hangs", a.t.n, a.number), func() { m.giveUp(a) })
+			}
+		default:
+			if a.deadline > 0 {
+				add(a.deadline, fmt.Sprintf("#%d.%d times out", a.t.n, a.number), func() { m.end(a, taskpool.ErrTimeout, endedTimeout) })
+			}
+			if a.t.heartbeat > 0 && !a.parked && !a.excused {
+				add(a.beatDue, fmt.Sprintf("#%d.%d is to beat", a.t.n, a.number), func() {
+					if a.beatOwed {
+						m.end(a, taskpool.ErrHung, endedSilent)
+					} else {
+						m.expectBeat(a)
+					}
+				})
+			}
+		}
+	})
+	return next
+}
+
+func (t *modelTask) refused() bool { return t.returned && !t.accepted }
+func (t *modelTask) settled() bool { return t.accepted && final(t.state) }
+
+// The pool as a whole.
+
+func (m *modelPool) pause(paused bool) {
+	m.paused = paused && !m.closed
+	m.restore()
+}
+
+func (m *modelPool) resize(slots int) {
+	m.slots = slots
+	m.reclaim()
+	m.restore()
+}
+
+func (m *modelPool) shutdown() {
+	if m.shutters++; m.over {
+		m.terminate()
+	}
+	if m.closed {
+		return
+	}
+	m.closed, m.paused = true, false
+	for _, t := range slices.Clone(m.door) {
+		if !m.continues(t.parent) {
+			m.turnAway(t)
+		}
+	}
+	m.restore()
+}
+
+// cutShort is the end of Shutdown's context.
+func (m *modelPool) cutShort() {
+	if m.cut || m.over {
+		return
+	}
+	m.cut, m.final = true, m.now+2*m.grace
+	m.reclaim()
+	for _, t := range slices.Clone(m.door) {
+		m.turnAway(t)
+	}
+	var ended []*modelAttempt
+	m.each(func(a *modelAttempt) {
+		if !a.over {
+			a.wasAt = describeUnfinished(a.t.name(), a.t.priority, a.t.state, a.t.started)
+			if a.t.canceled == nil {
+				a.t.canceled = taskpool.ErrClosed
+			}
+			if a.cause == nil {
+				a.cause, a.reason = taskpool.ErrClosed, endedCut
+			}
+			ended = append(ended, a)
+		}
+	})
+	for _, t := range m.tasks {
+		if t.accepted && (t.state == taskpool.Queued || t.state == taskpool.Delayed) {
+			m.unfinished = append(m.unfinished, describeUnfinished(t.name(), t.priority, t.state, t.started))
+			m.queue = remove(m.queue, t)
+			m.settle(t, taskpool.Canceled, taskpool.ErrClosed)
+		}
+	}
+	m.hold++
+	for _, a := range ended {
+		m.end(a, taskpool.ErrClosed, endedCut)
+	}
+	m.hold--
+	m.restore()
+}
+
+// terminate is the end of a pool that is closed and drained: goroutines that
+// hang keep no slot.
+func (m *modelPool) terminate() {
+	m.over = true
+	m.each(func(a *modelAttempt) { a.holds = false })
+	for ; m.shutters > 0; m.shutters-- {
+		m.note("shutdown: %s", m.answer())
+	}
+}
+
+func (m *modelPool) answer() string {
+	if !m.cut {
+		return "drained"
+	}
+	slices.Sort(m.unfinished)
+	return fmt.Sprintf("cut short, unfinished: %v", m.unfinished)
+}
+
+func (m *modelPool) note(format string, args ...any) {
+	m.log = append(m.log, fmt.Sprintf(format, args...))
+}
+
+func (t *modelTask) name() string {
+	if t.isGo {
+		return ""
+	}
+	return fmt.Sprint(t.n)
+}
+
+// What the errors of a Pool and its model are compared by.
+
+var (
+	errOfTask   = errors.New("the task's error")
+	errLasting  = errors.New("the task's lasting error")
+	errOfPanic  = errors.New("the task's panic")
+	errOfCaller = errors.New("the canceler's cause")
+)
+
+// ctxError is the error of a Submit whose context has ended.
+func ctxError(cause error) error {
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return errors.Join(context.DeadlineExceeded, cause)
+	}
+	return errors.Join(context.Canceled, cause)
+}
+
+// describe names all that an error is.
+func describe(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	var is []string
+	for _, e := range []error{
+		errOfTask, errLasting, errOfPanic, errOfCaller, context.Canceled, context.DeadlineExceeded,
+		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrTimeout, taskpool.ErrHung,
+		taskpool.ErrGoexit, taskpool.ErrInside,
+	} {
+		if errors.Is(err, e) {
+			is = append(is, e.Error())
+		}
+	}
+	return fmt.Sprintf("%q", is)
+}
+
+func describeUnfinished(name string, pr taskpool.Priority, s taskpool.State, attempt int) string {
+	return fmt.Sprintf("{%q %v %v %d}", name, pr, s, attempt)
+}
