@@ -63,9 +63,8 @@ func (p *Pool) CheckQueue() error {
 		switch {
 		case h == nil || h.id != 0 || h.refused != nil || h.task.Priority != pr:
 			return fmt.Errorf("door: lane %d holds a task that does not wait for room in it", pr)
-		case p.betweenLocked() || h.canceled != nil || !h.task.NotBefore.IsZero():
-			// Not to be let in or, without looking at the clock, not known.
-		case p.roomLocked(pr, false):
+		case p.betweenLocked() || h.canceled != nil: // not to be let in
+		case p.roomLocked(pr):
 			return fmt.Errorf("door: a submitter of priority %d waits while there is room", pr)
 		}
 	}

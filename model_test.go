@@ -311,21 +311,8 @@ func (m *modelPool) free(pr taskpool.Priority) int {
 }
 
 // room reports whether one more task may be accepted.
-func (m *modelPool) room(pr taskpool.Priority, delayed bool) bool {
-	if m.capacity < 0 {
-		return true
-	}
-	free := m.free(pr)
-	if m.inState(taskpool.Queued)+m.inState(taskpool.Delayed) < m.capacity+free {
-		return true
-	}
-	rivals := 0
-	for _, t := range m.queue {
-		if t.state == taskpool.Queued && (m.less(pr) || !m.less(t.priority)) {
-			rivals++
-		}
-	}
-	return !delayed && !m.paused && rivals < free
+func (m *modelPool) room(pr taskpool.Priority) bool {
+	return m.capacity < 0 || m.inState(taskpool.Queued)+m.inState(taskpool.Delayed) < m.capacity+m.free(pr)
 }
 
 func (m *modelPool) later(t *modelTask) bool { return t.notBefore > m.now }
@@ -420,17 +407,10 @@ func (m *modelPool) nextAtDoor() *modelTask {
 		case t.canceled != nil:
 			m.leaveDoor(t)
 			continue
-		case m.room(t.priority, m.later(t)):
+		case m.room(t.priority):
 			m.turn(m.entries, restricted, choice)
 			m.leaveDoor(t)
 			return t
-		case m.later(t) && m.room(t.priority, false):
-			for _, u := range byPriority(m.door) {
-				if u.canceled == nil && !m.later(u) && m.room(u.priority, false) {
-					m.leaveDoor(u)
-					return u
-				}
-			}
 		}
 		if restricted || m.reserved == 0 {
 			return nil
@@ -464,7 +444,7 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	}
 	switch {
-	case m.room(t.priority, m.later(t)):
+	case m.room(t.priority):
 	case m.overflow == taskpool.OverflowShed:
 		victim := m.victim(t.priority)
 		if victim == nil {
@@ -1078,9 +1058,6 @@ func (m *modelPool) events() (next []event) {
 				t.ctxEnd = 0
 				m.contextEnds(t, context.DeadlineExceeded)
 			})
-		}
-		if !t.accepted && !t.returned && t.notBefore > m.now {
-			add(t.notBefore, fmt.Sprintf("#%d at the door is due", t.n), m.restore)
 		}
 		if t.accepted && t.state == taskpool.Delayed {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })

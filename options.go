@@ -147,10 +147,12 @@ func WithWorkers(n int) Option {
 }
 
 // WithCapacity bounds the number of tasks that wait, queued or delayed, because
-// no slot is free to n, and says what becomes of a task beyond that. With 0 a
-// task is accepted only if it can start at once. No task that can start at once is ever
-// refused. A retry is not refused either, so retries may push the number above
-// n. Default: unbounded.
+// no slot is free to n, and says what becomes of a task beyond that: a newcomer
+// has room while fewer tasks wait than n plus the number of free slots. With 0 a
+// task is accepted only if there is a slot for it. A retry keeps its place and is
+// never refused, so at most n tasks and one for each worker wait; where these are
+// retries that wait for their time, newcomers overflow although a worker is idle.
+// Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
 	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })
 }

@@ -129,7 +129,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	var reports []report
 	err := ErrClosed
 	if !p.closed {
-		err = p.makeRoomLocked(pr, false, &reports)
+		err = p.makeRoomLocked(pr, &reports)
 	}
 	if err != nil {
 		p.total.refused++
@@ -235,7 +235,7 @@ func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 	case p.closed && !p.continuesLocked(parent):
 		err = ErrClosed
 	default:
-		if err = p.makeRoomLocked(h.task.Priority, h.laterLocked(), &reports); err == nil {
+		if err = p.makeRoomLocked(h.task.Priority, &reports); err == nil {
 			p.acceptLocked(h)
 		} else if p.cfg.overflow == OverflowWait || h.work.waits {
 			err = p.waitForRoomLocked(h, parent)
@@ -261,14 +261,6 @@ func (p *Pool) waitForRoomLocked(h *Handle, parent *attempt) error {
 	}
 	h.admitted, h.parent = make(chan struct{}), parent
 	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
-	if h.laterLocked() { // and then it may start at once
-		timer := time.AfterFunc(time.Until(h.task.NotBefore), func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.restoreLocked()
-		})
-		defer timer.Stop()
-	}
 	defer func() { // also if h's context panics
 		if h.place.lane != nil && h.id == 0 {
 			p.door.remove(h)
@@ -356,32 +348,16 @@ func (p *Pool) freeSlotLocked(w *worker) {
 	}
 }
 
-// roomLocked reports whether one more task may be accepted.
-func (p *Pool) roomLocked(pr Priority, delayed bool) bool {
-	if p.cfg.capacity == unbounded {
-		return true
-	}
-	free := p.freeLocked(pr)
-	return p.count[Queued]+p.count[Delayed]-free < p.cfg.capacity ||
-		free > 0 && !delayed && !p.paused && p.rivalsLocked(pr) < free // retries fill the queue, but it can start at once
-}
-
-// rivalsLocked returns how many queued tasks may have the slots that are free for
-// one of priority pr.
-func (p *Pool) rivalsLocked(pr Priority) (n int) {
-	if p.cfg.reserved == 0 || p.lessUrgent(pr) {
-		return p.count[Queued]
-	}
-	for _, l := range p.queue.classes[0].lead.lanes {
-		n += l.n - l.parked
-	}
-	return n
+// roomLocked reports whether one more task of priority pr may be accepted.
+func (p *Pool) roomLocked(pr Priority) bool {
+	return p.cfg.capacity == unbounded ||
+		p.count[Queued]+p.count[Delayed]-p.freeLocked(pr) < p.cfg.capacity
 }
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
 // after shedding one.
-func (p *Pool) makeRoomLocked(pr Priority, delayed bool, reports *[]report) error {
-	if p.roomLocked(pr, delayed) {
+func (p *Pool) makeRoomLocked(pr Priority, reports *[]report) error {
+	if p.roomLocked(pr) {
 		return nil
 	}
 	if p.cfg.overflow != OverflowShed {
@@ -611,8 +587,7 @@ func (p *Pool) admitLocked() {
 
 // nextAtDoorLocked takes the next submitter for whom there is room from the
 // door, nil if there is none. Where the one whose turn it is finds none, a
-// reserved slot may be free for another; and if its task has to wait for its
-// time, there may be a slot for a task that can start at once.
+// reserved slot may be free for another.
 func (p *Pool) nextAtDoorLocked() *Handle {
 	for restricted := false; p.door.n > 0; {
 		l, _ := p.door.next(restricted)
@@ -620,26 +595,17 @@ func (p *Pool) nextAtDoorLocked() *Handle {
 			return nil
 		}
 		h := l.front().h
-		delayed := h.laterLocked()
 		switch {
 		case h.canceled != nil: // its Submit is about to find out
 			p.door.remove(h)
-			continue
-		case p.roomLocked(l.priority, delayed):
+		case p.roomLocked(l.priority):
 			p.door.pop(restricted)
 			return h
-		case delayed && p.roomLocked(l.priority, false):
-			for pr, e := range p.door.all() {
-				if e.h.canceled == nil && !e.h.laterLocked() && p.roomLocked(pr, false) {
-					p.door.remove(e.h)
-					return e.h
-				}
-			}
-		}
-		if restricted || p.cfg.reserved == 0 {
+		case restricted || p.cfg.reserved == 0:
 			return nil
+		default:
+			restricted = true
 		}
-		restricted = true
 	}
 	return nil
 }
