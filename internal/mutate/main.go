@@ -58,10 +58,11 @@ type settings struct {
 // fastTests find most of what is wrong in a second or two.
 const fastTests = `^TestPoolAgreesWithModel$`
 
-// slowTests take half a second or more each.
-const slowTests = `^(TestAtMostWTasksRunThroughPreemptionsOfAllKinds|TestEveryAcceptedTaskSettlesOnceUnderStress|` +
-	`TestSubmittersRacingWithShutdownLoseNothing|TestOneWorkerFinishesWaitsNestedAThousandDeep|` +
-	`TestTaskThatBeatsIsNeverJudged|TestRandomActionsConserveTasks)$`
+// slowTests take a third of a second or more each.
+const slowTests = `^(TestAtMostW|TestEveryAccepted|TestSubmittersRacing|TestOneWorkerFinishes|TestTaskThatBeats|` +
+	`TestRandomActions|TestRetryStorm|TestNoSubmitter|TestStopped|TestAMillion|TestNoRace|TestSoak|TestTheorem|` +
+	`TestShutdownCutShortA|TestShutdownWithPatience|TestShutdownGivesUp|TestEveryDeath|TestTenThousand|` +
+	`TestAnyMix|TestHungTasksCost|TestThousands)`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
