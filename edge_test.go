@@ -386,3 +386,35 @@ func TestFirstReasonIsTheCauseOfTheContext(t *testing.T) {
 		})
 	}
 }
+
+// A helper goroutine of a task asks for a slot, which is no room for newcomers,
+// and then the task returns. Its policy may take its time.
+func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		fail, ask, think := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		h := submit(t, p, taskpool.Task{
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-think; return false }},
+			Run: func(ctx context.Context) error {
+				go func() { _ = taskpool.Block(ctx, func() error { <-ask; return nil }) }()
+				<-fail
+				return errors.New("failed")
+			}})
+		synctest.Wait()
+		p.Pause()
+		close(ask)
+		synctest.Wait()
+		var door *taskpool.Handle
+		go func() { door, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+		synctest.Wait()
+		require.Nil(t, door, "the slot is asked for")
+		close(fail)
+		synctest.Wait()
+		require.NotNil(t, door)
+		require.Equal(t, taskpool.Queued, door.State())
+		close(think)
+		p.Resume()
+		require.Error(t, h.Wait(t.Context()))
+		require.NoError(t, door.Wait(t.Context()))
+	})
+}

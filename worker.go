@@ -501,9 +501,12 @@ func (w *worker) inTime() bool {
 	if w.gaveUp {
 		return false
 	}
-	if w.attempt != nil {
-		w.attempt.over = true
-		w.pool.unparkOverLocked(w.attempt)
+	if a := w.attempt; a != nil {
+		a.over = true
+		if a.parking != nil {
+			w.pool.unparkOverLocked(a)
+			w.pool.restoreLocked() // the slot it asked for is room at the door
+		}
 	}
 	if w.pool.cut == nil { // else If and Backoff get no more than the grace
 		w.pool.unwatchLocked(w)
