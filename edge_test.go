@@ -418,3 +418,122 @@ func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 		require.NoError(t, door.Wait(t.Context()))
 	})
 }
+
+func TestYieldOnADerivedContextGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var order []string
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			derived, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if err := p.Go(taskpool.High, func() { order = append(order, "urgent") }); err != nil {
+				return err
+			}
+			err := taskpool.Yield(derived)
+			order = append(order, "resumed")
+			return err
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, []string{"urgent", "resumed"}, order)
+	})
+}
+
+// A task whose helper goroutine has parked it has no slot to give: Yield returns
+// at once, be it for more urgent work or at the end of the quantum.
+func TestYieldOfAParkedTaskReturnsAtOnce(t *testing.T) {
+	for _, waiting := range []taskpool.Priority{taskpool.High, taskpool.Medium} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			hold, look := make(chan struct{}), make(chan struct{})
+			yielded := false
+			h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				go func() { _ = taskpool.Block(ctx, func() error { <-hold; return nil }) }()
+				<-look
+				err := taskpool.Yield(ctx)
+				yielded = true
+				return err
+			}})
+			synctest.Wait()
+			release := block(t, p) // on the slot of the parked task
+			require.NoError(t, p.Go(waiting, func() {}))
+			time.Sleep(time.Second) // the quantum is over
+			close(look)
+			synctest.Wait()
+			require.True(t, yielded, "with %v waiting", waiting)
+			require.NoError(t, h.Wait(t.Context()))
+			close(hold)
+			release()
+		})
+	}
+}
+
+// A goroutine that a task has left behind calls Block when its worker is idle,
+// or with another task: it must not be taken for that one.
+func TestBlockAfterTheTaskIsOverTouchesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(0))
+		var left context.Context
+		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error { left = ctx; return nil }})
+		require.NoError(t, h.Wait(t.Context()))
+		called := 0
+		f := func() error { called++; return nil }
+		require.NoError(t, taskpool.Block(left, f), "the worker is idle")
+		silent := submit(t, p, taskpool.Task{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}})
+		synctest.Wait()
+		began := time.Now()
+		time.Sleep(50 * time.Second)
+		require.NoError(t, taskpool.Block(left, f), "the worker has another task")
+		require.NoError(t, silent.Wait(t.Context()))
+		require.Equal(t, time.Minute, time.Since(began), "that is no sign of life of the other task")
+		require.Equal(t, 2, called)
+	})
+}
+
+func TestBeatOnADerivedContextIsASignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
+			derived, cancel := context.WithCancel(ctx)
+			defer cancel()
+			for range 100 {
+				time.Sleep(600 * time.Millisecond)
+				taskpool.Beat(derived)
+			}
+			return ctx.Err()
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+// The group's context is that of a running task, so what is added to the group
+// is part of its work, also by a function given to Go.
+func TestFunctionMayAddToTheGroupOfARunningTaskAfterShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		groups, add := make(chan *taskpool.Group, 1), make(chan struct{})
+		added := false
+		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			g := p.Group(ctx, taskpool.Task{})
+			groups <- g
+			<-add
+			return g.Wait()
+		}})
+		g := <-groups
+		closed := make(chan struct{})
+		require.NoError(t, p.Go(0, func() {
+			<-closed
+			g.Go(func(context.Context) error { added = true; return nil })
+			close(add)
+		}))
+		down := make(chan error, 1)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		synctest.Wait()
+		close(closed)
+		require.NoError(t, h.Wait(t.Context()))
+		require.NoError(t, <-down)
+		require.True(t, added)
+	})
+}

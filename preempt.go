@@ -136,7 +136,7 @@ func Block(ctx context.Context, f func() error) error {
 			p.restoreLocked()
 			defer pk.back() // also if f panics, as the task may recover and go on
 		}
-	} else if !a.over && a.h.task.Heartbeat > 0 {
+	} else {
 		p.excuseLocked(a, true)
 		defer func() {
 			p.mu.Lock()
@@ -154,9 +154,7 @@ func (p *Pool) excuseLocked(a *attempt, excused bool) {
 		return
 	}
 	a.excused = excused
-	if !excused && !a.w.ending {
-		p.expectBeatLocked(a.w, time.Now())
-	}
+	p.expectBeatLocked(a.w, time.Now())
 	p.rewatchLocked(a.w)
 }
 
@@ -319,9 +317,7 @@ func (p *Pool) unparkLocked(pk *parking) {
 	p.holdSlotLocked(a.w)
 	now := time.Now()
 	a.slice.Store(int64(now.Sub(p.epoch)))
-	if !a.w.ending {
-		p.expectBeatLocked(a.w, now)
-	}
+	p.expectBeatLocked(a.w, now)
 	p.rewatchLocked(a.w)
 }
 
