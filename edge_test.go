@@ -537,3 +537,40 @@ func TestFunctionMayAddToTheGroupOfARunningTaskAfterShutdown(t *testing.T) {
 		require.True(t, added)
 	})
 }
+
+// An unhurriedContext has an AfterFunc of its own, whose stop function takes its
+// time.
+type unhurriedContext struct {
+	context.Context
+	done, stop chan struct{}
+}
+
+func (c unhurriedContext) Done() <-chan struct{}        { return c.done }
+func (c unhurriedContext) Value(any) any                { return nil }
+func (c unhurriedContext) AfterFunc(func()) func() bool { return func() bool { <-c.stop; return true } }
+
+// The task is canceled when Run has returned nil but the task has not settled:
+// that comes too late, however long the rest takes.
+func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		ctx := unhurriedContext{context.Background(), make(chan struct{}), make(chan struct{})}
+		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		require.NoError(t, err)
+		synctest.Wait() // in stop
+		require.Equal(t, taskpool.Running, h.State())
+		h.Cancel(nil)
+		time.Sleep(time.Minute)
+		require.Equal(t, taskpool.Succeeded, h.State(), "the slot does not wait for the context: %v", h.Err())
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		synctest.Wait()
+		s := p.Stats()
+		require.EqualValues(t, 2, s.Succeeded)
+		require.Zero(t, s.Hangs)
+		require.Equal(t, 1, s.Abandoned)
+		close(ctx.stop)
+		synctest.Wait()
+		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Zero(t, p.Stats().Abandoned)
+	})
+}

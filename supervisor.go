@@ -249,9 +249,12 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		v := verdict{state: Failed, kind: attemptHung, hung: true,
 			err: &HungError{Stack: stacks[ids[i]], cause: cause, grace: p.cfg.hangGrace}}
 		if a := w.attempt; a != nil && a.over {
-			// Run has returned, but Retry.If or Backoff has not, and the task
-			// was canceled meanwhile.
+			// Run has returned, but Retry.If, Backoff or a method of the context
+			// has not, and the task was canceled meanwhile.
 			v = verdict{state: Canceled, kind: attemptError, err: h.canceled}
+			if w.succeeded {
+				v = verdict{state: Succeeded}
+			}
 		} else if a != nil && h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.helpers++
 			stands := v

@@ -46,6 +46,7 @@ type worker struct {
 	dismissed  bool        // to end, as it is one too many or the pool is drained
 	busy       bool        // has a task that has not settled
 	holds      bool        // has a slot
+	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung; it has no say in it any more
 	abandoned  bool        // with gaveUp: it has no slot either
 	unfinished *Unfinished // the task as it was when Shutdown was cut short
@@ -501,6 +502,7 @@ func (w *worker) inTime() bool {
 	if w.gaveUp {
 		return false
 	}
+	w.succeeded = w.err == nil
 	if a := w.attempt; a != nil {
 		a.over = true
 		if a.parking != nil {
