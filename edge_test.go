@@ -574,3 +574,61 @@ func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 		require.Zero(t, p.Stats().Abandoned)
 	})
 }
+
+// A slog.Handler that does not return must not keep the slot of a hung task.
+func TestSlotOfAHungTaskIsFreeBeforeTheLogIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{})
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(taskpool.Hooks{
+			Finished: func(e taskpool.TaskEvent) {
+				if errors.Is(e.Err, taskpool.ErrHung) {
+					<-told
+				}
+			}}))
+		hang := make(chan struct{})
+		hung := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-hang; return nil }})
+		next := submit(t, p, taskpool.Task{Run: nop})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, taskpool.Failed, hung.State())
+		require.Equal(t, taskpool.Succeeded, next.State())
+		close(told)
+		close(hang)
+	})
+}
+
+// Tasks return at the very moment at which they are given up: each has one
+// outcome, and its slot is there again.
+func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
+	const workers = 200
+	rounds := 20
+	if raceEnabled {
+		rounds = 5
+	}
+	for range rounds {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
+			var handles []*taskpool.Handle
+			for range 2 * workers {
+				handles = append(handles, submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+					time.Sleep(2 * time.Second)
+					return errors.New("late")
+				}}))
+			}
+			require.NoError(t, p.WaitIdle(t.Context()))
+			synctest.Wait()
+			hung := uint64(0)
+			for _, h := range handles {
+				require.Equal(t, taskpool.Failed, h.State())
+				if errors.Is(h.Err(), taskpool.ErrHung) {
+					hung++
+				}
+			}
+			s := p.Stats()
+			requireConserved(t, s)
+			require.Equal(t, hung, s.Hangs)
+			require.EqualValues(t, 2*workers, s.Failed)
+			require.Equal(t, [3]int{workers, 0, 0}, [3]int{s.Workers, s.Lost, s.Abandoned})
+		})
+	}
+}

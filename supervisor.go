@@ -16,7 +16,6 @@ import (
 // another goroutine.
 func (p *Pool) supervise() {
 	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
 		next, over := p.supervisorTurn()
 		if over {
@@ -131,7 +130,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 	var at time.Time
 	parked := w.attempt != nil && w.attempt.parking != nil
 	switch {
-	case !w.busy || w.suspect:
+	case w.suspect:
 	case w.ending:
 		counts := !parked || w.attempt.parking.working
 		if now := time.Now(); counts && w.graceEnd.IsZero() {
@@ -140,7 +139,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 			w.graceLeft, w.graceEnd = w.graceEnd.Sub(now), time.Time{}
 		}
 		at = w.graceEnd
-	case w.attempt != nil:
+	default:
 		at = w.attempt.deadline
 		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() && (at.IsZero() || beat.Before(at)) {
 			at = beat
@@ -163,7 +162,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
-	w.ending, w.suspect, w.hung, w.graceEnd, w.beatDue = false, false, nil, time.Time{}, time.Time{}
+	w.ending, w.suspect, w.hung, w.beatDue = false, false, nil, time.Time{}
 	if w.watchI >= 0 {
 		heap.Remove(&p.watched, w.watchI)
 	}
@@ -180,7 +179,7 @@ func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
 
 // watchEndLocked gives w's task, whose context has ended, the hang grace.
 func (p *Pool) watchEndLocked(w *worker) {
-	if w.busy && !w.ending {
+	if !w.ending {
 		w.ending, w.graceEnd, w.graceLeft = true, time.Time{}, p.cfg.hangGrace
 		p.rewatchLocked(w)
 	}
@@ -224,24 +223,19 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 // giveUpLocked gives up on tasks that hang. It unlocks p.mu while it looks for
 // their stacks, and those that return meanwhile have made it in time.
 func (p *Pool) giveUpLocked(hung []*worker) {
-	tasks := make([]entry, len(hung))
-	attempts := make([]int, len(hung))
 	ids := make([]uint64, len(hung))
 	for i, w := range hung {
-		tasks[i], ids[i] = w.job, w.goroutine
-		if w.job.h != nil {
-			attempts[i] = w.job.h.attempts
-		}
+		ids[i] = w.goroutine
 	}
 	p.mu.Unlock()
 	stacks := goroutineStacks(ids)
 	p.mu.Lock()
 	var reports []report
 	for i, w := range hung {
-		h := tasks[i].h
-		if !w.busy || !w.suspect || w.job.h != h || h != nil && h.attempts != attempts[i] {
-			continue // returned meanwhile
+		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
+			continue
 		}
+		h := w.job.h
 		cause := ErrClosed // the only reason there is for a function given to Go
 		if h != nil {
 			cause = w.attempt.end.Load().cause
