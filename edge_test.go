@@ -632,3 +632,18 @@ func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 		})
 	}
 }
+
+func TestHungFunctionIsLoggedAndNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		hang := make(chan struct{})
+		require.NoError(t, p.Go(0, func() { <-hang }))
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, p.Shutdown(over))
+		require.Equal(t, []string{"ERROR taskpool: task hung", "WARN taskpool: shutdown left tasks unfinished"}, log.messages())
+		close(hang)
+	})
+}

@@ -240,7 +240,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		if h != nil {
 			cause = w.attempt.end.Load().cause
 		}
-		v := verdict{state: Failed, kind: attemptHung, hung: true,
+		v := verdict{state: Failed, kind: attemptHung,
 			err: &HungError{Stack: stacks[ids[i]], cause: cause, grace: p.cfg.hangGrace}}
 		if a := w.attempt; a != nil && a.over {
 			// Run has returned, but Retry.If, Backoff or a method of the context
@@ -267,7 +267,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 	id := p.helps()
 	defer func() { // also after a Goexit
-		defer p.helperDone(id)
+		defer p.helperDone(id) // restores the invariant
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if !a.over {
@@ -275,7 +275,6 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 			p.settleHungLocked(w, &v, &reports)
 			p.reportLocked(reports)
 		}
-		p.restoreLocked()
 	}()
 	p.decideRetry(&v, r, a.number)
 }
