@@ -877,3 +877,29 @@ func TestATaskGivenUpBeforeItRanNeverRuns(t *testing.T) {
 		require.Zero(t, ran.Load(), "run after they were listed as unfinished")
 	})
 }
+
+// A task that is parked needs a slot to end. Where all are held by tasks that
+// hang, the bound of abandoned ones must not keep it from that.
+func TestShutdownCutShortGivesSlotsOfHungTasksToThoseOnTheirWayOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(grace))
+		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		parked := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return later.Wait(ctx) }})
+		synctest.Wait()
+		hang := make(chan struct{})
+		hung := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		began := time.Now()
+		var left *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(over), &left)
+		require.Equal(t, grace, time.Since(began))
+		require.Len(t, left.Unfinished, 3)
+		require.ErrorIs(t, hung.Err(), taskpool.ErrHung)
+		require.Equal(t, taskpool.Canceled, parked.State())
+		require.NotErrorIs(t, parked.Err(), taskpool.ErrHung)
+		close(hang)
+	})
+}
