@@ -647,3 +647,98 @@ func TestHungFunctionIsLoggedAndNothingElse(t *testing.T) {
 		close(hang)
 	})
 }
+
+// A lost slot that is made good, as an abandoned goroutine has returned, is told
+// to hooks like any other.
+func TestSlotMadeGoodIsToldToHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events eventLog
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second),
+			taskpool.WithHooks(events.hooks()))
+		hang := map[string]chan struct{}{"a": make(chan struct{}), "b": make(chan struct{})}
+		for name, c := range hang {
+			submit(t, p, taskpool.Task{Name: name, Timeout: time.Second, Run: func(context.Context) error { <-c; return nil }})
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		told := events.named("WorkerAbandoned", "WorkerReplaced")
+		require.Len(t, told, 2)
+		require.Equal(t, 1, p.Stats().Lost)
+		for _, info := range p.Tasks(taskpool.Abandoned) {
+			if info.Worker == told[0].worker.Worker {
+				close(hang[info.Name])
+				delete(hang, info.Name)
+			}
+		}
+		synctest.Wait()
+		require.Zero(t, p.Stats().Lost)
+		told = events.named("WorkerAbandoned", "WorkerReplaced")
+		require.Len(t, told, 4)
+		require.Equal(t, "WorkerReplaced", told[3].name)
+		for _, c := range hang {
+			close(c)
+		}
+	})
+}
+
+func TestShutdownCutShortThatLeftNothingWarnsOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }})
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(over), &left)
+		require.Empty(t, left.Unfinished)
+		require.Empty(t, log.messages())
+	})
+}
+
+// At the end of all patience Shutdown leaves behind what does not return, and
+// says so in the log and in Stats.
+func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, thinks := new(logRecorder), make(chan struct{})
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
+			Finished: func(e taskpool.TaskEvent) {
+				if e.Task.Name == "" {
+					<-thinks
+				}
+			}}))
+		h := submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return errors.New("failed") },
+			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-thinks; return false }}})
+		require.NoError(t, p.Go(0, func() {}))
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, p.Shutdown(over))
+		synctest.Wait()
+		s := p.Stats()
+		require.Equal(t, [2]int{0, 2}, [2]int{s.Workers, s.Abandoned})
+		require.NotEmpty(t, log.messages())
+		require.NotEqual(t, taskpool.Running, h.State())
+		close(thinks)
+		synctest.Wait()
+		require.Zero(t, p.Stats().Abandoned)
+	})
+}
+
+// What the supervisor has to tell it tells one after the other, in order.
+func TestEventsOfWorkersDoNotOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at, most int32
+		p := newPool(t, taskpool.WithWorkers(8), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) {
+			n := atomic.AddInt32(&at, 1)
+			most = max(most, n)
+			time.Sleep(time.Second)
+			atomic.AddInt32(&at, -1)
+		}}))
+		for i := range 8 {
+			require.NoError(t, p.Go(0, func() { time.Sleep(time.Duration(i) * time.Millisecond); panic("die") }))
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, most)
+	})
+}
