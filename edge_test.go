@@ -742,3 +742,31 @@ func TestEventsOfWorkersDoNotOverlap(t *testing.T) {
 		require.EqualValues(t, 1, most)
 	})
 }
+
+func TestTasksDueAtTheSameTimeStartInOrderOfAcceptance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		due := time.Now().Add(time.Hour)
+		var order, want []int
+		for i := range 50 {
+			submit(t, p, taskpool.Task{NotBefore: due, Run: func(context.Context) error { order = append(order, i); return nil }})
+			want = append(want, i)
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.Equal(t, want, order)
+	})
+}
+
+// A hook that ends the reporter's goroutine costs no other report.
+func TestReportsAfterAHookCalledGoexitAreMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		replaced := 0
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+			WorkerDied:     func(taskpool.WorkerEvent) { runtime.Goexit() },
+			WorkerReplaced: func(taskpool.WorkerEvent) { replaced++ },
+		}))
+		require.NoError(t, p.Go(0, func() { panic("die") }))
+		synctest.Wait()
+		require.Equal(t, 1, replaced)
+	})
+}

@@ -1,6 +1,7 @@
 package taskpool
 
 import (
+	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 	"weak"
 
@@ -344,4 +346,57 @@ func TestYieldWithNothingWaitingReturnsTheCauseOfTheEnd(t *testing.T) {
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.NoError(t, before)
 	require.Equal(t, cause, after)
+}
+
+// What was popped must not be kept alive by the heap's array.
+func TestHeapsOfTheSupervisorLetGoOfWhatIsPopped(t *testing.T) {
+	delayed, watched := new(dueHeap), new(watchHeap)
+	for range 3 {
+		heap.Push(delayed, new(Handle))
+		heap.Push(watched, new(worker))
+	}
+	for range 3 {
+		heap.Pop(delayed)
+		heap.Pop(watched)
+	}
+	for i := range 3 {
+		require.Nil(t, (*delayed)[:3][i])
+		require.Nil(t, (*watched)[:3][i])
+	}
+}
+
+func TestGoroutineNumberIsThatOfTheStackDump(t *testing.T) {
+	require.NotZero(t, goroutineID())
+	for head, want := range map[string]uint64{
+		"":                      0,
+		"goroutine":             0,
+		"goroutine 7":           7,
+		"goroutine 12 [running": 12,
+		"goroutine x [running]": 0,
+	} {
+		require.Equal(t, want, parseGoroutineID([]byte(head)), "%q", head)
+	}
+}
+
+// Reporters and helpers come and go for as long as the pool lives; the list of
+// their goroutines must not grow.
+func TestGoroutinesOfThePoolAreForgottenWhenTheyEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(2), WithLogger(slog.New(slog.DiscardHandler)), WithHooks(Hooks{WorkerDied: func(WorkerEvent) {}}))
+		require.NoError(t, err)
+		for range 100 {
+			require.NoError(t, p.Go(0, func() { panic("die") }))
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		_, err = p.Submit(ctx, Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		cancel()
+		synctest.Wait()
+		p.mu.Lock()
+		require.Empty(t, p.insiders)
+		require.Zero(t, p.helpers)
+		p.mu.Unlock()
+		require.NoError(t, p.Shutdown(context.Background()))
+	})
 }
