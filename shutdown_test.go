@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -900,6 +901,34 @@ func TestShutdownCutShortGivesSlotsOfHungTasksToThoseOnTheirWayOut(t *testing.T)
 		require.ErrorIs(t, hung.Err(), taskpool.ErrHung)
 		require.Equal(t, taskpool.Canceled, parked.State())
 		require.NotErrorIs(t, parked.Err(), taskpool.ErrHung)
+		close(hang)
+	})
+}
+
+// A task that got its slot back only when others were given up, and hangs too, is
+// given up at the end of all patience, and hooks are told like of any other.
+func TestShutdownCutShortTellsOfEveryTaskItGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		log, events := new(logRecorder), new(eventLog)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace),
+			taskpool.WithLogger(log.logger()), taskpool.WithHooks(events.hooks()))
+		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		hang := make(chan struct{})
+		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = later.Wait(ctx); <-hang; return nil }})
+		synctest.Wait()
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
+		synctest.Wait()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		began := time.Now()
+		var left *taskpool.ShutdownError
+		require.ErrorAs(t, p.Shutdown(over), &left)
+		require.Equal(t, 2*grace, time.Since(began))
+		require.Len(t, left.Unfinished, 3)
+		synctest.Wait()
+		require.Len(t, events.named("Finished"), 3)
+		require.Equal(t, 2, strings.Count(strings.Join(log.messages(), "\n"), "ERROR taskpool: task hung"))
 		close(hang)
 	})
 }
