@@ -739,6 +739,7 @@ func TestEventsOfWorkersDoNotOverlap(t *testing.T) {
 			require.NoError(t, p.Go(0, func() { time.Sleep(time.Duration(i) * time.Millisecond); panic("die") }))
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.EqualValues(t, 1, most)
 	})
 }
