@@ -60,8 +60,9 @@
 // identity: it must be the one that Run got, or derive from it. A goroutine of
 // the task that waits with it parks the task; hand it [Detach] of the context
 // instead. While a task is parked, other waits with its context park nothing, and
-// it has its slot back when the one that parked it is over. Hold no lock and no pooled connection across a call that may park,
-// for whoever gets the slot may need it.
+// it has its slot back when the one that parked it is over. Hold no lock and no
+// pooled connection across a call that may park, for whoever gets the slot may
+// need it.
 //
 // The promises about starvation count a task that resumes as one that arrived
 // when it asked to: tasks that resume form lanes of their own beside those that
@@ -70,8 +71,9 @@
 // safe points in each turn it is granted, and no further. With ageing, too, a
 // task that resumes ages from then on, and it still goes before tasks of its own
 // priority that have not started: it takes the turn of the first of these, and
-// may so pass a third task that it came too late to pass by itself. Tasks whose context has ended are not counted.
-// [WithReserved] says what reserved workers do to the bounds.
+// may so pass a third task that it came too late to pass by itself. Tasks whose
+// context has ended are not counted. [WithReserved] says what reserved workers do
+// to the bounds.
 //
 // # The life of a task
 //
@@ -137,7 +139,7 @@
 // any of these but the task itself is logged and changes nothing, or goes to the
 // caller where it comes up in a call of this package. Only a panic in the methods
 // of a context that has a Done channel of its own may end the process, as package
-// context calls them on a goroutine of its own. All methods
-// may be called from anywhere; Shutdown and WaitIdle return [ErrInside] where
-// they would wait for their own caller.
+// context calls them on a goroutine of its own. All methods may be called from
+// anywhere; Shutdown and WaitIdle return [ErrInside] where they would wait for
+// their own caller.
 package taskpool

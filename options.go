@@ -150,8 +150,9 @@ func WithWorkers(n int) Option {
 // no slot is free to n, and says what becomes of a task beyond that: a newcomer
 // has room while fewer tasks wait than n plus the number of free slots. With 0 a
 // task is accepted only if there is a slot for it. A retry keeps its place and is
-// never refused, so at most n tasks and one for each worker wait; where these are
-// retries that wait for their time, newcomers overflow although a worker is idle.
+// never refused, so more than n may wait, by one for each worker and each task
+// that was parked; where these are retries that wait for their time, newcomers
+// overflow although a worker is idle.
 // Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
 	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })

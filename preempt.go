@@ -201,7 +201,13 @@ func (pk *parking) back() {
 
 // wait waits until the attempt has a slot again, asking for one when ctx ends.
 func (pk *parking) wait(ctx context.Context) {
-	defer pk.back() // also if ctx.Done panics, as the task may recover and go on
+	defer func() { // also if ctx.Done panics, as the task may recover and go on
+		select {
+		case <-pk.ready: // the ordinary case takes no lock
+		default:
+			pk.back()
+		}
+	}()
 	select {
 	case <-pk.ready:
 	case <-ctx.Done():

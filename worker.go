@@ -82,7 +82,7 @@ type verdict struct {
 	state State // Succeeded, Failed or Canceled; with retry what it would be without
 	err   error
 	kind  attemptKind
-	hung  bool // too long without a Beat, or given up
+	hung  bool // too long without a Beat
 	retry bool
 	delay time.Duration
 }
