@@ -179,8 +179,8 @@ func Current(ctx context.Context) (TaskInfo, bool) {
 	if a == nil {
 		return TaskInfo{}, false
 	}
-	a.h.pool.mu.Lock()
-	defer a.h.pool.mu.Unlock()
+	a.h.pool.lock()
+	defer a.h.pool.unlock()
 	return a.infoLocked(), true
 }
 

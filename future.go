@@ -50,8 +50,8 @@ func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 // task may have another attempt under way, or have settled. a is nil if a hook
 // gave f a context that does not derive from Run's.
 func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if a == nil || !a.over {
 		f.value = v
 	}

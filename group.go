@@ -47,12 +47,12 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 // means no bound. Beyond it Go waits. It panics if there are members that have
 // not settled, or for n = 0, with which Go would wait for ever.
 func (g *Group) SetLimit(n int) {
-	g.p.mu.Lock()
+	g.p.lock()
 	members := g.members
 	if members == 0 && n != 0 {
 		g.limit = n
 	}
-	g.p.mu.Unlock()
+	g.p.unlock()
 	if n == 0 {
 		panic("taskpool: Group.SetLimit: n must not be 0")
 	}
@@ -67,12 +67,12 @@ func (g *Group) SetLimit(n int) {
 // made the group or a member. A member that is not accepted is an error of the
 // group; after an error, and after Wait, none is, and f does not run.
 func (g *Group) Go(f func(context.Context) error) {
-	g.p.mu.Lock()
+	g.p.lock()
 	for over := false; !over && g.limit >= 0 && g.members >= g.limit; {
 		over = g.waitLocked(g.ctx, &g.room)
 	}
 	g.members++
-	g.p.mu.Unlock()
+	g.p.unlock()
 	switch {
 	case f == nil:
 		g.refused(errors.New("taskpool: Group.Go: f must be a function, got nil"))
@@ -85,9 +85,9 @@ func (g *Group) Go(f func(context.Context) error) {
 
 // submitted takes note of how the submission of a member ended.
 func (g *Group) submitted(h *Handle, err error) {
-	g.p.mu.Lock()
+	g.p.lock()
 	accepted := h.id != 0
-	g.p.mu.Unlock()
+	g.p.unlock()
 	if !accepted {
 		g.refused(err)
 	}
@@ -96,11 +96,11 @@ func (g *Group) submitted(h *Handle, err error) {
 // refused takes note of a member that was not accepted, because of err. That is
 // nil if a panic is on its way to the caller of Go.
 func (g *Group) refused(err error) {
-	g.p.mu.Lock()
+	g.p.lock()
 	var reports []report
 	g.settledLocked(err, &reports)
 	g.p.restoreLocked()
-	g.p.mu.Unlock()
+	g.p.unlock()
 	g.p.deliverAll(reports)
 }
 
@@ -113,16 +113,16 @@ func (g *Group) Wait() error {
 	if g.inside != nil {
 		ctx = g.parent
 	}
-	g.p.mu.Lock()
+	g.p.lock()
 	for over := false; g.members > 0; {
 		if over {
-			g.p.mu.Unlock()
+			g.p.unlock()
 			return context.Cause(ctx)
 		}
 		over = g.waitLocked(ctx, &g.none)
 	}
 	err := g.err
-	g.p.mu.Unlock()
+	g.p.unlock()
 	g.cancel(err)
 	return err
 }
@@ -135,21 +135,21 @@ func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
 	if pk := p.parkHereLocked(caller); pk != nil {
 		ws.parked = append(ws.parked, pk)
 		p.restoreLocked()
-		p.mu.Unlock()
+		p.unlock()
 		pk.wait(ctx)
-		p.mu.Lock()
+		p.lock()
 		ws.parked = slices.DeleteFunc(ws.parked, func(w *parking) bool { return w == pk })
-		p.mu.Unlock()
+		p.unlock()
 	} else {
 		if ws.others == nil {
 			ws.others = make(chan struct{})
 		}
 		others := ws.others
-		p.mu.Unlock()
+		p.unlock()
 		caller.wait(ctx, others)
 	}
 	over = ctx.Err() != nil
-	p.mu.Lock()
+	p.lock()
 	return over
 }
 

@@ -125,8 +125,8 @@ func (p *Pool) deliverAll(rs []report) {
 	}
 	defer func() {
 		if len(rs) > 0 {
-			p.mu.Lock()
-			defer p.mu.Unlock()
+			p.lock()
+			defer p.unlock()
 			p.reportLocked(rs)
 		}
 	}()

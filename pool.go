@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,10 +20,16 @@ type Pool struct {
 	epoch      time.Time     // ageing counts from here
 	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
-	// waiting is the most urgent priority of which a task waits, for Yield to
-	// look at without the lock; math.MaxInt64 if none waits or the pool is
-	// paused. Written under mu.
+	direct     bool          // tasks may arrive without mu
+
+	arrivals arrivals
+
+	// waiting is the most urgent priority of which a task waits in the queue,
+	// for Yield to look at without the lock; none if none waits or the pool
+	// is paused. Written under mu, and rarely.
 	waiting atomic.Int64
+
+	_ cacheLine
 
 	// mu protects the fields below and what says so in Handle, attempt and
 	// worker. No user code runs under it: no task, hook, policy or logger,
@@ -35,13 +40,20 @@ type Pool struct {
 	// task that may run waits, and no submitter waits while there is room.
 	// A task put into the hands of a worker has left the queue: between that
 	// and its first instruction lies only the Go scheduler.
+	//
+	// It is locked by the method lock, which sees to what has arrived; only
+	// the functions in arrivals.go, and those that say so, lock it without.
 	mu sync.Mutex
 
 	queue   priorityQueue
 	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
 	door    priorityQueue // submitters that wait for room, in their task's place
 	delayed dueHeap
-	seq     int64 // last order handed out, unless ageing
+	seq     int64     // last order handed out
+	spare   []arrival // empty, for arrivals.tasks
+	scout   *worker   // the idle worker that arrivals wake, idle[0]; nil if they need not
+	scoutUp bool      // it was woken, and is about to look what has arrived
+	detour  bool      // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -96,6 +108,9 @@ func New(opts ...Option) (*Pool, error) {
 		insiders:   make(map[uint64]bool),
 		slots:      c.workers,
 	}
+	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
+	p.arrivals.reset()
+	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
 	if c.reserved > 0 {
 		p.queue.reserve = &c.reservedFor
@@ -104,8 +119,8 @@ func New(opts ...Option) (*Pool, error) {
 	p.queue.shed = c.overflow == OverflowShed
 	p.queue.init()
 	p.door.init()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	for range c.workers {
 		p.hireLocked()
 	}
@@ -125,7 +140,10 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	if f == nil {
 		return errors.New("taskpool: Go: f must be a function, got nil")
 	}
-	p.mu.Lock()
+	if p.arrive(arrival{f: f, priority: pr}) {
+		return nil
+	}
+	p.lock()
 	var reports []report
 	err := ErrClosed
 	if !p.closed {
@@ -133,7 +151,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	if err != nil {
 		p.total.refused++
-		p.mu.Unlock()
+		p.unlock()
 		return err
 	}
 	p.total.submitted++
@@ -142,7 +160,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: TaskInfo{Priority: pr}})
 	}
 	p.restoreLocked()
-	p.mu.Unlock()
+	p.unlock()
 	p.deliverAll(reports)
 	return nil
 }
@@ -186,13 +204,16 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err er
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		p.mu.Lock()
+		p.lock()
 		p.total.refused++
-		p.mu.Unlock()
+		p.unlock()
 		return nil, p.contextError(ctx)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
+	}
+	if t.NotBefore.IsZero() && p.arrive(arrival{h: h, priority: t.Priority}) {
+		return h, nil
 	}
 	reports, err := p.admit(h, attemptFrom(ctx))
 	if err != nil {
@@ -224,8 +245,8 @@ func (p *Pool) contextError(ctx context.Context) error {
 
 // admit has h accepted or returns why not. parent is the attempt that submits.
 func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if p.closed && h.work.group != nil {
 		parent = p.hereLocked(parent) // a member may be the one that adds to its group
 	}
@@ -290,8 +311,8 @@ func (p *Pool) waitForRoomLocked(h *Handle, parent *attempt) error {
 // unlocked calls f without p.mu, which the caller holds and holds again when f
 // has returned, or has ended in any other way.
 func (p *Pool) unlocked(f func()) {
-	p.mu.Unlock()
-	defer p.mu.Lock()
+	p.unlock()
+	defer p.lock()
 	f()
 }
 
@@ -395,9 +416,10 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 // orderLocked returns the order of a task that arrives now.
 func (p *Pool) orderLocked() int64 {
 	if p.cfg.aging > 0 {
-		return int64(time.Since(p.epoch))
+		p.seq = max(p.seq, int64(time.Since(p.epoch)))
+	} else {
+		p.seq++
 	}
-	p.seq++
 	return p.seq
 }
 
@@ -454,16 +476,16 @@ func (p *Pool) wakeLocked(h *Handle) {
 
 // cancel implements Handle.Cancel and the end of a task's context.
 func (p *Pool) cancel(h *Handle, e *ending) bool {
-	p.mu.Lock()
+	p.lock()
 	var reports []report
 	cause, a := e.cause, h.attempt
 	switch {
 	case h.state.final():
-		p.mu.Unlock()
+		p.unlock()
 		return false
 	case h.id == 0: // Submit will find out
 		h.canceled = cause
-		p.mu.Unlock()
+		p.unlock()
 		return true
 	case a != nil:
 		if h.canceled == nil {
@@ -475,7 +497,7 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, &reports)
 	}
 	p.restoreLocked()
-	p.mu.Unlock()
+	p.unlock()
 	if a != nil {
 		p.finish(a, e)
 	}
@@ -495,13 +517,13 @@ func (p *Pool) withdrawLocked(h *Handle) entry {
 // contextEnded is called when the context given to Submit has ended.
 func (h *Handle) contextEnded() {
 	p := h.pool
-	p.mu.Lock()
+	p.lock()
 	if h.state.final() || p.over {
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	p.helpers++
-	p.mu.Unlock()
+	p.unlock()
 	defer p.helperDone(p.helps()) // also if a hook calls Goexit
 	e := &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
 	defer func() { p.cancel(h, e) }() // also after a Goexit
@@ -512,16 +534,16 @@ func (h *Handle) contextEnded() {
 // for. It is called after p.helpers++, and helperDone gets what it returns.
 func (p *Pool) helps() (id uint64) {
 	id = goroutineID()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	p.insiders[id] = true
 	return id
 }
 
 // helperDone ends what p.helpers++ and helps began.
 func (p *Pool) helperDone(id uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	delete(p.insiders, id)
 	p.helpers--
 	p.restoreLocked()
@@ -531,22 +553,29 @@ func (p *Pool) helperDone(id uint64) {
 // there is room and dispatches waiting tasks while there are slots. It also
 // tells those who wait for the pool to be idle or drained.
 func (p *Pool) restoreLocked() {
-	p.admitLocked()
-	for p.held < p.slots {
-		if !p.nextLocked() {
-			break
-		}
+	for again := true; again; {
 		p.admitLocked()
+		for p.held < p.slots && p.nextLocked() {
+			p.admitLocked()
+		}
+		if again = !p.expectLocked(); again {
+			p.takeInLocked()
+		}
 	}
-	most := int64(math.MaxInt64)
-	if pr, ok := p.queue.leastPriority(); ok && !p.paused {
-		most = int64(pr)
-	}
-	if p.waiting.Load() != most {
-		p.waiting.Store(most)
-	}
-	if p.outstandingLocked() == 0 {
+	p.tellYieldLocked()
+	if p.outstandingLocked() == 0 && p.arrivals.least.Load() == none {
 		p.drainedLocked()
+	}
+}
+
+// tellYieldLocked tells Yield what waits in the queue.
+func (p *Pool) tellYieldLocked() {
+	least := int64(none)
+	if pr, ok := p.queue.leastPriority(); ok && !p.paused {
+		least = int64(pr)
+	}
+	if p.waiting.Load() != least {
+		p.waiting.Store(least)
 	}
 }
 
@@ -638,16 +667,16 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
 	}
-	p.mu.Lock()
+	p.lock()
 	if p.outstandingLocked() == 0 {
-		p.mu.Unlock()
+		p.unlock()
 		return nil
 	}
 	if p.idleCh == nil {
 		p.idleCh = make(chan struct{})
 	}
 	idle := p.idleCh
-	p.mu.Unlock()
+	p.unlock()
 	select {
 	case <-idle:
 		return nil
@@ -663,8 +692,8 @@ func (p *Pool) inside(ctx context.Context) bool {
 		return true
 	}
 	id := goroutineID()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if p.insiders[id] {
 		return true
 	}
@@ -683,16 +712,16 @@ func (p *Pool) inside(ctx context.Context) bool {
 // accepted as before. Shutdown lifts the pause, and after
 // it Pause does nothing.
 func (p *Pool) Pause() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	p.paused = !p.closed
 	p.restoreLocked() // Yield has nothing to yield to
 }
 
 // Resume ends a Pause.
 func (p *Pool) Resume() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	p.paused = false
 	p.restoreLocked()
 }
@@ -709,8 +738,8 @@ func (p *Pool) Resize(workers int) error {
 		}
 		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if p.closed {
 		return ErrClosed
 	}

@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"context"
-	"math"
 	"slices"
 	"time"
 )
@@ -57,7 +56,7 @@ const (
 // gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
-	if own && a.signal.Load() == 0 && a.pool.waiting.Load() > a.priority {
+	if own && a.signal.Load() == 0 && a.pool.waiting.Load() > a.priority && a.pool.arrivals.least.Load() > a.priority {
 		return nil
 	}
 	return yield(ctx)
@@ -71,14 +70,14 @@ func yield(ctx context.Context) error {
 	}
 	Beat(a)
 	p := a.pool
-	most := p.waiting.Load()
-	if most > a.priority || most == math.MaxInt64 || most == a.priority && !a.sliceOver() {
+	most := min(p.waiting.Load(), p.arrivals.least.Load())
+	if most > a.priority || most == none || most == a.priority && !a.sliceOver() {
 		return a.cause()
 	}
 	if a.signal.Load()&signalEnded != 0 {
 		return a.cause()
 	}
-	p.mu.Lock()
+	p.lock()
 	var pk *parking
 	switch most := p.waiting.Load(); {
 	case most < a.priority:
@@ -93,7 +92,7 @@ func yield(ctx context.Context) error {
 	if pk != nil {
 		p.restoreLocked()
 	}
-	p.mu.Unlock()
+	p.unlock()
 	if pk != nil {
 		<-pk.ready
 	}
@@ -128,7 +127,7 @@ func Block(ctx context.Context, f func() error) error {
 		return f()
 	}
 	p := a.pool
-	p.mu.Lock()
+	p.lock()
 	if p.count[Parked] < p.cfg.maxParked {
 		if pk := p.parkLocked(a); pk != nil {
 			pk.working = true
@@ -139,12 +138,12 @@ func Block(ctx context.Context, f func() error) error {
 	} else {
 		p.excuseLocked(a, true)
 		defer func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
+			p.lock()
+			defer p.unlock()
 			p.excuseLocked(a, false)
 		}()
 	}
-	p.mu.Unlock()
+	p.unlock()
 	return f()
 }
 
@@ -176,12 +175,12 @@ func Beat(ctx context.Context) {
 func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
 	if a != nil {
 		p := a.pool
-		p.mu.Lock()
+		p.lock()
 		if pk := p.parkLocked(a); pk != nil {
 			p.restoreLocked()
 			defer pk.back()
 		}
-		p.mu.Unlock()
+		p.unlock()
 	}
 	select {
 	case <-done:
@@ -192,10 +191,10 @@ func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
 // back asks for a slot and waits for it.
 func (pk *parking) back() {
 	p := pk.a.pool
-	p.mu.Lock()
+	p.lock()
 	p.backLocked(pk)
 	p.restoreLocked()
-	p.mu.Unlock()
+	p.unlock()
 	<-pk.ready
 }
 

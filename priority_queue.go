@@ -255,11 +255,16 @@ func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
 	if l == nil {
 		return entry{}, 0, false
 	}
+	return q.takeTurn(l, choice, restricted), l.priority, true
+}
+
+// takeTurn takes the task whose turn it is, from what next has returned.
+func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 	if choice && q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
 		*turn = (*turn + 1) % q.share
 	}
-	return q.take(l, l.head, l.head.head), l.priority, true
+	return q.take(l, l.head, l.head.head)
 }
 
 // oldest returns the lane whose front has waited longest, nil if all are empty.

@@ -44,20 +44,22 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 
 // close stops the pool from accepting tasks.
 func (p *Pool) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if p.closed {
 		return
 	}
 	p.closed, p.paused = true, false
+	p.arrivals.closeLocked()
+	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) })
 	p.restoreLocked()
 }
 
 // answer returns what Shutdown returns once the pool has terminated.
 func (p *Pool) answer() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	if p.cut == nil {
 		return nil
 	}
@@ -90,15 +92,15 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 // call did. From here Shutdown takes two graces at most: one for tasks, and one
 // more for other user code.
 func (p *Pool) cutShort(cause error) {
-	p.mu.Lock()
+	p.lock()
 	if !p.final.IsZero() || p.over {
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
 	p.alarmAtLocked(p.final)
 	if p.outstandingLocked() == 0 { // but a hook keeps a goroutine
-		p.mu.Unlock()
+		p.unlock()
 		return
 	}
 	p.cut = &ShutdownError{cause: cause}
@@ -138,7 +140,7 @@ func (p *Pool) cutShort(cause error) {
 	}
 	p.reportLocked(reports)
 	p.restoreLocked()
-	p.mu.Unlock()
+	p.unlock()
 	defer p.helperDone(0)
 	for _, a := range running {
 		p.finish(a, cutOff)

@@ -90,8 +90,8 @@ func (t *totals) attempt(k attemptKind) {
 // Stats returns a snapshot. Its cost grows with the number of distinct waiting
 // priorities, not with the number of tasks.
 func (p *Pool) Stats() Stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	s := Stats{
 		Submitted: p.total.submitted,
 		Refused:   p.total.refused,
@@ -192,8 +192,8 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	if len(states) == 0 {
 		states = []State{Delayed, Running, Parked, Abandoned}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	var all []TaskInfo
 	if slices.Contains(states, Queued) {
 		for pr, e := range p.queue.all() {
@@ -233,8 +233,8 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 // it returns [ErrClosed], or an error that says how many slots are lost to hung
 // tasks because WithMaxAbandoned goroutines were given up already.
 func (p *Pool) Health() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	switch {
 	case p.closed:
 		return ErrClosed

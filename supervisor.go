@@ -53,8 +53,8 @@ func (p *Pool) alarmAtLocked(t time.Time) {
 // supervisorTurn does what is due. It returns when the next turn is, zero if
 // that is not known yet, and whether there will be none.
 func (p *Pool) supervisorTurn() (next time.Time, over bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	for _, w := range p.dead {
 		p.replaceLocked(w)
 	}
@@ -227,9 +227,9 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	for i, w := range hung {
 		ids[i] = w.goroutine
 	}
-	p.mu.Unlock()
+	p.unlock()
 	stacks := goroutineStacks(ids)
-	p.mu.Lock()
+	p.lock()
 	var reports []report
 	for i, w := range hung {
 		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
@@ -268,8 +268,8 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 	id := p.helps()
 	defer func() { // also after a Goexit
 		defer p.helperDone(id) // restores the invariant
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		p.lock()
+		defer p.unlock()
 		if !a.over {
 			var reports []report
 			p.settleHungLocked(w, &v, &reports)
@@ -405,8 +405,8 @@ func (p *Pool) reportLocked(reports []report) {
 func (p *Pool) reportAll() {
 	id := p.helps()
 	defer func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		p.lock()
+		defer p.unlock()
 		delete(p.insiders, id)
 		if len(p.reports) > 0 {
 			go p.reportAll()
@@ -416,14 +416,14 @@ func (p *Pool) reportAll() {
 		p.helpers--
 		p.restoreLocked()
 	}()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	for len(p.reports) > 0 {
 		next := p.reports[:1:1]
 		p.reports = p.reports[1:]
-		p.mu.Unlock()
+		p.unlock()
 		func() {
-			defer p.mu.Lock()
+			defer p.lock()
 			p.deliver(&next)
 		}()
 	}

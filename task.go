@@ -197,8 +197,8 @@ type Handle struct {
 
 // Done returns a channel that is closed when the task has settled.
 func (h *Handle) Done() <-chan struct{} {
-	h.pool.mu.Lock()
-	defer h.pool.mu.Unlock()
+	h.pool.lock()
+	defer h.pool.unlock()
 	return h.doneLocked()
 }
 
@@ -228,28 +228,28 @@ func (h *Handle) Wait(ctx context.Context) error {
 		return ErrInside
 	}
 	p := h.pool
-	p.mu.Lock()
+	p.lock()
 	for !h.state.final() {
 		if pk := p.parkHereLocked(a); pk != nil {
 			h.waiting = append(h.waiting, pk)
 			p.restoreLocked()
-			p.mu.Unlock()
+			p.unlock()
 			pk.wait(ctx)
-			p.mu.Lock()
+			p.lock()
 			h.waiting = slices.DeleteFunc(h.waiting, func(w *parking) bool { return w == pk })
-			p.mu.Unlock()
+			p.unlock()
 		} else {
 			done := h.doneLocked()
-			p.mu.Unlock()
+			p.unlock()
 			a.wait(ctx, done)
 		}
 		over := ctx.Err() != nil
-		if p.mu.Lock(); over {
+		if p.lock(); over {
 			break
 		}
 	}
 	settled, err := h.state.final(), h.err
-	p.mu.Unlock()
+	p.unlock()
 	if !settled {
 		err = context.Cause(ctx)
 	}
@@ -259,15 +259,15 @@ func (h *Handle) Wait(ctx context.Context) error {
 // Err returns the task's error once it has settled: nil if it succeeded. Until
 // then it returns nil too; State tells the two apart.
 func (h *Handle) Err() error {
-	h.pool.mu.Lock()
-	defer h.pool.mu.Unlock()
+	h.pool.lock()
+	defer h.pool.unlock()
 	return h.err
 }
 
 // State returns the state the task is in.
 func (h *Handle) State() State {
-	h.pool.mu.Lock()
-	defer h.pool.mu.Unlock()
+	h.pool.lock()
+	defer h.pool.unlock()
 	return h.state
 }
 
@@ -288,8 +288,8 @@ func (h *Handle) Cancel(cause error) bool {
 // task no longer waits: it runs, is parked or has settled.
 func (h *Handle) SetPriority(pr Priority) bool {
 	p := h.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	switch h.state {
 	case Queued:
 		e := p.queue.remove(h)

@@ -15,7 +15,7 @@ import (
 // whatever user code does, every step of an attempt is made once.
 type worker struct {
 	pool *Pool
-	wake chan struct{} // tells a sleeping worker that it has a task or is dismissed; buffered
+	wake chan wakeUp // tells a sleeping worker what to do; buffered, so that sending never waits
 
 	// The fields below belong to the worker's goroutine. Those of the task are
 	// set by the dispatcher before it wakes the worker.
@@ -63,6 +63,14 @@ type worker struct {
 	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
 }
 
+// A wakeUp is why a worker is woken.
+type wakeUp bool
+
+const (
+	wakeToWork wakeUp = false // it has a task, or is dismissed
+	wakeToLook wakeUp = true  // tasks have arrived
+)
+
 // A phase is the next step of a worker. It is set before user code is called
 // that belongs to the step before.
 type phase int
@@ -101,7 +109,7 @@ const (
 // hireLocked adds a worker, idle until it gets a task.
 func (p *Pool) hireLocked() *worker {
 	p.lastID++
-	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), asleep: true, watchI: -1}
+	w := &worker{pool: p, wake: make(chan wakeUp, 1), id: p.lastID, crewI: len(p.crew), asleep: true, watchI: -1}
 	p.crew = append(p.crew, w)
 	p.idle = append(p.idle, w)
 	p.extra = max(p.extra, len(p.crew)-p.slots)
@@ -116,25 +124,27 @@ func (p *Pool) dispatchLocked(e entry, pr Priority) {
 	if len(p.idle) == 0 {
 		p.hireLocked()
 	}
-	last := len(p.idle) - 1
-	w := p.idle[last]
-	p.idle[last] = nil
-	p.idle = p.idle[:last]
+	w := p.takeIdleLocked()
+	p.assignLocked(w, e, pr)
+	p.holdSlotLocked(w)
+	if w.asleep {
+		w.asleep = false
+		w.wake <- wakeToWork
+	}
+}
+
+// assignLocked makes a task that was taken out of the queue the task of w.
+func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	p.count[Queued]--
 	p.count[Running]++
 	p.total.attempts++
 	w.job, w.priority, w.busy = e, pr, true
-	p.holdSlotLocked(w)
 	if h := e.h; h != nil {
 		w.attempt = h.beginAttemptLocked(w)
 		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
 			p.expectBeatLocked(w, w.attempt.started)
 			p.rewatchLocked(w)
 		}
-	}
-	if w.asleep {
-		w.asleep = false
-		w.wake <- struct{}{}
 	}
 }
 
@@ -157,15 +167,12 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 
 // dismissIdleLocked lets the idle worker on top go.
 func (p *Pool) dismissIdleLocked() {
-	last := len(p.idle) - 1
-	w := p.idle[last]
-	p.idle[last] = nil
-	p.idle = p.idle[:last]
+	w := p.takeIdleLocked()
 	p.leaveLocked(w)
 	w.dismissed = true
 	if w.asleep {
 		w.asleep = false
-		w.wake <- struct{}{}
+		w.wake <- wakeToWork
 	}
 }
 
@@ -181,9 +188,9 @@ func (p *Pool) leaveLocked(w *worker) {
 // main is the worker's goroutine.
 func (w *worker) main() {
 	id := goroutineID()
-	w.pool.mu.Lock()
+	w.pool.lock()
 	w.goroutine = id
-	w.pool.mu.Unlock()
+	w.pool.unlock()
 	w.panicked, w.value, w.stack = false, nil, nil
 	quit, goexit := false, true
 	defer func() {
@@ -229,8 +236,8 @@ func (w *worker) died(goexit bool) {
 	}
 	w.value, w.stack = nil, nil
 	p := w.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	w.panicked = !goexit
 	if w.gaveUp && w.abandoned {
 		p.returnedLateLocked(w)
@@ -245,7 +252,12 @@ func (w *worker) work() {
 	for {
 		switch w.phase {
 		case phaseSleep:
-			<-w.wake
+			if <-w.wake == wakeToLook {
+				if !w.look() {
+					return
+				}
+				continue
+			}
 			if w.dismissed {
 				return
 			}
@@ -268,7 +280,7 @@ func (w *worker) work() {
 			w.pool.deliver(&w.reports)
 			w.phase = phaseTake
 		case phaseTake:
-			w.pool.mu.Lock()
+			w.pool.lock()
 			if !w.takeLocked() {
 				return
 			}
@@ -280,9 +292,9 @@ func (w *worker) work() {
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
-		w.pool.mu.Lock()
+		w.pool.lock()
 		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked()}
-		w.pool.mu.Unlock()
+		w.pool.unlock()
 		tell(&w.reports, hooks, e)
 		w.pool.deliver(&w.reports)
 	}
@@ -319,8 +331,8 @@ func (w *worker) tooLate() bool {
 	if hooks := &w.pool.hooks; w.attempt == nil && hooks.started == nil && hooks.around == nil {
 		return false
 	}
-	w.pool.mu.Lock()
-	defer w.pool.mu.Unlock()
+	w.pool.lock()
+	defer w.pool.unlock()
 	return w.gaveUp
 }
 
@@ -348,9 +360,9 @@ func (w *worker) call(ctx context.Context) (err error) {
 // runAround calls run within hooks, the first outermost.
 func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.Context) error) error) {
 	w.aroundTried = true // to a replacement: do not try again
-	w.pool.mu.Lock()
+	w.pool.lock()
 	info := w.infoLocked()
-	w.pool.mu.Unlock()
+	w.pool.unlock()
 	run := func(ctx context.Context) error {
 		switch {
 		case w.ran:
@@ -497,8 +509,8 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 // inTime takes the attempt out of the supervisor's hands and reports whether it
 // was still in them. From here the worker alone settles it.
 func (w *worker) inTime() bool {
-	w.pool.mu.Lock()
-	defer w.pool.mu.Unlock()
+	w.pool.lock()
+	defer w.pool.unlock()
 	if w.gaveUp {
 		return false
 	}
@@ -520,10 +532,13 @@ func (w *worker) inTime() bool {
 // next task at once. It returns false if the worker has nothing more to do.
 func (w *worker) settle() bool {
 	p := w.pool
-	p.mu.Lock()
+	lockSoon(&p.mu)
 	if w.gaveUp {
-		p.mu.Unlock()
+		p.unlock()
 		return w.late()
+	}
+	if h := w.job.h; h != nil && (w.verdict.kind != attemptOK || len(h.waiting) > 0 || h.work.group != nil) {
+		p.takeInLocked() // as others may join the queue
 	}
 	p.settleAttemptLocked(w, &w.verdict, &w.reports)
 	if w.attempt != nil {
@@ -534,8 +549,9 @@ func (w *worker) settle() bool {
 		return w.takeLocked()
 	}
 	w.phase = phaseReport
+	p.takeInLocked()
 	p.restoreLocked()
-	p.mu.Unlock()
+	p.unlock()
 	return true
 }
 
@@ -544,11 +560,16 @@ func (w *worker) settle() bool {
 // nothing more to do.
 func (w *worker) takeLocked() bool {
 	p := w.pool
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if w.abandoned { // while it reported
 		p.returnedLateLocked(w)
 		return false
 	}
+	if p.plainLocked() && p.takeNextLocked(w) {
+		w.phase = phaseStart
+		return true
+	}
+	p.takeInLocked()
 	p.freeSlotLocked(w)
 	w.phase = phaseSleep
 	p.idle = append(p.idle, w)
@@ -576,7 +597,7 @@ func (w *worker) late() bool {
 		a.run, a.retry = nil, Retry{}
 		p.finish(a, returned)
 	}
-	p.mu.Lock()
+	p.lock()
 	w.job, w.attempt = entry{}, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false

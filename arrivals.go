@@ -1,0 +1,282 @@
+package taskpool
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// This file is the way of a task through the pool where nothing out of the
+// ordinary happens, and it is the one that has to be fast. With one lock for
+// everything, submitters and workers would take turns for each task. So there are
+// two: tasks arrive under a lock of their own, and workers take them in, many at a
+// time, under Pool.mu.
+//
+// What holds between the two:
+//
+//   - A task has arrived when Go or Submit returns. Whoever calls Pool.lock finds
+//     it queued, or running if a slot is free: to all but those in this file it is
+//     as if arrivals joined the queue at once.
+//   - A worker that takes the next task from the queue without a look at the
+//     arrivals (takeNextLocked) takes the one that it would have taken with it.
+//   - While a slot is free, an arrival wakes a worker, the scout, unless that one
+//     is on its way already. The scout takes in all that has arrived by then, and
+//     while tasks are left it wakes the next. So however many tasks arrive, one
+//     worker at a time is being woken.
+
+// arrivals holds the tasks that nobody has taken in yet.
+type arrivals struct {
+	_ cacheLine
+
+	// mu protects the fields below up to least. It may be locked under Pool.mu,
+	// never the other way round.
+	mu     sync.Mutex
+	tasks  []arrival // in order of arrival; at most maxArrivals
+	closed bool      // Shutdown was called
+	detour bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	scout  *worker   // the worker to be woken by the next arrival; nil if none is to be
+
+	_ cacheLine
+
+	// The most and the least urgent priority among tasks; none and
+	// math.MinInt64 if there are none. Written under mu, and rarely.
+	least, most atomic.Int64
+
+	_ cacheLine
+}
+
+// An arrival is a task that has arrived: a function given to Go or a handle.
+type arrival struct {
+	f        func()
+	h        *Handle
+	priority Priority
+	time     int64 // with ageing: since Pool.epoch
+}
+
+// cacheLine keeps fields that different goroutines write out of each other's way.
+type cacheLine [64]byte
+
+const (
+	maxArrivals = 1024
+	none        = math.MaxInt64
+)
+
+func (in *arrivals) reset() {
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
+}
+
+// closeLocked has tasks arrive by Pool.lock only.
+func (in *arrivals) closeLocked() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+}
+
+// arrive hands a task in. It returns false if that has to be done under
+// Pool.lock.
+func (p *Pool) arrive(a arrival) bool {
+	if !p.direct || int64(a.priority) == none {
+		return false
+	}
+	if p.cfg.aging > 0 {
+		a.time = int64(time.Since(p.epoch))
+	}
+	in := &p.arrivals
+	lockSoon(&in.mu)
+	if len(in.tasks) == maxArrivals || in.closed || in.detour {
+		in.mu.Unlock()
+		return false
+	}
+	in.tasks = append(in.tasks, a)
+	if pr := int64(a.priority); pr < in.least.Load() {
+		in.least.Store(pr)
+	}
+	if pr := int64(a.priority); pr > in.most.Load() {
+		in.most.Store(pr)
+	}
+	if w := in.scout; w != nil {
+		in.scout = nil
+		w.wake <- wakeToLook
+	}
+	in.mu.Unlock()
+	return true
+}
+
+// lock locks mu and completes what has arrived: it is queued, and running where
+// a slot is free.
+func (p *Pool) lock() {
+	p.mu.Lock()
+	if p.arrivals.least.Load() != none || p.scoutUp {
+		p.takeInLocked()
+		p.restoreLocked()
+	}
+}
+
+func (p *Pool) unlock() { p.mu.Unlock() }
+
+// takeInLocked puts what has arrived into the queue.
+func (p *Pool) takeInLocked() {
+	in := &p.arrivals
+	if in.least.Load() == none {
+		return
+	}
+	lockSoon(&in.mu)
+	tasks := in.tasks
+	in.tasks = p.spare
+	in.reset()
+	p.scoutUp = p.scout != nil && in.scout == nil
+	in.mu.Unlock()
+	p.total.submitted += uint64(len(tasks))
+	p.count[Queued] += len(tasks)
+	first := p.total.submitted - uint64(len(tasks))
+	for i := range tasks {
+		a := &tasks[i]
+		e := entry{f: a.f, h: a.h}
+		if p.cfg.aging == 0 {
+			p.seq++
+		} else {
+			// A stamp is taken before the lock, so a later one may come first.
+			p.seq = max(p.seq, a.time)
+		}
+		e.order = p.seq
+		p.queue.push(e, a.priority, false)
+		if h := a.h; h != nil {
+			h.id = first + uint64(i) + 1
+			if h.canceled != nil { // before it was accepted
+				var reports []report
+				p.settleWaitingLocked(p.queue.remove(h), a.priority, Canceled, h.canceled, &reports)
+				p.reportLocked(reports)
+			}
+		}
+	}
+	clear(tasks)
+	p.spare = tasks[:0]
+}
+
+// plainLocked reports whether a worker that has done its task may just take the
+// next.
+func (p *Pool) plainLocked() bool {
+	return p.direct && !p.paused && len(p.leaving) == 0 && p.held <= p.slots && len(p.crew) <= p.slots+p.extra
+}
+
+// takeNextLocked gives w, which has a slot and no task, the task whose turn it
+// is. It returns false if there is none, or one that is to go on where it was
+// parked. There is no need to look at the arrivals if they would not change
+// which one it is: they are younger than all that waits in the queue, so that
+// they matter only if one is more urgent, or if the queue has one lane and they
+// would be another, as the fair share counts the dispatches with a choice.
+func (p *Pool) takeNextLocked(w *worker) bool {
+	l, choice := p.queue.next(false)
+	if l == nil || p.arrivals.least.Load() < int64(l.priority) ||
+		!choice && p.queue.share > 0 && p.arrivals.most.Load() > int64(l.priority) {
+		p.takeInLocked()
+		l, choice = p.queue.next(false)
+	}
+	if l == nil || l.front().parked() {
+		return false
+	}
+	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
+	p.tellYieldLocked()
+	return true
+}
+
+// look has a worker that was woken by an arrival take a task. It returns false if
+// the worker is dismissed.
+func (w *worker) look() bool {
+	p := w.pool
+	lockSoon(&p.mu)
+	defer p.mu.Unlock()
+	if w.dismissed {
+		return false
+	}
+	if !w.busy { // else it was given a task meanwhile
+		p.scout, p.scoutUp = nil, false
+		p.takeInLocked()
+		if p.plainLocked() && p.held < p.slots && p.takeNextLocked(w) {
+			last := len(p.idle) - 1
+			p.idle[0], p.idle[last] = p.idle[last], nil
+			p.idle = p.idle[:last]
+			p.holdSlotLocked(w)
+			if p.queue.n > 0 && p.held < p.slots && len(p.idle) > 0 {
+				next := p.scoutLocked()
+				next.asleep, p.scoutUp = false, true
+				next.wake <- wakeToLook
+			}
+		}
+		p.restoreLocked()
+	}
+	if w.asleep = !w.busy; w.busy {
+		w.phase = phaseStart
+	}
+	return true
+}
+
+// scoutLocked makes an idle worker the scout.
+func (p *Pool) scoutLocked() *worker {
+	last := len(p.idle) - 1
+	p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
+	p.scout = p.idle[0]
+	return p.scout
+}
+
+// expectLocked sees to it that the next arrival wakes a worker if a slot is free.
+// It returns false if tasks have arrived meanwhile.
+func (p *Pool) expectLocked() bool {
+	free := p.direct && !p.paused && p.held < p.slots
+	scout, detour := free && len(p.idle) > 0, free && len(p.idle) == 0
+	if p.scoutUp || scout == (p.scout != nil) && detour == p.detour {
+		return true
+	}
+	in := &p.arrivals
+	lockSoon(&in.mu)
+	defer in.mu.Unlock()
+	if free && len(in.tasks) > 0 {
+		return false
+	}
+	p.detour, in.detour = detour, detour
+	switch {
+	case scout:
+		in.scout = p.scoutLocked()
+	case p.scout != nil:
+		p.scoutUp = in.scout == nil
+		if !p.scoutUp {
+			in.scout, p.scout = nil, nil
+		}
+	}
+	return true
+}
+
+// takeIdleLocked takes an idle worker off the stack: the scout if it is awake,
+// otherwise the one on top.
+func (p *Pool) takeIdleLocked() *worker {
+	last := len(p.idle) - 1
+	if p.scoutUp {
+		p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
+	}
+	w := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	if w == p.scout {
+		in := &p.arrivals
+		lockSoon(&in.mu)
+		if in.scout == nil {
+			w.asleep = false // it will find out what it is wanted for
+		}
+		in.scout = nil
+		in.mu.Unlock()
+		p.scout, p.scoutUp = nil, false
+	}
+	return w
+}
+
+// lockSoon locks a mutex that is held for moments only, by many in turn.
+func lockSoon(mu *sync.Mutex) {
+	for range 10 {
+		if mu.TryLock() {
+			return
+		}
+	}
+	mu.Lock()
+}
