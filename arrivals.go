@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,6 +132,7 @@ func (p *Pool) takeInLocked() {
 	p.total.submitted += uint64(len(tasks))
 	p.count[Queued] += len(tasks)
 	first := p.total.submitted - uint64(len(tasks))
+	var l *lane
 	for i := range tasks {
 		a := &tasks[i]
 		e := entry{f: a.f, h: a.h}
@@ -141,13 +143,17 @@ func (p *Pool) takeInLocked() {
 			p.seq = max(p.seq, a.time)
 		}
 		e.order = p.seq
-		p.queue.push(e, a.priority, false)
+		if l == nil || l.priority != a.priority {
+			l = p.queue.lane(laneKey{a.priority, false})
+		}
+		p.queue.pushLane(l, e)
 		if h := a.h; h != nil {
 			h.id = first + uint64(i) + 1
 			if h.canceled != nil { // before it was accepted
 				var reports []report
 				p.settleWaitingLocked(p.queue.remove(h), a.priority, Canceled, h.canceled, &reports)
 				p.reportLocked(reports)
+				l = nil // it may be gone
 			}
 		}
 	}
@@ -186,7 +192,7 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 // the worker is dismissed.
 func (w *worker) look() bool {
 	p := w.pool
-	lockSoon(&p.mu)
+	lockInTurn(&p.mu)
 	defer p.mu.Unlock()
 	if w.dismissed {
 		return false
@@ -277,6 +283,19 @@ func lockSoon(mu *sync.Mutex) {
 		if mu.TryLock() {
 			return
 		}
+	}
+	mu.Lock()
+}
+
+// lockInTurn is lockSoon for workers, which rather let others run than sleep.
+func lockInTurn(mu *sync.Mutex) {
+	for range 2 {
+		for range 10 {
+			if mu.TryLock() {
+				return
+			}
+		}
+		runtime.Gosched()
 	}
 	mu.Lock()
 }

@@ -150,7 +150,11 @@ func spareFirst(a, b *lane) bool {
 // push puts e at the back of the lane of its priority, or of the lane of those
 // that resume. Orders must never decrease from one push to the next.
 func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
-	l := q.lane(laneKey{pr, resuming})
+	q.pushLane(q.lane(laneKey{pr, resuming}), e)
+}
+
+// pushLane puts e at the back of l.
+func (q *priorityQueue) pushLane(l *lane, e entry) {
 	s := l.tail
 	if s == nil || int(s.tail) == len(s.slots) {
 		s = q.appendSegment(l)

@@ -532,13 +532,20 @@ func (w *worker) inTime() bool {
 // next task at once. It returns false if the worker has nothing more to do.
 func (w *worker) settle() bool {
 	p := w.pool
-	lockSoon(&p.mu)
+	lockInTurn(&p.mu)
 	if w.gaveUp {
 		p.unlock()
 		return w.late()
 	}
 	if h := w.job.h; h != nil && (w.verdict.kind != attemptOK || len(h.waiting) > 0 || h.work.group != nil) {
 		p.takeInLocked() // as others may join the queue
+	}
+	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && p.hooks.finished == nil {
+		p.count[Running]--
+		p.total.succeeded++
+		w.busy = false
+		w.job = entry{}
+		return w.takeLocked()
 	}
 	p.settleAttemptLocked(w, &w.verdict, &w.reports)
 	if w.attempt != nil {
