@@ -109,6 +109,7 @@ func (p *Pool) arrive(a arrival) bool {
 // a slot is free.
 func (p *Pool) lock() {
 	p.mu.Lock()
+	p.endRunLocked()
 	if p.arrivals.least.Load() != none || p.scoutUp {
 		p.takeInLocked()
 		p.restoreLocked()
@@ -185,6 +186,74 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	}
 	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
 	p.tellYieldLocked()
+	if l.n > 1 {
+		p.run.start(&p.queue)
+	}
+	return true
+}
+
+// A run is a stretch of functions at the front of the lane whose turn it is. They
+// are taken one at a time, each when a worker is free, like all tasks; but what
+// there is to count is counted at the end of the run, which is when anything else
+// is done under Pool.mu. A run leaves at least one task in its lane.
+type run struct {
+	lane     *lane
+	slots    []entry // from the next to the last
+	taken    int
+	priority int64
+	choice   bool // the queue has another lane
+	share    bool // 
+}
+
+// start begins a run if the next turns are all one lane's.
+func (r *run) start(q *priorityQueue) {
+	l, choice := q.next(false)
+	if l == nil || choice && q.step > 0 {
+		return
+	}
+	s := l.head
+	n := min(int(s.tail-s.head), l.n-1)
+	if choice && q.share > 0 {
+		n = min(n, int(q.share-1-q.turn[0]))
+	}
+	if n <= 0 {
+		return
+	}
+	*r = run{lane: l, slots: s.slots[s.head:int(s.head)+n], priority: int64(l.priority), choice: choice, share: q.share > 0}
+}
+
+// endRunLocked ends the run, if there is one.
+func (p *Pool) endRunLocked() {
+	r := &p.run
+	if r.lane == nil {
+		return
+	}
+	n := r.taken
+	p.queue.skip(r.lane, n, r.choice)
+	p.count[Queued] -= n
+	p.total.attempts += uint64(n)
+	p.total.succeeded += uint64(n)
+	*r = run{}
+}
+
+// next
+func (w *worker) next() bool {
+	p := w.pool
+	lockInTurn(&p.mu)
+	r := &p.run
+	in := &p.arrivals
+	if len(r.slots) == 0 || in.least.Load() < r.priority || !r.choice && r.share && in.most.Load() > r.priority {
+		return false
+	}
+	e := &r.slots[0]
+	if e.f == nil {
+		return false
+	}
+	w.job.f, w.priority = e.f, Priority(r.priority)
+	*e = entry{}
+	r.slots = r.slots[1:]
+	r.taken++
+	p.mu.Unlock()
 	return true
 }
 
@@ -194,6 +263,7 @@ func (w *worker) look() bool {
 	p := w.pool
 	lockInTurn(&p.mu)
 	defer p.mu.Unlock()
+	p.endRunLocked()
 	if w.dismissed {
 		return false
 	}
@@ -210,8 +280,9 @@ func (w *worker) look() bool {
 				next.asleep, p.scoutUp = false, true
 				next.wake <- wakeToLook
 			}
+		} else {
+			p.restoreLocked()
 		}
-		p.restoreLocked()
 	}
 	if w.asleep = !w.busy; w.busy {
 		w.phase = phaseStart

@@ -21,6 +21,7 @@ type Pool struct {
 	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
 	direct     bool          // tasks may arrive without mu
+	hooked     bool
 
 	arrivals arrivals
 
@@ -43,7 +44,8 @@ type Pool struct {
 	//
 	// It is locked by the method lock, which sees to what has arrived; only
 	// the functions in arrivals.go, and those that say so, lock it without.
-	mu sync.Mutex
+	mu  sync.Mutex
+	run run
 
 	queue   priorityQueue
 	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
@@ -109,6 +111,8 @@ func New(opts ...Option) (*Pool, error) {
 		slots:      c.workers,
 	}
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
+	h := &p.hooks
+	p.hooked = h.started != nil || h.around != nil || h.finished != nil
 	p.arrivals.reset()
 	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging

@@ -271,6 +271,36 @@ func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 	return q.take(l, l.head, l.head.head)
 }
 
+// skip takes note that the first n tasks of l, all in its first segment, and not
+// the last of l, were taken out of their slots.
+func (q *priorityQueue) skip(l *lane, n int, choice bool) {
+	if n == 0 {
+		return
+	}
+	s := l.head
+	s.head += int32(n)
+	s.live -= int32(n)
+	s.fresh -= int32(n)
+	l.n -= n
+	l.fresh -= n
+	q.n -= n
+	if choice && q.share > 0 {
+		q.turn[0] += uint64(n)
+	}
+	if s.live == 0 {
+		l.unlink(s)
+		q.release(s)
+	} else {
+		for !s.slots[s.head].live() {
+			s.head++
+		}
+	}
+	if q.step > 0 {
+		l.key = q.key(l)
+		q.fix(&l.class.keyed, l)
+	}
+}
+
 // oldest returns the lane whose front has waited longest, nil if all are empty.
 // A lane's front only gets younger while it is in the heaps, so its age there may
 // lag behind; it is brought up to date when it comes to the top. A dispatch makes

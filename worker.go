@@ -263,6 +263,20 @@ func (w *worker) work() {
 			}
 			w.phase = phaseStart
 		case phaseStart:
+			if w.attempt == nil && !w.pool.hooked {
+				for w.inRun = true; ; w.inRun = true {
+					w.job.f()
+					w.inRun = false
+					if !w.next() {
+						break
+					}
+				}
+				w.verdict = verdict{state: Succeeded}
+				if !w.settleLocked() {
+					return
+				}
+				continue
+			}
 			w.phase = phaseRun
 			w.start()
 		case phaseRun:
@@ -531,8 +545,13 @@ func (w *worker) inTime() bool {
 // settle makes the verdict so. If there is nothing to report it goes on to the
 // next task at once. It returns false if the worker has nothing more to do.
 func (w *worker) settle() bool {
+	lockInTurn(&w.pool.mu)
+	return w.settleLocked()
+}
+
+func (w *worker) settleLocked() bool {
 	p := w.pool
-	lockInTurn(&p.mu)
+	p.endRunLocked()
 	if w.gaveUp {
 		p.unlock()
 		return w.late()
