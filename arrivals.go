@@ -33,7 +33,8 @@ type arrivals struct {
 	// mu protects the fields below up to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu     sync.Mutex
-	tasks  []arrival // in order of arrival; at most maxArrivals
+	tasks  []entry   // in order of arrival; at most maxArrivals. With ageing their order is the time of arrival.
+	runs   []stretch // of one priority each, together all of tasks
 	closed bool      // Shutdown was called
 	detour bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
 	scout  *worker   // the worker to be woken by the next arrival; nil if none is to be
@@ -47,12 +48,10 @@ type arrivals struct {
 	_ cacheLine
 }
 
-// An arrival is a task that has arrived: a function given to Go or a handle.
-type arrival struct {
-	f        func()
-	h        *Handle
+// A stretch is arrivals of one priority.
+type stretch struct {
 	priority Priority
-	time     int64 // with ageing: since Pool.epoch
+	end      int // index of the first task behind it
 }
 
 // cacheLine keeps fields that different goroutines write out of each other's way.
@@ -63,7 +62,7 @@ const (
 	none        = math.MaxInt64
 )
 
-func (in *arrivals) reset() {
+func (in *arrivals) init() {
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 }
@@ -77,25 +76,31 @@ func (in *arrivals) closeLocked() {
 
 // arrive hands a task in. It returns false if that has to be done under
 // Pool.lock.
-func (p *Pool) arrive(a arrival) bool {
-	if !p.direct || int64(a.priority) == none {
+func (p *Pool) arrive(e entry, pr Priority) bool {
+	if !p.direct || int64(pr) == none {
 		return false
 	}
 	if p.cfg.aging > 0 {
-		a.time = int64(time.Since(p.epoch))
+		e.order = int64(time.Since(p.epoch))
 	}
 	in := &p.arrivals
 	lockSoon(&in.mu)
+	if len(in.tasks) == maxArrivals {
+		in.mu.Unlock()
+		runtime.Gosched()
+		lockSoon(&in.mu)
+	}
 	if len(in.tasks) == maxArrivals || in.closed || in.detour {
 		in.mu.Unlock()
 		return false
 	}
-	in.tasks = append(in.tasks, a)
-	if pr := int64(a.priority); pr < in.least.Load() {
-		in.least.Store(pr)
-	}
-	if pr := int64(a.priority); pr > in.most.Load() {
-		in.most.Store(pr)
+	in.tasks = append(in.tasks, e)
+	if n := len(in.runs); n > 0 && in.runs[n-1].priority == pr {
+		in.runs[n-1].end++
+	} else {
+		in.runs = append(in.runs, stretch{pr, len(in.tasks)})
+		in.least.Store(min(in.least.Load(), int64(pr)))
+		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
 		in.scout = nil
@@ -125,41 +130,42 @@ func (p *Pool) takeInLocked() {
 		return
 	}
 	lockSoon(&in.mu)
-	tasks := in.tasks
-	in.tasks = p.spare
-	in.reset()
+	tasks, runs := in.tasks, in.runs
+	in.tasks, in.runs = p.spare.tasks[:0], p.spare.runs[:0]
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
+	p.spare.tasks, p.spare.runs = tasks, runs
+	id := p.total.submitted
 	p.total.submitted += uint64(len(tasks))
 	p.count[Queued] += len(tasks)
-	first := p.total.submitted - uint64(len(tasks))
-	var l *lane
 	for i := range tasks {
-		a := &tasks[i]
-		e := entry{f: a.f, h: a.h}
+		e := &tasks[i]
 		if p.cfg.aging == 0 {
 			p.seq++
 		} else {
 			// A stamp is taken before the lock, so a later one may come first.
-			p.seq = max(p.seq, a.time)
+			p.seq = max(p.seq, e.order)
 		}
 		e.order = p.seq
-		if l == nil || l.priority != a.priority {
-			l = p.queue.lane(laneKey{a.priority, false})
+		if id++; e.h != nil {
+			e.h.id = id
 		}
-		p.queue.pushLane(l, e)
-		if h := a.h; h != nil {
-			h.id = first + uint64(i) + 1
-			if h.canceled != nil { // before it was accepted
-				var reports []report
-				p.settleWaitingLocked(p.queue.remove(h), a.priority, Canceled, h.canceled, &reports)
-				p.reportLocked(reports)
-				l = nil // it may be gone
-			}
+	}
+	begin := 0
+	for _, r := range runs {
+		p.queue.pushAll(tasks[begin:r.end], r.priority)
+		begin = r.end
+	}
+	for i := range tasks {
+		if h := tasks[i].h; h != nil && h.canceled != nil { // before it was accepted
+			var reports []report
+			p.settleWaitingLocked(p.queue.remove(h), h.task.Priority, Canceled, h.canceled, &reports)
+			p.reportLocked(reports)
 		}
 	}
 	clear(tasks)
-	p.spare = tasks[:0]
 }
 
 // plainLocked reports whether a worker that has done its task may just take the
@@ -186,10 +192,23 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	}
 	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
 	p.tellYieldLocked()
-	if l.n > 1 {
-		p.run.start(&p.queue)
-	}
 	return true
+}
+
+// wakeNextLocked wakes one more worker if there is something to do for it, and
+// otherwise leaves that to the next arrival.
+func (p *Pool) wakeNextLocked() {
+	if p.held == p.slots || p.queue.n == 0 && p.expectLocked() {
+		return
+	}
+	if len(p.idle) == 0 { // it has to be hired
+		p.takeInLocked()
+		p.restoreLocked()
+		return
+	}
+	w := p.scoutLocked()
+	w.asleep, p.scoutUp = false, true
+	w.wake <- wakeToLook
 }
 
 // A run is a stretch of functions at the front of the lane whose turn it is. They
@@ -202,11 +221,15 @@ type run struct {
 	taken    int
 	priority int64
 	choice   bool // the queue has another lane
-	share    bool // 
+	share    bool //
 }
 
-// start begins a run if the next turns are all one lane's.
-func (r *run) start(q *priorityQueue) {
+// startRunLocked begins a run if the next turns are all one lane's.
+func (p *Pool) startRunLocked() {
+	q := &p.queue
+	if q.n < 2 {
+		return
+	}
 	l, choice := q.next(false)
 	if l == nil || choice && q.step > 0 {
 		return
@@ -219,7 +242,7 @@ func (r *run) start(q *priorityQueue) {
 	if n <= 0 {
 		return
 	}
-	*r = run{lane: l, slots: s.slots[s.head:int(s.head)+n], priority: int64(l.priority), choice: choice, share: q.share > 0}
+	p.run = run{lane: l, slots: s.slots[s.head : int(s.head)+n], priority: int64(l.priority), choice: choice, share: q.share > 0}
 }
 
 // endRunLocked ends the run, if there is one.
@@ -275,11 +298,8 @@ func (w *worker) look() bool {
 			p.idle[0], p.idle[last] = p.idle[last], nil
 			p.idle = p.idle[:last]
 			p.holdSlotLocked(w)
-			if p.queue.n > 0 && p.held < p.slots && len(p.idle) > 0 {
-				next := p.scoutLocked()
-				next.asleep, p.scoutUp = false, true
-				next.wake <- wakeToLook
-			}
+			p.wakeNextLocked()
+			p.startRunLocked()
 		} else {
 			p.restoreLocked()
 		}

@@ -35,8 +35,8 @@ func (h *Handle) Waiting() int {
 // ages that a dispatch would bring up to date, so it hides no fault. It returns
 // nil if all is well.
 func (p *Pool) CheckQueue() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	parked, err := p.queue.check(p.cfg.aging == 0)
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
@@ -219,8 +219,8 @@ func (q *priorityQueue) check(strict bool) (parked int, err error) {
 // MakeLate has the supervisor take a turn at once that comes late by d for every
 // task that it watches, and returns how many these are.
 func (p *Pool) MakeLate(d time.Duration) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.lock()
+	defer p.unlock()
 	due := time.Now().Add(-d)
 	for _, w := range p.watched { // all alike, so the heap stays one
 		w.watch = due

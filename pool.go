@@ -51,11 +51,14 @@ type Pool struct {
 	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
 	door    priorityQueue // submitters that wait for room, in their task's place
 	delayed dueHeap
-	seq     int64     // last order handed out
-	spare   []arrival // empty, for arrivals.tasks
-	scout   *worker   // the idle worker that arrivals wake, idle[0]; nil if they need not
-	scoutUp bool      // it was woken, and is about to look what has arrived
-	detour  bool      // as arrivals.detour
+	seq     int64    // last order handed out
+	spare   struct { // empty, for arrivals
+		tasks []entry
+		runs  []stretch
+	}
+	scout   *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
+	scoutUp bool    // it was woken, and is about to look what has arrived
+	detour  bool    // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -113,7 +116,7 @@ func New(opts ...Option) (*Pool, error) {
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
 	h := &p.hooks
 	p.hooked = h.started != nil || h.around != nil || h.finished != nil
-	p.arrivals.reset()
+	p.arrivals.init()
 	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
 	if c.reserved > 0 {
@@ -144,7 +147,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	if f == nil {
 		return errors.New("taskpool: Go: f must be a function, got nil")
 	}
-	if p.arrive(arrival{f: f, priority: pr}) {
+	if p.arrive(entry{f: f}, pr) {
 		return nil
 	}
 	p.lock()
@@ -216,7 +219,7 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err er
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
 	}
-	if t.NotBefore.IsZero() && p.arrive(arrival{h: h, priority: t.Priority}) {
+	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	reports, err := p.admit(h, attemptFrom(ctx))

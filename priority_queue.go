@@ -153,6 +153,14 @@ func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 	q.pushLane(q.lane(laneKey{pr, resuming}), e)
 }
 
+// pushAll pushes tasks of one priority.
+func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
+	l := q.lane(laneKey{pr, false})
+	for _, e := range tasks {
+		q.pushLane(l, e)
+	}
+}
+
 // pushLane puts e at the back of l.
 func (q *priorityQueue) pushLane(l *lane, e entry) {
 	s := l.tail

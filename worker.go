@@ -592,6 +592,7 @@ func (w *worker) takeLocked() bool {
 		return false
 	}
 	if p.plainLocked() && p.takeNextLocked(w) {
+		p.startRunLocked()
 		w.phase = phaseStart
 		return true
 	}
