@@ -153,10 +153,21 @@ func (p *Pool) takeInLocked() {
 			e.h.id = id
 		}
 	}
+	// The first find free slots, and are next whatever comes after them.
+	free := 0
+	if p.queue.n == 0 && !p.paused {
+		free = max(p.slots-p.held-len(p.ready), 0)
+	}
 	begin := 0
 	for _, r := range runs {
-		p.queue.pushAll(tasks[begin:r.end], r.priority)
-		begin = r.end
+		for ; begin < r.end && free > 0; begin++ {
+			p.ready = append(p.ready, readyTask{tasks[begin], r.priority})
+			free--
+		}
+		if begin < r.end {
+			p.queue.pushAll(tasks[begin:r.end], r.priority)
+			begin = r.end
+		}
 	}
 	for i := range tasks {
 		if h := tasks[i].h; h != nil && h.canceled != nil { // before it was accepted
@@ -181,10 +192,16 @@ func (p *Pool) plainLocked() bool {
 // they matter only if one is more urgent, or if the queue has one lane and they
 // would be another, as the fair share counts the dispatches with a choice.
 func (p *Pool) takeNextLocked(w *worker) bool {
+	if p.takeReadyLocked(w) {
+		return true
+	}
 	l, choice := p.queue.next(false)
 	if l == nil || p.arrivals.least.Load() < int64(l.priority) ||
 		!choice && p.queue.share > 0 && p.arrivals.most.Load() > int64(l.priority) {
 		p.takeInLocked()
+		if p.takeReadyLocked(w) {
+			return true
+		}
 		l, choice = p.queue.next(false)
 	}
 	if l == nil || l.front().parked() {
@@ -195,10 +212,23 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	return true
 }
 
+func (p *Pool) takeReadyLocked(w *worker) bool {
+	if len(p.ready) == 0 {
+		return false
+	}
+	r := &p.ready[0]
+	p.assignLocked(w, r.entry, r.priority)
+	*r = readyTask{}
+	if p.ready = p.ready[1:]; len(p.ready) == 0 {
+		p.ready = p.readyBuf
+	}
+	return true
+}
+
 // wakeNextLocked wakes one more worker if there is something to do for it, and
 // otherwise leaves that to the next arrival.
 func (p *Pool) wakeNextLocked() {
-	if p.held == p.slots || p.queue.n == 0 && p.expectLocked() {
+	if p.held == p.slots || p.queue.n == 0 && len(p.ready) == 0 && p.expectLocked() {
 		return
 	}
 	if len(p.idle) == 0 { // it has to be hired
@@ -227,7 +257,7 @@ type run struct {
 // startRunLocked begins a run if the next turns are all one lane's.
 func (p *Pool) startRunLocked() {
 	q := &p.queue
-	if q.n < 2 {
+	if q.n < 2 || len(p.ready) > 0 {
 		return
 	}
 	l, choice := q.next(false)
@@ -389,4 +419,9 @@ func lockInTurn(mu *sync.Mutex) {
 		runtime.Gosched()
 	}
 	mu.Lock()
+}
+
+type readyTask struct {
+	entry
+	priority Priority
 }

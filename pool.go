@@ -56,9 +56,10 @@ type Pool struct {
 		tasks []entry
 		runs  []stretch
 	}
-	scout   *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
-	scoutUp bool    // it was woken, and is about to look what has arrived
-	detour  bool    // as arrivals.detour
+	scout           *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
+	ready, readyBuf []readyTask
+	scoutUp         bool // it was woken, and is about to look what has arrived
+	detour          bool // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -596,6 +597,15 @@ func (p *Pool) nextLocked() bool {
 			p.unparkLocked(pk)
 			return true
 		}
+	}
+	if len(p.ready) > 0 {
+		r := p.ready[0]
+		p.ready[0] = readyTask{}
+		if p.ready = p.ready[1:]; len(p.ready) == 0 {
+			p.ready = p.readyBuf
+		}
+		p.dispatchLocked(r.entry, r.priority)
+		return true
 	}
 	if p.paused {
 		return false

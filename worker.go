@@ -591,7 +591,7 @@ func (w *worker) takeLocked() bool {
 		p.returnedLateLocked(w)
 		return false
 	}
-	if p.plainLocked() && p.takeNextLocked(w) {
+	if w.holds && p.plainLocked() && p.takeNextLocked(w) {
 		p.startRunLocked()
 		w.phase = phaseStart
 		return true
