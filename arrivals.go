@@ -90,7 +90,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		runtime.Gosched()
 		lockSoon(&in.mu)
 	}
-	if len(in.tasks) == maxArrivals || in.closed || in.detour {
+	if len(in.tasks) == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
 		return false
 	}
@@ -149,31 +149,33 @@ func (p *Pool) takeInLocked() {
 			p.seq = max(p.seq, e.order)
 		}
 		e.order = p.seq
-		if id++; e.h != nil {
-			e.h.id = id
+		if id++; e.h == nil {
+			continue
+		}
+		e.h.id = id
+		if e.h.canceled != nil { // while it was being accepted
+			var reports []report
+			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
+			p.reportLocked(reports)
+			*e = entry{}
 		}
 	}
 	// The first find free slots, and are next whatever comes after them.
 	free := 0
 	if p.queue.n == 0 && !p.paused {
-		free = max(p.slots-p.held-len(p.ready), 0)
+		free = max(p.slots-p.held-len(p.ready)+p.readyI, 0)
 	}
 	begin := 0
 	for _, r := range runs {
 		for ; begin < r.end && free > 0; begin++ {
-			p.ready = append(p.ready, readyTask{tasks[begin], r.priority})
-			free--
+			if tasks[begin].live() {
+				p.ready = append(p.ready, readyTask{tasks[begin], r.priority})
+				free--
+			}
 		}
 		if begin < r.end {
 			p.queue.pushAll(tasks[begin:r.end], r.priority)
 			begin = r.end
-		}
-	}
-	for i := range tasks {
-		if h := tasks[i].h; h != nil && h.canceled != nil { // before it was accepted
-			var reports []report
-			p.settleWaitingLocked(p.queue.remove(h), h.task.Priority, Canceled, h.canceled, &reports)
-			p.reportLocked(reports)
 		}
 	}
 	clear(tasks)
@@ -212,16 +214,21 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	return true
 }
 
+func (p *Pool) popReadyLocked() readyTask {
+	r := p.ready[p.readyI]
+	p.ready[p.readyI] = readyTask{}
+	if p.readyI++; p.readyI == len(p.ready) {
+		p.ready, p.readyI = p.ready[:0], 0
+	}
+	return r
+}
+
 func (p *Pool) takeReadyLocked(w *worker) bool {
 	if len(p.ready) == 0 {
 		return false
 	}
-	r := &p.ready[0]
+	r := p.popReadyLocked()
 	p.assignLocked(w, r.entry, r.priority)
-	*r = readyTask{}
-	if p.ready = p.ready[1:]; len(p.ready) == 0 {
-		p.ready = p.readyBuf
-	}
 	return true
 }
 

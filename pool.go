@@ -56,10 +56,11 @@ type Pool struct {
 		tasks []entry
 		runs  []stretch
 	}
-	scout           *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
-	ready, readyBuf []readyTask
-	scoutUp         bool // it was woken, and is about to look what has arrived
-	detour          bool // as arrivals.detour
+	scout   *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
+	ready   []readyTask
+	readyI  int
+	scoutUp bool // it was woken, and is about to look what has arrived
+	detour  bool // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -220,10 +221,11 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err er
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
 	}
+	parent := attemptFrom(ctx)
 	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := p.admit(h, attemptFrom(ctx))
+	reports, err := p.admit(h, parent)
 	if err != nil {
 		if h.stop != nil {
 			h.stop()
@@ -492,7 +494,9 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 		p.unlock()
 		return false
 	case h.id == 0: // Submit will find out
+		p.arrivals.mu.Lock()
 		h.canceled = cause
+		p.arrivals.mu.Unlock()
 		p.unlock()
 		return true
 	case a != nil:
@@ -599,11 +603,7 @@ func (p *Pool) nextLocked() bool {
 		}
 	}
 	if len(p.ready) > 0 {
-		r := p.ready[0]
-		p.ready[0] = readyTask{}
-		if p.ready = p.ready[1:]; len(p.ready) == 0 {
-			p.ready = p.readyBuf
-		}
+		r := p.popReadyLocked()
 		p.dispatchLocked(r.entry, r.priority)
 		return true
 	}

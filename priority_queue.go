@@ -157,7 +157,9 @@ func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
 	l := q.lane(laneKey{pr, false})
 	for _, e := range tasks {
-		q.pushLane(l, e)
+		if e.live() {
+			q.pushLane(l, e)
+		}
 	}
 }
 
