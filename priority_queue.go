@@ -16,10 +16,13 @@ import (
 // keeps its place.
 //
 // Invariants, for every lane l:
-//   - l is in the heaps if and only if it holds a live entry;
-//   - the first slot of l.head is live then, and so is the last of l.tail;
+//   - l is in the heaps if and only if it holds a live entry, and so it has
+//     segments;
+//   - each segment holds a live entry; the first slot of l.head is live, and so
+//     is the last of l.tail;
 //   - orders grow from the front of l to its back;
-//   - l.age is at most the order of l's front (see oldest).
+//   - l.age is at most the order of l's front (see oldest);
+//   - l is in the map lanes; recent holds no lane that is not.
 //
 // It is not safe for concurrent use.
 type priorityQueue struct {
@@ -31,10 +34,12 @@ type priorityQueue struct {
 
 	n       int // waiting tasks
 	lanes   map[laneKey]*lane
+	peak    int       // the most lanes that the map has held
+	recent  [16]*lane // some lanes of the map, each in the place of its key: most look-ups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
 	turn    [2]uint64 // dispatches with a choice since the last fair-share turn: of all lanes, of the first class
-	cache   *segment  // an empty segment kept for the next push that needs one
+	free    [len(segmentSlots)]segmentStack
 }
 
 // A laneClass is the lanes whose tasks may run on the same slots: those up to
@@ -52,9 +57,8 @@ type laneKey struct {
 	resuming bool
 }
 
-// Emptied lanes stay in the map, ready for the next task of their priority, as
-// long as the map holds at most this many.
-const keptLanes = 64
+// So many empty lanes stay in the map, ready for the next task of their priority.
+const keptLanes = 448
 
 // An entry is one waiting task: a function given to Go or a handle.
 type entry struct {
@@ -86,7 +90,7 @@ type place struct {
 type lane struct {
 	laneKey
 	class      *laneClass
-	head, tail *segment      // a doubly linked list; nil if never used or handed back
+	head, tail *segment      // a doubly linked list; nil if the lane is empty
 	n          int           // live entries
 	fresh      int           // those that have never started
 	parked     int           // those whose attempt is under way
@@ -95,17 +99,33 @@ type lane struct {
 	pos        [numHeaps]int // index in each heap; -1: not in it
 }
 
-// A segment is a run of slots of a lane. The size makes it fill an allocation
-// class of 2048 bytes. A slot is cleared as soon as its task is taken, so that
-// a finished task's closure is garbage; a task removed from the middle leaves
-// an empty slot behind, and a segment left without a live slot leaves the lane.
+// A segment is a run of slots of a lane. A slot is cleared as soon as its task is
+// taken, so that a finished task's closure is garbage; a task removed from the
+// middle leaves an empty slot behind, and a segment left without a live slot
+// leaves the lane.
 type segment struct {
 	prev, next *segment
+	slots      []entry
 	head, tail int32 // live entries are within slots[head:tail]
 	live       int32
 	fresh      int32
-	slots      [84]entry
+	size       int // index in segmentSlots
 }
+
+// segmentSlots is the sizes that segments have: a lane's first is small, since it
+// may be one of very many, and those of a long lane are large. The slots of each
+// fill an allocation class, of 96, 480 and 2048 bytes.
+var segmentSlots = [...]int{4, 20, 85}
+
+// A segmentStack keeps empty segments of one size for the pushes that need one, as
+// long as they have at most keptSlots slots together. The one on top was used last
+// and is likely in the processor's cache.
+type segmentStack struct {
+	top *segment // linked by next
+	n   int
+}
+
+const keptSlots = 4096
 
 func (q *priorityQueue) init() {
 	q.lanes = make(map[laneKey]*lane)
@@ -185,18 +205,27 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 		l.fresh++
 	}
 	if l.n == 1 {
-		l.age = e.order
-		l.key = q.key(l)
-		for h := range q.heaps(l) {
-			heap.Push(h, l)
-		}
+		q.enter(l)
 	} else if l.fresh == 1 && e.fresh() {
 		q.fix(&q.spare, l)
 	}
 }
 
+// recently returns the place in recent of the lane of key k.
+func (q *priorityQueue) recently(k laneKey) **lane {
+	i := uint(k.priority) * 2
+	if k.resuming {
+		i++
+	}
+	return &q.recent[i%uint(len(q.recent))]
+}
+
 // lane returns the lane of key k, made if need be.
 func (q *priorityQueue) lane(k laneKey) *lane {
+	recent := q.recently(k)
+	if l := *recent; l != nil && l.laneKey == k {
+		return l
+	}
 	l := q.lanes[k]
 	if l == nil {
 		l = &lane{laneKey: k, class: &q.classes[1]}
@@ -207,7 +236,9 @@ func (q *priorityQueue) lane(k laneKey) *lane {
 			l.pos[i] = -1
 		}
 		q.lanes[k] = l
+		q.peak = max(q.peak, len(q.lanes))
 	}
+	*recent = l
 	return l
 }
 
@@ -383,26 +414,21 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 		e.h.place = place{}
 	}
 	wasFront := s == l.head && i == s.head
-	switch {
-	case l.n == 0:
-		for h := range q.heaps(l) {
-			heap.Remove(h, l.pos[h.id])
-		}
-		s.head, s.tail = 0, 0 // the lane's only segment
-		if len(q.lanes) > keptLanes {
-			delete(q.lanes, l.laneKey)
-			q.release(s)
-		}
-		return e
-	case s.live == 0:
+	if s.live == 0 {
 		l.unlink(s)
 		q.release(s)
-	default:
+		if l.n == 0 {
+			q.leave(l)
+			return e
+		}
+	} else {
 		for !s.slots[s.head].live() {
 			s.head++
 		}
-		for !s.slots[s.tail-1].live() {
-			s.tail--
+		if i == s.tail-1 {
+			for !s.slots[s.tail-1].live() {
+				s.tail--
+			}
 		}
 	}
 	if wasFront && q.step > 0 {
@@ -422,14 +448,53 @@ func (q *priorityQueue) key(l *lane) int64 {
 	return addSaturating(l.front().order, mulSaturating(int64(l.priority), int64(q.step)))
 }
 
-// heaps returns the heaps that l belongs to when it is not empty.
-func (q *priorityQueue) heaps(l *lane) iter.Seq[*laneHeap] {
-	return func(yield func(*laneHeap) bool) {
-		for _, h := range [...]*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
-			if !h.off && !yield(h) {
-				return
-			}
-		}
+// enter puts l, which was empty, into the heaps.
+func (q *priorityQueue) enter(l *lane) {
+	l.age = l.front().order
+	l.class.lead.add(l)
+	l.class.old.add(l)
+	if q.step > 0 {
+		l.key = q.key(l)
+		l.class.keyed.add(l)
+	}
+	q.spare.add(l)
+}
+
+// leave takes l, which is empty now, out of the heaps, and forgets it if enough
+// empty lanes are kept.
+func (q *priorityQueue) leave(l *lane) {
+	l.class.lead.drop(l)
+	l.class.old.drop(l)
+	l.class.keyed.drop(l)
+	q.spare.drop(l)
+	waiting := len(q.classes[0].lead.lanes) + len(q.classes[1].lead.lanes)
+	if len(q.lanes)-waiting <= keptLanes {
+		return
+	}
+	delete(q.lanes, l.laneKey)
+	if recent := q.recently(l.laneKey); *recent == l {
+		*recent = nil
+	}
+	if q.peak > 16*keptLanes && waiting < keptLanes {
+		q.shrink()
+	}
+}
+
+// shrink makes the map and the heaps anew, without the empty lanes. By themselves
+// they keep the memory for the most lanes there have been.
+func (q *priorityQueue) shrink() {
+	lanes := q.sorted()
+	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
+	q.recent = [len(q.recent)]*lane{}
+	for _, l := range lanes {
+		q.lanes[l.laneKey] = l
+	}
+	q.spare.shrink()
+	for i := range q.classes {
+		c := &q.classes[i]
+		c.lead.shrink()
+		c.keyed.shrink()
+		c.old.shrink()
 	}
 }
 
@@ -468,10 +533,23 @@ func (q *priorityQueue) sorted() []*lane {
 	return lanes
 }
 
+// appendSegment gives l an empty segment at its back.
 func (q *priorityQueue) appendSegment(l *lane) *segment {
-	s := q.cache
-	if q.cache = nil; s == nil {
-		s = new(segment)
+	size := 0
+	if l.tail != nil {
+		size = 1
+	}
+	if l.n >= segmentSlots[1] {
+		size = 2
+	}
+	free := &q.free[size]
+	s := free.top
+	if s == nil {
+		s = &segment{size: size, slots: make([]entry, segmentSlots[size])}
+	} else {
+		free.top = s.next
+		free.n--
+		s.next = nil
 	}
 	if s.prev = l.tail; s.prev == nil {
 		l.head = s
@@ -482,13 +560,16 @@ func (q *priorityQueue) appendSegment(l *lane) *segment {
 	return s
 }
 
-// release keeps an empty segment for the next push, or leaves it to the garbage
-// collector.
+// release keeps an empty segment for the next push that needs one, or leaves it to
+// the garbage collector.
 func (q *priorityQueue) release(s *segment) {
-	if q.cache == nil {
-		s.prev, s.next, s.head, s.tail = nil, nil, 0, 0
-		q.cache = s
+	free := &q.free[s.size]
+	if (free.n+1)*len(s.slots) > keptSlots {
+		return
 	}
+	s.prev, s.next, s.head, s.tail = nil, free.top, 0, 0
+	free.top = s
+	free.n++
 }
 
 // front returns the first entry of a lane that is not empty.
@@ -523,12 +604,37 @@ const (
 	numHeaps
 )
 
+// add puts l into h, unless h is off.
+func (h *laneHeap) add(l *lane) {
+	switch {
+	case h.off:
+	case len(h.lanes) == 0:
+		h.Push(l)
+	default:
+		heap.Push(h, l)
+	}
+}
+
+// drop takes l out of h, unless h is off.
+func (h *laneHeap) drop(l *lane) {
+	switch {
+	case h.off:
+	case len(h.lanes) == 1:
+		h.Pop()
+	default:
+		heap.Remove(h, l.pos[h.id])
+	}
+}
+
+func (h *laneHeap) shrink() { h.lanes = append([]*lane(nil), h.lanes...) }
+
 func (h *laneHeap) Len() int           { return len(h.lanes) }
 func (h *laneHeap) Less(i, j int) bool { return h.less(h.lanes[i], h.lanes[j]) }
 
 func (h *laneHeap) Swap(i, j int) {
-	h.lanes[i], h.lanes[j] = h.lanes[j], h.lanes[i]
-	h.lanes[i].pos[h.id], h.lanes[j].pos[h.id] = i, j
+	a, b := h.lanes[i], h.lanes[j]
+	h.lanes[i], h.lanes[j] = b, a
+	a.pos[h.id], b.pos[h.id] = j, i
 }
 
 func (h *laneHeap) Push(x any) {

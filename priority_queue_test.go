@@ -304,8 +304,9 @@ func invariants(q *priorityQueue) error {
 		} else if q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
 		}
-		for h := range q.heaps(l) {
+		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
 			switch i := l.pos[h.id]; {
+			case h.off:
 			case l.n == 0 && i != -1:
 				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
 			case l.n > 0 && (i < 0 || i >= len(h.lanes) || h.lanes[i] != l):
@@ -321,6 +322,9 @@ func invariants(q *priorityQueue) error {
 	if empty > keptLanes {
 		return fmt.Errorf("%d empty lanes are kept", empty)
 	}
+	if len(q.lanes) > q.peak {
+		return fmt.Errorf("%d lanes, at most %d so far", len(q.lanes), q.peak)
+	}
 	for id := range numHeaps {
 		lanes, off := 0, false
 		for _, h := range heapsOf(q) {
@@ -332,8 +336,21 @@ func invariants(q *priorityQueue) error {
 			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
 		}
 	}
-	if s := q.cache; s != nil && !segmentCleared(s) {
-		return fmt.Errorf("the cached segment is not clear")
+	for i, l := range q.recent {
+		if l != nil && (q.lanes[l.laneKey] != l || q.recently(l.laneKey) != &q.recent[i]) {
+			return fmt.Errorf("lane %v is recent and should not be, or not there", l.laneKey)
+		}
+	}
+	for size, free := range q.free {
+		n := 0
+		for s := free.top; s != nil; s = s.next {
+			if n++; s.size != size || len(s.slots) != segmentSlots[size] || !segmentCleared(s) {
+				return fmt.Errorf("free segment %d of size %d is not clear", n, size)
+			}
+		}
+		if n != free.n || n*segmentSlots[size] > keptSlots {
+			return fmt.Errorf("%d segments of size %d are free, counted %d", n, size, free.n)
+		}
 	}
 	return nil
 }
@@ -372,7 +389,7 @@ func laneInvariants(q *priorityQueue, l *lane) error {
 		if int(s.live) != live || int(s.fresh) != freshHere {
 			return fmt.Errorf("a segment counts %d live and %d fresh, want %d and %d", s.live, s.fresh, live, freshHere)
 		}
-		if live == 0 && l.n > 0 {
+		if live == 0 {
 			return fmt.Errorf("a segment without a live slot is left")
 		}
 		n, fresh = n+live, fresh+freshHere
@@ -382,14 +399,14 @@ func laneInvariants(q *priorityQueue, l *lane) error {
 		return fmt.Errorf("the last segment is not the tail")
 	case l.n != n || l.fresh != fresh:
 		return fmt.Errorf("counts %d live and %d fresh, want %d and %d", l.n, l.fresh, n, fresh)
-	case n == 0 && l.head != l.tail:
-		return fmt.Errorf("empty, with more than one segment")
+	case n == 0 && l.head != nil:
+		return fmt.Errorf("empty, with a segment")
 	}
 	return nil
 }
 
 func segmentCleared(s *segment) bool {
-	return s.prev == nil && s.next == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 &&
+	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 &&
 		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })
 }
 
@@ -557,7 +574,7 @@ func TestQueueKeepsLongLanesInOrder(t *testing.T) {
 					p.check()
 				}
 				p.checkAll()
-				require.Equal(t, p.q.lanes[laneKey{Low, false}].head, p.q.lanes[laneKey{Low, false}].tail, "one segment is kept")
+				require.Nil(t, p.q.lanes[laneKey{Low, false}].head, "an empty lane has no segment")
 			})
 		}
 	}
@@ -571,7 +588,121 @@ func TestQueueForgetsLanesOfPastPriorities(t *testing.T) {
 		p.pop()
 	}
 	p.checkAll()
-	require.LessOrEqual(t, len(p.q.lanes), 100, "5000 priorities have come and gone")
+	require.Len(t, p.q.lanes, keptLanes, "5000 priorities have come and gone")
+}
+
+// Lanes that are forgotten and made again, those in q.recent among them.
+func TestQueueAgreesWithNaiveQueueWhileLanesAreForgotten(t *testing.T) {
+	for _, mode := range []queueMode{{share: 16, shed: true}, {step: 10}} {
+		rng := rand.New(rand.NewPCG(23, 29))
+		p := newQueuePair(t, mode.share, mode.step, mode.shed)
+		forgotten := 0
+		for op := range 6000 {
+			lanes := len(p.q.lanes)
+			if n := len(p.ref.tasks); n == 0 || n < 300 && rng.IntN(2) == 0 {
+				p.push(Priority(rng.IntN(4*keptLanes)), int64(op), rng.IntN(2) == 0, rng.IntN(2) == 0)
+			} else if rng.IntN(4) > 0 || !p.removeAt(rng.IntN(n)) {
+				p.pop()
+			}
+			if len(p.q.lanes) < lanes {
+				forgotten++
+			}
+			if p.check(); op%64 == 0 {
+				p.checkAll()
+			}
+		}
+		require.Greater(t, forgotten, 500)
+	}
+}
+
+// After a backlog of very many priorities the queue is made anew while some wait.
+func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
+	const priorities = 20 * keptLanes
+	reserve := Priority(priorities - 100)
+	p := newQueuePair(t, 0, 0, true)
+	p.q.reserve = &reserve
+	p.q.init()
+	for i := range priorities {
+		p.push(Priority(i), int64(i), i%2 == 0, true)
+	}
+	require.Equal(t, priorities, p.q.peak)
+	shrunk := false
+	for len(p.ref.tasks) > 0 {
+		if n := len(p.ref.tasks); n%2 == 0 && n > 2*keptLanes {
+			p.shed(math.MinInt)
+		} else {
+			p.pop()
+		}
+		if p.q.peak < priorities && !shrunk {
+			shrunk = true
+			p.checkAll()
+			require.Equal(t, keptLanes-1, len(p.ref.tasks), "waited when the queue shrank")
+			require.Len(t, p.q.lanes, len(p.ref.tasks), "without empty lanes")
+			for _, h := range heapsOf(&p.q) {
+				require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
+			}
+			p.push(Low, priorities, true, true)
+		}
+		if n := len(p.ref.tasks); n%512 == 0 || shrunk && n%16 == 0 {
+			p.checkAll()
+		}
+	}
+	require.True(t, shrunk)
+}
+
+// The sizes of the segments follow from what waits in the lane at that time.
+func TestSegmentsGrowWithTheirLane(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	sizes := func() (sizes []int) {
+		for s := q.lanes[laneKey{Low, false}].head; s != nil; s = s.next {
+			sizes = append(sizes, len(s.slots))
+		}
+		return sizes
+	}
+	push := func(n int) {
+		for range n {
+			q.push(entry{f: func() {}}, Low, false)
+		}
+	}
+	push(1)
+	require.Equal(t, []int{4}, sizes())
+	push(4)
+	require.Equal(t, []int{4, 20}, sizes())
+	push(20)
+	require.Equal(t, []int{4, 20, 85}, sizes())
+	push(85)
+	require.Equal(t, []int{4, 20, 85, 85}, sizes())
+	for range 1000 { // with few waiting
+		for q.n > 2 {
+			q.pop(false)
+		}
+		push(1)
+		require.LessOrEqual(t, len(sizes()), 2)
+	}
+	require.Equal(t, 20, sizes()[0])
+	for q.n > 0 {
+		q.pop(false)
+	}
+	push(1)
+	require.Equal(t, []int{4}, sizes())
+}
+
+func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	for _, priorities := range []int{1, 1000, 20_000} {
+		for i := range 20_000 {
+			q.push(entry{f: func() {}}, Priority(i%priorities), false)
+		}
+		for q.n > 0 {
+			q.pop(false)
+		}
+		require.NoError(t, invariants(&q)) // it counts them
+	}
+	for size, free := range q.free {
+		require.Equal(t, keptSlots/segmentSlots[size], free.n, "of size %d", segmentSlots[size])
+	}
 }
 
 func TestKeyArithmeticSaturates(t *testing.T) {
@@ -640,7 +771,7 @@ func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak
 func removePlaced(q *priorityQueue, h weak.Pointer[Handle]) { q.remove(h.Value()) }
 
 func TestTakenTaskIsGarbageAtOnce(t *testing.T) {
-	const tasks = 3 * len(segment{}.slots) // of them every third is taken, so that its neighbours stay
+	const tasks = 250 // of them every third is taken, so that its neighbours stay
 	ways := map[string]func(q *priorityQueue, hs []weak.Pointer[Handle]) []int{
 		"pop": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
 			for i := range tasks / 2 {
