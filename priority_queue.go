@@ -113,9 +113,36 @@ type segment struct {
 }
 
 // segmentSlots is the sizes that segments have: a lane's first is small, since it
-// may be one of very many, and those of a long lane are large. The slots of each
-// fill an allocation class, of 96, 480 and 2048 bytes.
-var segmentSlots = [...]int{4, 20, 85}
+// may be one of very many, and those of a long lane are large.
+var segmentSlots = [...]int{4, 21, 82}
+
+// newSegment returns a segment of size segmentSlots[size], in one allocation. They
+// fill allocation classes of 160, 576 and 2048 bytes.
+func newSegment(size int) *segment {
+	switch size {
+	case 0:
+		s := new(struct {
+			segment
+			array [4]entry
+		})
+		s.slots = s.array[:]
+		return &s.segment
+	case 1:
+		s := new(struct {
+			segment
+			array [21]entry
+		})
+		s.slots, s.size = s.array[:], 1
+		return &s.segment
+	default:
+		s := new(struct {
+			segment
+			array [82]entry
+		})
+		s.slots, s.size = s.array[:], 2
+		return &s.segment
+	}
+}
 
 // A segmentStack keeps empty segments of one size for the pushes that need one, as
 // long as they have at most keptSlots slots together. The one on top was used last
@@ -175,11 +202,15 @@ func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 
 // pushAll pushes tasks of one priority.
 func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
-	l := q.lane(laneKey{pr, false})
+	var l *lane // made with its first task: no other way does a lane become empty than by leave
 	for _, e := range tasks {
-		if e.live() {
-			q.pushLane(l, e)
+		switch {
+		case !e.live():
+			continue
+		case l == nil:
+			l = q.lane(laneKey{pr, false})
 		}
+		q.pushLane(l, e)
 	}
 }
 
@@ -545,7 +576,7 @@ func (q *priorityQueue) appendSegment(l *lane) *segment {
 	free := &q.free[size]
 	s := free.top
 	if s == nil {
-		s = &segment{size: size, slots: make([]entry, segmentSlots[size])}
+		s = newSegment(size)
 	} else {
 		free.top = s.next
 		free.n--

@@ -665,14 +665,15 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 			q.push(entry{f: func() {}}, Low, false)
 		}
 	}
+	small, middle, large := segmentSlots[0], segmentSlots[1], segmentSlots[2]
 	push(1)
-	require.Equal(t, []int{4}, sizes())
-	push(4)
-	require.Equal(t, []int{4, 20}, sizes())
-	push(20)
-	require.Equal(t, []int{4, 20, 85}, sizes())
-	push(85)
-	require.Equal(t, []int{4, 20, 85, 85}, sizes())
+	require.Equal(t, []int{small}, sizes())
+	push(small)
+	require.Equal(t, []int{small, middle}, sizes())
+	push(middle)
+	require.Equal(t, []int{small, middle, large}, sizes())
+	push(large)
+	require.Equal(t, []int{small, middle, large, large}, sizes())
 	for range 1000 { // with few waiting
 		for q.n > 2 {
 			q.pop(false)
@@ -680,12 +681,12 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 		push(1)
 		require.LessOrEqual(t, len(sizes()), 2)
 	}
-	require.Equal(t, 20, sizes()[0])
+	require.Equal(t, middle, sizes()[0])
 	for q.n > 0 {
 		q.pop(false)
 	}
 	push(1)
-	require.Equal(t, []int{4}, sizes())
+	require.Equal(t, []int{small}, sizes())
 }
 
 func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
