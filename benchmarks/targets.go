@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+)
+
+// A target is what the library promises about its speed, or has set itself to
+// reach, as a comparison of two figures of one run.
+type target struct {
+	promise string
+	is      figure   // what is held to it
+	by      relation // how it is compared
+	to      figure   // with what; scenario "": the same as is, contestant or metric "": likewise
+	limit   float64
+}
+
+// A figure is a median of the results. scenario is a regular expression that
+// must match the whole name; where several scenarios match in is, the worst
+// decides. metric is the name of one, with " in " and its unit after it where two
+// have that name; it may be "" if the scenario has but one.
+type figure struct{ scenario, contestant, metric string }
+
+// A relation says what is compared with a target's limit.
+type relation int
+
+const (
+	ratio      relation = iota // is / to
+	difference                 // is − to
+	absolute                   // is
+)
+
+// bestPeer stands for the peer with the lowest median, as a contestant.
+const bestPeer = "best peer"
+
+// targets lists them in the order of RESULTS.md. In all of them the lower the
+// better: "2.5 times faster than" is a ratio of at most 0.4.
+var targets = []target{
+	{"empty task: at most 0.9 times the channel",
+		figure{"empty task, \\d.*", "taskpool", ""}, ratio, figure{"", "channel", ""}, 0.9},
+	{"empty task: at least 2.5 times faster than the fastest peer",
+		figure{"empty task, \\d.*", "taskpool", ""}, ratio, figure{"", bestPeer, ""}, 1 / 2.5},
+	{"1 µs task: within 5 % of the channel",
+		figure{"1 µs task, .*", "taskpool", ""}, ratio, figure{"", "channel", ""}, 1.05},
+	{"1 µs task: faster than every peer",
+		figure{"1 µs task, .*", "taskpool", ""}, ratio, figure{"", bestPeer, ""}, 1},
+	{"empty task with one core busy: at most 1.3 times the channel",
+		figure{"empty task, one core busy, .*", "taskpool", ""}, ratio, figure{"", "channel", ""}, 1.3},
+	{"no stall: the worst of 20,000 submits while 64 tasks compute within 20 ms of the channel's",
+		figure{"20,000 submits", "taskpool", "worst submit"}, difference, figure{"", "channel", ""}, 20},
+	{"a waiting task: at most 32 bytes of heap, with 1,000,000 waiting",
+		figure{"1,000,000 tasks wait", "taskpool", "heap a waiting task"}, absolute, figure{}, 32},
+	{"1,000,000 waiting: a task costs at most 1.3 times what it does with 1,000",
+		figure{"1,000,000 tasks wait", "taskpool", "a task at that depth"}, ratio, figure{"1,000 tasks wait", "", ""}, 1.3},
+	{"1,000 priorities waiting: a task costs at most 2 times what it does with 3",
+		figure{"1,000 priorities", "taskpool", "a task, filled and emptied"}, ratio, figure{"3 priorities", "", ""}, 2},
+	{"High behind 100,000 waiting Low: p99 within two Low tasks",
+		figure{"behind 100,000 tasks of 200 µs", "taskpool", "p99 in Low tasks"}, absolute, figure{}, 2},
+	{"120 % load: p99 of High within 2 times that of strict priority",
+		figure{"120 % load", "taskpool", "p99"}, ratio, figure{"", "taskpool, strict", ""}, 2},
+	{"Yield with nothing to yield to: at most 5 ns",
+		figure{"Yield with nothing to yield to", "taskpool", ""}, absolute, figure{}, 5},
+	{"ageing on: at most 1.3 times ageing off",
+		figure{"options, .*", "ageing 1 s", ""}, ratio, figure{"", "fair share 0", ""}, 1.3},
+	{"fair share costs nothing measurable: within 5 % of none",
+		figure{"options, .*", "taskpool", ""}, ratio, figure{"", "fair share 0", ""}, 1.05},
+	{"tasks that panic: no slower than ants",
+		figure{"10 % panic, .*", "taskpool", ""}, ratio, figure{"", "ants", ""}, 1},
+	{"tasks that panic: no slower than pond",
+		figure{"10 % panic, .*", "taskpool", ""}, ratio, figure{"", "pond", ""}, 1},
+}
+
+// An outcome is what the results say about a target.
+type outcome struct {
+	target
+	scenario string  // that decided
+	other    string  // what it was compared with, when that is not plain from the target
+	value    float64 // to be compared with the limit
+	unit     string  // of the value; "" for a ratio
+	measured bool    // false if a figure is missing
+
+	good, of int // in how many scenarios it is met, of how many
+}
+
+func (o outcome) met() bool { return o.measured && o.value <= o.limit }
+
+// outcome returns the worst of what the results say about a target.
+func (t target) outcome(results []result) outcome {
+	worst := outcome{target: t}
+	good, of := 0, 0
+	match := regexp.MustCompile("^(?:" + t.is.scenario + ")$")
+	for _, r := range results {
+		if !match.MatchString(r.Scenario) {
+			continue
+		}
+		o, ok := t.in(r, results)
+		if !ok {
+			continue
+		}
+		of++
+		if o.met() {
+			good++
+		}
+		if !worst.measured || o.value > worst.value {
+			worst = o
+		}
+	}
+	worst.good, worst.of = good, of
+	return worst
+}
+
+// in returns what a target comes to in one scenario; false if a figure is
+// missing.
+func (t target) in(r result, results []result) (o outcome, ok bool) {
+	is, _, unit, ok := t.is.find(r)
+	if !ok {
+		return o, false
+	}
+	o = outcome{target: t, scenario: r.Scenario, value: is, unit: unit, measured: true}
+	if t.by == absolute {
+		return o, true
+	}
+	to := t.to
+	if to.contestant == "" {
+		to.contestant = t.is.contestant
+	}
+	if to.metric == "" {
+		to.metric = t.is.metric
+	}
+	if to.scenario != "" {
+		if r, ok = named(results, to.scenario); !ok {
+			return o, false
+		}
+	}
+	than, name, _, ok := to.find(r)
+	if !ok {
+		return o, false
+	}
+	if to.contestant == bestPeer {
+		o.other = name
+	}
+	switch t.by {
+	case ratio:
+		if than == 0 {
+			return o, false
+		}
+		o.value, o.unit = is/than, ""
+	case difference:
+		o.value = is - than
+	}
+	return o, true
+}
+
+// named returns the first result whose scenario matches.
+func named(results []result, scenario string) (result, bool) {
+	match := regexp.MustCompile("^(?:" + scenario + ")$")
+	for _, r := range results {
+		if match.MatchString(r.Scenario) {
+			return r, true
+		}
+	}
+	return result{}, false
+}
+
+// find returns a figure from a result, whose it is, and its unit.
+func (f figure) find(r result) (value float64, name, unit string, ok bool) {
+	for i, m := range r.Metrics {
+		if f.metric != m.Name && f.metric != m.Name+" in "+m.Unit && (f.metric != "" || len(r.Metrics) > 1) {
+			continue
+		}
+		if f.contestant == bestPeer {
+			name, value, ok = r.bestPeer(i)
+			return value, name, m.Unit, ok
+		}
+		value, ok = r.median(f.contestant, i)
+		return value, f.contestant, m.Unit, ok
+	}
+	return 0, "", "", false
+}
+
+// verdict says in a few words what became of a target.
+func (o outcome) verdict() string {
+	switch {
+	case !o.measured:
+		return "not measured"
+	case o.met():
+		return "met"
+	}
+	missed := fmt.Sprintf("**missed** by %s", withUnit(o.value-o.limit, o.unit))
+	if o.by != difference {
+		missed = fmt.Sprintf("**missed** by %s %%", number(100*(o.value/o.limit-1)))
+	}
+	if o.of > 1 {
+		missed += fmt.Sprintf(", met in %d of %d", o.good, o.of)
+	}
+	return missed
+}
