@@ -33,8 +33,9 @@ type arrivals struct {
 	// mu protects the fields below up to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu     sync.Mutex
-	tasks  []entry   // in order of arrival; at most maxArrivals. With ageing their order is the time of arrival.
-	runs   []stretch // of one priority each, together all of tasks
+	batch  *segment  // in order of arrival. With ageing their order is the time of arrival.
+	n      int       // how many
+	runs   []stretch // of one priority each, together all
 	closed bool      // Shutdown was called
 	detour bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
 	scout  *worker   // the worker to be woken by the next arrival; nil if none is to be
@@ -58,11 +59,13 @@ type stretch struct {
 type cacheLine [64]byte
 
 const (
-	maxArrivals = 1024
-	none        = math.MaxInt64
+	none         = math.MaxInt64
+	arrivalsSize = len(segmentSlots) - 1
+	maxArrivals  = 1021
 )
 
 func (in *arrivals) init() {
+	in.batch = newSegment(arrivalsSize)
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 }
@@ -84,21 +87,24 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		e.order = int64(time.Since(p.epoch))
 	}
 	in := &p.arrivals
-	lockSoon(&in.mu)
-	if len(in.tasks) == maxArrivals {
+	if !in.mu.TryLock() {
+		lockSoon(&in.mu)
+	}
+	if in.n == maxArrivals {
 		in.mu.Unlock()
 		runtime.Gosched()
 		lockSoon(&in.mu)
 	}
-	if len(in.tasks) == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
+	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
 		return false
 	}
-	in.tasks = append(in.tasks, e)
+	in.batch.slots[in.n] = e
+	in.n++
 	if n := len(in.runs); n > 0 && in.runs[n-1].priority == pr {
-		in.runs[n-1].end++
+		in.runs[n-1].end = in.n
 	} else {
-		in.runs = append(in.runs, stretch{pr, len(in.tasks)})
+		in.runs = append(in.runs, stretch{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
@@ -130,15 +136,45 @@ func (p *Pool) takeInLocked() {
 		return
 	}
 	lockSoon(&in.mu)
-	tasks, runs := in.tasks, in.runs
-	in.tasks, in.runs = p.spare.tasks[:0], p.spare.runs[:0]
+	batch, n, runs := in.batch, in.n, in.runs
+	in.batch, in.n, in.runs = p.spareBatch, 0, p.spareRuns[:0]
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
-	p.spare.tasks, p.spare.runs = tasks, runs
-	id := p.total.submitted
-	p.total.submitted += uint64(len(tasks))
+	p.spareBatch, p.spareRuns = nil, runs
+	whole := p.acceptAllLocked(batch.slots[:n]) && len(runs) == 1
+	free := 0
+	if p.queue.n == 0 && !p.paused {
+		free = p.slots - p.held - (len(p.ready) - p.readyI)
+	}
+	if whole && free <= 0 && (n > maxArrivals*3/4 || n > 16 && p.queue.n == 0) {
+		p.queue.pushSegment(batch, n, runs[0].priority)
+		p.spareBatch = p.queue.segment(arrivalsSize)
+		return
+	}
+	begin := 0
+	for _, r := range runs {
+		// The first find free slots, and are next whatever comes after them.
+		for ; begin < r.end && free > 0; begin++ {
+			if e := batch.slots[begin]; e.live() {
+				p.ready = append(p.ready, readyTask{e, r.priority})
+				free--
+			}
+		}
+		if begin < r.end {
+			p.queue.pushAll(batch.slots[begin:r.end], r.priority)
+			begin = r.end
+		}
+	}
+	clear(batch.slots[:n])
+	p.spareBatch = batch
+}
+
+// acceptAllLocked makes what has arrived the pool's tasks. It reports whether all
+// are to be queued.
+func (p *Pool) acceptAllLocked(tasks []entry) bool {
+	all := true
 	p.count[Queued] += len(tasks)
 	for i := range tasks {
 		e := &tasks[i]
@@ -149,36 +185,20 @@ func (p *Pool) takeInLocked() {
 			p.seq = max(p.seq, e.order)
 		}
 		e.order = p.seq
-		if id++; e.h == nil {
+		p.total.submitted++
+		if e.h == nil {
 			continue
 		}
-		e.h.id = id
+		e.h.id = p.total.submitted
 		if e.h.canceled != nil { // while it was being accepted
 			var reports []report
 			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
 			p.reportLocked(reports)
 			*e = entry{}
+			all = false
 		}
 	}
-	// The first find free slots, and are next whatever comes after them.
-	free := 0
-	if p.queue.n == 0 && !p.paused {
-		free = max(p.slots-p.held-len(p.ready)+p.readyI, 0)
-	}
-	begin := 0
-	for _, r := range runs {
-		for ; begin < r.end && free > 0; begin++ {
-			if tasks[begin].live() {
-				p.ready = append(p.ready, readyTask{tasks[begin], r.priority})
-				free--
-			}
-		}
-		if begin < r.end {
-			p.queue.pushAll(tasks[begin:r.end], r.priority)
-			begin = r.end
-		}
-	}
-	clear(tasks)
+	return all
 }
 
 // plainLocked reports whether a worker that has done its task may just take the
@@ -299,7 +319,9 @@ func (p *Pool) endRunLocked() {
 // next
 func (w *worker) next() bool {
 	p := w.pool
-	lockInTurn(&p.mu)
+	if !p.mu.TryLock() {
+		lockInTurn(&p.mu)
+	}
 	r := &p.run
 	in := &p.arrivals
 	if len(r.slots) == 0 || in.least.Load() < r.priority || !r.choice && r.share && in.most.Load() > r.priority {
@@ -310,7 +332,7 @@ func (w *worker) next() bool {
 		return false
 	}
 	w.job.f, w.priority = e.f, Priority(r.priority)
-	*e = entry{}
+	e.f = nil
 	r.slots = r.slots[1:]
 	r.taken++
 	p.mu.Unlock()
@@ -366,7 +388,7 @@ func (p *Pool) expectLocked() bool {
 	in := &p.arrivals
 	lockSoon(&in.mu)
 	defer in.mu.Unlock()
-	if free && len(in.tasks) > 0 {
+	if free && in.n > 0 {
 		return false
 	}
 	p.detour, in.detour = detour, detour

@@ -47,20 +47,18 @@ type Pool struct {
 	mu  sync.Mutex
 	run run
 
-	queue   priorityQueue
-	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
-	door    priorityQueue // submitters that wait for room, in their task's place
-	delayed dueHeap
-	seq     int64    // last order handed out
-	spare   struct { // empty, for arrivals
-		tasks []entry
-		runs  []stretch
-	}
-	scout   *worker // the idle worker that arrivals wake, idle[0]; nil if they need not
-	ready   []readyTask
-	readyI  int
-	scoutUp bool // it was woken, and is about to look what has arrived
-	detour  bool // as arrivals.detour
+	queue      priorityQueue
+	leaving    []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
+	door       priorityQueue // submitters that wait for room, in their task's place
+	delayed    dueHeap
+	seq        int64     // last order handed out
+	spareBatch *segment  // empty, for arrivals.batch
+	spareRuns  []stretch // empty, for arrivals.runs
+	scout      *worker   // the idle worker that arrivals wake, idle[0]; nil if they need not
+	ready      []readyTask
+	readyI     int
+	scoutUp    bool // it was woken, and is about to look what has arrived
+	detour     bool // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -119,6 +117,7 @@ func New(opts ...Option) (*Pool, error) {
 	h := &p.hooks
 	p.hooked = h.started != nil || h.around != nil || h.finished != nil
 	p.arrivals.init()
+	p.spareBatch = newSegment(arrivalsSize)
 	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
 	if c.reserved > 0 {

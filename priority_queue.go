@@ -114,10 +114,11 @@ type segment struct {
 
 // segmentSlots is the sizes that segments have: a lane's first is small, since it
 // may be one of very many, and those of a long lane are large.
-var segmentSlots = [...]int{4, 21, 82}
+// Those of the last size come from the arrivals.
+var segmentSlots = [...]int{4, 21, 82, 1021}
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. They
-// fill allocation classes of 160, 576 and 2048 bytes.
+// fill allocation classes of 160, 576, 2048 and 24576 bytes.
 func newSegment(size int) *segment {
 	switch size {
 	case 0:
@@ -134,12 +135,19 @@ func newSegment(size int) *segment {
 		})
 		s.slots, s.size = s.array[:], 1
 		return &s.segment
-	default:
+	case 2:
 		s := new(struct {
 			segment
 			array [82]entry
 		})
 		s.slots, s.size = s.array[:], 2
+		return &s.segment
+	default:
+		s := new(struct {
+			segment
+			array [1021]entry
+		})
+		s.slots, s.size = s.array[:], 3
 		return &s.segment
 	}
 }
@@ -211,6 +219,27 @@ func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
 			l = q.lane(laneKey{pr, false})
 		}
 		q.pushLane(l, e)
+	}
+}
+
+// pushSegment pushes tasks of one priority that have not started, the first n
+// slots of a segment.
+func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
+	l := q.lane(laneKey{pr, false})
+	l.link(s)
+	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
+	for i := range s.slots[:n] {
+		if h := s.slots[i].h; h != nil {
+			h.place = place{l, s, int32(i)}
+		}
+	}
+	q.n += n
+	l.n += n
+	l.fresh += n
+	if l.n == n {
+		q.enter(l)
+	} else if l.fresh == n {
+		q.fix(&q.spare, l)
 	}
 }
 
@@ -573,21 +602,21 @@ func (q *priorityQueue) appendSegment(l *lane) *segment {
 	if l.n >= segmentSlots[1] {
 		size = 2
 	}
+	s := q.segment(size)
+	l.link(s)
+	return s
+}
+
+// segment returns an empty segment of size segmentSlots[size].
+func (q *priorityQueue) segment(size int) *segment {
 	free := &q.free[size]
 	s := free.top
 	if s == nil {
-		s = newSegment(size)
-	} else {
-		free.top = s.next
-		free.n--
-		s.next = nil
+		return newSegment(size)
 	}
-	if s.prev = l.tail; s.prev == nil {
-		l.head = s
-	} else {
-		s.prev.next = s
-	}
-	l.tail = s
+	free.top = s.next
+	free.n--
+	s.next = nil
 	return s
 }
 
@@ -605,6 +634,16 @@ func (q *priorityQueue) release(s *segment) {
 
 // front returns the first entry of a lane that is not empty.
 func (l *lane) front() *entry { return &l.head.slots[l.head.head] }
+
+// link puts s at the back of l.
+func (l *lane) link(s *segment) {
+	if s.prev = l.tail; s.prev == nil {
+		l.head = s
+	} else {
+		s.prev.next = s
+	}
+	l.tail = s
+}
 
 func (l *lane) unlink(s *segment) {
 	if s.prev == nil {
