@@ -20,8 +20,8 @@ type Pool struct {
 	epoch      time.Time     // ageing counts from here
 	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
-	direct     bool          // tasks may arrive without mu
-	hooked     bool
+	direct     bool          // tasks may arrive without mu: neither room nor a hook has to be looked after
+	hooked     bool          // there are hooks around attempts
 
 	arrivals arrivals
 
@@ -43,22 +43,24 @@ type Pool struct {
 	// and its first instruction lies only the Go scheduler.
 	//
 	// It is locked by the method lock, which sees to what has arrived; only
-	// the functions in arrivals.go, and those that say so, lock it without.
+	// the functions in fast_path.go, and those that say so, lock it without.
 	mu  sync.Mutex
 	run run
 
-	queue      priorityQueue
-	leaving    []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
-	door       priorityQueue // submitters that wait for room, in their task's place
-	delayed    dueHeap
-	seq        int64     // last order handed out
-	spareBatch *segment  // empty, for arrivals.batch
-	spareRuns  []stretch // empty, for arrivals.runs
-	scout      *worker   // the idle worker that arrivals wake, idle[0]; nil if they need not
-	ready      []readyTask
-	readyI     int
-	scoutUp    bool // it was woken, and is about to look what has arrived
-	detour     bool // as arrivals.detour
+	queue   priorityQueue
+	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
+	door    priorityQueue // submitters that wait for room, in their task's place
+	delayed dueHeap
+	seq     int64 // last order handed out
+
+	// What the functions in fast_path.go need.
+	ready          readyList // tasks that found a free slot, before those in queue
+	takenIn        uint64    // tasks, in all
+	spare          *segment  // empty, for arrivals.batch
+	spareStretches []stretch // empty, for arrivals.stretches
+	scout          *worker   // the idle worker that looks after arrivals, idle[0]; nil: none is needed
+	scoutUp        bool      // it was woken, but has not looked yet
+	detour         bool      // as arrivals.detour
 
 	// Slots. A slot is held from the dispatch of a task until its worker has
 	// settled and reported it, but for the time in which the task is parked;
@@ -117,7 +119,7 @@ func New(opts ...Option) (*Pool, error) {
 	h := &p.hooks
 	p.hooked = h.started != nil || h.around != nil || h.finished != nil
 	p.arrivals.init()
-	p.spareBatch = newSegment(arrivalsSize)
+	p.spare = newSegment(batchSize)
 	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
 	if c.reserved > 0 {
@@ -493,7 +495,7 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 		p.unlock()
 		return false
 	case h.id == 0: // Submit will find out
-		p.arrivals.mu.Lock()
+		p.arrivals.mu.Lock() // as arrive looks at it
 		h.canceled = cause
 		p.arrivals.mu.Unlock()
 		p.unlock()
@@ -601,9 +603,9 @@ func (p *Pool) nextLocked() bool {
 			return true
 		}
 	}
-	if len(p.ready) > 0 {
-		r := p.popReadyLocked()
-		p.dispatchLocked(r.entry, r.priority)
+	if p.ready.len() > 0 {
+		t := p.ready.pop()
+		p.dispatchLocked(t.entry, t.priority)
 		return true
 	}
 	if p.paused {

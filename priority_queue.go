@@ -35,7 +35,7 @@ type priorityQueue struct {
 	n       int // waiting tasks
 	lanes   map[laneKey]*lane
 	peak    int       // the most lanes that the map has held
-	recent  [16]*lane // some lanes of the map, each in the place of its key: most look-ups end here
+	recent  [16]*lane // some lanes of the map, each in the place of its priority: most look-ups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
 	turn    [2]uint64 // dispatches with a choice since the last fair-share turn: of all lanes, of the first class
@@ -273,11 +273,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 
 // recently returns the place in recent of the lane of key k.
 func (q *priorityQueue) recently(k laneKey) **lane {
-	i := uint(k.priority) * 2
-	if k.resuming {
-		i++
-	}
-	return &q.recent[i%uint(len(q.recent))]
+	return &q.recent[uint(k.priority)%uint(len(q.recent))]
 }
 
 // lane returns the lane of key k, made if need be.
@@ -374,7 +370,7 @@ func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 
 // skip takes note that the first n tasks of l, all in its first segment, and not
 // the last of l, were taken out of their slots.
-func (q *priorityQueue) skip(l *lane, n int, choice bool) {
+func (q *priorityQueue) skip(l *lane, n int) {
 	if n == 0 {
 		return
 	}
@@ -385,7 +381,7 @@ func (q *priorityQueue) skip(l *lane, n int, choice bool) {
 	l.n -= n
 	l.fresh -= n
 	q.n -= n
-	if choice && q.share > 0 {
+	if q.share > 0 && len(q.classes[0].lead.lanes)+len(q.classes[1].lead.lanes) > 1 {
 		q.turn[0] += uint64(n)
 	}
 	if s.live == 0 {
@@ -532,9 +528,7 @@ func (q *priorityQueue) leave(l *lane) {
 		return
 	}
 	delete(q.lanes, l.laneKey)
-	if recent := q.recently(l.laneKey); *recent == l {
-		*recent = nil
-	}
+	*q.recently(l.laneKey) = nil
 	if q.peak > 16*keptLanes && waiting < keptLanes {
 		q.shrink()
 	}

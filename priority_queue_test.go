@@ -687,6 +687,12 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	}
 	push(1)
 	require.Equal(t, []int{small}, sizes())
+	push(small)
+	for range small { // the first segment
+		q.pop(false)
+	}
+	push(middle) // one more than the second holds, with as many waiting
+	require.Equal(t, []int{middle, large}, sizes())
 }
 
 func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
@@ -701,7 +707,7 @@ func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
 		}
 		require.NoError(t, invariants(&q)) // it counts them
 	}
-	for size, free := range q.free {
+	for size, free := range q.free[:len(q.free)-1] { // the last size is for arrivals
 		require.Equal(t, keptSlots/segmentSlots[size], free.n, "of size %d", segmentSlots[size])
 	}
 }

@@ -50,7 +50,7 @@ func (p *Pool) close() {
 		return
 	}
 	p.closed, p.paused = true, false
-	p.arrivals.closeLocked()
+	p.arrivals.close()
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) })
 	p.restoreLocked()

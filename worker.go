@@ -264,15 +264,7 @@ func (w *worker) work() {
 			w.phase = phaseStart
 		case phaseStart:
 			if w.attempt == nil && !w.pool.hooked {
-				for w.inRun = true; ; w.inRun = true {
-					w.job.f()
-					w.inRun = false
-					if !w.next() {
-						break
-					}
-				}
-				w.verdict = verdict{state: Succeeded}
-				if !w.settleLocked() {
+				if !w.runFunctions() {
 					return
 				}
 				continue
@@ -592,7 +584,6 @@ func (w *worker) takeLocked() bool {
 		return false
 	}
 	if w.holds && p.plainLocked() && p.takeNextLocked(w) {
-		p.startRunLocked()
 		w.phase = phaseStart
 		return true
 	}

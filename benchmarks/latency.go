@@ -72,7 +72,7 @@ func latencyScenarios() []scenario {
 	backlog := scenario{
 		group:   latencyGroup,
 		name:    "behind 100,000 tasks of 200 µs",
-		metrics: []metric{{"p50", "µs"}, {"p99", "µs"}, {"p99.9", "µs"}, {"p99 by the length of a Low task", "Low tasks"}},
+		metrics: []metric{{"p50", "µs"}, {"p99", "µs"}, {"p99.9", "µs"}, {"p99 in Low tasks", "units of 200 µs"}},
 		contestants: contest([]entrant{
 			taskpoolEntrant("taskpool", ours),
 			strictEntrant(),

@@ -1,0 +1,508 @@
+package taskpool
+
+import (
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// This file is the way of a task through the pool where nothing out of the
+// ordinary happens, and what makes it fast. With one lock for everything,
+// submitters and workers would take turns for each task. So there are two: tasks
+// arrive under a lock of their own, and are taken in, many at a time, under
+// Pool.mu. Workers are woken one at a time, and take the next task with two
+// atomic operations and a few loads.
+//
+// What holds between the two locks:
+//
+//   - A task has arrived when Go or Submit returns. Whoever calls Pool.lock finds
+//     it queued, or running if a slot is free: outside of this file it is as if
+//     each arrival were queued at once.
+//   - A worker that takes the next task without a look at the arrivals takes the
+//     one that it would have taken with it.
+//   - While a slot is free, the next arrival wakes an idle worker, the scout, or
+//     the scout is on its way. It takes in what has arrived, takes one task and,
+//     if there are more, wakes the next scout.
+//   - An arrival that finds a slot free is not passed by one that comes later,
+//     however urgent: it is ready, and held + len(ready) <= slots. While tasks are
+//     ready a scout is on its way, and Pool.lock does its work.
+
+// arrivals holds the tasks that nobody has taken in yet.
+type arrivals struct {
+	_ cacheLine
+
+	// mu protects the fields down to least. It may be locked under Pool.mu,
+	// never the other way round.
+	mu        sync.Mutex
+	batch     *segment  // the tasks, in order; with ageing, their order is the time
+	n         int       // how many
+	stretches []stretch // their priorities
+	scout     *worker   // to be woken by the next arrival; nil if nobody is
+	closed    bool      // Shutdown was called
+	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	stubborn  int       // so many times more a full batch is no reason to let others run
+	started   uint64    // how many of the tasks taken in are known to have started,
+	seen      uint64    // and when the batch was full before
+
+	_ cacheLine
+
+	// The most and the least urgent priority in batch; none and math.MinInt64
+	// if it is empty. Written under mu, and rarely.
+	least, most atomic.Int64
+
+	_ cacheLine
+}
+
+// A stretch is arrivals of one priority.
+type stretch struct {
+	priority Priority
+	end      int // index behind the last
+}
+
+// cacheLine keeps what different goroutines write out of each other's way.
+type cacheLine [64]byte
+
+const (
+	none         = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	batchSize    = len(segmentSlots) - 1
+	maxArrivals  = 1021
+	wholeBatch   = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
+	worthWhole   = 16                  // and so many if they are about to be taken
+	slowYield    = time.Millisecond    // a Gosched that took longer let others do long work
+	stubbornness = 1000
+)
+
+func (in *arrivals) init() {
+	in.batch = newSegment(batchSize)
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
+}
+
+// close has tasks arrive by Pool.lock only.
+func (in *arrivals) close() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+}
+
+// arrive hands a task in. It returns false if that has to be done under
+// Pool.lock.
+func (p *Pool) arrive(e entry, pr Priority) bool {
+	if !p.direct || int64(pr) == none {
+		return false
+	}
+	if p.queue.step > 0 {
+		e.order = int64(time.Since(p.epoch))
+	}
+	in := &p.arrivals
+	if !in.mu.TryLock() {
+		lockSoon(&in.mu)
+	}
+	if in.n == maxArrivals {
+		in.letOthersRun()
+	}
+	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
+		in.mu.Unlock()
+		return false
+	}
+	in.batch.slots[in.n] = e
+	in.n++
+	if last := len(in.stretches) - 1; last >= 0 && in.stretches[last].priority == pr {
+		in.stretches[last].end = in.n
+	} else {
+		in.stretches = append(in.stretches, stretch{pr, in.n})
+		in.least.Store(min(in.least.Load(), int64(pr)))
+		in.most.Store(max(in.most.Load(), int64(pr)))
+	}
+	if w := in.scout; w != nil {
+		in.scout = nil
+		w.wake <- wakeToLook
+	}
+	in.mu.Unlock()
+	return true
+}
+
+// letOthersRun gives the processor away while the batch is full, for the workers
+// to catch up: it is better for all that tasks are taken while they are in the
+// cache than that the queue grows. It does so only if about as many tasks were
+// started while the batch filled up. Otherwise they are long, and whoever has the
+// processor next might keep it for some time. It unlocks mu meanwhile.
+func (in *arrivals) letOthersRun() {
+	short := in.started-in.seen >= maxArrivals/2
+	in.seen = in.started
+	if in.stubborn > 0 {
+		in.stubborn--
+		return
+	}
+	if !short {
+		return
+	}
+	in.mu.Unlock()
+	begin := time.Now()
+	runtime.Gosched()
+	took := time.Since(begin)
+	lockSoon(&in.mu)
+	if took > slowYield {
+		in.stubborn = stubbornness
+	}
+}
+
+// lock locks mu, and completes what has arrived.
+func (p *Pool) lock() {
+	p.mu.Lock()
+	p.endRunLocked()
+	if p.arrivals.least.Load() != none || p.scoutUp {
+		p.takeInLocked()
+		p.restoreLocked()
+	}
+}
+
+func (p *Pool) unlock() { p.mu.Unlock() }
+
+// takeInLocked puts what has arrived into the queue, or makes it ready.
+func (p *Pool) takeInLocked() {
+	in := &p.arrivals
+	if in.least.Load() == none {
+		return
+	}
+	lockSoon(&in.mu)
+	batch, n, stretches := in.batch, in.n, in.stretches
+	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
+	if p.queue.n == 0 {
+		in.started = p.takenIn
+	}
+	p.scoutUp = p.scout != nil && in.scout == nil
+	in.mu.Unlock()
+	p.takenIn += uint64(n)
+	p.spareStretches = stretches
+	tasks := batch.slots[:n]
+	p.acceptAllLocked(tasks)
+	free := 0
+	if p.queue.n == 0 && !p.paused {
+		free = p.slots - p.held - p.ready.len()
+	}
+	whole := n >= wholeBatch || n >= worthWhole && p.queue.n == 0
+	if whole && len(stretches) == 1 && free <= 0 {
+		p.queue.pushSegment(batch, n, stretches[0].priority)
+		p.spare = p.queue.segment(batchSize)
+		return
+	}
+	i := 0
+	for _, s := range stretches {
+		for ; i < s.end && free > 0; i++ {
+			if tasks[i].live() {
+				p.ready.push(readyTask{tasks[i], s.priority})
+				free--
+			}
+		}
+		p.queue.pushAll(tasks[i:s.end], s.priority)
+		i = s.end
+	}
+	clear(tasks)
+	p.spare = batch
+}
+
+// acceptAllLocked makes tasks that have arrived the pool's. It clears those whose
+// context has ended meanwhile.
+func (p *Pool) acceptAllLocked(tasks []entry) {
+	p.count[Queued] += len(tasks)
+	for i := range tasks {
+		e := &tasks[i]
+		if p.queue.step == 0 {
+			p.seq++
+		} else {
+			p.seq = max(p.seq, e.order) // the time was taken before the lock
+		}
+		e.order = p.seq
+		p.total.submitted++
+		if e.h == nil {
+			continue
+		}
+		e.h.id = p.total.submitted
+		if e.h.canceled != nil {
+			var reports []report
+			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
+			p.reportLocked(reports)
+			*e = entry{}
+		}
+	}
+}
+
+// plainLocked reports whether a worker with a slot may just take the next task.
+func (p *Pool) plainLocked() bool {
+	return p.direct && !p.paused && p.cut == nil && len(p.leaving) == 0 &&
+		p.held <= p.slots && len(p.crew) <= p.slots+p.extra
+}
+
+// takeNextLocked gives w, which has no task, the one whose turn it is. It returns
+// false if there is none, or one that is to go on where it was parked.
+//
+// The arrivals are younger than all that waits in the queue. So they matter only
+// if one is more urgent or, as the fair share counts dispatches with a choice, if
+// the queue has a single lane and there is one for another. A worker looks at no
+// more than that: two loads.
+func (p *Pool) takeNextLocked(w *worker) bool {
+	if p.takeReadyLocked(w) {
+		return true
+	}
+	l, choice := p.queue.next(false)
+	if l == nil || p.arrivals.matter(int64(l.priority), choice || p.queue.share == 0) {
+		p.takeInLocked()
+		if p.takeReadyLocked(w) {
+			return true
+		}
+		l, choice = p.queue.next(false)
+	}
+	if l == nil || l.front().parked() {
+		return false
+	}
+	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
+	p.tellYieldLocked()
+	p.beginRunLocked()
+	return true
+}
+
+// matter reports whether an arrival may change whose turn it is. That is a task of
+// priority pr, with or without a choice.
+func (in *arrivals) matter(pr int64, choice bool) bool {
+	return in.least.Load() < pr || !choice && in.most.Load() > pr
+}
+
+// A run is the functions at the front of the queue that come next whatever the
+// fair share does. Each is taken when a worker is free, like all tasks, but what
+// there is to count is counted at the end of the run; anything else that is done
+// under Pool.mu ends it first.
+type run struct {
+	slots    []entry // what is left of it
+	taken    int
+	lane     *lane // that the slots are in, with at least one task behind them; nil: no run
+	priority int64
+	choice   bool // the queue has another lane, or that makes no difference
+}
+
+// beginRunLocked begins a run, if there is one to begin.
+func (p *Pool) beginRunLocked() {
+	q := &p.queue
+	if q.n < 2 || p.ready.len() > 0 || !p.plainLocked() {
+		return
+	}
+	l, choice := q.next(false)
+	if choice && q.step > 0 { // then the next may be of another lane
+		return
+	}
+	s := l.head
+	n := min(int(s.tail-s.head), l.n-1)
+	if choice && q.share > 0 {
+		n = min(n, int(q.share-1-q.turn[0]))
+	}
+	if n > 0 {
+		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
+			choice: choice || q.share == 0}
+	}
+}
+
+// endRunLocked ends the run, if there is one.
+func (p *Pool) endRunLocked() {
+	r := &p.run
+	if r.lane == nil {
+		return
+	}
+	p.queue.skip(r.lane, r.taken)
+	p.count[Queued] -= r.taken
+	p.total.attempts += uint64(r.taken)
+	p.total.succeeded += uint64(r.taken) // the one before each
+	*r = run{}
+}
+
+// takeFromRun gives w, whose function has returned, the next of the run. If there
+// is none it returns false, with pool.mu locked.
+func (w *worker) takeFromRun() bool {
+	p := w.pool
+	if !p.mu.TryLock() {
+		lockInTurn(&p.mu)
+	}
+	r := &p.run
+	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority, r.choice) {
+		return false
+	}
+	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)
+	r.slots[0].f = nil
+	r.slots = r.slots[1:]
+	r.taken++
+	p.mu.Unlock()
+	return true
+}
+
+// runFunctions makes the attempt of w's task, a function, and those of the run. It
+// returns false if the worker has nothing more to do.
+func (w *worker) runFunctions() bool {
+	for more := true; more; more = w.takeFromRun() {
+		w.inRun = true
+		w.job.f()
+		w.inRun = false
+	}
+	w.verdict = verdict{state: Succeeded}
+	return w.settleLocked()
+}
+
+// look has a scout take a task. It returns false if the worker is dismissed.
+func (w *worker) look() bool {
+	p := w.pool
+	lockInTurn(&p.mu)
+	defer p.mu.Unlock()
+	p.endRunLocked()
+	if w.dismissed {
+		return false
+	}
+	if !w.busy { // else it was given a task meanwhile
+		p.scout, p.scoutUp = nil, false
+		p.takeInLocked()
+		if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
+			last := len(p.idle) - 1
+			p.idle[0], p.idle[last] = p.idle[last], nil
+			p.idle = p.idle[:last]
+			p.holdSlotLocked(w)
+			p.wakeNextLocked()
+		} else {
+			p.restoreLocked()
+		}
+	}
+	if w.asleep = !w.busy; w.busy {
+		w.phase = phaseStart
+	}
+	return true
+}
+
+// wakeNextLocked wakes one more worker if there is a task for it, and otherwise
+// leaves that to the next arrival.
+func (p *Pool) wakeNextLocked() {
+	switch waiting := p.queue.n > 0 || p.ready.len() > 0; {
+	case p.held == p.slots, !waiting && p.expectLocked():
+	case len(p.idle) == 0: // it has to be hired
+		p.endRunLocked()
+		p.takeInLocked()
+		p.restoreLocked()
+	default:
+		w := p.appointScoutLocked()
+		w.asleep, p.scoutUp = false, true
+		w.wake <- wakeToLook
+	}
+}
+
+// expectLocked sees to it that the next arrival wakes a worker if a slot is free.
+// It returns false if there are arrivals already.
+func (p *Pool) expectLocked() bool {
+	free := p.direct && !p.paused && p.held < p.slots
+	scout, detour := free && len(p.idle) > 0, free && len(p.idle) == 0
+	if p.scoutUp || scout == (p.scout != nil) && detour == p.detour {
+		return true
+	}
+	in := &p.arrivals
+	lockSoon(&in.mu)
+	defer in.mu.Unlock()
+	if free && in.n > 0 {
+		return false
+	}
+	p.detour, in.detour = detour, detour
+	switch {
+	case scout:
+		in.scout = p.appointScoutLocked()
+	case p.scout != nil && in.scout == nil:
+		p.scoutUp = true
+	default:
+		p.scout, in.scout = nil, nil
+	}
+	return true
+}
+
+// appointScoutLocked makes an idle worker the scout.
+func (p *Pool) appointScoutLocked() *worker {
+	last := len(p.idle) - 1
+	p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
+	p.scout = p.idle[0]
+	return p.scout
+}
+
+// takeIdleLocked takes an idle worker off the stack: the scout if it is awake,
+// otherwise the one on top.
+func (p *Pool) takeIdleLocked() *worker {
+	last := len(p.idle) - 1
+	if p.scoutUp {
+		p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
+	}
+	w := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	if w == p.scout {
+		in := &p.arrivals
+		lockSoon(&in.mu)
+		if in.scout == nil {
+			w.asleep = false // it will find out what it is wanted for
+		}
+		in.scout = nil
+		in.mu.Unlock()
+		p.scout, p.scoutUp = nil, false
+	}
+	return w
+}
+
+// A readyTask is a task that found a free slot when it arrived.
+type readyTask struct {
+	entry
+	priority Priority
+}
+
+// A readyList is ready tasks, first in, first out. It is never longer than the
+// pool has slots.
+type readyList struct {
+	tasks []readyTask
+	first int
+}
+
+func (l *readyList) len() int         { return len(l.tasks) - l.first }
+func (l *readyList) push(t readyTask) { l.tasks = append(l.tasks, t) }
+
+func (l *readyList) pop() readyTask {
+	t := l.tasks[l.first]
+	l.tasks[l.first] = readyTask{}
+	if l.first++; l.first == len(l.tasks) {
+		l.tasks, l.first = l.tasks[:0], 0
+	}
+	return t
+}
+
+func (p *Pool) takeReadyLocked(w *worker) bool {
+	if p.ready.len() == 0 {
+		return false
+	}
+	t := p.ready.pop()
+	p.assignLocked(w, t.entry, t.priority)
+	return true
+}
+
+// lockSoon locks a mutex that is held for moments only, by many in turn.
+func lockSoon(mu *sync.Mutex) {
+	for range 10 {
+		if mu.TryLock() {
+			return
+		}
+	}
+	mu.Lock()
+}
+
+// lockInTurn is lockSoon for workers, which rather let others run than sleep.
+func lockInTurn(mu *sync.Mutex) {
+	for range 2 {
+		for range 10 {
+			if mu.TryLock() {
+				return
+			}
+		}
+		runtime.Gosched()
+	}
+	mu.Lock()
+}
