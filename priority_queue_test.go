@@ -628,6 +628,13 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 	require.Equal(t, priorities, p.q.peak)
 	shrunk := false
 	for len(p.ref.tasks) > 0 {
+		if len(p.ref.tasks) == keptLanes && !shrunk {
+			for pr := range Priority(4) { // empty lanes that are kept, now recent ones
+				require.NotNil(t, p.q.lanes[laneKey{pr, false}])
+				p.push(pr, priorities, false, true)
+				p.pop()
+			}
+		}
 		if n := len(p.ref.tasks); n%2 == 0 && n > 2*keptLanes {
 			p.shed(math.MinInt)
 		} else {
@@ -693,6 +700,14 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	}
 	push(middle) // one more than the second holds, with as many waiting
 	require.Equal(t, []int{middle, large}, sizes())
+}
+
+func TestSegmentsHaveTheirSize(t *testing.T) {
+	for size, slots := range segmentSlots {
+		s := newSegment(size)
+		require.Equal(t, size, s.size)
+		require.Len(t, s.slots, slots)
+	}
 }
 
 func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {

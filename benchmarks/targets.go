@@ -17,8 +17,7 @@ type target struct {
 
 // A figure is a median of the results. scenario is a regular expression that
 // must match the whole name; where several scenarios match in is, the worst
-// decides. metric is the name of one, with " in " and its unit after it where two
-// have that name; it may be "" if the scenario has but one.
+// decides. metric may be "" if the scenario has but one.
 type figure struct{ scenario, contestant, metric string }
 
 // A relation says what is compared with a target's limit.
@@ -165,7 +164,7 @@ func named(results []result, scenario string) (result, bool) {
 // find returns a figure from a result, whose it is, and its unit.
 func (f figure) find(r result) (value float64, name, unit string, ok bool) {
 	for i, m := range r.Metrics {
-		if f.metric != m.Name && f.metric != m.Name+" in "+m.Unit && (f.metric != "" || len(r.Metrics) > 1) {
+		if f.metric != m.Name && (f.metric != "" || len(r.Metrics) > 1) {
 			continue
 		}
 		if f.contestant == bestPeer {
