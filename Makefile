@@ -1,7 +1,7 @@
 # Every directory with a go.mod is a module.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
 
-.PHONY: test lint bench examples fuzz soak mutate
+.PHONY: test lint bench microbench examples fuzz soak mutate
 
 # Every test of every module.
 test:
@@ -13,8 +13,13 @@ test:
 lint:
 	./.ci/lint $(MODULES)
 
-# Benchmarks of the root package, with a buffered channel beside them.
+# Everything beside other pools and channels, see benchmarks/README.md. Takes half
+# an hour, and wants the machine for itself.
 bench:
+	cd benchmarks && go run .
+
+# Benchmarks of the root package, with a buffered channel beside them.
+microbench:
 	go test -run '^$$' -bench . -benchmem .
 
 # The programs that end by themselves.
