@@ -180,13 +180,13 @@ func (p *Pool) takeInLocked() {
 	p.takenIn += uint64(n)
 	p.spareStretches = stretches
 	tasks := batch.slots[:n]
-	p.acceptAllLocked(tasks)
+	canceled := p.acceptAllLocked(tasks)
 	free := 0
 	if p.queue.n == 0 && !p.paused {
 		free = p.slots - p.held - p.ready.len()
 	}
 	whole := n >= wholeBatch || n >= worthWhole && p.queue.n == 0
-	if whole && len(stretches) == 1 && free <= 0 {
+	if canceled == 0 && whole && len(stretches) == 1 && free <= 0 {
 		p.queue.pushSegment(batch, n, stretches[0].priority)
 		p.spare = p.queue.segment(batchSize)
 		return
@@ -207,8 +207,8 @@ func (p *Pool) takeInLocked() {
 }
 
 // acceptAllLocked makes tasks that have arrived the pool's. It clears those whose
-// context has ended meanwhile.
-func (p *Pool) acceptAllLocked(tasks []entry) {
+// context has ended meanwhile and returns how many these are.
+func (p *Pool) acceptAllLocked(tasks []entry) (canceled int) {
 	p.count[Queued] += len(tasks)
 	for i := range tasks {
 		e := &tasks[i]
@@ -228,8 +228,10 @@ func (p *Pool) acceptAllLocked(tasks []entry) {
 			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
 			p.reportLocked(reports)
 			*e = entry{}
+			canceled++
 		}
 	}
+	return canceled
 }
 
 // plainLocked reports whether a worker with a slot may just take the next task.
@@ -358,7 +360,8 @@ func (w *worker) look() bool {
 	if w.dismissed {
 		return false
 	}
-	if !w.busy { // else it was given a task meanwhile
+	w.asleep = false // whoever gives it a task now need not wake it
+	if !w.busy {     // else it was given a task meanwhile
 		p.scout, p.scoutUp = nil, false
 		p.takeInLocked()
 		if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {

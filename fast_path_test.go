@@ -1,0 +1,67 @@
+package taskpool_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Tasks that do next to nothing keep the two locks busy, and have workers fall
+// asleep and wake up again all the time. A scout that found nothing and was then
+// given a task by another goroutine was once woken for it a second time: it ran
+// no task, or two at once, and one was lost.
+func TestEachOfManyFunctionsRunsOnce(t *testing.T) {
+	functions, rounds := 100_000, 10
+	if raceEnabled {
+		functions, rounds = 20_000, 3
+	}
+	for name, opts := range map[string][]taskpool.Option{
+		"fair share": nil,
+		"strict":     {taskpool.WithFairShare(0)},
+		"ageing":     {taskpool.WithAging(time.Second)},
+	} {
+		for _, workers := range []int{1, 2, 8} {
+			for _, producers := range []int{1, 3} {
+				t.Run(fmt.Sprintf("%s, %d workers, %d producers", name, workers, producers), func(t *testing.T) {
+					for range rounds {
+						eachRunsOnce(t, functions, producers, append(opts, taskpool.WithWorkers(workers))...)
+					}
+				})
+			}
+		}
+	}
+}
+
+func eachRunsOnce(t *testing.T, functions, producers int, opts ...taskpool.Option) {
+	p := newPool(t, opts...)
+	ran := make([]atomic.Int32, functions)
+	var submitting sync.WaitGroup
+	for k := range producers {
+		submitting.Go(func() {
+			for i := k; i < functions; i += producers {
+				if p.Go(taskpool.Priority(i/100%3), func() { ran[i].Add(1) }) != nil {
+					return // and is missed below
+				}
+			}
+		})
+	}
+	submitting.Wait()
+	require.NoError(t, p.Shutdown(context.Background()))
+	for i := range ran {
+		if n := ran[i].Load(); n != 1 {
+			t.Fatalf("function %d ran %d times", i, n)
+		}
+	}
+	s := p.Stats()
+	require.Zero(t, s.Panics)
+	require.Equal(t, uint64(functions), s.Submitted)
+	require.Equal(t, uint64(functions), s.Succeeded)
+	require.Equal(t, uint64(functions), s.Attempts)
+}
