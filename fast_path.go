@@ -36,21 +36,28 @@ type arrivals struct {
 	// mu protects the fields down to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment  // the tasks, in order; with ageing, their order is the time
-	n         int       // how many
-	stretches []stretch // their priorities
-	scout     *worker   // to be woken by the next arrival; nil if nobody is
-	closed    bool      // Shutdown was called
-	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	stubborn  int       // so many times more a full batch is no reason to let others run
-	started   uint64    // how many of the tasks taken in are known to have started,
-	seen      uint64    // and when the batch was full before
+	batch     *segment      // the tasks, in order; with ageing, their order is the time
+	n         int           // how many
+	stretches []stretch     // their priorities
+	scout     *worker       // to be woken by the next arrival; nil if nobody is
+	latest    int64         // with ageing: the order of the last arrival
+	closed    bool          // Shutdown was called
+	detour    bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	woken     bool          // a scout was woken for what is in batch, and has not come yet
+	stubborn  int           // so many full batches more submitters go on whatever others do
+	away      time.Duration // the longest that a submitter let others run, since the batch was full
+	started   uint64        // how many of the tasks taken in had started when it was
 
 	_ cacheLine
 
 	// The most and the least urgent priority in batch; none and math.MinInt64
 	// if it is empty. Written under mu, and rarely.
 	least, most atomic.Int64
+
+	// courteous is set while submitters let others run when they are in their
+	// way: tasks are short, and so the processor is theirs again soon. Written
+	// under mu, and rarely.
+	courteous atomic.Bool
 
 	_ cacheLine
 }
@@ -66,7 +73,7 @@ type cacheLine [64]byte
 
 const (
 	none         = math.MaxInt64 // no priority waits; a task of that priority takes the long way
-	batchSize    = len(segmentSlots) - 1
+	batchSize    = int32(len(segmentSlots) - 1)
 	maxArrivals  = 1021
 	wholeBatch   = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
 	worthWhole   = 16                  // and so many if they are about to be taken
@@ -93,22 +100,34 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if !p.direct || int64(pr) == none {
 		return false
 	}
-	if p.queue.step > 0 {
+	if p.ageing {
 		e.order = int64(time.Since(p.epoch))
 	}
 	in := &p.arrivals
 	if !in.mu.TryLock() {
-		lockSoon(&in.mu)
+		in.lockInTurn()
 	}
-	if in.n == maxArrivals {
-		in.letOthersRun()
+	if in.n == maxArrivals && in.stubborn == 0 && (in.woken || in.courteous.Load()) {
+		in.mu.Unlock()
+		away := letOthersRun()
+		in.lockInTurn()
+		in.away = max(in.away, away)
 	}
 	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
 		return false
 	}
+	if p.ageing {
+		in.latest = max(in.latest, e.order)
+		e.order = in.latest
+	} else {
+		e.order = int64(in.n)
+	}
 	in.batch.slots[in.n] = e
 	in.n++
+	if e.h != nil {
+		in.batch.handles++
+	}
 	if last := len(in.stretches) - 1; last >= 0 && in.stretches[last].priority == pr {
 		in.stretches[last].end = in.n
 	} else {
@@ -117,35 +136,51 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
-		in.scout = nil
+		in.scout, in.woken = nil, true
 		w.wake <- wakeToLook
 	}
 	in.mu.Unlock()
 	return true
 }
 
-// letOthersRun gives the processor away while the batch is full, for the workers
-// to catch up: it is better for all that tasks are taken while they are in the
-// cache than that the queue grows. It does so only if about as many tasks were
-// started while the batch filled up. Otherwise they are long, and whoever has the
-// processor next might keep it for some time. It unlocks mu meanwhile.
-func (in *arrivals) letOthersRun() {
-	short := in.started-in.seen >= maxArrivals/2
-	in.seen = in.started
-	if in.stubborn > 0 {
-		in.stubborn--
+// lockInTurn locks mu for a submitter.
+func (in *arrivals) lockInTurn() {
+	if tryLock(&in.mu) {
 		return
 	}
-	if !short {
+	if !in.courteous.Load() {
+		in.mu.Lock()
 		return
 	}
-	in.mu.Unlock()
+	away := letOthersRun()
+	if !tryLock(&in.mu) {
+		in.mu.Lock()
+	}
+	in.away = max(in.away, away)
+}
+
+// letOthersRun gives the processor away and returns for how long.
+func letOthersRun() time.Duration {
 	begin := time.Now()
 	runtime.Gosched()
-	took := time.Since(begin)
-	lockSoon(&in.mu)
-	if took > slowYield {
+	return time.Since(begin)
+}
+
+// fullLocked decides, as a full batch is taken in, whether submitters shall let
+// others run. started is how many of the tasks taken in before have started.
+func (in *arrivals) fullLocked(started uint64) {
+	since := started - in.started
+	courteous := since >= maxArrivals/2 || in.courteous.Load()
+	if in.away > slowYield && in.away > time.Duration(since)*time.Microsecond {
 		in.stubborn = stubbornness
+	}
+	if in.stubborn > 0 {
+		in.stubborn--
+		courteous = false
+	}
+	in.started, in.away = started, 0
+	if in.courteous.Load() != courteous {
+		in.courteous.Store(courteous)
 	}
 }
 
@@ -172,57 +207,69 @@ func (p *Pool) takeInLocked() {
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
-	if p.queue.n == 0 {
-		in.started = p.takenIn
+	if in.woken = false; n == maxArrivals {
+		in.fullLocked(p.takenIn - uint64(p.queue.n))
 	}
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
 	p.takenIn += uint64(n)
 	p.spareStretches = stretches
-	tasks := batch.slots[:n]
-	canceled := p.acceptAllLocked(tasks)
+	canceled := p.acceptAllLocked(batch, n)
 	free := 0
 	if p.queue.n == 0 && !p.paused {
 		free = p.slots - p.held - p.ready.len()
 	}
-	whole := n >= wholeBatch || n >= worthWhole && p.queue.n == 0
-	if canceled == 0 && whole && len(stretches) == 1 && free <= 0 {
-		p.queue.pushSegment(batch, n, stretches[0].priority)
-		p.spare = p.queue.segment(batchSize)
-		return
-	}
+	whole := canceled == 0 && len(stretches) == 1 &&
+		(n >= wholeBatch || n >= worthWhole && p.queue.n == 0)
+	tasks := batch.slots[:n]
 	i := 0
 	for _, s := range stretches {
 		for ; i < s.end && free > 0; i++ {
-			if tasks[i].live() {
-				p.ready.push(readyTask{tasks[i], s.priority})
+			if e := tasks[i]; e.live() {
+				tasks[i] = entry{}
+				p.ready.push(readyTask{e, s.priority})
 				free--
 			}
 		}
-		p.queue.pushAll(tasks[i:s.end], s.priority)
+		if whole && i < n {
+			p.queue.pushSegment(batch, i, n, s.priority)
+			p.spare = p.queue.segment(batchSize)
+			return
+		}
+		p.queue.pushAll(tasks[i:s.end], batch.base, s.priority)
 		i = s.end
 	}
 	clear(tasks)
+	batch.handles, batch.base = 0, 0
 	p.spare = batch
 }
 
-// acceptAllLocked makes tasks that have arrived the pool's. It clears those whose
-// context has ended meanwhile and returns how many these are.
-func (p *Pool) acceptAllLocked(tasks []entry) (canceled int) {
-	p.count[Queued] += len(tasks)
+// acceptAllLocked makes the first n tasks of batch, which have arrived, the
+// pool's. It clears those whose context has ended meanwhile and returns how many
+// these are.
+func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
+	tasks := batch.slots[:n]
+	if p.ageing {
+		for i := 0; i < n && tasks[i].order < p.seq; i++ {
+			tasks[i].order = p.seq // the time was taken before the lock
+		}
+		p.seq = tasks[n-1].order
+	} else {
+		batch.base = p.seq + 1
+		p.seq += int64(n)
+	}
+	p.count[Queued] += n
+	before := p.total.submitted
+	p.total.submitted += uint64(n)
+	if batch.handles == 0 {
+		return 0
+	}
 	for i := range tasks {
 		e := &tasks[i]
-		if p.queue.step == 0 {
-			p.seq++
-		} else {
-			p.seq = max(p.seq, e.order) // the time was taken before the lock
-		}
-		e.order = p.seq
-		p.total.submitted++
 		if e.h == nil {
 			continue
 		}
-		e.h.id = p.total.submitted
+		e.h.id = before + uint64(i) + 1
 		if e.h.canceled != nil {
 			var reports []report
 			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
@@ -332,7 +379,7 @@ func (w *worker) takeFromRun() bool {
 		return false
 	}
 	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)
-	r.slots[0].f = nil
+	r.slots[0] = entry{}
 	r.slots = r.slots[1:]
 	r.taken++
 	p.mu.Unlock()
@@ -489,23 +536,28 @@ func (p *Pool) takeReadyLocked(w *worker) bool {
 
 // lockSoon locks a mutex that is held for moments only, by many in turn.
 func lockSoon(mu *sync.Mutex) {
-	for range 10 {
-		if mu.TryLock() {
-			return
-		}
+	if !tryLock(mu) {
+		mu.Lock()
 	}
-	mu.Lock()
 }
 
 // lockInTurn is lockSoon for workers, which rather let others run than sleep.
 func lockInTurn(mu *sync.Mutex) {
 	for range 2 {
-		for range 10 {
-			if mu.TryLock() {
-				return
-			}
+		if tryLock(mu) {
+			return
 		}
 		runtime.Gosched()
 	}
 	mu.Lock()
+}
+
+// tryLock locks mu if that can be done in a few tries.
+func tryLock(mu *sync.Mutex) bool {
+	for range 10 {
+		if mu.TryLock() {
+			return true
+		}
+	}
+	return false
 }

@@ -23,6 +23,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 				started, gate := make(chan struct{}), make(chan struct{})
 				require.NoError(t, p.Go(High, func() { close(started); <-gate }))
 				<-started
+				p.mu.Lock() // nobody takes anything in
 				handles, ran := make([]*Handle, n), make([]int, n)
 				for i := range handles {
 					handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error { ran[i]++; return nil }})
@@ -32,6 +33,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 				require.Equal(t, n, p.arrivals.n)
 				handles[canceled].canceled = cause
 				p.arrivals.mu.Unlock()
+				p.mu.Unlock()
 				require.NoError(t, p.CheckQueue())
 				require.Equal(t, Canceled, handles[canceled].State())
 				require.Equal(t, n-1, p.Stats().Queued)

@@ -22,6 +22,7 @@ type Pool struct {
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
 	direct     bool          // tasks may arrive without mu: neither room nor a hook has to be looked after
 	hooked     bool          // there are hooks around attempts
+	ageing     bool          // WithAging is given
 
 	arrivals arrivals
 
@@ -117,6 +118,7 @@ func New(opts ...Option) (*Pool, error) {
 	}
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
 	h := &p.hooks
+	p.ageing = c.aging > 0
 	p.hooked = h.started != nil || h.around != nil || h.finished != nil
 	p.arrivals.init()
 	p.spare = newSegment(batchSize)
@@ -426,7 +428,7 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 
 // orderLocked returns the order of a task that arrives now.
 func (p *Pool) orderLocked() int64 {
-	if p.cfg.aging > 0 {
+	if p.ageing {
 		p.seq = max(p.seq, int64(time.Since(p.epoch)))
 	} else {
 		p.seq++

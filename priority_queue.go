@@ -109,7 +109,9 @@ type segment struct {
 	head, tail int32 // live entries are within slots[head:tail]
 	live       int32
 	fresh      int32
-	size       int // index in segmentSlots
+	size       int32 // index in segmentSlots
+	handles    int32 // how many of the entries ever in slots were not functions
+	base       int64 // to be added to the orders in slots
 }
 
 // segmentSlots is the sizes that segments have: a lane's first is small, since it
@@ -118,8 +120,8 @@ type segment struct {
 var segmentSlots = [...]int{4, 21, 82, 1021}
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. They
-// fill allocation classes of 160, 576, 2048 and 24576 bytes.
-func newSegment(size int) *segment {
+// fill allocation classes of 176, 576, 2048 and 24576 bytes.
+func newSegment(size int32) *segment {
 	switch size {
 	case 0:
 		s := new(struct {
@@ -188,7 +190,7 @@ func keyFirst(a, b *lane) bool {
 	if a.key != b.key {
 		return a.key < b.key
 	}
-	if x, y := a.front().order, b.front().order; x != y {
+	if x, y := a.order(), b.order(); x != y {
 		return x < y
 	}
 	return moreUrgent(a, b)
@@ -208,8 +210,8 @@ func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 	q.pushLane(q.lane(laneKey{pr, resuming}), e)
 }
 
-// pushAll pushes tasks of one priority.
-func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
+// pushAll pushes tasks of one priority, with base added to their orders.
+func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 	var l *lane // made with its first task: no other way does a lane become empty than by leave
 	for _, e := range tasks {
 		switch {
@@ -218,19 +220,24 @@ func (q *priorityQueue) pushAll(tasks []entry, pr Priority) {
 		case l == nil:
 			l = q.lane(laneKey{pr, false})
 		}
+		e.order += base
 		q.pushLane(l, e)
 	}
 }
 
-// pushSegment pushes tasks of one priority that have not started, the first n
-// slots of a segment.
-func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
+// pushSegment pushes tasks of one priority that have not started: those in the
+// slots from first up to end of a segment of which base and handles are set, and
+// which has no others.
+func (q *priorityQueue) pushSegment(s *segment, first, end int, pr Priority) {
 	l := q.lane(laneKey{pr, false})
 	l.link(s)
-	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
-	for i := range s.slots[:n] {
-		if h := s.slots[i].h; h != nil {
-			h.place = place{l, s, int32(i)}
+	n := end - first
+	s.head, s.tail, s.live, s.fresh = int32(first), int32(end), int32(n), int32(n)
+	if s.handles > 0 {
+		for i := first; i < end; i++ {
+			if h := s.slots[i].h; h != nil {
+				h.place = place{l, s, int32(i)}
+			}
 		}
 	}
 	q.n += n
@@ -252,6 +259,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	s.slots[s.tail] = e
 	if e.h != nil {
 		e.h.place = place{l, s, s.tail}
+		s.handles++
 	}
 	s.tail++
 	s.live++
@@ -406,10 +414,10 @@ func (q *priorityQueue) skip(l *lane, n int) {
 func (c *laneClass) oldest() *lane {
 	for len(c.old.lanes) > 0 {
 		l := c.old.lanes[0]
-		if l.age == l.front().order {
+		if l.age == l.order() {
 			return l
 		}
-		l.age = l.front().order
+		l.age = l.order()
 		heap.Fix(&c.old, 0)
 	}
 	return nil
@@ -454,6 +462,7 @@ func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
 // take removes the live entry in slot i of segment s of lane l.
 func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	e := s.slots[i]
+	e.order += s.base
 	s.slots[i] = entry{}
 	s.live--
 	l.n--
@@ -501,12 +510,12 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 // arrived to be where it is with priority 0. Both operands of a comparison grow
 // alike as time goes by, so it is computed once.
 func (q *priorityQueue) key(l *lane) int64 {
-	return addSaturating(l.front().order, mulSaturating(int64(l.priority), int64(q.step)))
+	return addSaturating(l.order(), mulSaturating(int64(l.priority), int64(q.step)))
 }
 
 // enter puts l, which was empty, into the heaps.
 func (q *priorityQueue) enter(l *lane) {
-	l.age = l.front().order
+	l.age = l.order()
 	l.class.lead.add(l)
 	l.class.old.add(l)
 	if q.step > 0 {
@@ -589,7 +598,7 @@ func (q *priorityQueue) sorted() []*lane {
 
 // appendSegment gives l an empty segment at its back.
 func (q *priorityQueue) appendSegment(l *lane) *segment {
-	size := 0
+	size := int32(0)
 	if l.tail != nil {
 		size = 1
 	}
@@ -602,7 +611,7 @@ func (q *priorityQueue) appendSegment(l *lane) *segment {
 }
 
 // segment returns an empty segment of size segmentSlots[size].
-func (q *priorityQueue) segment(size int) *segment {
+func (q *priorityQueue) segment(size int32) *segment {
 	free := &q.free[size]
 	s := free.top
 	if s == nil {
@@ -621,13 +630,16 @@ func (q *priorityQueue) release(s *segment) {
 	if (free.n+1)*len(s.slots) > keptSlots {
 		return
 	}
-	s.prev, s.next, s.head, s.tail = nil, free.top, 0, 0
+	s.prev, s.next, s.head, s.tail, s.handles, s.base = nil, free.top, 0, 0, 0, 0
 	free.top = s
 	free.n++
 }
 
 // front returns the first entry of a lane that is not empty.
 func (l *lane) front() *entry { return &l.head.slots[l.head.head] }
+
+// order returns the order of the first entry of a lane that is not empty.
+func (l *lane) order() int64 { return l.head.base + l.front().order }
 
 // link puts s at the back of l.
 func (l *lane) link(s *segment) {

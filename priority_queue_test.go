@@ -299,8 +299,8 @@ func invariants(q *priorityQueue) error {
 			return fmt.Errorf("lane %v: the first slot is not live", pr)
 		} else if !l.tail.slots[l.tail.tail-1].live() {
 			return fmt.Errorf("lane %v: the last slot is not live", pr)
-		} else if l.age > l.front().order {
-			return fmt.Errorf("lane %v has age %d, above its front's order %d", pr, l.age, l.front().order)
+		} else if l.age > l.order() {
+			return fmt.Errorf("lane %v has age %d, above its front's order %d", pr, l.age, l.order())
 		} else if q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
 		}
@@ -344,7 +344,7 @@ func invariants(q *priorityQueue) error {
 	for size, free := range q.free {
 		n := 0
 		for s := free.top; s != nil; s = s.next {
-			if n++; s.size != size || len(s.slots) != segmentSlots[size] || !segmentCleared(s) {
+			if n++; int(s.size) != size || len(s.slots) != segmentSlots[size] || !segmentCleared(s) {
 				return fmt.Errorf("free segment %d of size %d is not clear", n, size)
 			}
 		}
@@ -376,10 +376,10 @@ func laneInvariants(q *priorityQueue, l *lane) error {
 			if int32(i) < s.head || int32(i) >= s.tail {
 				return fmt.Errorf("slot %d is live outside [%d:%d)", i, s.head, s.tail)
 			}
-			if e.order < order {
-				return fmt.Errorf("order %d comes behind %d", e.order, order)
+			if s.base+e.order < order {
+				return fmt.Errorf("order %d comes behind %d", s.base+e.order, order)
 			}
-			if order = e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
+			if order = s.base + e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
 				return fmt.Errorf("handle in slot %d has another place", i)
 			}
 			if live++; e.fresh() {
@@ -406,7 +406,7 @@ func laneInvariants(q *priorityQueue, l *lane) error {
 }
 
 func segmentCleared(s *segment) bool {
-	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 &&
+	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 && s.handles == 0 && s.base == 0 &&
 		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })
 }
 
@@ -704,8 +704,8 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 
 func TestSegmentsHaveTheirSize(t *testing.T) {
 	for size, slots := range segmentSlots {
-		s := newSegment(size)
-		require.Equal(t, size, s.size)
+		s := newSegment(int32(size))
+		require.EqualValues(t, size, s.size)
 		require.Len(t, s.slots, slots)
 	}
 }
