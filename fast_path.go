@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,28 +35,19 @@ type arrivals struct {
 	// mu protects the fields down to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment      // the tasks, in order; with ageing, their order is the time
-	n         int           // how many
-	stretches []stretch     // their priorities
-	scout     *worker       // to be woken by the next arrival; nil if nobody is
-	latest    int64         // with ageing: the order of the last arrival
-	closed    bool          // Shutdown was called
-	detour    bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	woken     bool          // a scout was woken for what is in batch, and has not come yet
-	stubborn  int           // so many full batches more submitters go on whatever others do
-	away      time.Duration // the longest that a submitter let others run, since the batch was full
-	started   uint64        // how many of the tasks taken in had started when it was
+	batch     *segment  // the tasks, in order; with ageing, their order is the time
+	n         int       // how many
+	stretches []stretch // their priorities
+	scout     *worker   // to be woken by the next arrival; nil if nobody is
+	latest    int64     // with ageing: the order of the last arrival
+	closed    bool      // Shutdown was called
+	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
 
 	_ cacheLine
 
 	// The most and the least urgent priority in batch; none and math.MinInt64
 	// if it is empty. Written under mu, and rarely.
 	least, most atomic.Int64
-
-	// courteous is set while submitters let others run when they are in their
-	// way: tasks are short, and so the processor is theirs again soon. Written
-	// under mu, and rarely.
-	courteous atomic.Bool
 
 	_ cacheLine
 }
@@ -72,13 +62,11 @@ type stretch struct {
 type cacheLine [64]byte
 
 const (
-	none         = math.MaxInt64 // no priority waits; a task of that priority takes the long way
-	batchSize    = int32(len(segmentSlots) - 1)
-	maxArrivals  = 1021
-	wholeBatch   = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
-	worthWhole   = 16                  // and so many if they are about to be taken
-	slowYield    = time.Millisecond    // a Gosched that took longer let others do long work
-	stubbornness = 1000
+	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	batchSize   = int32(len(segmentSlots) - 1)
+	maxArrivals = 1021
+	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
+	worthWhole  = 16                  // and so many if they are about to be taken
 )
 
 func (in *arrivals) init() {
@@ -105,13 +93,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	}
 	in := &p.arrivals
 	if !in.mu.TryLock() {
-		in.lockInTurn()
-	}
-	if in.n == maxArrivals && in.stubborn == 0 && (in.woken || in.courteous.Load()) {
-		in.mu.Unlock()
-		away := letOthersRun()
-		in.lockInTurn()
-		in.away = max(in.away, away)
+		lockSoon(&in.mu)
 	}
 	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
@@ -136,52 +118,11 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
-		in.scout, in.woken = nil, true
+		in.scout = nil
 		w.wake <- wakeToLook
 	}
 	in.mu.Unlock()
 	return true
-}
-
-// lockInTurn locks mu for a submitter.
-func (in *arrivals) lockInTurn() {
-	if tryLock(&in.mu) {
-		return
-	}
-	if !in.courteous.Load() {
-		in.mu.Lock()
-		return
-	}
-	away := letOthersRun()
-	if !tryLock(&in.mu) {
-		in.mu.Lock()
-	}
-	in.away = max(in.away, away)
-}
-
-// letOthersRun gives the processor away and returns for how long.
-func letOthersRun() time.Duration {
-	begin := time.Now()
-	runtime.Gosched()
-	return time.Since(begin)
-}
-
-// fullLocked decides, as a full batch is taken in, whether submitters shall let
-// others run. started is how many of the tasks taken in before have started.
-func (in *arrivals) fullLocked(started uint64) {
-	since := started - in.started
-	courteous := since >= maxArrivals/2 || in.courteous.Load()
-	if in.away > slowYield && in.away > time.Duration(since)*time.Microsecond {
-		in.stubborn = stubbornness
-	}
-	if in.stubborn > 0 {
-		in.stubborn--
-		courteous = false
-	}
-	in.started, in.away = started, 0
-	if in.courteous.Load() != courteous {
-		in.courteous.Store(courteous)
-	}
 }
 
 // lock locks mu, and completes what has arrived.
@@ -207,12 +148,8 @@ func (p *Pool) takeInLocked() {
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
-	if in.woken = false; n == maxArrivals {
-		in.fullLocked(p.takenIn - uint64(p.queue.n))
-	}
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
-	p.takenIn += uint64(n)
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	free := 0
@@ -372,7 +309,7 @@ func (p *Pool) endRunLocked() {
 func (w *worker) takeFromRun() bool {
 	p := w.pool
 	if !p.mu.TryLock() {
-		lockInTurn(&p.mu)
+		lockSoon(&p.mu)
 	}
 	r := &p.run
 	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority, r.choice) {
@@ -401,7 +338,7 @@ func (w *worker) runFunctions() bool {
 // look has a scout take a task. It returns false if the worker is dismissed.
 func (w *worker) look() bool {
 	p := w.pool
-	lockInTurn(&p.mu)
+	lockSoon(&p.mu)
 	defer p.mu.Unlock()
 	p.endRunLocked()
 	if w.dismissed {
@@ -535,29 +472,15 @@ func (p *Pool) takeReadyLocked(w *worker) bool {
 }
 
 // lockSoon locks a mutex that is held for moments only, by many in turn.
+//
+// Whoever fails to get it does not call runtime.Gosched: where tasks compute on
+// all processors, a call of Go would return when all of these have had their turn
+// of 10 ms. Where they do not, it was no faster.
 func lockSoon(mu *sync.Mutex) {
-	if !tryLock(mu) {
-		mu.Lock()
-	}
-}
-
-// lockInTurn is lockSoon for workers, which rather let others run than sleep.
-func lockInTurn(mu *sync.Mutex) {
-	for range 2 {
-		if tryLock(mu) {
-			return
-		}
-		runtime.Gosched()
-	}
-	mu.Lock()
-}
-
-// tryLock locks mu if that can be done in a few tries.
-func tryLock(mu *sync.Mutex) bool {
 	for range 10 {
 		if mu.TryLock() {
-			return true
+			return
 		}
 	}
-	return false
+	mu.Lock()
 }

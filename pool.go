@@ -56,7 +56,6 @@ type Pool struct {
 
 	// What the functions in fast_path.go need.
 	ready          readyList // tasks that found a free slot, before those in queue
-	takenIn        uint64    // tasks, in all
 	spare          *segment  // empty, for arrivals.batch
 	spareStretches []stretch // empty, for arrivals.stretches
 	scout          *worker   // the idle worker that looks after arrivals, idle[0]; nil: none is needed

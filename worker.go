@@ -537,7 +537,7 @@ func (w *worker) inTime() bool {
 // settle makes the verdict so. If there is nothing to report it goes on to the
 // next task at once. It returns false if the worker has nothing more to do.
 func (w *worker) settle() bool {
-	lockInTurn(&w.pool.mu)
+	lockSoon(&w.pool.mu)
 	return w.settleLocked()
 }
 
