@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -56,7 +59,11 @@ func (e *kindError) Unwrap() error { return e.kind }
 // A PanicError is the error of an attempt that panicked.
 type PanicError struct {
 	Value any    // what the task panicked with; nil for panic(nil) under GODEBUG=panicnil=1
-	Stack []byte // the panicking goroutine's stack, as debug.Stack formats it
+	Stack []byte // the panicking goroutine's stack, in the form of debug.Stack without arguments
+
+	// site is where it panicked, as long as Stack is not made of it: that takes
+	// longer than all the rest of a panic, and may never be looked at.
+	site panicSite
 }
 
 // Error returns the panic's value without the stack.
@@ -66,6 +73,59 @@ func (e *PanicError) Error() string { return fmt.Sprintf("taskpool: task panicke
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
+}
+
+// complete makes Stack.
+func (e *PanicError) complete() *PanicError {
+	if e.site.frames != nil {
+		e.Stack, e.site = e.site.stack(), panicSite{}
+	}
+	return e
+}
+
+// A panicSite is the stack of a goroutine that panics.
+type panicSite struct {
+	goroutine uint64
+	frames    []uintptr
+}
+
+const maxPanicFrames = 100
+
+// newPanicSite returns the stack of the calling goroutine, which has the given
+// number, from the call of panic on: the caller is the deferred function that
+// recovers.
+func newPanicSite(goroutine uint64) panicSite {
+	var frames [maxPanicFrames]uintptr
+	n := runtime.Callers(3, frames[:])
+	return panicSite{goroutine, slices.Clone(frames[:n])}
+}
+
+// stack returns the stack as text. Unlike debug.Stack it takes no lock of the
+// runtime, which that does for each word it prints: workers whose tasks panic at
+// the same time would wait for each other.
+func (s panicSite) stack() []byte {
+	text := make([]byte, 0, 1024)
+	text = append(text, "goroutine "...)
+	text = strconv.AppendUint(text, s.goroutine, 10)
+	text = append(text, " [running]:\n"...)
+	for frames, more := runtime.CallersFrames(s.frames), true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		name := f.Function
+		if name == "runtime.gopanic" {
+			name = "panic" // as debug.Stack calls it
+		}
+		text = append(text, name...)
+		text = append(text, "(...)\n\t"...)
+		text = append(text, f.File...)
+		text = append(text, ':')
+		text = strconv.AppendInt(text, int64(f.Line), 10)
+		text = append(text, '\n')
+	}
+	if len(s.frames) == maxPanicFrames {
+		text = append(text, "...additional frames elided...\n"...)
+	}
+	return text
 }
 
 // A HungError is the error of a task whose Run did not return within the hang

@@ -127,7 +127,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 
 // lock locks mu, and completes what has arrived.
 func (p *Pool) lock() {
-	p.mu.Lock()
+	lockSoon(&p.mu)
 	p.endRunLocked()
 	if p.arrivals.least.Load() != none || p.scoutUp {
 		p.takeInLocked()

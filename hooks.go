@@ -165,20 +165,29 @@ func (p *Pool) logContained(what string, v any) {
 	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
 }
 
+// logger returns the pool's logger.
+func (p *Pool) logger() *slog.Logger {
+	if l := p.cfg.logger; l != nil {
+		return l
+	}
+	return slog.Default()
+}
+
+// logs reports whether the log takes records of a level. It calls the user's
+// handler, so no lock may be held.
+func (p *Pool) logs(level slog.Level) bool {
+	return p.logger().Enabled(context.Background(), level)
+}
+
 // log writes a record. It calls the user's handler, so no lock may be held.
 func (p *Pool) log(level slog.Level, msg string, attrs ...slog.Attr) {
-	l := p.cfg.logger
-	if l == nil {
-		l = slog.Default()
-	}
-	ctx := context.Background()
-	if !l.Enabled(ctx, level) {
+	if !p.logs(level) {
 		return
 	}
 	if p.cfg.name != "" {
 		attrs = append([]slog.Attr{slog.String("pool", p.cfg.name)}, attrs...)
 	}
-	l.LogAttrs(ctx, level, msg, attrs...)
+	p.logger().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
 // logTask writes a record about a task.

@@ -718,7 +718,7 @@ func (p *Pool) inside(ctx context.Context) bool {
 	}
 	for _, workers := range [][]*worker{p.crew, p.abandoned} {
 		for _, w := range workers {
-			if w.goroutine == id {
+			if w.goroutine.Load() == id {
 				return true
 			}
 		}

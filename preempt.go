@@ -218,7 +218,7 @@ func (pk *parking) wait(ctx context.Context) {
 func (p *Pool) hereLocked(a *attempt) *attempt {
 	id := goroutineID()
 	for _, w := range p.crew {
-		if w.goroutine == id && w.attempt != nil {
+		if w.goroutine.Load() == id && w.attempt != nil {
 			return w.attempt
 		}
 	}

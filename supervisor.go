@@ -16,6 +16,7 @@ import (
 // another goroutine.
 func (p *Pool) supervise() {
 	timer := time.NewTimer(0)
+	timer.Stop()
 	for {
 		next, over := p.supervisorTurn()
 		if over {
@@ -23,12 +24,13 @@ func (p *Pool) supervise() {
 			return
 		}
 		if next.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
+			<-p.alarm
+			continue
 		}
+		timer.Reset(time.Until(next))
 		select {
 		case <-p.alarm:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}
@@ -111,7 +113,8 @@ func (p *Pool) replaceLocked(w *worker) {
 	}
 	old := w.id
 	p.lastID++
-	w.id, w.goroutine = p.lastID, 0
+	w.id = p.lastID
+	w.goroutine.Store(0)
 	p.total.replaced++
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
 	var reports []report
@@ -225,7 +228,7 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 func (p *Pool) giveUpLocked(hung []*worker) {
 	ids := make([]uint64, len(hung))
 	for i, w := range hung {
-		ids[i] = w.goroutine
+		ids[i] = w.goroutine.Load()
 	}
 	p.unlock()
 	stacks := goroutineStacks(ids)

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"runtime/debug"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,6 +17,10 @@ import (
 type worker struct {
 	pool *Pool
 	wake chan wakeUp // tells a sleeping worker what to do; buffered, so that sending never waits
+
+	// goroutine is the number of the worker's goroutine, as in stack dumps. It is
+	// set before that calls user code; 0 until then.
+	goroutine atomic.Uint64
 
 	// The fields below belong to the worker's goroutine. Those of the task are
 	// set by the dispatcher before it wakes the worker.
@@ -35,12 +40,11 @@ type worker struct {
 	// How the goroutine died.
 	panicked bool
 	value    any
-	stack    []byte
+	site     panicSite
 
 	// The fields below are protected by pool.mu.
 
 	id         int
-	goroutine  uint64      // its number, as in stack dumps; 0 until it has started
 	crewI      int         // index in Pool.crew
 	asleep     bool        // waits for wake
 	dismissed  bool        // to end, as it is one too many or the pool is drained
@@ -187,11 +191,9 @@ func (p *Pool) leaveLocked(w *worker) {
 
 // main is the worker's goroutine.
 func (w *worker) main() {
-	id := goroutineID()
-	w.pool.lock()
-	w.goroutine = id
-	w.pool.unlock()
-	w.panicked, w.value, w.stack = false, nil, nil
+	var head [64]byte
+	w.goroutine.Store(parseGoroutineID(head[:runtime.Stack(head[:], false)]))
+	w.panicked, w.value, w.site = false, nil, panicSite{}
 	quit, goexit := false, true
 	defer func() {
 		if !quit {
@@ -212,7 +214,7 @@ func (w *worker) recovered() (returned bool) {
 			return
 		}
 		if v := recover(); !w.panicked { // else callRecovered was here before
-			w.value, w.stack = v, debug.Stack()
+			w.value, w.site = v, newPanicSite(w.goroutine.Load())
 			w.panicked = v != nil
 		}
 	}()
@@ -230,11 +232,15 @@ func (w *worker) died(goexit bool) {
 		w.inRun = false
 		w.err, w.kind = ErrGoexit, attemptGoexit
 		if !goexit || w.panicked {
-			w.err, w.kind = &PanicError{Value: w.value, Stack: w.stack}, attemptPanic
+			e := &PanicError{Value: w.value, site: w.site}
+			if w.attempt != nil || w.pool.hooked || w.pool.hooks.attemptFailed != nil {
+				e.complete() // else the log will, if it is interested
+			}
+			w.err, w.kind = e, attemptPanic
 		}
 		w.phase = phaseJudge
 	}
-	w.value, w.stack = nil, nil
+	w.value, w.site = nil, panicSite{}
 	p := w.pool
 	p.lock()
 	defer p.unlock()
@@ -242,6 +248,14 @@ func (w *worker) died(goexit bool) {
 	if w.gaveUp && w.abandoned {
 		p.returnedLateLocked(w)
 		return
+	}
+	if w.phase == phaseJudge && w.attempt == nil && !w.gaveUp {
+		// Nobody is to be asked about a function, so it need not wait for the
+		// replacement.
+		w.verdict = verdict{state: Failed, err: w.err, kind: w.kind}
+		p.settleAttemptLocked(w, &w.verdict, &w.reports)
+		w.job, w.phase = entry{}, phaseReport
+		p.restoreLocked()
 	}
 	p.dead = append(p.dead, w)
 	p.alarmLocked()
@@ -418,7 +432,7 @@ func (w *worker) callRecovered(ctx context.Context) (err error) {
 	func() {
 		defer func() {
 			if !normal {
-				w.value, w.stack = recover(), debug.Stack()
+				w.value, w.site = recover(), newPanicSite(w.goroutine.Load())
 				w.panicked = w.value != nil
 			}
 		}()
@@ -427,8 +441,8 @@ func (w *worker) callRecovered(ctx context.Context) (err error) {
 	}()
 	if !normal { // a Goexit does not come here; died sees to it
 		w.inRun, w.kind = false, attemptPanic
-		err = &PanicError{Value: w.value, Stack: w.stack}
-		w.panicked, w.value, w.stack = false, nil, nil
+		err = (&PanicError{Value: w.value, site: w.site}).complete()
+		w.panicked, w.value, w.site = false, nil, panicSite{}
 	}
 	return err
 }
@@ -441,10 +455,8 @@ func (w *worker) judge() bool {
 	*v = verdict{state: Succeeded}
 	// Before user code is called, and the interest in the task's context ends
 	// below, it must be sure that the task has no other attempt by now.
-	if w.err != nil || w.attempt != nil && w.attempt.h.stop != nil {
-		if !w.inTime() {
-			return w.late()
-		}
+	if w.attempt != nil && (w.err != nil || w.attempt.h.stop != nil) && !w.inTime() {
+		return w.late()
 	}
 	if w.err != nil {
 		if w.kind == attemptOK {
@@ -701,20 +713,22 @@ func (p *Pool) reportAttempt(v *verdict, info TaskInfo, reports *[]report) {
 // logAttempt logs an attempt that failed.
 func (p *Pool) logAttempt(v *verdict, info TaskInfo) {
 	level, msg := slog.LevelError, "taskpool: task failed"
+	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
+		level, msg = slog.LevelWarn, "taskpool: attempt failed"
+	}
+	if !p.logs(level) {
+		return
+	}
 	attrs := []slog.Attr{slog.Any("error", v.err)}
 	switch v.kind {
 	case attemptPanic:
 		var e *PanicError
 		errors.As(v.err, &e)
-		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.Stack)))
+		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.complete().Stack)))
 	case attemptHung:
 		var e *HungError
 		errors.As(v.err, &e)
 		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
-	default:
-		if v.retry {
-			level, msg = slog.LevelWarn, "taskpool: attempt failed"
-		}
 	}
 	if v.retry {
 		attrs = append(attrs, slog.Duration("retry_in", v.delay))
