@@ -53,9 +53,9 @@ func throughputs() []throughput {
 			}
 		}
 	}
-	grid(groupEmpty, "empty task", 200_000, emptyJobs, unordered)
+	grid(groupEmpty, "empty task", 1_000_000, emptyJobs, unordered)
 	grid(groupMicrosecond, "1 µs task", 50_000, microsecondJobs, unordered)
-	grid(groupBusy, "empty task, one core busy", 200_000, emptyJobs, func() []entrant {
+	grid(groupBusy, "empty task, one core busy", 1_000_000, emptyJobs, func() []entrant {
 		return []entrant{taskpoolEntrant("taskpool", ours), channelEntrant}
 	})
 	all = append(all, throughput{
@@ -67,7 +67,7 @@ func throughputs() []throughput {
 		for _, producers := range []int{1, 8} {
 			all = append(all, throughput{
 				group: groupPriorities, name: fmt.Sprintf("%s priorities, %s", thousands(priorities), crew(8, producers)),
-				workers: 8, producers: producers, tasks: 200_000, short: 2_000, priorities: priorities,
+				workers: 8, producers: producers, tasks: 500_000, short: 2_000, priorities: priorities,
 				jobs: emptyJobs, entrants: ordered(),
 			})
 		}
@@ -82,7 +82,7 @@ func throughputs() []throughput {
 	for _, priorities := range []int{1, 3, 1_000} {
 		all = append(all, throughput{
 			group: groupOptions, name: fmt.Sprintf("options, %s, %s", plural(priorities, "priority", "priorities"), crew(8, 1)),
-			workers: 8, producers: 1, tasks: 200_000, short: 2_000, priorities: priorities,
+			workers: 8, producers: 1, tasks: 1_000_000, short: 2_000, priorities: priorities,
 			jobs: emptyJobs, entrants: []entrant{
 				taskpoolEntrant("taskpool", ours),
 				taskpoolEntrant("fair share 0", other, taskpool.WithFairShare(0)),
