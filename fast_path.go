@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,13 +36,18 @@ type arrivals struct {
 	// mu protects the fields down to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment  // the tasks, in order; with ageing, their order is the time
-	n         int       // how many
-	stretches []stretch // their priorities
-	scout     *worker   // to be woken by the next arrival; nil if nobody is
-	latest    int64     // with ageing: the order of the last arrival
-	closed    bool      // Shutdown was called
-	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	batch     *segment      // the tasks, in order; with ageing, their order is the time
+	n         int           // how many
+	stretches []stretch     // their priorities
+	scout     *worker       // to be woken by the next arrival; nil if nobody is
+	latest    int64         // with ageing: the order of the last arrival
+	closed    bool          // Shutdown was called
+	woken     bool          // a scout was woken for what is in batch, and has not come yet
+	brisk     bool          // about as many tasks were started as arrived while the last batch filled up
+	started   uint64        // of those taken in, when that was taken in
+	away      time.Duration // the longest that a submitter has let others run since
+	stubborn  int           // so many more batches no submitter lets others run
+	detour    bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
 
 	_ cacheLine
 
@@ -62,11 +68,13 @@ type stretch struct {
 type cacheLine [64]byte
 
 const (
-	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
-	batchSize   = int32(len(segmentSlots) - 1)
-	maxArrivals = 1021
-	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
-	worthWhole  = 16                  // and so many if they are about to be taken
+	none         = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	batchSize    = int32(len(segmentSlots) - 1)
+	maxArrivals  = 1021
+	wholeBatch   = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
+	worthWhole   = 16                  // and so many if they are about to be taken
+	slowYield    = time.Millisecond    // a Gosched that took longer let others do long work
+	stubbornness = 1000
 )
 
 func (in *arrivals) init() {
@@ -95,6 +103,9 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if !in.mu.TryLock() {
 		lockSoon(&in.mu)
 	}
+	if in.n == maxArrivals && in.stubborn == 0 && (in.brisk || in.woken) {
+		in.letOthersRun()
+	}
 	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
 		return false
@@ -118,11 +129,37 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
-		in.scout = nil
+		in.scout, in.woken = nil, true
 		w.wake <- wakeToLook
 	}
 	in.mu.Unlock()
 	return true
+}
+
+// letOthersRun gives the processor away, as the batch is full, for the workers to
+// catch up: tasks that are taken while they are in the cache cost less than a
+// queue that grows. It unlocks mu meanwhile.
+func (in *arrivals) letOthersRun() {
+	in.mu.Unlock()
+	begin := time.Now()
+	runtime.Gosched()
+	away := time.Since(begin)
+	lockSoon(&in.mu)
+	in.away = max(in.away, away)
+}
+
+// fullLocked takes note that a full batch is taken in, and that of the tasks
+// taken in before started have started. Where fewer have than arrived, tasks are
+// long, and whoever has the processor next might keep it for some time.
+func (in *arrivals) fullLocked(started uint64) {
+	since := started - in.started
+	in.brisk = since >= maxArrivals/2
+	if in.away > slowYield && in.away > time.Duration(since)*time.Microsecond {
+		in.stubborn = stubbornness
+	} else if in.stubborn > 0 {
+		in.stubborn--
+	}
+	in.started, in.away = started, 0
 }
 
 // lock locks mu, and completes what has arrived.
@@ -148,8 +185,12 @@ func (p *Pool) takeInLocked() {
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
+	if in.woken = false; n == maxArrivals {
+		in.fullLocked(p.takenIn - uint64(p.queue.n))
+	}
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
+	p.takenIn += uint64(n)
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	free := 0

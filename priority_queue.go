@@ -34,8 +34,8 @@ type priorityQueue struct {
 
 	n       int // waiting tasks
 	lanes   map[laneKey]*lane
-	peak    int       // the most lanes that the map has held
-	recent  [16]*lane // some lanes of the map, each in the place of its priority: most look-ups end here
+	peak    int     // the most lanes that the map has held
+	recent  []*lane // some lanes of the map, each in the place of its priority: most look-ups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
 	turn    [2]uint64 // dispatches with a choice since the last fair-share turn: of all lanes, of the first class
@@ -59,6 +59,12 @@ type laneKey struct {
 
 // So many empty lanes stay in the map, ready for the next task of their priority.
 const keptLanes = 448
+
+// So many places recent has.
+const (
+	leastRecent = 16
+	mostRecent  = 1 << 12
+)
 
 // An entry is one waiting task: a function given to Go or a handle.
 type entry struct {
@@ -166,6 +172,7 @@ const keptSlots = 4096
 
 func (q *priorityQueue) init() {
 	q.lanes = make(map[laneKey]*lane)
+	q.makeRecent(leastRecent)
 	for i := range q.classes {
 		c := &q.classes[i]
 		c.lead = laneHeap{id: heapLead, less: moreUrgent}
@@ -281,13 +288,13 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 
 // recently returns the place in recent of the lane of key k.
 func (q *priorityQueue) recently(k laneKey) **lane {
-	return &q.recent[uint(k.priority)%uint(len(q.recent))]
+	return &q.recent[int(k.priority)&(len(q.recent)-1)]
 }
 
 // lane returns the lane of key k, made if need be.
 func (q *priorityQueue) lane(k laneKey) *lane {
 	recent := q.recently(k)
-	if l := *recent; l != nil && l.laneKey == k {
+	if l := *recent; l != nil && l.priority == k.priority && l.resuming == k.resuming {
 		return l
 	}
 	l := q.lanes[k]
@@ -301,9 +308,21 @@ func (q *priorityQueue) lane(k laneKey) *lane {
 		}
 		q.lanes[k] = l
 		q.peak = max(q.peak, len(q.lanes))
+		if n := len(q.recent); len(q.lanes) > n && n < mostRecent {
+			q.makeRecent(2 * n)
+			return l
+		}
 	}
 	*recent = l
 	return l
+}
+
+// makeRecent makes recent anew, with n places, a power of two.
+func (q *priorityQueue) makeRecent(n int) {
+	q.recent = make([]*lane, n)
+	for k, l := range q.lanes {
+		*q.recently(k) = l
+	}
 }
 
 // next returns the lane of the task whose turn it is, nil if none waits: the
@@ -548,10 +567,10 @@ func (q *priorityQueue) leave(l *lane) {
 func (q *priorityQueue) shrink() {
 	lanes := q.sorted()
 	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
-	q.recent = [len(q.recent)]*lane{}
 	for _, l := range lanes {
 		q.lanes[l.laneKey] = l
 	}
+	q.makeRecent(leastRecent)
 	q.spare.shrink()
 	for i := range q.classes {
 		c := &q.classes[i]
