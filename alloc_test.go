@@ -6,6 +6,7 @@ package taskpool_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"testing"
@@ -137,26 +138,34 @@ func TestSubmitAllocations(t *testing.T) {
 	}
 }
 
-func TestWaitingGoTaskTakesAtMost32Bytes(t *testing.T) {
-	const tasks = 200_000
-	p := newPool(t, taskpool.WithWorkers(1))
-	warm(t, p)
-	release := block(t, p)
-	defer release()
-	f := func() {}
-	heap := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC() // the second frees what sync.Pools kept in the first
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
+func heapInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // the second frees what sync.Pools kept in the first
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestWaitingGoTaskTakesAtMost32BytesAndGivesThemBack(t *testing.T) {
+	const tasks = 1_000_000
+	for _, priorities := range []int{1, 3, 1000} {
+		t.Run(fmt.Sprintf("%d priorities", priorities), func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			warm(t, p)
+			release := block(t, p)
+			f := func() {}
+			before := heapInUse()
+			for i := range tasks {
+				require.NoError(t, p.Go(taskpool.Priority(i%priorities), f))
+			}
+			full := heapInUse() - before
+			release()
+			require.NoError(t, p.WaitIdle(context.Background()))
+			left := heapInUse() - before
+			t.Logf("%.1f bytes a task, %d left", float64(full)/tasks, left)
+			require.LessOrEqual(t, float64(full)/tasks, 32.0)
+			require.LessOrEqual(t, left, int64(700_000), "of %d", full) // empty lanes and segments that are kept
+			runtime.KeepAlive(p)
+		})
 	}
-	before := heap()
-	for range tasks {
-		require.NoError(t, p.Go(taskpool.Low, f))
-	}
-	after := heap()
-	require.Greater(t, after, before)
-	require.LessOrEqual(t, float64(after-before)/tasks, 32.0)
-	runtime.KeepAlive(p)
 }

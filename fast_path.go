@@ -11,9 +11,9 @@ import (
 // This file is the way of a task through the pool where nothing out of the
 // ordinary happens, and what makes it fast. With one lock for everything,
 // submitters and workers would take turns for each task. So there are two: tasks
-// arrive under a lock of their own, and are taken in, many at a time, under
-// Pool.mu. Workers are woken one at a time, and take the next task with two
-// atomic operations and a few loads.
+// arrive under a lock of their own, and are taken in under Pool.mu, many at a time
+// and without a look at each of them. Workers are woken one at a time, and take
+// the next task with two atomic operations and a few loads.
 //
 // What holds between the two locks:
 //
@@ -36,18 +36,14 @@ type arrivals struct {
 	// mu protects the fields down to least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment      // the tasks, in order; with ageing, their order is the time
-	n         int           // how many
-	stretches []stretch     // their priorities
-	scout     *worker       // to be woken by the next arrival; nil if nobody is
-	latest    int64         // with ageing: the order of the last arrival
-	closed    bool          // Shutdown was called
-	woken     bool          // a scout was woken for what is in batch, and has not come yet
-	brisk     bool          // about as many tasks were started as arrived while the last batch filled up
-	started   uint64        // of those taken in, when that was taken in
-	away      time.Duration // the longest that a submitter has let others run since
-	stubborn  int           // so many more batches no submitter lets others run
-	detour    bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	batch     *segment  // the tasks, in order; with ageing, their order is the time
+	n         int       // how many
+	stretches []stretch // their priorities
+	scout     *worker   // to be woken by the next arrival; nil if nobody is
+	closed    bool      // Shutdown was called
+	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	latest    int64     // with ageing: the order of the last arrival
+	courtesy  courtesy
 
 	_ cacheLine
 
@@ -68,13 +64,11 @@ type stretch struct {
 type cacheLine [64]byte
 
 const (
-	none         = math.MaxInt64 // no priority waits; a task of that priority takes the long way
-	batchSize    = int32(len(segmentSlots) - 1)
-	maxArrivals  = 1021
-	wholeBatch   = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
-	worthWhole   = 16                  // and so many if they are about to be taken
-	slowYield    = time.Millisecond    // a Gosched that took longer let others do long work
-	stubbornness = 1000
+	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	batchSize   = int32(len(segmentSlots) - 1)
+	maxArrivals = 1020
+	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
+	worthWhole  = 16                  // and so many if they are about to be taken
 )
 
 func (in *arrivals) init() {
@@ -103,7 +97,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if !in.mu.TryLock() {
 		lockSoon(&in.mu)
 	}
-	if in.n == maxArrivals && in.stubborn == 0 && (in.brisk || in.woken) {
+	if in.n == maxArrivals && in.courtesy.due() {
 		in.letOthersRun()
 	}
 	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
@@ -129,7 +123,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
-		in.scout, in.woken = nil, true
+		in.scout, in.courtesy.woken = nil, true
 		w.wake <- wakeToLook
 	}
 	in.mu.Unlock()
@@ -137,29 +131,51 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 }
 
 // letOthersRun gives the processor away, as the batch is full, for the workers to
-// catch up: tasks that are taken while they are in the cache cost less than a
-// queue that grows. It unlocks mu meanwhile.
+// catch up: tasks that are taken while they are in the processor's cache cost less
+// than a queue that grows. It unlocks mu meanwhile.
 func (in *arrivals) letOthersRun() {
 	in.mu.Unlock()
 	begin := time.Now()
 	runtime.Gosched()
 	away := time.Since(begin)
 	lockSoon(&in.mu)
-	in.away = max(in.away, away)
+	in.courtesy.away = max(in.courtesy.away, away)
 }
 
-// fullLocked takes note that a full batch is taken in, and that of the tasks
-// taken in before started have started. Where fewer have than arrived, tasks are
-// long, and whoever has the processor next might keep it for some time.
-func (in *arrivals) fullLocked(started uint64) {
-	since := started - in.started
-	in.brisk = since >= maxArrivals/2
-	if in.away > slowYield && in.away > time.Duration(since)*time.Microsecond {
-		in.stubborn = stubbornness
-	} else if in.stubborn > 0 {
-		in.stubborn--
+// A courtesy is whether submitters let others run when the batch is full. That is
+// good for tasks that are done in no time. Where they are long, whoever has the
+// processor next keeps it for 10 ms, and so do all others that wait for it, so
+// that a submitter would stand still for as long as that takes.
+type courtesy struct {
+	woken    bool          // a scout was woken for what is in the batch, and has not come yet
+	brisk    bool          // about as many tasks were started as arrived while the last batch filled up
+	started  uint64        // attempts, in all, when a full batch was last taken in
+	away     time.Duration // the longest that a submitter has let others run since
+	stubborn int           // so many more full batches they do not, as the last time took too long
+}
+
+const (
+	tooLong      = time.Millisecond // if they did not start a task each microsecond
+	stubbornness = 1000
+)
+
+func (c *courtesy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
+
+// tookIn takes note that a batch is taken in, full or not, when so many attempts
+// have been started.
+func (c *courtesy) tookIn(full bool, started uint64) {
+	c.woken = false
+	if !full {
+		return
 	}
-	in.started, in.away = started, 0
+	since := started - c.started
+	c.brisk = since >= maxArrivals/2
+	if c.away > tooLong && c.away > time.Duration(since)*time.Microsecond {
+		c.stubborn = stubbornness
+	} else if c.stubborn > 0 {
+		c.stubborn--
+	}
+	c.started, c.away = started, 0
 }
 
 // lock locks mu, and completes what has arrived.
@@ -185,12 +201,9 @@ func (p *Pool) takeInLocked() {
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
-	if in.woken = false; n == maxArrivals {
-		in.fullLocked(p.takenIn - uint64(p.queue.n))
-	}
+	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
-	p.takenIn += uint64(n)
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	free := 0
@@ -318,12 +331,13 @@ func (p *Pool) beginRunLocked() {
 		return
 	}
 	l, choice := q.next(false)
-	if choice && q.step > 0 { // then the next may be of another lane
-		return
-	}
 	s := l.head
 	n := min(int(s.tail-s.head), l.n-1)
-	if choice && q.share > 0 {
+	switch {
+	case !choice:
+	case q.step > 0:
+		n = q.firstByAge(l, n)
+	case q.share > 0:
 		n = min(n, int(q.share-1-q.turn[0]))
 	}
 	if n > 0 {
@@ -513,10 +527,6 @@ func (p *Pool) takeReadyLocked(w *worker) bool {
 }
 
 // lockSoon locks a mutex that is held for moments only, by many in turn.
-//
-// Whoever fails to get it does not call runtime.Gosched: where tasks compute on
-// all processors, a call of Go would return when all of these have had their turn
-// of 10 ms. Where they do not, it was no faster.
 func lockSoon(mu *sync.Mutex) {
 	for range 10 {
 		if mu.TryLock() {

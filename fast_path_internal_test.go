@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -52,4 +53,85 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Whether submitters let others run costs time only, so these tests look at the
+// decision itself.
+func TestSubmittersLetOthersRunWhileTasksAreShort(t *testing.T) {
+	const enough, tooFew = maxArrivals / 2, maxArrivals/2 - 1
+	var c courtesy
+	require.False(t, c.due(), "nothing is known yet")
+	c.woken = true
+	require.True(t, c.due(), "the scout needs a processor")
+	c.tookIn(false, 10)
+	require.False(t, c.due(), "it has come")
+	c.tookIn(false, 10+enough)
+	require.False(t, c.due(), "the batch was not full")
+	c.tookIn(true, enough)
+	require.True(t, c.due())
+	c.tookIn(false, enough)
+	require.True(t, c.due(), "only a full batch tells otherwise")
+	c.tookIn(true, enough+tooFew)
+	require.False(t, c.due())
+	c.tookIn(true, enough+tooFew+enough)
+	require.True(t, c.due())
+}
+
+func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
+	started := uint64(0)
+	next := func(c *courtesy, since uint64, away time.Duration) {
+		c.away = away
+		started += since
+		c.tookIn(true, started)
+	}
+	for _, test := range []struct {
+		name    string
+		since   uint64
+		away    time.Duration
+		tooLong bool
+	}{
+		{"a moment", maxArrivals, tooLong, false},
+		{"long, for few tasks", maxArrivals, tooLong + 30*time.Microsecond, true},
+		{"long, for as many tasks", 2000, 2 * time.Millisecond, false},
+		{"long, for too few tasks", 2000, 2*time.Millisecond + 1, true},
+		{"very long, for none", 0, time.Second, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := courtesy{started: started}
+			next(&c, test.since, test.away)
+			require.Equal(t, !test.tooLong, c.due())
+			require.Zero(t, c.away, "a new account begins")
+			if !test.tooLong {
+				return
+			}
+			c.woken = true
+			for range stubbornness {
+				require.False(t, c.due())
+				next(&c, maxArrivals, 0)
+			}
+			require.True(t, c.due(), "they try again")
+		})
+	}
+}
+
+// Full batches that are taken in while nothing starts were once counted so that
+// tasks seemed short after the second one. With tasks that compute on all
+// processors a call of Go took 700 ms then.
+func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
+	p, err := New(WithWorkers(1))
+	require.NoError(t, err)
+	started, gate := make(chan struct{}), make(chan struct{})
+	require.NoError(t, p.Go(High, func() { close(started); <-gate }))
+	<-started
+	for range 10 {
+		for range maxArrivals + 1 {
+			require.NoError(t, p.Go(Low, func() {}))
+		}
+		p.arrivals.mu.Lock()
+		require.False(t, p.arrivals.courtesy.due())
+		require.Zero(t, p.arrivals.courtesy.away)
+		p.arrivals.mu.Unlock()
+	}
+	close(gate)
+	require.NoError(t, p.Shutdown(context.Background()))
 }

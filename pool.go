@@ -55,7 +55,6 @@ type Pool struct {
 	seq     int64 // last order handed out
 
 	// What the functions in fast_path.go need.
-	takenIn        uint64    // arrivals, in all
 	ready          readyList // tasks that found a free slot, before those in queue
 	spare          *segment  // empty, for arrivals.batch
 	spareStretches []stretch // empty, for arrivals.stretches
