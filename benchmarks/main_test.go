@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"sync/atomic"
 	"testing"
@@ -105,9 +106,12 @@ func TestEveryTargetIsMeasured(t *testing.T) {
 		}
 		results = append(results, r)
 	}
+	unknown := maps.Clone(tried)
 	for _, target := range targets {
 		require.True(t, target.outcome(results).measured, target.promise)
+		delete(unknown, target.promise)
 	}
+	require.Empty(t, unknown, "what was tried belongs to a target")
 }
 
 func sample() []result {

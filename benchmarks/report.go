@@ -156,6 +156,11 @@ func writeTargets(w *bytes.Buffer, results []result) {
 	}
 	fmt.Fprintf(w, "## Targets\n\n%d of %d are met, %d were measured. What has no unit is a ratio.\n\n", met, len(targets), measured)
 	writeTable(w, rows, false)
+	for _, t := range targets {
+		if o := t.outcome(results); o.measured && !o.met() && tried[t.promise] != "" {
+			fmt.Fprintf(w, "Missed, %s. %s\n\n", t.promise, tried[t.promise])
+		}
+	}
 }
 
 // writeLost lists the scenarios in which something was faster.

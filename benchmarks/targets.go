@@ -32,6 +32,8 @@ const (
 // bestPeer stands for the peer with the lowest median, as a contestant.
 const bestPeer = "best peer"
 
+const ageingPromise = "ageing on: at most 1.3 times ageing off"
+
 // targets lists them in the order of RESULTS.md. In all of them the lower the
 // better: "2.5 times faster than" is a ratio of at most 0.4.
 var targets = []target{
@@ -59,7 +61,7 @@ var targets = []target{
 		figure{"120 % load", "taskpool", "p99"}, ratio, figure{"", "taskpool, strict", ""}, 2},
 	{"Yield with nothing to yield to: at most 5 ns",
 		figure{"Yield with nothing to yield to", "taskpool", ""}, absolute, figure{}, 5},
-	{"ageing on: at most 1.3 times ageing off",
+	{ageingPromise,
 		figure{"options, .*", "ageing 1 s", ""}, ratio, figure{"", "fair share 0", ""}, 1.3},
 	{"fair share costs nothing measurable: within 5 % of none",
 		figure{"options, .*", "taskpool", ""}, ratio, figure{"", "fair share 0", ""}, 1.05},
@@ -67,6 +69,16 @@ var targets = []target{
 		figure{"10 % panic, .*", "taskpool", ""}, ratio, figure{"", "ants", ""}, 1},
 	{"tasks that panic: no slower than pond",
 		figure{"10 % panic, .*", "taskpool", ""}, ratio, figure{"", "pond", ""}, 1},
+}
+
+// tried says of targets, by their promise, what was tried where they are missed.
+var tried = map[string]string{
+	ageingPromise: "Ageing has to know when each task arrived. A look at the clock takes 27 ns on this machine, " +
+		"twice as long as an empty task takes without ageing; as long as a task took 60 ns in all, the target was met. " +
+		"Tried: to take several tasks of one lane in a row, as far as the next lane's age allows " +
+		"(from 113 to 73 ns with three priorities); to read the clock before the lock, so that producers do so side by side. " +
+		"Not done: one reading for several arrivals. If a producer pauses between them, " +
+		"a task could be passed by one that came later than ageing promises.",
 }
 
 // An outcome is what the results say about a target.
