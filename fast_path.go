@@ -33,7 +33,7 @@ import (
 type arrivals struct {
 	_ cacheLine
 
-	// mu protects the fields down to least. It may be locked under Pool.mu,
+	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
 	batch     *segment  // the tasks, in order; with ageing, their order is the time
@@ -47,9 +47,9 @@ type arrivals struct {
 
 	_ cacheLine
 
-	// The most and the least urgent priority in batch; none and math.MinInt64
-	// if it is empty. Written under mu, and rarely.
-	least, most atomic.Int64
+	// least is the most urgent priority in batch; none if it is empty. Written
+	// under mu, and rarely.
+	least atomic.Int64
 
 	_ cacheLine
 }
@@ -74,7 +74,6 @@ const (
 func (in *arrivals) init() {
 	in.batch = newSegment(batchSize)
 	in.least.Store(none)
-	in.most.Store(math.MinInt64)
 }
 
 // close has tasks arrive by Pool.lock only.
@@ -119,8 +118,9 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.stretches[last].end = in.n
 	} else {
 		in.stretches = append(in.stretches, stretch{pr, in.n})
-		in.least.Store(min(in.least.Load(), int64(pr)))
-		in.most.Store(max(in.most.Load(), int64(pr)))
+		if int64(pr) < in.least.Load() {
+			in.least.Store(int64(pr))
+		}
 	}
 	if w := in.scout; w != nil {
 		in.scout, in.courtesy.woken = nil, true
@@ -200,7 +200,6 @@ func (p *Pool) takeInLocked() {
 	batch, n, stretches := in.batch, in.n, in.stretches
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
-	in.most.Store(math.MinInt64)
 	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
@@ -282,15 +281,16 @@ func (p *Pool) plainLocked() bool {
 // false if there is none, or one that is to go on where it was parked.
 //
 // The arrivals are younger than all that waits in the queue. So they matter only
-// if one is more urgent or, as the fair share counts dispatches with a choice, if
-// the queue has a single lane and there is one for another. A worker looks at no
-// more than that: two loads.
+// if one is more urgent, and a worker looks at no more than that: one load. Where
+// the queue has a single lane and there is an arrival for another, this is a
+// dispatch with a choice; but it goes to the oldest task, so that the fair share
+// need not count it.
 func (p *Pool) takeNextLocked(w *worker) bool {
 	if p.takeReadyLocked(w) {
 		return true
 	}
 	l, choice := p.queue.next(false)
-	if l == nil || p.arrivals.matter(int64(l.priority), choice || p.queue.share == 0) {
+	if l == nil || p.arrivals.matter(int64(l.priority)) {
 		p.takeInLocked()
 		if p.takeReadyLocked(w) {
 			return true
@@ -306,11 +306,9 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	return true
 }
 
-// matter reports whether an arrival may change whose turn it is. That is a task of
-// priority pr, with or without a choice.
-func (in *arrivals) matter(pr int64, choice bool) bool {
-	return in.least.Load() < pr || !choice && in.most.Load() > pr
-}
+// matter reports whether an arrival may change whose turn it is, which is that of
+// a task of priority pr.
+func (in *arrivals) matter(pr int64) bool { return in.least.Load() < pr }
 
 // A run is the functions at the front of the queue that come next whatever the
 // fair share does. Each is taken when a worker is free, like all tasks, but what
@@ -321,7 +319,6 @@ type run struct {
 	taken    int
 	lane     *lane // that the slots are in, with at least one task behind them; nil: no run
 	priority int64
-	choice   bool // the queue has another lane, or that makes no difference
 }
 
 // beginRunLocked begins a run, if there is one to begin.
@@ -341,8 +338,7 @@ func (p *Pool) beginRunLocked() {
 		n = min(n, int(q.share-1-q.turn[0]))
 	}
 	if n > 0 {
-		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
-			choice: choice || q.share == 0}
+		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority)}
 	}
 }
 
@@ -367,7 +363,7 @@ func (w *worker) takeFromRun() bool {
 		lockSoon(&p.mu)
 	}
 	r := &p.run
-	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority, r.choice) {
+	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority) {
 		return false
 	}
 	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)

@@ -135,3 +135,91 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 }
+
+// Two submitters may hand in their tasks in another order than they have read the
+// clock, and a worker may have read it meanwhile.
+func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
+	p, err := New(WithWorkers(1), WithAging(time.Hour))
+	require.NoError(t, err)
+	started, gate := make(chan struct{}), make(chan struct{})
+	require.NoError(t, p.Go(High, func() { close(started); <-gate }))
+	<-started
+	p.mu.Lock() // nobody takes anything in
+	p.takeInLocked()
+	const late, later = int64(time.Hour), 2 * int64(time.Hour)
+	p.arrivals.mu.Lock()
+	p.arrivals.latest = late
+	p.arrivals.mu.Unlock()
+	for range 3 {
+		require.NoError(t, p.Go(Low, func() {}))
+	}
+	p.arrivals.mu.Lock()
+	for i := range 3 {
+		require.Equal(t, late, p.arrivals.batch.slots[i].order)
+	}
+	p.arrivals.batch.slots[2].order = later + 1 // read after the worker's
+	p.arrivals.mu.Unlock()
+	p.seq = later
+	p.takeInLocked()
+	var orders []int64
+	for _, e := range p.queue.all() {
+		orders = append(orders, e.order)
+	}
+	require.Equal(t, []int64{later, later, later + 1}, orders)
+	require.Equal(t, later+1, p.seq)
+	p.restoreLocked()
+	p.unlock()
+	require.NoError(t, p.CheckQueue())
+	close(gate)
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+// Handles of a batch that becomes a segment as it is can be told apart: they are
+// canceled, moved and listed like all others.
+func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
+	for _, n := range []int{worthWhole, wholeBatch, maxArrivals} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			p, err := New(WithWorkers(1))
+			require.NoError(t, err)
+			started, gate := make(chan struct{}), make(chan struct{})
+			require.NoError(t, p.Go(High, func() { close(started); <-gate }))
+			<-started
+			p.mu.Lock() // nobody takes anything in
+			var ran []int
+			handles := make([]*Handle, n)
+			for i := range handles {
+				handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error {
+					ran = append(ran, i)
+					return nil
+				}})
+				require.NoError(t, err)
+			}
+			p.mu.Unlock()
+			require.NoError(t, p.CheckQueue())
+			var want []int
+			for i, h := range handles {
+				require.Equal(t, uint64(i+2), h.id)
+				switch i % 3 {
+				case 0:
+					require.True(t, h.Cancel(nil))
+				case 1:
+					require.True(t, h.SetPriority(High))
+					want = append(want, i)
+				}
+			}
+			for i := range handles {
+				if i%3 == 2 {
+					want = append(want, i)
+				}
+			}
+			require.NoError(t, p.CheckQueue())
+			close(gate)
+			require.NoError(t, p.Shutdown(context.Background()))
+			// One worker, and with a fair share the oldest has a turn now and then.
+			require.ElementsMatch(t, want, ran)
+			for i, h := range handles {
+				require.Equal(t, i%3 == 0, h.State() == Canceled)
+			}
+		})
+	}
+}
