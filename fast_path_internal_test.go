@@ -18,41 +18,110 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 	cause := errors.New("canceled among arrivals")
 	for _, n := range []int{3, worthWhole, maxArrivals} {
 		for _, canceled := range []int{0, n / 2, n - 1} {
-			t.Run(fmt.Sprintf("task %d of %d", canceled, n), func(t *testing.T) {
-				p, err := New(WithWorkers(1))
-				require.NoError(t, err)
-				started, gate := make(chan struct{}), make(chan struct{})
-				require.NoError(t, p.Go(High, func() { close(started); <-gate }))
-				<-started
-				p.mu.Lock() // nobody takes anything in
-				handles, ran := make([]*Handle, n), make([]int, n)
-				for i := range handles {
-					handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error { ran[i]++; return nil }})
+			for _, busy := range []bool{true, false} {
+				t.Run(fmt.Sprintf("task %d of %d, busy: %t", canceled, n, busy), func(t *testing.T) {
+					p, err := New(WithWorkers(1))
 					require.NoError(t, err)
-				}
-				p.arrivals.mu.Lock()
-				require.Equal(t, n, p.arrivals.n)
-				handles[canceled].canceled = cause
-				p.arrivals.mu.Unlock()
-				p.mu.Unlock()
-				require.NoError(t, p.CheckQueue())
-				require.Equal(t, Canceled, handles[canceled].State())
-				require.Equal(t, n-1, p.Stats().Queued)
-				close(gate)
-				require.NoError(t, p.Shutdown(context.Background()))
-				for i, h := range handles {
-					if i == canceled {
-						require.ErrorIs(t, h.Err(), cause)
-						require.Zero(t, ran[i])
-						continue
+					started, gate := make(chan struct{}), make(chan struct{})
+					if busy {
+						require.NoError(t, p.Go(High, func() { close(started); <-gate }))
+						<-started
 					}
-					require.NoError(t, h.Err())
-					require.Equal(t, Succeeded, h.State())
-					require.Equal(t, 1, ran[i])
-				}
-			})
+					p.mu.Lock() // nobody takes anything in
+					handles, ran := make([]*Handle, n), make([]int, n)
+					for i := range handles {
+						handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error { ran[i]++; return nil }})
+						require.NoError(t, err)
+					}
+					p.arrivals.mu.Lock()
+					require.Equal(t, n, p.arrivals.n)
+					handles[canceled].canceled = cause
+					p.arrivals.mu.Unlock()
+					p.mu.Unlock()
+					require.NoError(t, p.CheckQueue())
+					require.Equal(t, Canceled, handles[canceled].State())
+					if busy {
+						require.Equal(t, n-1, p.Stats().Queued)
+						close(gate)
+					}
+					require.NoError(t, p.Shutdown(context.Background()))
+					require.Zero(t, p.Stats().Panics)
+					for i, h := range handles {
+						if i == canceled {
+							require.ErrorIs(t, h.Err(), cause)
+							require.Zero(t, ran[i])
+							continue
+						}
+						require.NoError(t, h.Err())
+						require.Equal(t, Succeeded, h.State())
+						require.Equal(t, 1, ran[i])
+					}
+				})
+			}
 		}
 	}
+}
+
+// A task is ready if it found a slot free when it arrived, and then nothing passes
+// it. So there are no more of these than there are free slots.
+func TestNoMoreTasksAreReadyThanSlotsAreFree(t *testing.T) {
+	p, err := New(WithWorkers(2))
+	require.NoError(t, err)
+	p.lock() // nobody takes anything in
+	for i := range 5 {
+		require.NoError(t, p.Go(Low, func() {}))
+		require.True(t, p.arrivals.courtesy.woken == (i == 0), "the first wakes the scout")
+		p.takeInLocked()
+		require.Equal(t, min(i+1, 2), p.ready.len())
+		require.Equal(t, max(i-1, 0), p.queue.n)
+	}
+	p.restoreLocked()
+	p.unlock()
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+// A batch that finds slots free loses its first tasks to them, and the rest stays
+// where it is.
+func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
+	for _, n := range []int{worthWhole, maxArrivals} {
+		p, err := New(WithWorkers(3))
+		require.NoError(t, err)
+		gate := make(chan struct{})
+		p.lock() // nobody takes anything in
+		for range n {
+			require.NoError(t, p.Go(Low, func() { <-gate }))
+		}
+		p.takeInLocked()
+		l := p.queue.lane(laneKey{Low, false})
+		require.Same(t, l.head, l.tail)
+		require.Equal(t, batchSize, l.head.size)
+		require.Equal(t, []int32{3, int32(n), int32(n - 3)}, []int32{l.head.head, l.head.tail, l.head.live})
+		p.restoreLocked()
+		p.unlock()
+		require.NoError(t, p.CheckQueue())
+		close(gate)
+		require.NoError(t, p.Shutdown(context.Background()))
+	}
+}
+
+// Between a scout's being woken and its first look, the others find its work done.
+func TestWhoeverLocksThePoolFindsAReadyTaskRunning(t *testing.T) {
+	p, err := New(WithWorkers(2))
+	require.NoError(t, err)
+	for range 1000 {
+		done := make(chan struct{})
+		p.mu.Lock()
+		require.NoError(t, p.Go(Low, func() { <-done }))
+		p.takeInLocked()
+		require.True(t, p.scoutUp)
+		p.mu.Unlock()
+		p.lock() // before the scout, or after it
+		require.Equal(t, 1, p.count[Running])
+		p.unlock()
+		close(done)
+		require.NoError(t, p.WaitIdle(context.Background()))
+	}
+	require.NoError(t, p.Shutdown(context.Background()))
 }
 
 // Whether submitters let others run costs time only, so these tests look at the
@@ -90,7 +159,7 @@ func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 		away    time.Duration
 		tooLong bool
 	}{
-		{"a moment", maxArrivals, tooLong, false},
+		{"a moment", maxArrivals / 2, tooLong, false},
 		{"long, for few tasks", maxArrivals, tooLong + 30*time.Microsecond, true},
 		{"long, for as many tasks", 2000, 2 * time.Millisecond, false},
 		{"long, for too few tasks", 2000, 2*time.Millisecond + 1, true},
@@ -132,6 +201,11 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 		require.Zero(t, p.arrivals.courtesy.away)
 		p.arrivals.mu.Unlock()
 	}
+	p.arrivals.mu.Lock()
+	require.Equal(t, uint64(1), p.arrivals.courtesy.started)
+	p.arrivals.letOthersRun()
+	require.Positive(t, p.arrivals.courtesy.away)
+	p.arrivals.mu.Unlock()
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 }
