@@ -273,7 +273,7 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
 
 // plainLocked reports whether a worker with a slot may just take the next task.
 func (p *Pool) plainLocked() bool {
-	return p.direct && !p.paused && p.cut == nil && len(p.leaving) == 0 &&
+	return p.direct && !p.paused && len(p.leaving) == 0 &&
 		p.held <= p.slots && len(p.crew) <= p.slots+p.extra
 }
 
@@ -286,9 +286,16 @@ func (p *Pool) plainLocked() bool {
 // dispatch with a choice; but it goes to the oldest task, so that the fair share
 // need not count it.
 func (p *Pool) takeNextLocked(w *worker) bool {
-	if p.takeReadyLocked(w) {
-		return true
+	if !p.takeReadyLocked(w) && !p.takeQueuedLocked(w) {
+		return false
 	}
+	p.tellYieldLocked()
+	p.beginRunLocked()
+	return true
+}
+
+// takeQueuedLocked is takeNextLocked where no task is ready, but one may become so.
+func (p *Pool) takeQueuedLocked(w *worker) bool {
 	l, choice := p.queue.next(false)
 	if l == nil || p.arrivals.matter(int64(l.priority)) {
 		p.takeInLocked()
@@ -301,8 +308,6 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 		return false
 	}
 	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
-	p.tellYieldLocked()
-	p.beginRunLocked()
 	return true
 }
 

@@ -20,7 +20,12 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 		for _, canceled := range []int{0, n / 2, n - 1} {
 			for _, busy := range []bool{true, false} {
 				t.Run(fmt.Sprintf("task %d of %d, busy: %t", canceled, n, busy), func(t *testing.T) {
-					p, err := New(WithWorkers(1))
+					finished := 0
+					p, err := New(WithWorkers(1), WithHooks(Hooks{Finished: func(e TaskEvent) {
+						if e.Task.State == Canceled {
+							finished++
+						}
+					}}))
 					require.NoError(t, err)
 					started, gate := make(chan struct{}), make(chan struct{})
 					if busy {
@@ -46,6 +51,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 					}
 					require.NoError(t, p.Shutdown(context.Background()))
 					require.Zero(t, p.Stats().Panics)
+					require.Equal(t, 1, finished)
 					for i, h := range handles {
 						if i == canceled {
 							require.ErrorIs(t, h.Err(), cause)
@@ -240,6 +246,8 @@ func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 		orders = append(orders, e.order)
 	}
 	require.Equal(t, []int64{later, later, later + 1}, orders)
+	require.Zero(t, p.spare.base, "with ageing it stays so")
+	require.Zero(t, p.spare.handles)
 	require.Equal(t, later+1, p.seq)
 	p.restoreLocked()
 	p.unlock()
@@ -296,4 +304,31 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A task that takes a free slot was once not told of those that had arrived with
+// it and found none, until something else was done under the pool's lock.
+func TestYieldSeesWhatArrivedWithItsTask(t *testing.T) {
+	p, err := New(WithWorkers(1))
+	require.NoError(t, err)
+	first, err := p.Submit(context.Background(), Task{NotBefore: time.Now().Add(time.Millisecond), Run: func(context.Context) error { return nil }})
+	require.NoError(t, err)
+	require.NoError(t, first.Wait(context.Background())) // the supervisor has had its first turn
+	require.NoError(t, p.WaitIdle(context.Background()))
+
+	ran, done := false, make(chan struct{}) // ran by the only worker
+	p.mu.Lock()                             // nobody takes anything in
+	h, err := p.Submit(context.Background(), Task{Priority: Low, Run: func(ctx context.Context) error {
+		defer close(done)
+		if err := Yield(ctx); err != nil || !ran {
+			return fmt.Errorf("the urgent function has run: %t, error %v", ran, err)
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	require.NoError(t, p.Go(High, func() { ran = true }))
+	p.mu.Unlock()
+	<-done // Wait would lock the pool, and so have it look at what waits
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.NoError(t, h.Err())
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -64,4 +65,33 @@ func eachRunsOnce(t *testing.T, functions, producers int, opts ...taskpool.Optio
 	require.Equal(t, uint64(functions), s.Submitted)
 	require.Equal(t, uint64(functions), s.Succeeded)
 	require.Equal(t, uint64(functions), s.Attempts)
+}
+
+// A worker that goes from one function to the next must not pass a task that was
+// parked and whose context has ended.
+func TestATaskOnItsWayOutGoesBeforeTheNextFunction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		ctx, cancel := context.WithCancel(context.Background())
+		var order []string
+		parked, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			err := taskpool.Block(ctx, func() error { <-ctx.Done(); return ctx.Err() })
+			order = append(order, "parked")
+			return err
+		}})
+		require.NoError(t, err)
+		synctest.Wait()
+		gate := make(chan struct{})
+		require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
+		synctest.Wait()
+		for range 3 {
+			require.NoError(t, p.Go(taskpool.High, func() { order = append(order, "function") }))
+		}
+		cancel() // the task asks for the slot that the first function has
+		synctest.Wait()
+		close(gate)
+		require.NoError(t, p.WaitIdle(context.Background()))
+		require.Equal(t, []string{"parked", "function", "function", "function"}, order)
+		require.Equal(t, taskpool.Canceled, parked.State())
+	})
 }
