@@ -13,8 +13,8 @@ test:
 lint:
 	./.ci/lint $(MODULES)
 
-# Everything beside other pools and channels, see benchmarks/README.md. Takes half
-# an hour, and wants the machine for itself.
+# Everything beside other pools and channels, see benchmarks/README.md. Takes a
+# quarter of an hour, and wants the machine for itself.
 bench:
 	cd benchmarks && go run .
 

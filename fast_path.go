@@ -148,7 +148,7 @@ func (in *arrivals) letOthersRun() {
 // that a submitter would stand still for as long as that takes.
 type courtesy struct {
 	woken    bool          // a scout was woken for what is in the batch, and has not come yet
-	brisk    bool          // about as many tasks were started as arrived while the last batch filled up
+	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
 	started  uint64        // attempts, in all, when a full batch was last taken in
 	away     time.Duration // the longest that a submitter has let others run since
 	stubborn int           // so many more full batches they do not, as the last time took too long
@@ -169,9 +169,11 @@ func (c *courtesy) tookIn(full bool, started uint64) {
 		return
 	}
 	since := started - c.started
-	c.brisk = since >= maxArrivals/2
+	if since >= maxArrivals/2 {
+		c.brisk = true
+	}
 	if c.away > tooLong && c.away > time.Duration(since)*time.Microsecond {
-		c.stubborn = stubbornness
+		c.brisk, c.stubborn = false, stubbornness
 	} else if c.stubborn > 0 {
 		c.stubborn--
 	}

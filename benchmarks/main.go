@@ -20,8 +20,11 @@ import (
 )
 
 const (
-	// A scenario that has run for patience is content with somewhat fewer rounds,
-	// and one that has run for much longer with few.
+	// A scenario goes on for brief, up to mostRounds, if its rounds are done by
+	// then. One that has run for patience is content with somewhat fewer rounds, and
+	// one that has run for much longer with few.
+	brief        = 8 * time.Second
+	mostRounds   = 99
 	patience     = 12 * time.Second
 	someRounds   = 5
 	longPatience = 40 * time.Second
@@ -236,7 +239,7 @@ func (sc scenario) run(rounds int, short bool) (result, error) {
 		rounds = 1
 	}
 	begin := time.Now()
-	for i := range rounds {
+	for i := 0; i < rounds || !short && i < mostRounds && time.Since(begin) < brief; i++ {
 		if enough(i, time.Since(begin)) {
 			break
 		}

@@ -119,7 +119,7 @@ func sample() []result {
 		Group: "Group", Scenario: "work, few", Metrics: []resultMetric{{"time a task", "ns"}},
 		Contestants: []resultContestant{{"taskpool", ours}, {"channel", channel}, {"slow", peer}, {"fast", peer}, {"unfair", other}},
 		Values: map[string][][]float64{
-			"taskpool": {{90, 30, 60}}, "channel": {{100, 120, 110}}, "slow": {{5_000}}, "fast": {{50}}, "unfair": {{1}},
+			"taskpool": {{90, 30, 60}}, "channel": {{100, 120, 110}}, "slow": {{5_000, 5_000, 5_000}}, "fast": {{50, 50, 50}}, "unfair": {{1, 1, 1}},
 		},
 	}, {
 		Group: "Group", Scenario: "work, many", Metrics: []resultMetric{{"time a task", "ns"}},

@@ -104,7 +104,7 @@ func writeReport(w *bytes.Buffer, about setup, short bool, results []result) {
 		fmt.Fprintf(w, "**A short run, which only shows that everything works: the figures mean nothing.**\n\n")
 	}
 	fmt.Fprintf(w, "Written by `%s` in benchmarks/; [README.md](README.md) says what is measured and how.\n", about.command)
-	fmt.Fprintf(w, "Figures are medians over the rounds of a scenario, and the lower the better. Compare those of one scenario with each other, not with those of another run.\n\n")
+	fmt.Fprintf(w, "Figures are medians over the rounds of a scenario, and the lower the better; ratios are medians of the ratios round by round. Compare those of one scenario with each other, not with those of another run.\n\n")
 	writeTable(w, [][]string{
 		{"", ""},
 		{"CPU", about.cpu},
@@ -214,21 +214,15 @@ func (r result) versus(k kind, metric int) (rival, bool) {
 	if !ok {
 		return rival{}, false
 	}
-	value, ok := r.median(us, metric)
+	name, ok := r.first(k)
+	if k == peer {
+		name, _, ok = r.bestPeer(metric)
+	}
 	if !ok {
 		return rival{}, false
 	}
-	var name string
-	var than float64
-	if k == peer {
-		name, than, ok = r.bestPeer(metric)
-	} else if name, ok = r.first(k); ok {
-		than, ok = r.median(name, metric)
-	}
-	if !ok || than <= 0 {
-		return rival{}, false
-	}
-	return rival{name, value / than}, true
+	ratio, ok := r.ratio(us, name, metric)
+	return rival{name, ratio}, ok
 }
 
 // grouped returns the results by group, and those of a group that measure

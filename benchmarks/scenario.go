@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // A scenario is one row of RESULTS.md: the same work done by each contestant.
 type scenario struct {
 	group       string   // heading of the table that it belongs to
@@ -68,6 +70,21 @@ func (r result) values(contestant string, metric int) []float64 {
 func (r result) median(contestant string, metric int) (float64, bool) {
 	v := r.values(contestant, metric)
 	return median(v), len(v) > 0
+}
+
+// ratio returns how two contestants compare: the median of their ratios, round by
+// round, as the two of one round had the machine at about the same speed. False if
+// one of them has no figures, or none to divide by.
+func (r result) ratio(of, to string, metric int) (float64, bool) {
+	a, b := r.values(of, metric), r.values(to, metric)
+	if len(a) == 0 || len(a) != len(b) || slices.Min(b) <= 0 {
+		return 0, false
+	}
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = a[i] / b[i]
+	}
+	return median(ratios), true
 }
 
 // bestPeer returns the peer with the lowest median; false if there is none.
