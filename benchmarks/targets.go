@@ -35,6 +35,7 @@ const bestPeer = "best peer"
 
 const (
 	ageingPromise    = "ageing on: at most 1.3 times ageing off"
+	fairSharePromise = "fair share costs nothing measurable: within 5 % of none"
 	panicAntsPromise = "tasks that panic: no slower than ants"
 )
 
@@ -67,7 +68,7 @@ var targets = []target{
 		figure{"Yield with nothing to yield to", "taskpool", ""}, absolute, figure{}, 5},
 	{ageingPromise,
 		figure{"options, .*", "ageing 1 s", ""}, ratio, figure{"", "fair share 0", ""}, 1.3},
-	{"fair share costs nothing measurable: within 5 % of none",
+	{fairSharePromise,
 		figure{"options, .*", "taskpool", ""}, ratio, figure{"", "fair share 0", ""}, 1.05},
 	{panicAntsPromise,
 		figure{"10 % panic, .*", "taskpool", ""}, ratio, figure{"", "ants", ""}, 1},
@@ -83,6 +84,9 @@ var tried = map[string]string{
 		"(from 113 to 73 ns with three priorities); to read the clock before the lock, so that producers do so side by side. " +
 		"Not done: one reading for several arrivals. If a producer pauses between them, " +
 		"a task could be passed by one that came later than ageing promises.",
+	fairSharePromise: "With one and with three priorities it is 1 to 3 ns a task here, next to the noise of the machine. " +
+		"With 1,000 in the queue each 16th task comes from another lane than the one at work, and a heap of the lanes by age is kept in order: 20 to 60 ns. " +
+		"Tried: ages are brought up to date only when they come to the top of that heap, and up to 15 functions between two turns are taken in a row.",
 	panicAntsPromise: "ants goes on with the same goroutine after a panic, and the handler it was given here keeps no stack. " +
 		"taskpool notes the stack, ends the goroutine, and has its supervisor start another: 3 to 4 µs a panic. " +
 		"Tried, from 11 µs: to keep program counters instead of text, as runtime.Stack takes a lock for each word; " +
