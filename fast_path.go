@@ -47,9 +47,9 @@ type arrivals struct {
 
 	_ cacheLine
 
-	// least is the most urgent priority in batch; none if it is empty. Written
-	// under mu, and rarely.
-	least atomic.Int64
+	// The most and the least urgent priority in batch; none and math.MinInt64
+	// if it is empty. Written under mu, and rarely.
+	least, most atomic.Int64
 
 	_ cacheLine
 }
@@ -74,6 +74,7 @@ const (
 func (in *arrivals) init() {
 	in.batch = newSegment(batchSize)
 	in.least.Store(none)
+	in.most.Store(math.MinInt64)
 }
 
 // close has tasks arrive by Pool.lock only.
@@ -118,9 +119,8 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.stretches[last].end = in.n
 	} else {
 		in.stretches = append(in.stretches, stretch{pr, in.n})
-		if int64(pr) < in.least.Load() {
-			in.least.Store(int64(pr))
-		}
+		in.least.Store(min(in.least.Load(), int64(pr)))
+		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
 	if w := in.scout; w != nil {
 		in.scout, in.courtesy.woken = nil, true
@@ -202,6 +202,7 @@ func (p *Pool) takeInLocked() {
 	batch, n, stretches := in.batch, in.n, in.stretches
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	in.least.Store(none)
+	in.most.Store(math.MinInt64)
 	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
 	p.scoutUp = p.scout != nil && in.scout == nil
 	in.mu.Unlock()
@@ -283,10 +284,9 @@ func (p *Pool) plainLocked() bool {
 // false if there is none, or one that is to go on where it was parked.
 //
 // The arrivals are younger than all that waits in the queue. So they matter only
-// if one is more urgent, and a worker looks at no more than that: one load. Where
-// the queue has a single lane and there is an arrival for another, this is a
-// dispatch with a choice; but it goes to the oldest task, so that the fair share
-// need not count it.
+// if one is more urgent or, as the fair share counts dispatches with a choice, if
+// the queue has a single lane and there is one for another. A worker looks at no
+// more than that: two loads.
 func (p *Pool) takeNextLocked(w *worker) bool {
 	if !p.takeReadyLocked(w) && !p.takeQueuedLocked(w) {
 		return false
@@ -299,7 +299,7 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 // takeQueuedLocked is takeNextLocked where no task is ready, but one may become so.
 func (p *Pool) takeQueuedLocked(w *worker) bool {
 	l, choice := p.queue.next(false)
-	if l == nil || p.arrivals.matter(int64(l.priority)) {
+	if l == nil || p.arrivals.matter(int64(l.priority), choice || p.queue.share == 0) {
 		p.takeInLocked()
 		if p.takeReadyLocked(w) {
 			return true
@@ -314,8 +314,11 @@ func (p *Pool) takeQueuedLocked(w *worker) bool {
 }
 
 // matter reports whether an arrival may change whose turn it is, which is that of
-// a task of priority pr.
-func (in *arrivals) matter(pr int64) bool { return in.least.Load() < pr }
+// a task of priority pr, or whether this is a choice, where it is none yet and that
+// makes a difference.
+func (in *arrivals) matter(pr int64, choice bool) bool {
+	return in.least.Load() < pr || !choice && in.most.Load() > pr
+}
 
 // A run is the functions at the front of the queue that come next whatever the
 // fair share does. Each is taken when a worker is free, like all tasks, but what
@@ -326,6 +329,7 @@ type run struct {
 	taken    int
 	lane     *lane // that the slots are in, with at least one task behind them; nil: no run
 	priority int64
+	choice   bool // the queue has another lane, or that makes no difference
 }
 
 // beginRunLocked begins a run, if there is one to begin.
@@ -345,7 +349,8 @@ func (p *Pool) beginRunLocked() {
 		n = min(n, int(q.share-1-q.turn[0]))
 	}
 	if n > 0 {
-		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority)}
+		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
+			choice: choice || q.share == 0}
 	}
 }
 
@@ -370,7 +375,7 @@ func (w *worker) takeFromRun() bool {
 		lockSoon(&p.mu)
 	}
 	r := &p.run
-	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority) {
+	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority, r.choice) {
 		return false
 	}
 	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)

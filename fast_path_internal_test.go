@@ -309,16 +309,25 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 	}
 }
 
+// awaitSupervisor waits until the supervisor has had its first turn, in which it
+// takes in what has arrived, and all is idle.
+func awaitSupervisor(t *testing.T, p *Pool) {
+	t.Helper()
+	h, err := p.Submit(context.Background(), Task{
+		NotBefore: time.Now().Add(time.Millisecond),
+		Run:       func(context.Context) error { return nil },
+	})
+	require.NoError(t, err)
+	require.NoError(t, h.Wait(context.Background()))
+	require.NoError(t, p.WaitIdle(context.Background()))
+}
+
 // A task that takes a free slot was once not told of those that had arrived with
 // it and found none, until something else was done under the pool's lock.
 func TestYieldSeesWhatArrivedWithItsTask(t *testing.T) {
 	p, err := New(WithWorkers(1))
 	require.NoError(t, err)
-	first, err := p.Submit(context.Background(), Task{NotBefore: time.Now().Add(time.Millisecond), Run: func(context.Context) error { return nil }})
-	require.NoError(t, err)
-	require.NoError(t, first.Wait(context.Background())) // the supervisor has had its first turn
-	require.NoError(t, p.WaitIdle(context.Background()))
-
+	awaitSupervisor(t, p)
 	ran, done := false, make(chan struct{}) // ran by the only worker
 	p.mu.Lock()                             // nobody takes anything in
 	h, err := p.Submit(context.Background(), Task{Priority: Low, Run: func(ctx context.Context) error {
@@ -334,4 +343,51 @@ func TestYieldSeesWhatArrivedWithItsTask(t *testing.T) {
 	<-done // Wait would lock the pool, and so have it look at what waits
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.NoError(t, h.Err())
+}
+
+// A dispatch has a choice as soon as a task of another priority has arrived, taken
+// in or not: whether it was is a matter of chance, and turns must not be.
+func TestADispatchWithAChoiceOnlyAmongArrivalsCounts(t *testing.T) {
+	for _, inRun := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in a run: %t", inRun), func(t *testing.T) {
+			p, err := New(WithWorkers(1))
+			require.NoError(t, err)
+			awaitSupervisor(t, p)
+			step := make(chan struct{}) // each function takes one before it ends
+			started := make(chan struct{})
+			for range 10 {
+				require.NoError(t, p.Go(Medium, func() { started <- struct{}{}; <-step }))
+			}
+			<-started
+			p.lock() // all are taken in
+			require.Equal(t, 9, p.queue.n)
+			p.unlock()
+			if inRun {
+				for range 2 { // the second of these is taken from a run
+					step <- struct{}{}
+					<-started
+				}
+				p.mu.Lock()
+				require.NotNil(t, p.run.lane)
+				p.mu.Unlock()
+			}
+			require.NoError(t, p.Go(Low, func() {}))
+			p.arrivals.mu.Lock()
+			require.Equal(t, 1, p.arrivals.n)
+			p.arrivals.mu.Unlock()
+			require.Zero(t, p.queue.turn[0])
+			step <- struct{}{}
+			<-started
+			p.mu.Lock()
+			require.Equal(t, uint64(1), p.queue.turn[0])
+			p.mu.Unlock()
+			close(step)
+			go func() {
+				for range started {
+				}
+			}()
+			require.NoError(t, p.Shutdown(context.Background()))
+			close(started)
+		})
+	}
 }
