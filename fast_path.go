@@ -424,7 +424,7 @@ func (w *worker) look() bool {
 	if w.asleep = !w.busy; w.busy {
 		w.phase = phaseStart
 	}
-	return true
+	return !w.dismissed
 }
 
 // wakeNextLocked wakes one more worker if there is a task for it, and otherwise

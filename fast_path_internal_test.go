@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -390,4 +391,26 @@ func TestADispatchWithAChoiceOnlyAmongArrivalsCounts(t *testing.T) {
 			close(started)
 		})
 	}
+}
+
+// A scout that finds the last task canceled as it takes it in may be dismissed
+// while it looks, and then nobody wakes it any more.
+func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which reports a goroutine that stays
+		p, err := New(WithWorkers(1))
+		require.NoError(t, err)
+		synctest.Wait()
+		p.mu.Lock()
+		h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		p.arrivals.mu.Lock()
+		h.canceled = context.Canceled // as cancel does
+		p.arrivals.closed = true      // as Shutdown does
+		p.arrivals.mu.Unlock()
+		p.closed = true
+		p.mu.Unlock()
+		synctest.Wait()
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, Canceled, h.State())
+	})
 }
