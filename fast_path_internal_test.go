@@ -197,11 +197,7 @@ func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 // tasks seemed short after the second one. With tasks that compute on all
 // processors a call of Go took 700 ms then.
 func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
-	p, err := New(WithWorkers(1))
-	require.NoError(t, err)
-	started, gate := make(chan struct{}), make(chan struct{})
-	require.NoError(t, p.Go(High, func() { close(started); <-gate }))
-	<-started
+	p, gate := occupiedPool(t)
 	for range 10 {
 		for range maxArrivals + 1 {
 			require.NoError(t, p.Go(Low, func() {}))
@@ -223,11 +219,7 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 // Two submitters may hand in their tasks in another order than they have read the
 // clock, and a worker may have read it meanwhile.
 func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
-	p, err := New(WithWorkers(1), WithAging(time.Hour))
-	require.NoError(t, err)
-	started, gate := make(chan struct{}), make(chan struct{})
-	require.NoError(t, p.Go(High, func() { close(started); <-gate }))
-	<-started
+	p, gate := occupiedPool(t, WithAging(time.Hour))
 	p.mu.Lock() // nobody takes anything in
 	p.takeInLocked()
 	const late, later = int64(time.Hour), 2 * int64(time.Hour)
@@ -265,20 +257,17 @@ func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 	for _, n := range []int{worthWhole, wholeBatch, maxArrivals} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			p, err := New(WithWorkers(1))
-			require.NoError(t, err)
-			started, gate := make(chan struct{}), make(chan struct{})
-			require.NoError(t, p.Go(High, func() { close(started); <-gate }))
-			<-started
+			p, gate := occupiedPool(t)
 			p.mu.Lock() // nobody takes anything in
 			var ran []int
 			handles := make([]*Handle, n)
 			for i := range handles {
-				handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error {
+				h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error {
 					ran = append(ran, i)
 					return nil
 				}})
 				require.NoError(t, err)
+				handles[i] = h
 			}
 			p.mu.Unlock()
 			require.NoError(t, p.CheckQueue())
@@ -308,6 +297,17 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// occupiedPool returns a pool whose only worker is busy until gate is closed.
+func occupiedPool(t *testing.T, opts ...Option) (p *Pool, gate chan struct{}) {
+	t.Helper()
+	p, err := New(append(opts, WithWorkers(1))...)
+	require.NoError(t, err)
+	started, gate := make(chan struct{}), make(chan struct{})
+	require.NoError(t, p.Go(High, func() { close(started); <-gate }))
+	<-started
+	return p, gate
 }
 
 // awaitSupervisor waits until the supervisor has had its first turn, in which it

@@ -191,7 +191,7 @@ func (p *Pool) leaveLocked(w *worker) {
 
 // main is the worker's goroutine.
 func (w *worker) main() {
-	var head [64]byte
+	var head [64]byte // not by goroutineID: each frame on the stack adds to what a death costs
 	w.goroutine.Store(parseGoroutineID(head[:runtime.Stack(head[:], false)]))
 	w.panicked, w.value, w.site = false, nil, panicSite{}
 	quit, goexit := false, true
