@@ -3,6 +3,7 @@ package taskpool_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -93,5 +94,35 @@ func TestATaskOnItsWayOutGoesBeforeTheNextFunction(t *testing.T) {
 		require.NoError(t, p.WaitIdle(context.Background()))
 		require.Equal(t, []string{"parked", "function", "function", "function"}, order)
 		require.Equal(t, taskpool.Canceled, parked.State())
+	})
+}
+
+// Tasks that came into a segment of the queue behind a batch of arrivals that had
+// become one were once taken for younger than they are.
+func TestTasksBehindABatchAreAsOldAsTheyAre(t *testing.T) {
+	const batch = 16 // enough to be kept as it is
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(1)) // the oldest always has its turn
+		for range 10 {
+			require.NoError(t, p.Go(taskpool.High, func() {}))
+		}
+		synctest.Wait()
+		gate := make(chan struct{})
+		require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
+		synctest.Wait()
+		var order []string
+		arrive := func(pr taskpool.Priority, name string, n int) {
+			for range n {
+				require.NoError(t, p.Go(pr, func() { order = append(order, name) }))
+			}
+			p.Stats() // takes them in
+		}
+		arrive(taskpool.Low, "batch", batch)
+		arrive(taskpool.Low, "behind it", 1)
+		arrive(taskpool.Medium, "last", 1)
+		close(gate)
+		require.NoError(t, p.WaitIdle(context.Background()))
+		require.Equal(t, []string{"batch", "behind it", "last"}, slices.Compact(order))
+		require.Len(t, order, batch+2)
 	})
 }

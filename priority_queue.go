@@ -116,7 +116,7 @@ type segment struct {
 	live       int32
 	fresh      int32
 	size       int32 // index in segmentSlots
-	handles    int32 // how many of the entries ever in slots were not functions
+	handles    int32 // of the arrivals: how many entries in slots are not functions
 	base       int64 // to be added to the orders in slots
 }
 
@@ -264,10 +264,10 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	if s == nil || int(s.tail) == len(s.slots) {
 		s = q.appendSegment(l)
 	}
+	e.order -= s.base // of a segment that came from the arrivals with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
 		e.h.place = place{l, s, s.tail}
-		s.handles++
 	}
 	s.tail++
 	s.live++
