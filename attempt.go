@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // An attempt is one run of a task, and the context that Run gets. Identity is
@@ -39,6 +41,10 @@ type attempt struct {
 	// excused is set while no sign of life is due although the attempt has
 	// its slot. Protected by pool.mu.
 	excused bool
+
+	// beatDue is closed when a sign of life is due; nil while nobody waits for
+	// that. Protected by pool.mu.
+	beatDue chan struct{}
 
 	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
@@ -166,7 +172,8 @@ func (a *attempt) Done() <-chan struct{} { return a.derive().Done() }
 func (a *attempt) Err() error            { return a.derive().Err() }
 
 func (a *attempt) Value(key any) any {
-	if _, ok := key.(attemptKey); ok {
+	switch key {
+	case attemptKey{}, remote.WaiterKey:
 		return a
 	}
 	return a.derive().Value(key)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // The errors that callers branch on, with [errors.Is].
@@ -200,13 +202,8 @@ func Permanent(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &permanentError{err}
+	return &remote.PermanentError{Err: err}
 }
-
-type permanentError struct{ err error }
-
-func (e *permanentError) Error() string { return e.err.Error() }
-func (e *permanentError) Unwrap() error { return e.err }
 
 // RetryAfter wraps an error together with the time to wait before the next
 // attempt, in place of what the policy's Backoff would say; a negative d counts
@@ -215,16 +212,8 @@ func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &retryAfterError{max(d, 0), err}
+	return &remote.RetryAfterError{Delay: max(d, 0), Err: err}
 }
-
-type retryAfterError struct {
-	delay time.Duration
-	err   error
-}
-
-func (e *retryAfterError) Error() string { return e.err.Error() }
-func (e *retryAfterError) Unwrap() error { return e.err }
 
 // withReason returns an error that is both the reason for which an attempt's
 // context ended and what its Run returned then.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // Parking is how a task in the middle of its work gives its slot back. The
@@ -50,7 +52,8 @@ const (
 //
 // Yield returns nil, or the cause for which ctx has ended, and then it is time
 // to return. It is a sign of life for a task with a Heartbeat. Outside a task it
-// only reports ctx's error. With nothing to yield to it costs a few nanoseconds
+// only reports ctx's error, and in a function that package process has called it
+// is a sign of life of the task that made the call. With nothing to yield to it costs a few nanoseconds
 // on the task's own context, and a lookup more on one that derives from it, so
 // call it as often as every few microseconds. Hold no lock across it: whoever
 // gets the slot may need it.
@@ -65,7 +68,11 @@ func Yield(ctx context.Context) error {
 // yield is Yield when there may be something to do.
 func yield(ctx context.Context) error {
 	a := attemptFrom(ctx)
-	if a == nil || ctx != context.Context(a) && ctx.Err() != nil {
+	if a == nil {
+		remote.Beat(ctx)
+		return context.Cause(ctx)
+	}
+	if ctx != context.Context(a) && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	Beat(a)
@@ -158,16 +165,40 @@ func (p *Pool) excuseLocked(a *attempt, excused bool) {
 }
 
 // Beat is a sign of life of a task with a Heartbeat, for work that has no room
-// for [Yield]. It never gives the slot back and costs as little as Yield. Outside
-// a task it does nothing.
+// for [Yield]. It never gives the slot back and costs as little as Yield. In a
+// function that package process has called it counts for the task that made the
+// call; elsewhere outside a task it does nothing.
 func Beat(ctx context.Context) {
 	a, own := ctx.(*attempt)
 	if own && a.signal.Load() == 0 {
 		return
 	}
-	if a = attemptFrom(ctx); a != nil && a.signal.Load()&signalBeat != 0 {
+	if a = attemptFrom(ctx); a == nil {
+		remote.Beat(ctx)
+	} else if a.signal.Load()&signalBeat != 0 {
 		a.signal.And(^signalBeat)
 	}
+}
+
+// BeatDue implements [remote.Waiter]: the task's work is done elsewhere, and its
+// signs of life come from there when they are asked for.
+func (a *attempt) BeatDue() <-chan struct{} {
+	p := a.pool
+	if a.h.task.Heartbeat == 0 {
+		return nil
+	}
+	p.lock()
+	defer p.unlock()
+	due := a.beatDue
+	if due == nil {
+		due = make(chan struct{})
+		if a.signal.Load()&signalBeat != 0 {
+			close(due)
+		} else {
+			a.beatDue = due
+		}
+	}
+	return due
 }
 
 // wait waits until done is closed or ctx ends, with a's slot given back. a may be

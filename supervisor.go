@@ -175,7 +175,12 @@ func (p *Pool) unwatchLocked(w *worker) {
 // between now and one Heartbeat later: Beat and Yield take the signal back.
 func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
 	if every := w.job.h.task.Heartbeat; every > 0 {
-		w.attempt.signal.Or(signalBeat)
+		a := w.attempt
+		a.signal.Or(signalBeat)
+		if a.beatDue != nil {
+			close(a.beatDue)
+			a.beatDue = nil
+		}
 		w.beatDue = now.Add(every)
 	}
 }

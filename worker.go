@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // A worker runs one task after the other on a goroutine of its own. When that
@@ -498,8 +500,8 @@ func (w *worker) judge() bool {
 // decideRetry asks the policy about an attempt that failed. It calls user code;
 // v is at every such moment what stands if that kills the goroutine.
 func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
-	var permanent *permanentError
-	var after *retryAfterError
+	var permanent *remote.PermanentError
+	var after *remote.RetryAfterError
 	if !p.contain("an error's Is or As", func() {
 		if !errors.As(v.err, &permanent) {
 			errors.As(v.err, &after)
@@ -518,7 +520,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	v.retry, v.delay = true, defaultBackoff(attempt)
 	switch {
 	case after != nil:
-		v.delay = after.delay
+		v.delay = after.Delay
 	case r.Backoff != nil:
 		p.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
 	}

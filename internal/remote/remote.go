@@ -1,0 +1,62 @@
+// Package remote is what taskpool shares with package process, so that a task
+// can have its work done in another process: signs of life cross the border, and
+// so do the verdicts on an error that a retry policy looks at.
+package remote
+
+import (
+	"context"
+	"time"
+)
+
+// A Waiter is a task that waits for work it has given away.
+type Waiter interface {
+	// BeatDue returns a channel that is closed as soon as the task's next sign of
+	// life is due. It is nil if none is ever due.
+	BeatDue() <-chan struct{}
+}
+
+// A Worker is work done for a task that is elsewhere.
+type Worker interface {
+	// Beat is a sign of life of that task.
+	Beat()
+}
+
+type (
+	waiterKey struct{}
+	workerKey struct{}
+)
+
+// WaiterKey and WorkerKey are the context keys of a Waiter and a Worker.
+var (
+	WaiterKey any = waiterKey{}
+	WorkerKey any = workerKey{}
+)
+
+// WaiterOf returns the task that ctx belongs to, nil if none.
+func WaiterOf(ctx context.Context) Waiter {
+	w, _ := ctx.Value(WaiterKey).(Waiter)
+	return w
+}
+
+// Beat is a sign of life of the task elsewhere that ctx's work is done for, if
+// there is one.
+func Beat(ctx context.Context) {
+	if w, ok := ctx.Value(WorkerKey).(Worker); ok {
+		w.Beat()
+	}
+}
+
+// A PermanentError is what taskpool.Permanent returns.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// A RetryAfterError is what taskpool.RetryAfter returns.
+type RetryAfterError struct {
+	Delay time.Duration
+	Err   error
+}
+
+func (e *RetryAfterError) Error() string { return e.Err.Error() }
+func (e *RetryAfterError) Unwrap() error { return e.Err }
