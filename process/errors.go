@@ -1,0 +1,110 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// The errors that callers branch on, with [errors.Is].
+var (
+	// ErrClosed is returned by Call once Shutdown was called, and is why a call
+	// was killed when Shutdown's context ended.
+	ErrClosed = errors.New("process: workers are shut down")
+
+	// ErrNotRegistered is returned by Call for a function that the child does not
+	// know, since it was registered after Main was called, or only in the parent.
+	ErrNotRegistered = errors.New("process: function is not registered in the child")
+
+	// ErrTooLarge is returned by Call for an argument or a result above
+	// WithMaxFrame. A retry cannot mend that, so it is permanent for taskpool.
+	ErrTooLarge = errors.New("process: frame too large")
+
+	// ErrMaxMemory is why a child above WithMaxMemory was killed. It is found in
+	// the ExitError of the call.
+	ErrMaxMemory = errors.New("process: above the memory limit")
+)
+
+// maxStderr is how much of a child's standard error an ExitError holds.
+const maxStderr = 64 << 10
+
+// An ExitError is the error of a call whose child died.
+type ExitError struct {
+	Func   string    // the function that was called; empty if the child died before any call
+	PID    int       // the child's process id
+	Code   int       // its exit code; -1 if a signal ended it
+	Signal os.Signal // the signal that ended it; nil if it exited
+	Stderr []byte    // the last that it wrote to standard error, up to 64 KiB
+
+	// cause is why it was killed, or what was wrong with what it sent; nil if it
+	// died by itself.
+	cause error
+}
+
+// Error says which function's child died of what, with the line of its standard
+// error that says why, if there is one.
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	b.WriteString("process: ")
+	if e.Func != "" {
+		b.WriteString(e.Func)
+		b.WriteString(": ")
+	}
+	fmt.Fprintf(&b, "child %d ", e.PID)
+	switch {
+	case e.Signal != nil:
+		fmt.Fprintf(&b, "died of signal %q", e.Signal)
+	default:
+		fmt.Fprintf(&b, "exited with code %d", e.Code)
+	}
+	if e.Func == "" {
+		b.WriteString(" before any call")
+	}
+	if line := e.lastWords(); line != "" {
+		b.WriteString(": ")
+		b.WriteString(line)
+	}
+	if e.cause != nil {
+		b.WriteString(": ")
+		b.WriteString(e.cause.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns why the child was killed: ErrMaxMemory, ErrClosed, or the cause
+// for which the call's context had ended. It returns nil if the child died by
+// itself.
+func (e *ExitError) Unwrap() error { return e.cause }
+
+// lastWords returns the line in which the runtime says why it gives up, or the
+// last one.
+func (e *ExitError) lastWords() string {
+	var last, why []byte
+	for line := range bytes.Lines(e.Stderr) {
+		line = bytes.TrimSpace(line)
+		if bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.HasPrefix(line, []byte("panic: ")) {
+			why = line
+		}
+		if len(line) > 0 {
+			last = line
+		}
+	}
+	if why != nil {
+		last = why
+	}
+	const most = 200
+	if len(last) > most {
+		return strings.ToValidUTF8(string(last[:most]), "") + "..."
+	}
+	return string(last)
+}
+
+// tooLarge is the error for something that makes a frame of size bytes.
+func tooLarge(name, what string, size uint64, most int) error {
+	return taskpool.Permanent(fmt.Errorf("%w: the %s of %s takes %d bytes, WithMaxFrame allows %d",
+		ErrTooLarge, what, name, size, most))
+}

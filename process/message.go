@@ -1,0 +1,168 @@
+package process
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/gob"
+	"fmt"
+	"time"
+)
+
+// protocolVersion changes whenever a frame's meaning does.
+const protocolVersion = 1
+
+// A hello is what a child says first: protocolVersion, then the identity of its
+// build.
+type hello struct {
+	version uint64
+	build   string
+}
+
+func (h hello) appendTo(frame []byte) []byte {
+	frame = binary.AppendUvarint(frame, h.version)
+	return append(frame, h.build...)
+}
+
+func parseHello(body []byte) (hello, error) {
+	version, n := binary.Uvarint(body)
+	if n <= 0 {
+		return hello{}, fmt.Errorf("%w: hello without a version", errMalformed)
+	}
+	return hello{version, string(body[n:])}, nil
+}
+
+// The flags of calls, results and failures.
+const (
+	flagFreshValue  = 1 << iota // the value that follows begins a new stream
+	flagFreshReply              // the other side's next value must begin a new stream
+	flagHasDeadline             // only of calls
+	knownFlags      = flagFreshValue | flagFreshReply | flagHasDeadline
+)
+
+// A prefix is how calls, results and failures begin: the call's number as a
+// uint32, and the flags. The number tells late messages of one call from those of
+// the next.
+type prefix struct {
+	id    uint32
+	flags byte
+}
+
+const prefixSize = 5
+
+func (p prefix) appendTo(frame []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(frame, p.id), p.flags)
+}
+
+func parsePrefix(body []byte) (prefix, []byte, error) {
+	if len(body) < prefixSize {
+		return prefix{}, nil, fmt.Errorf("%w: %d bytes", errMalformed, len(body))
+	}
+	p := prefix{binary.BigEndian.Uint32(body), body[4]}
+	if p.flags&^knownFlags != 0 {
+		return prefix{}, nil, fmt.Errorf("%w: flags %#x", errMalformed, p.flags)
+	}
+	return p, body[prefixSize:], nil
+}
+
+// A callHeader precedes the argument of a call: the time left until the deadline
+// in nanoseconds if there is one, the length of the function's name, the name.
+type callHeader struct {
+	prefix
+	left time.Duration // valid with flagHasDeadline
+	name string
+}
+
+func (c callHeader) appendTo(frame []byte) []byte {
+	frame = c.prefix.appendTo(frame)
+	if c.flags&flagHasDeadline != 0 {
+		frame = binary.AppendVarint(frame, int64(c.left))
+	}
+	frame = binary.AppendUvarint(frame, uint64(len(c.name)))
+	return append(frame, c.name...)
+}
+
+// parseCall returns the header and the argument that follows it.
+func parseCall(body []byte) (c callHeader, arg []byte, err error) {
+	if c.prefix, body, err = parsePrefix(body); err != nil {
+		return callHeader{}, nil, err
+	}
+	if c.flags&flagHasDeadline != 0 {
+		left, n := binary.Varint(body)
+		if n <= 0 {
+			return callHeader{}, nil, fmt.Errorf("%w: call without its deadline", errMalformed)
+		}
+		c.left, body = time.Duration(left), body[n:]
+	}
+	size, n := binary.Uvarint(body)
+	if n <= 0 || size > uint64(len(body)-n) {
+		return callHeader{}, nil, fmt.Errorf("%w: call without a name", errMalformed)
+	}
+	c.name = string(body[n : n+int(size)])
+	return c, body[n+int(size):], nil
+}
+
+// Values travel as gob streams, one for each function and direction, so that the
+// description of a type is sent and compiled once in a child's life and not once
+// a call. A stream that had an error at either end is given up: whoever encodes
+// marks the next value as the beginning of a new one, and whoever failed to
+// decode asks for that.
+
+// A valueEncoder is the sending end of a stream. The zero value begins one.
+type valueEncoder struct {
+	buf bytes.Buffer
+	enc *gob.Encoder // writes to buf; nil: the next value begins a new stream
+}
+
+// fresh reports whether the next value begins a new stream.
+func (e *valueEncoder) fresh() bool { return e.enc == nil }
+
+// encode returns frame with v appended. It calls methods of v. If it does not
+// return normally, the next value begins a new stream.
+func (e *valueEncoder) encode(frame []byte, v any) ([]byte, error) {
+	enc := e.enc
+	if enc == nil {
+		enc = gob.NewEncoder(&e.buf)
+	}
+	e.enc = nil
+	e.buf.Reset()
+	if e.buf.Cap() > keepBuffer {
+		e.buf = bytes.Buffer{}
+	}
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	e.enc = enc
+	return append(frame, e.buf.Bytes()...), nil
+}
+
+// giveUp makes the next value begin a new stream.
+func (e *valueEncoder) giveUp() { e.enc = nil }
+
+// A valueDecoder is the receiving end of a stream.
+type valueDecoder struct {
+	src bytes.Reader
+	dec *gob.Decoder // reads from src; nil: there is no stream to go on with
+}
+
+// decode puts into v, a pointer, the value that a message holds. It calls methods
+// of v. If it does not return normally, the stream is given up.
+func (d *valueDecoder) decode(value []byte, fresh bool, v any) error {
+	dec := d.dec
+	d.dec = nil
+	if fresh {
+		dec = gob.NewDecoder(&d.src)
+	}
+	if dec == nil {
+		return fmt.Errorf("%w: value of a stream without beginning", errMalformed)
+	}
+	d.src.Reset(value)
+	defer d.src.Reset(nil) // value is not kept
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if n := d.src.Len(); n > 0 {
+		return fmt.Errorf("%w: %d bytes after the value", errMalformed, n)
+	}
+	d.dec = dec
+	return nil
+}

@@ -1,0 +1,153 @@
+package process
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+)
+
+const (
+	defaultKillGrace    = 2 * time.Second
+	defaultStartTimeout = 10 * time.Second
+	defaultMaxFrame     = 64 << 20
+	minMaxFrame         = 4 << 10
+	maxMaxFrame         = 1 << 30 // package gob takes no more
+)
+
+// An Option sets how Workers work; see [Start].
+type Option interface {
+	apply(*config)
+}
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+type config struct {
+	workers      int
+	maxCalls     int   // 0: no limit
+	maxMemory    int64 // 0: no limit
+	killGrace    time.Duration
+	startTimeout time.Duration
+	maxFrame     int
+	stderr       io.Writer
+	env          []string
+
+	maxCallsSet, maxMemorySet bool
+}
+
+// WithWorkers sets how many children there are, and so how many calls are at work
+// at once: at least 1. The default is [runtime.GOMAXPROCS].
+func WithWorkers(n int) Option {
+	return optionFunc(func(c *config) { c.workers = n })
+}
+
+// WithMaxCalls has a child replaced after n calls, at least 1, so that what it
+// leaks does not add up. By default it stays.
+func WithMaxCalls(n int) Option {
+	return optionFunc(func(c *config) { c.maxCalls, c.maxCallsSet = n, true })
+}
+
+// WithMaxMemory bounds the resident memory of a child, in bytes, at least 1: a
+// child that is above it during a call is killed, and the call's error is
+// [ErrMaxMemory]; one that is above it after a call is replaced. It is looked at
+// every 20 ms (on Linux; every 200 ms elsewhere), so a call may be above it for
+// that long. In the child, the runtime is told to keep the Go heap below nine
+// tenths of it (see [runtime/debug.SetMemoryLimit]) unless GOMEMLIMIT is set. By
+// default there is no bound.
+//
+// A program with a Go heap of its own needs some ten MiB before it does anything;
+// a bound that no child can keep has each replaced after each call.
+func WithMaxMemory(bytes int64) Option {
+	return optionFunc(func(c *config) { c.maxMemory, c.maxMemorySet = bytes, true })
+}
+
+// WithKillGrace sets how long a function may go on after its context has ended:
+// then its child and what that has started get SIGTERM, and half that time later
+// SIGKILL. The default is 2 s. With 0 they get both at once.
+//
+// In a task of a pool, keep one and a half times d below the pool's hang grace, 5 s
+// by default, or the pool gives the task up before the child is killed.
+func WithKillGrace(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.killGrace = d })
+}
+
+// WithStartTimeout sets how long a child may take from its start until it calls
+// [Main] and is ready, more than 0. The default is 10 s.
+func WithStartTimeout(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.startTimeout = d })
+}
+
+// WithMaxFrame bounds the encoded size of an argument and of a result, in bytes,
+// with the few that go before it: from 4 KiB to 1 GiB. The default is 64 MiB. What
+// is larger is an [ErrTooLarge].
+func WithMaxFrame(bytes int) Option {
+	return optionFunc(func(c *config) { c.maxFrame = bytes })
+}
+
+// WithStderr sets where to copy what the children write to standard error. The
+// default is [os.Stderr]; [io.Discard] drops it, and an [*ExitError] has the end
+// of it in either case. Calls of w.Write are never concurrent. A w that blocks
+// blocks the children that write. Their standard output is that of this program.
+func WithStderr(w io.Writer) Option {
+	return optionFunc(func(c *config) { c.stderr = w })
+}
+
+// WithEnv adds variables to the environment of the children, each in the form
+// "key=value", over those of this program. Given several times, they add up.
+func WithEnv(env ...string) Option {
+	return optionFunc(func(c *config) { c.env = append(c.env, env...) })
+}
+
+func newConfig(opts []Option) (*config, error) {
+	c := &config{
+		workers:      runtime.GOMAXPROCS(0),
+		killGrace:    defaultKillGrace,
+		startTimeout: defaultStartTimeout,
+		maxFrame:     defaultMaxFrame,
+		stderr:       os.Stderr,
+	}
+	for i, o := range opts {
+		if o == nil {
+			return nil, fmt.Errorf("process: option %d must not be nil", i+1)
+		}
+		o.apply(c)
+	}
+	return c, c.validate()
+}
+
+// validate reports the first setting that cannot be.
+func (c *config) validate() error {
+	bad := func(option, allowed string, got any) error {
+		return fmt.Errorf("process: %s must %s, got %v", option, allowed, got)
+	}
+	switch {
+	case c.workers < 1:
+		return bad("WithWorkers: n", "be at least 1", c.workers)
+	case c.maxCallsSet && c.maxCalls < 1:
+		return bad("WithMaxCalls: n", "be at least 1", c.maxCalls)
+	case c.maxMemorySet && c.maxMemory < 1:
+		return bad("WithMaxMemory: bytes", "be at least 1", c.maxMemory)
+	case c.killGrace < 0:
+		return bad("WithKillGrace: d", "not be negative", c.killGrace)
+	case c.startTimeout <= 0:
+		return bad("WithStartTimeout: d", "be positive", c.startTimeout)
+	case c.maxFrame < minMaxFrame || c.maxFrame > maxMaxFrame:
+		return bad("WithMaxFrame: bytes", fmt.Sprintf("be from %d to %d", minMaxFrame, maxMaxFrame), c.maxFrame)
+	case c.stderr == nil:
+		return bad("WithStderr: w", "not be nil (io.Discard drops what is written)", "nil")
+	}
+	for _, kv := range c.env {
+		key, _, ok := strings.Cut(kv, "=")
+		if !ok || key == "" || strings.ContainsRune(kv, 0) {
+			return bad("WithEnv: variable", `have the form "key=value"`, fmt.Sprintf("%q", kv))
+		}
+		if key == cookieName {
+			return bad("WithEnv: variable", "not be the one this package uses", fmt.Sprintf("%q", kv))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,19 @@
+//go:build !unix
+
+package process
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+)
+
+// supported is nil if this package works on this operating system. Process groups
+// and pipes that a child inherits are what is missing here.
+var supported = fmt.Errorf("process: not supported on %s", runtime.GOOS)
+
+func startChild(string, []string, []string, []*os.File) (*os.Process, error) { return nil, supported }
+func signalGroup(int, os.Signal)                                             {}
+func killOwnGroup()                                                          { os.Exit(1) }
+func openPipes() (in, out *os.File)                                          { return nil, nil }
+func exitStatus(s *os.ProcessState) (int, os.Signal)                         { return s.ExitCode(), nil }

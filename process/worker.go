@@ -1,0 +1,550 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
+)
+
+// A worker is a child process as the parent sees it. Its life:
+//
+//	start ─→ ready ─→ (call)* ─→ retire or kill, or a death of its own ─→ gone
+//
+// What holds:
+//
+//   - One call at a time has it, and only that call reads from the pipes.
+//   - Nobody sends a signal once the process has been waited for: its number may
+//     belong to another then. mu sees to that.
+//   - A signal that a call has asked for is sent during that call or not at all. A
+//     child that was sent one gets no further call.
+//   - gone is closed when the process has been waited for, its group has been
+//     killed, and its standard error has been read to the end, or for a second.
+type worker struct {
+	cfg     *config
+	process *os.Process
+	pid     int
+	in      *os.File     // requests
+	unread  *os.File     // the child's end of in: what it has not read can be found here
+	out     *os.File     // results, read through results
+	results *frameReader // used by whoever has the worker
+	request *frameWriter
+	stderr  *tail
+	gone    chan struct{}
+	state   *os.ProcessState // valid once gone is closed
+
+	held bool // a call has it; protected by Workers.mu
+
+	// Used by whoever has the worker.
+	calls   int
+	streams map[string]*workerStreams
+
+	mu       sync.Mutex  // protects the fields below
+	waited   bool        // for the process, so that pid is not its own any more
+	id       uint32      // of the latest call
+	busy     bool        // that call is under way
+	noted    bool        // the child was told something during that call
+	next     *time.Timer // sends the next signal that call asks for; nil: none
+	memory   *time.Timer // takes the next look at the child's memory; nil without a limit
+	doomed   bool        // it was sent a signal, or has closed its end: no further call
+	cause    error       // why it was sent a signal; nil if it died by itself
+	retiring bool        // told to exit
+}
+
+// workerStreams are a function's streams at the parent's end.
+type workerStreams struct {
+	args    valueEncoder
+	results valueDecoder
+}
+
+// drainTime is how long after a child's death its pipes are read, should they be
+// held open by a process that has left its group.
+const drainTime = time.Second
+
+// startWorker starts a child and returns when it is ready for calls, or why it is
+// not within the start timeout, or when stop is closed.
+func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, error) {
+	path, err := executable()
+	if err != nil {
+		return nil, fmt.Errorf("process: path of this program: %w", err)
+	}
+	var open []*os.File // closed if there is an error, and the child's at the end
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+			open = append(open, r, w)
+		}
+		return r, w
+	}
+	closeAll := func(files ...*os.File) {
+		for _, f := range files {
+			_ = f.Close() // a nil one, too
+		}
+	}
+	childIn, in := pipe()
+	out, childOut := pipe()
+	errs, childErrs := pipe()
+	if err != nil {
+		closeAll(open...)
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		closeAll(open...)
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	argv := []string{path}
+	if len(os.Args) > 0 {
+		argv[0] = os.Args[0] // what ps shows
+	}
+	env := append(os.Environ(), cfg.env...)
+	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory}.String())
+	p, err := startChild(path, argv, env, []*os.File{null, os.Stdout, childErrs, childIn, childOut})
+	closeAll(null, childOut, childErrs)
+	if err != nil {
+		closeAll(in, childIn, out, errs)
+		return nil, fmt.Errorf("process: start of a child: %w", err)
+	}
+	w := &worker{
+		cfg: cfg, process: p, pid: p.Pid,
+		in: in, unread: childIn, out: out, results: newFrameReader(out, cfg.maxFrame), request: &frameWriter{w: in},
+		stderr: newTail(errs, stderr), gone: make(chan struct{}),
+		streams: make(map[string]*workerStreams),
+	}
+	if cfg.maxMemory > 0 {
+		w.memory = time.AfterFunc(memoryInterval, w.lookAtMemory)
+	}
+	go w.wait()
+	if err := w.awaitHello(stop); err != nil {
+		w.kill(nil)
+		<-w.gone
+		w.close()
+		return nil, w.startError(err)
+	}
+	return w, nil
+}
+
+// awaitHello waits until the child is ready.
+func (w *worker) awaitHello(stop <-chan struct{}) error {
+	answered := make(chan struct{})
+	defer close(answered)
+	go func() {
+		select {
+		case <-stop:
+			w.kill(ErrClosed)
+		case <-answered:
+		}
+	}()
+	_ = w.out.SetReadDeadline(time.Now().Add(w.cfg.startTimeout))
+	k, body, err := w.results.next()
+	if err != nil {
+		return err
+	}
+	if k != kindHello {
+		return fmt.Errorf("%w: kind %d in place of a hello", errMalformed, k)
+	}
+	h, err := parseHello(body)
+	switch {
+	case err != nil:
+		return err
+	case h.version != protocolVersion:
+		return fmt.Errorf("it speaks protocol version %d, not %d", h.version, protocolVersion)
+	case h.build != self.build:
+		return fmt.Errorf("it is another build: %q, not %q (the program's file was replaced)", h.build, self.build)
+	}
+	return w.out.SetReadDeadline(time.Time{})
+}
+
+// startError makes the error of a child that has not become ready. The process
+// has been waited for.
+func (w *worker) startError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("process: child %d was not ready within %v: does the program call process.Main first?%s",
+			w.pid, w.cfg.startTimeout, w.stderr.suffix())
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return w.exitError("")
+	}
+	return fmt.Errorf("process: child %d: %w", w.pid, err)
+}
+
+// wait waits for the end of the process, and sees to what it leaves.
+func (w *worker) wait() {
+	state, err := w.process.Wait()
+	if err != nil {
+		state = nil // somebody else has waited for it
+	}
+	w.mu.Lock()
+	w.waited = true
+	w.mu.Unlock()
+	// What it started is left in its group. That its number has become another
+	// group's meanwhile is not to be feared: numbers are given out in turn.
+	signalGroup(w.pid, syscall.SIGKILL)
+	_ = w.out.SetReadDeadline(time.Now().Add(drainTime))
+	_ = w.in.Close() // what could not be written by now, nobody reads
+	w.stderr.finish(drainTime)
+	w.state = state
+	close(w.gone)
+}
+
+// close gives back what is left of a worker that is gone. No call has it.
+func (w *worker) close() {
+	_ = w.out.Close()
+	_ = w.unread.Close()
+}
+
+// alive reports whether the process has not been waited for, nor was sent a signal
+// or told to exit.
+func (w *worker) alive() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.waited && !w.doomed && !w.retiring
+}
+
+// history tells what became of a child: whether it was given a call, was killed, or
+// told to exit.
+func (w *worker) history() (called, killed, retired bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.id > 0, w.cause != nil, w.retiring
+}
+
+// kill ends the child and its group at once; the first cause counts. It is nil for
+// a child that seems to have died.
+func (w *worker) kill(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.killLocked(cause)
+}
+
+func (w *worker) killLocked(cause error) {
+	w.signalLocked(syscall.SIGKILL, cause)
+}
+
+func (w *worker) signalLocked(sig os.Signal, cause error) {
+	if w.waited {
+		return
+	}
+	if !w.doomed {
+		w.doomed, w.cause = true, cause
+	}
+	signalGroup(w.pid, sig)
+}
+
+// retire has the child exit, and killed if it takes longer than the kill grace. No
+// call has it.
+func (w *worker) retire() {
+	w.mu.Lock()
+	if w.retiring || w.waited {
+		w.mu.Unlock()
+		return
+	}
+	w.retiring = true
+	late := time.AfterFunc(w.cfg.killGrace, func() { w.kill(nil) })
+	w.mu.Unlock()
+	go func() {
+		defer late.Stop()
+		// A child that hangs may not read it.
+		_ = w.request.write(newFrame(nil, kindBye))
+		<-w.gone
+	}()
+}
+
+// errNotBegun is why a call cannot have begun: the child died before it had read
+// the request.
+var errNotBegun = errors.New("process: the child died before the call began")
+
+// call has the child call a function, and puts what that returns into out. It
+// returns errNotBegun if another child can be asked.
+func (w *worker) call(ctx context.Context, name string, in, out any) error {
+	st := w.streams[name]
+	if st == nil {
+		st = new(workerStreams)
+		w.streams[name] = st
+	}
+	header := callHeader{prefix: prefix{id: w.begin()}, name: name}
+	defer w.end()
+	if st.args.fresh() {
+		header.flags |= flagFreshValue
+	}
+	if st.results.dec == nil {
+		header.flags |= flagFreshReply
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		header.flags |= flagHasDeadline
+		header.left = time.Until(deadline)
+	}
+	request, err := st.args.encode(header.appendTo(newFrame(nil, kindCall)), in)
+	if err != nil {
+		return taskpool.Permanent(fmt.Errorf("process: argument of %s: %w", name, err))
+	}
+	if size := len(request) - headerSize; size > w.cfg.maxFrame {
+		st.args.giveUp()
+		return tooLarge(name, "argument", uint64(size), w.cfg.maxFrame)
+	}
+	w.calls++
+
+	stop := context.AfterFunc(ctx, func() { w.cancel(header.id, context.Cause(ctx)) })
+	defer stop()
+	beats := newBeats(ctx, w, header.id)
+	defer beats.stop()
+
+	_ = w.request.write(request) // what it comes to, the reply tells
+	k, body, err := w.reply(header.id, beats)
+	var p prefix
+	if err == nil {
+		p, body, err = parsePrefix(body)
+	}
+	if err == nil && k == kindResult {
+		if err := st.results.decode(body, p.flags&flagFreshValue != 0, out); err != nil {
+			return fmt.Errorf("process: result of %s: %w", name, err)
+		}
+		return nil
+	}
+	var f failure
+	if err == nil {
+		if p.flags&flagFreshReply != 0 {
+			st.args.giveUp()
+		}
+		if err = gob.NewDecoder(bytes.NewReader(body)).Decode(&f); err == nil {
+			return f.error(name, w.cfg.maxFrame)
+		}
+	}
+	if err == io.EOF || err == io.ErrUnexpectedEOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil // its death says it
+	}
+	w.kill(err)
+	<-w.gone
+	if w.notBegun() {
+		return errNotBegun
+	}
+	return w.exitError(name)
+}
+
+// reply returns the frame that ends the call.
+func (w *worker) reply(id uint32, beats *beats) (kind, []byte, error) {
+	for {
+		k, body, err := w.results.next()
+		if err != nil {
+			return 0, nil, err
+		}
+		p, _, err := parsePrefix(body)
+		switch {
+		case err != nil:
+			return 0, nil, err
+		case k != kindResult && k != kindFailure && k != kindBeat:
+			return 0, nil, fmt.Errorf("%w: kind %d from a child at work", errMalformed, k)
+		case p.id != id && k == kindBeat: // of an earlier call
+		case p.id != id:
+			return 0, nil, fmt.Errorf("%w: reply to call %d in call %d", errMalformed, p.id, id)
+		case k == kindBeat:
+			beats.came()
+		default:
+			return k, body, nil
+		}
+	}
+}
+
+// notBegun reports whether the child, which is gone, died by itself before it had
+// read all of the call's request.
+func (w *worker) notBegun() bool {
+	w.mu.Lock()
+	noted, cause := w.noted, w.cause
+	w.mu.Unlock()
+	left, _ := io.Copy(io.Discard, w.unread) // to the end, as w.in is closed
+	return left > 0 && !noted && cause == nil
+}
+
+// begin begins a call and returns its number.
+func (w *worker) begin() uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.id++
+	w.busy, w.noted = true, false
+	if w.memory != nil {
+		w.memory.Reset(memoryInterval)
+	}
+	return w.id
+}
+
+// note tells the child something about the call under way.
+func (w *worker) note(id uint32, frame []byte) error {
+	w.mu.Lock()
+	if w.id == id {
+		w.noted = true
+	}
+	w.mu.Unlock()
+	return w.request.write(frame) // a child that hangs may not read it: then this ends with the child
+}
+
+// end ends the call: no signal comes after it.
+func (w *worker) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy = false
+	if w.next != nil {
+		w.next.Stop()
+		w.next = nil
+	}
+	if w.memory != nil {
+		w.memory.Stop()
+	}
+	if w.doomed {
+		w.killLocked(nil) // SIGTERM alone may not have ended it
+	}
+}
+
+// cancel tells the child that the call's context has ended, and has it killed if
+// it is at work for too long after that.
+func (w *worker) cancel(id uint32, cause error) {
+	w.mu.Lock()
+	if !w.busy || w.id != id || w.doomed {
+		w.mu.Unlock()
+		return
+	}
+	w.afterLocked(w.cfg.killGrace, id, func() {
+		w.signalLocked(syscall.SIGTERM, cause)
+		w.afterLocked(w.cfg.killGrace/2, id, func() { w.killLocked(cause) })
+	})
+	w.mu.Unlock()
+	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
+	_ = w.note(id, append(frame, encodeCause(cause, w.cfg.maxFrame)...))
+}
+
+// encodeCause calls methods of the error.
+func encodeCause(cause error, most int) []byte {
+	wire := &wireError{Text: "process: canceled, but the cause's methods panicked"}
+	func() {
+		defer func() { _ = recover() }()
+		wire = newWireError(cause, most)
+	}()
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(wire); err != nil {
+		panic(fmt.Sprintf("process: a cause could not be encoded: %v", err))
+	}
+	return b.Bytes()
+}
+
+// afterLocked has f, which needs mu, called after d if the call is under way then.
+func (w *worker) afterLocked(d time.Duration, id uint32, f func()) {
+	w.next = time.AfterFunc(d, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.busy && w.id == id {
+			f()
+		}
+	})
+}
+
+// lookAtMemory kills the child if it is above the memory limit during a call. A
+// process's memory can only be looked at; nothing tells of its growth.
+func (w *worker) lookAtMemory() {
+	w.mu.Lock()
+	id, busy := w.id, w.busy && !w.waited
+	w.mu.Unlock()
+	if !busy {
+		return
+	}
+	n, err := residentBytes(w.pid)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.busy || w.waited: // end has stopped the timer, begin will start it
+	case err == nil && n > w.cfg.maxMemory && w.id == id:
+		w.killLocked(fmt.Errorf("%w: %d bytes resident, WithMaxMemory allows %d", ErrMaxMemory, n, w.cfg.maxMemory))
+	default:
+		w.memory.Reset(memoryInterval)
+	}
+}
+
+// worn reports whether the child is to be replaced after a call.
+func (w *worker) worn() bool {
+	if w.cfg.maxCalls > 0 && w.calls >= w.cfg.maxCalls {
+		return true
+	}
+	if w.cfg.maxMemory > 0 {
+		n, err := residentBytes(w.pid)
+		return err == nil && n > w.cfg.maxMemory
+	}
+	return false
+}
+
+// exitError describes the death of a child that is gone.
+func (w *worker) exitError(name string) *ExitError {
+	e := &ExitError{Func: name, PID: w.pid, Code: -1, Stderr: w.stderr.last()}
+	if w.state != nil {
+		e.Code, e.Signal = exitStatus(w.state)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.cause = w.cause
+	return e
+}
+
+// beats are the signs of life of the task that a call is made in. The task's pool
+// says when one is due, the child is asked for it and gives it at the next Yield or
+// Beat of the function.
+type beats struct {
+	ctx     context.Context
+	arrived chan struct{}
+	done    chan struct{}
+}
+
+// newBeats returns nil if no sign of life is ever due.
+func newBeats(ctx context.Context, w *worker, id uint32) *beats {
+	task := remote.WaiterOf(ctx)
+	if task == nil {
+		return nil
+	}
+	due := task.BeatDue()
+	if due == nil {
+		return nil
+	}
+	b := &beats{ctx, make(chan struct{}, 1), make(chan struct{})}
+	go func() {
+		for {
+			select {
+			case <-due:
+			case <-b.done:
+				return
+			}
+			if w.note(id, prefix{id: id}.appendTo(newFrame(nil, kindBeatDue))) != nil {
+				return
+			}
+			select {
+			case <-b.arrived:
+			case <-b.done:
+				return
+			}
+			due = task.BeatDue()
+		}
+	}()
+	return b
+}
+
+// came passes a sign of life on to the task.
+func (b *beats) came() {
+	if b == nil {
+		return
+	}
+	taskpool.Beat(b.ctx)
+	select {
+	case b.arrived <- struct{}{}:
+	default:
+	}
+}
+
+func (b *beats) stop() {
+	if b != nil {
+		close(b.done)
+	}
+}
