@@ -1,6 +1,7 @@
 package taskpool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -68,7 +69,7 @@ func (p *Pool) CheckQueue() error {
 			return fmt.Errorf("door: a submitter of priority %d waits while there is room", pr)
 		}
 	}
-	return p.checkCountsLocked(parked)
+	return cmp.Or(p.checkCountsLocked(parked), p.checkArrivalsLocked())
 }
 
 // betweenLocked reports whether a worker is between two critical sections of the
@@ -159,6 +160,139 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	return nil
 }
 
+// CheckArrivals looks for a fault in what the fast path keeps beside the queue. It
+// takes nothing in and ends no run, so it sees things as CheckQueue never does.
+func (p *Pool) CheckArrivals() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.checkArrivalsLocked()
+}
+
+func (p *Pool) checkArrivalsLocked() error {
+	in := &p.arrivals
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return cmp.Or(in.check(p.ageing), p.checkSpareLocked(), p.checkScoutLocked(), p.checkReadyLocked(), p.checkRunLocked())
+}
+
+// check checks what has arrived, with in.mu held.
+func (in *arrivals) check(ageing bool) error {
+	handles, order, i := int32(0), int64(math.MinInt64), 0
+	least, most := int64(none), int64(math.MinInt64)
+	for k, s := range in.stretches {
+		if s.end <= i || k > 0 && s.priority == in.stretches[k-1].priority {
+			return fmt.Errorf("arrivals: stretch %d of %v is empty, or no stretch of its own", k, in.stretches)
+		}
+		least, most = min(least, int64(s.priority)), max(most, int64(s.priority))
+		i = s.end
+	}
+	if i != in.n {
+		return fmt.Errorf("arrivals: the stretches end at %d of %d", i, in.n)
+	}
+	if l, m := in.least.Load(), in.most.Load(); l != least || m != most {
+		return fmt.Errorf("arrivals: priorities from %d to %d, said to be from %d to %d", least, most, l, m)
+	}
+	for i, e := range in.batch.slots {
+		switch {
+		case i >= in.n && (e.live() || e.order != 0) || i < in.n && (!e.live() || e.f != nil && e.h != nil):
+			return fmt.Errorf("arrivals: slot %d of %d arrivals is in use: %t", i, in.n, e.live())
+		case i >= in.n:
+		case !ageing && e.order != int64(i) || ageing && (e.order < order || e.order > in.latest):
+			return fmt.Errorf("arrivals: slot %d has order %d, behind %d", i, e.order, order)
+		case e.h != nil:
+			handles++
+		}
+		order = e.order
+	}
+	if s := in.batch; s.handles != handles || s.size != batchSize || s.base != 0 || s.live != 0 || s.next != nil || s.prev != nil {
+		return fmt.Errorf("arrivals: the batch counts %d handles, found %d, or is not clear", s.handles, handles)
+	}
+	return nil
+}
+
+func (p *Pool) checkSpareLocked() error {
+	if s := p.spare; s == p.arrivals.batch || s.size != batchSize || s.next != nil || !segmentCleared(s) {
+		return errors.New("the spare segment is not clear")
+	}
+	return nil
+}
+
+// checkScoutLocked checks who wakes a worker when the next task arrives.
+func (p *Pool) checkScoutLocked() error {
+	in := &p.arrivals
+	free := p.direct && !p.paused && p.held < p.slots
+	switch {
+	case p.detour != in.detour:
+		return fmt.Errorf("detour is %t, but %t for arrivals", p.detour, in.detour)
+	case in.scout != nil && in.scout != p.scout || p.scout != nil && (len(p.idle) == 0 || p.scout != p.idle[0]):
+		return errors.New("the scout is another than the pool says")
+	case p.scoutUp && (p.scout == nil || in.scout != nil):
+		return errors.New("the scout is up, and is not")
+	case in.scout == nil && p.scout != nil && !p.scoutUp && in.n == 0:
+		return errors.New("the scout is up, and nobody knows")
+	case p.scoutUp: // it will see to the rest
+	case p.scout != nil && !free || p.scout == nil && free && len(p.idle) > 0:
+		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))
+	case p.detour != (free && len(p.idle) == 0):
+		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))
+	}
+	for _, w := range p.idle {
+		if w.busy || w.holds || w.dismissed || w.asleep == (w == p.scout && p.scoutUp) {
+			return fmt.Errorf("worker %d is idle and busy: %t, asleep: %t", w.id, w.busy, w.asleep)
+		}
+	}
+	for _, w := range p.idle[len(p.idle):cap(p.idle)] {
+		if w != nil {
+			return errors.New("a worker that is not idle is kept")
+		}
+	}
+	return nil
+}
+
+func (p *Pool) checkReadyLocked() error {
+	l := &p.ready
+	all := l.tasks[:cap(l.tasks)]
+	for i, t := range all {
+		if waits := i >= l.first && i < len(l.tasks); waits != t.live() {
+			return fmt.Errorf("ready: slot %d of %d from %d is in use: %t", i, len(l.tasks), l.first, t.live())
+		}
+	}
+	switch n := l.len(); {
+	case n > 0 && (!p.scoutUp || p.held+n > p.slots):
+		return fmt.Errorf("%d tasks are ready with %d slots held of %d, and a scout: %t", n, p.held, p.slots, p.scoutUp)
+	case n == 0 && len(l.tasks) > 0:
+		return errors.New("ready: an empty list has come away from its beginning")
+	}
+	return nil
+}
+
+func (p *Pool) checkRunLocked() error {
+	r := &p.run
+	if r.lane == nil {
+		if r.slots != nil || r.taken != 0 {
+			return errors.New("a run that has ended is not clear")
+		}
+		return nil
+	}
+	l := r.lane
+	s := l.head
+	first := int(s.head) + r.taken
+	switch {
+	case !p.plainLocked() || p.ready.len() > 0:
+		return errors.New("a run goes on where it should not")
+	case r.priority != int64(l.priority) || r.taken+len(r.slots) > min(int(s.tail-s.head), l.n-1):
+		return fmt.Errorf("a run of %d, %d of them taken, in a lane of %d", r.taken+len(r.slots), r.taken, l.n)
+	case len(r.slots) > 0 && &r.slots[0] != &s.slots[first]:
+		return errors.New("a run is not where its lane is")
+	}
+	for i := int(s.head); i < first; i++ {
+		if e := s.slots[i]; e.live() || e.order != 0 {
+			return fmt.Errorf("slot %d of a run was taken and is not clear", i)
+		}
+	}
+	return nil
+}
+
 // check checks the invariants of q and returns how many parked attempts it holds.
 // strict says that no two tasks of a lane have the same order.
 func (q *priorityQueue) check(strict bool) (parked int, err error) {
@@ -183,7 +317,7 @@ func (q *priorityQueue) check(strict bool) (parked int, err error) {
 		here, last := 0, int64(math.MinInt64)
 		for s := l.head; s != nil && l.n > 0; s = s.next {
 			for _, e := range s.slots[s.head:s.tail] {
-				switch {
+				switch e.order += s.base; {
 				case !e.live():
 					continue
 				case strict && e.order == last:

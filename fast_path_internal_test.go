@@ -1,12 +1,16 @@
 package taskpool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 )
@@ -413,4 +417,284 @@ func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, Canceled, h.State())
 	})
+}
+
+// Batches, segments made of them and runs only cost less than pushes and pops one
+// by one: what comes next, and when the fair share has its turn, stays the same. So
+// a pool without workers does by hand what its workers would do, and the reference
+// has each task as soon as it has arrived.
+func TestBatchesAndRunsAgreeWithNaiveQueue(t *testing.T) {
+	for _, mode := range queueModes() {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			const ops = 1500
+			b := newBatchPair(t, mode)
+			growing := true
+			for range ops {
+				if n := len(b.ref.tasks); n < 4 {
+					growing = true
+				} else if n > 400 {
+					growing = false
+				}
+				switch r := b.rng.IntN(100); {
+				case r < 30 && growing || r < 2:
+					b.arrive()
+				case r < 60:
+					b.takeFromRun()
+				case r < 90:
+					b.takeNext()
+				default:
+					b.alone()
+				}
+			}
+			if mode.share != 1 {
+				require.Greater(t, b.inRuns, 15, "came from a run")
+			}
+			require.Positive(t, b.whole, "batches became segments")
+		})
+	}
+}
+
+// A batchPair is a queuePair in a pool.
+type batchPair struct {
+	*queuePair
+	pool   *Pool
+	rng    *rand.Rand
+	inRuns int // how many tasks were taken from runs
+	whole  int // how many batches became segments
+}
+
+func newBatchPair(t *testing.T, mode queueMode) *batchPair {
+	b := &batchPair{
+		queuePair: newQueuePair(t, mode.share, mode.step, mode.shed),
+		rng:       rand.New(rand.NewPCG(31, 37)),
+		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, ageing: mode.step > 0, epoch: time.Now()},
+	}
+	p := b.pool
+	if p.ageing {
+		p.seq = int64(1000 * time.Hour) // beyond what the clock says
+	}
+	p.arrivals.init()
+	p.spare = newSegment(batchSize)
+	p.queue = *b.q
+	p.queue.init()
+	b.q, b.nextID = &p.queue, 1
+	return b
+}
+
+// order returns the order of the next task.
+func (b *batchPair) order() int64 {
+	p := b.pool
+	if p.ageing {
+		return max(p.seq, p.arrivals.latest) + b.rng.Int64N(min(int64(b.q.step), 100))
+	}
+	return p.seq + int64(p.arrivals.n) + 1
+}
+
+// arrive has tasks arrive, few or many, of one priority or several.
+func (b *batchPair) arrive() {
+	p := b.pool
+	n := 1 + b.rng.IntN(6)
+	switch b.rng.IntN(20) {
+	case 0:
+		n = maxArrivals
+	case 1:
+		n = wholeBatch
+	case 2, 3, 4:
+		n = worthWhole + b.rng.IntN(100)
+	}
+	pr := Priority(b.rng.IntN(4))
+	several := b.rng.IntN(3) == 0
+	handles := b.rng.IntN(3)
+	for range min(n, maxArrivals-p.arrivals.n) {
+		if several && b.rng.IntN(3) == 0 {
+			pr = Priority(b.rng.IntN(4))
+		}
+		id, order := b.nextID, b.order()
+		b.nextID++
+		e := entry{f: func() { b.called = id }}
+		if handles > 0 && b.rng.IntN(5*handles) == 0 {
+			e = entry{h: &Handle{pool: p, task: Task{Priority: pr}}}
+		}
+		if p.ageing {
+			p.arrivals.latest = order
+		}
+		require.True(b.t, p.arrive(e, pr))
+		b.ref.push(naiveTask{id: id, h: e.h, priority: pr, order: order, fresh: true})
+	}
+	require.NoError(b.t, p.arrivals.check(p.ageing))
+}
+
+// takeFromRun takes the next of the run, if there is one.
+func (b *batchPair) takeFromRun() {
+	p := b.pool
+	r, w := &p.run, &worker{pool: p}
+	if len(r.slots) == 0 {
+		return
+	}
+	if !w.takeFromRun() {
+		require.True(b.t, r.slots[0].f == nil || p.arrivals.n > 0)
+		p.mu.Unlock()
+		return
+	}
+	b.inRuns++
+	want, _ := b.ref.pop()
+	w.job.f()
+	require.Equal(b.t, want.id, b.called, "in a run")
+	require.Equal(b.t, want.priority, w.priority)
+	require.NoError(b.t, p.checkRunLocked())
+}
+
+// endRun ends the run, and looks whether all is counted that was taken from it.
+func (b *batchPair) endRun() {
+	p := b.pool
+	taken, attempts := p.run.taken, p.total.attempts
+	p.count[Queued] = b.q.n
+	p.endRunLocked()
+	require.Equal(b.t, attempts+uint64(taken), p.total.attempts)
+	require.Equal(b.t, attempts+uint64(taken), p.total.succeeded)
+	require.Equal(b.t, b.q.n, p.count[Queued])
+	require.NoError(b.t, p.checkRunLocked())
+}
+
+// takeNext has a worker take the next task.
+func (b *batchPair) takeNext() {
+	p := b.pool
+	b.endRun()
+	p.total.submitted = uint64(b.nextID - 1 - p.arrivals.n)
+	want, some := naiveTask{}, len(b.ref.tasks) > 0
+	if some {
+		want = b.ref.tasks[b.ref.next()]
+	}
+	w, batch := &worker{pool: p}, p.arrivals.batch
+	took := p.takeNextLocked(w)
+	b.taken(batch)
+	p.total.succeeded = p.total.attempts
+	require.NoError(b.t, p.checkRunLocked())
+	if !took {
+		require.True(b.t, !some || want.h != nil && want.h.state == Parked)
+		p.takeInLocked()
+		b.pop()
+		return
+	}
+	b.ref.pop()
+	id := 0
+	if w.job.h != nil {
+		id = int(w.job.h.id)
+	} else {
+		w.job.f()
+		id = b.called
+	}
+	require.Equal(b.t, want.id, id)
+	require.Equal(b.t, want.priority, w.priority)
+	require.NoError(b.t, p.checkSpareLocked())
+}
+
+// taken takes note of what became of a batch that may have been taken in.
+func (b *batchPair) taken(batch *segment) {
+	if p := b.pool; batch != p.arrivals.batch && batch != p.spare {
+		b.whole++
+	}
+}
+
+// alone is what is done under the pool's lock.
+func (b *batchPair) alone() {
+	p := b.pool
+	b.endRun()
+	p.total.submitted = uint64(b.nextID - 1 - p.arrivals.n)
+	batch, waiting := p.arrivals.batch, b.q.n
+	p.slots += b.rng.IntN(3)
+	free := 0
+	if waiting == 0 {
+		free = min(p.slots-p.held, p.arrivals.n)
+	}
+	p.takeInLocked()
+	b.taken(batch)
+	require.Equal(b.t, free, p.ready.len())
+	for range free { // in the order in which they have arrived
+		w := &worker{pool: p}
+		require.True(b.t, p.takeReadyLocked(w))
+		want := b.ref.takeAt(0)
+		require.Equal(b.t, want.id, b.id(w.job))
+	}
+	p.total.succeeded = p.total.attempts
+	require.NoError(b.t, cmp.Or(p.checkSpareLocked(), p.checkReadyLocked(), p.arrivals.check(p.ageing)))
+	p.slots = p.held
+	b.checkAll()
+	switch b.rng.IntN(4) {
+	case 0:
+		order := b.order()
+		p.seq = order
+		b.push(Priority(b.rng.IntN(4)), order, b.rng.IntN(2) == 0, b.rng.IntN(2) == 0)
+		if h := b.ref.tasks[len(b.ref.tasks)-1].h; h != nil {
+			h.pool = p
+		}
+	case 1:
+		if n := len(b.ref.tasks); n > 0 {
+			b.removeAt(b.rng.IntN(n))
+		}
+	case 2:
+		if b.q.shed {
+			b.shed(Priority(b.rng.IntN(4)))
+		}
+	default:
+		b.pop()
+	}
+	b.checkAll()
+}
+
+// What has found a slot free is not passed by what has not, also where a worker
+// ends its task before the scout comes.
+func TestNoRunBeginsWhileATaskIsReady(t *testing.T) {
+	b := newBatchPair(t, queueMode{})
+	p := b.pool
+	p.slots = p.held + 2
+	for i := range 5 {
+		require.True(t, p.arrive(entry{f: func() { b.called = i }}, Low))
+	}
+	w := &worker{pool: p}
+	for i, want := range []struct {
+		ready int
+		run   bool
+	}{{1, false}, {0, true}} {
+		require.True(t, p.takeNextLocked(w))
+		w.job.f()
+		require.Equal(t, i, b.called)
+		require.Equal(t, want.ready, p.ready.len())
+		require.Equal(t, want.run, p.run.lane != nil)
+	}
+}
+
+// A function that has returned must not be kept for as long as the run goes on that
+// it came from, which may be as long as its longest function.
+func TestFunctionOfARunIsGarbageWhenTheNextHasBegun(t *testing.T) {
+	p, gate := occupiedPool(t)
+	const functions = worthWhole
+	started, step := make(chan struct{}), make(chan struct{})
+	kept := make([]weak.Pointer[retained], functions)
+	for i := range kept {
+		kept[i] = goRetained(t, p, func() { started <- struct{}{}; <-step })
+	}
+	p.lock() // all are taken in
+	p.unlock()
+	close(gate)
+	for i := range kept {
+		<-started
+		p.mu.Lock()
+		require.Equal(t, i > 0 && i < functions-1, p.run.taken > 0, "function %d comes from a run", i)
+		p.mu.Unlock()
+		runtime.GC()
+		for k := range kept {
+			require.Equal(t, k >= i, kept[k].Value() != nil, "function %d is kept while the %d-th runs", k, i)
+		}
+		step <- struct{}{}
+	}
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+//go:noinline
+func goRetained(t *testing.T, p *Pool, f func()) weak.Pointer[retained] {
+	r := &retained{}
+	require.NoError(t, p.Go(Low, func() { f(); r.self = r }))
+	return weak.Make(r)
 }

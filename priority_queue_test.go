@@ -126,7 +126,7 @@ func (q *naiveQueue) takeAt(i int) naiveTask {
 // A queuePair drives a queue and its reference through the same operations.
 type queuePair struct {
 	t      *testing.T
-	q      priorityQueue
+	q      *priorityQueue
 	ref    naiveQueue
 	nextID int
 	called int      // number of the function that was called last
@@ -135,7 +135,7 @@ type queuePair struct {
 }
 
 func newQueuePair(t *testing.T, share uint64, step time.Duration, shed bool) *queuePair {
-	p := &queuePair{t: t, ref: naiveQueue{share: share, step: step}}
+	p := &queuePair{t: t, q: new(priorityQueue), ref: naiveQueue{share: share, step: step}}
 	p.q.share, p.q.step, p.q.shed = share, step, shed
 	p.q.init()
 	return p
@@ -240,12 +240,12 @@ func (p *queuePair) removeAt(i int) (removed bool) {
 // lane but the one that was touched.
 func (p *queuePair) check() {
 	p.t.Helper()
-	if err := invariants(&p.q); err != nil {
+	if err := invariants(p.q); err != nil {
 		p.t.Fatalf("after %s: %v", p.op, err)
 	}
 	for _, resuming := range []bool{false, true} {
 		if l := p.q.lanes[laneKey{p.lane, resuming}]; l != nil {
-			if err := laneInvariants(&p.q, l); err != nil {
+			if err := laneInvariants(p.q, l); err != nil {
 				p.t.Fatalf("after %s: lane %v: %v", p.op, l.laneKey, err)
 			}
 		}
@@ -262,7 +262,7 @@ func (p *queuePair) checkAll() {
 	p.t.Helper()
 	p.check()
 	for pr, l := range p.q.lanes {
-		if err := laneInvariants(&p.q, l); err != nil {
+		if err := laneInvariants(p.q, l); err != nil {
 			p.t.Fatalf("after %s: lane %v: %v", p.op, pr, err)
 		}
 	}
@@ -561,7 +561,7 @@ func TestQueueKeepsLongLanesInOrder(t *testing.T) {
 					if i%7 == 0 {
 						p.pop()
 					}
-					if err := invariants(&p.q); err != nil {
+					if err := invariants(p.q); err != nil {
 						t.Fatalf("after %s: %v", p.op, err)
 					}
 					if i%16 == 0 {
@@ -645,7 +645,7 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 			p.checkAll()
 			require.Equal(t, keptLanes-1, len(p.ref.tasks), "waited when the queue shrank")
 			require.Len(t, p.q.lanes, len(p.ref.tasks), "without empty lanes")
-			for _, h := range heapsOf(&p.q) {
+			for _, h := range heapsOf(p.q) {
 				require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
 			}
 			p.push(Low, priorities, true, true)
