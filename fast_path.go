@@ -332,10 +332,11 @@ type run struct {
 	choice   bool // the queue has another lane, or that makes no difference
 }
 
-// beginRunLocked begins a run, if there is one to begin.
+// beginRunLocked begins a run, if there is one to begin. The pool is plain; tasks
+// that are ready go first.
 func (p *Pool) beginRunLocked() {
 	q := &p.queue
-	if q.n < 2 || p.ready.len() > 0 || !p.plainLocked() {
+	if q.n < 2 || p.ready.len() > 0 {
 		return
 	}
 	l, choice := q.next(false)
@@ -411,11 +412,12 @@ func (w *worker) look() bool {
 	if !w.busy {     // else it was given a task meanwhile
 		p.scout, p.scoutUp = nil, false
 		p.takeInLocked()
-		if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
+		if p.takeReadyLocked(w) { // as is whatever finds a slot free
 			last := len(p.idle) - 1
 			p.idle[0], p.idle[last] = p.idle[last], nil
 			p.idle = p.idle[:last]
 			p.holdSlotLocked(w)
+			p.tellYieldLocked()
 			p.wakeNextLocked()
 		} else {
 			p.restoreLocked()
@@ -430,12 +432,10 @@ func (w *worker) look() bool {
 // wakeNextLocked wakes one more worker if there is a task for it, and otherwise
 // leaves that to the next arrival.
 func (p *Pool) wakeNextLocked() {
-	switch waiting := p.queue.n > 0 || p.ready.len() > 0; {
-	case p.held == p.slots, !waiting && p.expectLocked():
-	case len(p.idle) == 0: // it has to be hired
-		p.endRunLocked()
-		p.takeInLocked()
-		p.restoreLocked()
+	switch {
+	case p.ready.len() == 0 && p.expectLocked():
+	case len(p.idle) == 0:
+		p.restoreLocked() // hires one
 	default:
 		w := p.appointScoutLocked()
 		w.asleep, p.scoutUp = false, true
