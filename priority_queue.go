@@ -617,6 +617,7 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 		for _, l := range q.sorted() {
 			for s := l.head; s != nil; s = s.next {
 				for _, e := range s.slots[s.head:s.tail] {
+					e.order += s.base
 					if e.live() && !yield(l.priority, e) {
 						return
 					}
