@@ -70,7 +70,7 @@ func init() {
 		self.cookieErr = err
 		return
 	}
-	in, out := openPipes()
+	in, out := pipes()
 	self.child = newServer(in, out, c.maxFrame)
 	if _, set := os.LookupEnv("GOMEMLIMIT"); c.maxMemory > 0 && !set {
 		debug.SetMemoryLimit(c.maxMemory / 10 * 9)
@@ -191,9 +191,13 @@ func (s *server) receive() {
 	abandon() // the parent has died, or we do not understand each other
 }
 
-// abandon ends a child that has lost its parent, and all that it has started. Tests
-// replace it.
-var abandon = killOwnGroup
+// Tests replace these.
+var (
+	// pipes returns the child's ends of the pipes.
+	pipes = openPipes
+	// abandon ends a child that has lost its parent, and all that it has started.
+	abandon = killOwnGroup
+)
 
 // handle returns nil when the parent says bye.
 func (s *server) handle() error {
@@ -278,9 +282,12 @@ func (s *server) begin(header callHeader, arg []byte) error {
 // run calls the function and sends its result or why there is none, whatever the
 // function does to this goroutine.
 func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
-	reply := s.failure(header, failure{Goexit: true}) // if nothing changes it
+	var reply []byte
 	defer func() {
 		_ = recover() // from what a method of the panic's value did
+		if reply == nil {
+			reply = s.failure(header, failure{Goexit: true})
+		}
 		s.mu.Lock()
 		s.now = nil
 		s.mu.Unlock()

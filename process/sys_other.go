@@ -4,6 +4,7 @@ package process
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 )
@@ -15,5 +16,5 @@ var supported = fmt.Errorf("process: not supported on %s", runtime.GOOS)
 func startChild(string, []string, []string, []*os.File) (*os.Process, error) { return nil, supported }
 func signalGroup(int, os.Signal)                                             {}
 func killOwnGroup()                                                          { os.Exit(1) }
-func openPipes() (in, out *os.File)                                          { return nil, nil }
+func openPipes() (in io.Reader, out io.Writer)                               { return nil, nil }
 func exitStatus(s *os.ProcessState) (int, os.Signal)                         { return s.ExitCode(), nil }

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"io"
 	"os"
 	"syscall"
 )
@@ -41,7 +42,7 @@ func killOwnGroup() {
 
 // openPipes returns the child's ends of the pipes, kept from the programs that
 // the child may start.
-func openPipes() (in, out *os.File) {
+func openPipes() (in io.Reader, out io.Writer) {
 	for _, fd := range []int{childIn, childOut} {
 		syscall.CloseOnExec(fd)
 		_ = syscall.SetNonblock(fd, true) // so that waiting does not hold a thread

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -108,6 +109,7 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	}
 	env := append(os.Environ(), cfg.env...)
 	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory}.String())
+	env = (&exec.Cmd{Env: env}).Environ() // the last of each name counts
 	p, err := startChild(path, argv, env, []*os.File{null, os.Stdout, childErrs, childIn, childOut})
 	closeAll(null, childOut, childErrs)
 	if err != nil {
@@ -298,7 +300,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	beats := newBeats(ctx, w, header.id)
 	defer beats.stop()
 
-	_ = w.request.write(request) // what it comes to, the reply tells
+	sent := w.request.write(request) // an error shows in the reply, too
 	k, body, err := w.reply(header.id, beats)
 	var p prefix
 	if err == nil {
@@ -324,7 +326,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	w.kill(err)
 	<-w.gone
-	if w.notBegun() {
+	if w.notBegun(sent) {
 		return errNotBegun
 	}
 	return w.exitError(name)
@@ -355,13 +357,13 @@ func (w *worker) reply(id uint32, beats *beats) (kind, []byte, error) {
 }
 
 // notBegun reports whether the child, which is gone, died by itself before it had
-// read all of the call's request.
-func (w *worker) notBegun() bool {
+// read all of the call's request; sent is what came of writing that.
+func (w *worker) notBegun(sent error) bool {
 	w.mu.Lock()
 	noted, cause := w.noted, w.cause
 	w.mu.Unlock()
 	left, _ := io.Copy(io.Discard, w.unread) // to the end, as w.in is closed
-	return left > 0 && !noted && cause == nil
+	return (sent != nil || left > 0) && !noted && cause == nil
 }
 
 // begin begins a call and returns its number.

@@ -330,13 +330,15 @@ func (w *Workers) call(ctx context.Context, name string, in, out any) error {
 	if w == nil {
 		return fmt.Errorf("process: Call of %s: w must not be nil", name)
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	ended := ctx.Err() != nil
 	w.mu.Lock()
-	if w.closing {
+	if w.closing || ended {
+		closed := w.closing
 		w.mu.Unlock()
-		return ErrClosed
+		if closed {
+			return ErrClosed
+		}
+		return context.Cause(ctx)
 	}
 	w.calls++
 	w.mu.Unlock()
