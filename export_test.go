@@ -230,6 +230,8 @@ func (p *Pool) checkScoutLocked() error {
 		return errors.New("the scout is up, and is not")
 	case in.scout == nil && p.scout != nil && !p.scoutUp && in.n == 0:
 		return errors.New("the scout is up, and nobody knows")
+	case in.scout != nil && in.n > 0:
+		return errors.New("tasks have arrived, and the scout was not woken")
 	case p.scoutUp: // it will see to the rest
 	case p.scout != nil && !free || p.scout == nil && free && len(p.idle) > 0:
 		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))

@@ -204,7 +204,7 @@ func (p *Pool) takeInLocked() {
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
-	p.scoutUp = p.scout != nil && in.scout == nil
+	p.scoutUp = p.scout != nil // the first of them has woken it
 	in.mu.Unlock()
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
@@ -412,12 +412,11 @@ func (w *worker) look() bool {
 	if !w.busy {     // else it was given a task meanwhile
 		p.scout, p.scoutUp = nil, false
 		p.takeInLocked()
-		if p.takeReadyLocked(w) { // as is whatever finds a slot free
+		if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
 			last := len(p.idle) - 1
 			p.idle[0], p.idle[last] = p.idle[last], nil
 			p.idle = p.idle[:last]
 			p.holdSlotLocked(w)
-			p.tellYieldLocked()
 			p.wakeNextLocked()
 		} else {
 			p.restoreLocked()
@@ -430,12 +429,14 @@ func (w *worker) look() bool {
 }
 
 // wakeNextLocked wakes one more worker if there is a task for it, and otherwise
-// leaves that to the next arrival.
+// leaves that to the next arrival. With a slot free a task waits in the queue where
+// workers that ended their task took those that were ready for that slot.
 func (p *Pool) wakeNextLocked() {
-	switch {
-	case p.ready.len() == 0 && p.expectLocked():
-	case len(p.idle) == 0:
-		p.restoreLocked() // hires one
+	switch waiting := p.queue.n > 0 || p.ready.len() > 0; {
+	case p.held == p.slots, !waiting && p.expectLocked():
+	case len(p.idle) == 0: // it has to be hired
+		p.endRunLocked()
+		p.restoreLocked()
 	default:
 		w := p.appointScoutLocked()
 		w.asleep, p.scoutUp = false, true

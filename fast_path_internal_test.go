@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,6 +116,45 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 	}
 }
 
+func TestABatchThatFindsSlotsFreeForAllIsNoSegment(t *testing.T) {
+	p, err := New(WithWorkers(worthWhole))
+	require.NoError(t, err)
+	p.lock()
+	for range worthWhole {
+		require.NoError(t, p.Go(Low, func() {}))
+	}
+	p.takeInLocked()
+	require.Equal(t, worthWhole, p.ready.len())
+	require.NoError(t, laneInvariants(&p.queue, p.queue.lane(laneKey{Low, false})))
+	p.restoreLocked()
+	p.unlock()
+	require.NoError(t, p.CheckQueue())
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+// A segment that size is for batches that fill it, or are taken soon; memory for a
+// thousand tasks must not wait with a few.
+func TestABatchThatIsShortIsNoSegment(t *testing.T) {
+	for _, test := range []struct {
+		waiting, n int
+		whole      bool
+	}{{0, worthWhole - 1, false}, {0, worthWhole, true}, {1, wholeBatch - 1, false}, {1, wholeBatch, true}} {
+		p, gate := occupiedPool(t)
+		p.lock()
+		for _, n := range []int{test.waiting, test.n} {
+			for range n {
+				require.NoError(t, p.Go(Low, func() {}))
+			}
+			p.takeInLocked()
+		}
+		require.Equal(t, test.waiting+test.n, p.queue.n)
+		require.Equal(t, test.whole, p.queue.lane(laneKey{Low, false}).tail.size == batchSize, "%d behind %d", test.n, test.waiting)
+		p.unlock()
+		close(gate)
+		require.NoError(t, p.Shutdown(context.Background()))
+	}
+}
+
 // Between a scout's being woken and its first look, the others find its work done.
 func TestWhoeverLocksThePoolFindsAReadyTaskRunning(t *testing.T) {
 	p, err := New(WithWorkers(2))
@@ -128,6 +168,10 @@ func TestWhoeverLocksThePoolFindsAReadyTaskRunning(t *testing.T) {
 		p.mu.Unlock()
 		p.lock() // before the scout, or after it
 		require.Equal(t, 1, p.count[Running])
+		require.NoError(t, p.Go(Low, func() { <-done })) // is for the next
+		p.unlock()
+		p.lock()
+		require.Equal(t, 2, p.count[Running])
 		p.unlock()
 		close(done)
 		require.NoError(t, p.WaitIdle(context.Background()))
@@ -220,6 +264,39 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 	require.NoError(t, p.Shutdown(context.Background()))
 }
 
+func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
+	p, gate := occupiedPool(t)
+	p.mu.Lock() // nobody takes anything in
+	p.takeInLocked()
+	in := &p.arrivals
+	for i := range maxArrivals {
+		in.courtesy.brisk = i > 0
+		require.True(t, p.arrive(entry{f: func() {}}, Low))
+		require.Zero(t, in.courtesy.away)
+	}
+	in.courtesy.brisk = false
+	require.False(t, p.arrive(entry{f: func() {}}, Low))
+	require.Zero(t, in.courtesy.away)
+	in.courtesy.brisk = true
+	require.False(t, p.arrive(entry{f: func() {}}, Low))
+	require.Positive(t, in.courtesy.away)
+	require.Equal(t, maxArrivals, in.n)
+	p.mu.Unlock()
+	close(gate)
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+// A task whose context ends within Submit, before it arrives, was never accepted.
+func TestATaskThatIsCanceledBeforeItArrivesDoesNot(t *testing.T) {
+	p, gate := occupiedPool(t)
+	h := &Handle{pool: p, canceled: context.Canceled}
+	require.False(t, p.arrive(entry{h: h}, Low))
+	require.True(t, p.arrive(entry{h: &Handle{pool: p, work: work{run: func(context.Context) error { return nil }}}}, Low))
+	close(gate)
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.Zero(t, h.id)
+}
+
 // Two submitters may hand in their tasks in another order than they have read the
 // clock, and a worker may have read it meanwhile.
 func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
@@ -249,6 +326,11 @@ func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 	require.Zero(t, p.spare.base, "with ageing it stays so")
 	require.Zero(t, p.spare.handles)
 	require.Equal(t, later+1, p.seq)
+	require.NoError(t, p.Go(Low, func() {}))
+	p.seq = later + 2 // and not one arrival was later
+	p.takeInLocked()
+	require.Equal(t, later+2, p.queue.lane(laneKey{Low, false}).tail.slots[3].order)
+	require.Equal(t, later+2, p.seq)
 	p.restoreLocked()
 	p.unlock()
 	require.NoError(t, p.CheckQueue())
@@ -663,6 +745,153 @@ func TestNoRunBeginsWhileATaskIsReady(t *testing.T) {
 		require.Equal(t, want.ready, p.ready.len())
 		require.Equal(t, want.run, p.run.lane != nil)
 	}
+}
+
+// A worker that ends its task takes one that is ready, and the slot that this one
+// had found stays free, with tasks in the queue, until the scout comes. With others
+// parked there is no idle worker for each slot, and some have to be hired.
+func TestAScoutFillsSlotsForWhichNothingIsReady(t *testing.T) {
+	const functions, slots = 10, 4
+	for parked := range slots - 1 {
+		for ended := range slots {
+			for _, inRun := range []bool{false, true} {
+				if inRun && ended < slots-1 {
+					continue // something is ready
+				}
+				t.Run(fmt.Sprintf("%d parked, %d ended, in a run: %t", parked, ended, inRun), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						p, err := New(WithWorkers(slots))
+						require.NoError(t, err)
+						gate := make(chan struct{})
+						for range parked {
+							_, err := p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
+								return Block(ctx, func() error { <-gate; return nil })
+							}})
+							require.NoError(t, err)
+						}
+						require.NoError(t, p.Go(High, func() { <-gate }))
+						synctest.Wait()
+						require.NoError(t, p.CheckArrivals())
+						ran := 0
+						var mu sync.Mutex
+						p.mu.Lock()
+						for range functions {
+							require.NoError(t, p.Go(Low, func() {
+								mu.Lock()
+								ran++
+								mu.Unlock()
+								<-gate
+							}))
+						}
+						p.takeInLocked()
+						require.Equal(t, slots-1, p.ready.len())
+						for range ended { // as the worker that is busy
+							p.ready.pop()
+							p.count[Queued]--
+							p.total.attempts++
+							p.total.succeeded++
+						}
+						over := ended
+						if p.beginRunLocked(); inRun {
+							p.run.slots[0], p.run.slots, p.run.taken = entry{}, p.run.slots[1:], 1
+							over++
+						}
+						p.mu.Unlock()
+						synctest.Wait()
+						require.NoError(t, p.CheckArrivals())
+						p.mu.Lock()
+						require.Equal(t, slots, p.held)
+						p.mu.Unlock()
+						require.Equal(t, slots-1, ran)
+						require.NoError(t, p.CheckQueue())
+						close(gate)
+						require.NoError(t, p.Shutdown(context.Background()))
+						require.Equal(t, functions-over, ran)
+						require.EqualValues(t, functions+parked+1, p.Stats().Succeeded)
+					})
+				})
+			}
+		}
+	}
+}
+
+// A scout that finds no task may find no slot either, or the pool paused.
+func TestAScoutTakesNothingThatMustWait(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		t.Run(fmt.Sprintf("paused: %t", paused), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := New(WithWorkers(1))
+				require.NoError(t, err)
+				gate := make(chan struct{})
+				h, err := p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
+					_ = Block(ctx, func() error { <-gate; return nil })
+					<-gate
+					return nil
+				}})
+				require.NoError(t, err)
+				synctest.Wait()
+				require.NoError(t, p.Go(Low, func() {})) // hires a worker
+				synctest.Wait()
+				p.mu.Lock()
+				gone, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
+				require.NoError(t, err)
+				p.arrivals.mu.Lock()
+				gone.canceled = context.Canceled // as cancel does
+				p.arrivals.mu.Unlock()
+				p.takeInLocked()
+				require.True(t, p.scoutUp)
+				if p.paused = paused; !paused {
+					p.backLocked(h.attempt.parking)
+				}
+				p.restoreLocked()
+				ran := false
+				for range 3 {
+					require.NoError(t, p.Go(Low, func() { ran = true }))
+				}
+				p.mu.Unlock()
+				synctest.Wait()
+				require.NoError(t, p.CheckArrivals())
+				require.False(t, ran)
+				require.NoError(t, p.CheckQueue())
+				p.Resume()
+				synctest.Wait()
+				require.Equal(t, paused, ran)
+				close(gate)
+				require.NoError(t, p.Shutdown(context.Background()))
+				require.True(t, ran)
+			})
+		})
+	}
+}
+
+func TestAScoutThatIsDismissedBeforeItLooksTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which reports a goroutine that stays
+		p, err := New(WithWorkers(3))
+		require.NoError(t, err)
+		synctest.Wait()
+		p.mu.Lock()
+		gone, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		p.arrivals.mu.Lock()
+		gone.canceled = context.Canceled // as cancel does
+		p.arrivals.mu.Unlock()
+		p.takeInLocked()
+		scout := p.scout
+		p.slots = 2 // as Resize does
+		p.dismissIdleLocked()
+		p.restoreLocked()
+		require.True(t, scout.dismissed)
+		require.NotNil(t, p.scout)
+		for range 5 {
+			require.NoError(t, p.Go(Low, func() {}))
+		}
+		p.mu.Unlock()
+		synctest.Wait()
+		require.NoError(t, p.CheckArrivals())
+		require.False(t, scout.busy)
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, uint64(5), p.Stats().Succeeded)
+	})
 }
 
 // A function that has returned must not be kept for as long as the run goes on that
