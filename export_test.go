@@ -239,7 +239,7 @@ func (p *Pool) checkScoutLocked() error {
 		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))
 	}
 	for _, w := range p.idle {
-		if w.busy || w.holds || w.dismissed || w.asleep == (w == p.scout && p.scoutUp) {
+		if w.busy || w.holds || w.dismissed || !w.asleep && !(w == p.scout && p.scoutUp) {
 			return fmt.Errorf("worker %d is idle and busy: %t, asleep: %t", w.id, w.busy, w.asleep)
 		}
 	}

@@ -815,6 +815,134 @@ func TestAScoutFillsSlotsForWhichNothingIsReady(t *testing.T) {
 	}
 }
 
+// handPool returns a pool whose workers have no goroutine, so that a test does step
+// by step what they would do.
+func handPool(t *testing.T, workers int) *Pool {
+	t.Helper()
+	p := &Pool{cfg: &config{}, direct: true, slots: workers}
+	p.arrivals.init()
+	p.spare = newSegment(batchSize)
+	p.waiting.Store(none)
+	p.queue.init()
+	p.door.init()
+	for i := range workers {
+		w := &worker{pool: p, wake: make(chan wakeUp, 1), id: i + 1, crewI: i, asleep: true, watchI: -1}
+		p.crew = append(p.crew, w)
+		p.idle = append(p.idle, w)
+	}
+	p.restoreLocked()
+	require.NoError(t, p.CheckArrivals())
+	return p
+}
+
+func TestOneScoutWakesTheNext(t *testing.T) {
+	for workers := 1; workers <= 4; workers++ {
+		for tasks := range workers + 2 {
+			p := handPool(t, workers)
+			for range tasks {
+				require.True(t, p.arrive(entry{f: func() {}}, Low))
+			}
+			for i := range workers {
+				w := p.idle[0]
+				up := i < tasks
+				require.Equal(t, btoi(up), len(w.wake))
+				if !up {
+					break
+				}
+				<-w.wake
+				require.True(t, w.look())
+				require.NoError(t, p.CheckArrivals())
+				require.Equal(t, phaseStart, w.phase)
+				require.True(t, w.busy && w.holds && !w.asleep)
+				require.Equal(t, i+1, p.held)
+				require.NotContains(t, p.idle, w)
+				require.Equal(t, i+1 < min(tasks, workers), p.scoutUp)
+				for _, o := range p.idle {
+					require.Equal(t, btoi(p.scoutUp && o == p.scout), len(o.wake))
+				}
+			}
+			require.NoError(t, p.CheckQueue())
+			require.Equal(t, max(tasks-workers, 0), p.queue.n)
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
+	p := handPool(t, 2)
+	w := p.idle[0]
+	require.True(t, p.arrive(entry{h: &Handle{pool: p}}, Low))
+	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
+	require.NoError(t, p.CheckArrivals())
+	<-w.wake
+	require.True(t, w.look())
+	require.NoError(t, p.CheckArrivals())
+	require.True(t, w.asleep && !w.busy)
+	require.Equal(t, phaseSleep, w.phase)
+	require.Len(t, p.idle, 2)
+	require.NotNil(t, p.scout)
+}
+
+// Whoever finds the scout awake gives it the task without waking it again, be that
+// the scout itself.
+func TestAScoutIsNotWokenForTheTaskItFinds(t *testing.T) {
+	p := handPool(t, 3)
+	for i := range 2 {
+		require.True(t, p.arrive(entry{f: func() {}}, Low))
+		w := p.idle[0]
+		require.NoError(t, p.CheckArrivals())
+		p.lock()
+		require.NoError(t, p.checkArrivalsLocked())
+		p.unlock()
+		require.Len(t, w.wake, 1)
+		require.True(t, w.busy && !w.asleep)
+		require.True(t, p.arrive(entry{f: func() {}}, Low)) // for another
+		if <-w.wake; i == 0 {
+			require.True(t, w.look())
+			require.Equal(t, 1, p.held)
+			require.Equal(t, 1, p.arrivals.n)
+			require.Equal(t, phaseStart, w.phase)
+			require.False(t, w.asleep)
+			p.lock()
+			p.unlock()
+			break
+		}
+	}
+	w := p.idle[0]
+	require.Len(t, p.idle, 1)
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	<-w.wake
+	p.extra = -1 // one worker too many: the pool is not plain
+	require.True(t, w.look())
+	require.True(t, w.busy && w.holds && !w.asleep)
+	require.Empty(t, w.wake)
+	require.Equal(t, phaseStart, w.phase)
+	require.Equal(t, 3, p.held)
+}
+
+// An arrival that came while no slot was free woke nobody.
+func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
+	p := handPool(t, 2)
+	p.held = 2 // all are held by tasks
+	p.restoreLocked()
+	require.Nil(t, p.scout)
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.NoError(t, p.CheckArrivals())
+	p.restoreLocked()
+	require.Equal(t, 1, p.arrivals.n, "no hurry")
+	p.held = 1
+	p.restoreLocked()
+	require.NoError(t, p.CheckArrivals())
+	require.Equal(t, 2, p.held)
+	require.Zero(t, p.arrivals.n)
+}
+
 // A scout that finds no task may find no slot either, or the pool paused.
 func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 	for _, paused := range []bool{false, true} {
@@ -844,13 +972,14 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 					p.backLocked(h.attempt.parking)
 				}
 				p.restoreLocked()
+				inOrder := p.checkArrivalsLocked()
 				ran := false
 				for range 3 {
 					require.NoError(t, p.Go(Low, func() { ran = true }))
 				}
 				p.mu.Unlock()
 				synctest.Wait()
-				require.NoError(t, p.CheckArrivals())
+				require.NoError(t, cmp.Or(inOrder, p.CheckArrivals()))
 				require.False(t, ran)
 				require.NoError(t, p.CheckQueue())
 				p.Resume()
@@ -880,14 +1009,15 @@ func TestAScoutThatIsDismissedBeforeItLooksTakesNothing(t *testing.T) {
 		p.slots = 2 // as Resize does
 		p.dismissIdleLocked()
 		p.restoreLocked()
-		require.True(t, scout.dismissed)
-		require.NotNil(t, p.scout)
+		inOrder, dismissed, other := p.checkArrivalsLocked(), scout.dismissed, p.scout
 		for range 5 {
 			require.NoError(t, p.Go(Low, func() {}))
 		}
 		p.mu.Unlock()
 		synctest.Wait()
-		require.NoError(t, p.CheckArrivals())
+		require.NoError(t, cmp.Or(inOrder, p.CheckArrivals()))
+		require.True(t, dismissed)
+		require.NotNil(t, other)
 		require.False(t, scout.busy)
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, uint64(5), p.Stats().Succeeded)
