@@ -943,6 +943,26 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 	require.Zero(t, p.arrivals.n)
 }
 
+// A scout that was woken, and whose slot is taken before anybody has looked at what
+// has arrived, is on its way all the same.
+func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
+	p := handPool(t, 2)
+	w := p.idle[0]
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	p.held = 2
+	p.restoreLocked()
+	require.NoError(t, p.CheckArrivals())
+	require.Same(t, w, p.scout)
+	require.True(t, p.scoutUp)
+	require.Equal(t, 1, p.arrivals.n)
+	<-w.wake
+	require.True(t, w.look())
+	require.NoError(t, p.CheckArrivals())
+	require.Nil(t, p.scout)
+	require.True(t, w.asleep)
+	require.Equal(t, 1, p.queue.n)
+}
+
 // A scout that finds no task may find no slot either, or the pool paused.
 func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 	for _, paused := range []bool{false, true} {
@@ -1041,7 +1061,7 @@ func TestFunctionOfARunIsGarbageWhenTheNextHasBegun(t *testing.T) {
 	for i := range kept {
 		<-started
 		p.mu.Lock()
-		require.Equal(t, i > 1 && i < functions-1, p.run.taken > 0, "function %d comes from a run", i)
+		require.Equal(t, i > 0 && i < functions-1, p.run.taken > 0, "function %d comes from a run", i)
 		p.mu.Unlock()
 		runtime.GC()
 		for k := range kept {
