@@ -1,9 +1,7 @@
 package process
 
 import (
-	"bytes"
 	"context"
-	"encoding/gob"
 	"fmt"
 	"io"
 	"os"
@@ -137,6 +135,7 @@ type server struct {
 	max int // bytes of a frame
 
 	finished chan int // what receive ends with: the exit code
+	calls    sync.WaitGroup
 
 	// Used by one call at a time, and handed on from one to the next by the parent,
 	// which makes one call at a time.
@@ -182,6 +181,7 @@ func (s *server) serve(build string) int {
 func (s *server) receive() {
 	err := s.handle()
 	if err == nil {
+		s.calls.Wait() // the latest may have replied, but not returned
 		s.finished <- 0
 		return
 	}
@@ -221,9 +221,10 @@ func (s *server) handle() error {
 			if err != nil {
 				return err
 			}
-			var w wireError
-			if err := gob.NewDecoder(bytes.NewReader(rest)).Decode(&w); err != nil {
-				return fmt.Errorf("%w: cause of a cancellation: %v", errMalformed, err)
+			cause := &parser{rest: rest}
+			w := parseWireError(cause)
+			if err := cause.end("cancellation"); err != nil {
+				return err
 			}
 			if c := s.current(p.id); c != nil {
 				c.cancel(w.error())
@@ -272,10 +273,10 @@ func (s *server) begin(header callHeader, arg []byte) error {
 		stop()
 		return fmt.Errorf("%w: a call during a call", errMalformed)
 	}
-	go func() {
+	s.calls.Go(func() {
 		defer stop()
 		s.run(&callContext{ctx, c}, header, arg)
-	}()
+	})
 	return nil
 }
 
@@ -286,7 +287,7 @@ func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
 	defer func() {
 		_ = recover() // from what a method of the panic's value did
 		if reply == nil {
-			reply = s.failure(header, failure{Goexit: true})
+			reply = s.failure(header, failure{reason: calledGoexit})
 		}
 		s.mu.Lock()
 		s.now = nil
@@ -299,7 +300,7 @@ func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
 	defer func() {
 		if v := recover(); v != nil {
 			stack := debug.Stack()
-			reply = s.failure(header, failure{Panicked: true, Text: "(the value cannot be shown)", Stack: stack[:min(len(stack), s.max/4)]})
+			reply = s.failure(header, panicked("(a method of the value panicked)", stack, s.max))
 			reply = s.failure(header, panicked(v, stack, s.max))
 		}
 	}()
@@ -310,7 +311,7 @@ func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
 func (s *server) reply(ctx context.Context, header callHeader, arg []byte) []byte {
 	fn := lookUp(header.name)
 	if fn == nil {
-		return s.failure(header, failure{NotRegistered: true})
+		return s.failure(header, failure{reason: notRegistered})
 	}
 	st := s.streams[header.name]
 	if st == nil {
@@ -336,7 +337,7 @@ func (s *server) reply(ctx context.Context, header callHeader, arg []byte) []byt
 	}
 	if size := len(frame) - headerSize; size > s.max {
 		st.results.giveUp()
-		return s.failure(header, failure{TooLarge: uint64(size)})
+		return s.failure(header, failure{reason: resultTooLarge, size: uint64(size)})
 	}
 	return frame
 }
@@ -348,11 +349,7 @@ func (s *server) failure(header callHeader, f failure) []byte {
 	if st := s.streams[header.name]; st == nil || st.args.dec == nil {
 		p.flags |= flagFreshReply
 	}
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(f); err != nil {
-		panic(fmt.Sprintf("process: a failure could not be encoded: %v", err))
-	}
-	return append(p.appendTo(newFrame(nil, kindFailure)), b.Bytes()...)
+	return f.appendTo(p.appendTo(newFrame(nil, kindFailure)))
 }
 
 // A callContext is the context that a function gets.

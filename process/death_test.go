@@ -314,6 +314,7 @@ var linger = process.Register("linger", func(ctx context.Context, way string) (s
 		}
 	case "stopped":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		select {} // this thread may go on for a moment
 	}
 	return "", nil
 })

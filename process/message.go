@@ -86,19 +86,81 @@ func parseCall(body []byte) (c callHeader, arg []byte, err error) {
 	if c.prefix, body, err = parsePrefix(body); err != nil {
 		return callHeader{}, nil, err
 	}
+	p := &parser{rest: body}
 	if c.flags&flagHasDeadline != 0 {
-		left, n := binary.Varint(body)
-		if n <= 0 {
-			return callHeader{}, nil, fmt.Errorf("%w: call without its deadline", errMalformed)
-		}
-		c.left, body = time.Duration(left), body[n:]
+		c.left = time.Duration(p.varint())
 	}
-	size, n := binary.Uvarint(body)
-	if n <= 0 || size > uint64(len(body)-n) {
-		return callHeader{}, nil, fmt.Errorf("%w: call without a name", errMalformed)
+	c.name = string(p.bytes())
+	arg, p.rest = p.rest, nil
+	return c, arg, p.end("call")
+}
+
+// appendBytes appends the length of b and b.
+func appendBytes[T string | []byte](frame []byte, b T) []byte {
+	return append(binary.AppendUvarint(frame, uint64(len(b))), b...)
+}
+
+// A parser takes a body apart. Once that fails, it returns zeros.
+type parser struct {
+	rest []byte
+	bad  bool
+}
+
+// end returns an error if what was parsed, or what is left over, makes no sense.
+func (p *parser) end(what string) error {
+	if p.bad || len(p.rest) > 0 {
+		return fmt.Errorf("%w: %s", errMalformed, what)
 	}
-	c.name = string(body[n : n+int(size)])
-	return c, body[n+int(size):], nil
+	return nil
+}
+
+// take returns the next n bytes.
+func (p *parser) take(n uint64) []byte {
+	if p.bad || n > uint64(len(p.rest)) {
+		p.bad = true
+		return nil
+	}
+	b := p.rest[:n]
+	p.rest = p.rest[n:]
+	return b
+}
+
+func (p *parser) byte() byte {
+	if b := p.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (p *parser) uvarint() uint64 {
+	v, n := binary.Uvarint(p.rest)
+	p.take(uint64(max(n, 0)))
+	if p.bad = p.bad || n <= 0; p.bad {
+		return 0
+	}
+	return v
+}
+
+func (p *parser) varint() int64 {
+	v, n := binary.Varint(p.rest)
+	p.take(uint64(max(n, 0)))
+	if p.bad = p.bad || n <= 0; p.bad {
+		return 0
+	}
+	return v
+}
+
+// bytes returns a part that appendBytes made.
+func (p *parser) bytes() []byte { return p.take(p.uvarint()) }
+
+// count returns the number of things that follow, each of a byte or more.
+func (p *parser) count() uint64 {
+	n := p.uvarint()
+	if n > uint64(len(p.rest)) {
+		p.bad = true
+		return 0
+	}
+	return n
 }
 
 // Values travel as gob streams, one for each function and direction, so that the

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -99,6 +100,55 @@ func newWireError(err error, most int) *wireError {
 	return w
 }
 
+// appendTo encodes the error: flags, then each field as far as it is there.
+func (w *wireError) appendTo(frame []byte) []byte {
+	var flags byte
+	if w.Permanent {
+		flags |= flagPermanent
+	}
+	if w.RetryAfter != nil {
+		flags |= flagRetryAfter
+	}
+	frame = append(frame, flags)
+	if w.RetryAfter != nil {
+		frame = binary.AppendVarint(frame, int64(*w.RetryAfter))
+	}
+	frame = appendBytes(frame, w.Text)
+	frame = binary.AppendUvarint(frame, uint64(len(w.Sentinels)))
+	for _, i := range w.Sentinels {
+		frame = binary.AppendUvarint(frame, uint64(i))
+	}
+	frame = binary.AppendUvarint(frame, uint64(len(w.Typed)))
+	for _, data := range w.Typed {
+		frame = appendBytes(frame, data)
+	}
+	return frame
+}
+
+const (
+	flagPermanent = 1 << iota
+	flagRetryAfter
+)
+
+// parseWireError is the reverse of appendTo.
+func parseWireError(p *parser) *wireError {
+	w := new(wireError)
+	flags := p.byte()
+	w.Permanent = flags&flagPermanent != 0
+	if flags&flagRetryAfter != 0 {
+		d := time.Duration(p.varint())
+		w.RetryAfter = &d
+	}
+	w.Text = string(p.bytes())
+	for range p.count() {
+		w.Sentinels = append(w.Sentinels, int(p.uvarint()))
+	}
+	for range p.count() {
+		w.Typed = append(w.Typed, bytes.Clone(p.bytes()))
+	}
+	return w
+}
+
 // sentinelIndex returns err's place in sentinels, -1 if it has none.
 func sentinelIndex(err error) int {
 	for i, s := range sentinels {
@@ -181,33 +231,81 @@ func decodeAny[T any](data []byte) (v T, ok bool) {
 	return g.V, true
 }
 
-// A failure is the body of a kindFailure after its prefix, encoded by gob: why a
-// call has no result.
+// A failure is why a call has no result: the body of a kindFailure after its
+// prefix.
 type failure struct {
-	Err *wireError // what the function returned, or why it could not be called
+	reason failureReason
+	err    *wireError // returned: what the function returned, or why it could not be called; panicked: the value if it was an error, or nil
+	text   string     // panicked: the value as text
+	value  []byte     // panicked: the value, encoded with its type; empty if that could not be done
+	stack  []byte     // panicked
+	size   uint64     // tooLarge: of the result's frame
+}
 
-	// A panic has these, and Err if its value was an error.
-	Panicked bool
-	Value    []byte // encoded with its type; nil if that could not be done
-	Text     string // the value as text
-	Stack    []byte
+type failureReason byte
 
-	Goexit        bool   // the function called runtime.Goexit
-	NotRegistered bool   // there is no such function
-	TooLarge      uint64 // the size of the result's frame; 0: not the reason
+const (
+	returnedError failureReason = iota + 1
+	hasPanicked
+	calledGoexit
+	notRegistered
+	resultTooLarge
+)
+
+// appendTo encodes the failure: its reason, and what belongs to that.
+func (f failure) appendTo(frame []byte) []byte {
+	frame = append(frame, byte(f.reason))
+	switch f.reason {
+	case returnedError:
+		frame = f.err.appendTo(frame)
+	case hasPanicked:
+		frame = appendBytes(frame, f.text)
+		frame = appendBytes(frame, f.value)
+		frame = appendBytes(frame, f.stack)
+		if f.err != nil {
+			frame = f.err.appendTo(frame)
+		}
+	case resultTooLarge:
+		frame = binary.AppendUvarint(frame, f.size)
+	}
+	return frame
+}
+
+// parseFailure is the reverse of appendTo.
+func parseFailure(body []byte) (failure, error) {
+	p := &parser{rest: body}
+	f := failure{reason: failureReason(p.byte())}
+	switch f.reason {
+	case returnedError:
+		f.err = parseWireError(p)
+	case hasPanicked:
+		f.text = string(p.bytes())
+		f.value = p.bytes()
+		f.stack = bytes.Clone(p.bytes())
+		if len(p.rest) > 0 {
+			f.err = parseWireError(p)
+		}
+	case calledGoexit, notRegistered:
+	case resultTooLarge:
+		f.size = p.uvarint()
+	default:
+		p.bad = true
+	}
+	return f, p.end("failure")
 }
 
 // failed describes the error that a function returned.
-func failed(err error, most int) failure { return failure{Err: newWireError(err, most)} }
+func failed(err error, most int) failure {
+	return failure{reason: returnedError, err: newWireError(err, most)}
+}
 
 // panicked describes a panic. It calls methods of its value.
 func panicked(v any, stack []byte, most int) failure {
-	f := failure{Panicked: true, Text: cut(fmt.Sprint(v), most/8), Stack: stack[:min(len(stack), most/4)]}
+	f := failure{reason: hasPanicked, text: cut(fmt.Sprint(v), most/8), stack: stack[:min(len(stack), most/4)]}
 	if data, ok := encodeAny(v); ok && len(data) <= most/8 {
-		f.Value = data
+		f.value = data
 	} else if err, ok := v.(error); ok {
-		f.Err = newWireError(err, most)
-		f.Text = ""
+		f.err = newWireError(err, most)
 	}
 	return f
 }
@@ -215,25 +313,23 @@ func panicked(v any, stack []byte, most int) failure {
 // error returns the error of a call of the named function, for which most is the
 // largest frame.
 func (f failure) error(name string, most int) error {
-	switch {
-	case f.Panicked:
-		e := &taskpool.PanicError{Value: f.Text, Stack: f.Stack}
-		if v, ok := decodeAny[any](f.Value); ok {
+	switch f.reason {
+	case returnedError:
+		return f.err.error()
+	case hasPanicked:
+		e := &taskpool.PanicError{Value: f.text, Stack: f.stack}
+		if v, ok := decodeAny[any](f.value); ok {
 			e.Value = v
-		} else if f.Err != nil {
-			e.Value = f.Err.error()
+		} else if f.err != nil {
+			e.Value = f.err.error()
 		}
 		return e
-	case f.Goexit:
+	case calledGoexit:
 		return taskpool.ErrGoexit
-	case f.NotRegistered:
+	case notRegistered:
 		return taskpool.Permanent(fmt.Errorf("%w: %s", ErrNotRegistered, name))
-	case f.TooLarge > 0:
-		return tooLarge(name, "result", f.TooLarge, most)
-	case f.Err == nil:
-		return fmt.Errorf("process: %s: %w: failure without an error", name, errMalformed)
 	}
-	return f.Err.error()
+	return tooLarge(name, "result", f.size, most)
 }
 
 // cut shortens a text to at most n bytes.

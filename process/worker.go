@@ -1,9 +1,7 @@
 package process
 
 import (
-	"bytes"
 	"context"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
@@ -314,12 +312,13 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	var f failure
 	if err == nil {
+		f, err = parseFailure(body)
+	}
+	if err == nil {
 		if p.flags&flagFreshReply != 0 {
 			st.args.giveUp()
 		}
-		if err = gob.NewDecoder(bytes.NewReader(body)).Decode(&f); err == nil {
-			return f.error(name, w.cfg.maxFrame)
-		}
+		return f.error(name, w.cfg.maxFrame)
 	}
 	if err == io.EOF || err == io.ErrUnexpectedEOF || errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil // its death says it
@@ -419,21 +418,18 @@ func (w *worker) cancel(id uint32, cause error) {
 	})
 	w.mu.Unlock()
 	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
-	_ = w.note(id, append(frame, encodeCause(cause, w.cfg.maxFrame)...))
+	_ = w.note(id, causeOnWire(cause, w.cfg.maxFrame).appendTo(frame))
 }
 
-// encodeCause calls methods of the error.
-func encodeCause(cause error, most int) []byte {
+// causeOnWire is newWireError where a panic of the error's methods has nobody to
+// go to.
+func causeOnWire(cause error, most int) *wireError {
 	wire := &wireError{Text: "process: canceled, but the cause's methods panicked"}
 	func() {
 		defer func() { _ = recover() }()
 		wire = newWireError(cause, most)
 	}()
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(wire); err != nil {
-		panic(fmt.Sprintf("process: a cause could not be encoded: %v", err))
-	}
-	return b.Bytes()
+	return wire
 }
 
 // afterLocked has f, which needs mu, called after d if the call is under way then.

@@ -1,0 +1,92 @@
+//go:build unix
+
+package process
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// DyingName is a variable that has a child kill itself at a byte of what it reads
+// or, after its hello, writes. Its value has the form "read 1048576 97 /a/file": of
+// so many bytes, in steps of so many but one by one in the first and the last 64.
+// The file has the byte of the next child.
+const DyingName = "PROCESS_TEST_DYING"
+
+// It comes before init, which opens the pipes.
+var _ = func() bool {
+	var way, file string
+	var total, step, at int
+	if _, err := fmt.Sscanf(os.Getenv(DyingName), "%s %d %d %s", &way, &total, &step, &file); err != nil {
+		return false
+	}
+	if _, child := os.LookupEnv(cookieName); !child {
+		return false
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := fmt.Sscan(string(text), &at); err != nil {
+		panic(err)
+	}
+	next := at + step
+	if at < 64 || at >= total-64 {
+		next = at + 1
+	} else if next > total-64 {
+		next = total - 64
+	}
+	if err := os.WriteFile(file, fmt.Append(nil, next), 0o600); err != nil {
+		panic(err)
+	}
+	open := pipes
+	pipes = func() (io.Reader, io.Writer) {
+		in, out := open()
+		if way == "read" {
+			return &dyingReader{in, at}, out
+		}
+		return in, &dyingWriter{out, at, false}
+	}
+	return true
+}()
+
+func die() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+// A dyingReader dies when it has read left bytes.
+type dyingReader struct {
+	io.Reader
+	left int
+}
+
+func (d *dyingReader) Read(p []byte) (int, error) {
+	n, err := d.Reader.Read(p[:min(len(p), d.left)])
+	if d.left -= n; d.left == 0 {
+		die()
+	}
+	return n, err
+}
+
+// A dyingWriter dies when it has written left bytes after the first write.
+type dyingWriter struct {
+	io.Writer
+	left  int
+	hello bool
+}
+
+func (d *dyingWriter) Write(p []byte) (int, error) {
+	if !d.hello {
+		d.hello = true
+		return d.Writer.Write(p)
+	}
+	if len(p) >= d.left {
+		_, _ = d.Writer.Write(p[:d.left])
+		die()
+	}
+	d.left -= len(p)
+	return d.Writer.Write(p)
+}
