@@ -438,9 +438,8 @@ func (p *Pool) wakeNextLocked() {
 		p.endRunLocked()
 		p.restoreLocked()
 	default:
-		w := p.appointScoutLocked()
-		w.asleep, p.scoutUp = false, true
-		w.wake <- wakeToLook
+		p.scoutUp = true
+		p.appointScoutLocked().wake <- wakeToLook
 	}
 }
 

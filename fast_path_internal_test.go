@@ -874,6 +874,23 @@ func btoi(b bool) int {
 	return 0
 }
 
+// What arrives while a scout looks finds none to wake.
+func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
+	p := handPool(t, 2)
+	w := p.idle[0]
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	<-w.wake
+	require.True(t, w.look())
+	p.scout, p.arrivals.scout = nil, nil // as it was then
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	p.wakeNextLocked()
+	require.NoError(t, p.CheckArrivals())
+	w = p.idle[0]
+	<-w.wake
+	require.True(t, w.look())
+	require.Equal(t, 2, p.held)
+}
+
 func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
 	w := p.idle[0]
@@ -1014,34 +1031,23 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 }
 
 func TestAScoutThatIsDismissedBeforeItLooksTakesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // which reports a goroutine that stays
-		p, err := New(WithWorkers(3))
-		require.NoError(t, err)
-		synctest.Wait()
-		p.mu.Lock()
-		gone, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
-		require.NoError(t, err)
-		p.arrivals.mu.Lock()
-		gone.canceled = context.Canceled // as cancel does
-		p.arrivals.mu.Unlock()
-		p.takeInLocked()
-		scout := p.scout
-		p.slots = 2 // as Resize does
-		p.dismissIdleLocked()
-		p.restoreLocked()
-		inOrder, dismissed, other := p.checkArrivalsLocked(), scout.dismissed, p.scout
-		for range 5 {
-			require.NoError(t, p.Go(Low, func() {}))
-		}
-		p.mu.Unlock()
-		synctest.Wait()
-		require.NoError(t, cmp.Or(inOrder, p.CheckArrivals()))
-		require.True(t, dismissed)
-		require.NotNil(t, other)
-		require.False(t, scout.busy)
-		require.NoError(t, p.Shutdown(context.Background()))
-		require.Equal(t, uint64(5), p.Stats().Succeeded)
-	})
+	p := handPool(t, 3)
+	w := p.idle[0]
+	require.True(t, p.arrive(entry{h: &Handle{pool: p}}, Low))
+	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
+	p.takeInLocked()
+	p.slots = 2 // as Resize does
+	p.dismissIdleLocked()
+	p.restoreLocked()
+	require.True(t, w.dismissed)
+	require.NotNil(t, p.scout, "another")
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	<-w.wake
+	require.Empty(t, w.wake)
+	require.False(t, w.look())
+	require.NoError(t, p.CheckArrivals())
+	require.False(t, w.busy)
+	require.Equal(t, 1, p.arrivals.n)
 }
 
 // A function that has returned must not be kept for as long as the run goes on that
