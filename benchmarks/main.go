@@ -17,6 +17,8 @@ import (
 	"regexp"
 	"runtime"
 	"time"
+
+	"github.com/taskpool-go/taskpool/process"
 )
 
 const (
@@ -43,6 +45,7 @@ type settings struct {
 }
 
 func main() {
+	process.Main() // before anything else: in a child it does not return
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
@@ -254,6 +257,9 @@ func (sc scenario) run(rounds int, short bool) (result, error) {
 				r.Values[c.name][m] = append(r.Values[c.name][m], v)
 			}
 		}
+	}
+	if sc.note != nil {
+		r.Note = sc.note(r)
 	}
 	return r, nil
 }

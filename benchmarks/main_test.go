@@ -10,10 +10,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/taskpool-go/taskpool/process"
 )
 
 // Some of the contestants start goroutines when they are imported, which stay.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreCurrent()) }
+func TestMain(m *testing.M) {
+	process.Main()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 func TestScenarioNamesAreUnique(t *testing.T) {
 	seen := make(map[string]bool)
@@ -108,6 +113,9 @@ func TestEveryTargetIsMeasured(t *testing.T) {
 	}
 	unknown := maps.Clone(tried)
 	for _, target := range targets {
+		if target.promise == pythonPromise && !hasPython() {
+			continue
+		}
 		require.True(t, target.outcome(results).measured, target.promise)
 		delete(unknown, target.promise)
 	}

@@ -19,7 +19,7 @@ type setup struct {
 	cores, procs                    int
 	date                            time.Time
 	took                            time.Duration
-	contestants                     []string // modules and their versions
+	contestants                     []string // with their versions
 }
 
 func newSetup(args []string) setup {
@@ -78,7 +78,8 @@ func cpuModel() string {
 	return runtime.GOARCH
 }
 
-// contestantModules returns the modules that take part, with their versions.
+// contestantModules returns the modules that take part, and Python, with their
+// versions.
 func contestantModules() []string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -94,7 +95,7 @@ func contestantModules() []string {
 			modules = append(modules, path+" "+info.Deps[i].Version)
 		}
 	}
-	return modules
+	return append(modules, pythonVersion())
 }
 
 // writeReport writes the page of results.
@@ -122,6 +123,9 @@ func writeReport(w *bytes.Buffer, about setup, short bool, results []result) {
 		for _, m := range g[0].Metrics {
 			fmt.Fprintf(w, "%s in %s\n\n", upper(m.Name), m.Unit)
 			writeTable(w, medianTable(g, m), true)
+		}
+		for _, note := range notes(g) {
+			fmt.Fprintf(w, "%s\n\n", note)
 		}
 	}
 	fmt.Fprintf(w, "## Spread\n\nThe lower and the upper quartile, and the slowest round in brackets.\n\n")
@@ -240,6 +244,17 @@ func grouped(results []result) [][]result {
 		groups[i] = append(groups[i], r)
 	}
 	return groups
+}
+
+// notes returns those of a group, each once.
+func notes(g []result) []string {
+	var all []string
+	for _, r := range g {
+		if r.Note != "" && !slices.Contains(all, r.Note) {
+			all = append(all, r.Note)
+		}
+	}
+	return all
 }
 
 // medianTable has a row for each scenario of a group, a column for each

@@ -8,6 +8,7 @@ type scenario struct {
 	name        string   // of the row, unique within all
 	metrics     []metric // what one round yields
 	contestants []contestant
+	note        func(r result) string // says below the table what the figures do not; nil: nothing
 }
 
 // A metric is one number of a round; the lower the better.
@@ -38,6 +39,7 @@ func scenarios() []scenario {
 	all = append(all, latencyScenarios()...)
 	all = append(all, stallScenarios()...)
 	all = append(all, preemptScenarios()...)
+	all = append(all, processScenarios(hasPython())...)
 	return all
 }
 
@@ -49,6 +51,7 @@ type result struct {
 	Metrics     []resultMetric
 	Contestants []resultContestant     // in the scenario's order
 	Values      map[string][][]float64 // by contestant's name: for each metric the values of all rounds
+	Note        string                 // for below the table; may be empty
 }
 
 type resultMetric struct{ Name, Unit string }
