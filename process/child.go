@@ -95,15 +95,22 @@ func Main() {
 	}
 }
 
-// executable returns the path of this program. On Linux it is the one by which the
-// kernel finds the very file that this process runs, should that have been
-// replaced or deleted.
+// executable returns the path of this program. Should its file have been replaced or
+// deleted, that is, on Linux, the one by which the kernel knows the file that this
+// process runs.
 func executable() (string, error) {
-	const self = "/proc/self/exe"
-	if _, err := os.Stat(self); err == nil {
-		return self, nil
+	const running = "/proc/self/exe"
+	path, err := os.Executable()
+	mine, errMine := os.Stat(running)
+	if errMine != nil {
+		return path, err
 	}
-	return os.Executable()
+	if err == nil {
+		if file, err := os.Stat(path); err == nil && os.SameFile(file, mine) {
+			return path, nil
+		}
+	}
+	return running, nil
 }
 
 // buildIdentity tells this build of the program from others. A child of another
@@ -171,7 +178,7 @@ func newServer(in io.Reader, out io.Writer, maxFrame int) *server {
 
 // serve says hello and returns the exit code when the parent wants no more.
 func (s *server) serve(build string) int {
-	_ = s.out.write(hello{protocolVersion, build}.appendTo(newFrame(nil, kindHello)))
+	_, _ = s.out.write(hello{protocolVersion, build}.appendTo(newFrame(nil, kindHello)))
 	return <-s.finished
 }
 
@@ -293,7 +300,7 @@ func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
 		s.now = nil
 		s.mu.Unlock()
 		ctx.call.cancel(nil)
-		if s.out.write(reply) != nil {
+		if _, err := s.out.write(reply); err != nil {
 			abandon()
 		}
 	}()
@@ -368,6 +375,6 @@ func (c *callContext) Value(key any) any {
 // Beat tells the parent that the function is alive, if it wants to know.
 func (c *call) Beat() {
 	if c.due.Load() && c.due.CompareAndSwap(true, false) {
-		_ = c.s.out.write(prefix{id: c.id}.appendTo(newFrame(nil, kindBeat)))
+		_, _ = c.s.out.write(prefix{id: c.id}.appendTo(newFrame(nil, kindBeat)))
 	}
 }

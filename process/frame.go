@@ -86,17 +86,28 @@ func (f *frameReader) detach() { f.buf = nil }
 
 // A frameWriter writes frames, also from several goroutines at a time.
 type frameWriter struct {
-	mu sync.Mutex // held while a frame is written, so that frames stay whole
-	w  io.Writer
+	mu      sync.Mutex // held while a frame is written, so that frames stay whole; protects the fields below
+	w       io.Writer
+	written int64 // bytes
 }
 
-// write writes a frame made by newFrame, whose body has been appended to it.
-func (f *frameWriter) write(frame []byte) error {
+// write writes a frame made by newFrame, whose body has been appended to it. It
+// returns how many bytes have been written when the frame has been.
+func (f *frameWriter) write(frame []byte) (end int64, err error) {
 	binary.BigEndian.PutUint32(frame, uint32(len(frame)-headerSize))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, err := f.w.Write(frame)
-	return err
+	end = f.written + int64(len(frame))
+	n, err := f.w.Write(frame)
+	f.written += int64(n)
+	return end, err
+}
+
+// total returns how many bytes have been written.
+func (f *frameWriter) total() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.written
 }
 
 // newFrame appends to buf the header of a frame, without its length.

@@ -54,8 +54,9 @@ func WithMaxCalls(n int) Option {
 // WithMaxMemory bounds the resident memory of a child, in bytes, at least 1: a
 // child that is above it during a call is killed, and the call's error is
 // [ErrMaxMemory]; one that is above it after a call is replaced. It is looked at
-// every 20 ms (on Linux; every 200 ms elsewhere), so a call may be above it for
-// that long. In the child, the runtime is told to keep the Go heap below nine
+// every 20 ms, so a call may be above it for that long. (On other systems than
+// Linux it is every 200 ms, and each look, also that after a call, takes some
+// milliseconds.) In the child, the runtime is told to keep the Go heap below nine
 // tenths of it (see [runtime/debug.SetMemoryLimit]) unless GOMEMLIMIT is set. By
 // default there is no bound.
 //

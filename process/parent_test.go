@@ -295,3 +295,26 @@ func TestATaskWhoseChildGivesNoSignOfLifeIsHung(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrHung)
 }
+
+func TestWaitingForAChildIsNoSilence(t *testing.T) {
+	w := start(t, process.WithWorkers(1), process.WithKillGrace(patience))
+	busy, release := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = meet.Call(busy, w, none{}) })
+	for w.Stats().Busy == 0 {
+		runtime.Gosched()
+	}
+	task := &beatingTask{context.Background(), make(chan struct{}), make(chan struct{}, 1)}
+	wg.Go(func() {
+		sum, err := add.Call(task, w, point{1, 2})
+		require.NoError(t, err)
+		require.Equal(t, 3, sum)
+	})
+	for range 10 {
+		task.due <- struct{}{}
+		<-task.beats
+	}
+	require.Equal(t, 1, w.Stats().Waiting)
+	release()
+	wg.Wait()
+}

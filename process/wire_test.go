@@ -15,7 +15,7 @@ import (
 // frame returns a frame as it is on the wire.
 func frame(k kind, body string) []byte {
 	var b bytes.Buffer
-	_ = (&frameWriter{w: &b}).write(append(newFrame(nil, k), body...))
+	_, _ = (&frameWriter{w: &b}).write(append(newFrame(nil, k), body...))
 	return b.Bytes()
 }
 
@@ -24,7 +24,11 @@ func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
 	w := &frameWriter{w: &b}
 	bodies := []string{"", "a", strings.Repeat("b", 100_000), strings.Repeat("c", 5<<20), "", "d"}
 	for i, body := range bodies {
-		require.NoError(t, w.write(append(newFrame(nil, kind(i+1)), body...)))
+		before := b.Len()
+		end, err := w.write(append(newFrame(nil, kind(i+1)), body...))
+		require.NoError(t, err)
+		require.EqualValues(t, before+headerSize+len(body), end)
+		require.Equal(t, end, w.total())
 	}
 	r := newFrameReader(&b, 5<<20)
 	for i, body := range bodies {

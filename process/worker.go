@@ -51,7 +51,6 @@ type worker struct {
 	waited   bool        // for the process, so that pid is not its own any more
 	id       uint32      // of the latest call
 	busy     bool        // that call is under way
-	noted    bool        // the child was told something during that call
 	next     *time.Timer // sends the next signal that call asks for; nil: none
 	memory   *time.Timer // takes the next look at the child's memory; nil without a limit
 	doomed   bool        // it was sent a signal, or has closed its end: no further call
@@ -254,7 +253,7 @@ func (w *worker) retire() {
 	go func() {
 		defer late.Stop()
 		// A child that hangs may not read it.
-		_ = w.request.write(newFrame(nil, kindBye))
+		_, _ = w.request.write(newFrame(nil, kindBye))
 		<-w.gone
 	}()
 }
@@ -298,7 +297,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	beats := newBeats(ctx, w, header.id)
 	defer beats.stop()
 
-	sent := w.request.write(request) // an error shows in the reply, too
+	end, _ := w.request.write(request) // an error shows in the reply, too
 	k, body, err := w.reply(header.id, beats)
 	var p prefix
 	if err == nil {
@@ -325,7 +324,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	w.kill(err)
 	<-w.gone
-	if w.notBegun(sent) {
+	if w.notBegun(end) {
 		return errNotBegun
 	}
 	return w.exitError(name)
@@ -356,13 +355,13 @@ func (w *worker) reply(id uint32, beats *beats) (kind, []byte, error) {
 }
 
 // notBegun reports whether the child, which is gone, died by itself before it had
-// read all of the call's request; sent is what came of writing that.
-func (w *worker) notBegun(sent error) bool {
-	w.mu.Lock()
-	noted, cause := w.noted, w.cause
-	w.mu.Unlock()
+// read all of the call's request, which ends at the given byte of all that was
+// written to it.
+func (w *worker) notBegun(end int64) bool {
 	left, _ := io.Copy(io.Discard, w.unread) // to the end, as w.in is closed
-	return (sent != nil || left > 0) && !noted && cause == nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.request.total()-left < end && w.cause == nil
 }
 
 // begin begins a call and returns its number.
@@ -370,21 +369,11 @@ func (w *worker) begin() uint32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.id++
-	w.busy, w.noted = true, false
+	w.busy = true
 	if w.memory != nil {
 		w.memory.Reset(memoryInterval)
 	}
 	return w.id
-}
-
-// note tells the child something about the call under way.
-func (w *worker) note(id uint32, frame []byte) error {
-	w.mu.Lock()
-	if w.id == id {
-		w.noted = true
-	}
-	w.mu.Unlock()
-	return w.request.write(frame) // a child that hangs may not read it: then this ends with the child
 }
 
 // end ends the call: no signal comes after it.
@@ -418,7 +407,8 @@ func (w *worker) cancel(id uint32, cause error) {
 	})
 	w.mu.Unlock()
 	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
-	_ = w.note(id, causeOnWire(cause, w.cfg.maxFrame).appendTo(frame))
+	// A child that hangs may not read it: then this ends with the child.
+	_, _ = w.request.write(causeOnWire(cause, w.cfg.maxFrame).appendTo(frame))
 }
 
 // causeOnWire is newWireError where a panic of the error's methods has nobody to
@@ -515,7 +505,7 @@ func newBeats(ctx context.Context, w *worker, id uint32) *beats {
 			case <-b.done:
 				return
 			}
-			if w.note(id, prefix{id: id}.appendTo(newFrame(nil, kindBeatDue))) != nil {
+			if _, err := w.request.write(prefix{id: id}.appendTo(newFrame(nil, kindBeatDue))); err != nil {
 				return
 			}
 			select {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 const (
@@ -408,10 +409,20 @@ func (w *Workers) acquire(ctx context.Context) (*worker, error) {
 		w.offerLocked(c)
 	}
 	w.mu.Unlock()
-	select {
-	case c := <-me.child:
-		return c, me.err
-	case <-ctx.Done():
+	task := remote.WaiterOf(ctx)
+	for waiting := true; waiting; {
+		var beatDue <-chan struct{}
+		if task != nil {
+			beatDue = task.BeatDue()
+		}
+		select {
+		case c := <-me.child:
+			return c, me.err
+		case <-beatDue:
+			taskpool.Beat(ctx) // to wait is no silence
+		case <-ctx.Done():
+			waiting = false
+		}
 	}
 	w.mu.Lock()
 	answered := me.index < 0
