@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -22,18 +23,20 @@ const cookieName = "TASKPOOL_PROCESS"
 type cookie struct {
 	parent    int // process id
 	maxFrame  int
-	maxMemory int64
+	maxMemory int64 // 0: no limit
+	procs     int   // GOMAXPROCS; 0: as the environment says
 }
 
 func (c cookie) String() string {
-	return fmt.Sprintf("%d %d %d %d", protocolVersion, c.parent, c.maxFrame, c.maxMemory)
+	return fmt.Sprintf("%d %d %d %d %d", protocolVersion, c.parent, c.maxFrame, c.maxMemory, c.procs)
 }
 
 // parseCookie is the reverse of String.
 func parseCookie(text string) (cookie, error) {
 	var version int
 	var c cookie
-	if _, err := fmt.Sscanf(text, "%d %d %d %d", &version, &c.parent, &c.maxFrame, &c.maxMemory); err != nil {
+	_, err := fmt.Sscanf(text, "%d %d %d %d %d", &version, &c.parent, &c.maxFrame, &c.maxMemory, &c.procs)
+	if err != nil {
 		return cookie{}, fmt.Errorf("%s=%q: %w", cookieName, text, err)
 	}
 	switch {
@@ -72,6 +75,9 @@ func init() {
 	self.child = newServer(in, out, c.maxFrame)
 	if _, set := os.LookupEnv("GOMEMLIMIT"); c.maxMemory > 0 && !set {
 		debug.SetMemoryLimit(c.maxMemory / 10 * 9)
+	}
+	if c.procs > 0 {
+		runtime.GOMAXPROCS(c.procs)
 	}
 	go self.child.receive()
 }

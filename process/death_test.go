@@ -558,6 +558,35 @@ func TestAnExitErrorHasTheEndOfStandardError(t *testing.T) {
 	require.Equal(t, lines, bytes.Count(all.Bytes(), []byte("\n")))
 }
 
+var crash = process.Register("crash", func(ctx context.Context, n int) (none, error) {
+	fmt.Fprintln(os.Stderr, "panic: not yet")
+	fmt.Fprintln(os.Stderr, "fatal error: too much")
+	for i := range n {
+		fmt.Fprintf(os.Stderr, "goroutine %d\n", i)
+	}
+	os.Exit(2)
+	return none{}, nil
+})
+
+// The runtime says why first, and then prints all goroutines.
+func TestAnExitErrorSaysWhyHoweverMuchFollows(t *testing.T) {
+	w := start(t, process.WithWorkers(1))
+	for _, n := range []int{0, 100, 1000, 10_000, 50_000} {
+		require.ErrorContains(t, fails(t, w, crash, n), "exited with code 2: fatal error: too much")
+	}
+}
+
+var procs = process.Register("procs", func(context.Context, none) (int, error) { return runtime.GOMAXPROCS(0), nil })
+
+func TestTheChildrenShareTheProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(5))
+	for workers, want := range map[int]int{1: 5, 2: 2, 5: 1, 6: 1} {
+		require.Equal(t, want, call(t, start(t, process.WithWorkers(workers)), procs, none{}), "%d workers", workers)
+	}
+	w := start(t, process.WithWorkers(2), process.WithEnv("GOMAXPROCS=3"))
+	require.Equal(t, 3, call(t, w, procs, none{}))
+}
+
 // A badWriter fails, or panics.
 type badWriter struct{ panics bool }
 

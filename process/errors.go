@@ -1,7 +1,6 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -40,6 +39,8 @@ type ExitError struct {
 	Signal os.Signal // the signal that ended it; nil if it exited
 	Stderr []byte    // the last that it wrote to standard error, up to 64 KiB
 
+	// why is the line of all its standard error that says why it died, or the last.
+	why string
 	// cause is why it was killed, or what was wrong with what it sent; nil if it
 	// died by itself.
 	cause error
@@ -64,9 +65,9 @@ func (e *ExitError) Error() string {
 	if e.Func == "" {
 		b.WriteString(" before any call")
 	}
-	if line := e.lastWords(); line != "" {
+	if e.why != "" {
 		b.WriteString(": ")
-		b.WriteString(line)
+		b.WriteString(e.why)
 	}
 	if e.cause != nil {
 		b.WriteString(": ")
@@ -79,29 +80,6 @@ func (e *ExitError) Error() string {
 // for which the call's context had ended. It returns nil if the child died by
 // itself.
 func (e *ExitError) Unwrap() error { return e.cause }
-
-// lastWords returns the line in which the runtime says why it gives up, or the
-// last one.
-func (e *ExitError) lastWords() string {
-	var last, why []byte
-	for line := range bytes.Lines(e.Stderr) {
-		line = bytes.TrimSpace(line)
-		if bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.HasPrefix(line, []byte("panic: ")) {
-			why = line
-		}
-		if len(line) > 0 {
-			last = line
-		}
-	}
-	if why != nil {
-		last = why
-	}
-	const most = 200
-	if len(last) > most {
-		return strings.ToValidUTF8(string(last[:most]), "") + "..."
-	}
-	return string(last)
-}
 
 // tooLarge is the error for something that makes a frame of size bytes.
 func tooLarge(name, what string, size uint64, most int) error {

@@ -27,6 +27,10 @@ import (
 func init() {
 	programs["parent"] = func() {
 		process.Main()
+		go func() { // do not outlive a test that was stopped
+			_, _ = io.ReadAll(os.Stdin)
+			os.Exit(1)
+		}()
 		w, err := process.Start(process.WithWorkers(4))
 		if err != nil {
 			panic(err)
@@ -67,6 +71,8 @@ func run(t *testing.T, mode string, env ...string) *exec.Cmd {
 func TestTheChildrenDieWithTheParent(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM} {
 		cmd := run(t, "parent")
+		_, err := cmd.StdinPipe()
+		require.NoError(t, err)
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
@@ -99,9 +105,9 @@ func TestMainReturnsInAParent(t *testing.T) {
 // A process that got the variable from elsewhere is no child.
 func TestMainRefusesAProcessThatOnlySeemsToBeAChild(t *testing.T) {
 	for cookie, want := range map[string]string{
-		"1 1 65536 0":                         `process: TASKPOOL_PROCESS="1 1 65536 0": this is not a child of process 1 (it was inherited, or that process has died)`,
-		"":                                    `process: TASKPOOL_PROCESS="": EOF`,
-		fmt.Sprint("0 ", os.Getpid(), " 1 0"): "protocol version 0, this program speaks 1",
+		"1 1 65536 0 0":                         `process: TASKPOOL_PROCESS="1 1 65536 0 0": this is not a child of process 1 (it was inherited, or that process has died)`,
+		"":                                      `process: TASKPOOL_PROCESS="": EOF`,
+		fmt.Sprint("0 ", os.Getpid(), " 1 0 0"): "protocol version 0, this program speaks 1",
 	} {
 		cmd := run(t, "Main", "TASKPOOL_PROCESS="+cookie)
 		var stderr strings.Builder

@@ -2,8 +2,10 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,8 +15,9 @@ type tail struct {
 	r    *os.File
 	done chan struct{} // closed when all has been copied
 
-	mu  sync.Mutex // protects the field below
-	buf []byte     // at most twice maxStderr
+	mu  sync.Mutex // protects the fields below
+	buf []byte     // at most twice maxStderr and a write
+	why string     // the last line that says why, among what is not kept
 }
 
 // newTail copies r to w, and closes it at its end.
@@ -33,10 +36,16 @@ func newTail(r *os.File, w io.Writer) *tail {
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.buf = append(t.buf, p[max(0, len(p)-maxStderr):]...)
-	if len(t.buf) > 2*maxStderr {
-		n := copy(t.buf, t.buf[len(t.buf)-maxStderr:])
-		t.buf = t.buf[:n]
+	t.buf = append(t.buf, p...)
+	if n := len(t.buf) - maxStderr; n > maxStderr {
+		end := n
+		if i := bytes.IndexByte(t.buf[n:], '\n'); i >= 0 {
+			end += i // the line that is cut in two
+		}
+		if why, _ := lastWords(t.buf[:end]); why != "" {
+			t.why = why
+		}
+		t.buf = t.buf[:copy(t.buf, t.buf[n:])]
 	}
 	return len(p), nil
 }
@@ -53,19 +62,39 @@ func (t *tail) finish(d time.Duration) {
 	}
 }
 
-// last returns the last maxStderr bytes that were written.
-func (t *tail) last() []byte {
+// last returns the last maxStderr bytes that were written, and the line of all that
+// was written that says why the child died, empty if there is none.
+func (t *tail) last() (text []byte, why string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return bytes.Clone(t.buf[max(0, len(t.buf)-maxStderr):])
+	text = bytes.Clone(t.buf[max(0, len(t.buf)-maxStderr):])
+	why, last := lastWords(t.buf)
+	return text, cmp.Or(why, t.why, last)
 }
 
-// suffix returns the last line, for an error's text.
-func (t *tail) suffix() string {
-	if line := (&ExitError{Stderr: t.last()}).lastWords(); line != "" {
-		return " Its last words: " + line
+// lastWords returns the last line in which the runtime says why it gives up, and the
+// last line that is not empty.
+func lastWords(stderr []byte) (why, last string) {
+	var w, l []byte
+	for line := range bytes.Lines(stderr) {
+		line = bytes.TrimSpace(line)
+		if bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.HasPrefix(line, []byte("panic: ")) {
+			w = line
+		}
+		if len(line) > 0 {
+			l = line
+		}
 	}
-	return ""
+	return shorten(w), shorten(l)
+}
+
+// shorten returns a line that fits into an error's text.
+func shorten(line []byte) string {
+	const most = 200
+	if len(line) > most {
+		return strings.ToValidUTF8(string(line[:most]), "") + "..."
+	}
+	return string(line)
 }
 
 // A tolerant writer hides that another fails or panics.

@@ -105,7 +105,7 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 		argv[0] = os.Args[0] // what ps shows
 	}
 	env := append(os.Environ(), cfg.env...)
-	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory}.String())
+	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory, cfg.childProcs()}.String())
 	env = (&exec.Cmd{Env: env}).Environ() // the last of each name counts
 	p, err := startChild(path, argv, env, []*os.File{null, os.Stdout, childErrs, childIn, childOut})
 	closeAll(null, childOut, childErrs)
@@ -168,8 +168,12 @@ func (w *worker) awaitHello(stop <-chan struct{}) error {
 func (w *worker) startError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("process: child %d was not ready within %v: does the program call process.Main first?%s",
-			w.pid, w.cfg.startTimeout, w.stderr.suffix())
+		err = fmt.Errorf("process: child %d was not ready within %v: does the program call process.Main first?",
+			w.pid, w.cfg.startTimeout)
+		if _, line := w.stderr.last(); line != "" {
+			err = fmt.Errorf("%w Its last words: %s", err, line)
+		}
+		return err
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		return w.exitError("")
 	}
@@ -468,7 +472,8 @@ func (w *worker) worn() bool {
 
 // exitError describes the death of a child that is gone.
 func (w *worker) exitError(name string) *ExitError {
-	e := &ExitError{Func: name, PID: w.pid, Code: -1, Stderr: w.stderr.last()}
+	e := &ExitError{Func: name, PID: w.pid, Code: -1}
+	e.Stderr, e.why = w.stderr.last()
 	if w.state != nil {
 		e.Code, e.Signal = exitStatus(w.state)
 	}

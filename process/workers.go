@@ -69,7 +69,8 @@ type Workers struct {
 	stats    Stats
 }
 
-// Stats are figures of Workers, all of one moment.
+// Stats are figures of Workers, all of one moment. A death is counted as soon as the
+// process has been waited for, which may be a moment after the call has failed.
 type Stats struct {
 	Workers int // children there are to be
 	Idle    int // children ready for a call
