@@ -591,6 +591,20 @@ func TestQueueForgetsLanesOfPastPriorities(t *testing.T) {
 	require.Len(t, p.q.lanes, keptLanes, "5000 priorities have come and gone")
 }
 
+func TestPlacesForRecentLanesGrowWithThem(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	want := leastRecent
+	for n := 1; n <= mostRecent+10; n++ {
+		q.push(entry{f: func() {}, order: int64(n)}, Priority(n), false)
+		for want < min(n, mostRecent) {
+			want *= 2
+		}
+		require.Len(t, q.recent, want, "%d lanes", n)
+	}
+	require.NoError(t, invariants(&q))
+}
+
 // Lanes that are forgotten and made again, those in q.recent among them.
 func TestQueueAgreesWithNaiveQueueWhileLanesAreForgotten(t *testing.T) {
 	for _, mode := range []queueMode{{share: 16, shed: true}, {step: 10}} {
@@ -700,6 +714,26 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	}
 	push(middle) // one more than the second holds, with as many waiting
 	require.Equal(t, []int{middle, large}, sizes())
+}
+
+// A lane of which no task may be shed, as all have started, has some again.
+func TestTasksOfABatchMayBeShed(t *testing.T) {
+	var q priorityQueue
+	q.shed = true
+	q.init()
+	q.push(entry{h: &Handle{attempts: 1}, order: 1}, Low, false)
+	q.push(entry{f: func() {}, order: 2}, High, false)
+	s := q.segment(batchSize)
+	for i := range int64(worthWhole) {
+		s.slots[i] = entry{f: func() {}, order: i}
+	}
+	s.base = 3
+	q.pushSegment(s, 0, worthWhole, Low)
+	require.NoError(t, invariants(&q))
+	e, pr, ok := q.takeShed(High)
+	require.True(t, ok)
+	require.Equal(t, Low, pr)
+	require.EqualValues(t, worthWhole+2, e.order)
 }
 
 func TestSegmentsHaveTheirSize(t *testing.T) {
