@@ -716,6 +716,29 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	require.Equal(t, []int{middle, large}, sizes())
 }
 
+// A run ends where a task was removed, and its lane then begins behind the gap.
+func TestSkipPassesWhatWasRemoved(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	called, h := -1, &Handle{}
+	for i := range 5 {
+		e := entry{f: func() { called = i }, order: int64(i)}
+		if i == 2 {
+			e.f, e.h = nil, h
+		}
+		q.push(e, Low, false)
+	}
+	q.remove(h)
+	l := q.lane(laneKey{Low, false})
+	clear(l.head.slots[:2])
+	q.skip(l, 2)
+	require.NoError(t, invariants(&q))
+	require.NoError(t, laneInvariants(&q, l))
+	e, _, _ := q.pop(false)
+	e.f()
+	require.Equal(t, 3, called)
+}
+
 // A lane of which no task may be shed, as all have started, has some again.
 func TestTasksOfABatchMayBeShed(t *testing.T) {
 	var q priorityQueue
