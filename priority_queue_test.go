@@ -671,6 +671,23 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 	require.True(t, shrunk)
 }
 
+func TestAllHeapsShrink(t *testing.T) {
+	for _, mode := range []queueMode{{share: 16}, {step: time.Second}} {
+		var q priorityQueue
+		q.share, q.step = mode.share, mode.step
+		q.init()
+		for i := range 20 * keptLanes {
+			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		}
+		for q.n >= keptLanes {
+			q.pop(false)
+		}
+		for _, h := range heapsOf(&q) {
+			require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
+		}
+	}
+}
+
 // The sizes of the segments follow from what waits in the lane at that time.
 func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	var q priorityQueue
