@@ -436,6 +436,7 @@ func (p *Pool) wakeNextLocked() {
 	case p.held == p.slots, !waiting && p.expectLocked():
 	case len(p.idle) == 0: // it has to be hired
 		p.endRunLocked()
+		p.takeInLocked()
 		p.restoreLocked()
 	default:
 		p.scoutUp = true

@@ -980,6 +980,48 @@ func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
 	require.Equal(t, 1, p.queue.n)
 }
 
+// A task that arrived while a worker took a less urgent one in comes before the next
+// of these, also if a worker has to be hired for it.
+func TestAWorkerIsHiredForTheMostUrgentOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(2), WithFairShare(0))
+		require.NoError(t, err)
+		gate := make(chan struct{})
+		_, err = p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
+			return Block(ctx, func() error { <-gate; return nil })
+		}})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, p.Go(Low, func() { <-gate }))
+		synctest.Wait()
+		p.Pause()
+		var order []Priority
+		start := func(pr Priority) {
+			require.NoError(t, p.Go(pr, func() { order = append(order, pr); <-gate }))
+		}
+		start(Low)
+		p.mu.Lock()
+		p.takeInLocked()
+		p.paused = false
+		require.Equal(t, 1, p.queue.n)
+		require.Empty(t, p.idle)
+		require.Equal(t, p.slots-1, p.held)
+		p.arrivals.mu.Lock()
+		p.detour, p.arrivals.detour = false, false // as it was when they arrived
+		p.arrivals.mu.Unlock()
+		start(High)
+		require.Equal(t, 1, p.arrivals.n)
+		p.wakeNextLocked()
+		p.mu.Unlock()
+		synctest.Wait()
+		require.Equal(t, []Priority{High}, order)
+		require.NoError(t, p.CheckQueue())
+		close(gate)
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, []Priority{High, Low}, order)
+	})
+}
+
 // A scout that finds no task may find no slot either, or the pool paused.
 func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 	for _, paused := range []bool{false, true} {
