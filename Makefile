@@ -27,11 +27,14 @@ examples:
 	go run ./examples/quickstart
 	go run ./examples/digest . >/dev/null
 
-# Random operations on a pool and on its model, guided by coverage. What fails is
-# written to testdata/fuzz.
+# Random operations on a pool and on its model, and random bytes on both ends of a
+# child's pipes, guided by coverage. What fails is written to testdata/fuzz.
 FUZZTIME ?= 1m
 fuzz:
 	go test -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) .
+	@set -e; for f in FuzzFrames FuzzParentReadsAnything FuzzChildReadsAnything; do \
+		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./process; \
+	done
 
 # Everything at random on several pools in real time, for as long as DURATION
 # says. The test ends by itself when nothing moves any more, so it needs no

@@ -618,6 +618,19 @@ func TestStartSaysWhyAChildCannotBeStarted(t *testing.T) {
 	require.ErrorContains(t, err, "was not ready within 100ms: does the program call process.Main first?")
 }
 
+func TestAChildThatCannotBeUnderstoodIsRefused(t *testing.T) {
+	for way, want := range map[string]string{
+		"version": "it speaks protocol version 2, not 1",
+		"build":   `it is another build: "another build", not "`,
+		"kind":    "malformed frame: kind 8 in place of a hello",
+		"empty":   "malformed frame: hello without a version",
+	} {
+		_, err := process.Start(process.WithWorkers(1), process.WithEnv(process.HelloName+"="+way))
+		require.ErrorContains(t, err, want)
+		require.Regexp(t, `^process: child \d+: `, err.Error())
+	}
+}
+
 func TestCallsSayWhyNoChildCanBeStarted(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "broken")
 	w := start(t, process.WithWorkers(2), process.WithEnv(flagName+"="+broken))

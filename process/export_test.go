@@ -15,6 +15,40 @@ import (
 // The file has the byte of the next child.
 const DyingName = "PROCESS_TEST_DYING"
 
+// HelloName is a variable that has a child say something else than its hello: "version",
+// "build", "kind" or "empty".
+const HelloName = "PROCESS_TEST_HELLO"
+
+var _ = func() bool {
+	way := os.Getenv(HelloName)
+	if _, child := os.LookupEnv(cookieName); !child || way == "" {
+		return false
+	}
+	open := pipes
+	pipes = func() (io.Reader, io.Writer) {
+		in, out := open()
+		return in, &lyingWriter{out, way}
+	}
+	return true
+}()
+
+// A lyingWriter writes something else in the place of a hello.
+type lyingWriter struct {
+	io.Writer
+	way string
+}
+
+func (l *lyingWriter) Write(p []byte) (int, error) {
+	said := map[string][]byte{
+		"version": hello{protocolVersion + 1, "build"}.appendTo(newFrame(nil, kindHello)),
+		"build":   hello{protocolVersion, "another build"}.appendTo(newFrame(nil, kindHello)),
+		"kind":    prefix{}.appendTo(newFrame(nil, kindBeat)),
+		"empty":   newFrame(nil, kindHello),
+	}[l.way]
+	_, err := (&frameWriter{w: l.Writer}).write(said)
+	return len(p), err
+}
+
 // It comes before init, which opens the pipes.
 var _ = func() bool {
 	var way, file string
