@@ -27,7 +27,8 @@ type Func[In, Out any] struct {
 // of its argument.
 //
 // The context that f gets ends when the one given to Call does, and has its
-// deadline, but none of its values. In [context.Cause], and in the error that f
+// deadline, but none of its values; at the deadline its cause is
+// context.DeadlineExceeded. In [context.Cause], and in the error that f
 // returns, these cross the border between processes: the text; whether it is a
 // context.Canceled, a context.DeadlineExceeded, one of taskpool's errors or a
 // usual one of packages io, io/fs and os; errors of types known to package gob,

@@ -178,8 +178,8 @@ type valueEncoder struct {
 // fresh reports whether the next value begins a new stream.
 func (e *valueEncoder) fresh() bool { return e.enc == nil }
 
-// encode returns frame with v appended. It calls methods of v. If it does not
-// return normally, the next value begins a new stream.
+// encode returns frame with v appended, valid until the next call. It calls methods
+// of v. If it does not return normally, the next value begins a new stream.
 func (e *valueEncoder) encode(frame []byte, v any) ([]byte, error) {
 	enc := e.enc
 	if enc == nil {
@@ -187,14 +187,16 @@ func (e *valueEncoder) encode(frame []byte, v any) ([]byte, error) {
 	}
 	e.enc = nil
 	e.buf.Reset()
-	if e.buf.Cap() > keepBuffer {
-		e.buf = bytes.Buffer{}
-	}
+	e.buf.Write(frame)
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
 	e.enc = enc
-	return append(frame, e.buf.Bytes()...), nil
+	frame = e.buf.Bytes()
+	if cap(frame) > keepBuffer {
+		e.buf = bytes.Buffer{} // enc goes on with it
+	}
+	return frame, nil
 }
 
 // giveUp makes the next value begin a new stream.

@@ -95,6 +95,8 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 		closeAll(open...)
 		return nil, fmt.Errorf("process: %w", err)
 	}
+	enlarge(in)
+	enlarge(out)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		closeAll(open...)
@@ -296,7 +298,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	w.calls++
 
-	stop := context.AfterFunc(ctx, func() { w.cancel(header.id, context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { w.cancel(header.id, ctx) })
 	defer stop()
 	beats := newBeats(ctx, w, header.id)
 	defer beats.stop()
@@ -397,9 +399,10 @@ func (w *worker) end() {
 	}
 }
 
-// cancel tells the child that the call's context has ended, and has it killed if
+// cancel tells the child that the call's context, ctx, has ended, and has it killed if
 // it is at work for too long after that.
-func (w *worker) cancel(id uint32, cause error) {
+func (w *worker) cancel(id uint32, ctx context.Context) {
+	cause := context.Cause(ctx)
 	w.mu.Lock()
 	if !w.busy || w.id != id || w.doomed {
 		w.mu.Unlock()
@@ -410,6 +413,9 @@ func (w *worker) cancel(id uint32, cause error) {
 		w.afterLocked(w.cfg.killGrace/2, id, func() { w.killLocked(cause) })
 	})
 	w.mu.Unlock()
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == context.DeadlineExceeded && !time.Now().Before(deadline) {
+		return // the function's context has the same deadline, and ends by itself as ctx did
+	}
 	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
 	// A child that hangs may not read it: then this ends with the child.
 	_, _ = w.request.write(causeOnWire(cause, w.cfg.maxFrame).appendTo(frame))
