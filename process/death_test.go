@@ -209,28 +209,25 @@ func livePIDs(t *testing.T, w *process.Workers, n int) map[int]bool {
 // It has not read the request then, and another child does the work.
 func TestACallThatItsChildHasNotReadGoesToAnother(t *testing.T) {
 	w := start(t, process.WithWorkers(1))
-	for range 20 {
+	killed := func(do func()) {
 		id := call(t, w, pid, none{})
 		stop(t, id)
 		made := w.Stats().Calls
+		done := make(chan struct{})
 		go func() {
+			defer close(done)
 			for w.Stats().Calls == made {
 				runtime.Gosched()
 			}
 			_ = syscall.Kill(id, syscall.SIGKILL)
 		}()
-		require.Equal(t, 3, call(t, w, add, point{1, 2}))
+		do()
+		<-done
+	}
+	for range 20 {
+		killed(func() { require.Equal(t, 3, call(t, w, add, point{1, 2})) })
 		// More than the pipe takes: Call is writing it when the child dies.
-		id = call(t, w, pid, none{})
-		stop(t, id)
-		made = w.Stats().Calls
-		go func() {
-			for w.Stats().Calls == made {
-				runtime.Gosched()
-			}
-			_ = syscall.Kill(id, syscall.SIGKILL)
-		}()
-		require.Equal(t, 1<<20, call(t, w, size, make([]byte, 1<<20)))
+		killed(func() { require.Equal(t, 3<<20, call(t, w, size, make([]byte, 3<<20))) })
 	}
 	require.EqualValues(t, 40, w.Stats().Died)
 }
