@@ -269,7 +269,8 @@ func TestYieldAndBeatInAChildAreSignsOfLifeOfTheCallingTask(t *testing.T) {
 			_, err := beat.Call(task, w, how)
 			done <- err
 		}()
-		for range 100 {
+		// A child that computes looks at its pipe every ten milliseconds or so.
+		for range 20 {
 			task.due <- struct{}{}
 			<-task.beats
 		}

@@ -199,22 +199,18 @@ func TestPrintingInAFunctionDoesNoHarm(t *testing.T) {
 }
 
 func TestAFunctionThatTheChildDoesNotKnowIsRefused(t *testing.T) {
-	late := process.Register("late", func(context.Context, none) (none, error) { return none{}, nil })
+	lateNames++ // the test may run several times
+	late := process.Register(fmt.Sprint("late", lateNames), func(context.Context, none) (none, error) { return none{}, nil })
 	w := start(t, process.WithWorkers(1))
 	for range 2 {
-		err := fails2(t, w, late)
+		err := fails(t, w, late, none{})
 		require.ErrorIs(t, err, process.ErrNotRegistered)
 		require.ErrorContains(t, err, "late")
 	}
 	require.Equal(t, 3, call(t, w, add, point{1, 2}))
 }
 
-func fails2(t *testing.T, w *process.Workers, f *process.Func[none, none]) error {
-	t.Helper()
-	_, err := f.Call(context.Background(), w, none{})
-	require.Error(t, err)
-	return err
-}
+var lateNames int
 
 func TestRegisterPanicsOnWhatCannotBe(t *testing.T) {
 	for want, register := range map[string]func(){
