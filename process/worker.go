@@ -245,8 +245,8 @@ func (w *worker) signalLocked(sig os.Signal, cause error) {
 	signalGroup(w.pid, sig)
 }
 
-// retire has the child exit, and killed if it takes longer than the kill grace. No
-// call has it.
+// retire has the child exit, and killed if it takes longer than the kill grace or a
+// second. No call has it.
 func (w *worker) retire() {
 	w.mu.Lock()
 	if w.retiring || w.waited {
@@ -254,7 +254,7 @@ func (w *worker) retire() {
 		return
 	}
 	w.retiring = true
-	late := time.AfterFunc(w.cfg.killGrace, func() { w.kill(nil) })
+	late := time.AfterFunc(max(w.cfg.killGrace, time.Second), func() { w.kill(nil) })
 	w.mu.Unlock()
 	go func() {
 		defer late.Stop()
