@@ -45,6 +45,7 @@ var die = process.Register("die", func(ctx context.Context, o order) (int, error
 	case "nil map":
 		go func() { // in the function's own goroutine it would come back as a panic
 			var m map[string]int
+			//lint:ignore SA5000 it is to panic
 			m["a"] = 1
 		}()
 	case "segfault":
@@ -80,6 +81,7 @@ var die = process.Register("die", func(ctx context.Context, o order) (int, error
 	return 0, ctx.Err()
 })
 
+//lint:ignore SA5007 it is to exhaust the stack
 func recurse(n int) int { return recurse(n+1) + 1 }
 
 // deaths are the ways to die, with the signal and the exit code that they come to.
@@ -307,6 +309,7 @@ var linger = process.Register("linger", func(ctx context.Context, way string) (s
 		select {}
 	case "spins":
 		signal.Ignore(syscall.SIGTERM)
+		//lint:ignore SA5002 it is to be killed
 		for {
 		}
 	case "stopped":

@@ -25,7 +25,9 @@
 // a row, they fail with the reason, until one is ready again.
 //
 // A child runs this very program, from its beginning: what the program does before
-// [Main] it does in each child. It starts with no arguments, an empty standard input
+// [Main] it does in each child. The children share the processors: with the default
+// number of them each has one, so the goroutines of a function take turns (see
+// [WithWorkers]). A child starts with no arguments, an empty standard input
 // and the parent's standard output; what it writes to standard error is copied to
 // the parent's (see [WithStderr]). It inherits environment and working directory,
 // and no open file. It leads a process group of its own, so Ctrl-C in a terminal

@@ -57,7 +57,7 @@ func Example() {
 }
 
 var forever = process.Register("forever", func(context.Context, struct{}) (struct{}, error) {
-	for {
+	for n := 0; ; n++ {
 	}
 })
 

@@ -413,6 +413,7 @@ var panics = process.Register("panics", func(ctx context.Context, how string) (i
 		panic(fmt.Errorf("wrapped: %w", io.EOF))
 	case "runtime":
 		var m map[string]int
+		//lint:ignore SA5000 it is to panic
 		m["a"] = 1
 	case "unknown":
 		panic(struct{ a int }{5})
