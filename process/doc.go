@@ -42,7 +42,7 @@
 //
 // Arguments and results are copied by package encoding/gob; see [Register] for what
 // that means, and for what becomes of errors. Parent and child talk over two pipes
-// of their own, so a function may print. A call costs some ten microseconds; a pool
+// of their own, so a function may print. A call costs some tens of microseconds; a pool
 // of goroutines is for work that is shorter than that, and for work that need not be
 // isolated.
 //
