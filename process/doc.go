@@ -34,9 +34,10 @@
 // reaches the parent alone, and what the child starts dies with it.
 //
 // When the parent dies, by SIGKILL too, its children see the end of the pipe that
-// requests come from, and kill their groups. (The kernel of Linux could tell them,
-// too, but does so when the thread ends that started them, and leaves what they have
-// started alone.)
+// requests come from, and kill their groups; those that a signal had stopped are woken
+// for that by the kernel, but one that is stopped in the moment between stays. (The
+// kernel of Linux could kill them, too, but does so when the thread ends that started
+// them, and leaves what they have started alone.)
 //
 // # Calls
 //

@@ -44,6 +44,12 @@ func init() {
 		for w.Stats().Busy < 3 {
 			runtime.Gosched()
 		}
+		// A child that stops after the parent has died, and before it knows, stays
+		// stopped; the kernel wakes those that have stopped by then.
+		var status syscall.WaitStatus
+		if _, err := syscall.Wait4(-1, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+			panic(fmt.Sprint("no child has stopped: ", err, status))
+		}
 		fmt.Println("ready", id, err)
 		select {}
 	}
