@@ -73,7 +73,9 @@ func processScenarios(withPython bool) []scenario {
 		}
 		s.contestants = []contestant{
 			{"process", ours, func(short bool) []float64 { return c.round(short, c.inChildren()) }},
-			// A child has one thing to do at a time, as a Python worker has.
+			// A child has one thing to do at a time, as a Python worker has. On two
+			// processors that is the default, so two figures of the same thing: they show
+			// how much hangs on where the kernel puts parent and child.
 			{"process, GOMAXPROCS=1", other, func(short bool) []float64 {
 				return c.round(short, c.inChildren(process.WithEnv("GOMAXPROCS=1")))
 			}},

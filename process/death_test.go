@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -585,6 +586,67 @@ func TestTheChildrenShareTheProcessors(t *testing.T) {
 	}
 	w := start(t, process.WithWorkers(2), process.WithEnv("GOMAXPROCS=3"))
 	require.Equal(t, 3, call(t, w, procs, none{}))
+}
+
+var memoryLimitOfGo = process.Register("memoryLimitOfGo", func(context.Context, none) (int64, error) {
+	return debug.SetMemoryLimit(-1), nil
+})
+
+func TestTheRuntimeOfAChildKnowsItsMemoryLimit(t *testing.T) {
+	limit := process.WithMaxMemory(memoryLimit)
+	require.EqualValues(t, memoryLimit/10*9, call(t, start(t, process.WithWorkers(1), limit), memoryLimitOfGo, none{}))
+	w := start(t, process.WithWorkers(1), limit, process.WithEnv("GOMEMLIMIT=100MiB"))
+	require.EqualValues(t, 100<<20, call(t, w, memoryLimitOfGo, none{}))
+}
+
+// A beginning is what a child finds when it begins.
+type beginning struct {
+	Args  int
+	Stdin string
+	Dir   string
+}
+
+var begins = process.Register("begins", func(context.Context, none) (beginning, error) {
+	stdin, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return beginning{}, err
+	}
+	dir, err := os.Getwd()
+	return beginning{len(os.Args), string(stdin), dir}, err
+})
+
+func TestAChildHasNoArgumentsAndNoInputAndTheParentsDirectory(t *testing.T) {
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	require.Equal(t, beginning{1, "", dir}, call(t, start(t, process.WithWorkers(1)), begins, none{}))
+}
+
+// A soloWriter notices calls that overlap.
+type soloWriter struct {
+	busy, overlaps, n atomic.Int64
+}
+
+func (s *soloWriter) Write(p []byte) (int, error) {
+	if s.busy.Add(1) > 1 {
+		s.overlaps.Add(1)
+	}
+	runtime.Gosched()
+	s.n.Add(int64(len(p)))
+	s.busy.Add(-1)
+	return len(p), nil
+}
+
+func TestTheChildrenWriteToStandardErrorOneAtATime(t *testing.T) {
+	var solo soloWriter
+	w := start(t, process.WithWorkers(3), process.WithStderr(&solo))
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() { _, _ = babble.Call(context.Background(), w, 10_000) })
+	}
+	wg.Wait()
+	shutdown(t, w)
+	require.Zero(t, solo.overlaps.Load())
+	require.EqualValues(t, 3*len("line 0000\n")*10_000-3*(10*3+90*2+900), solo.n.Load())
 }
 
 // A badWriter fails, or panics.

@@ -43,8 +43,9 @@
 //
 // Arguments and results are copied by package encoding/gob; see [Register] for what
 // that means, and for what becomes of errors. Parent and child talk over two pipes
-// of their own, so a function may print. A call costs some tens of microseconds; a pool
-// of goroutines is for work that is shorter than that, and for work that need not be
+// of their own, so a function may print. A call costs some tens of microseconds, or a
+// hundred and more where the kernel has to wake a processor for it: a pool of
+// goroutines is for work that is shorter than that, and for work that need not be
 // isolated.
 //
 // A call in a task of a [taskpool.Pool] needs nothing more: the task's context

@@ -127,7 +127,7 @@ func (fn *Func[In, Out]) Name() string { return fn.name }
 // result that cannot be encoded is an error, too. With any error, the result is
 // the zero value.
 //
-// A call costs two frames, some tens of microseconds, and the encoding of In and Out.
+// A call costs two frames, some tens of microseconds or more, and the encoding of In and Out.
 func (fn *Func[In, Out]) Call(ctx context.Context, w *Workers, in In) (Out, error) {
 	var out value[Out]
 	if err := w.call(ctx, fn.name, &value[In]{in}, &out); err != nil {

@@ -262,7 +262,7 @@ func FuzzChildReadsAnything(f *testing.F) {
 				break
 			}
 			if c, _, err := parseCall(body); k == kindCall && err == nil && c.name != "add" && lookUp(c.name) != nil {
-				t.Skip()
+				return
 			}
 		}
 		var out bytes.Buffer

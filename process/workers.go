@@ -242,7 +242,7 @@ func (k *keeper) pause(err error) bool {
 		}
 	}
 	w.mu.Unlock()
-	backoff := time.NewTimer(min(minBackoff<<min(k.failures-1, 20), maxBackoff))
+	backoff := time.NewTimer(pauseAfter(k.failures))
 	defer backoff.Stop()
 	select {
 	case <-backoff.C:
@@ -250,6 +250,11 @@ func (k *keeper) pause(err error) bool {
 	case <-w.stop:
 		return false
 	}
+}
+
+// pauseAfter returns the pause after so many failures in a row, at least one.
+func pauseAfter(failures int) time.Duration {
+	return min(minBackoff<<min(failures-1, 20), maxBackoff)
 }
 
 // A caller waits for a child.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -32,6 +33,40 @@ func TestACallerThatGivesUpWhileChildrenDoNotStartSaysBoth(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, w.startErr)
 	require.Empty(t, w.waiting)
+}
+
+func TestPausesDoubleUpToABound(t *testing.T) {
+	for failures, want := range map[int]time.Duration{
+		1: 10 * time.Millisecond, 2: 20 * time.Millisecond, 5: 160 * time.Millisecond,
+		12: 20_480 * time.Millisecond, 13: 30 * time.Second, 1000: 30 * time.Second,
+	} {
+		require.Equal(t, want, pauseAfter(failures), "%d", failures)
+	}
+}
+
+// A program whose children say hello and die would otherwise start them without end.
+func TestAChildThatDiesSoonAndUncalledCountsAsOneThatDidNotStart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		child  *worker
+		lived  time.Duration
+		failed bool
+		want   Stats
+	}{
+		{"soon", &worker{}, earlyDeath - 1, true, Stats{Died: 1}},
+		{"later", &worker{}, earlyDeath, false, Stats{Died: 1}},
+		{"called", &worker{id: 1}, 0, false, Stats{Died: 1}},
+		{"killed", &worker{cause: ErrMaxMemory}, 0, false, Stats{Killed: 1}},
+		{"told to exit", &worker{retiring: true}, 0, false, Stats{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := workersWithout(1)
+			tt.child.stderr = &tail{}
+			err := (&keeper{w: w}).remove(tt.child, tt.lived)
+			require.Equal(t, tt.failed, err != nil, "%v", err)
+			require.Equal(t, tt.want, w.stats)
+		})
+	}
 }
 
 func TestNoCallerWaitsWhenThereIsNoHope(t *testing.T) {
