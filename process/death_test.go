@@ -366,6 +366,26 @@ func TestTheFunctionsContextEndsWithTheCallers(t *testing.T) {
 	require.Equal(t, id, call(t, w, pid, none{}), "no child was harmed")
 }
 
+// An endingContext ends when somebody begins to watch it.
+type endingContext struct {
+	context.Context
+	cancel context.CancelCauseFunc
+}
+
+func (c *endingContext) Done() <-chan struct{} {
+	c.cancel(&inputError{4})
+	return c.Context.Done()
+}
+
+func TestTheEndOfTheContextDoesNotOvertakeTheRequest(t *testing.T) {
+	w := start(t, process.WithWorkers(1), process.WithKillGrace(patience))
+	for range 1000 {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		_, err := linger.Call(&endingContext{ctx, cancel}, w, "returns the cause")
+		require.Equal(t, &inputError{4}, err)
+	}
+}
+
 func TestACallWithAnEndedContextIsNotMade(t *testing.T) {
 	w := start(t, process.WithWorkers(1))
 	ctx, cancel := context.WithCancelCause(context.Background())

@@ -298,12 +298,14 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	w.calls++
 
-	stop := context.AfterFunc(ctx, func() { w.cancel(header.id, ctx) })
-	defer stop()
+	// The grace begins when ctx ends, though a child that hangs may not have read the
+	// request. The child is told when it has: it would not know which call is meant.
+	defer context.AfterFunc(ctx, func() { w.killAfterGrace(header.id, ctx) })()
+	end, _ := w.request.write(request) // an error shows in the reply, too
+	defer context.AfterFunc(ctx, func() { w.cancel(header.id, ctx) })()
 	beats := newBeats(ctx, w, header.id)
 	defer beats.stop()
 
-	end, _ := w.request.write(request) // an error shows in the reply, too
 	k, body, err := w.reply(header.id, beats)
 	var p prefix
 	if err == nil {
@@ -399,26 +401,30 @@ func (w *worker) end() {
 	}
 }
 
-// cancel tells the child that the call's context, ctx, has ended, and has it killed if
-// it is at work for too long after that.
-func (w *worker) cancel(id uint32, ctx context.Context) {
+// killAfterGrace has the child killed if it is at work for too long after the end of
+// the call's context, ctx.
+func (w *worker) killAfterGrace(id uint32, ctx context.Context) {
 	cause := context.Cause(ctx)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if !w.busy || w.id != id || w.doomed {
-		w.mu.Unlock()
 		return
 	}
 	w.afterLocked(w.cfg.killGrace, id, func() {
 		w.signalLocked(syscall.SIGTERM, cause)
 		w.afterLocked(w.cfg.killGrace/2, id, func() { w.killLocked(cause) })
 	})
-	w.mu.Unlock()
+}
+
+// cancel tells the child, which was sent the request, that the call's context, ctx,
+// has ended.
+func (w *worker) cancel(id uint32, ctx context.Context) {
 	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == context.DeadlineExceeded && !time.Now().Before(deadline) {
 		return // the function's context has the same deadline, and ends by itself as ctx did
 	}
 	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
 	// A child that hangs may not read it: then this ends with the child.
-	_, _ = w.request.write(causeOnWire(cause, w.cfg.maxFrame).appendTo(frame))
+	_, _ = w.request.write(causeOnWire(context.Cause(ctx), w.cfg.maxFrame).appendTo(frame))
 }
 
 // causeOnWire is newWireError where a panic of the error's methods has nobody to
