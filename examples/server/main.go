@@ -1,0 +1,175 @@
+// Server is an HTTP service that answers the most urgent request first, turns the
+// least urgent away when more come than it can answer, and loses none when it is
+// stopped.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Exit statuses.
+const (
+	statusOK    = 0
+	statusError = 1
+	statusUsage = 2
+)
+
+// readTimeout is how long a request may take to arrive.
+const readTimeout = 10 * time.Second
+
+func main() {
+	signals := make(chan os.Signal, 2) // the first ends it gently, the second at once
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	os.Exit(run(os.Args[1:], os.Stderr, signals))
+}
+
+// run is the program. It returns the exit status.
+func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
+	c, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return statusOK
+	case err != nil:
+		return statusUsage
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := serve(c, log, signals); err != nil {
+		log.Error("server failed", "error", err)
+		return statusError
+	}
+	return statusOK
+}
+
+// config is what the flags set.
+type config struct {
+	addr     string
+	workers  int
+	capacity int
+	work     time.Duration
+	timeout  time.Duration
+	linger   time.Duration
+	drain    time.Duration
+}
+
+func parse(args []string, stderr io.Writer) (c config, err error) {
+	flags := flag.NewFlagSet("server", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&c.addr, "addr", "localhost:8080", "listen on this `address` for requests")
+	flags.IntVar(&c.workers, "workers", runtime.GOMAXPROCS(0), "work on `n` requests at once")
+	flags.IntVar(&c.capacity, "capacity", 100, "let `n` requests wait")
+	flags.DurationVar(&c.work, "work", 0, "let each request take so much longer, for load tests")
+	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "the longest that a request may wait and be worked on")
+	flags.DurationVar(&c.linger, "linger", time.Second, "how long to go on after the signal, until clients have noticed")
+	flags.DurationVar(&c.drain, "drain", 30*time.Second, "patience with requests at work after the signal, -linger included")
+	if err := flags.Parse(args); err != nil {
+		return c, err
+	}
+	switch {
+	case flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case c.work < 0:
+		err = fmt.Errorf("-work must not be negative, got %v", c.work)
+	case c.timeout <= 0:
+		err = fmt.Errorf("-timeout must be positive, got %v", c.timeout)
+	case c.linger < 0:
+		err = fmt.Errorf("-linger must not be negative, got %v", c.linger)
+	case c.drain <= 0:
+		err = fmt.Errorf("-drain must be positive, got %v", c.drain)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "server:", err)
+	}
+	return c, err
+}
+
+// serve answers requests until the first signal, and then ends without losing
+// any. The error says what went wrong, or what was left undone.
+func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
+	listener, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	s, err := newService(c, log)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler:           s.public,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      readTimeout + c.timeout + 5*time.Second, // counts from the header's end
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	log.Info("listening", "addr", listener.Addr().String())
+
+	var broken error
+	select {
+	case broken = <-failed:
+	case sig := <-signals:
+		log.Info("draining", "signal", sig.String())
+	}
+	hard, cancel := context.WithTimeoutCause(context.Background(), c.drain, errors.New("out of patience, see -drain"))
+	defer cancel()
+	hard, interrupt := context.WithCancelCause(hard)
+	defer interrupt(nil)
+	go func() {
+		select {
+		case sig := <-signals:
+			interrupt(fmt.Errorf("second signal: %v", sig))
+		case <-hard.Done():
+		}
+	}()
+	return errors.Join(broken, s.shutdown(hard, server, c.linger))
+}
+
+// shutdown ends the server and then the pool, when both have finished what they
+// have accepted or hard ends.
+func (s *service) shutdown(hard context.Context, server *http.Server, linger time.Duration) error {
+	// Load balancers see that the service is not ready, and clients are asked to
+	// close their connections, while all requests are still answered.
+	s.draining.Store(true)
+	_ = pause(hard, linger)
+
+	// No more requests come after this, so none is refused by the pool.
+	unanswered := server.Shutdown(hard)
+	err := s.pool.Shutdown(hard)
+	if unanswered != nil {
+		// What was cut off has its 503 by now. Let that be sent.
+		grace, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		unanswered = server.Shutdown(grace)
+		_ = server.Close()
+	}
+
+	var cut *taskpool.ShutdownError
+	left := 0
+	if errors.As(err, &cut) {
+		left = len(cut.Unfinished)
+		for _, u := range cut.Unfinished {
+			s.log.Warn("unfinished", "task", u.Task.Name, "priority", u.Task.Priority, "state", u.State)
+		}
+	}
+	stats := s.pool.Stats()
+	s.log.Info("stopped", "left", left, "succeeded", stats.Succeeded, "failed", stats.Failed,
+		"canceled", stats.Canceled, "shed", stats.Shed, "refused", stats.Refused)
+	return errors.Join(err, unanswered)
+}
