@@ -81,6 +81,10 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 	switch {
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case c.workers < 1:
+		err = fmt.Errorf("-workers must be at least 1, got %d", c.workers)
+	case c.capacity < 0:
+		err = fmt.Errorf("-capacity must not be negative, got %d", c.capacity)
 	case c.work < 0:
 		err = fmt.Errorf("-work must not be negative, got %v", c.work)
 	case c.timeout <= 0:

@@ -7,7 +7,8 @@
 // request was to be sent. So they are what clients see, also when the server or
 // this program falls behind. Every answer is checked.
 //
-// The exit status is 0 if each request has a right answer, which may be that it
+// With Ctrl-C no more are sent, and the table is that of those that were; a second
+// one ends the program at once. The exit status is 0 if each request has a right answer, which may be that it
 // has to come again later, 1 if not and 2 if the command line is wrong.
 package main
 
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000, DisableKeepAlives: !*keepAlive}
 	defer transport.CloseIdleConnections()
-	l.Client = &http.Client{Transport: transport}
+	l.Client = &http.Client{Transport: transport, Timeout: time.Minute}
 	answers := l.Run(ctx)
 	if err := load.WriteTable(stdout, answers); err != nil {
 		fmt.Fprintln(stderr, "load:", err)

@@ -48,7 +48,7 @@ type Answer struct {
 }
 
 // Run sends the requests and returns what became of all. If ctx ends, no more are
-// sent, and those under way have no answer.
+// sent; the answers to those under way are waited for.
 func (l *Load) Run(ctx context.Context) []Answer {
 	var (
 		random  = rand.New(rand.NewPCG(l.Seed, 0))
@@ -67,7 +67,7 @@ func (l *Load) Run(ctx context.Context) []Answer {
 			priority = "medium"
 		}
 		all.Go(func() {
-			a := Send(ctx, l.Client, l.URL, priority, n)
+			a := Send(context.WithoutCancel(ctx), l.Client, l.URL, priority, n)
 			a.Latency = time.Since(at)
 			mu.Lock()
 			defer mu.Unlock()
