@@ -3,6 +3,7 @@ package taskpool
 import (
 	"math"
 	"runtime"
+	"runtime/trace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -364,6 +365,7 @@ func (p *Pool) endRunLocked() {
 	p.queue.skip(r.lane, r.taken)
 	p.count[Queued] -= r.taken
 	p.total.attempts += uint64(r.taken)
+	p.dispatched.add(Priority(r.priority), uint64(r.taken))
 	p.total.succeeded += uint64(r.taken) // the one before each
 	*r = run{}
 }
@@ -383,6 +385,7 @@ func (w *worker) takeFromRun() bool {
 	r.slots[0] = entry{}
 	r.slots = r.slots[1:]
 	r.taken++
+	w.jobs++
 	p.mu.Unlock()
 	return true
 }
@@ -392,7 +395,11 @@ func (w *worker) takeFromRun() bool {
 func (w *worker) runFunctions() bool {
 	for more := true; more; more = w.takeFromRun() {
 		w.inRun = true
-		w.job.f()
+		if trace.IsEnabled() {
+			traceFunction(w.priority, w.job.f)
+		} else {
+			w.job.f()
+		}
 		w.inRun = false
 	}
 	w.verdict = verdict{state: Succeeded}

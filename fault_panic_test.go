@@ -1006,6 +1006,7 @@ func (s *faultScene) fill() (release func()) {
 type faultHandler struct {
 	s      *faultScene
 	method string
+	debug  bool // it takes successes, too
 }
 
 func (h *faultHandler) in(method string) {
@@ -1014,7 +1015,10 @@ func (h *faultHandler) in(method string) {
 	}
 }
 
-func (h *faultHandler) Enabled(context.Context, slog.Level) bool { h.in("Enabled"); return true }
+func (h *faultHandler) Enabled(_ context.Context, level slog.Level) bool {
+	h.in("Enabled")
+	return level > slog.LevelDebug || h.debug
+}
 func (h *faultHandler) WithAttrs([]slog.Attr) slog.Handler       { h.in("WithAttrs"); return h }
 func (h *faultHandler) WithGroup(string) slog.Handler            { h.in("WithGroup"); return h }
 func (h *faultHandler) Handle(_ context.Context, r slog.Record) error {
@@ -1039,7 +1043,7 @@ type evilTarget struct{}
 func (*evilTarget) Error() string { return "" }
 
 func (s *faultScene) deadlyLogger(method string) taskpool.Option {
-	return taskpool.WithLogger(slog.New(&faultHandler{s, method}))
+	return taskpool.WithLogger(slog.New(&faultHandler{s, method, false}))
 }
 
 func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
@@ -1120,7 +1124,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		require.EqualValues(s, 1, s.died.Load())
 		return h, attempts
 	}
-	crossFaults(t, 34, []faultPlace{
+	crossFaults(t, 35, []faultPlace{
 		{"hook Queued", func(s *faultScene) {
 			told := s.deadlyHook("Queued")
 			s.requireContained(func() { _, _ = s.p.Submit(context.Background(), taskpool.Task{Run: nop}) })
@@ -1386,6 +1390,17 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 			require.EqualValues(s, 1, s.died.Load())
 			s.succeeds(1)
 			s.want.Replaced = one(s.f.void().lasting) // nobody is told of the logger's
+		}},
+		{"logger of a success", func(s *faultScene) {
+			for _, method := range []string{"Enabled", "Handle"} {
+				s.want = faultStats{}
+				s.pool(taskpool.WithLogger(slog.New(&faultHandler{s, method, true})))
+				require.NoError(s, submit(s.T, s.p, taskpool.Task{Run: nop}).Wait(context.Background()))
+				synctest.Wait()
+				require.Positive(s, s.died.Load())
+				s.succeeds(1)
+				s.workerLost()
+			}
 		}},
 		{"logger that looks at the error", func(s *faultScene) {
 			s.pool(s.deadlyLogger("looks"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
@@ -17,6 +18,10 @@ import (
 // A hook that panics or calls [runtime.Goexit] is logged and changes no task's
 // outcome. A hook must not wait for the pool it is called by: on a worker
 // Shutdown and WaitIdle return ErrInside.
+//
+// A hook costs each task its time and that of a look or two at the clock, which
+// for short functions given to Go may be as much as they take themselves; see
+// GoEvery.
 //
 // The events of one attempt come in order. Queued, called after the fact, may
 // come while the task runs already, and a hook that takes longer than the delay
@@ -41,6 +46,13 @@ type Hooks struct {
 	// without it; if it panics afterwards, run's error stands. For a function
 	// given to Go, ctx is [context.Background].
 	Around func(ctx context.Context, t TaskInfo, run func(context.Context) error) error
+
+	// GoEvery makes these hooks a sample where functions given to Go are
+	// concerned: of those that end well they are told of one in GoEvery, chosen
+	// at random, and the others cost nothing. Of one that fails or is shed they
+	// are always told, of its start only if it was chosen. 0 and 1: of every
+	// function. Tasks given to Submit are not affected.
+	GoEvery int
 }
 
 // A TaskEvent is an event in a task's life.
@@ -49,6 +61,15 @@ type TaskEvent struct {
 	Task  TaskInfo      // the task as it was then
 	Err   error         // AttemptFailed, Retried: the attempt's error; Finished: the task's
 	Delay time.Duration // Retried: the time until the next attempt may start
+
+	// Wait is how long the task has waited for a worker, since it was accepted or
+	// its time had come: set for Started.
+	Wait time.Duration
+	// Elapsed is how long the attempt took, from its start to its end, with the
+	// time in which it was parked: set for AttemptFailed, Retried and Finished. It
+	// is zero if no attempt was made, and for a function given to Go that
+	// GoEvery has left out.
+	Elapsed time.Duration
 }
 
 // A WorkerEvent is an event in a worker's life. Workers are numbered from 1 in
@@ -69,10 +90,68 @@ type hookTable struct {
 	queued, started, attemptFailed, retried, shed, finished []func(TaskEvent)
 	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
 	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
+
+	timed   bool     // some hook is told how long something took
+	all     bool     // some hook is told of each function given to Go
+	samples []uint64 // GoEvery of the others
+}
+
+// unsampled is TaskInfo.draw of a function that is in no sample. Without samples
+// it is 0, so that such functions are told from tasks by nothing but their ID.
+func (t *hookTable) unsampled() uint64 {
+	if len(t.samples) == 0 {
+		return 0
+	}
+	return 1
+}
+
+// draws draws lots for a function given to Go, and reports whether it is for any
+// hook's sample.
+func (t *hookTable) draws() (draw uint64, sampled bool) {
+	draw = rand.Uint64()
+	for _, every := range t.samples {
+		if draw%every == 0 {
+			return draw, true
+		}
+	}
+	return t.unsampled(), false
+}
+
+// sampled returns hooks that are h for what GoEvery lets through.
+func (h Hooks) sampled() Hooks {
+	every := uint64(h.GoEvery)
+	event := func(hook func(TaskEvent)) func(TaskEvent) {
+		if hook == nil {
+			return nil
+		}
+		return func(e TaskEvent) {
+			if e.Task.draw%every == 0 || e.Err != nil {
+				hook(e)
+			}
+		}
+	}
+	h.Queued, h.Started, h.AttemptFailed = event(h.Queued), event(h.Started), event(h.AttemptFailed)
+	h.Retried, h.Shed, h.Finished = event(h.Retried), event(h.Shed), event(h.Finished)
+	if around := h.Around; around != nil {
+		h.Around = func(ctx context.Context, t TaskInfo, run func(context.Context) error) error {
+			if t.draw%every != 0 {
+				return run(ctx)
+			}
+			return around(ctx, t, run)
+		}
+	}
+	return h
 }
 
 func newHookTable(hooks []Hooks) (t hookTable) {
 	for _, h := range hooks {
+		t.timed = t.timed || h.Started != nil || h.AttemptFailed != nil || h.Retried != nil || h.Finished != nil
+		if h.GoEvery > 1 {
+			t.samples = append(t.samples, uint64(h.GoEvery))
+			h = h.sampled()
+		} else if h.Started != nil || h.Finished != nil || h.Around != nil {
+			t.all = true
+		}
 		add(&t.queued, h.Queued)
 		add(&t.started, h.Started)
 		add(&t.attemptFailed, h.AttemptFailed)

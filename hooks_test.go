@@ -25,11 +25,14 @@ type logRecorder struct {
 	mu      sync.Mutex
 	records []slog.Record
 	before  func(slog.Record) // called first, if not nil
+	debug   bool              // it takes level Debug, too
 }
 
-func (l *logRecorder) Enabled(context.Context, slog.Level) bool { return true }
-func (l *logRecorder) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *logRecorder) WithGroup(string) slog.Handler            { return l }
+func (l *logRecorder) Enabled(_ context.Context, level slog.Level) bool {
+	return level > slog.LevelDebug || l.debug
+}
+func (l *logRecorder) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *logRecorder) WithGroup(string) slog.Handler      { return l }
 
 func (l *logRecorder) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()

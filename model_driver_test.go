@@ -880,6 +880,14 @@ func (d *trial) census() census {
 			queue = append(queue, t.Name)
 		}
 	}
+	ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs + uint64(s.Running+s.Parked)
+	started := uint64(0)
+	for _, n := range s.Dispatched {
+		started += n
+	}
+	if ended > s.Attempts || started != s.Attempts {
+		return census{health: fmt.Sprintf("attempts do not add up: %+v", s)}
+	}
 	var waiting []string
 	for _, w := range s.Waiting {
 		waiting = append(waiting, fmt.Sprint(w.Priority, w.Queued))

@@ -137,6 +137,11 @@ func (c *config) validate() error {
 	case c.loggerSet && c.logger == nil:
 		return bad("WithLogger: logger", "not be nil (slog.DiscardHandler makes one that is silent)", "nil")
 	}
+	for _, h := range c.hooks {
+		if h.GoEvery < 0 {
+			return bad("WithHooks: GoEvery", "not be negative", h.GoEvery)
+		}
+	}
 	return nil
 }
 
@@ -231,13 +236,17 @@ func WithHooks(h Hooks) Option {
 }
 
 // WithLogger sets where the pool logs: panics, hangs and final failures at
-// level Error, retries and an incomplete shutdown at Warn. Default: what
-// [slog.Default] returns at the time.
+// level Error, retries and an incomplete shutdown at Warn, and the success of tasks
+// given to Submit at Debug; that of a function given to Go is not logged. Records
+// have the attributes pool, priority, attempt, id and task (its name), elapsed,
+// error, stack and retry_in, where there is such a thing; what a task works on is
+// never logged, except for what its errors say. Default: what [slog.Default]
+// returns at the time.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
 }
 
-// WithName names the pool in logs and metrics. Default: "".
+// WithName names the pool in logs, metrics and profiles. Default: "".
 func WithName(name string) Option {
 	return optionFunc(func(c *config) { c.name = name })
 }

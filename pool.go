@@ -21,7 +21,8 @@ type Pool struct {
 	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{} // closed when Shutdown has nothing left to wait for
 	direct     bool          // tasks may arrive without mu: neither room nor a hook has to be looked after
-	hooked     bool          // there are hooks around attempts
+	hooked     bool          // there are hooks around the attempts of functions
+	sampled    bool          // some functions, or all, are timed
 	ageing     bool          // WithAging is given
 
 	arrivals arrivals
@@ -84,6 +85,9 @@ type Pool struct {
 	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
 	total totals
 
+	dispatched dispatchCounts // attempts started, by priority
+	marks      []mark         // see oldestWaitLocked
+
 	paused   bool
 	idleCh   chan struct{}   // closed when nothing is outstanding; nil unless somebody waits
 	helpers  int             // goroutines that Shutdown waits for, beside the crew
@@ -116,9 +120,9 @@ func New(opts ...Option) (*Pool, error) {
 		slots:      c.workers,
 	}
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
-	h := &p.hooks
 	p.ageing = c.aging > 0
-	p.hooked = h.started != nil || h.around != nil || h.finished != nil
+	p.hooked = p.hooks.all
+	p.sampled = p.hooked && p.hooks.timed || len(p.hooks.samples) > 0
 	p.arrivals.init()
 	p.spare = newSegment(batchSize)
 	p.waiting.Store(none)
@@ -151,7 +155,11 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	if f == nil {
 		return errors.New("taskpool: Go: f must be a function, got nil")
 	}
-	if p.arrive(entry{f: f}, pr) {
+	e := entry{f: f}
+	if p.sampled {
+		e = p.timedFunction(f, pr)
+	}
+	if p.arrive(e, pr) {
 		return nil
 	}
 	p.lock()
@@ -166,14 +174,36 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		return err
 	}
 	p.total.submitted++
-	p.enqueueLocked(entry{f: f}, pr)
+	if e.h != nil {
+		e.h.id = p.total.submitted
+	}
+	p.enqueueLocked(e, pr)
 	if p.hooks.queued != nil {
-		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: TaskInfo{Priority: pr}})
+		info := TaskInfo{Priority: pr, draw: p.hooks.unsampled()}
+		if e.h != nil {
+			info = e.h.infoLocked()
+		}
+		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
 	}
 	p.restoreLocked()
 	p.unlock()
 	p.deliverAll(reports)
 	return nil
+}
+
+// timedFunction returns the entry of a function. Where a hook is to be told of it,
+// that is a handle, which nobody gets to see, but it knows when the function came.
+// To the worker that takes it, it is a function again.
+func (p *Pool) timedFunction(f func(), pr Priority) entry {
+	draw, sampled := uint64(0), true
+	if len(p.hooks.samples) > 0 {
+		draw, sampled = p.hooks.draws()
+	}
+	if !sampled && !(p.hooked && p.hooks.timed) {
+		return entry{f: f}
+	}
+	return entry{h: &Handle{pool: p, ctx: context.Background(), task: Task{Priority: pr},
+		work: work{f: f}, function: true, draw: draw, queuedAt: time.Since(p.epoch), heapI: -1}}
 }
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
@@ -198,6 +228,7 @@ func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
 // work is what Submit does not leave to its caller.
 type work struct {
 	run   func(context.Context) error
+	f     func() // a function given to Go
 	group *Group // that the task is a member of; nil if none
 	waits bool   // for room, whatever the pool's overflow is
 }
@@ -222,6 +253,9 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err er
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
+	}
+	if p.hooks.timed {
+		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(ctx)
 	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
@@ -418,8 +452,11 @@ func (p *Pool) acceptLocked(h *Handle) {
 // enqueueLocked puts a task at the back of its lane.
 func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	e.order = p.orderLocked()
-	if e.h != nil {
-		e.h.state = Queued
+	if h := e.h; h != nil {
+		h.state = Queued
+		if p.hooks.timed && !h.function {
+			h.queuedAt = time.Since(p.epoch)
+		}
 	}
 	p.queue.push(e, pr, false)
 	p.count[Queued]++
@@ -446,7 +483,7 @@ func (p *Pool) delayLocked(h *Handle, due time.Time) {
 // settleWaitingLocked settles a task that was just taken out of the queue or
 // the delayed ones, and adds what is to be reported.
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
-	info := TaskInfo{Priority: pr, State: s}
+	info := TaskInfo{Priority: pr, State: s, draw: p.hooks.unsampled()}
 	if h := e.h; h == nil {
 		p.count[Queued]--
 		p.total.settled(s)
@@ -468,7 +505,7 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.count[h.state]--
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
-	h.work.run, h.task.Run, h.task.Retry = nil, nil, Retry{} // let go of what they refer to
+	h.work.run, h.work.f, h.task.Run, h.task.Retry = nil, nil, nil, Retry{} // let go of what they refer to
 	if h.done != nil {
 		close(h.done)
 	}

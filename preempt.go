@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"runtime/trace"
 	"slices"
 	"time"
 
@@ -238,6 +239,9 @@ func (pk *parking) wait(ctx context.Context) {
 			pk.back()
 		}
 	}()
+	if trace.IsEnabled() {
+		defer trace.StartRegion(ctx, traceParked).End()
+	}
 	select {
 	case <-pk.ready:
 	case <-ctx.Done():

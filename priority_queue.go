@@ -615,12 +615,9 @@ func (q *priorityQueue) fix(h *laneHeap, l *lane) {
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	return func(yield func(Priority, entry) bool) {
 		for _, l := range q.sorted() {
-			for s := l.head; s != nil; s = s.next {
-				for _, e := range s.slots[s.head:s.tail] {
-					e.order += s.base
-					if e.live() && !yield(l.priority, e) {
-						return
-					}
+			for e := range l.all() {
+				if !yield(l.priority, e) {
+					return
 				}
 			}
 		}
@@ -676,6 +673,20 @@ func (q *priorityQueue) release(s *segment) {
 	s.prev, s.next, s.head, s.tail, s.handles, s.base = nil, free.top, 0, 0, 0, 0
 	free.top = s
 	free.n++
+}
+
+// all returns the entries of l, from front to back, with their orders.
+func (l *lane) all() iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		for s := l.head; s != nil; s = s.next {
+			for _, e := range s.slots[s.head:s.tail] {
+				e.order += s.base
+				if e.live() && !yield(e) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // front returns the first entry of a lane that is not empty.

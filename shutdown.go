@@ -150,7 +150,9 @@ func (p *Pool) cutShort(cause error) {
 // unfinishedLocked describes a task that has not finished. s is the state of a
 // function given to Go.
 func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
-	if h := e.h; h != nil {
+	if h := e.h; h != nil && h.function {
+		e.f = h.work.f
+	} else if h != nil {
 		return Unfinished{Task: h.task, State: h.state, Attempt: h.attempts}
 	}
 	u := Unfinished{

@@ -1743,10 +1743,18 @@ func (g *soakPool) sample(deep bool) {
 	if g.capacity >= 0 && !g.retries && s.Queued+s.Delayed > g.capacity+most {
 		g.fail("more waiting than there is room for: %+v", s)
 	}
+	started := uint64(0)
+	for _, n := range s.Dispatched {
+		started += n
+	}
+	if ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs; started != s.Attempts ||
+		ended+uint64(s.Running+s.Parked) > s.Attempts || s.Replaced != s.ReplacedPanic+s.ReplacedGoexit+s.ReplacedHung {
+		g.fail("attempts do not add up: %+v", s)
+	}
 	waiting := 0
 	for i, w := range s.Waiting {
 		waiting += w.Queued
-		if w.Queued <= 0 || i > 0 && w.Priority <= s.Waiting[i-1].Priority {
+		if w.Queued <= 0 || w.OldestWait < 0 || i > 0 && w.Priority <= s.Waiting[i-1].Priority {
 			g.fail("waiting out of order: %+v", s)
 		}
 	}

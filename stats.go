@@ -1,7 +1,10 @@
 package taskpool
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -21,13 +24,29 @@ type Stats struct {
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
 	Parks     uint64 // times that a running task gave its slot back
-	Panics    uint64 // attempts that ended in a panic,
-	Goexits   uint64 // in a call of runtime.Goexit,
-	Hangs     uint64 // or were given up as hung
-	Replaced  uint64 // workers replaced after one of these
+
+	// Attempts that have ended, but for those without an error, which are what is
+	// left of Attempts - Running - Parked.
+	Errors      uint64 // returned an error,
+	Timeouts    uint64 // did so after their Timeout, or without a Beat for too long,
+	Interrupted uint64 // did so after they were canceled
+	Panics      uint64 // panicked
+	Goexits     uint64 // called runtime.Goexit
+	Hangs       uint64 // were given up as hung
+
+	// Workers replaced, in all and by the reason.
+	Replaced       uint64
+	ReplacedPanic  uint64
+	ReplacedGoexit uint64
+	ReplacedHung   uint64
+
+	// Dispatched is the number of attempts started by priority, of the first
+	// few thousand priorities that the pool has seen.
+	Dispatched map[Priority]uint64
 
 	// Levels.
 
+	Capacity  int // tasks that may wait, as set by WithCapacity; -1: any number
 	Slots     int // tasks that may run at once, as set by WithWorkers and Resize
 	Workers   int // live workers: as many as slots, and more while tasks are parked
 	Idle      int // of these, workers without a task
@@ -41,6 +60,12 @@ type Stats struct {
 	Paused    bool
 	Closed    bool // Shutdown was called
 
+	// InProgress is the time that the attempts under way have taken so far, added
+	// up; Longest is the longest of them. That of a function given to Go counts from
+	// when Stats or Tasks first found it at work, unless a hook is told of it.
+	InProgress time.Duration
+	Longest    time.Duration
+
 	// Waiting has an entry for each priority of which tasks are queued, the
 	// most urgent first.
 	Waiting []PriorityStats
@@ -50,6 +75,12 @@ type Stats struct {
 type PriorityStats struct {
 	Priority Priority
 	Queued   int
+
+	// OldestWait is how long at least the task that waits longest has waited.
+	// It is exact with ageing, and for tasks that hooks are told of. Others are
+	// not looked at when they come, so that they cost no look at the clock: their
+	// wait counts from the first call of Stats after that.
+	OldestWait time.Duration
 }
 
 // totals is the part of Stats that only grows.
@@ -57,8 +88,10 @@ type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
 	attempts, retries, parks          uint64
-	panics, goexits                   uint64
-	hangs, replaced                   uint64
+	errors, timeouts, interrupted     uint64
+	panics, goexits, hangs            uint64
+
+	replacedPanic, replacedGoexit, replacedHung uint64
 }
 
 // settled counts a task that reached final state s.
@@ -75,9 +108,18 @@ func (t *totals) settled(s State) {
 	}
 }
 
-// attempt counts an attempt that ended.
-func (t *totals) attempt(k attemptKind) {
-	switch k {
+// attempt counts an attempt that ended with v.
+func (t *totals) attempt(v *verdict) {
+	switch v.kind {
+	case attemptError:
+		switch {
+		case v.state == Canceled:
+			t.interrupted++
+		case v.late:
+			t.timeouts++
+		default:
+			t.errors++
+		}
 	case attemptPanic:
 		t.panics++
 	case attemptGoexit:
@@ -87,8 +129,8 @@ func (t *totals) attempt(k attemptKind) {
 	}
 }
 
-// Stats returns a snapshot. Its cost grows with the number of distinct waiting
-// priorities, not with the number of tasks.
+// Stats returns a snapshot. Its cost grows with the number of distinct priorities,
+// workers and parked tasks, not with the number of tasks that wait.
 func (p *Pool) Stats() Stats {
 	p.lock()
 	defer p.unlock()
@@ -102,11 +144,22 @@ func (p *Pool) Stats() Stats {
 		Attempts:  p.total.attempts,
 		Retries:   p.total.retries,
 		Parks:     p.total.parks,
-		Panics:    p.total.panics,
-		Goexits:   p.total.goexits,
-		Hangs:     p.total.hangs,
-		Replaced:  p.total.replaced,
 
+		Errors:      p.total.errors,
+		Timeouts:    p.total.timeouts,
+		Interrupted: p.total.interrupted,
+		Panics:      p.total.panics,
+		Goexits:     p.total.goexits,
+		Hangs:       p.total.hangs,
+
+		Replaced:       p.total.replacedPanic + p.total.replacedGoexit + p.total.replacedHung,
+		ReplacedPanic:  p.total.replacedPanic,
+		ReplacedGoexit: p.total.replacedGoexit,
+		ReplacedHung:   p.total.replacedHung,
+
+		Dispatched: p.dispatched.byPriority(),
+
+		Capacity:  p.cfg.capacity,
 		Slots:     p.slots,
 		Workers:   len(p.crew) - len(p.lost),
 		Idle:      len(p.idle),
@@ -125,13 +178,184 @@ func (p *Pool) Stats() Stats {
 			s.Workers--
 		}
 	}
-	for _, l := range p.queue.sorted() {
+	now := time.Now()
+	for _, w := range p.crew {
+		if w.busy {
+			elapsed := now.Sub(w.sinceLocked(now))
+			s.InProgress += elapsed
+			s.Longest = max(s.Longest, elapsed)
+		}
+	}
+	lanes := p.queue.sorted()
+	p.markLocked(lanes, now.Sub(p.epoch))
+	for _, l := range lanes {
 		if n := l.n - l.parked; n > 0 {
-			s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority, Queued: n})
+			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.oldestWaitLocked(l, now.Sub(p.epoch))})
 		}
 	}
 	return s
 }
+
+// sinceLocked returns when the attempt of w, which is busy, has started or, if
+// that is not known, when it was first seen, which is now if it was not before.
+func (w *worker) sinceLocked(now time.Time) time.Time {
+	switch {
+	case w.attempt != nil:
+		return w.attempt.started
+	case w.timed:
+		return w.started
+	case w.seen != w.jobs:
+		w.seen, w.seenAt = w.jobs, now
+	}
+	return w.seenAt
+}
+
+// A mark says which tasks had come at a time: those of an order up to seq. So of
+// tasks whose arrival nobody has timed, one can tell how long at least they wait.
+type mark struct {
+	seq int64
+	at  time.Duration // since Pool.epoch
+}
+
+// With more than maxMarks, those are dropped without which a wait is still known to
+// within a part in markPrecision. There are seldom more than half of it then: it
+// takes 32 marks for each e-fold of the time for which a task waits.
+const (
+	maxMarks      = 1024
+	markPrecision = 32
+)
+
+// markLocked notes which tasks have come by now, and forgets the marks that say
+// nothing about those that wait. lanes are those that are not empty.
+func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
+	if p.ageing {
+		return // orders are times
+	}
+	oldest := int64(math.MaxInt64)
+	for _, l := range lanes {
+		oldest = min(oldest, l.order())
+	}
+	first, _ := slices.BinarySearchFunc(p.marks, oldest, mark.compare)
+	p.marks = slices.Delete(p.marks, 0, first)
+	last := len(p.marks) - 1
+	if oldest > p.seq || last >= 0 && p.marks[last].seq == p.seq {
+		return
+	}
+	p.marks = append(p.marks, mark{p.seq, now})
+	for precision := time.Duration(markPrecision); len(p.marks) > maxMarks; precision /= 2 {
+		p.marks = thinOut(p.marks, now, precision)
+	}
+}
+
+// thinOut drops every mark whose neighbors, the one before and the one behind, are
+// no further apart than a part in precision of the age of the latter.
+func thinOut(marks []mark, now, precision time.Duration) []mark {
+	kept := marks[:1]
+	for i, m := range marks[1:] {
+		next := i + 2
+		if next == len(marks) || precision*(marks[next].at-kept[len(kept)-1].at) > now-marks[next].at {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
+
+// oldestWaitLocked returns how long the task at the front of l that is not parked,
+// of which there is one, has waited.
+func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
+	for e := range l.all() {
+		switch {
+		case e.parked():
+			continue
+		case e.h != nil && e.h.queuedAt > 0:
+			return now - e.h.queuedAt
+		case p.ageing:
+			return now - time.Duration(e.order)
+		}
+		i, _ := slices.BinarySearchFunc(p.marks, e.order, mark.compare)
+		return now - p.marks[i].at
+	}
+	return 0
+}
+
+// dispatchCounts counts attempts by priority. It is a hash table in which a
+// priority has one place, so that what is counted often is found with a look; it
+// grows as long as that is too little, and then the others are in a map.
+type dispatchCounts struct {
+	places []dispatchCount // a power of two
+	others map[Priority]uint64
+}
+
+type dispatchCount struct {
+	priority Priority
+	n        uint64
+}
+
+const (
+	leastPlaces = 16
+	mostPlaces  = 1 << 12
+	mostOthers  = 1 << 10
+)
+
+// place returns the index of where pr is counted, if it is not among the others.
+func (c *dispatchCounts) place(pr Priority) int { return int(pr) & (len(c.places) - 1) }
+
+func (c *dispatchCounts) add(pr Priority, n uint64) {
+	i := c.place(pr)
+	if uint(i) < uint(len(c.places)) && c.places[i].priority == pr {
+		c.places[i].n += n
+	} else {
+		c.addOther(pr, n)
+	}
+}
+
+// addOther is add of a priority that is not in its place.
+func (c *dispatchCounts) addOther(pr Priority, n uint64) {
+	if c.places == nil {
+		c.places = make([]dispatchCount, leastPlaces)
+	}
+	for {
+		at := &c.places[c.place(pr)]
+		switch {
+		case at.priority == pr || at.n == 0:
+			at.priority = pr
+			at.n += n
+		case len(c.places) < mostPlaces:
+			old := c.places
+			c.places = make([]dispatchCount, 2*len(old)) // no two of old come to one place
+			for _, o := range old {
+				if o.n > 0 {
+					c.places[c.place(o.priority)] = o
+				}
+			}
+			continue
+		default:
+			if _, known := c.others[pr]; known || len(c.others) < mostOthers {
+				if c.others == nil {
+					c.others = make(map[Priority]uint64)
+				}
+				c.others[pr] += n
+			}
+		}
+		return
+	}
+}
+
+func (c *dispatchCounts) byPriority() map[Priority]uint64 {
+	all := make(map[Priority]uint64)
+	for _, d := range c.places {
+		if d.n > 0 {
+			all[d.priority] = d.n
+		}
+	}
+	maps.Copy(all, c.others)
+	return all
+}
+
+// Name returns the name given to [WithName], "" if there is none.
+func (p *Pool) Name() string { return p.cfg.name }
 
 // TaskInfo describes a task at one moment.
 type TaskInfo struct {
@@ -139,17 +363,27 @@ type TaskInfo struct {
 	Name     string
 	Priority Priority
 	State    State
-	Attempt  int       // the attempt under way, or the number of those started; from 1
-	Worker   int       // Running, Parked and Abandoned: the worker's number
-	Started  time.Time // Running, Parked and Abandoned: the attempt's start; zero for a function given to Go
+	Attempt  int // the attempt under way, or the number of those started; from 1
+	Worker   int // Running, Parked and Abandoned: the worker's number
+	// Started is, of a task that is Running, Parked or Abandoned, the attempt's
+	// start. Of a function given to Go it is when Stats or Tasks first found it at
+	// work, unless a hook is told of its start or end; zero if none has.
+	Started  time.Time
 	Deadline time.Time // Running and Parked: when the attempt times out; zero without a Timeout
 	Due      time.Time // Delayed: when the task will be queued
 	Err      error     // of the last failed attempt, if any
 	Handle   *Handle   // nil for a function given to Go
+
+	// draw is the lot that says for which hooks' samples a function given to Go
+	// was chosen: those whose GoEvery divides it. 0, all, for other tasks.
+	draw uint64
 }
 
 // infoLocked describes h, with the attempt under way if any.
 func (h *Handle) infoLocked() TaskInfo {
+	if h.function { // it waits, or did
+		return TaskInfo{Priority: h.task.Priority, State: h.state, draw: h.draw}
+	}
 	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.task.Priority, State: h.state,
 		Attempt: h.attempts, Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
@@ -176,11 +410,22 @@ func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
 	}
-	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id}
+	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id, Started: w.started, draw: w.lot()}
+	if w.seen == w.jobs && !w.timed {
+		t.Started = w.seenAt
+	}
 	if w.gaveUp {
 		t.State = Abandoned
 	}
 	return t
+}
+
+// lot is TaskInfo.draw of the function that w is at work on.
+func (w *worker) lot() uint64 {
+	if w.timed {
+		return w.draw
+	}
+	return w.pool.hooks.unsampled()
 }
 
 // Tasks returns the tasks in the given states; without any, those that are
@@ -211,10 +456,12 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 			all = append(all, h.infoLocked())
 		}
 	}
+	now := time.Now()
 	for _, w := range p.crew {
 		if !w.busy {
 			continue
 		}
+		w.sinceLocked(now)
 		if t := w.infoLocked(); slices.Contains(states, t.State) {
 			all = append(all, t)
 		}
@@ -227,6 +474,32 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	return all
+}
+
+// Stack returns the stack of the goroutine of a worker, as TaskInfo numbers them,
+// in the form of a panic's output: what its task is doing now. It returns nil if the
+// pool has no such worker, or no more. It stops the whole program for as long as it
+// takes to print the stacks of all goroutines.
+func (p *Pool) Stack(number int) []byte {
+	id := p.goroutineOf(number)
+	if id == 0 {
+		return nil
+	}
+	return goroutineStacks([]uint64{id})[id]
+}
+
+// goroutineOf returns the number of the goroutine of a worker, 0 if there is none.
+func (p *Pool) goroutineOf(number int) uint64 {
+	p.lock()
+	defer p.unlock()
+	for _, workers := range [][]*worker{p.crew, p.abandoned} {
+		for _, w := range workers {
+			if w.id == number {
+				return w.goroutine.Load()
+			}
+		}
+	}
+	return 0
 }
 
 // Health returns nil if the pool accepts tasks and has all its slots. Otherwise

@@ -30,6 +30,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 		opts []taskpool.Option
 		do   func(t *testing.T, p *taskpool.Pool)
 		want taskpool.Stats
+		by   map[taskpool.Priority]uint64 // attempts by priority; nil: all were Medium
 	}{
 		{name: "nothing"},
 		{name: "a function", do: func(t *testing.T, p *taskpool.Pool) {
@@ -40,28 +41,34 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
 		{name: "an error", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Errors: 1}},
 		{name: "a panic", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1}},
 		{name: "a panic in a function", do: func(t *testing.T, p *taskpool.Pool) {
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1}},
 		{name: "Goexit", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Goexits: 1, Replaced: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Goexits: 1, Replaced: 1, ReplacedGoexit: 1}},
 		{name: "a timeout", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: untilEnd, Timeout: time.Second})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Timeouts: 1}},
+		{name: "an error without a Beat", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: untilEnd, Heartbeat: time.Second})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Timeouts: 1}},
+		{name: "a success after the timeout", do: func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }, Timeout: time.Second})
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
 		{name: "a hang", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1, Replaced: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1, Replaced: 1, ReplacedHung: 1}},
 		{name: "a hang that keeps its slot", opts: []taskpool.Option{taskpool.WithMaxAbandoned(0)}, do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1}},
 		{name: "retries that fail", do: func(t *testing.T, p *taskpool.Pool) {
 			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error { return errors.New("x") }})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 3, Retries: 2, Failed: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 3, Retries: 2, Failed: 1, Errors: 3}},
 		{name: "a retry that succeeds", do: func(t *testing.T, p *taskpool.Pool) {
 			n := 0
 			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error {
@@ -70,7 +77,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 				}
 				return nil
 			}})
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 2, Retries: 1, Panics: 1, Replaced: 1, Succeeded: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 2, Retries: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1, Succeeded: 1}},
 		{name: "canceled while it waits", do: func(t *testing.T, p *taskpool.Pool) {
 			p.Pause()
 			h := submit(t, p, ok)
@@ -85,14 +92,14 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			h := submit(t, p, taskpool.Task{Run: untilEnd})
 			synctest.Wait()
 			h.Cancel(nil)
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Canceled: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Canceled: 1, Interrupted: 1}},
 		{name: "refused as full", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowReject)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(block(t, p))
 			defer release()
 			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
 			_, err := p.Submit(background, ok)
 			require.ErrorIs(t, err, taskpool.ErrFull)
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "refused as its context is over", do: func(t *testing.T, p *taskpool.Pool) {
 			_, err := p.Submit(endedContext(), ok)
 			require.Error(t, err)
@@ -104,14 +111,14 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			defer cancel()
 			_, err := p.Submit(ctx, ok)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "shed", opts: []taskpool.Option{taskpool.WithCapacity(1, taskpool.OverflowShed)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(block(t, p))
 			defer release()
 			require.NoError(t, p.Go(taskpool.Low, func() {}))
 			h := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
 			require.Equal(t, taskpool.Queued, h.State())
-		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}},
+		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 2}},
 		{name: "a task that cannot be", do: func(t *testing.T, p *taskpool.Pool) {
 			_, err := p.Submit(background, taskpool.Task{})
 			require.Error(t, err)
@@ -127,7 +134,17 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				test.want.Slots, test.want.Workers, test.want.Idle = 1, 1, 1
-				require.Equal(t, test.want, p.Stats())
+				got := p.Stats()
+				if test.by == nil && test.want.Attempts > 0 {
+					test.by = map[taskpool.Priority]uint64{taskpool.Medium: test.want.Attempts}
+				}
+				for pr, n := range test.by {
+					require.Equal(t, n, got.Dispatched[pr], pr)
+				}
+				require.Len(t, got.Dispatched, len(test.by))
+				got.Dispatched = nil
+				test.want.Capacity = got.Capacity // the test of levels looks at it
+				require.Equal(t, test.want, got)
 				requireConserved(t, p.Stats())
 			})
 		})
@@ -145,6 +162,14 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 			// Totals are for the test above.
 			s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Canceled, s.Shed = 0, 0, 0, 0, 0, 0
 			s.Attempts, s.Retries, s.Panics, s.Goexits, s.Hangs, s.Replaced = 0, 0, 0, 0, 0, 0
+			s.Timeouts, s.ReplacedHung, s.Dispatched = 0, 0, nil
+			require.Equal(t, 6, s.Capacity)
+			s.Capacity = 0
+			// Times are for TestWaitsAndWorkAreTimed.
+			s.InProgress, s.Longest = 0, 0
+			for i := range s.Waiting {
+				s.Waiting[i].OldestWait = 0
+			}
 			return s
 		}
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 3}, levels())
@@ -177,7 +202,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 		go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true,
 			Queued: 6, Delayed: 1, Blocked: 1,
-			Waiting: []taskpool.PriorityStats{{-100, 1}, {taskpool.High, 3}, {taskpool.Low, 1}, {100, 1}}}, levels())
+			Waiting: []taskpool.PriorityStats{{Priority: -100, Queued: 1}, {Priority: taskpool.High, Queued: 3}, {Priority: taskpool.Low, Queued: 1}, {Priority: 100, Queued: 1}}}, levels())
 
 		p.Resume()
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Delayed: 1}, levels())
@@ -239,7 +264,7 @@ func TestTasksDescribesEachTask(t *testing.T) {
 				{ID: 4, Name: "running", Priority: -7, State: taskpool.Running, Attempt: 1, Started: now,
 					Deadline: now.Add(time.Minute), Handle: running},
 				{ID: 5, Name: "endless", State: taskpool.Running, Attempt: 1, Started: now, Handle: endless},
-				{Priority: -5, State: taskpool.Running, Attempt: 1},
+				{Priority: -5, State: taskpool.Running, Attempt: 1, Started: now},
 			},
 			taskpool.Abandoned: {
 				{ID: 1, Name: "hung", State: taskpool.Abandoned, Attempt: 1, Started: start,

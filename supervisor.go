@@ -110,12 +110,14 @@ func (p *Pool) replaceLocked(w *worker) {
 	reason := "goexit"
 	if w.panicked {
 		reason = "panic"
+		p.total.replacedPanic++
+	} else {
+		p.total.replacedGoexit++
 	}
 	old := w.id
 	p.lastID++
 	w.id = p.lastID
 	w.goroutine.Store(0)
-	p.total.replaced++
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
 	var reports []report
 	tell(&reports, p.hooks.workerDied, e)
@@ -331,7 +333,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	tell(reports, p.hooks.workerAbandoned, e)
 	if len(p.crew) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
-		p.total.replaced++
+		p.total.replacedHung++
 		e.Replacement = p.hireLocked().id
 		tell(reports, p.hooks.workerReplaced, e)
 	}

@@ -176,6 +176,9 @@ type Handle struct {
 	lastErr  error         // of the last failed attempt
 	done     chan struct{} // closed when settled; nil until somebody asks for it
 	attempts int           // started so far
+	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
+	function bool          // it stands for a function given to Go, see timedFunction
+	draw     uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
 	first    attempt       // saves an allocation for the tasks, most of them, that need one attempt
 

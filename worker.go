@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"runtime/trace"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,12 @@ type worker struct {
 	verdict     verdict  // what becomes of the task
 	reports     []report // to be made before the next task
 
+	// Of a function that hooks are told of, see Pool.timedFunction.
+	timed   bool
+	draw    uint64        // as in TaskInfo
+	started time.Time     // zero unless timed
+	wait    time.Duration // in the queue
+
 	// How the goroutine died.
 	panicked bool
 	value    any
@@ -51,6 +58,9 @@ type worker struct {
 	asleep     bool        // waits for wake
 	dismissed  bool        // to end, as it is one too many or the pool is drained
 	busy       bool        // has a task that has not settled
+	jobs       uint64      // how many it was given
+	seen       uint64      // jobs when somebody last looked,
+	seenAt     time.Time   // and when it was first seen to be at that job
 	holds      bool        // has a slot
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung; it has no say in it any more
@@ -97,6 +107,8 @@ type verdict struct {
 	err   error
 	kind  attemptKind
 	hung  bool // too long without a Beat
+	late  bool // its time was over, or it was without a Beat for too long
+	log   bool // of a success: the log takes it
 	retry bool
 	delay time.Duration
 }
@@ -144,8 +156,14 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	p.count[Queued]--
 	p.count[Running]++
 	p.total.attempts++
+	p.dispatched.add(pr, 1)
 	w.job, w.priority, w.busy = e, pr, true
-	if h := e.h; h != nil {
+	w.jobs++
+	if h := e.h; h != nil && h.function {
+		w.job = entry{f: h.work.f}
+		w.timed, w.draw, w.started = true, h.draw, time.Now()
+		w.wait = w.started.Sub(p.epoch) - h.queuedAt
+	} else if h != nil {
 		w.attempt = h.beginAttemptLocked(w)
 		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
 			p.expectBeatLocked(w, w.attempt.started)
@@ -195,6 +213,7 @@ func (p *Pool) leaveLocked(w *worker) {
 func (w *worker) main() {
 	var head [64]byte // not by goroutineID: each frame on the stack adds to what a death costs
 	w.goroutine.Store(parseGoroutineID(head[:runtime.Stack(head[:], false)]))
+	w.label()
 	w.panicked, w.value, w.site = false, nil, panicSite{}
 	quit, goexit := false, true
 	defer func() {
@@ -279,7 +298,7 @@ func (w *worker) work() {
 			}
 			w.phase = phaseStart
 		case phaseStart:
-			if w.attempt == nil && !w.pool.hooked {
+			if w.attempt == nil && !w.pool.hooked && !w.timed {
 				if !w.runFunctions() {
 					return
 				}
@@ -315,7 +334,10 @@ func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
 		w.pool.lock()
-		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked()}
+		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked(), Wait: w.wait}
+		if a := w.attempt; a != nil {
+			e.Wait = a.started.Sub(a.pool.epoch) - a.h.queuedAt
+		}
 		w.pool.unlock()
 		tell(&w.reports, hooks, e)
 		w.pool.deliver(&w.reports)
@@ -370,10 +392,15 @@ func (w *worker) context() context.Context {
 // and died sees to the rest.
 func (w *worker) call(ctx context.Context) (err error) {
 	w.ran, w.inRun = true, true
-	if w.attempt == nil {
+	switch a := w.attempt; {
+	case a == nil && trace.IsEnabled():
+		traceFunction(w.priority, w.job.f)
+	case a == nil:
 		w.job.f()
-	} else {
-		err = w.attempt.run(ctx)
+	case trace.IsEnabled():
+		err = a.traceAttempt(ctx, a.run)
+	default:
+		err = a.run(ctx)
 	}
 	w.inRun = false
 	return err
@@ -483,6 +510,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	v.hung = end != nil && end.kind == endSilent
+	v.late = v.hung || end != nil && end.kind == endTimeout
 	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
@@ -493,6 +521,9 @@ func (w *worker) judge() bool {
 	}
 	if stop := a.h.stop; stop != nil && !v.retry {
 		w.pool.contain("a context's method", func() { stop() }) // the pool's interest in it ends
+	}
+	if v.kind == attemptOK {
+		w.pool.contain("a logger", func() { v.log = w.pool.logs(slog.LevelDebug) })
 	}
 	return true
 }
@@ -565,7 +596,7 @@ func (w *worker) settleLocked() bool {
 	if h := w.job.h; h != nil && (w.verdict.kind != attemptOK || len(h.waiting) > 0 || h.work.group != nil) {
 		p.takeInLocked() // as others may join the queue
 	}
-	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && p.hooks.finished == nil {
+	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && !p.hooked && !w.timed {
 		p.count[Running]--
 		p.total.succeeded++
 		w.busy = false
@@ -642,15 +673,17 @@ func (w *worker) late() bool {
 // or waits for its retry. It adds what is to be reported.
 func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 	p.unwatchLocked(w)
-	p.total.attempt(v.kind)
 	w.busy = false
-	info := TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id}
+	info := TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
+	started := w.started
 	undone := v.kind == attemptHung
 	h := w.job.h
 	if h == nil {
 		p.count[Running]--
 		p.total.settled(v.state)
+		w.timed, w.started = false, time.Time{}
 	} else {
+		started = w.attempt.started
 		w.attempt.over = true
 		p.unparkOverLocked(w.attempt)
 		h.lastErr = v.err
@@ -678,7 +711,17 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		p.cut.Unfinished = append(p.cut.Unfinished, *w.unfinished)
 	}
 	w.unfinished = nil
-	p.reportAttempt(v, info, reports)
+	p.total.attempt(v)
+	var elapsed time.Duration
+	if !started.IsZero() && (p.hooks.timed || v.kind != attemptOK || v.log) {
+		elapsed = time.Since(started)
+	}
+	if v.log && v.state == Succeeded {
+		*reports = append(*reports, func() {
+			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
+		})
+	}
+	p.reportAttempt(v, info, elapsed, reports)
 }
 
 // retryLocked lets h wait for its next attempt.
@@ -695,12 +738,12 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 
 // reportAttempt adds the reports about an attempt that ended with v. It is
 // called with pool.mu held and calls no user code; the reports do.
-func (p *Pool) reportAttempt(v *verdict, info TaskInfo, reports *[]report) {
-	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err}
+func (p *Pool) reportAttempt(v *verdict, info TaskInfo, elapsed time.Duration, reports *[]report) {
+	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Elapsed: elapsed}
 	if v.kind != attemptOK {
 		if v.retry || v.state == Failed || v.kind == attemptPanic {
 			v, info := *v, info
-			*reports = append(*reports, func() { p.logAttempt(&v, info) })
+			*reports = append(*reports, func() { p.logAttempt(&v, info, elapsed) })
 		}
 		tell(reports, p.hooks.attemptFailed, e)
 	}
@@ -713,7 +756,7 @@ func (p *Pool) reportAttempt(v *verdict, info TaskInfo, reports *[]report) {
 }
 
 // logAttempt logs an attempt that failed.
-func (p *Pool) logAttempt(v *verdict, info TaskInfo) {
+func (p *Pool) logAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
 	level, msg := slog.LevelError, "taskpool: task failed"
 	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
 		level, msg = slog.LevelWarn, "taskpool: attempt failed"
@@ -731,6 +774,9 @@ func (p *Pool) logAttempt(v *verdict, info TaskInfo) {
 		var e *HungError
 		errors.As(v.err, &e)
 		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
+	}
+	if elapsed > 0 {
+		attrs = append(attrs, slog.Duration("elapsed", elapsed))
 	}
 	if v.retry {
 		attrs = append(attrs, slog.Duration("retry_in", v.delay))

@@ -1,0 +1,486 @@
+package taskpool_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/pprof"
+	runtimetrace "runtime/trace"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// oldest returns the oldest wait of each priority that waits.
+func oldest(s taskpool.Stats) map[taskpool.Priority]time.Duration {
+	all := make(map[taskpool.Priority]time.Duration)
+	for _, w := range s.Waiting {
+		all[w.Priority] = w.OldestWait
+	}
+	return all
+}
+
+func TestOldestWaitCountsFromTheFirstLookAfterTheTaskCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := occupiedPool(t)
+		defer release()
+		const h, l = taskpool.High, taskpool.Low
+		require.Empty(t, p.Stats().Waiting)
+		require.NoError(t, p.Go(l, func() {}))
+		time.Sleep(time.Second)
+		require.Equal(t, map[taskpool.Priority]time.Duration{l: 0}, oldest(p.Stats()), "nobody has looked before")
+		time.Sleep(time.Second)
+		require.NoError(t, p.Go(h, func() {}))
+		require.NoError(t, p.Go(l, func() {}))
+		require.Equal(t, map[taskpool.Priority]time.Duration{h: 0, l: time.Second}, oldest(p.Stats()))
+		time.Sleep(time.Minute)
+		submit(t, p, taskpool.Task{Priority: 7, Run: nop})
+		require.Equal(t, map[taskpool.Priority]time.Duration{h: time.Minute, l: time.Minute + time.Second, 7: 0}, oldest(p.Stats()))
+
+		// However often somebody looks while a task waits.
+		for range 5000 {
+			require.NoError(t, p.Go(h, func() {}))
+			time.Sleep(time.Second)
+			p.Stats()
+		}
+		got := oldest(p.Stats())
+		require.Equal(t, 5061*time.Second, got[l])
+		for pr, want := range map[taskpool.Priority]time.Duration{7: 5000 * time.Second, h: 5060 * time.Second} {
+			require.LessOrEqual(t, got[pr], want)
+			require.GreaterOrEqual(t, got[pr], want-want/32, "to within a part in 32")
+		}
+	})
+}
+
+// A task that leaves uncovers the one behind it, whose wait is known as exactly as
+// there were looks.
+func TestOldestWaitIsNeverTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := occupiedPool(t)
+		defer release()
+		start := time.Now()
+		var handles []*taskpool.Handle
+		var came []time.Duration
+		for i := range 3000 {
+			handles = append(handles, submit(t, p, taskpool.Task{Run: nop}))
+			came = append(came, time.Since(start))
+			time.Sleep(time.Second)
+			if i%3 > 0 {
+				p.Stats()
+			}
+		}
+		for i, h := range handles {
+			age := time.Since(start) - came[i]
+			got := p.Stats().Waiting[0].OldestWait
+			require.LessOrEqual(t, got, age)
+			require.GreaterOrEqual(t, got, age-max(2*time.Second, age/32))
+			h.Cancel(nil)
+		}
+		require.Empty(t, p.Stats().Waiting)
+	})
+}
+
+func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
+	for name, opt := range map[string]taskpool.Option{
+		"ageing": taskpool.WithAging(time.Hour),
+		"hooks":  taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, release := occupiedPool(t, opt)
+				defer release()
+				time.Sleep(time.Second)
+				require.NoError(t, p.Go(taskpool.Low, func() {}))
+				time.Sleep(time.Second)
+				submit(t, p, taskpool.Task{Run: nop})
+				time.Sleep(time.Second)
+				require.Equal(t, map[taskpool.Priority]time.Duration{taskpool.Low: 2 * time.Second, taskpool.Medium: time.Second},
+					oldest(p.Stats()))
+			})
+		})
+	}
+}
+
+func TestWorkInProgressIsTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(3))
+		gate := make(chan struct{})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, p.Go(taskpool.Medium, func() { <-gate }))
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		s := p.Stats()
+		require.Equal(t, time.Minute, s.Longest)
+		require.Equal(t, time.Minute, s.InProgress, "the function is seen for the first time")
+		time.Sleep(time.Minute)
+		s = p.Stats()
+		require.Equal(t, 2*time.Minute, s.Longest)
+		require.Equal(t, 3*time.Minute, s.InProgress)
+		for _, task := range p.Tasks(taskpool.Running) {
+			want := 2 * time.Minute
+			if task.ID == 0 {
+				want = time.Minute
+			}
+			require.Equal(t, want, time.Since(task.Started))
+		}
+		close(gate)
+		synctest.Wait()
+		require.Zero(t, p.Stats().InProgress)
+
+		// The next function of the same worker is another.
+		require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(time.Hour) }))
+		synctest.Wait()
+		require.Zero(t, p.Stats().Longest)
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func TestDispatchesAreCountedByPriority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		want := make(map[taskpool.Priority]uint64)
+		gate := make(chan struct{})
+		for range 2 { // so that runs of functions are taken, too
+			for i := range 30_000 {
+				pr := taskpool.Priority(i%7*i%1000) * 1_000_003
+				if i%3 == 0 {
+					pr = taskpool.Priority(i%3) - 1
+				}
+				want[pr]++
+				if i%10 == 0 {
+					submit(t, p, taskpool.Task{Priority: pr, Run: nop})
+				} else {
+					require.NoError(t, p.Go(pr, func() {}))
+				}
+			}
+			require.NoError(t, p.WaitIdle(t.Context()))
+			require.Equal(t, want, p.Stats().Dispatched)
+			p.Pause()
+			go func() { <-gate; p.Resume() }()
+			close(gate)
+			synctest.Wait()
+			gate = make(chan struct{})
+		}
+	})
+}
+
+// More priorities than the pool can count do no harm, and those that it knows go
+// on being counted.
+func TestCountedPrioritiesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		for i := range 20_000 {
+			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		before := p.Stats().Dispatched
+		require.Greater(t, len(before), 4000)
+		require.Less(t, len(before), 6000)
+		for i := range 20_000 {
+			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		after := p.Stats().Dispatched
+		require.Len(t, after, len(before))
+		for pr, n := range before {
+			require.Equal(t, n+1, after[pr])
+		}
+	})
+}
+
+func TestEventsTellHowLongThingsTook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(eventLog)
+		p, release := occupiedPool(t, taskpool.WithHooks(log.hooks()), taskpool.WithHangGrace(time.Second))
+		fail := errors.New("fail")
+		attempts := 0
+		h := submit(t, p, taskpool.Task{
+			Name:  "task",
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
+			Run: func(ctx context.Context) error {
+				attempts++
+				_ = taskpool.Block(ctx, func() error { time.Sleep(time.Duration(attempts) * time.Second); return nil })
+				if attempts == 1 {
+					return fail
+				}
+				return nil
+			},
+		})
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second / 2) }))
+		release()
+		require.NoError(t, h.Wait(t.Context()))
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+
+		type times struct {
+			event         string
+			name          string
+			wait, elapsed time.Duration
+		}
+		var got []times
+		for _, e := range log.named("Started", "AttemptFailed", "Retried", "Finished") {
+			if e.task.Task.Name == "task" || e.task.Task.Priority == taskpool.Low {
+				got = append(got, times{e.name, e.task.Task.Name, e.task.Wait.Round(time.Millisecond), e.task.Elapsed.Round(time.Millisecond)})
+			}
+		}
+		require.Equal(t, []times{
+			{"Started", "task", 3 * time.Second, 0},
+			{"Started", "", 0, 0},
+			{"Finished", "", 0, time.Second / 2},
+			{"AttemptFailed", "task", 0, time.Second},
+			{"Retried", "task", 0, time.Second},
+			{"Started", "task", 0, 0},
+			{"Finished", "task", 0, 2 * time.Second},
+		}, got)
+	})
+}
+
+// The hooks of a sample are told of about one in GoEvery of the functions that end
+// well, from their arrival to their end, of all that fail, and of all tasks.
+func TestGoEveryMakesHooksASample(t *testing.T) {
+	const n, every = 20_000, 10
+	for _, other := range []bool{false, true} {
+		for _, capacity := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				var queued, started, finished, around, failed, timed atomic.Int64
+				var all atomic.Int64
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithHooks(taskpool.Hooks{
+					GoEvery: every,
+					Started: func(e taskpool.TaskEvent) { started.Add(1) },
+					Finished: func(e taskpool.TaskEvent) {
+						finished.Add(1)
+						if e.Err != nil {
+							failed.Add(1)
+						} else if e.Elapsed == time.Millisecond {
+							timed.Add(1)
+						}
+					},
+					Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+						around.Add(1)
+						return run(ctx)
+					},
+				})}
+				if capacity {
+					opts = append(opts, taskpool.WithCapacity(n, taskpool.OverflowReject),
+						taskpool.WithHooks(taskpool.Hooks{GoEvery: 3, Queued: func(taskpool.TaskEvent) { queued.Add(1) }}))
+				}
+				if other {
+					opts = append(opts, taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { all.Add(1) }}))
+				}
+				p := newPool(t, opts...)
+				for range n {
+					require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(time.Millisecond) }))
+				}
+				require.NoError(t, p.WaitIdle(t.Context()))
+				synctest.Wait()
+				got := started.Load()
+				require.InDelta(t, n/every, got, n/every/4)
+				require.Equal(t, got, finished.Load())
+				require.Equal(t, got, around.Load())
+				require.Equal(t, got, timed.Load())
+				if capacity {
+					require.InDelta(t, n/3, queued.Load(), n/3/4)
+				}
+				if other {
+					require.EqualValues(t, n, all.Load())
+				}
+				require.Zero(t, failed.Load())
+				for range 100 {
+					require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
+				}
+				for range 100 {
+					submit(t, p, taskpool.Task{Run: nop})
+				}
+				require.NoError(t, p.WaitIdle(t.Context()))
+				synctest.Wait()
+				require.EqualValues(t, 100, failed.Load())
+				require.Equal(t, got+200, finished.Load())
+				require.NoError(t, p.Shutdown(t.Context()))
+				require.EqualValues(t, n+200, p.Stats().Attempts)
+				require.EqualValues(t, 100, p.Stats().Failed)
+			})
+		}
+	}
+}
+
+// A function in a sample is a function to everybody.
+func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(eventLog)
+		p, release := occupiedPool(t, taskpool.WithHooks(log.hooks()), taskpool.WithHangGrace(time.Second),
+			taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low}}, p.Tasks(taskpool.Queued))
+		ran := false
+		require.NoError(t, p.Go(taskpool.Medium, func() { ran = true })) // sheds the other
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *taskpool.ShutdownError
+		go func() { time.Sleep(500 * time.Millisecond); release() }()
+		require.ErrorAs(t, p.Shutdown(over), &left)
+		require.Len(t, left.Unfinished, 1)
+		require.Equal(t, taskpool.Queued, left.Unfinished[0].State)
+		require.NoError(t, left.Unfinished[0].Task.Run(t.Context()))
+		require.True(t, ran, "it can be made up for")
+		for _, e := range log.named("Queued", "Started", "Shed", "Finished") {
+			require.Zero(t, e.task.Task.ID)
+			require.Nil(t, e.task.Task.Handle)
+			require.Empty(t, e.task.Task.Name)
+		}
+		require.Len(t, log.named("Shed"), 1)
+		require.Len(t, log.named("Finished"), 3)
+	})
+}
+
+func TestGoEveryMustNotBeNegative(t *testing.T) {
+	_, err := taskpool.New(taskpool.WithHooks(taskpool.Hooks{GoEvery: -1}))
+	require.EqualError(t, err, "taskpool: WithHooks: GoEvery must not be negative, got -1")
+}
+
+func TestSuccessIsLoggedAtDebug(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logRecorder{debug: true}
+		p := newPool(t, taskpool.WithName("orders"), taskpool.WithLogger(log.logger()))
+		h := submit(t, p, taskpool.Task{Name: "ship", Priority: taskpool.High, Run: func(context.Context) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		require.NoError(t, h.Wait(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []string{"DEBUG taskpool: task succeeded"}, log.messages())
+		require.Equal(t, map[string]any{"pool": "orders", "task": "ship", "id": uint64(1), "priority": taskpool.High,
+			"attempt": int64(1), "elapsed": time.Second}, log.attrs(0))
+	})
+}
+
+func TestStackShowsWhatATaskIsDoing(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(2))
+	gate, entered := make(chan struct{}), make(chan struct{})
+	submit(t, p, taskpool.Task{Run: func(context.Context) error { close(entered); waitAtTheGate(gate); return nil }})
+	<-entered
+	running := p.Tasks(taskpool.Running)
+	require.Len(t, running, 1)
+	stack := string(p.Stack(running[0].Worker))
+	require.True(t, strings.HasPrefix(stack, "goroutine "), stack)
+	require.Contains(t, stack, "TestStackShowsWhatATaskIsDoing")
+	require.NotContains(t, stack, "\n\n", "only its own")
+	require.Nil(t, p.Stack(0))
+	require.Nil(t, p.Stack(99))
+	close(gate)
+	require.NoError(t, p.Shutdown(t.Context()))
+	require.Nil(t, p.Stack(running[0].Worker), "it has gone")
+}
+
+//go:noinline
+func waitAtTheGate(gate chan struct{}) { <-gate }
+
+func TestWorkersAreLabeledInProfiles(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	require.Equal(t, "labeled", p.Name())
+	profile := func() string {
+		gate, entered := make(chan struct{}), make(chan struct{})
+		require.NoError(t, p.Go(taskpool.Medium, func() { close(entered); <-gate }))
+		<-entered
+		var b bytes.Buffer
+		require.NoError(t, pprof.Lookup("goroutine").WriteTo(&b, 1))
+		close(gate)
+		return b.String()
+	}
+	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"1"}`)
+	require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
+	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"2"}`, "so is its replacement")
+}
+
+func TestTracesHaveTasksAndRegions(t *testing.T) {
+	if runtimetrace.IsEnabled() {
+		t.Skip("a trace is being recorded")
+	}
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	var b bytes.Buffer
+	require.NoError(t, runtimetrace.Start(&b))
+	defer runtimetrace.Stop()
+	named := submit(t, p, taskpool.Task{Name: "named-task", Priority: 4711, Run: func(ctx context.Context) error {
+		child, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+		if err != nil {
+			return err
+		}
+		return child.Wait(ctx)
+	}})
+	require.NoError(t, named.Wait(t.Context()))
+	require.NoError(t, p.Go(-4711, func() {}))
+	require.Error(t, submit(t, p, taskpool.Task{Name: "panics", Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
+	require.NoError(t, p.WaitIdle(t.Context()))
+	runtimetrace.Stop()
+	for _, want := range []string{"named-task", "taskpool.task", "taskpool.func", "taskpool.parked", "taskpool.priority",
+		"4711", "-4711", "taskpool.attempt", "panics"} {
+		require.Contains(t, b.String(), want)
+	}
+	require.NoError(t, p.Go(taskpool.Medium, func() {}))
+	require.NoError(t, p.WaitIdle(t.Context()))
+}
+
+// Hooks, Stats, Tasks, Stack: from many goroutines while tasks come and go.
+func TestLookingInsideDisturbsNobody(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+		taskpool.WithHooks(taskpool.Hooks{GoEvery: 4, Started: func(taskpool.TaskEvent) {}, Finished: func(taskpool.TaskEvent) {}}))
+	stop := make(chan struct{})
+	var lookers, workers sync.WaitGroup
+	for range 2 {
+		lookers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s := p.Stats()
+				if s.Submitted != s.Succeeded+s.Failed+s.Canceled+s.Shed+uint64(s.Queued+s.Delayed+s.Running+s.Parked) {
+					t.Errorf("counts do not add up: %+v", s)
+				}
+				if !slices.IsSortedFunc(s.Waiting, func(a, b taskpool.PriorityStats) int { return int(a.Priority - b.Priority) }) {
+					t.Errorf("not in order: %+v", s.Waiting)
+				}
+				for _, task := range p.Tasks() {
+					if task.State == taskpool.Running && task.Started.IsZero() {
+						t.Errorf("no start: %+v", task)
+					}
+				}
+			}
+		})
+	}
+	for range 2 {
+		workers.Go(func() {
+			for i := range 5000 {
+				pr := taskpool.Priority(i%5 - 2)
+				_ = p.Go(pr, func() {
+					if i%500 == 0 {
+						panic("x")
+					}
+				})
+				if i%10 == 0 {
+					h := submit(t, p, taskpool.Task{Priority: pr, Timeout: time.Hour, Run: nop})
+					if i%20 == 0 {
+						h.Cancel(nil)
+					}
+				}
+			}
+		})
+	}
+	workers.Wait()
+	require.NoError(t, p.WaitIdle(t.Context()))
+	close(stop)
+	lookers.Wait()
+	require.EqualValues(t, 11_000, p.Stats().Submitted)
+}
