@@ -1,0 +1,150 @@
+package dashboard
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A Dashboard is a live page about the pools that it watches. Make one with [New].
+// Its methods may be called from any goroutine at any time.
+type Dashboard struct {
+	cfg   config
+	bad   error // of the options: Watch and every request fail with it
+	epoch time.Time
+	stack limiter
+
+	// histories are those of the pools watched, by name. Hooks look here without
+	// a lock; changed under mu.
+	histories atomic.Pointer[map[string]*history]
+
+	mu      sync.Mutex // protects the fields below; methods of tasks' errors are called with it held
+	pools   []*watched // in order of Watch
+	lastID  int
+	taken   time.Time         // when the snapshot was taken; zero: there is none
+	page    page              // the snapshot
+	parts   map[string]string // its parts, as HTML, by their id
+	clients map[*client]struct{}
+	streams int           // requests that hold a place among the clients
+	stop    chan struct{} // closed to end the sampler; nil if there is none
+	closed  bool
+}
+
+// A watched is a pool that the dashboard shows.
+type watched struct {
+	pool    *taskpool.Pool
+	id      int // in addresses; never used again
+	history *history
+	points  []point // of the last minute, and the one before; the oldest first
+}
+
+// New makes a dashboard that watches no pool yet. Of the options, the first that
+// cannot be is returned by [Dashboard.Watch], and by the page, with status 500, as
+// its only content.
+func New(opts ...Option) *Dashboard {
+	d := &Dashboard{epoch: time.Now(), clients: make(map[*client]struct{})}
+	d.cfg, d.bad = newConfig(opts)
+	d.histories.Store(&map[string]*history{})
+	return d
+}
+
+// Hooks returns hooks to be given to each pool that the dashboard watches, with
+// [taskpool.WithHooks]. Without them it does not know how long tasks take, nor what
+// has failed. They tell pools apart by their names, and note nothing of a pool until
+// it is watched. Functions given to Go are a sample, see [WithGoEvery].
+func (d *Dashboard) Hooks() taskpool.Hooks {
+	note := func(to func(*history, taskpool.TaskEvent)) func(taskpool.TaskEvent) {
+		return func(e taskpool.TaskEvent) {
+			if h := (*d.histories.Load())[e.Pool]; h != nil {
+				to(h, e)
+			}
+		}
+	}
+	return taskpool.Hooks{
+		Started:       note((*history).started),
+		AttemptFailed: note((*history).attemptFailed),
+		Retried:       note((*history).retried),
+		Finished:      note((*history).finished),
+		GoEvery:       d.cfg.goEvery,
+	}
+}
+
+// Watch adds pools to the page, in the order given. A pool that is watched already
+// is left where it is. Pools must have names of their own, as hooks tell of names,
+// but a pool that was shut down gives way to a new one of its name; until then it
+// stays on the page. In case of an error, that of a bad option given to [New] among
+// them, none is added.
+func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
+	if d.bad != nil {
+		return d.bad
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := slices.Clone(d.pools)
+	for i, p := range pools {
+		if p == nil {
+			return fmt.Errorf("dashboard: Watch: pool %d must not be nil", i+1)
+		}
+		at := slices.IndexFunc(all, func(w *watched) bool { return w.pool.Name() == p.Name() })
+		switch {
+		case at < 0:
+			all = append(all, d.newWatched(p))
+		case all[at].pool == p:
+		case errors.Is(all[at].pool.Health(), taskpool.ErrClosed):
+			all[at] = d.newWatched(p)
+		default:
+			return fmt.Errorf("dashboard: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName)", i+1, p.Name())
+		}
+	}
+	histories := maps.Clone(*d.histories.Load())
+	for _, w := range all {
+		if w.id == 0 {
+			d.lastID++
+			w.id = d.lastID
+			histories[w.pool.Name()] = w.history
+		}
+	}
+	d.pools, d.taken = all, time.Time{}
+	d.histories.Store(&histories)
+	return nil
+}
+
+func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
+	return &watched{
+		pool:    p,
+		history: &history{epoch: d.epoch, goEvery: uint64(max(d.cfg.goEvery, 1))},
+		points:  []point{{time.Now(), p.Stats()}},
+	}
+}
+
+// find returns the watched pool with an id, nil if there is none.
+func (d *Dashboard) find(id int) *watched {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.pools {
+		if w.id == id {
+			return w
+		}
+	}
+	return nil
+}
+
+// Close ends the streams of those who look, and refuses further ones with status
+// 503; the page itself remains, as a snapshot. [http.Server.Shutdown] waits for
+// streams, so call it by then:
+//
+//	server.RegisterOnShutdown(d.Close)
+//
+// It may be called more than once.
+func (d *Dashboard) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	d.dropAllLocked()
+}

@@ -1,0 +1,55 @@
+// Package dashboard is a live page about pools, an [http.Handler] to be mounted
+// as net/http/pprof is. It answers what one asks on call: what runs and for how
+// long, what waits, what failed and where, does anything hang, does anything starve.
+//
+//	d := dashboard.New()
+//	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(d.Hooks()))
+//	…
+//	if err := d.Watch(pool); err != nil { … }
+//	mux.Handle("/debug/taskpool/", d)
+//
+// It needs nothing but the standard library, loads nothing from elsewhere, and is
+// mounted nowhere by itself. Any prefix will do, with or without
+// [http.StripPrefix]: all addresses in the page are relative, and the last element
+// of a request's path says what is asked for.
+//
+// # What it shows
+//
+// Of each pool: whether it accepts tasks, and its [taskpool.Pool.Health]; workers
+// and slots; queue depth and longest wait for each priority, and how both went in the
+// last 60 seconds; throughput and failures; the tasks that run, are parked, were given
+// up as hung, or wait for their time, with the stack of each that has one; and, from
+// [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures. What
+// is wrong comes first: hung and overdue tasks, priorities that starve, shedding.
+//
+// Names of tasks and texts of errors are shown as they are, as text. What a task
+// works on is never shown, except for what its errors say.
+//
+// # Live
+//
+// A browser gets what has changed each second, by Server-Sent Events. One snapshot a
+// second serves all of them, and is taken only while somebody looks: otherwise the
+// dashboard has no goroutine and no timer, and costs what its hooks cost. So the
+// curves start when somebody looks; rates are exact all the same, and say over which
+// time they were taken. A page in a hidden tab lets go of its connection.
+//
+// The stream outlives the server's ReadTimeout and WriteTimeout. A client that does
+// not keep up is dropped, and connects again. Without JavaScript the page is a
+// snapshot with the same content.
+//
+// [http.Server.Shutdown] waits for requests, so it would wait for as long as somebody
+// looks: give [Dashboard.Close] to [http.Server.RegisterOnShutdown].
+//
+// # Access
+//
+// Stacks and names tell much about a program. Only requests to a loopback host
+// (localhost, 127.0.0.0/8 or [::1], as the Host header has it) are answered, which
+// keeps other hosts' pages from reading it by rebinding their name to this machine;
+// it does not keep out who reaches the port and forges the header. [WithAuthorize]
+// replaces that by a function of yours, which is asked about every request; a stream
+// is one request.
+//
+// The page is read-only. [WithControl] adds pause, resume, resize and cancel: by
+// POST, never from another site's page (see [http.CrossOriginProtection]), and only
+// if the function given to it agrees.
+package dashboard

@@ -1,0 +1,99 @@
+package dashboard
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// An Option sets how a dashboard works; see [New].
+type Option interface {
+	apply(*config)
+}
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+const (
+	defaultMaxClients    = 16
+	defaultStarvingAfter = 10 * time.Second
+	defaultGoEvery       = 16
+)
+
+// config is what the options set. It does not change.
+type config struct {
+	maxClients    int
+	starvingAfter time.Duration
+	goEvery       int
+	authorize     func(*http.Request) error // nil: loopback hosts only
+	control       func(*http.Request) error // nil: read-only
+
+	authorizeSet, controlSet bool
+}
+
+func newConfig(opts []Option) (config, error) {
+	c := config{maxClients: defaultMaxClients, starvingAfter: defaultStarvingAfter, goEvery: defaultGoEvery}
+	for i, o := range opts {
+		if o == nil {
+			return c, fmt.Errorf("dashboard: option %d must not be nil", i+1)
+		}
+		o.apply(&c)
+	}
+	bad := func(option, allowed string, got any) error {
+		return fmt.Errorf("dashboard: %s must %s, got %v", option, allowed, got)
+	}
+	switch {
+	case c.maxClients < 1:
+		return c, bad("WithMaxClients: n", "be at least 1", c.maxClients)
+	case c.starvingAfter <= 0:
+		return c, bad("WithStarvingAfter: d", "be positive", c.starvingAfter)
+	case c.goEvery < 1:
+		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
+	case c.authorizeSet && c.authorize == nil:
+		return c, bad("WithAuthorize: authorize", "not be nil", "nil")
+	case c.controlSet && c.control == nil:
+		return c, bad("WithControl: authorize", "not be nil", "nil")
+	}
+	return c, nil
+}
+
+// WithMaxClients bounds the number of browsers that look at a time to n, at least 1.
+// Further ones see a snapshot, and get status 503 for the stream until one leaves.
+// Default: 16.
+func WithMaxClients(n int) Option {
+	return optionFunc(func(c *config) { c.maxClients = n })
+}
+
+// WithStarvingAfter sets for how long, which must be positive, the oldest task of a
+// priority may wait before that is highlighted: as starving, if meanwhile tasks of
+// other priorities start and none of this one does. Default: 10 s.
+func WithStarvingAfter(d time.Duration) Option {
+	return optionFunc(func(c *config) { c.starvingAfter = d })
+}
+
+// WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the hooks
+// are told of: one in n, chosen at random, and each that fails; see
+// [taskpool.Hooks.GoEvery]. With 1 they are told of all, which short functions feel.
+// Default: 16.
+func WithGoEvery(n int) Option {
+	return optionFunc(func(c *config) { c.goEvery = n })
+}
+
+// WithAuthorize asks authorize about every request, and answers those for which it
+// returns an error, whose text is not shown, with status 403. It replaces the check
+// that the request is to a loopback host. It may be called from several goroutines
+// at a time; if it panics, the request is refused with status 500. Default: loopback
+// hosts only.
+func WithAuthorize(authorize func(*http.Request) error) Option {
+	return optionFunc(func(c *config) { c.authorize, c.authorizeSet = authorize, true })
+}
+
+// WithControl lets the page pause, resume and resize pools and cancel tasks.
+// authorize is asked about each such request, in addition to what decides about
+// access, and refuses it with an error, as with [WithAuthorize]. A request from
+// another site's page is refused before. What was done is logged by
+// [slog.Default] at level Info. Default: read-only.
+func WithControl(authorize func(*http.Request) error) Option {
+	return optionFunc(func(c *config) { c.control, c.controlSet = authorize, true })
+}

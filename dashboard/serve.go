@@ -1,0 +1,197 @@
+package dashboard
+
+import (
+	"bytes"
+	"embed"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+//go:embed assets
+var assets embed.FS
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"ago":   duration,
+	"count": count[int],
+	"total": count[uint64],
+	"rate":  rate,
+}).ParseFS(assets, "assets/page.html"))
+
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// ServeHTTP serves the page and what belongs to it. See the package documentation
+// about access.
+func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Frame-Options", "DENY")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	// Not no-referrer, with which browsers hide the origin of a form's POST.
+	header.Set("Referrer-Policy", "same-origin")
+	header.Set("Cache-Control", "no-store")
+	if d.bad != nil {
+		answer(w, http.StatusInternalServerError, d.bad.Error())
+		return
+	}
+	if !d.admit(w, r) {
+		return
+	}
+	if r.URL.Path == "" { // all of it was stripped; addresses in the page need the slash
+		at, _, _ := strings.Cut(r.RequestURI, "?")
+		header.Set("Location", "./"+path.Base(at)+"/")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+		return
+	}
+	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+	allowed := []string{http.MethodGet, http.MethodHead}
+	serve := d.servePage
+	switch name {
+	case "":
+	case "events":
+		serve, allowed = d.serveEvents, allowed[:1]
+	case "stack":
+		serve, allowed = d.serveStack, allowed[:1]
+	case "control":
+		serve, allowed = d.serveControl, []string{http.MethodPost}
+	case "style.css", "script.js", "icon.svg":
+		serve = func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFileFS(w, r, assets, "assets/"+name)
+		}
+	default:
+		answer(w, http.StatusNotFound, "no such page")
+		return
+	}
+	for _, method := range allowed {
+		if r.Method == method {
+			serve(w, r)
+			return
+		}
+	}
+	header.Set("Allow", strings.Join(allowed, ", "))
+	answer(w, http.StatusMethodNotAllowed, "method must be "+strings.Join(allowed, " or "))
+}
+
+// admit reports whether the request may be answered, and answers it if not.
+func (d *Dashboard) admit(w http.ResponseWriter, r *http.Request) bool {
+	if d.cfg.authorize != nil {
+		return agreed(w, r, d.cfg.authorize)
+	}
+	if !loopback(r.Host) {
+		answer(w, http.StatusForbidden, "the dashboard answers requests to a loopback host only, unless it is made with WithAuthorize; got "+strconv.Quote(r.Host))
+		return false
+	}
+	return true
+}
+
+// agreed reports whether authorize agrees to the request, and answers it if not.
+func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request) error) (ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			slog.Error("dashboard: authorize panicked", "panic", v)
+			answer(w, http.StatusInternalServerError, "authorize panicked")
+			ok = false
+		}
+	}()
+	if authorize(r) != nil {
+		answer(w, http.StatusForbidden, "not authorized")
+		return false
+	}
+	return true
+}
+
+// loopback reports whether a Host header names this machine to itself.
+func loopback(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+// answer answers with a line of text.
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n"))
+}
+
+// servePage is the page with the snapshot, as text without a script too.
+func (d *Dashboard) servePage(w http.ResponseWriter, _ *http.Request) {
+	html, err := d.render()
+	if err != nil {
+		slog.Error("dashboard: no page", "error", err)
+		answer(w, http.StatusInternalServerError, "the page cannot be made")
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = w.Write(html)
+}
+
+func (d *Dashboard) render() ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.snapshotLocked(interval)
+	var b bytes.Buffer
+	err := templates.ExecuteTemplate(&b, "page", &d.page)
+	return b.Bytes(), err
+}
+
+// serveStack is the stack of a worker, as it is now, or that of a failure, as text.
+func (d *Dashboard) serveStack(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	number := func(name string) int {
+		n, _ := strconv.Atoi(query.Get(name)) // 0 is none's number
+		return n
+	}
+	p := d.find(number("pool"))
+	if p == nil {
+		answer(w, http.StatusNotFound, "no such pool")
+		return
+	}
+	var stack []byte
+	if query.Has("failure") {
+		stack = p.history.stackOf(uint64(max(number("failure"), 0)))
+	} else {
+		if !d.stack.allow(time.Now()) {
+			w.Header().Set("Retry-After", "1")
+			answer(w, http.StatusTooManyRequests, "too many stacks in a second: each one stops the program for a moment")
+			return
+		}
+		stack = p.pool.Stack(number("worker"))
+	}
+	if len(stack) == 0 {
+		answer(w, http.StatusNotFound, "no such stack, or not any more")
+		return
+	}
+	answer(w, http.StatusOK, strings.ToValidUTF8(string(stack), "\uFFFD"))
+}
+
+// A limiter lets maxStacks through in a second.
+type limiter struct {
+	mu    sync.Mutex // protects the fields below
+	since time.Time
+	n     int
+}
+
+const maxStacks = 5
+
+func (l *limiter) allow(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.since) >= time.Second {
+		l.since, l.n = now, 0
+	}
+	l.n++
+	return l.n <= maxStacks
+}

@@ -1,0 +1,563 @@
+package dashboard
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+const (
+	rateOver      = 10 * time.Second // rates are over the snapshots of that time
+	leastForRates = 4 * time.Second  // before that, none of a priority started says little
+	maxListed     = 100              // tasks in one list
+	maxScanned    = 10_000           // delayed or parked tasks among which to look for these
+	maxPriorities = 25
+	maxName       = 200
+)
+
+// A point is a pool's counts at one moment.
+type point struct {
+	at    time.Time
+	stats taskpool.Stats
+}
+
+// A page is a snapshot as the templates show it.
+type page struct {
+	At       time.Time
+	Pools    []*poolView
+	Problems int
+	ids      []string // of its parts, in order
+}
+
+// A poolView is a pool as the templates show it.
+type poolView struct {
+	ID      int
+	Name    string
+	Control bool
+	Stacks  bool // of failures are in the page
+
+	State      string // accepting, paused or closed
+	StateClass string
+	Health     string
+	Problems   []problem
+	taskpool.Stats
+	Told bool // hooks have told of something
+
+	Over           time.Duration // for rates
+	Finished       float64       // a second
+	Fails          float64
+	FailShare      float64 // of what finished, in percent
+	Sheds          float64
+	FinishedCurve  curve
+	FailsCurve     curve
+	Wait, Run      quantiles
+	Priorities     []priorityView
+	MorePriorities int
+	Active         taskList // running and abandoned
+	Parking        taskList
+	Waiters        taskList // delayed
+	Failures       []failure
+	OlderFailures  uint64 // that are not kept
+}
+
+// WithStacks returns a view that has the stacks of failures in it.
+func (v *poolView) WithStacks() *poolView {
+	w := *v
+	w.Stacks = true
+	return &w
+}
+
+// A listing is a list of tasks of a pool.
+type listing struct {
+	View *poolView
+	List taskList
+}
+
+// Of returns a list as the template "tasks" wants it.
+func (v *poolView) Of(l taskList) listing { return listing{v, l} }
+
+// A problem is something that is wrong. Its text does not change while it lasts, so
+// that it is announced once.
+type problem struct{ Class, What, Text string }
+
+type quantiles struct {
+	Known         bool
+	P50, P95, P99 time.Duration
+}
+
+type priorityView struct {
+	Priority   taskpool.Priority
+	Queued     int
+	OldestWait time.Duration
+	Starts     float64 // a second
+	Depth      curve
+	Oldest     curve
+	Class      string
+	Note       string
+}
+
+type taskList struct {
+	Tasks   []taskView
+	More    int  // that are not listed
+	TooMany bool // to look at
+}
+
+type taskView struct {
+	taskpool.TaskInfo
+	Key     string
+	Name    string
+	Class   string
+	Note    string        // what is wrong
+	Elapsed time.Duration // 0: not known
+	Timeout time.Duration
+	Percent int // of Timeout
+	Until   time.Duration
+	Err     string
+}
+
+// partNames are the templates of which each pool has a part.
+var partNames = []string{"summary", "queue", "running", "parked", "delayed", "failures"}
+
+// snapshotLocked takes a snapshot, if the last one is older than maxAge, and sends
+// what is new to the clients.
+func (d *Dashboard) snapshotLocked(maxAge time.Duration) {
+	now := time.Now()
+	if !d.taken.IsZero() && now.Sub(d.taken) < maxAge {
+		return
+	}
+	p := page{At: now, ids: []string{"at", "pools"}}
+	for _, w := range d.pools {
+		v := d.view(w, now)
+		p.Pools = append(p.Pools, v)
+		p.Problems += len(v.Problems)
+	}
+	parts := make(map[string]string)
+	parts["at"], parts["pools"] = execute("at", &p), execute("pools", &p)
+	for _, v := range p.Pools {
+		for _, name := range partNames {
+			id := fmt.Sprintf("p%d-%s", v.ID, name)
+			p.ids = append(p.ids, id)
+			parts[id] = execute(name, v)
+		}
+	}
+	before := d.parts
+	d.page, d.parts, d.taken = p, parts, now
+	d.sendLocked(before)
+}
+
+func execute(name string, data any) string {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, name, data); err != nil {
+		panic(err) // a mistake in the template
+	}
+	return b.String()
+}
+
+// view looks at a pool.
+func (d *Dashboard) view(w *watched, now time.Time) *poolView {
+	s := w.pool.Stats()
+	w.points = append(w.points, point{now, s})
+	for len(w.points) > 2 && now.Sub(w.points[0].at) > time.Minute {
+		w.points = w.points[1:]
+	}
+	v := &poolView{
+		ID:      w.id,
+		Name:    cut(w.pool.Name(), maxName),
+		Control: d.cfg.control != nil,
+		State:   "accepting", StateClass: "ok",
+		Stats: s,
+	}
+	health := w.pool.Health()
+	switch {
+	case s.Closed:
+		v.State, v.StateClass = "closed", "off"
+	case s.Paused:
+		v.State, v.StateClass = "paused", "warn"
+	}
+	if health != nil && !errors.Is(health, taskpool.ErrClosed) {
+		v.Health, v.StateClass = textOf(health), "bad"
+	}
+	v.lists(w.pool, now)
+	base := w.base(now)
+	v.rates(w, base)
+	v.priorities(w, base, d.cfg.starvingAfter)
+	w.history.fill(v, now)
+	v.findProblems(base.stats)
+	return v
+}
+
+// base returns the point from which on rates are taken: the oldest of the last
+// seconds, or else the one before.
+func (w *watched) base(now time.Time) point {
+	for _, p := range w.points[:len(w.points)-1] {
+		if now.Sub(p.at) <= rateOver+interval/2 {
+			return p
+		}
+	}
+	return w.points[max(len(w.points)-2, 0)]
+}
+
+func finished(s *taskpool.Stats) uint64 { return s.Succeeded + s.Failed + s.Canceled + s.Shed }
+
+// perSecond returns how fast a total has grown between two points.
+func perSecond(from, to point, total func(*taskpool.Stats) uint64) float64 {
+	if over := to.at.Sub(from.at); over > 0 {
+		return float64(total(&to.stats)-total(&from.stats)) / over.Seconds()
+	}
+	return 0
+}
+
+func (v *poolView) rates(w *watched, base point) {
+	last := w.points[len(w.points)-1]
+	failed := func(s *taskpool.Stats) uint64 { return s.Failed }
+	v.Over = last.at.Sub(base.at)
+	v.Finished = perSecond(base, last, finished)
+	v.Fails = perSecond(base, last, failed)
+	v.Sheds = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Shed })
+	if v.Finished > 0 {
+		v.FailShare = 100 * v.Fails / v.Finished
+	}
+	var finishes, fails []sample
+	for i, p := range w.points[1:] {
+		finishes = append(finishes, sample{p.at, perSecond(w.points[i], p, finished)})
+		fails = append(fails, sample{p.at, perSecond(w.points[i], p, failed)})
+	}
+	v.FinishedCurve, v.FailsCurve = newCurve(last.at, finishes), newCurve(last.at, fails)
+}
+
+// priorities makes a row for each priority that waits or starts, or has waited in the
+// last minute.
+func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duration) {
+	waiting := make(map[taskpool.Priority]struct{})
+	for _, p := range w.points {
+		for _, s := range p.stats.Waiting {
+			waiting[s.Priority] = struct{}{}
+		}
+	}
+	for pr, n := range v.Dispatched {
+		if n > base.stats.Dispatched[pr] {
+			waiting[pr] = struct{}{}
+		}
+	}
+	all := slices.Sorted(maps.Keys(waiting))
+	v.MorePriorities = max(len(all)-maxPriorities, 0)
+	now := w.points[len(w.points)-1].at
+	attempts := v.Attempts - base.stats.Attempts
+	for _, pr := range all[:len(all)-v.MorePriorities] {
+		row := priorityView{Priority: pr}
+		var depth, oldest []sample
+		for _, p := range w.points {
+			var s taskpool.PriorityStats
+			if i := slices.IndexFunc(p.stats.Waiting, func(s taskpool.PriorityStats) bool { return s.Priority == pr }); i >= 0 {
+				s = p.stats.Waiting[i]
+			}
+			depth = append(depth, sample{p.at, float64(s.Queued)})
+			oldest = append(oldest, sample{p.at, s.OldestWait.Seconds()})
+			row.Queued, row.OldestWait = s.Queued, s.OldestWait
+		}
+		row.Depth, row.Oldest = newCurve(now, depth), newCurve(now, oldest)
+		starts := v.Dispatched[pr] - base.stats.Dispatched[pr]
+		if v.Over > 0 {
+			row.Starts = float64(starts) / v.Over.Seconds()
+		}
+		switch {
+		case row.OldestWait < starvingAfter:
+		case starts == 0 && attempts > 0 && v.Over >= leastForRates:
+			row.Class, row.Note = "bad", "starving"
+		default:
+			row.Class, row.Note = "warn", "waits long"
+		}
+		v.Priorities = append(v.Priorities, row)
+	}
+}
+
+// lists makes the lists of tasks.
+func (v *poolView) lists(p *taskpool.Pool, now time.Time) {
+	states := []taskpool.State{taskpool.Running, taskpool.Abandoned}
+	if v.Parking.TooMany = v.Parked > maxScanned; !v.Parking.TooMany {
+		states = append(states, taskpool.Parked)
+	}
+	if v.Waiters.TooMany = v.Delayed > maxScanned; !v.Waiters.TooMany {
+		states = append(states, taskpool.Delayed)
+	}
+	for _, t := range p.Tasks(states...) {
+		list := &v.Active
+		switch t.State {
+		case taskpool.Parked:
+			list = &v.Parking
+		case taskpool.Delayed:
+			list = &v.Waiters
+		}
+		list.Tasks = append(list.Tasks, newTaskView(t, now))
+	}
+	longest := func(a, b taskView) int {
+		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
+			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
+	}
+	v.Active.sort(longest)
+	v.Parking.sort(longest)
+	v.Waiters.sort(func(a, b taskView) int {
+		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+func (l *taskList) sort(by func(a, b taskView) int) {
+	slices.SortFunc(l.Tasks, by)
+	l.More = max(len(l.Tasks)-maxListed, 0)
+	l.Tasks = l.Tasks[:len(l.Tasks)-l.More]
+	for i := range l.Tasks {
+		if t := &l.Tasks[i]; t.TaskInfo.Err != nil {
+			t.Err = textOf(t.TaskInfo.Err)
+		}
+	}
+}
+
+// Classes of tasks, in the order in which they are listed from the last one on.
+const (
+	classHung    = "hung"
+	classOverdue = "bad"
+)
+
+func newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
+	v := taskView{TaskInfo: t, Name: cut(t.Name, maxName)}
+	v.Key = fmt.Sprintf("t%d-%d-%d", t.ID, t.Attempt, t.Worker)
+	if t.ID == 0 && !t.Started.IsZero() {
+		v.Key += "-" + strconv.FormatInt(t.Started.UnixNano(), 36)
+	}
+	if !t.Started.IsZero() {
+		v.Elapsed = max(now.Sub(t.Started), 0)
+		if !t.Deadline.IsZero() {
+			v.Timeout = t.Deadline.Sub(t.Started)
+			v.Percent = min(int(100*v.Elapsed/max(v.Timeout, 1)), 100)
+		}
+	}
+	v.Until = max(t.Due.Sub(now), 0)
+	switch {
+	case t.State == taskpool.Abandoned:
+		v.Class, v.Note = classHung, "hung"
+	case t.State != taskpool.Delayed && v.Timeout > 0 && v.Elapsed > v.Timeout:
+		v.Class, v.Note = classOverdue, "overdue"
+	}
+	return v
+}
+
+// label names a task in a sentence.
+func (t *taskView) label() string {
+	name := t.Name
+	if name == "" {
+		name = "a task"
+		if t.ID == 0 {
+			name = "a function"
+		}
+	}
+	if t.ID != 0 {
+		name += " #" + strconv.FormatUint(t.ID, 10)
+	}
+	return name
+}
+
+// Label names a task for who does not see the row that it stands in.
+func (t taskView) Label() string { return t.label() }
+
+// fill adds what hooks have told.
+func (h *history) fill(v *poolView, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	of := func(w *window) quantiles {
+		all := w.sum(now.Sub(h.epoch))
+		return quantiles{all.total > 0, all.quantile(.50), all.quantile(.95), all.quantile(.99)}
+	}
+	v.Told = h.told
+	v.Wait, v.Run = of(&h.wait), of(&h.run)
+	v.Failures = slices.Clone(h.failures)
+	v.OlderFailures = h.failed - uint64(len(h.failures))
+	slices.Reverse(v.Failures)
+}
+
+func (v *poolView) findProblems(base taskpool.Stats) {
+	add := func(class, what, format string, args ...any) {
+		v.Problems = append(v.Problems, problem{class, what, fmt.Sprintf(format, args...)})
+	}
+	if v.Health != "" {
+		add("bad", "Unhealthy", "%s", v.Health)
+	}
+	for _, t := range v.Active.Tasks {
+		switch t.Class {
+		case classHung:
+			add("bad", "Hung", "%s on worker %d", t.label(), t.Worker)
+		case classOverdue:
+			add("bad", "Overdue", "%s on worker %d", t.label(), t.Worker)
+		}
+	}
+	for _, p := range v.Priorities {
+		switch p.Class {
+		case "bad":
+			add("bad", "Starving", "priority %v: others start, none of it does", p.Priority)
+		case "warn":
+			add("warn", "Waits long", "priority %v", p.Priority)
+		}
+	}
+	if v.Shed > base.Shed {
+		add("bad", "Shedding", "the queue is full, and tasks are dropped from it")
+	}
+	if v.Refused > base.Refused && !v.Closed {
+		add("warn", "Refusing", "tasks are not accepted")
+	}
+	if v.Blocked > 0 {
+		add("warn", "Full", "submitters wait for room in the queue")
+	}
+	const most = 12
+	if n := len(v.Problems); n > most {
+		v.Problems = append(v.Problems[:most-1], problem{"bad", "More", "see below"})
+	}
+}
+
+// A Segment is a part of the bar that shows what workers do.
+type Segment struct {
+	Class    string
+	From, To float64 // percent
+}
+
+// Bar returns the segments of the bar of slots.
+func (v *poolView) Bar() (all []Segment) {
+	total := float64(max(v.Slots, v.Running+v.Lost))
+	from := 0.
+	for _, s := range []struct {
+		class string
+		n     int
+	}{{"busy", v.Running}, {"lost", v.Lost}} {
+		if s.n > 0 {
+			width := 100 * float64(s.n) / total
+			all = append(all, Segment{s.class, from, width})
+			from += width
+		}
+	}
+	return all
+}
+
+// HasStack reports whether a failure came with a stack.
+func (f failure) HasStack() bool { return len(f.stack) > 0 }
+
+// Stack returns it as text.
+func (f failure) Stack() string { return strings.ToValidUTF8(string(f.stack), "\uFFFD") }
+
+// A curve is drawn into 60 by 16 units, a second each, the newest on the right.
+type curve struct {
+	Line, Area string // paths of SVG; empty if there is nothing to draw
+	Max        float64
+}
+
+type sample struct {
+	at    time.Time
+	value float64
+}
+
+// newCurve draws samples, the oldest first. Where nobody looked for a while, there is
+// a gap.
+func newCurve(now time.Time, samples []sample) (c curve) {
+	for _, s := range samples {
+		if now.Sub(s.at) <= time.Minute {
+			c.Max = max(c.Max, s.value)
+		}
+	}
+	const height = 15.
+	var line, area strings.Builder
+	var before time.Time
+	x := 0.
+	for _, s := range samples {
+		if now.Sub(s.at) > time.Minute {
+			continue
+		}
+		gap := before.IsZero() || s.at.Sub(before) > 5*interval/2
+		if gap && line.Len() > 0 {
+			fmt.Fprintf(&area, "V%g", height+.5)
+		}
+		x = 60 - now.Sub(s.at).Seconds()
+		y := height
+		if c.Max > 0 {
+			y = height - (height-1)*s.value/c.Max
+		}
+		command := "L"
+		if gap {
+			command = "M"
+			fmt.Fprintf(&area, "M%.1f %gL", x, height+.5)
+		} else {
+			area.WriteString("L")
+		}
+		fmt.Fprintf(&line, "%s%.1f %.1f", command, x, y)
+		fmt.Fprintf(&area, "%.1f %.1f", x, y)
+		before = s.at
+	}
+	if line.Len() > 0 {
+		fmt.Fprintf(&area, "V%g", height+.5)
+	}
+	c.Line, c.Area = line.String(), area.String()
+	return c
+}
+
+// duration writes d with three digits, or as two units if it is long.
+func duration(d time.Duration) string {
+	units := func(big, small time.Duration, bigName, smallName string) string {
+		if d%big == 0 { // what people set
+			return fmt.Sprintf("%d %s", d/big, bigName)
+		}
+		return fmt.Sprintf("%d %s %02d %s", d/big, bigName, d%big/small, smallName)
+	}
+	const day = 24 * time.Hour
+	switch {
+	case d <= 0:
+		return "0 s"
+	case d < time.Microsecond:
+		return fmt.Sprintf("%d ns", d)
+	case d < time.Millisecond:
+		return digits(float64(d)/1e3) + " µs"
+	case d < time.Second:
+		return digits(float64(d)/1e6) + " ms"
+	case d < time.Minute:
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
+	case d < time.Hour:
+		return units(time.Minute, time.Second, "m", "s")
+	case d < day:
+		return units(time.Hour, time.Minute, "h", "m")
+	}
+	return units(day, time.Hour, "d", "h")
+}
+
+// digits writes three digits of x, which is less than 1,000, or more if it rounds to
+// that.
+func digits(x float64) string {
+	switch {
+	case x < 10:
+		return fmt.Sprintf("%.2f", x)
+	case x < 100:
+		return fmt.Sprintf("%.1f", x)
+	}
+	return fmt.Sprintf("%.0f", x)
+}
+
+func rate(x float64) string {
+	switch {
+	case x == 0:
+		return "0"
+	case x < 999.5:
+		return digits(x)
+	}
+	return count(int(x + .5))
+}
+
+// count writes n with a comma after each thousand.
+func count[N int | uint64](n N) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
