@@ -57,6 +57,7 @@ func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
 // config is what the flags set.
 type config struct {
 	addr     string
+	admin    string
 	workers  int
 	capacity int
 	work     time.Duration
@@ -69,6 +70,7 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&c.addr, "addr", "localhost:8080", "listen on this `address` for requests")
+	flags.StringVar(&c.admin, "admin", "localhost:8081", "listen on this `address` for operators, until the end")
 	flags.IntVar(&c.workers, "workers", runtime.GOMAXPROCS(0), "work on `n` requests at once")
 	flags.IntVar(&c.capacity, "capacity", 100, "let `n` requests wait")
 	flags.DurationVar(&c.work, "work", 0, "let each request take so much longer, for load tests")
@@ -108,6 +110,11 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 		return err
 	}
 	defer listener.Close()
+	adminListener, err := net.Listen("tcp", c.admin)
+	if err != nil {
+		return err
+	}
+	defer adminListener.Close()
 	s, err := newService(c, log)
 	if err != nil {
 		return err
@@ -121,9 +128,14 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	failed := make(chan error, 1)
+	// What operators look at has a server of its own. It shows the end, too, and
+	// their open pages do not keep the other from ending.
+	admin := &http.Server{Handler: s.admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: server.ErrorLog}
+	defer admin.Close()
+	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(listener) }()
-	log.Info("listening", "addr", listener.Addr().String())
+	go func() { failed <- admin.Serve(adminListener) }()
+	log.Info("listening", "addr", listener.Addr().String(), "admin", adminListener.Addr().String())
 
 	var broken error
 	select {

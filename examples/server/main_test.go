@@ -34,15 +34,19 @@ func TestAddressInUseIsAnError(t *testing.T) {
 	l, err := net.Listen("tcp", "localhost:0")
 	require.NoError(t, err)
 	defer l.Close()
-	var stderr strings.Builder
-	require.Equal(t, statusError, run([]string{"-addr", l.Addr().String()}, &stderr, nil))
-	require.Contains(t, stderr.String(), l.Addr().String())
+	used := l.Addr().String()
+	for _, args := range [][]string{{"-addr", used}, {"-addr", "localhost:0", "-admin", used}} {
+		var stderr strings.Builder
+		require.Equal(t, statusError, run(args, &stderr, nil))
+		require.Contains(t, stderr.String(), used)
+	}
 }
 
 func TestSignalEndsTheServer(t *testing.T) {
 	signals := make(chan os.Signal, 1)
 	signals <- syscall.SIGTERM
 	var stderr strings.Builder
-	require.Equal(t, statusOK, run([]string{"-addr", "localhost:0", "-linger", "0s"}, &stderr, signals), "%s", &stderr)
+	status := run([]string{"-addr", "localhost:0", "-admin", "localhost:0", "-linger", "0s"}, &stderr, signals)
+	require.Equal(t, statusOK, status, "%s", &stderr)
 	require.Contains(t, stderr.String(), "msg=stopped left=0")
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -35,6 +36,7 @@ type child struct {
 	t       *testing.T
 	process *os.Process
 	url     string
+	admin   string      // likewise
 	lines   chan string // of its log; closed once it has exited
 	status  int         // then
 }
@@ -49,7 +51,7 @@ func launch(t *testing.T, path string, args ...string) *child {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-5*time.Second))
 		t.Cleanup(cancel)
 	}
-	cmd := exec.CommandContext(ctx, path, append([]string{"-addr", "localhost:0"}, args...)...)
+	cmd := exec.CommandContext(ctx, path, append([]string{"-addr", "localhost:0", "-admin", "localhost:0"}, args...)...)
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -68,9 +70,9 @@ func launch(t *testing.T, path string, args ...string) *child {
 			t.Log(line)
 		}
 	})
-	_, addr, _ := strings.Cut(c.waitFor("msg=listening"), "addr=")
-	addr, _, _ = strings.Cut(addr, " ")
-	c.url = "http://" + addr
+	addrs := regexp.MustCompile(`addr=(\S+) admin=(\S+)`).FindStringSubmatch(c.waitFor("msg=listening"))
+	require.NotNil(t, addrs)
+	c.url, c.admin = "http://"+addrs[1], "http://"+addrs[2]
 	return c
 }
 
@@ -190,4 +192,21 @@ func TestSecondSignalCutsTheFirstShort(t *testing.T) {
 	status, counts := server.wait()
 	require.Equal(t, statusError, status)
 	require.EqualValues(t, 2, counts["left"])
+}
+
+// The dashboard's stream is a request that does not end by itself.
+func TestOpenDashboardDoesNotKeepTheServerFromEnding(t *testing.T) {
+	server := launch(t, build(t), "-linger", "0s", "-drain", "1h")
+	client := &http.Client{Transport: new(http.Transport)}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(server.admin + "/debug/taskpool/events")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	_, err = io.ReadFull(resp.Body, make([]byte, 1)) // it is under way
+	require.NoError(t, err)
+
+	server.signal()
+	status, _ := server.wait()
+	require.Equal(t, statusOK, status)
 }

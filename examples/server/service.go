@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/dashboard"
 )
 
 const (
@@ -41,18 +42,24 @@ type service struct {
 	timeout  time.Duration               // of a request, its wait for a worker included
 	extra    func(context.Context) error // work beside that on the text
 	draining atomic.Bool
-	public   http.Handler
+	public   http.Handler // for clients
+	admin    http.Handler // for operators
 }
 
 // newService starts a service. Options are added to those of its pool.
 func newService(c config, log *slog.Logger, opts ...taskpool.Option) (*service, error) {
+	page := dashboard.New()
 	pool, err := taskpool.New(append([]taskpool.Option{
 		taskpool.WithName("requests"),
 		taskpool.WithWorkers(c.workers),
 		taskpool.WithCapacity(c.capacity, taskpool.OverflowShed),
 		taskpool.WithLogger(log),
+		taskpool.WithHooks(page.Hooks()),
 	}, opts...)...)
 	if err != nil {
+		return nil, err
+	}
+	if err := page.Watch(pool); err != nil {
 		return nil, err
 	}
 	s := &service{pool: pool, log: log, timeout: c.timeout}
@@ -64,6 +71,10 @@ func newService(c config, log *slog.Logger, opts ...taskpool.Option) (*service, 
 	public.HandleFunc("GET /healthz", s.healthz)
 	public.HandleFunc("GET /readyz", s.readyz)
 	s.public = s.closing(public)
+
+	admin := http.NewServeMux()
+	admin.Handle("/debug/taskpool/", page)
+	s.admin = admin
 	return s, nil
 }
 

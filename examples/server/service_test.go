@@ -80,6 +80,15 @@ func (f *fixture) get(path string) reply {
 	return f.do(req)
 }
 
+// see returns what operators see at a path.
+func (f *fixture) see(path string) string {
+	f.t.Helper()
+	w := httptest.NewRecorder()
+	f.admin.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, nil))
+	require.Equal(f.t, http.StatusOK, w.Code)
+	return w.Body.String()
+}
+
 func (f *fixture) do(req *http.Request) (r reply) {
 	resp, err := f.client.Do(req)
 	if err != nil {
@@ -319,6 +328,23 @@ func TestHealthSaysWhenWorkersAreLost(t *testing.T) {
 		r := f.get(path)
 		require.Equal(t, http.StatusServiceUnavailable, r.status)
 		require.Contains(t, r.body, "1 of 1 slots lost")
+	}
+}
+
+func TestOperatorsSeeWhatRuns(t *testing.T) {
+	goOn := make(chan struct{})
+	f := start(t, config{workers: 1}, func(context.Context) error {
+		<-goOn
+		return nil
+	})
+	replies := f.queue("high")
+	page := f.see("/debug/taskpool/")
+	require.Contains(t, page, "requests") // the pool
+	require.Contains(t, page, "words")    // the task
+	close(goOn)
+	require.Equal(t, http.StatusOK, (<-replies).status)
+	for _, path := range []string{"/metrics", "/debug/taskpool/"} {
+		require.Equal(t, http.StatusNotFound, f.get(path).status, "clients see it, too")
 	}
 }
 
