@@ -1,6 +1,60 @@
 // Server is an HTTP service that answers the most urgent request first, turns the
-// least urgent away when more come than it can answer, and loses none when it is
-// stopped.
+// least urgent away at once when more come than it can answer, and loses none that
+// it has accepted when it is stopped.
+//
+//	cd examples/server && go run . -workers 4 -work 20ms -capacity 40
+//
+//	curl -d 'to be or not to be' localhost:8080/v1/words
+//	curl -d 'abc' -H 'X-Priority: high' localhost:8080/v1/digest
+//	curl localhost:8080/readyz                # should new clients be sent here?
+//	curl localhost:8080/healthz               # or should the process be replaced?
+//	xdg-open http://localhost:8081/debug/taskpool/
+//
+// A request is answered with
+//
+//	200  the answer, as JSON
+//	400  X-Priority is neither high, medium or low nor a number from -10 (most
+//	     urgent) to 10, or the text ended too early
+//	408  the text took too long to arrive
+//	413  the text is larger than 1 MiB
+//	503  no room: it is no more urgent than what waits, or had to leave for
+//	     something more urgent; Retry-After says when to come again
+//	504  it was not done within -timeout
+//
+// A request whose client goes away while it waits is not worked on.
+//
+// # Overload
+//
+// Each request takes 20 ms of one of four workers, so the server above can answer
+// 200 a second. This sends twice as many:
+//
+//	go run ./load -rate 400 -duration 10s -high 20% -medium 20%
+//
+//	priority  sent  200   503  other  none  wrong      p50      p90      p99      max
+//	high       850  850     0      0     0      0   28.9ms   36.7ms   45.6ms   55.6ms
+//	medium     832  832     0      0     0      0   62.2ms  201.7ms  302.1ms  325.5ms
+//	low       2358  304  2054      0     0      0  1.0043s  1.5837s   1.886s  2.0087s
+//
+// With a quarter of that load, -rate 100, the p99 of high priority is 29.3 ms. And
+// this is what twice the load makes of requests that are all alike:
+//
+//	go run ./load -rate 400 -duration 10s -high 0 -medium 100%
+//
+//	priority  sent   200   503  other  none  wrong      p50      p90      p99      max
+//	medium    4040  1988  2052      0     0      0  223.2ms  226.6ms  228.4ms  229.6ms
+//
+// Low requests are still answered because one of every 16 dispatches goes to the
+// request that has waited longest; see taskpool.WithFairShare. These are figures of
+// one run each, on two cores that the load shared with the server.
+//
+// # The end
+//
+// With SIGTERM or Ctrl-C the server becomes not ready and goes on for -linger, so
+// that load balancers notice, while it asks clients to close their connections. Then
+// it accepts none any more, finishes what it has accepted and exits with status 0.
+// A second signal, or -drain after the first, cuts that short: what is left is
+// answered with 503 and listed in the log, and the exit status is 1. It is 2 if the
+// command line is wrong.
 package main
 
 import (

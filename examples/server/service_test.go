@@ -332,12 +332,14 @@ func TestHealthSaysWhenWorkersAreLost(t *testing.T) {
 }
 
 func TestOperatorsSeeWhatRuns(t *testing.T) {
-	goOn := make(chan struct{})
+	atWork, goOn := make(chan struct{}), make(chan struct{})
 	f := start(t, config{workers: 1}, func(context.Context) error {
+		close(atWork)
 		<-goOn
 		return nil
 	})
 	replies := f.queue("high")
+	<-atWork
 	page := f.see("/debug/taskpool/")
 	require.Contains(t, page, "requests") // the pool
 	require.Contains(t, page, "words")    // the task
