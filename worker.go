@@ -674,11 +674,15 @@ func (w *worker) late() bool {
 func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 	p.unwatchLocked(w)
 	w.busy = false
-	info := TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
+	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // somebody may have to be
+	var info TaskInfo
 	started := w.started
 	undone := v.kind == attemptHung
 	h := w.job.h
 	if h == nil {
+		if told {
+			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
+		}
 		p.count[Running]--
 		p.total.settled(v.state)
 		w.timed, w.started = false, time.Time{}
@@ -698,8 +702,10 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			v.retry = false
 		}
 		undone = undone || v.state == Canceled && h.canceled == ErrClosed
-		info = h.infoLocked()
-		info.State = v.state
+		if told {
+			info = h.infoLocked()
+			info.State = v.state
+		}
 		if v.retry {
 			p.retryLocked(h, v.delay)
 			info = h.infoLocked()
@@ -712,16 +718,9 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 	}
 	w.unfinished = nil
 	p.total.attempt(v)
-	var elapsed time.Duration
-	if !started.IsZero() && (p.hooks.timed || v.kind != attemptOK || v.log) {
-		elapsed = time.Since(started)
+	if told {
+		p.reportAttempt(v, info, started, reports)
 	}
-	if v.log && v.state == Succeeded {
-		*reports = append(*reports, func() {
-			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
-		})
-	}
-	p.reportAttempt(v, info, elapsed, reports)
 }
 
 // retryLocked lets h wait for its next attempt.
@@ -736,13 +735,24 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 	}
 }
 
-// reportAttempt adds the reports about an attempt that ended with v. It is
-// called with pool.mu held and calls no user code; the reports do.
-func (p *Pool) reportAttempt(v *verdict, info TaskInfo, elapsed time.Duration, reports *[]report) {
+// reportAttempt adds the reports about an attempt that ended with v. started is
+// zero if it is not known when it did. It is called with pool.mu held and calls no
+// user code; the reports do.
+func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, reports *[]report) {
+	var elapsed time.Duration
+	if !started.IsZero() {
+		elapsed = time.Since(started)
+	}
 	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Elapsed: elapsed}
+	if v.log {
+		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
+		*reports = append(*reports, func() {
+			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
+		})
+	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == Failed || v.kind == attemptPanic {
-			v, info := *v, info
+			v, info, elapsed := *v, info, elapsed
 			*reports = append(*reports, func() { p.logAttempt(&v, info, elapsed) })
 		}
 		tell(reports, p.hooks.attemptFailed, e)
