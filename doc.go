@@ -132,6 +132,24 @@
 // The bare context.Canceled and context.DeadlineExceeded that a context's Err
 // returns add nothing to the reason and are left out.
 //
+// # Seeing inside
+//
+// [Pool.Stats], [Pool.Tasks] and [Pool.Stack] answer questions while the pool is at
+// work: what runs and for how long, what waits, how long and of which priority, how
+// attempts ended, where a task is stuck. [Hooks] tell of events as they happen, and
+// [Hooks.Around] goes around each attempt. Every panic, hang and final failure is
+// logged at level Error, a retry at Warn and the success of a task given to Submit at
+// Debug, see [WithLogger]. In profiles the goroutines of workers have the labels
+// pool and worker; while an execution trace is recorded, each attempt is a task of
+// package [runtime/trace] with the task's name and a region, and so are functions
+// given to Go, as the region taskpool.func, and the time in which an attempt is
+// parked, as taskpool.parked. What nobody asks for costs nothing: without hooks, a
+// function given to Go causes no look at the clock.
+//
+// Package dashboard serves a live page about pools. The modules metrics/prompool and
+// metrics/otelpool export metrics to Prometheus and OpenTelemetry, the latter with
+// spans.
+//
 // # User code and locks
 //
 // No lock of the pool is held while it calls a task, a hook, a retry policy, a
