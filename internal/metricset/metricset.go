@@ -1,0 +1,197 @@
+// Package metricset is what the metrics of prompool and otelpool have in common: which
+// values a label may have, and what a snapshot of a pool says in them.
+package metricset
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+const (
+	// MaxPriorities is how many priorities of a pool have a label of their own.
+	MaxPriorities = 25
+
+	// Other is the label of all that have none of their own.
+	Other = "other"
+)
+
+// Numbers gives the first keys that it is asked about numbers from 0, which they keep,
+// and one number to all that come later. So what is counted by number never moves from
+// one to another. Make one with [NewNumbers].
+type Numbers[K comparable] struct {
+	max int
+	of  atomic.Pointer[map[K]int] // read without a lock; a new map for each new key
+
+	mu   sync.Mutex // protects keys, and changes of what of points to
+	keys []K        // by number
+}
+
+// NewNumbers returns numbers for max keys, of which some may be known beforehand.
+func NewNumbers[K comparable](max int, known ...K) *Numbers[K] {
+	n := &Numbers[K]{max: max}
+	n.of.Store(&map[K]int{})
+	for _, k := range known {
+		n.Of(k)
+	}
+	return n
+}
+
+// Of returns the number of k, which is max if there are max others.
+func (n *Numbers[K]) Of(k K) int {
+	of := *n.of.Load()
+	if i, ok := of[k]; ok {
+		return i
+	}
+	if len(of) == n.max {
+		return n.max
+	}
+	return n.add(k)
+}
+
+// add is Of where k may be new.
+func (n *Numbers[K]) add(k K) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	of := *n.of.Load()
+	if i, ok := of[k]; ok {
+		return i
+	}
+	if len(of) == n.max {
+		return n.max
+	}
+	of = maps.Clone(of)
+	of[k] = len(n.keys)
+	n.keys = append(n.keys, k)
+	n.of.Store(&of)
+	return of[k]
+}
+
+// Keys returns the keys that have a number of their own, by number.
+func (n *Numbers[K]) Keys() []K {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.keys)
+}
+
+// Labels returns the labels of all numbers: what label says about the key of each that is
+// taken, "" for those that are not, and, for that of all others, [Other].
+func (n *Numbers[K]) Labels(label func(K) string) []string {
+	labels := make([]string, n.max+1)
+	for i, k := range n.Keys() {
+		labels[i] = label(k)
+	}
+	labels[n.max] = Other
+	return labels
+}
+
+// A Row is what a snapshot says about a priority.
+type Row struct {
+	Label      string
+	Dispatched uint64
+	Queued     int
+	OldestWait time.Duration
+}
+
+// Rows returns the rows of the priorities that have a number, by number, and, if there
+// are others, one of these together. Those in s that are new get their numbers first:
+// where not all can have one, those with the most dispatches.
+func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
+	seen := slices.SortedFunc(maps.Keys(s.Dispatched), func(a, b taskpool.Priority) int {
+		return cmp.Or(cmp.Compare(s.Dispatched[b], s.Dispatched[a]), cmp.Compare(a, b))
+	})
+	for _, pr := range seen {
+		n.Of(pr)
+	}
+	for _, w := range s.Waiting {
+		n.Of(w.Priority)
+	}
+	keys := n.Keys()
+	rows := make([]Row, len(keys), len(keys)+1)
+	// Others is what is left: Dispatched does not know all priorities.
+	others := s.Attempts
+	for i, pr := range keys {
+		rows[i] = Row{Label: pr.String(), Dispatched: s.Dispatched[pr]}
+		others -= rows[i].Dispatched
+	}
+	rest := Row{Label: Other, Dispatched: others}
+	for _, w := range s.Waiting {
+		row := &rest
+		if i := n.Of(w.Priority); i < len(keys) {
+			row = &rows[i]
+		}
+		row.Queued += w.Queued
+		row.OldestWait = max(row.OldestWait, w.OldestWait)
+	}
+	if len(keys) == n.max && (rest.Dispatched > 0 || rest.Queued > 0) {
+		rows = append(rows, rest)
+	}
+	return rows
+}
+
+// A Value is one value of a metric that has a label.
+type Value struct {
+	Label string
+	N     uint64
+}
+
+// Outcomes returns the tasks that have finished, by final state.
+func Outcomes(s *taskpool.Stats) []Value {
+	return []Value{
+		{"succeeded", s.Succeeded},
+		{"failed", s.Failed},
+		{"canceled", s.Canceled},
+		{"shed", s.Shed},
+	}
+}
+
+// Results returns the attempts that have ended, by how.
+func Results(s *taskpool.Stats) []Value {
+	failed := []Value{
+		{"error", s.Errors},
+		{"timeout", s.Timeouts},
+		{"interrupted", s.Interrupted},
+		{"panic", s.Panics},
+		{"goexit", s.Goexits},
+		{"hung", s.Hangs},
+	}
+	success := s.Attempts - uint64(s.Running) - uint64(s.Parked)
+	for _, f := range failed {
+		success -= f.N
+	}
+	return append([]Value{{"success", success}}, failed...)
+}
+
+// Restarts returns the workers that were replaced, by reason.
+func Restarts(s *taskpool.Stats) []Value {
+	return []Value{
+		{"panic", s.ReplacedPanic},
+		{"goexit", s.ReplacedGoexit},
+		{"hung", s.ReplacedHung},
+	}
+}
+
+// Tasks returns the tasks that have not finished, by state.
+func Tasks(s *taskpool.Stats) []Value {
+	return []Value{
+		{"queued", uint64(s.Queued)},
+		{"delayed", uint64(s.Delayed)},
+		{"running", uint64(s.Running)},
+		{"parked", uint64(s.Parked)},
+	}
+}
+
+// Workers returns the workers by state. Busy are those that have a task, be it parked.
+func Workers(s *taskpool.Stats) []Value {
+	return []Value{
+		{"idle", uint64(s.Idle)},
+		{"busy", uint64(max(s.Workers-s.Idle, 0))},
+		{"abandoned", uint64(s.Abandoned)},
+		{"lost", uint64(s.Lost)},
+	}
+}

@@ -1,0 +1,108 @@
+package metricset_test
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestFirstKeysHaveNumbersOfTheirOwn(t *testing.T) {
+	n := metricset.NewNumbers(3, "a")
+	require.Equal(t, 1, n.Of("b"))
+	require.Equal(t, 0, n.Of("a"))
+	require.Equal(t, []string{"a", "b", "", "other"}, n.Labels(func(k string) string { return k }))
+	require.Equal(t, 2, n.Of("c"))
+	require.Equal(t, 3, n.Of("d"))
+	require.Equal(t, 3, n.Of("e"))
+	require.Equal(t, []string{"a", "b", "c"}, n.Keys())
+}
+
+func TestNumbersStayWhatTheyAre(t *testing.T) {
+	const max, keys = 10, 20
+	n := metricset.NewNumbers[int](max)
+	var seen [4][keys]int
+	var wg sync.WaitGroup
+	for g := range seen {
+		wg.Go(func() {
+			for _, k := range rand.Perm(keys) {
+				seen[g][k] = n.Of(k)
+			}
+		})
+	}
+	wg.Wait()
+	require.Len(t, n.Keys(), max)
+	for i, k := range n.Keys() {
+		require.Equal(t, i, seen[0][k])
+	}
+	for _, s := range seen {
+		require.Equal(t, seen[0], s)
+	}
+}
+
+func TestRowsTakeTheMostDispatchedFirst(t *testing.T) {
+	n := metricset.NewNumbers[taskpool.Priority](3)
+	s := taskpool.Stats{
+		Attempts:   106, // of which Dispatched knows 105
+		Dispatched: map[taskpool.Priority]uint64{7: 100, 9: 1, taskpool.Low: 3, 8: 1},
+		Waiting: []taskpool.PriorityStats{
+			{Priority: taskpool.High, Queued: 2, OldestWait: time.Second},
+			{Priority: 7, Queued: 3, OldestWait: time.Minute},
+			{Priority: 9, Queued: 4, OldestWait: 2 * time.Second},
+		},
+	}
+	rows := metricset.Rows(&s, n)
+	require.Equal(t, []metricset.Row{
+		{"7", 100, 3, time.Minute},
+		{"low", 3, 0, 0},
+		{"8", 1, 0, 0},
+		{"other", 2, 6, 2 * time.Second},
+	}, rows)
+
+	// Who comes later cannot change that.
+	s.Dispatched[9], s.Attempts = 1001, 1106
+	s.Waiting = nil
+	require.Equal(t, []metricset.Row{
+		{"7", 100, 0, 0},
+		{"low", 3, 0, 0},
+		{"8", 1, 0, 0},
+		{"other", 1002, 0, 0},
+	}, metricset.Rows(&s, n))
+}
+
+func TestNoRowOfOthersWithoutOthers(t *testing.T) {
+	n := metricset.NewNumbers(2, taskpool.High, taskpool.Low)
+	s := taskpool.Stats{Attempts: 1, Dispatched: map[taskpool.Priority]uint64{taskpool.Low: 1}}
+	require.Equal(t, []metricset.Row{{"high", 0, 0, 0}, {"low", 1, 0, 0}}, metricset.Rows(&s, n))
+}
+
+func TestAttemptsAddUp(t *testing.T) {
+	s := taskpool.Stats{
+		Attempts: 100, Running: 2, Parked: 3,
+		Errors: 4, Timeouts: 5, Interrupted: 6, Panics: 7, Goexits: 8, Hangs: 9,
+	}
+	require.Equal(t, []metricset.Value{
+		{"success", 56}, {"error", 4}, {"timeout", 5}, {"interrupted", 6}, {"panic", 7}, {"goexit", 8}, {"hung", 9},
+	}, metricset.Results(&s))
+}
+
+func TestTasksAndWorkersByState(t *testing.T) {
+	s := taskpool.Stats{
+		Succeeded: 1, Failed: 2, Canceled: 3, Shed: 4,
+		Queued: 5, Delayed: 6, Running: 7, Parked: 8,
+		Workers: 20, Idle: 9, Abandoned: 10, Lost: 11,
+		ReplacedPanic: 12, ReplacedGoexit: 13, ReplacedHung: 14,
+	}
+	require.Equal(t, []metricset.Value{{"succeeded", 1}, {"failed", 2}, {"canceled", 3}, {"shed", 4}}, metricset.Outcomes(&s))
+	require.Equal(t, []metricset.Value{{"queued", 5}, {"delayed", 6}, {"running", 7}, {"parked", 8}}, metricset.Tasks(&s))
+	require.Equal(t, []metricset.Value{{"idle", 9}, {"busy", 11}, {"abandoned", 10}, {"lost", 11}}, metricset.Workers(&s))
+	require.Equal(t, []metricset.Value{{"panic", 12}, {"goexit", 13}, {"hung", 14}}, metricset.Restarts(&s))
+}
