@@ -1,0 +1,58 @@
+package prompool
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// descs are what the metrics are called and mean.
+type descs struct {
+	all []*prometheus.Desc
+
+	submitted, refused, finished, tasks *prometheus.Desc
+	started, ended, retries, parks      *prometheus.Desc
+	dispatches, depth, oldest           *prometheus.Desc
+	wait, duration                      *prometheus.Desc
+	workers, restarts, slots, capacity  *prometheus.Desc
+	blocked, unfinished, longest        *prometheus.Desc
+	paused, closed                      *prometheus.Desc
+}
+
+func newDescs(taskNames bool) (d descs) {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		labels = append([]string{"pool"}, labels...)
+		one := prometheus.NewDesc("taskpool_"+name, help, labels, nil)
+		d.all = append(d.all, one)
+		return one
+	}
+	d.submitted = desc("tasks_submitted_total", "Tasks accepted.")
+	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
+	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
+	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
+	d.started = desc("attempts_started_total", "Attempts started.")
+	d.ended = desc("attempts_total", "Attempts that have ended.", "result")
+	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")
+	d.parks = desc("parks_total", "Times that a running task gave its slot back.")
+	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
+	d.depth = desc("queue_depth", "Tasks that wait for a worker.", "priority")
+	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited.", "priority")
+	d.wait = desc("queue_wait_seconds", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.", "priority")
+	attemptLabels := []string{"priority"}
+	if taskNames {
+		attemptLabels = append(attemptLabels, "task")
+	}
+	d.duration = desc("attempt_duration_seconds", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.", attemptLabels...)
+	d.workers = desc("workers", "Workers that are idle, busy, or given up with a task that hangs; and slots lost to such tasks.", "state")
+	d.restarts = desc("worker_restarts_total", "Workers replaced.", "reason")
+	d.slots = desc("slots", "Tasks that may run at once.")
+	d.capacity = desc("capacity", "Tasks that may wait.")
+	d.blocked = desc("blocked_submitters", "Calls of Submit that wait for room.")
+	d.unfinished = desc("unfinished_work_seconds", "Time that the attempts under way have taken so far, added up.")
+	d.longest = desc("longest_running_attempt_seconds", "Time that the longest attempt under way has taken so far.")
+	d.paused = desc("paused", "Whether the pool is paused.")
+	d.closed = desc("closed", "Whether the pool was shut down.")
+	return d
+}
+
+func (d *descs) describe(to chan<- *prometheus.Desc) {
+	for _, one := range d.all {
+		to <- one
+	}
+}

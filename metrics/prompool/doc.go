@@ -1,0 +1,69 @@
+// Package prompool gives the metrics of pools to Prometheus.
+//
+//	c, err := prompool.New()
+//	…
+//	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(c.Hooks()))
+//	…
+//	if err := c.Watch(pool); err != nil { … }
+//	prometheus.MustRegister(c)
+//
+// At each scrape the collector takes one snapshot of each pool that it watches, so the
+// values of a scrape belong together. In each of them
+//
+//	sum without(outcome) (taskpool_tasks_finished_total) + sum without(state) (taskpool_tasks)
+//
+// is taskpool_tasks_submitted_total. The two histograms come from hooks, and may be an
+// event or two ahead of that, or behind. The directories metrics/grafana and
+// metrics/alerts of this repository have a dashboard and alerts.
+//
+// # Metrics
+//
+// Each has the label pool, the pool's name.
+//
+//	taskpool_tasks_submitted_total                  accepted
+//	taskpool_tasks_refused_total                    no room, closed, or a context that ended first
+//	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
+//	taskpool_tasks{state}                           queued, delayed, running, parked
+//	taskpool_attempts_started_total
+//	taskpool_attempts_total{result}                 ended: success, error, timeout, interrupted, panic, goexit, hung
+//	taskpool_retries_total                          failed attempts for which a retry was granted
+//	taskpool_parks_total                            times that a running task gave its slot back
+//	taskpool_dispatches_total{priority}             attempts started
+//	taskpool_queue_depth{priority}                  tasks that wait for a worker
+//	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits
+//	taskpool_queue_wait_seconds{priority}           histogram, from hooks
+//	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
+//	taskpool_workers{state}                         idle; busy, parked tasks' among them; abandoned; lost
+//	taskpool_worker_restarts_total{reason}          panic, goexit, hung
+//	taskpool_slots                                  tasks that may run at once
+//	taskpool_capacity                               tasks that may wait; only if that is bounded
+//	taskpool_blocked_submitters                     calls of Submit that wait for room
+//	taskpool_unfinished_work_seconds                time that attempts under way have taken, added up
+//	taskpool_longest_running_attempt_seconds        the longest of them
+//	taskpool_paused, taskpool_closed                1 if so
+//
+// [taskpool.Stats] says more about each.
+//
+// # Priorities
+//
+// A pool may use any number of priorities; 25 of them have a label of their own, which
+// is high, medium, low or the number, and the rest share the label other. Those that
+// are seen first have their own, and keep it, so a priority never moves from one series
+// to another and no counter goes down. [WithPriorities] names some beforehand. A
+// priority that was seen once goes on being reported, with zeros.
+//
+// # Histograms
+//
+// Both are classic and native histograms at once: a server that takes native ones gets
+// buckets 9 % apart, from 0.1 µs to 18 hours, and the others get those of [WithBuckets].
+//
+// Of functions given to Go the hooks see one in 16 (see [WithGoEvery]), which counts
+// for 16 in the histograms: these are right in the long run, not to the last function.
+// Functions that panic or call Goexit are not in taskpool_attempt_duration_seconds.
+//
+// # Cost
+//
+// A scrape costs a [taskpool.Pool.Stats] for each pool and time in proportion to the
+// series. An event costs tens of nanoseconds, takes no lock and allocates nothing here;
+// what the pool needs to call a hook comes on top.
+package prompool

@@ -1,0 +1,116 @@
+package prompool
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+// An Option sets how a collector works; see [New].
+type Option interface {
+	apply(*config)
+}
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+const (
+	defaultGoEvery = 16
+	maxTaskNames   = 1000
+	minBound       = 1e-6
+	maxBound       = 12 * 60 * 60
+	maxBounds      = 100
+)
+
+// defaultBounds reach from what an idle pool needs to what a batch job takes.
+var defaultBounds = []float64{1e-5, 1e-4, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+
+// config is what the options set. It does not change.
+type config struct {
+	priorities         []taskpool.Priority
+	waits, durations   []float64 // bounds of buckets
+	taskNames, goEvery int
+}
+
+func newConfig(opts []Option) (config, error) {
+	c := config{waits: defaultBounds, durations: defaultBounds, goEvery: defaultGoEvery}
+	for i, o := range opts {
+		if o == nil {
+			return c, fmt.Errorf("prompool: option %d must not be nil", i+1)
+		}
+		o.apply(&c)
+	}
+	bad := func(option, allowed string, got any) error {
+		return fmt.Errorf("prompool: %s must %s, got %v", option, allowed, got)
+	}
+	switch {
+	case len(c.priorities) > metricset.MaxPriorities:
+		return c, bad("WithPriorities", fmt.Sprintf("have at most %d priorities", metricset.MaxPriorities), len(c.priorities))
+	case !goodBounds(c.waits):
+		return c, bad("WithBuckets: wait", boundsAllowed, c.waits)
+	case !goodBounds(c.durations):
+		return c, bad("WithBuckets: duration", boundsAllowed, c.durations)
+	case c.taskNames < 0 || c.taskNames > maxTaskNames:
+		return c, bad("WithTaskNames: max", fmt.Sprintf("be from 0 to %d", maxTaskNames), c.taskNames)
+	case c.goEvery < 1:
+		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
+	}
+	return c, nil
+}
+
+const boundsAllowed = "be at most 100 increasing numbers of seconds, from 1e-6 to 43200"
+
+func goodBounds(bounds []float64) bool {
+	last := math.Nextafter(minBound, 0)
+	for _, b := range bounds {
+		if !(b > last && b <= maxBound) {
+			return false
+		}
+		last = b
+	}
+	return len(bounds) <= maxBounds
+}
+
+// WithPriorities gives these priorities labels of their own whatever else comes first,
+// and makes the collector report them before they are seen. At most 25. Default: none.
+func WithPriorities(prs ...taskpool.Priority) Option {
+	prs = slices.Compact(slices.Sorted(slices.Values(prs)))
+	return optionFunc(func(c *config) { c.priorities = prs })
+}
+
+// WithBuckets sets the upper bounds of the classic buckets, in seconds, of how long
+// tasks wait and of how long attempts take: at most 100 each, which increase, from a
+// microsecond to 12 hours. A last bucket for the rest is added. With nil a
+// histogram keeps the default, with an empty slice it has that last bucket only, and
+// native ones. Default: 18 bounds from 10 µs to 5 minutes.
+func WithBuckets(wait, duration []float64) Option {
+	wait, duration = slices.Clone(wait), slices.Clone(duration)
+	return optionFunc(func(c *config) {
+		if wait != nil {
+			c.waits = wait
+		}
+		if duration != nil {
+			c.durations = duration
+		}
+	})
+}
+
+// WithTaskNames adds the label task, the task's name, to
+// taskpool_attempt_duration_seconds: for the first max names seen in a pool, at most
+// 1000, and "other" for further ones. It is "" for tasks without a name and functions
+// given to Go. Each name of each priority is a histogram, so max should be small, and
+// names must be those of kinds of tasks. With 0 there is no such label. Default: 0.
+func WithTaskNames(max int) Option {
+	return optionFunc(func(c *config) { c.taskNames = max })
+}
+
+// WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms
+// see: one in n, chosen at random, which counts for n; see [taskpool.Hooks.GoEvery].
+// With 1 they see all, which short functions feel. Default: 16.
+func WithGoEvery(n int) Option {
+	return optionFunc(func(c *config) { c.goEvery = n })
+}

@@ -1,0 +1,298 @@
+package prompool
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+// A Collector is a [prometheus.Collector] of the metrics of the pools that it watches.
+// Make one with [New], and register it once. Its methods may be called from any
+// goroutine at any time.
+type Collector struct {
+	cfg             config
+	waits, attempts *layout
+	descs           descs
+
+	// byName are the pools watched. Hooks look here without a lock; changed under mu.
+	byName atomic.Pointer[map[string]*watched]
+
+	mu    sync.Mutex // protects pools, and changes of what byName points to
+	pools []*watched // in order of Watch
+}
+
+var _ prometheus.Collector = (*Collector)(nil)
+
+// A watched is a pool that is reported.
+type watched struct {
+	pool       *taskpool.Pool
+	priorities *metricset.Numbers[taskpool.Priority]
+	names      *metricset.Numbers[string] // of tasks; nil without WithTaskNames
+
+	waits    []slot // by number of the priority, that of others included
+	attempts []slot // by number of the priority and, if there are names, of the name
+}
+
+// A slot holds a histogram once there is something to count.
+type slot struct{ atomic.Pointer[histogram] }
+
+func (s *slot) histogram(l *layout) *histogram {
+	if h := s.Load(); h != nil {
+		return h
+	}
+	s.CompareAndSwap(nil, newHistogram(l))
+	return s.Load()
+}
+
+// New makes a collector that watches no pool yet. It returns an error that names the
+// option if one cannot be.
+func New(opts ...Option) (*Collector, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	c := &Collector{
+		cfg:      cfg,
+		waits:    newLayout(cfg.waits),
+		attempts: newLayout(cfg.durations),
+		descs:    newDescs(cfg.taskNames > 0),
+	}
+	c.byName.Store(&map[string]*watched{})
+	return c, nil
+}
+
+// Hooks returns hooks to be given to each pool that the collector watches, with
+// [taskpool.WithHooks]. Without them there are no histograms. They tell pools apart by
+// their names, and note nothing of a pool until it is watched, so watch it before its
+// first task. Functions given to Go are a sample, see [WithGoEvery].
+func (c *Collector) Hooks() taskpool.Hooks {
+	return taskpool.Hooks{
+		Started: func(e taskpool.TaskEvent) {
+			if w := (*c.byName.Load())[e.Pool]; w != nil {
+				h := w.waits[w.priorities.Of(e.Task.Priority)].histogram(c.waits)
+				h.observe(e.Wait, c.weight(&e))
+			}
+		},
+		AttemptFailed: func(e taskpool.TaskEvent) {
+			// Of functions all that fail are told of, not a sample.
+			if e.Task.ID != 0 {
+				c.ended(&e)
+			}
+		},
+		Finished: func(e taskpool.TaskEvent) {
+			if e.Task.State == taskpool.Succeeded { // else AttemptFailed was told, or there was no attempt
+				c.ended(&e)
+			}
+		},
+		GoEvery: c.cfg.goEvery,
+	}
+}
+
+// ended counts an attempt.
+func (c *Collector) ended(e *taskpool.TaskEvent) {
+	if w := (*c.byName.Load())[e.Pool]; w != nil {
+		w.attempt(e).histogram(c.attempts).observe(e.Elapsed, c.weight(e))
+	}
+}
+
+// weight returns for how many tasks an event stands.
+func (c *Collector) weight(e *taskpool.TaskEvent) uint64 {
+	if e.Task.ID == 0 { // a function
+		return uint64(c.cfg.goEvery)
+	}
+	return 1
+}
+
+func (c *Collector) newWatched(p *taskpool.Pool) *watched {
+	priorities := metricset.MaxPriorities + 1
+	w := &watched{
+		pool:       p,
+		priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...),
+		waits:      make([]slot, priorities),
+		attempts:   make([]slot, priorities),
+	}
+	if c.cfg.taskNames > 0 {
+		w.names = metricset.NewNumbers[string](c.cfg.taskNames)
+		w.attempts = make([]slot, priorities*(c.cfg.taskNames+2))
+	}
+	return w
+}
+
+// attempt returns where an attempt is counted.
+func (w *watched) attempt(e *taskpool.TaskEvent) *slot {
+	i := w.priorities.Of(e.Task.Priority)
+	if w.names == nil {
+		return &w.attempts[i]
+	}
+	// Behind those of names come that of other names and that of no name.
+	n := len(w.attempts) / len(w.waits)
+	name := e.Task.Name
+	if !utf8.ValidString(name) { // no label value may be that
+		name = strings.ToValidUTF8(name, "\uFFFD")
+	}
+	switch name {
+	case "":
+		return &w.attempts[i*n+n-1]
+	case metricset.Other:
+		return &w.attempts[i*n+n-2]
+	}
+	return &w.attempts[i*n+w.names.Of(name)]
+}
+
+// Watch adds pools to what is collected. A pool that is watched already stays as it is.
+// Pools must have names of their own, in UTF-8, as their metrics have no other label to
+// be told apart by. In case of an error none is added.
+//
+// A pool that was shut down goes on being reported, until [Collector.Unwatch].
+func (c *Collector) Watch(pools ...*taskpool.Pool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, byName := slices.Clone(c.pools), maps.Clone(*c.byName.Load())
+	for i, p := range pools {
+		if p == nil {
+			return fmt.Errorf("prompool: Watch: pool %d must not be nil", i+1)
+		}
+		name := p.Name()
+		switch other := byName[name]; {
+		case !utf8.ValidString(name):
+			return fmt.Errorf("prompool: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", i+1, name)
+		case other == nil:
+			byName[name] = c.newWatched(p)
+			all = append(all, byName[name])
+		case other.pool != p:
+			return fmt.Errorf("prompool: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", i+1, name)
+		}
+	}
+	c.pools = all
+	c.byName.Store(&byName)
+	return nil
+}
+
+// Unwatch ends the collection of a pool, and forgets what its hooks have told. It
+// reports whether the pool was watched.
+func (c *Collector) Unwatch(p *taskpool.Pool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.pools, func(w *watched) bool { return w.pool == p })
+	if i < 0 {
+		return false
+	}
+	c.pools = slices.Delete(slices.Clone(c.pools), i, i+1) // Collect reads the old one
+	byName := maps.Clone(*c.byName.Load())
+	delete(byName, p.Name())
+	c.byName.Store(&byName)
+	return true
+}
+
+// Describe is that of [prometheus.Collector].
+func (c *Collector) Describe(to chan<- *prometheus.Desc) { c.descs.describe(to) }
+
+// Collect is that of [prometheus.Collector]. It calls [taskpool.Pool.Stats] once for each
+// pool.
+func (c *Collector) Collect(to chan<- prometheus.Metric) {
+	c.mu.Lock()
+	pools := c.pools
+	c.mu.Unlock()
+	for _, w := range pools {
+		c.collect(w, to)
+	}
+}
+
+// collect sends the metrics of a pool.
+func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
+	d := &c.descs
+	s := w.pool.Stats()
+	name := w.pool.Name()
+	send := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, label ...string) {
+		to <- prometheus.MustNewConstMetric(desc, kind, v, append([]string{name}, label...)...)
+	}
+	counter := func(desc *prometheus.Desc, n uint64, label ...string) {
+		send(desc, prometheus.CounterValue, float64(n), label...)
+	}
+	gauge := func(desc *prometheus.Desc, v float64, label ...string) {
+		send(desc, prometheus.GaugeValue, v, label...)
+	}
+
+	counter(d.submitted, s.Submitted)
+	counter(d.refused, s.Refused)
+	for _, v := range metricset.Outcomes(&s) {
+		counter(d.finished, v.N, v.Label)
+	}
+	for _, v := range metricset.Tasks(&s) {
+		gauge(d.tasks, float64(v.N), v.Label)
+	}
+	counter(d.started, s.Attempts)
+	for _, v := range metricset.Results(&s) {
+		counter(d.ended, v.N, v.Label)
+	}
+	counter(d.retries, s.Retries)
+	counter(d.parks, s.Parks)
+	for _, v := range metricset.Workers(&s) {
+		gauge(d.workers, float64(v.N), v.Label)
+	}
+	for _, v := range metricset.Restarts(&s) {
+		counter(d.restarts, v.N, v.Label)
+	}
+	gauge(d.slots, float64(s.Slots))
+	if s.Capacity >= 0 {
+		gauge(d.capacity, float64(s.Capacity))
+	}
+	gauge(d.blocked, float64(s.Blocked))
+	gauge(d.unfinished, s.InProgress.Seconds())
+	gauge(d.longest, s.Longest.Seconds())
+	gauge(d.paused, oneIf(s.Paused))
+	gauge(d.closed, oneIf(s.Closed))
+	for _, r := range metricset.Rows(&s, w.priorities) {
+		counter(d.dispatches, r.Dispatched, r.Label)
+		gauge(d.depth, float64(r.Queued), r.Label)
+		gauge(d.oldest, r.OldestWait.Seconds(), r.Label)
+	}
+	c.collectHistograms(w, to)
+}
+
+func (c *Collector) collectHistograms(w *watched, to chan<- prometheus.Metric) {
+	send := func(s *slot, desc *prometheus.Desc, labels ...string) {
+		if h := s.Load(); h != nil {
+			labels = append([]string{w.pool.Name()}, labels...)
+			to <- histogramMetric{desc, prometheus.MakeLabelPairs(desc, labels), h}
+		}
+	}
+	var names []string
+	if w.names != nil {
+		names = w.names.Labels(func(name string) string { return name })
+	}
+	perPriority := len(w.attempts) / len(w.waits)
+	for i, priority := range w.priorities.Labels(taskpool.Priority.String) {
+		if priority == "" {
+			continue
+		}
+		send(&w.waits[i], c.descs.wait, priority)
+		attempts := w.attempts[i*perPriority:][:perPriority]
+		if w.names == nil {
+			send(&attempts[0], c.descs.duration, priority)
+			continue
+		}
+		for k, name := range names {
+			if name != "" {
+				send(&attempts[k], c.descs.duration, priority, name)
+			}
+		}
+		send(&attempts[perPriority-1], c.descs.duration, priority, "")
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
