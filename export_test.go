@@ -364,3 +364,10 @@ func (p *Pool) MakeLate(d time.Duration) int {
 	p.alarmLocked()
 	return len(p.watched)
 }
+
+// Marks returns how many marks of arrivals the pool keeps for Stats.
+func (p *Pool) Marks() int {
+	p.lock()
+	defer p.unlock()
+	return len(p.marks)
+}

@@ -1019,8 +1019,8 @@ func (h *faultHandler) Enabled(_ context.Context, level slog.Level) bool {
 	h.in("Enabled")
 	return level > slog.LevelDebug || h.debug
 }
-func (h *faultHandler) WithAttrs([]slog.Attr) slog.Handler       { h.in("WithAttrs"); return h }
-func (h *faultHandler) WithGroup(string) slog.Handler            { h.in("WithGroup"); return h }
+func (h *faultHandler) WithAttrs([]slog.Attr) slog.Handler { h.in("WithAttrs"); return h }
+func (h *faultHandler) WithGroup(string) slog.Handler      { h.in("WithGroup"); return h }
 func (h *faultHandler) Handle(_ context.Context, r slog.Record) error {
 	h.in("Handle")
 	if h.method == "looks" {

@@ -67,8 +67,8 @@ type TaskEvent struct {
 	Wait time.Duration
 	// Elapsed is how long the attempt took, from its start to its end, with the
 	// time in which it was parked: set for AttemptFailed, Retried and Finished. It
-	// is zero if no attempt was made, and for a function given to Go that
-	// GoEvery has left out.
+	// is zero if no attempt was made, and for a function given to Go of whose start
+	// or end no hook was to be told, as none is set or GoEvery has left it out.
 	Elapsed time.Duration
 }
 
@@ -91,7 +91,7 @@ type hookTable struct {
 	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
 	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
 
-	timed   bool     // some hook is told how long something took
+	timed   bool     // some hook is told how long a task waited, or a function took
 	all     bool     // some hook is told of each function given to Go
 	samples []uint64 // GoEvery of the others
 }
@@ -130,8 +130,7 @@ func (h Hooks) sampled() Hooks {
 			}
 		}
 	}
-	h.Queued, h.Started, h.AttemptFailed = event(h.Queued), event(h.Started), event(h.AttemptFailed)
-	h.Retried, h.Shed, h.Finished = event(h.Retried), event(h.Shed), event(h.Finished)
+	h.Queued, h.Started, h.Finished = event(h.Queued), event(h.Started), event(h.Finished) // the others have an error
 	if around := h.Around; around != nil {
 		h.Around = func(ctx context.Context, t TaskInfo, run func(context.Context) error) error {
 			if t.draw%every != 0 {
@@ -145,7 +144,7 @@ func (h Hooks) sampled() Hooks {
 
 func newHookTable(hooks []Hooks) (t hookTable) {
 	for _, h := range hooks {
-		t.timed = t.timed || h.Started != nil || h.AttemptFailed != nil || h.Retried != nil || h.Finished != nil
+		t.timed = t.timed || h.Started != nil || h.Finished != nil
 		if h.GoEvery > 1 {
 			t.samples = append(t.samples, uint64(h.GoEvery))
 			h = h.sampled()

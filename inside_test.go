@@ -61,6 +61,32 @@ func TestOldestWaitCountsFromTheFirstLookAfterTheTaskCame(t *testing.T) {
 	})
 }
 
+func TestLooksLeaveNothingBehindForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := occupiedPool(t)
+		for range 10 {
+			p.Stats()
+		}
+		require.Zero(t, p.Marks(), "nothing waits")
+		require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		for range 10 {
+			time.Sleep(time.Second)
+			p.Stats()
+		}
+		require.Equal(t, 1, p.Marks(), "nothing has come since the first look")
+		for range 10_000 {
+			require.NoError(t, p.Go(taskpool.Medium, func() {}))
+			time.Sleep(time.Second)
+			p.Stats()
+		}
+		require.Less(t, p.Marks(), 1025)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		p.Stats()
+		require.Zero(t, p.Marks())
+	})
+}
+
 // A task that leaves uncovers the one behind it, whose wait is known as exactly as
 // there were looks.
 func TestOldestWaitIsNeverTooLong(t *testing.T) {
@@ -105,6 +131,11 @@ func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
 				time.Sleep(time.Second)
 				require.Equal(t, map[taskpool.Priority]time.Duration{taskpool.Low: 2 * time.Second, taskpool.Medium: time.Second},
 					oldest(p.Stats()))
+				want := time.Duration(0)
+				if name == "hooks" {
+					want = 3 * time.Second // that of the function which occupies the pool
+				}
+				require.Equal(t, want, p.Stats().Longest)
 			})
 		})
 	}
@@ -255,7 +286,8 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var queued, started, finished, around, failed, timed atomic.Int64
 				var all atomic.Int64
-				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithHooks(taskpool.Hooks{
+				log := new(logRecorder)
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
 					GoEvery: every,
 					Started: func(e taskpool.TaskEvent) { started.Add(1) },
 					Finished: func(e taskpool.TaskEvent) {
@@ -296,6 +328,7 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 					require.EqualValues(t, n, all.Load())
 				}
 				require.Zero(t, failed.Load())
+				require.Empty(t, log.messages())
 				for range 100 {
 					require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
 				}
