@@ -78,7 +78,7 @@ func (h *history) attemptFailed(e taskpool.TaskEvent) {
 	f := failure{
 		At:       time.Now(),
 		ID:       e.Task.ID,
-		Name:     cut(e.Task.Name, maxText),
+		Name:     cut(e.Task.Name, maxName),
 		Priority: e.Task.Priority,
 		Attempt:  e.Task.Attempt,
 		Took:     e.Elapsed,

@@ -45,8 +45,8 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !d.admit(w, r) {
 		return
 	}
-	if r.URL.Path == "" { // all of it was stripped; addresses in the page need the slash
-		at, _, _ := strings.Cut(r.RequestURI, "?")
+	// If all of the path was stripped, addresses in the page need the slash at its end.
+	if at, _, _ := strings.Cut(r.RequestURI, "?"); r.URL.Path == "" && !strings.HasSuffix(at, "/") {
 		header.Set("Location", "./"+path.Base(at)+"/")
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return

@@ -1,0 +1,309 @@
+package dashboard_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/dashboard"
+)
+
+func TestHostsOtherThanLoopbackAreRefused(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	newPool(t, d)
+	for host, allowed := range map[string]bool{
+		"localhost": true, "LOCALHOST:80": true, "127.0.0.1": true, "127.9.9.9:1": true, "[::1]": true, "[::1]:80": true,
+		"": false, "example.com": false, "localhost.example.com": false, "10.0.0.1": false, "0.0.0.0": false, "[::2]:80": false, "127.0.0.1.example.com": false,
+	} {
+		for _, path := range []string{"", "events", "stack?pool=1&worker=1", "style.css", "nothing"} {
+			if allowed && path == "events" {
+				continue // does not end
+			}
+			w := request(d, http.MethodGet, path, "", func(r *http.Request) { r.Host = host })
+			require.Equal(t, allowed, w.Code != http.StatusForbidden, "%s of %s: %d", path, host, w.Code)
+		}
+		w := request(d, http.MethodPost, "control", "pool=1&do=resume", func(r *http.Request) { r.Host = host })
+		require.Equal(t, allowed, w.Code == http.StatusOK, host)
+	}
+}
+
+func TestAuthorizeDecidesAboutEachRequest(t *testing.T) {
+	asked := 0
+	d := dashboard.New(dashboard.WithAuthorize(func(r *http.Request) error {
+		asked++
+		if r.Header.Get("Authorization") != "yes" {
+			return errors.New("who are you?")
+		}
+		return nil
+	}))
+	newPool(t, d)
+	elsewhere := func(r *http.Request) { r.Host = "pool.example.com" }
+	for i, path := range []string{"", "events", "stack?pool=1&worker=1", "style.css", "control", "nothing"} {
+		w := request(d, http.MethodGet, path, "", elsewhere)
+		require.Equal(t, http.StatusForbidden, w.Code, path)
+		require.NotContains(t, w.Body.String(), "who are you")
+		require.Equal(t, i+1, asked)
+	}
+	w := request(d, http.MethodGet, "", "", elsewhere, func(r *http.Request) { r.Header.Set("Authorization", "yes") })
+	require.Equal(t, http.StatusOK, w.Code)
+}
+
+func TestPanicOfAuthorizeRefusesTheRequestAndNothingElse(t *testing.T) {
+	broken := true
+	f := func(*http.Request) error {
+		if broken {
+			panic("no database")
+		}
+		return nil
+	}
+	d := dashboard.New(dashboard.WithAuthorize(f))
+	newPool(t, d)
+	require.Equal(t, http.StatusInternalServerError, request(d, http.MethodGet, "", "").Code)
+	broken = false
+	require.Equal(t, http.StatusOK, request(d, http.MethodGet, "", "").Code)
+
+	c := dashboard.New(dashboard.WithControl(f))
+	p := newPool(t, c, taskpool.WithName("other"))
+	broken = true
+	require.Equal(t, http.StatusInternalServerError, request(c, http.MethodPost, "control", "pool=1&do=pause").Code)
+	require.False(t, p.Stats().Paused)
+}
+
+func TestHeadersOfEveryAnswer(t *testing.T) {
+	d := dashboard.New()
+	newPool(t, d)
+	answers := []*httptest.ResponseRecorder{
+		request(d, http.MethodGet, "", "", func(r *http.Request) { r.Host = "example.com" }),
+		request(d, http.MethodPost, "", ""),
+	}
+	for _, path := range []string{"", "style.css", "script.js", "icon.svg", "stack", "nothing", "control"} {
+		answers = append(answers, request(d, http.MethodGet, path, ""))
+	}
+	for _, w := range answers {
+		h := w.Header()
+		require.Equal(t, "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+			h.Get("Content-Security-Policy"))
+		require.Equal(t, "nosniff", h.Get("X-Content-Type-Options"))
+		require.Equal(t, "same-origin", h.Get("Referrer-Policy"))
+		require.Equal(t, "no-store", h.Get("Cache-Control"))
+		require.NotEmpty(t, h.Get("Content-Type"))
+	}
+	html := page(t, d)
+	require.NotContains(t, html, "<style")
+	require.NotContains(t, html, " style=")
+	require.NotContains(t, html, " on")
+	require.Equal(t, 1, strings.Count(html, "<script"))
+}
+
+func TestMethodsThatAreNotMeantAreRefused(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	newPool(t, d)
+	for path, allow := range map[string]string{"": "GET, HEAD", "style.css": "GET, HEAD", "events": "GET", "stack": "GET", "control": "POST"} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+			if strings.Contains(allow, method) {
+				continue
+			}
+			w := request(d, method, path, "")
+			require.Equal(t, http.StatusMethodNotAllowed, w.Code, "%s %s", method, path)
+			require.Equal(t, allow, w.Header().Get("Allow"))
+		}
+	}
+}
+
+func TestItIsMountedUnderAnyPrefix(t *testing.T) {
+	d := dashboard.New()
+	newPool(t, d)
+	mux := http.NewServeMux()
+	mux.Handle("/debug/taskpool/", d)
+	mux.Handle("/a/b/", http.StripPrefix("/a/b/", d))
+	mux.Handle("/c/", http.StripPrefix("/c", d))
+	mux.Handle("/d", http.StripPrefix("/d", d))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	for _, prefix := range []string{"/debug/taskpool", "/a/b", "/c"} {
+		for path, part := range map[string]string{"": "<h1>taskpool</h1>", "/": "<h1>taskpool</h1>", "/style.css": ":root", "/script.js": "EventSource", "/icon.svg": "<svg"} {
+			response, err := server.Client().Get(server.URL + prefix + path)
+			require.NoError(t, err)
+			require.Contains(t, readAll(t, response), part)
+			require.Equal(t, http.StatusOK, response.StatusCode, prefix+path)
+			if path == "" {
+				require.Equal(t, prefix+"/", response.Request.URL.Path, "what is relative needs the slash")
+			}
+		}
+	}
+	client := *server.Client()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	response, err := client.Get(server.URL + "/d?x")
+	require.NoError(t, err)
+	readAll(t, response)
+	require.Equal(t, "./d/", response.Header.Get("Location"))
+	html := page(t, d)
+	require.NotRegexp(t, `(href|src|action)="(/|http)`, html)
+	response, err = server.Client().Get(server.URL + "/c/nothing")
+	require.NoError(t, err)
+	readAll(t, response)
+	require.Equal(t, http.StatusNotFound, response.StatusCode)
+	require.Equal(t, http.StatusNotFound, serveDefault("/debug/taskpool/"), "never on the default mux by itself")
+}
+
+func serveDefault(path string) int {
+	w := httptest.NewRecorder()
+	http.DefaultServeMux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code
+}
+
+func TestReadOnlyUnlessControlIsGiven(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	require.NotContains(t, page(t, d), "<form")
+	for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
+		w := request(d, http.MethodPost, "control", "pool=1&"+form)
+		require.Equal(t, http.StatusForbidden, w.Code)
+	}
+	require.False(t, p.Stats().Paused)
+}
+
+func TestGetChangesNothing(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	p := newPool(t, d, taskpool.WithWorkers(3))
+	h := submit(t, p, taskpool.Task{Run: untilEnd})
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
+			w := request(d, method, "control?pool=1&"+form, "")
+			require.Equal(t, http.StatusMethodNotAllowed, w.Code)
+			request(d, method, "?pool=1&"+form, "")
+			request(d, method, "stack?pool=1&worker=1&"+form, "")
+		}
+	}
+	// Nor does what stands in the address of a POST.
+	require.Equal(t, http.StatusNotFound, request(d, http.MethodPost, "control?pool=1&do=pause", "").Code)
+	s := p.Stats()
+	require.False(t, s.Paused)
+	require.Equal(t, 3, s.Slots)
+	require.Equal(t, 1, s.Running)
+	h.Cancel(nil)
+}
+
+func TestChangesFromOtherSitesAreRefused(t *testing.T) {
+	asked := false
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { asked = true; return nil }))
+	p := newPool(t, d)
+	for _, header := range [][2]string{
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Origin", "https://example.com"},
+		{"Origin", "null"},
+		{"Origin", "http://localhost:6061"},
+	} {
+		w := request(d, http.MethodPost, "control", "pool=1&do=pause", func(r *http.Request) { r.Header.Set(header[0], header[1]) })
+		require.Equal(t, http.StatusForbidden, w.Code, header)
+	}
+	require.False(t, p.Stats().Paused)
+	require.False(t, asked, "authorize is not even asked")
+	for _, header := range [][2]string{{"Sec-Fetch-Site", "same-origin"}, {"Origin", "http://localhost:6060"}} {
+		w := request(d, http.MethodPost, "control", "pool=1&do=pause", func(r *http.Request) { r.Header.Set(header[0], header[1]) })
+		require.Equal(t, http.StatusOK, w.Code, header)
+	}
+	require.True(t, p.Stats().Paused)
+}
+
+func TestUnauthorizedChangesAreRefused(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(r *http.Request) error {
+		if r.Header.Get("Authorization") != "admin" {
+			return errors.New("not you")
+		}
+		return nil
+	}))
+	p := newPool(t, d, taskpool.WithWorkers(2))
+	h := submit(t, p, taskpool.Task{Run: untilEnd})
+	for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
+		w := request(d, http.MethodPost, "control", "pool=1&"+form)
+		require.Equal(t, http.StatusForbidden, w.Code)
+		require.Equal(t, "not authorized\n", w.Body.String())
+	}
+	s := p.Stats()
+	require.False(t, s.Paused)
+	require.Equal(t, 2, s.Slots)
+	require.Equal(t, 1, s.Running)
+	w := request(d, http.MethodPost, "control", "pool=1&do=cancel&task=1", func(r *http.Request) { r.Header.Set("Authorization", "admin") })
+	require.Equal(t, http.StatusOK, w.Code)
+	require.ErrorContains(t, h.Wait(t.Context()), "canceled by hand")
+}
+
+func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	p := newPool(t, d, taskpool.WithWorkers(2))
+	control := func(form string) string {
+		w := request(d, http.MethodPost, "control", "pool=1&"+form)
+		require.Equal(t, http.StatusOK, w.Code, w.Body)
+		return strings.TrimSpace(w.Body.String())
+	}
+	require.Equal(t, "Paused", control("do=pause"))
+	require.True(t, p.Stats().Paused)
+	require.Contains(t, page(t, d), `value="resume"`, "the page knows at once")
+	require.Equal(t, "Resumed", control("do=resume"))
+	require.False(t, p.Stats().Paused)
+	require.Equal(t, "Resized to 5 workers", control("do=resize&workers=5"))
+	require.Equal(t, 5, p.Stats().Slots)
+
+	for _, task := range []taskpool.Task{{Run: untilEnd}, {Run: untilEnd, NotBefore: time.Now().Add(time.Hour)},
+		{Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { return untilEnd(ctx) })
+		}}} {
+		h := submit(t, p, task)
+		info := ""
+		require.Eventually(t, func() bool {
+			for _, i := range p.Tasks() {
+				if i.Handle == h && (task.NotBefore.IsZero() || i.State == taskpool.Delayed) {
+					info = strconv.FormatUint(i.ID, 10)
+				}
+			}
+			return info != ""
+		}, time.Minute, time.Millisecond)
+		require.Equal(t, "Canceled task "+info, control("do=cancel&task="+info))
+		require.Error(t, h.Wait(t.Context()))
+		require.Equal(t, taskpool.Canceled, h.State())
+	}
+
+	// Without a script the browser sends a form and wants a page.
+	w := request(d, http.MethodPost, "control", "pool=1&do=pause", func(r *http.Request) { r.Header.Set("Accept", "text/html,*/*") })
+	require.Equal(t, http.StatusSeeOther, w.Code)
+	require.Equal(t, "./", w.Header().Get("Location"))
+}
+
+func TestControlRefusesWhatCannotBe(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	p := newPool(t, d, taskpool.WithWorkers(3), taskpool.WithReserved(2, taskpool.High))
+	for form, want := range map[string]string{
+		"do=pause":                            `404 pool must be the number of a pool, got ""`,
+		"pool=9&do=pause":                     `404 pool must be the number of a pool, got "9"`,
+		"pool=1":                              `400 do must be pause, resume, resize or cancel, got ""`,
+		"pool=1&do=explode":                   `400 do must be pause, resume, resize or cancel, got "explode"`,
+		"pool=1&do=resize":                    `400 workers must be from 1 to 10000, got ""`,
+		"pool=1&do=resize&workers=0":          `400 workers must be from 1 to 10000, got "0"`,
+		"pool=1&do=resize&workers=x":          `400 workers must be from 1 to 10000, got "x"`,
+		"pool=1&do=resize&workers=2":          `400 Resize: workers must be at least 3, got 2: WithReserved keeps 2`,
+		"pool=1&do=resize&workers=1" + "0001": `400 workers must be from 1 to 10000, got "10001"`,
+		"pool=1&do=cancel":                    `404 task must be the number of a task that runs, is parked or delayed, got ""`,
+		"pool=1&do=cancel&task=4":             `404 task must be the number of a task that runs, is parked or delayed, got "4"`,
+		"pool=1&do=%zz":                       `400 the form cannot be read: invalid URL escape "%zz"`,
+		strings.Repeat("x", 5000):             `400 the form cannot be read: http: request body too large`,
+	} {
+		w := request(d, http.MethodPost, "control", form)
+		require.Equal(t, want, strconv.Itoa(w.Code)+" "+strings.TrimSpace(w.Body.String()), form[:min(len(form), 40)])
+	}
+	require.NoError(t, p.Shutdown(t.Context()))
+	for _, form := range []string{"do=pause", "do=resume", "do=resize&workers=4"} {
+		w := request(d, http.MethodPost, "control", "pool=1&"+form)
+		require.Equal(t, "409 pool is shut down\n", strconv.Itoa(w.Code)+" "+w.Body.String())
+	}
+	require.NotContains(t, page(t, d), "<form")
+}

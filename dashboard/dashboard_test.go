@@ -1,0 +1,498 @@
+package dashboard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/dashboard"
+)
+
+func TestBadOptionIsTheErrorOfWatchAndOfThePage(t *testing.T) {
+	for want, o := range map[string]dashboard.Option{
+		"option 1 must not be nil":                          nil,
+		"WithMaxClients: n must be at least 1, got 0":       dashboard.WithMaxClients(0),
+		"WithStarvingAfter: d must be positive, got 0s":     dashboard.WithStarvingAfter(0),
+		"WithGoEvery: n must be at least 1, got -1":         dashboard.WithGoEvery(-1),
+		"WithAuthorize: authorize must not be nil, got nil": dashboard.WithAuthorize(nil),
+		"WithControl: authorize must not be nil, got nil":   dashboard.WithControl(nil),
+	} {
+		d := dashboard.New(o)
+		require.EqualError(t, d.Watch(), "dashboard: "+want)
+		w := request(d, http.MethodGet, "", "", func(r *http.Request) { r.Host = "example.com" })
+		require.Equal(t, http.StatusInternalServerError, w.Code)
+		require.Equal(t, "dashboard: "+want+"\n", w.Body.String())
+	}
+	require.NoError(t, dashboard.New().Watch())
+}
+
+func TestPoolsThatCannotBeWatchedAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		other, err := taskpool.New(taskpool.WithName("other"))
+		require.NoError(t, err)
+		defer shutDown(other)
+		require.EqualError(t, d.Watch(other, nil), "dashboard: Watch: pool 2 must not be nil")
+		require.NotContains(t, page(t, d), "other", "none was added")
+
+		require.NoError(t, d.Watch(p, other, other, p))
+		html := page(t, d)
+		require.Equal(t, 2, strings.Count(html, "<article"), "a pool is shown once")
+		require.Less(t, strings.Index(html, "<bdi>mail"), strings.Index(html, "<bdi>other"), "in order")
+
+		namesake, err := taskpool.New(taskpool.WithName("mail"))
+		require.NoError(t, err)
+		defer shutDown(namesake)
+		require.EqualError(t, d.Watch(namesake),
+			`dashboard: Watch: pool 1 must have a name of its own, got "mail", which another pool has (see taskpool.WithName)`)
+		shutDown(p)
+		time.Sleep(time.Second) // the snapshot is kept for that long
+		require.Contains(t, page(t, d), ">closed<")
+		require.NoError(t, d.Watch(namesake))
+		html = page(t, d)
+		require.Equal(t, 2, strings.Count(html, "<article"))
+		require.NotContains(t, html, ">closed<", "the closed pool has given way")
+		require.Contains(t, html, `id="p3"`, "addresses of the old one do not mean the new one")
+	})
+}
+
+func TestPageWithoutPoolsSaysSo(t *testing.T) {
+	require.Contains(t, page(t, dashboard.New()), "No pool is watched")
+}
+
+// text returns the page as a reader sees it, each cell and term on its own.
+func text(html string) string {
+	html = regexp.MustCompile(`(?s)<head>.*</head>`).ReplaceAllString(html, "")
+	html = regexp.MustCompile(`<[^>]*>`).ReplaceAllString(html, " ")
+	return strings.Join(strings.Fields(html), " ")
+}
+
+// The one request a browser without a script makes gets all that there is.
+func TestSnapshotHasTheFacts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithCapacity(50, taskpool.OverflowReject), taskpool.WithHangGrace(time.Second))
+		defer shutDown(p)
+		over := make(chan struct{})
+		defer close(over)
+		submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { panic(errBroken) }})
+		submit(t, p, taskpool.Task{Name: "stuck", Timeout: 2 * time.Second, Run: func(context.Context) error { <-over; return nil }})
+		submit(t, p, taskpool.Task{Name: "again", Run: func(context.Context) error { return errBroken },
+			Retry: taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return 90 * time.Second }}})
+		submit(t, p, taskpool.Task{Name: "pause", Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { return untilEnd(ctx) })
+		}})
+		synctest.Wait()
+		for i := range 4 {
+			submit(t, p, taskpool.Task{Name: fmt.Sprint("long", i), Timeout: time.Minute, Run: untilEnd})
+			time.Sleep(time.Second)
+		}
+		for range 3 {
+			require.NoError(t, p.Go(taskpool.Low, func() {}))
+		}
+		time.Sleep(4 * time.Second)
+		html := page(t, d)
+		got := text(html)
+		for _, want := range []string{
+			"mail accepting",
+			"Hung stuck #2 on worker",
+			"Workers 4 of 4 busy", "idle 0 parked 1 abandoned 1 lost 0",
+			"3 room for 50", "delayed 1 submitters 0",
+			"submitted 11 ", "failed 2 ", "attempts 8 ", "retries 1 errors 1 timeouts 0 panics 1 goexits 0 hangs 1 workers replaced 1",
+			"low 3 ",
+			"Running 4, 1 abandoned", "Parked 1", "Delayed 1",
+			"stuck #2 hung medium",
+			"8 s of 2 s",
+			"long0 #5 medium",
+			"pause #4",
+			"again #3 the printer is on fire medium 1 1 m 22 s",
+			"Failures 3",
+			"crash #1", "panic task panicked: the printer is on fire 1, the last",
+			"again #3 medium, attempt 1, retried the printer is on fire error the printer is on fire 1, retried after 1 m 30 s",
+			"hung task hung: still running 1s after its context ended",
+			"dashboard_test.TestSnapshotHasTheFacts",
+		} {
+			require.Contains(t, got, want)
+		}
+		running := html[strings.Index(html, `id="p1-running"`):]
+		order := []int{strings.Index(running, "stuck"), strings.Index(running, "long0"), strings.Index(running, "long1"), strings.Index(running, "long2")}
+		require.True(t, slices.IsSorted(order), "hung first, then the longest: %v", order)
+
+		// What the stream sends is the same, but for stacks, which are asked for.
+		s := look(d, nil)
+		synctest.Wait()
+		s.leave()
+		require.NotContains(t, s.got()[0], "TestSnapshotHasTheFacts")
+		for _, want := range []string{"stuck", "long0", "pause", "again", "crash", "the printer is on fire"} {
+			require.Contains(t, s.got()[0], want)
+		}
+	})
+}
+
+func TestNamesAndErrorsAreShownAsText(t *testing.T) {
+	const evil = `<script>alert(1)</script>" onload="x`
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+		p := newPool(t, d, taskpool.WithName(evil))
+		defer shutDown(p)
+		submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { return errors.New(evil) },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
+		submit(t, p, taskpool.Task{Name: evil + "\xff" + strings.Repeat("€", 500), Run: func(context.Context) error { panic(evil) }})
+		h := submit(t, p, taskpool.Task{Name: evil, Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(3 * time.Second); return nil }})
+		time.Sleep(2 * time.Second)
+		s := look(d, nil)
+		synctest.Wait()
+		s.leave()
+		for _, html := range []string{page(t, d), s.got()[0]} {
+			require.NotContains(t, html, "<script>")
+			require.NotContains(t, html, `" onload`)
+			require.Contains(t, html, "&lt;script&gt;alert(1)&lt;/script&gt;")
+			require.True(t, strings.ToValidUTF8(html, "") == html)
+			require.NotContains(t, html, strings.Repeat("€", 100), "too long a name is cut")
+		}
+		_ = h.Wait(t.Context())
+	})
+}
+
+func TestTheLast100FailuresAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		for i := range 120 {
+			submit(t, p, taskpool.Task{Name: fmt.Sprintf("task-%03d", i), Run: func(context.Context) error { return errBroken }})
+		}
+		synctest.Wait()
+		html := page(t, d)
+		require.NotContains(t, html, "task-019")
+		require.Contains(t, html, "the last 100; 20 before")
+		require.Less(t, strings.Index(html, "task-119"), strings.Index(html, "task-020"), "the newest first")
+	})
+}
+
+func TestEachKindOfFailureIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		kind := func() string { // of the newest
+			html := page(t, d)
+			html = html[strings.Index(html, `id="p1-failures"`):]
+			m := regexp.MustCompile(`<tbody data-key="f\d+" class="(\w+)">`).FindStringSubmatch(html)
+			require.NotNil(t, m, html)
+			return m[1]
+		}
+		for want, task := range map[string]taskpool.Task{
+			"error":   {Run: func(context.Context) error { return errBroken }},
+			"panic":   {Run: func(context.Context) error { panic("x") }},
+			"goexit":  {Run: func(context.Context) error { runtime.Goexit(); return nil }},
+			"timeout": {Run: untilEnd, Timeout: time.Second},
+			"hung":    {Run: untilEnd, Heartbeat: time.Second},
+		} {
+			h := submit(t, p, task)
+			_ = h.Wait(context.Background())
+			time.Sleep(time.Second)
+			require.Equal(t, want, kind())
+		}
+		before := kind()
+		h := submit(t, p, taskpool.Task{Run: untilEnd})
+		synctest.Wait()
+		h.Cancel(nil)
+		time.Sleep(time.Second)
+		require.Contains(t, page(t, d), "Failures <small>5</small>", "a task that was canceled did not fail")
+		require.Equal(t, before, kind())
+		require.NoError(t, p.Go(taskpool.Low, func() { panic("in a function") }))
+		time.Sleep(time.Second)
+		require.Equal(t, "panic", kind())
+		require.Contains(t, page(t, d), "<i>function</i>")
+	})
+}
+
+func TestPercentilesAreOfTheLastMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		require.Contains(t, text(page(t, d)), "wait – – – run – – –")
+		for i := range 100 { // each waits for those before it
+			submit(t, p, taskpool.Task{Run: func(context.Context) error {
+				time.Sleep(time.Duration(i+1) * time.Millisecond)
+				return nil
+			}})
+		}
+		time.Sleep(10 * time.Second)
+		require.Regexp(t, `wait 1\.[123] s 4\.[3-6] s (4\.[7-9]|5) s run (49|50|51)\.\d ms 9[3-7]\.\d ms (9[6-9]\.\d|10[0-2]) ms`, text(page(t, d)))
+		time.Sleep(time.Minute)
+		require.Contains(t, text(page(t, d)), "wait – – – run – – –")
+	})
+}
+
+func TestFunctionsAreASampleThatStandsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New(dashboard.WithGoEvery(1))
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		require.Equal(t, 16, dashboard.New().Hooks().GoEvery)
+		require.Equal(t, 1, d.Hooks().GoEvery)
+		for range 20 {
+			require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(10 * time.Millisecond) }))
+		}
+		time.Sleep(time.Second)
+		require.Regexp(t, `run (9\.\d+|10\.\d) ms`, text(page(t, d)))
+	})
+}
+
+func TestRatesAreExactAndSayOverWhichTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		for i := range 100 {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error {
+				if i%4 == 0 {
+					return errBroken
+				}
+				return nil
+			}})
+		}
+		time.Sleep(50 * time.Second)
+		require.Contains(t, text(page(t, d)), "Finished 2.00 a second over the last 50 s Failed 0.50 a second, 25.0 % nothing shed")
+		time.Sleep(20 * time.Second)
+		require.Contains(t, text(page(t, d)), "Finished 0 a second over the last 20 s")
+		s := look(d, nil)
+		time.Sleep(15*time.Second + time.Millisecond)
+		s.leave()
+		require.Contains(t, text(page(t, d)), "over the last 10 s")
+	})
+}
+
+// endless keeps p at work on tasks of a priority, of which one always waits.
+func endless(p *taskpool.Pool, pr taskpool.Priority, stop chan struct{}) {
+	var next func()
+	next = func() {
+		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-stop:
+		default:
+			_ = p.Go(pr, next)
+		}
+	}
+	_ = p.Go(pr, next)
+	_ = p.Go(pr, next)
+}
+
+func TestStarvingPriorityIsHighlighted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New(dashboard.WithStarvingAfter(5 * time.Second))
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
+		stop := make(chan struct{})
+		endless(p, taskpool.High, stop)
+		time.Sleep(time.Millisecond)
+		h := submit(t, p, taskpool.Task{Name: "poor", Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		time.Sleep(4 * time.Second)
+		require.NotContains(t, page(t, d), "tarving")
+		time.Sleep(4 * time.Second)
+		html := text(page(t, d))
+		require.Contains(t, html, "Starving priority low: others start, none of it does")
+		require.Contains(t, html, "low starving 1 8 s 0")
+		close(stop)
+		require.NoError(t, h.Wait(t.Context()))
+		time.Sleep(time.Second)
+		require.NotContains(t, page(t, d), "tarving")
+		shutDown(p)
+	})
+}
+
+func TestPriorityThatIsBehindDoesNotStarve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New(dashboard.WithStarvingAfter(5 * time.Second))
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		time.Sleep(time.Millisecond)
+		for range 100 {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		}
+		time.Sleep(8 * time.Second)
+		require.Contains(t, text(page(t, d)), "Waits long priority medium")
+		require.NotContains(t, page(t, d), "tarving")
+		p.Pause()
+		time.Sleep(20 * time.Second)
+		require.NotContains(t, page(t, d), "tarving", "nothing starts, so nothing is preferred")
+		require.Contains(t, text(page(t, d)), "mail paused")
+		p.Resume()
+		time.Sleep(2 * time.Minute)
+		shutDown(p)
+	})
+}
+
+func TestOtherProblemsAreHighlighted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed),
+			taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(10*time.Second))
+		submit(t, p, taskpool.Task{Name: "late", Timeout: time.Second, Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+		submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		time.Sleep(500 * time.Millisecond)
+		require.NotContains(t, page(t, d), `class="bad"`)
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+		time.Sleep(time.Second)
+		html := text(page(t, d))
+		require.Contains(t, html, "Overdue late #1 on worker 1")
+		require.Contains(t, html, "Shedding the queue is full")
+		require.Contains(t, html, "Refusing tasks are not accepted")
+		require.Contains(t, html, "0.67 shed a second")
+		time.Sleep(20 * time.Second)
+		html = text(page(t, d))
+		require.Contains(t, html, "Unhealthy task hung: 1 of 1 slots lost")
+		require.Contains(t, html, "lost 1")
+		require.NotContains(t, html, "Shedding", "it was long ago")
+		time.Sleep(time.Minute)
+		shutDown(p)
+	})
+}
+
+func TestSubmittersThatWaitAreShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		h := submit(t, p, taskpool.Task{Run: untilEnd})
+		go func() {
+			_, _ = p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error { return nil }})
+		}()
+		synctest.Wait()
+		require.Contains(t, text(page(t, d)), "Full submitters wait for room in the queue")
+		h.Cancel(nil)
+		synctest.Wait()
+		shutDown(p)
+	})
+}
+
+func TestLongListsAreCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		ctx, cancel := context.WithCancel(context.Background())
+		for i := range 10_001 {
+			if i == 150 {
+				require.Contains(t, text(page(t, d)), "and 50 more")
+			}
+			_, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+			require.NoError(t, err)
+		}
+		p.Pause()
+		for i := range 40 {
+			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
+		}
+		time.Sleep(time.Second)
+		html := text(page(t, d))
+		require.Contains(t, html, "Delayed 10,001")
+		require.Contains(t, html, "Too many to list.")
+		require.Contains(t, html, "and 15 less urgent ones")
+		cancel()
+		shutDown(p)
+	})
+}
+
+func TestStacksAreHadOnDemand(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	started := make(chan struct{})
+	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		close(started)
+		return waitingHere(ctx)
+	}})
+	<-started
+	worker := p.Tasks(taskpool.Running)[0].Worker
+	w := request(d, http.MethodGet, fmt.Sprintf("stack?pool=1&worker=%d", worker), "")
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Equal(t, "text/plain; charset=utf-8", w.Header().Get("Content-Type"))
+	require.Contains(t, w.Body.String(), "dashboard_test.waitingHere")
+	h.Cancel(nil)
+
+	failing := submit(t, p, taskpool.Task{Run: func(context.Context) error { return panicHere() }})
+	require.Error(t, failing.Wait(t.Context()))
+	require.Eventually(t, func() bool {
+		w = request(d, http.MethodGet, "stack?pool=1&failure=1", "")
+		return w.Code == http.StatusOK
+	}, time.Minute, time.Millisecond, "hooks are called after Wait has returned")
+	require.Contains(t, w.Body.String(), "dashboard_test.panicHere")
+
+	for query, want := range map[string]string{
+		"":                  "no such pool",
+		"pool=2&worker=1":   "no such pool",
+		"pool=x&worker=1":   "no such pool",
+		"pool=1":            "no such stack, or not any more",
+		"pool=1&worker=99":  "no such stack, or not any more",
+		"pool=1&failure=-1": "no such stack, or not any more",
+		"pool=1&failure=9":  "no such stack, or not any more",
+	} {
+		w := request(d, http.MethodGet, "stack?"+query, "")
+		require.Equal(t, http.StatusNotFound, w.Code)
+		require.Equal(t, want+"\n", w.Body.String())
+	}
+}
+
+func waitingHere(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+func panicHere() error                      { panic("here") }
+
+// Each stack of a worker stops the whole program for a moment.
+func TestStacksOfWorkersAreCapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		synctest.Wait()
+		get := func() int { return request(d, http.MethodGet, "stack?pool=1&worker=1", "").Code }
+		for range 3 {
+			for range 5 {
+				require.Equal(t, http.StatusOK, get())
+			}
+			w := request(d, http.MethodGet, "stack?pool=1&worker=1", "")
+			require.Equal(t, http.StatusTooManyRequests, w.Code)
+			require.Equal(t, "1", w.Header().Get("Retry-After"))
+			require.Equal(t, http.StatusNotFound, request(d, http.MethodGet, "stack?pool=1&failure=1", "").Code, "these are kept, and cost nothing")
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestPagesInQuickSuccessionShareASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		n := snapshots(t, p)
+		synctest.Wait()
+		n.Store(0)
+		for range 50 {
+			page(t, d)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.EqualValues(t, 5, n.Load())
+	})
+}
+
+func TestHooksOfPoolsThatAreNotWatchedNoteNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p, err := taskpool.New(taskpool.WithHooks(d.Hooks()), taskpool.WithName("stranger"))
+		require.NoError(t, err)
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errBroken }})
+		synctest.Wait()
+		require.NoError(t, d.Watch(p))
+		require.Contains(t, page(t, d), "No attempt has failed")
+		shutDown(p)
+	})
+}
