@@ -121,7 +121,7 @@ func busy(t *testing.T, d *dashboard.Dashboard) {
 			{Name: "ship 8801", Run: func(context.Context) error { return errors.New("address is incomplete: no postal code") }},
 		}
 		for i := 0; ctx.Err() == nil; i++ {
-			_ = pause(19*time.Second/4)(ctx)
+			_ = pause(19 * time.Second / 4)(ctx)
 			fail := fails[i%len(fails)]
 			fail.Priority = taskpool.High
 			submit(fail)

@@ -1,0 +1,328 @@
+package browsertest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/dashboard"
+)
+
+// newPool starts a pool that d watches.
+func newPool(t *testing.T, d *dashboard.Dashboard, opts ...taskpool.Option) *taskpool.Pool {
+	t.Helper()
+	p, err := taskpool.New(append([]taskpool.Option{taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+		taskpool.WithName("mail"), taskpool.WithHooks(d.Hooks())}, opts...)...)
+	require.NoError(t, err)
+	require.NoError(t, d.Watch(p))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.Shutdown(ctx)
+	})
+	return p
+}
+
+func submit(t *testing.T, p *taskpool.Pool, task taskpool.Task) *taskpool.Handle {
+	t.Helper()
+	h, err := p.Submit(t.Context(), task)
+	require.NoError(t, err)
+	return h
+}
+
+func untilEnd(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func anybody(*http.Request) error { return nil }
+
+// says is an expression that is true if the text of an element contains text.
+func says(selector, text string) string {
+	return fmt.Sprintf(`(document.querySelector(%q)?.innerText ?? "").includes(%q)`, selector, text)
+}
+
+func TestPageUpdatesLive(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	tb := open(t, d)
+	tb.live()
+	require.True(t, eval[bool](tb, `document.getElementById("refresh").hidden`))
+	h := submit(t, p, taskpool.Task{Name: "newcomer", Run: untilEnd})
+	tb.until(says(".running", "newcomer"))
+	h.Cancel(nil)
+	tb.until("!" + says(".running", "newcomer"))
+	tb.until(says(".totals", "canceled\n1"))
+
+	// For longer than the timeouts of the server.
+	at := time.Now()
+	for time.Since(at) < 5*time.Second {
+		tb.live()
+	}
+}
+
+func TestPageShowsWhatIsWrong(t *testing.T) {
+	d := dashboard.New(dashboard.WithStarvingAfter(time.Second))
+	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithFairShare(0), taskpool.WithHangGrace(time.Second))
+	over := make(chan struct{})
+	defer close(over)
+	submit(t, p, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: func(context.Context) error { <-over; return nil }})
+	var next func()
+	next = func() { // one of these always waits
+		select {
+		case <-over:
+		case <-time.After(10 * time.Millisecond):
+			_ = p.Go(taskpool.High, next)
+		}
+	}
+	for range 4 {
+		require.NoError(t, p.Go(taskpool.High, next))
+	}
+	submit(t, p, taskpool.Task{Name: "poor", Priority: taskpool.Low, Run: untilEnd})
+	submit(t, p, taskpool.Task{Name: "crash", Priority: -9, Run: func(context.Context) error { return crashHere() }})
+
+	tb := open(t, d)
+	tb.until(says(".problems", "Hung stuck #1 on worker"))
+	tb.until(says(".running .hung", "stuck"))
+	tb.until(says(".problems", "Starving priority low"))
+	tb.until(says(".queue tr.bad", "low"))
+	tb.until(`/^\(\d\) taskpool/.test(document.title)`)
+
+	tb.until(says(".failures .panic", "crash"))
+	tb.do(chromedp.Click(chromedp.CSS(".failures .panic summary")))
+	tb.until(says(".failures .panic pre", "browsertest.crashHere"))
+	tb.live()
+	require.True(t, eval[bool](tb, says(".failures .panic pre", "browsertest.crashHere")), "it stays open")
+}
+
+func crashHere() error { panic("crash") }
+
+func TestStackOnClickStaysWhileItIsRead(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	h := submit(t, p, taskpool.Task{Name: "waiter", Run: func(ctx context.Context) error { return waitingHere(ctx) }})
+	tb := open(t, d)
+	tb.live()
+	tb.do(chromedp.Click(chromedp.CSS(".running a[data-stack]")))
+	tb.until(says(".running pre", "browsertest.waitingHere"))
+	require.Equal(t, "true", eval[string](tb, `document.querySelector("a[data-stack]").getAttribute("aria-expanded")`))
+	tb.live()
+	require.True(t, eval[bool](tb, says(".running pre", "browsertest.waitingHere")))
+	h.Cancel(nil)
+	tb.until(`document.querySelector(".running tbody.gone") !== null`)
+	tb.live()
+	require.True(t, eval[bool](tb, says(".running pre", "browsertest.waitingHere")), "after its task has ended, too")
+	tb.do(chromedp.Click(chromedp.CSS(".running a[data-stack]")))
+	tb.until(`document.querySelector(".running tbody") === null`)
+}
+
+func waitingHere(ctx context.Context) error { return untilEnd(ctx) }
+
+func TestMarkupInNamesIsText(t *testing.T) {
+	const evil = `<script>alert(1)</script><img src=x onerror=alert(2)>`
+	d := dashboard.New()
+	p := newPool(t, d, taskpool.WithName(evil))
+	submit(t, p, taskpool.Task{Name: evil, Run: untilEnd})
+	submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { panic(evil) }})
+	tb := open(t, d)
+	tb.live()
+	submit(t, p, taskpool.Task{Name: "live " + evil, Run: untilEnd})
+	tb.until(says(".running", "live "+evil))
+	for _, selector := range []string{"h2", ".running", ".failures"} {
+		require.True(t, eval[bool](tb, says(selector, evil)), selector)
+	}
+	require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("body script, img").length`))
+}
+
+func TestKeyboardReachesTheControlsAndFocusSurvivesUpdates(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(anybody))
+	p := newPool(t, d)
+	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	for i := range 3 {
+		submit(t, p, taskpool.Task{Name: fmt.Sprint("later", i), NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+	}
+	tb := open(t, d)
+	tb.live()
+	reached := map[string]bool{}
+	focused := func() string {
+		return eval[string](tb, `(e => e.getAttribute("aria-label") || e.innerText || e.name || e.tagName)(document.activeElement)`)
+	}
+	for range 20 {
+		tb.do(chromedp.KeyEvent(kb.Tab))
+		reached[focused()] = true
+	}
+	for _, want := range []string{"Skip to the pools", "Freeze", "Pause", "workers", "Resize", "Stack of long #1", "Cancel long #1", "Cancel later2 #4"} {
+		require.Contains(t, reached, want)
+	}
+
+	tb.do(chromedp.Focus(chromedp.CSS(".running a[data-stack]")))
+	h := submit(t, p, taskpool.Task{Name: "another", Run: untilEnd})
+	tb.until(says(".running", "another"))
+	require.Equal(t, "Stack of long #1", focused())
+	require.NotEqual(t, "none", eval[string](tb, `getComputedStyle(document.activeElement).outlineStyle`))
+	tb.do(chromedp.KeyEvent(" "))
+	tb.until(says(".running pre", "browsertest.untilEnd"))
+
+	tb.do(chromedp.Focus(chromedp.CSS(".running tbody:nth-of-type(2) button")))
+	require.Contains(t, focused(), "Cancel another")
+	h.Cancel(nil)
+	tb.until("!" + says(".running", "another"))
+	require.Contains(t, focused(), "Running", "what had the focus is gone, and its heading has it")
+
+	eval[bool](tb, `document.querySelector("input[name=workers]").select(), true`)
+	tb.do(chromedp.KeyEvent("7"))
+	tb.live()
+	require.Equal(t, "7", eval[string](tb, `document.activeElement.value`), "what was typed stays")
+}
+
+func TestControlsWork(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(anybody))
+	p := newPool(t, d, taskpool.WithWorkers(2))
+	h := submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	tb := open(t, d)
+	tb.live()
+	tb.do(chromedp.Click(chromedp.CSS("button[value=pause]")))
+	tb.until(says("#said", "Paused"))
+	tb.until(says(".badge", "paused"))
+	require.True(t, p.Stats().Paused)
+	tb.do(chromedp.Click(chromedp.CSS("button[value=resume]")))
+	tb.until(says(".badge", "accepting"))
+	require.False(t, p.Stats().Paused)
+	eval[bool](tb, `document.querySelector("input[name=workers]").select(), true`)
+	tb.do(chromedp.KeyEvent("5"), chromedp.KeyEvent(kb.Enter))
+	tb.until(says("#said", "Resized to 5 workers"))
+	tb.until(says(".tile", "of 5 busy"))
+	require.Equal(t, 5, p.Stats().Slots)
+	tb.do(chromedp.Click(chromedp.CSS(".running button")))
+	tb.until(says("#said", "Canceled task 1"))
+	require.ErrorContains(t, h.Wait(t.Context()), "canceled by hand")
+}
+
+func TestControlsAreAbsentUnlessAllowed(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	tb := open(t, d)
+	tb.live()
+	require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("form").length`))
+	require.True(t, eval[bool](tb, says(".running", "long")))
+}
+
+func TestPageWithoutScriptIsASnapshot(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(anybody))
+	p := newPool(t, d)
+	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
+	tb := open(t, d, withoutScript())
+	tb.until(says("header", "Snapshot"))
+	require.True(t, eval[bool](tb, says(".running", "long")))
+	tb.do(chromedp.Click(chromedp.CSS("#refresh")))
+	tb.until(says(".failures", "crash"))
+	tb.do(chromedp.Click(chromedp.CSS(".failures summary")))
+	tb.until(says(".failures pre", "browsertest.crashHere"))
+	tb.do(chromedp.Click(chromedp.CSS("button[value=pause]")))
+	tb.until(says(".badge", "paused"))
+	require.True(t, p.Stats().Paused)
+}
+
+func TestPageFitsAPhone(t *testing.T) {
+	for _, width := range []int64{360, 390, 768, 1280} {
+		t.Run(fmt.Sprint(width), func(t *testing.T) {
+			d := dashboard.New(dashboard.WithControl(anybody))
+			p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithName("a-pool-with-a-name-that-is-much-too-long-to-fit-into-one-line-of-a-phone"))
+			for _, name := range []string{"long", "a_task_with_a_name_that_is_much_too_long_to_fit_into_one_line_of_a_phone_or_even_two"} {
+				submit(t, p, taskpool.Task{Name: name, Timeout: time.Hour, Run: untilEnd})
+				submit(t, p, taskpool.Task{Name: name, NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+				submit(t, p, taskpool.Task{Name: name, Run: func(context.Context) error { return crashHere() }})
+			}
+			tb := open(t, d, viewport(width, 800))
+			tb.live()
+			tb.do(chromedp.Click(chromedp.CSS(".failures summary")), chromedp.Click(chromedp.CSS(".running a[data-stack]")))
+			tb.until(says(".running pre", "untilEnd"))
+			require.LessOrEqual(t, eval[int64](tb, `document.documentElement.scrollWidth`), width)
+			require.Equal(t, "", eval[string](tb, `[...document.querySelectorAll("section, table, form, .tile")]
+				.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.className).join()`))
+		})
+	}
+}
+
+// contrast is an expression: texts whose contrast with what is behind them is less than
+// 4.5, which is level AA.
+const contrast = `(() => {
+	const channel = (c) => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+	const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+	const colour = (s) => s.match(/[\d.]+/g).map(Number);
+	const behind = (e) => {
+		for (; e; e = e.parentElement) {
+			const c = colour(getComputedStyle(e).backgroundColor);
+			if (c[3] !== 0) return c;
+		}
+		return [255, 255, 255];
+	};
+	const bad = new Set();
+	for (const e of document.querySelectorAll("body *")) {
+		if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !e.checkVisibility()) continue;
+		const [a, b] = [light(colour(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
+		const ratio = (a + .05) / (b + .05);
+		if (ratio < 4.5) bad.add(e.tagName + " " + e.className + " " + e.textContent.trim().slice(0, 20) + " " + ratio.toFixed(2));
+	}
+	return [...bad].join("; ");
+})()`
+
+func TestColoursFollowTheSystemAndContrast(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(anybody), dashboard.WithStarvingAfter(time.Millisecond))
+	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
+	over := make(chan struct{})
+	defer close(over)
+	submit(t, p, taskpool.Task{Name: "late", Timeout: time.Millisecond, Run: func(context.Context) error { <-over; return nil }})
+	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
+	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	submit(t, p, taskpool.Task{Name: "waits", Run: untilEnd})
+	backgrounds := map[string]string{}
+	tb := open(t, d)
+	for _, name := range []string{"light", "dark"} {
+		tb.do(scheme(name))
+		tb.live()
+		tb.until(says(".problems .warn", "Waits long"))
+		tb.until(says(".running .bad", "overdue"))
+		tb.until(says(".failures .badge", "panic"))
+		backgrounds[name] = eval[string](tb, `getComputedStyle(document.body).backgroundColor`)
+		require.Empty(t, eval[string](tb, contrast), name)
+	}
+	require.Equal(t, map[string]string{"light": "rgb(244, 245, 247)", "dark": "rgb(16, 19, 22)"}, backgrounds)
+}
+
+func TestLostConnectionIsShownAndTakenUpAgain(t *testing.T) {
+	d := dashboard.New(dashboard.WithMaxClients(1))
+	newPool(t, d)
+	tb := open(t, d)
+	tb.live()
+	tb.tolerant = true // the browser writes of the connection to the console
+	tb.server.CloseClientConnections()
+	tb.until(`document.body.dataset.link === "lost"`)
+	require.True(t, eval[bool](tb, says("#link", "Connection lost")))
+	tb.live()
+}
+
+func TestFrozenPageStandsStill(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	tb := open(t, d)
+	tb.live()
+	tb.do(chromedp.Click(chromedp.CSS("#freeze")))
+	tb.until(says("#link", "Frozen"))
+	at := eval[string](tb, `document.getElementById("at").dateTime`)
+	submit(t, p, taskpool.Task{Name: "unseen", Run: untilEnd})
+	<-time.After(1500 * time.Millisecond)
+	require.Equal(t, at, eval[string](tb, `document.getElementById("at").dateTime`))
+	tb.do(chromedp.Click(chromedp.CSS("#freeze")))
+	tb.until(says(".running", "unseen"))
+}
