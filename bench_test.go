@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -296,6 +297,31 @@ func BenchmarkPanic(b *testing.B) {
 			b.ResetTimer()
 			produce(b, 1, func(i int) error { c.tasks <- pick(i, bad, good); return nil })
 			c.drain()
+		})
+	}
+}
+
+// What hooks for starts and ends cost: none, those that see one in 16 of the
+// functions given to Go, and those that see all.
+func BenchmarkHooks(b *testing.B) {
+	for _, every := range []int{0, 16, 1} {
+		var opts []taskpool.Option
+		if every > 0 {
+			var events atomic.Int64
+			count := func(taskpool.TaskEvent) { events.Add(1) }
+			opts = append(opts, taskpool.WithHooks(taskpool.Hooks{Started: count, Finished: count, GoEvery: every}))
+		}
+		b.Run(fmt.Sprintf("Go/every=%d", every), func(b *testing.B) {
+			p := newPool(b, append(opts, taskpool.WithWorkers(2))...)
+			b.ReportAllocs()
+			b.ResetTimer()
+			produce(b, 1, func(int) error { return p.Go(taskpool.Medium, emptyFunc) })
+			require.NoError(b, p.WaitIdle(context.Background()))
+			b.StopTimer()
+			requireDone(b, p, b.N)
+		})
+		b.Run(fmt.Sprintf("Submit/every=%d", every), func(b *testing.B) {
+			benchmarkSubmit(b, false, 1, 2, 1, opts...)
 		})
 	}
 }

@@ -159,7 +159,7 @@ func (g *Group) settledLocked(err error, reports *[]report) {
 	g.members--
 	if err != nil && g.err == nil {
 		g.err = err
-		*reports = append(*reports, func() { g.cancel(err) })
+		*reports = append(*reports, report{call: func() { g.cancel(err) }})
 	}
 	if g.limit >= 0 && g.members < g.limit {
 		g.wakeLocked(&g.room)

@@ -174,14 +174,34 @@ func add[E any](to *[]func(E), f func(E)) {
 }
 
 // A report is something to tell hooks and the log about, to be called without
-// a lock.
-type report func()
+// a lock: a call or, if that is nil, a hook to be told of an event.
+type report struct {
+	call  func()
+	hook  func(TaskEvent)
+	event *TaskEvent
+}
+
+func (r *report) make() {
+	if r.call != nil {
+		r.call()
+	} else {
+		r.hook(*r.event)
+	}
+}
 
 // tell adds the reports that tell hooks about e.
 func tell[E any](reports *[]report, hooks []func(E), e E) {
 	for _, hook := range hooks {
 		e := e // moves to the heap here, not where there is no hook
-		*reports = append(*reports, func() { hook(e) })
+		*reports = append(*reports, report{call: func() { hook(e) }})
+	}
+}
+
+// tellOf adds the reports that tell hooks about *e, which stays as it is until they
+// are made.
+func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
+	for _, hook := range hooks {
+		*reports = append(*reports, report{hook: hook, event: e})
 	}
 }
 
@@ -190,9 +210,9 @@ func tell[E any](reports *[]report, hooks []func(E), e E) {
 func (p *Pool) deliver(rs *[]report) {
 	for len(*rs) > 0 {
 		r := (*rs)[0]
-		(*rs)[0] = nil
+		(*rs)[0] = report{}
 		*rs = (*rs)[1:]
-		p.contain("a hook or logger", r)
+		p.contain("a hook or logger", func() { r.make() })
 	}
 }
 

@@ -490,7 +490,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 	} else {
 		p.settleLocked(h, s, err, reports)
 		if info = h.infoLocked(); h.stop != nil {
-			*reports = append(*reports, func() { h.stop() })
+			*reports = append(*reports, report{call: func() { h.stop() }})
 		}
 	}
 	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}

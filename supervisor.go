@@ -304,10 +304,10 @@ func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
 	h := w.job.h
 	p.settleAttemptLocked(w, v, reports)
 	if a := w.attempt; a != nil { // it may never return to do so itself
-		*reports = append(*reports, func() { a.finish(returned) })
+		*reports = append(*reports, report{call: func() { a.finish(returned) }})
 	}
 	if h != nil && h.stop != nil && !v.retry {
-		*reports = append(*reports, func() { h.stop() })
+		*reports = append(*reports, report{call: func() { h.stop() }})
 	}
 	w.gaveUp = true
 	if !w.holds || len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil {
@@ -372,7 +372,7 @@ func (p *Pool) dismissLocked() {
 	if p.cut != nil && !p.logged {
 		p.logged = true
 		if n := len(p.cut.Unfinished); n > 0 {
-			reports = append(reports, func() { p.logUnfinished(n) })
+			reports = append(reports, report{call: func() { p.logUnfinished(n) }})
 		}
 	}
 	p.reportLocked(reports)

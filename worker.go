@@ -37,8 +37,10 @@ type worker struct {
 	aroundTried bool  // Around was called
 	err         error // what the attempt came to, and how
 	kind        attemptKind
-	verdict     verdict  // what becomes of the task
-	reports     []report // to be made before the next task
+	verdict     verdict   // what becomes of the task
+	reports     []report  // to be made before the next task
+	reportSpace [2]report // for the usual number of reports
+	event       TaskEvent // that they are about, made here to be none of the heap's
 
 	// Of a function that hooks are told of, see Pool.timedFunction.
 	timed   bool
@@ -318,7 +320,7 @@ func (w *worker) work() {
 				return
 			}
 		case phaseReport:
-			w.pool.deliver(&w.reports)
+			w.deliver()
 			w.phase = phaseTake
 		case phaseTake:
 			w.pool.lock()
@@ -329,25 +331,31 @@ func (w *worker) work() {
 	}
 }
 
+// deliver makes the reports that w has to make.
+func (w *worker) deliver() {
+	w.pool.deliver(&w.reports)
+	w.reports, w.event = w.reportSpace[:0], TaskEvent{} // which refers to the task
+}
+
 // start tells hooks that an attempt starts.
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
 		w.pool.lock()
-		e := TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked(), Wait: w.wait}
+		w.event = TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked(), Wait: w.wait}
 		if a := w.attempt; a != nil {
-			e.Wait = a.started.Sub(a.pool.epoch) - a.h.queuedAt
+			w.event.Wait = a.started.Sub(a.pool.epoch) - a.h.queuedAt
 		}
 		w.pool.unlock()
-		tell(&w.reports, hooks, e)
-		w.pool.deliver(&w.reports)
+		tellOf(&w.reports, hooks, &w.event)
+		w.deliver()
 	}
 }
 
 // run makes the attempt, within the hooks that go around it.
 func (w *worker) run() {
 	if len(w.reports) > 0 { // a hook has killed start's goroutine
-		w.pool.deliver(&w.reports)
+		w.deliver()
 	}
 	if w.tooLate() {
 		w.err = errTooLate
@@ -697,7 +705,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 				v.state, v.err = Canceled, withReason(h.canceled, v.err)
 			}
 			if v.retry && h.stop != nil {
-				*reports = append(*reports, func() { h.stop() })
+				*reports = append(*reports, report{call: func() { h.stop() }})
 			}
 			v.retry = false
 		}
@@ -719,7 +727,11 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 	w.unfinished = nil
 	p.total.attempt(v)
 	if told {
-		p.reportAttempt(v, info, started, reports)
+		e := &w.event
+		if reports != &w.reports { // w, which was given up, may be telling hooks of it
+			e = new(TaskEvent)
+		}
+		p.reportAttempt(v, info, started, e, reports)
 	}
 }
 
@@ -736,32 +748,33 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 }
 
 // reportAttempt adds the reports about an attempt that ended with v. started is
-// zero if it is not known when it did. It is called with pool.mu held and calls no
-// user code; the reports do.
-func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, reports *[]report) {
+// zero if it is not known when it did, and e is to be the event. It is called with
+// pool.mu held and calls no user code; the reports do.
+func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *TaskEvent, reports *[]report) {
 	var elapsed time.Duration
 	if !started.IsZero() {
 		elapsed = time.Since(started)
 	}
-	e := TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Elapsed: elapsed}
+	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Elapsed: elapsed}
 	if v.log {
 		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
-		*reports = append(*reports, func() {
+		*reports = append(*reports, report{call: func() {
 			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
-		})
+		}})
 	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == Failed || v.kind == attemptPanic {
 			v, info, elapsed := *v, info, elapsed
-			*reports = append(*reports, func() { p.logAttempt(&v, info, elapsed) })
+			*reports = append(*reports, report{call: func() { p.logAttempt(&v, info, elapsed) }})
 		}
-		tell(reports, p.hooks.attemptFailed, e)
+		tellOf(reports, p.hooks.attemptFailed, e)
 	}
 	if v.retry {
-		e.Delay = v.delay
-		tell(reports, p.hooks.retried, e)
+		retried := *e
+		retried.Delay = v.delay
+		tell(reports, p.hooks.retried, retried)
 	} else {
-		tell(reports, p.hooks.finished, e)
+		tellOf(reports, p.hooks.finished, e)
 	}
 }
 
