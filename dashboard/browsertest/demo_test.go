@@ -101,7 +101,7 @@ func busy(t *testing.T, d *dashboard.Dashboard) {
 			for _, w := range p.Stats().Waiting {
 				waiting[w.Priority] = w.Queued
 			}
-			wave := math.Sin(float64(i)/4000) + rand.Float64()/2
+			wave := math.Sin(float64(i)/1200) + rand.Float64()/2
 			for range int(45*wave) - waiting[taskpool.High] {
 				submit(taskpool.Task{Name: "render page", Priority: taskpool.High, Run: pause(time.Duration(rand.ExpFloat64() * 1e7))})
 			}

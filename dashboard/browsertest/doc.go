@@ -3,5 +3,5 @@
 //
 //	go test .                                            # skipped where no Chromium is installed
 //	CI_REQUIRE_BROWSER=1 go test .                       # fails there
-//	go test -run Screenshots -screenshots ../../docs/images .
+//	go test -trimpath -run Screenshots -screenshots ../../docs/images .
 package browsertest

@@ -1,10 +1,17 @@
 package browsertest
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"flag"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,8 +39,8 @@ func TestScreenshots(t *testing.T) {
 	tb.live()
 	time.Sleep(*watchFor) // the curves have to grow
 
-	tb.do(chromedp.Click(chromedp.CSS(".failures summary")))
-	tb.until(`document.querySelector(".failures details pre").textContent.length > 10`)
+	tb.do(chromedp.Click(chromedp.CSS(".failures .panic summary")))
+	tb.until(`document.querySelector(".failures .panic pre").textContent.length > 10`)
 	for _, device := range []struct {
 		name            string
 		width, height   int64
@@ -45,17 +52,51 @@ func TestScreenshots(t *testing.T) {
 			high := min(eval[float64](tb, "scrollTo(0, 0), document.documentElement.scrollHeight"), device.mostHigh)
 			tb.do(viewport(device.width, int64(high)))
 			tb.live()
-			var png []byte
+			var shot []byte
 			tb.do(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
-				shot, err := cdp.Call(ctx, target, page.CaptureScreenshot, page.CaptureScreenshotParams{
+				got, err := cdp.Call(ctx, target, page.CaptureScreenshot, page.CaptureScreenshotParams{
 					Clip: &page.Viewport{Width: float64(device.width), Height: high, Scale: device.scale},
 				})
-				png = shot.Data
+				shot = got.Data
 				return err
 			}))
+			shot = fewColours(t, shot)
 			name := filepath.Join(*screenshots, "dashboard-"+device.name+"-"+colours+".png")
-			require.NoError(t, os.WriteFile(name, png, 0o644))
-			t.Logf("%s: %d bytes", name, len(png))
+			require.NoError(t, os.WriteFile(name, shot, 0o644))
+			require.Less(t, len(shot), 200_000)
+			t.Logf("%s: %d bytes", name, len(shot))
 		}
 	}
+}
+
+// fewColours makes a picture half as large, which costs it next to nothing: text on a
+// plain ground has few colours but where letters are smoothed.
+func fewColours(t *testing.T, in []byte) []byte {
+	img, err := png.Decode(bytes.NewReader(in))
+	require.NoError(t, err)
+	count := make(map[color.RGBA]int)
+	b := img.Bounds()
+	for y := range b.Dy() {
+		for x := range b.Dx() {
+			count[color.RGBAModel.Convert(img.At(x, y)).(color.RGBA)]++
+		}
+	}
+	most := slices.SortedFunc(maps.Keys(count), func(a, b color.RGBA) int { return cmp.Compare(count[b], count[a]) })
+	var palette color.Palette
+	for _, c := range most[:min(len(most), 256)] {
+		palette = append(palette, c)
+	}
+	index := make(map[color.RGBA]uint8, len(most))
+	for _, c := range most {
+		index[c] = uint8(palette.Index(c))
+	}
+	out := image.NewPaletted(b, palette)
+	for y := range b.Dy() {
+		for x := range b.Dx() {
+			out.SetColorIndex(x, y, index[color.RGBAModel.Convert(img.At(x, y)).(color.RGBA)])
+		}
+	}
+	var w bytes.Buffer
+	require.NoError(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&w, out))
+	return w.Bytes()
 }
