@@ -17,6 +17,7 @@
 //	     urgent) to 10, or the text ended too early
 //	408  the text took too long to arrive
 //	413  the text is larger than 1 MiB
+//	500  its task panicked
 //	503  no room: it is no more urgent than what waits, or had to leave for
 //	     something more urgent; Retry-After says when to come again
 //	504  it was not done within -timeout
@@ -43,9 +44,9 @@
 //	priority  sent   200   503  other  none  wrong      p50      p90      p99      max
 //	medium    4040  1988  2052      0     0      0  223.2ms  226.6ms  228.4ms  229.6ms
 //
-// Low requests are still answered because one of every 16 dispatches goes to the
-// request that has waited longest; see taskpool.WithFairShare. These are figures of
-// one run each, on two cores that the load shared with the server.
+// Low requests get what the others leave. If these left nothing, it would be one of
+// every 16 dispatches; see taskpool.WithFairShare. These are figures of one run each,
+// on two cores that the load shared with the server.
 //
 // # The end
 //
@@ -147,8 +148,8 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 		err = fmt.Errorf("-timeout must be positive, got %v", c.timeout)
 	case c.linger < 0:
 		err = fmt.Errorf("-linger must not be negative, got %v", c.linger)
-	case c.drain <= 0:
-		err = fmt.Errorf("-drain must be positive, got %v", c.drain)
+	case c.drain <= c.linger:
+		err = fmt.Errorf("-drain must be longer than -linger, %v, got %v", c.linger, c.drain)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "server:", err)

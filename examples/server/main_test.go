@@ -17,7 +17,7 @@ func TestBadFlagsAreRefusedWithAReason(t *testing.T) {
 		"-work -1s":          "-work must not be negative, got -1s",
 		"-timeout 0s":        "-timeout must be positive, got 0s",
 		"-linger -1s":        "-linger must not be negative, got -1s",
-		"-drain 0s":          "-drain must be positive, got 0s",
+		"-drain 0s":          "-drain must be longer than -linger, 1s, got 0s",
 		"-workers 1 toomuch": `unexpected argument "toomuch"`,
 		"-nothing":           "flag provided but not defined",
 	} {

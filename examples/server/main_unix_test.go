@@ -148,6 +148,7 @@ func TestEveryAcceptedRequestIsAnsweredAcrossASIGTERM(t *testing.T) {
 			for _, a := range got {
 				if a.Status != 0 {
 					requireAnswered(t, a)
+					require.NotContains(t, a.Reason, "closed", "accepted by the server and refused by the pool")
 				}
 			}
 			require.Equal(t, map[string]uint64{
@@ -168,7 +169,7 @@ func TestEveryAcceptedRequestIsAnsweredAcrossASIGTERM(t *testing.T) {
 }
 
 func TestSecondSignalCutsTheFirstShort(t *testing.T) {
-	server := launch(t, build(t), "-workers", "1", "-capacity", "1", "-work", "1h", "-timeout", "1h", "-drain", "1h", "-linger", "1h")
+	server := launch(t, build(t), "-workers", "1", "-capacity", "1", "-work", "1h", "-timeout", "1h", "-linger", "1h", "-drain", "2h")
 	transport := new(http.Transport)
 	defer transport.CloseIdleConnections()
 	answers := make(chan load.Answer, 3)

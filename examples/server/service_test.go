@@ -365,6 +365,19 @@ func TestDrainingServiceIsNotReadyButAnswers(t *testing.T) {
 	require.True(t, r.closes)
 }
 
+func TestServiceGoesOnUntilClientsHaveNoticedThatItDrains(t *testing.T) {
+	f := start(t, config{workers: 1}, nil)
+	hard, interrupt := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- f.shutdown(hard, f.server, time.Hour) }()
+	require.Eventually(t, func() bool { return f.get("/readyz").status == http.StatusServiceUnavailable },
+		time.Minute, time.Millisecond, "it does not say that it drains")
+	require.Equal(t, http.StatusOK, f.post(t.Context(), "/v1/words", "", "a").status)
+	interrupt()
+	require.NoError(t, <-result)
+	require.Error(t, f.get("/readyz").err)
+}
+
 func TestShutdownFinishesWhatWasAccepted(t *testing.T) {
 	goOn := make(chan struct{})
 	f := start(t, config{workers: 1, capacity: 2}, func(context.Context) error {

@@ -38,6 +38,7 @@ type Load struct {
 type Answer struct {
 	Priority   string
 	Status     int    // 0: there was no answer
+	Reason     string // the body, if the status is not 200
 	RetryAfter string // the header
 	// Err says why there was no answer or, with a Status, that it was wrong or came
 	// in part.
@@ -118,6 +119,7 @@ func Send(ctx context.Context, client *http.Client, url, priority string, n int)
 		a.Status, a.RetryAfter = resp.StatusCode, resp.Header.Get("Retry-After")
 		body, err := io.ReadAll(resp.Body)
 		if err != nil || a.Status != http.StatusOK {
+			a.Reason = string(body)
 			return err
 		}
 		var got map[string]any

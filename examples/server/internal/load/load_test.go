@@ -71,6 +71,7 @@ func TestWhatComesOfARequestIsReported(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, a.Status)
 	require.Equal(t, "3", a.RetryAfter)
 	require.Equal(t, "medium", a.Priority)
+	require.Equal(t, "medium\n", a.Reason)
 
 	a = Send(t.Context(), client, "http://localhost:0", "low", 0)
 	require.Error(t, a.Err)
