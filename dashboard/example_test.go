@@ -1,6 +1,7 @@
 package dashboard_test
 
 import (
+	"errors"
 	"log"
 	"net/http"
 
@@ -32,7 +33,7 @@ func ExampleWithControl() {
 	allow := func(role string) func(*http.Request) error {
 		return func(r *http.Request) error {
 			if r.Header.Get("X-Role") != role {
-				return http.ErrNoCookie // any error refuses the request
+				return errors.New("not allowed")
 			}
 			return nil
 		}

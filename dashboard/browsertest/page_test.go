@@ -3,8 +3,10 @@ package browsertest
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -321,7 +323,14 @@ func TestFrozenPageStandsStill(t *testing.T) {
 	tb.until(says("#link", "Frozen"))
 	at := eval[string](tb, `document.getElementById("at").dateTime`)
 	submit(t, p, taskpool.Task{Name: "unseen", Run: untilEnd})
-	<-time.After(1500 * time.Millisecond)
+	for page := ""; !strings.Contains(page, "unseen"); <-time.After(50 * time.Millisecond) {
+		response, err := http.Get(tb.server.URL + prefix) // there is something new
+		require.NoError(t, err)
+		b, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		require.NoError(t, err)
+		page = string(b)
+	}
 	require.Equal(t, at, eval[string](tb, `document.getElementById("at").dateTime`))
 	tb.do(chromedp.Click(chromedp.CSS("#freeze")))
 	tb.until(says(".running", "unseen"))
