@@ -420,14 +420,14 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 	}
 }
 
-// A Segment is a part of the bar that shows what workers do.
-type Segment struct {
+// A segment is a part of the bar that shows what workers do.
+type segment struct {
 	Class    string
 	From, To float64 // percent
 }
 
 // Bar returns the segments of the bar of slots.
-func (v *poolView) Bar() (all []Segment) {
+func (v *poolView) Bar() (all []segment) {
 	total := float64(max(v.Slots, v.Running+v.Lost))
 	from := 0.
 	for _, s := range []struct {
@@ -436,7 +436,7 @@ func (v *poolView) Bar() (all []Segment) {
 	}{{"busy", v.Running}, {"lost", v.Lost}} {
 		if s.n > 0 {
 			width := 100 * float64(s.n) / total
-			all = append(all, Segment{s.class, from, width})
+			all = append(all, segment{s.class, from, width})
 			from += width
 		}
 	}
