@@ -2,12 +2,28 @@ module github.com/taskpool-go/taskpool/examples/server
 
 go 1.26.0
 
-replace github.com/taskpool-go/taskpool => ../..
+replace (
+	github.com/taskpool-go/taskpool => ../..
+	github.com/taskpool-go/taskpool/metrics/prompool => ../../metrics/prompool
+)
 
 require (
+	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
 	github.com/taskpool-go/taskpool v0.0.0
+	github.com/taskpool-go/taskpool/metrics/prompool v0.0.0
 	go.uber.org/goleak v1.3.0
 )
 
-require go.yaml.in/yaml/v3 v3.0.5 // indirect
+require (
+	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/pandatix/go-abnf v0.5.3 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.73.1 // indirect
+	github.com/prometheus/procfs v0.22.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)

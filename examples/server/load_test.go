@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,20 @@ func count(answers []load.Answer, status int) (n uint64) {
 		}
 	}
 	return n
+}
+
+// metric returns the value of a series in a scrape.
+func metric(t *testing.T, scrape, series string) float64 {
+	t.Helper()
+	for line := range strings.Lines(scrape) {
+		if text, ok := strings.CutPrefix(line, series+" "); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			require.NoError(t, err)
+			return value
+		}
+	}
+	require.Fail(t, "no such series", series)
+	return 0
 }
 
 // requireAnswered checks that a request has a right answer, or is told when to come
@@ -76,13 +91,26 @@ func TestAtTwiceItsCapacityNoHighRequestIsTurnedAway(t *testing.T) {
 		requireAnswered(t, a)
 	}
 	require.NotZero(t, count(others, http.StatusServiceUnavailable), "the load was no load")
+	high := len(answers)
 	answers = append(answers, others...)
 
-	stats := f.pool.Stats()
-	require.Equal(t, count(answers, http.StatusOK), stats.Succeeded)
-	require.Equal(t, count(answers, http.StatusServiceUnavailable), stats.Shed+stats.Refused)
-	require.EqualValues(t, len(answers), stats.Submitted+stats.Refused)
-	require.Zero(t, stats.Canceled+stats.Failed)
+	metrics := f.see("/metrics")
+	shed := metric(t, metrics, `taskpool_tasks_finished_total{outcome="shed",pool="requests"}`)
+	refused := metric(t, metrics, `taskpool_tasks_refused_total{pool="requests"}`)
+	ok := float64(count(answers, http.StatusOK))
+	require.Equal(t, float64(count(answers, http.StatusServiceUnavailable)), shed+refused)
+	for name, want := range map[string]float64{
+		`taskpool_tasks_submitted_total{pool="requests"}`:                    float64(len(answers)) - refused,
+		`taskpool_tasks_finished_total{outcome="succeeded",pool="requests"}`: ok,
+		`taskpool_tasks_finished_total{outcome="canceled",pool="requests"}`:  0,
+		`taskpool_tasks_finished_total{outcome="failed",pool="requests"}`:    0,
+		`taskpool_attempts_total{pool="requests",result="success"}`:          ok,
+		`taskpool_dispatches_total{pool="requests",priority="high"}`:         float64(high),
+		`taskpool_tasks{pool="requests",state="queued"}`:                     0,
+		`taskpool_capacity{pool="requests"}`:                                 20,
+	} {
+		require.Equal(t, want, metric(t, metrics, name), name)
+	}
 
 	var table strings.Builder
 	require.NoError(t, load.WriteTable(&table, answers))

@@ -8,6 +8,8 @@
 //	curl -d 'abc' -H 'X-Priority: high' localhost:8080/v1/digest
 //	curl localhost:8080/readyz                # should new clients be sent here?
 //	curl localhost:8080/healthz               # or should the process be replaced?
+//
+//	curl localhost:8081/metrics               # for Prometheus
 //	xdg-open http://localhost:8081/debug/taskpool/
 //
 // A request is answered with

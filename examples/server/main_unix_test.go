@@ -207,6 +207,13 @@ func TestOpenDashboardDoesNotKeepTheServerFromEnding(t *testing.T) {
 	_, err = io.ReadFull(resp.Body, make([]byte, 1)) // it is under way
 	require.NoError(t, err)
 
+	scrape, err := client.Get(server.admin + "/metrics")
+	require.NoError(t, err)
+	defer scrape.Body.Close()
+	text, err := io.ReadAll(scrape.Body)
+	require.NoError(t, err)
+	require.Zero(t, metric(t, string(text), `taskpool_tasks_submitted_total{pool="requests"}`))
+
 	server.signal()
 	status, _ := server.wait()
 	require.Equal(t, statusOK, status)

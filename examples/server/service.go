@@ -17,8 +17,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/dashboard"
+	"github.com/taskpool-go/taskpool/metrics/prompool"
 )
 
 const (
@@ -49,17 +54,22 @@ type service struct {
 // newService starts a service. Options are added to those of its pool.
 func newService(c config, log *slog.Logger, opts ...taskpool.Option) (*service, error) {
 	page := dashboard.New()
+	metrics, err := prompool.New(prompool.WithPriorities(taskpool.High, taskpool.Medium, taskpool.Low))
+	if err != nil {
+		return nil, err
+	}
 	pool, err := taskpool.New(append([]taskpool.Option{
 		taskpool.WithName("requests"),
 		taskpool.WithWorkers(c.workers),
 		taskpool.WithCapacity(c.capacity, taskpool.OverflowShed),
 		taskpool.WithLogger(log),
 		taskpool.WithHooks(page.Hooks()),
+		taskpool.WithHooks(metrics.Hooks()),
 	}, opts...)...)
 	if err != nil {
 		return nil, err
 	}
-	if err := page.Watch(pool); err != nil {
+	if err := errors.Join(page.Watch(pool), metrics.Watch(pool)); err != nil {
 		return nil, err
 	}
 	s := &service{pool: pool, log: log, timeout: c.timeout}
@@ -72,7 +82,10 @@ func newService(c config, log *slog.Logger, opts ...taskpool.Option) (*service, 
 	public.HandleFunc("GET /readyz", s.readyz)
 	s.public = s.closing(public)
 
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	admin := http.NewServeMux()
+	admin.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)}))
 	admin.Handle("/debug/taskpool/", page)
 	s.admin = admin
 	return s, nil
