@@ -34,17 +34,17 @@
 //	go run ./load -rate 400 -duration 10s -high 20% -medium 20%
 //
 //	priority  sent  200   503  other  none  wrong      p50      p90      p99      max
-//	high       850  850     0      0     0      0   28.9ms   36.7ms   45.6ms   55.6ms
-//	medium     832  832     0      0     0      0   62.2ms  201.7ms  302.1ms  325.5ms
-//	low       2358  304  2054      0     0      0  1.0043s  1.5837s   1.886s  2.0087s
+//	high       850  850     0      0     0      0   29.1ms   37.3ms   50.3ms   56.4ms
+//	medium     832  832     0      0     0      0   65.4ms  209.3ms    308ms  352.9ms
+//	low       2358  302  2056      0     0      0  984.9ms  1.5467s  1.8338s  1.9643s
 //
-// With a quarter of that load, -rate 100, the p99 of high priority is 29.3 ms. And
-// this is what twice the load makes of requests that are all alike:
+// With a quarter of that load, -rate 100, the p50 of high priority is 22.0 ms
+// and the p99 29.8 ms. And this is what twice the load makes of requests that are all alike:
 //
 //	go run ./load -rate 400 -duration 10s -high 0 -medium 100%
 //
 //	priority  sent   200   503  other  none  wrong      p50      p90      p99      max
-//	medium    4040  1988  2052      0     0      0  223.2ms  226.6ms  228.4ms  229.6ms
+//	medium    4040  1985  2055      0     0      0  222.9ms  226.9ms  228.8ms  231.5ms
 //
 // Low requests get what the others leave. If these left nothing, it would be one of
 // every 16 dispatches; see taskpool.WithFairShare. These are figures of one run each,
