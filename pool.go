@@ -202,9 +202,16 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	if !sampled && !(p.hooked && p.hooks.timed) {
 		return entry{f: f}
 	}
-	return entry{h: &Handle{pool: p, ctx: context.Background(), task: Task{Priority: pr},
-		work: work{f: f}, function: true, draw: draw, queuedAt: time.Since(p.epoch), heapI: -1}}
+	h := functionHandles.Get().(*Handle)
+	h.pool, h.work.f, h.task.Priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
+	return entry{h: h}
 }
+
+// functionHandles are handles that stand for functions, to be used again: nobody
+// but the queue has them.
+var functionHandles = sync.Pool{New: func() any {
+	return &Handle{ctx: context.Background(), function: true, heapI: -1}
+}}
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
 // whole task: waiting for room, waiting in the queue and each attempt. When it

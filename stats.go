@@ -269,7 +269,7 @@ func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
 		switch {
 		case e.parked():
 			continue
-		case e.h != nil && e.h.queuedAt > 0:
+		case e.h != nil && p.hooks.timed:
 			return now - e.h.queuedAt
 		case p.ageing:
 			return now - time.Duration(e.order)

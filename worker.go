@@ -165,6 +165,8 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 		w.job = entry{f: h.work.f}
 		w.timed, w.draw, w.started = true, h.draw, time.Now()
 		w.wait = w.started.Sub(p.epoch) - h.queuedAt
+		h.pool, h.work.f, h.id = nil, nil, 0
+		functionHandles.Put(h)
 	} else if h != nil {
 		w.attempt = h.beginAttemptLocked(w)
 		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
@@ -323,7 +325,8 @@ func (w *worker) work() {
 			w.deliver()
 			w.phase = phaseTake
 		case phaseTake:
-			w.pool.lock()
+			lockSoon(&w.pool.mu) // as settle does: what has arrived is not looked at in vain
+			w.pool.endRunLocked()
 			if !w.takeLocked() {
 				return
 			}
@@ -341,7 +344,7 @@ func (w *worker) deliver() {
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
-		w.pool.lock()
+		lockSoon(&w.pool.mu) // without a look at what has arrived
 		w.event = TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked(), Wait: w.wait}
 		if a := w.attempt; a != nil {
 			w.event.Wait = a.started.Sub(a.pool.epoch) - a.h.queuedAt
@@ -383,7 +386,7 @@ func (w *worker) tooLate() bool {
 	if hooks := &w.pool.hooks; w.attempt == nil && hooks.started == nil && hooks.around == nil {
 		return false
 	}
-	w.pool.lock()
+	lockSoon(&w.pool.mu) // without a look at what has arrived
 	defer w.pool.unlock()
 	return w.gaveUp
 }
@@ -615,13 +618,16 @@ func (w *worker) settleLocked() bool {
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
+	wasFunction := w.attempt == nil
 	w.job, w.attempt = entry{}, nil
 	if len(w.reports) == 0 {
 		return w.takeLocked()
 	}
 	w.phase = phaseReport
-	p.takeInLocked()
-	p.restoreLocked()
+	if !wasFunction || p.outstandingLocked() == 0 {
+		p.takeInLocked()
+		p.restoreLocked()
+	} // else nothing has changed: the slot is still held, and nobody waits for a function
 	p.unlock()
 	return true
 }
