@@ -1,0 +1,137 @@
+package prompool_test
+
+import (
+	"context"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/metrics/prompool"
+)
+
+// BenchmarkOverhead says what the collector costs a task that takes 1 µs. Each of b.N
+// rounds makes the same tasks on a pool without the collector and on one with it, with
+// hooks and a scrape, in changing order, and the medians of all rounds are compared. So
+// what the machine does otherwise is in both. 1 is no overhead; use -benchtime 21x.
+func BenchmarkOverhead(b *testing.B) {
+	// A scrape a round is one in 0.2 s or less: more than any server makes.
+	const tasks = 200_000
+	one := spinner()
+	run := func(context.Context) error { one(); return nil }
+	for _, kind := range []struct {
+		name   string
+		submit func(*taskpool.Pool) error
+	}{
+		{"Go", func(p *taskpool.Pool) error { return p.Go(taskpool.Medium, one) }},
+		{"Submit", func(p *taskpool.Pool) error {
+			_, err := p.Submit(context.Background(), taskpool.Task{Run: run})
+			return err
+		}},
+	} {
+		b.Run(kind.name, func(b *testing.B) {
+			round := func(collected bool) time.Duration {
+				c, reg := newCollector(b)
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithCapacity(1024, taskpool.OverflowWait)}
+				if collected {
+					opts = append(opts, taskpool.WithHooks(c.Hooks()))
+				}
+				p, err := taskpool.New(opts...)
+				require.NoError(b, err)
+				if collected {
+					require.NoError(b, c.Watch(p))
+				}
+				start := time.Now()
+				for i := range tasks {
+					for kind.submit(p) != nil { // Go does not wait for room
+						require.NoError(b, p.WaitIdle(context.Background()))
+					}
+					if i == tasks/2 && collected {
+						write(b, reg, io.Discard)
+					}
+				}
+				require.NoError(b, p.Shutdown(context.Background()))
+				return time.Since(start)
+			}
+			var without, with []time.Duration
+			for i := range b.N {
+				for _, collected := range []bool{i%2 == 0, i%2 != 0} {
+					if d := round(collected); collected {
+						with = append(with, d)
+					} else {
+						without = append(without, d)
+					}
+				}
+			}
+			perTask := func(all []time.Duration) float64 {
+				return float64(median(all)) / tasks
+			}
+			b.ReportMetric(perTask(without), "ns/task-without")
+			b.ReportMetric(perTask(with), "ns/task-with")
+			b.ReportMetric(perTask(with)/perTask(without), "with/without")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// spinner returns a function that takes about a microsecond.
+func spinner() func() {
+	work := func(n int) func() {
+		return func() {
+			x := uint64(n) | 1
+			for range n {
+				x ^= x << 13
+				x ^= x >> 7
+				x ^= x << 17
+			}
+			if x == 0 { // it never is, but the compiler does not know
+				panic("unreachable")
+			}
+		}
+	}
+	best := time.Duration(1<<63 - 1)
+	const trial = 1 << 20
+	for range 5 {
+		start := time.Now()
+		work(trial)()
+		best = min(best, time.Since(start))
+	}
+	return work(int(trial * time.Microsecond / best))
+}
+
+// BenchmarkEvents is what the hooks of a task cost here.
+func BenchmarkEvents(b *testing.B) {
+	for name, opts := range map[string][]prompool.Option{"plain": nil, "names": {prompool.WithTaskNames(10)}} {
+		b.Run(name, func(b *testing.B) {
+			c, _ := newCollector(b, opts...)
+			newPool(b, c, taskpool.WithName("mail"))
+			hooks := c.Hooks()
+			e := taskpool.TaskEvent{Pool: "mail", Task: taskpool.TaskInfo{ID: 1, Name: "letter", State: taskpool.Succeeded}, Elapsed: time.Second}
+			b.ReportAllocs()
+			for b.Loop() {
+				hooks.Started(e)
+				hooks.Finished(e)
+			}
+		})
+	}
+}
+
+func BenchmarkScrape(b *testing.B) {
+	c, reg := newCollector(b)
+	p := newPool(b, c, taskpool.WithName("mail"))
+	for i := range 3 {
+		submit(b, p, taskpool.Task{Priority: taskpool.Priority(i - 1)})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		write(b, reg, io.Discard)
+	}
+}
