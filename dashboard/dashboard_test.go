@@ -244,7 +244,7 @@ func TestFunctionsAreASampleThatStandsForAll(t *testing.T) {
 		d := dashboard.New(dashboard.WithGoEvery(1))
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
-		require.Equal(t, 16, dashboard.New().Hooks().GoEvery)
+		require.Equal(t, 64, dashboard.New().Hooks().GoEvery)
 		require.Equal(t, 1, d.Hooks().GoEvery)
 		for range 20 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(10 * time.Millisecond) }))

@@ -18,7 +18,7 @@ func (f optionFunc) apply(c *config) { f(c) }
 const (
 	defaultMaxClients    = 16
 	defaultStarvingAfter = 10 * time.Second
-	defaultGoEvery       = 16
+	defaultGoEvery       = 64
 )
 
 // config is what the options set. It does not change.
@@ -75,7 +75,7 @@ func WithStarvingAfter(d time.Duration) Option {
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the hooks
 // are told of: one in n, chosen at random, and each that fails; see
 // [taskpool.Hooks.GoEvery]. With 1 they are told of all, which short functions feel.
-// Default: 16.
+// Default: 64.
 func WithGoEvery(n int) Option {
 	return optionFunc(func(c *config) { c.goEvery = n })
 }
