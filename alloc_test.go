@@ -60,7 +60,7 @@ func TestGoDoesNotAllocate(t *testing.T) {
 		{"strict order", []taskpool.Option{taskpool.WithFairShare(0)}},
 		{"ageing", []taskpool.Option{taskpool.WithAging(time.Second)}},
 		{"bounded queue", []taskpool.Option{taskpool.WithCapacity(10, taskpool.OverflowShed)}},
-		{"hooks that see a sample", []taskpool.Option{taskpool.WithHooks(taskpool.Hooks{GoEvery: 1 << 40,
+		{"hooks that see a sample", []taskpool.Option{taskpool.WithHooks(taskpool.Hooks{GoEvery: 1 << 30,
 			Started: func(taskpool.TaskEvent) {}, Finished: func(taskpool.TaskEvent) {}})}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
