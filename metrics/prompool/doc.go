@@ -57,8 +57,8 @@
 // Both are classic and native histograms at once: a server that takes native ones gets
 // buckets 9 % apart, from 0.1 µs to 18 hours, and the others get those of [WithBuckets].
 //
-// Of functions given to Go the hooks see one in 16 (see [WithGoEvery]), which counts
-// for 16 in the histograms: these are right in the long run, not to the last function.
+// Of functions given to Go the hooks see one in 64 (see [WithGoEvery]), which counts
+// for 64 in the histograms: these are right in the long run, not to the last function.
 // Functions that panic or call Goexit are not in taskpool_attempt_duration_seconds.
 //
 // # Cost

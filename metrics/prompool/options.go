@@ -19,7 +19,7 @@ type optionFunc func(*config)
 func (f optionFunc) apply(c *config) { f(c) }
 
 const (
-	defaultGoEvery = 16
+	defaultGoEvery = 64
 	maxTaskNames   = 1000
 	minBound       = 1e-6
 	maxBound       = 12 * 60 * 60
@@ -110,7 +110,7 @@ func WithTaskNames(max int) Option {
 
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms
 // see: one in n, chosen at random, which counts for n; see [taskpool.Hooks.GoEvery].
-// With 1 they see all, which short functions feel. Default: 16.
+// With 1 they see all, which short functions feel. Default: 64.
 func WithGoEvery(n int) Option {
 	return optionFunc(func(c *config) { c.goEvery = n })
 }
