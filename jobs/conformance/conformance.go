@@ -1,0 +1,324 @@
+// Package conformance tests that an engine of package jobs keeps what that package
+// says a job means.
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
+)
+
+// An Engine is a queue that can be stopped: attempts under way are finished, unless
+// ctx ends first.
+type Engine interface {
+	jobs.Queue
+	Stop(ctx context.Context) error
+}
+
+// Run tests the engines that start returns: each new, empty, at work with the
+// handlers of reg, and running one job at a time. run calls each test, in a
+// bubble of [testing/synctest] if the engine has no life outside the process; nil
+// just calls it. No test depends on how long anything takes but for a deadline of a
+// minute.
+func Run(t *testing.T, run func(*testing.T, func(*testing.T)), start func(*testing.T, *jobs.Registry) Engine) {
+	if run == nil {
+		run = func(t *testing.T, f func(*testing.T)) { f(t) }
+	}
+	for _, c := range tests {
+		t.Run(c.name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := &suite{T: t, events: make(chan jobs.Event, 100)}
+				s.ctx, s.cancel = context.WithTimeout(context.Background(), time.Minute)
+				defer s.cancel()
+				s.reg.Observe(func(e jobs.Event) { s.events <- e })
+				s.start = func() { s.q = start(t, &s.reg) }
+				c.test(s)
+				if !s.stopped && s.q != nil {
+					s.stop()
+				}
+			})
+		})
+	}
+}
+
+var tests = []struct {
+	name string
+	test func(*suite)
+}{
+	{"UrgentJobsRunFirst", order},
+	{"FailedJobIsRetriedAfterThePolicysBackoff", retries},
+	{"PermanentErrorDiscardsAtOnce", permanent},
+	{"RetryAfterTakesTheBackoffsPlaceAndOneAttempt", retryAfter},
+	{"TimeoutEndsTheContextAndCountsAsAFailure", timeout},
+	{"CanceledBeforeItRunsItNeverRuns", cancelWaiting},
+	{"CanceledWhileItRunsItsContextEnds", cancelRunning},
+	{"PanicIsAFailureLikeAnyOther", panics},
+	{"GoexitDiscardsAtOnce", goexit},
+	{"UnknownKindIsNeverRetried", unknownKind},
+	{"BadPayloadIsDiscardedAndNeverRetried", badPayload},
+	{"UniqueKeyAllowsOneUnsettledJob", unique},
+	{"NotBeforeIsKept", notBefore},
+	{"GracefulStopFinishesWhatRuns", gracefulStop},
+}
+
+type suite struct {
+	*testing.T
+	ctx     context.Context
+	cancel  func()
+	reg     jobs.Registry
+	q       Engine
+	start   func()
+	events  chan jobs.Event
+	stopped bool
+}
+
+func (s *suite) stop() {
+	s.Helper()
+	s.stopped = true
+	if err := s.q.Stop(s.ctx); err != nil {
+		s.Fatalf("Stop: %v", err)
+	}
+}
+
+func (s *suite) check(ok bool, format string, args ...any) {
+	s.Helper()
+	if !ok {
+		s.Fatalf(format, args...)
+	}
+}
+
+// next returns the next event, which must be of that state and attempt.
+func (s *suite) next(state jobs.State, attempt int) jobs.Event {
+	s.Helper()
+	select {
+	case e := <-s.events:
+		s.check(e.State == state && e.Attempt == attempt, "event is %v of attempt %d, want %v of attempt %d; error: %v",
+			e.State, e.Attempt, state, attempt, e.Err)
+		return e
+	case <-s.ctx.Done():
+		s.Fatalf("no event, want %v of attempt %d", state, attempt)
+	}
+	panic("not reached")
+}
+
+func (s *suite) enqueue(k *jobs.Kind[int], payload int, o jobs.Options) jobs.ID {
+	s.Helper()
+	id, err := k.Enqueue(s.ctx, s.q, payload, o)
+	s.check(err == nil, "Enqueue: %v", err)
+	return id
+}
+
+// one starts an engine with one kind and enqueues one job.
+func (s *suite) one(p jobs.Policy, handler func(context.Context, jobs.Meta) error) jobs.ID {
+	s.Helper()
+	k := jobs.Register(&s.reg, "one", func(ctx context.Context, m jobs.Meta, _ int) error { return handler(ctx, m) }, p)
+	s.start()
+	return s.enqueue(k, 0, jobs.Options{})
+}
+
+// gate registers a kind whose jobs occupy the engine until release is called.
+func (s *suite) gate() (k *jobs.Kind[int], started <-chan struct{}, release func()) {
+	began, gate := make(chan struct{}), make(chan struct{})
+	k = jobs.Register(&s.reg, "gate", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		close(began)
+		select {
+		case <-gate:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}, jobs.Policy{})
+	return k, began, func() { close(gate) }
+}
+
+func (s *suite) await(c <-chan struct{}) {
+	s.Helper()
+	select {
+	case <-c:
+	case <-s.ctx.Done():
+		s.Fatal("waited in vain")
+	}
+}
+
+var errTest = errors.New("conformance: as the handler says")
+
+func order(s *suite) {
+	var got []int
+	gate, started, release := s.gate()
+	k := jobs.Register(&s.reg, "note", func(_ context.Context, _ jobs.Meta, n int) error {
+		got = append(got, n)
+		return nil
+	}, jobs.Policy{Priority: taskpool.Low})
+	s.start()
+	s.enqueue(gate, 0, jobs.Options{})
+	s.await(started)
+	s.enqueue(k, 3, jobs.Options{})
+	s.enqueue(k, 2, jobs.Options{Priority: new(taskpool.Medium)})
+	s.enqueue(k, 1, jobs.Options{Priority: new(taskpool.High)})
+	release()
+	for range 4 {
+		s.next(jobs.Completed, 1)
+	}
+	s.check(slices.Equal(got, []int{1, 2, 3}), "jobs ran in the order %v", got)
+}
+
+func retries(s *suite) {
+	delay := func(n int) time.Duration { return time.Duration(n) * 10 * time.Millisecond }
+	var ends, starts []time.Time
+	s.one(jobs.Policy{MaxAttempts: 3, Backoff: delay}, func(_ context.Context, m jobs.Meta) error {
+		starts = append(starts, time.Now())
+		s.check(m.MaxAttempts == 3, "MaxAttempts is %d", m.MaxAttempts)
+		ends = append(ends, time.Now())
+		return errTest
+	})
+	for n := 1; n < 3; n++ {
+		e := s.next(jobs.Retrying, n)
+		s.check(e.Delay == delay(n), "delay is %v, want %v", e.Delay, delay(n))
+	}
+	s.check(s.next(jobs.Discarded, 3).Err != nil, "no error")
+	for n := 1; n < 3; n++ {
+		s.check(starts[n].Sub(ends[n-1]) >= delay(n), "retry came after %v", starts[n].Sub(ends[n-1]))
+	}
+}
+
+func permanent(s *suite) {
+	s.one(jobs.Policy{MaxAttempts: 5}, func(context.Context, jobs.Meta) error { return taskpool.Permanent(errTest) })
+	s.check(errors.Is(s.next(jobs.Discarded, 1).Err, errTest), "not the handler's error")
+}
+
+func retryAfter(s *suite) {
+	never := func(int) time.Duration { return time.Hour }
+	s.one(jobs.Policy{MaxAttempts: 2, Backoff: never}, func(context.Context, jobs.Meta) error {
+		return taskpool.RetryAfter(time.Millisecond, errTest)
+	})
+	s.check(s.next(jobs.Retrying, 1).Delay == time.Millisecond, "not the delay of RetryAfter")
+	s.next(jobs.Discarded, 2)
+}
+
+func timeout(s *suite) {
+	s.one(jobs.Policy{MaxAttempts: 2, Timeout: 20 * time.Millisecond, Backoff: func(int) time.Duration { return 0 }},
+		func(ctx context.Context, m jobs.Meta) error {
+			if m.Attempt == 2 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	s.check(errors.Is(s.next(jobs.Retrying, 1).Err, taskpool.ErrTimeout), "not ErrTimeout")
+	s.next(jobs.Completed, 2)
+}
+
+func cancelWaiting(s *suite) {
+	gate, started, release := s.gate()
+	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+	s.start()
+	s.enqueue(gate, 0, jobs.Options{})
+	s.await(started)
+	id := s.enqueue(k, 0, jobs.Options{})
+	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+	e := s.next(jobs.Canceled, 0)
+	s.check(e.ID == id, "job %q was canceled, want %q", e.ID, id)
+	release()
+	s.next(jobs.Completed, 1)
+	err := s.q.Cancel(s.ctx, id)
+	s.check(errors.Is(err, jobs.ErrNotFound), "second Cancel: %v", err)
+}
+
+func cancelRunning(s *suite) {
+	started := make(chan struct{})
+	id := s.one(jobs.Policy{MaxAttempts: 3}, func(ctx context.Context, _ jobs.Meta) error {
+		close(started)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	s.await(started)
+	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+	s.next(jobs.Canceled, 1)
+}
+
+func panics(s *suite) {
+	s.one(jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }}, func(_ context.Context, m jobs.Meta) error {
+		if m.Attempt == 1 {
+			panic("conformance: as the handler says")
+		}
+		return nil
+	})
+	_, ok := errors.AsType[*taskpool.PanicError](s.next(jobs.Retrying, 1).Err)
+	s.check(ok, "not a PanicError")
+	s.next(jobs.Completed, 2)
+}
+
+func goexit(s *suite) {
+	s.one(jobs.Policy{MaxAttempts: 3}, func(context.Context, jobs.Meta) error { runtime.Goexit(); return nil })
+	s.check(errors.Is(s.next(jobs.Discarded, 1).Err, taskpool.ErrGoexit), "not ErrGoexit")
+}
+
+func unknownKind(s *suite) {
+	s.start()
+	_, err := s.q.Enqueue(s.ctx, jobs.Request{Kind: "nobody", Payload: json.RawMessage("1"), MaxAttempts: 5})
+	if err == nil {
+		err = s.next(jobs.Discarded, 1).Err
+	}
+	s.check(errors.Is(err, jobs.ErrUnknownKind), "not ErrUnknownKind: %v", err)
+}
+
+func badPayload(s *suite) {
+	jobs.Register(&s.reg, "one", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+	s.start()
+	r := jobs.Request{Kind: "one", Payload: json.RawMessage("{"), MaxAttempts: 5}
+	_, err := s.q.Enqueue(s.ctx, r)
+	s.check(err != nil, "what is no JSON was accepted")
+	r.Payload = json.RawMessage(`"text"`)
+	_, err = s.q.Enqueue(s.ctx, r)
+	s.check(err == nil, "Enqueue: %v", err)
+	err = s.next(jobs.Discarded, 1).Err
+	s.check(errors.Is(err, jobs.ErrPayload), "not ErrPayload: %v", err)
+}
+
+func unique(s *suite) {
+	gate, started, release := s.gate()
+	other := jobs.Register(&s.reg, "other", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+	s.start()
+	o := jobs.Options{UniqueKey: "key"}
+	first := s.enqueue(gate, 0, o)
+	s.await(started)
+	id, err := gate.Enqueue(s.ctx, s.q, 1, o)
+	s.check(errors.Is(err, jobs.ErrDuplicate) && id == first, "second Enqueue: %q, %v", id, err)
+	s.enqueue(other, 0, o) // a key of another kind is another
+	release()
+	s.next(jobs.Completed, 1)
+	s.next(jobs.Completed, 1)
+	again := s.enqueue(other, 0, o)
+	s.check(s.next(jobs.Completed, 1).ID == again, "the key was not free again")
+}
+
+func notBefore(s *suite) {
+	var ran time.Time
+	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { ran = time.Now(); return nil }, jobs.Policy{})
+	s.start()
+	at := time.Now().Add(50 * time.Millisecond)
+	s.enqueue(k, 0, jobs.Options{NotBefore: at})
+	s.next(jobs.Completed, 1)
+	s.check(!ran.Before(at), "it ran %v too early", at.Sub(ran))
+}
+
+func gracefulStop(s *suite) {
+	gate, started, release := s.gate()
+	s.start()
+	s.enqueue(gate, 0, jobs.Options{})
+	s.await(started)
+	stopped := make(chan error, 1)
+	s.stopped = true
+	go func() { stopped <- s.q.Stop(s.ctx) }()
+	release()
+	s.next(jobs.Completed, 1)
+	err := <-stopped
+	s.check(err == nil, "Stop: %v", err)
+}

@@ -1,0 +1,55 @@
+// Package jobs registers handlers by name, so that the same handlers run in this
+// process or, on an engine that stores jobs, in many.
+//
+//	var reg jobs.Registry
+//
+//	var resize = jobs.Register(&reg, "resize", func(ctx context.Context, m jobs.Meta, p ResizeArgs) error {
+//		…
+//	}, jobs.Policy{Priority: taskpool.Low, MaxAttempts: 5, Timeout: time.Minute})
+//
+//	q := jobs.Local(pool, &reg)
+//	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, jobs.Options{})
+//
+// A [Queue] is an engine; [Local] is one in memory, on a [taskpool.Pool]. Payloads
+// go through JSON in each, so that what works in one process works in many: a
+// handler gets a decoded copy, of exported fields only.
+//
+// # Meaning
+//
+// It is one for all engines, and package conformance tests it.
+//
+//	priority       the lower runs first: Options.Priority if set, else Policy.Priority
+//	attempts       Options.MaxAttempts if set, else Policy.MaxAttempts: the first included
+//	nil            the job is Completed
+//	an error       Retrying while attempts are left, then Discarded
+//	backoff        the delay that Policy.Backoff computes is the delay used; without
+//	               it, full jitter: uniform between 0 and 100 ms doubled with each
+//	               attempt, at most 30 s
+//	Permanent      Discarded at once
+//	RetryAfter     its delay takes the place of the backoff's; the attempt counts like
+//	               any other, and the last one's error discards the job
+//	timeout        the context ends with taskpool.ErrTimeout; an error that the handler
+//	               then returns is an error like any other
+//	panic          an error like any other, a *taskpool.PanicError
+//	Goexit         Discarded at once, with taskpool.ErrGoexit
+//	hang           Discarded at once, with a *taskpool.HungError: a retry could run
+//	               beside what it retries
+//	cancellation   before it runs: Canceled, and it never runs. While it runs: its
+//	               context ends; Canceled if the handler then returns an error,
+//	               Completed if it returns nil. It is never retried
+//	not before     it starts at that time or later
+//	unique key     while a job of the kind with that key has not settled, another is not
+//	               added: Enqueue returns the first one's ID and ErrDuplicate
+//	unknown kind   an error of Enqueue where the engine can know, else Discarded at
+//	               once, with ErrUnknownKind
+//	bad payload    Discarded at once, with ErrPayload; what is no JSON is refused by Enqueue
+//	graceful stop  attempts under way are finished, their contexts left alone. Jobs
+//	               that wait are finished too (Local) or kept (engines that store them)
+//
+// Priority, attempts, not-before and unique key are fixed when a job is enqueued. The
+// timeout, the heartbeat and the backoff are those of the process that runs it.
+//
+// An engine that stores jobs may run one twice, after a crash: handlers must be
+// idempotent. The context given to Enqueue governs the enqueueing and nothing more,
+// and a handler sees none of its values.
+package jobs

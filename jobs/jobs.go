@@ -1,0 +1,379 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
+)
+
+// The errors that callers branch on, with [errors.Is].
+var (
+	// ErrDuplicate is returned by Enqueue, with the ID of the job that is there
+	// already, if that has the same kind and unique key and has not settled.
+	ErrDuplicate = errors.New("jobs: a job with this unique key has not settled yet")
+
+	// ErrNotFound is returned by Cancel if no unsettled job has the ID.
+	ErrNotFound = errors.New("jobs: no unsettled job has this ID")
+
+	// ErrUnknownKind says that the registry has no handler for a job.
+	ErrUnknownKind = errors.New("jobs: unknown kind")
+
+	// ErrPayload says that a job's payload does not decode into what the handler
+	// of its kind takes.
+	ErrPayload = errors.New("jobs: payload does not decode")
+)
+
+// An ID names a job within its queue. What it is made of is the engine's affair.
+type ID string
+
+// A Queue takes jobs. Its methods may be called from any goroutine.
+type Queue interface {
+	// Enqueue adds a job, and returns its ID, or ErrDuplicate and the ID of the one
+	// that is there. If r is not valid the error is that of [Request.Validate].
+	// It may wait, for room or for a database, until ctx ends; then the job may or
+	// may not have been added.
+	Enqueue(ctx context.Context, r Request) (ID, error)
+
+	// Cancel ends a job: one that waits never runs, of one that runs the context
+	// ends. It does not wait for the handler to return. It returns ErrNotFound
+	// if no job has the ID, or the job has settled.
+	Cancel(ctx context.Context, id ID) error
+}
+
+// A Request is a job as it is handed to a [Queue]. [Kind.Enqueue] makes it.
+type Request struct {
+	Kind        string
+	Payload     json.RawMessage
+	Priority    taskpool.Priority
+	MaxAttempts int // at least 1
+	NotBefore   time.Time
+	UniqueKey   string
+}
+
+// maxAttempts is what engines can store.
+const maxAttempts = 32767
+
+// Validate returns an error that names the first field of r that no engine accepts,
+// its value and what is allowed.
+func (r Request) Validate() error {
+	switch {
+	case !validKind(r.Kind):
+		return fmt.Errorf("jobs: Request.Kind must be %s, got %q", kindRule, r.Kind)
+	case !json.Valid(r.Payload):
+		return errors.New("jobs: Request.Payload must be JSON")
+	case r.MaxAttempts < 1 || r.MaxAttempts > maxAttempts:
+		return fmt.Errorf("jobs: Request.MaxAttempts must be from 1 to %d, got %d", maxAttempts, r.MaxAttempts)
+	}
+	return nil
+}
+
+// Options are what one job has in place of its kind's [Policy], and beside it. The
+// zero value changes nothing.
+type Options struct {
+	// Priority is the job's; nil: the policy's. It is a pointer as the zero value
+	// of a Priority is Medium: write new(taskpool.High).
+	Priority *taskpool.Priority
+
+	// MaxAttempts is the number of attempts in all, at most 32,767; 0: the policy's.
+	MaxAttempts int
+
+	// NotBefore is the earliest time at which the job may start. Zero, or a time
+	// in the past: at once.
+	NotBefore time.Time
+
+	// UniqueKey, with the kind, allows one unsettled job only. Empty: any number.
+	UniqueKey string
+}
+
+// A Policy is how the jobs of a kind are treated. The zero value is one attempt of
+// Medium priority, without a bound.
+type Policy struct {
+	// Priority is the jobs' urgency; zero is Medium.
+	Priority taskpool.Priority
+
+	// MaxAttempts is the number of attempts in all, the first included, at most
+	// 32,767; 0 is 1.
+	MaxAttempts int
+
+	// Backoff returns the time from the end of attempt n, counted from 1, to its
+	// retry; a negative one counts as 0. Nil: full jitter, see the package's doc.
+	Backoff func(attempt int) time.Duration
+
+	// Timeout bounds one attempt. Zero: no bound.
+	Timeout time.Duration
+
+	// Heartbeat is the longest silence allowed between calls of taskpool.Yield and
+	// taskpool.Beat, see [taskpool.Task]. Zero: not watched.
+	Heartbeat time.Duration
+}
+
+func (p *Policy) validate() error {
+	bad := func(field, allowed string, got any) error {
+		return fmt.Errorf("Policy.%s must %s, got %v", field, allowed, got)
+	}
+	switch {
+	case p.MaxAttempts < 0 || p.MaxAttempts > maxAttempts:
+		return bad("MaxAttempts", fmt.Sprintf("be from 0 to %d", maxAttempts), p.MaxAttempts)
+	case p.Timeout < 0:
+		return bad("Timeout", "not be negative", p.Timeout)
+	case p.Heartbeat < 0:
+		return bad("Heartbeat", "not be negative", p.Heartbeat)
+	}
+	return nil
+}
+
+// Meta is what a handler is told about its job.
+type Meta struct {
+	ID          ID
+	Kind        string
+	Attempt     int // from 1; 0 in an [Event] of a job that never started
+	MaxAttempts int
+	Priority    taskpool.Priority
+	Enqueued    time.Time
+	UniqueKey   string // empty if it has none
+}
+
+// A State is what an attempt, or a job that never ran, came to.
+type State int
+
+// The states. All but Retrying are final.
+const (
+	Completed State = iota // the handler returned nil
+	Retrying               // the attempt failed, and another follows
+	Discarded              // it failed for good
+	Canceled               // it was canceled, or cut off by a stop that could not wait
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	if s < Completed || s > Canceled {
+		return fmt.Sprintf("State(%d)", int(s))
+	}
+	return [...]string{"completed", "retrying", "discarded", "canceled"}[s]
+}
+
+// An Event says what an attempt came to, or a job that was ended before it ran.
+type Event struct {
+	Meta
+	State State
+	Err   error         // nil if Completed
+	Delay time.Duration // Retrying: the time until the next attempt may start
+}
+
+// A Registry is a set of handlers by kind. The zero value is ready. It must not be
+// copied after first use; its methods may be called from any goroutine.
+type Registry struct {
+	mu        sync.RWMutex // protects the fields below; no user code is called with it
+	kinds     map[string]*kind
+	observers []func(Event)
+}
+
+type kind struct {
+	policy Policy
+	run    func(ctx context.Context, m Meta, payload []byte) error
+}
+
+// kindRule says which names kinds may have; River accepts these and a few others.
+const kindRule = "2 to 127 letters, digits and . _ - / of ASCII, a letter or digit first"
+
+var kindPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{1,126}$`)
+
+func validKind(name string) bool { return kindPattern.MatchString(name) }
+
+// A Kind enqueues jobs with payloads of type T. [Register] makes it.
+type Kind[T any] struct {
+	name   string
+	policy Policy
+}
+
+// Register adds a handler of jobs of the named kind to reg and returns what enqueues
+// them. It is meant for package level and panics on a programmer's error: a name
+// that is taken, or is not 2 to 127 ASCII letters, digits and . _ - / with a letter
+// or digit first; a nil handler; a T that package encoding/json cannot encode; a
+// policy with a value that is not allowed.
+func Register[T any](reg *Registry, name string, handler func(ctx context.Context, m Meta, payload T) error, p Policy) *Kind[T] {
+	fail := func(format string, args ...any) {
+		panic(fmt.Sprintf("jobs: Register %q: ", name) + fmt.Sprintf(format, args...))
+	}
+	if !validKind(name) {
+		fail("name must be %s", kindRule)
+	}
+	if handler == nil {
+		fail("handler must not be nil")
+	}
+	if err := encodable(reflect.TypeFor[T]()); err != nil {
+		fail("payload cannot be encoded: %v", err)
+	}
+	if err := p.validate(); err != nil {
+		fail("%v", err)
+	}
+	p.MaxAttempts = max(p.MaxAttempts, 1)
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	if reg.kinds[name] != nil {
+		fail("name is taken")
+	}
+	if reg.kinds == nil {
+		reg.kinds = make(map[string]*kind)
+	}
+	reg.kinds[name] = &kind{p, func(ctx context.Context, m Meta, payload []byte) error {
+		var v T
+		if err := json.Unmarshal(payload, &v); err != nil {
+			return taskpool.Permanent(fmt.Errorf("%w into %v of kind %q: %w", ErrPayload, reflect.TypeFor[T](), name, err))
+		}
+		return handler(ctx, m, v)
+	}}
+	return &Kind[T]{name, p}
+}
+
+// encodable reports whether package json refuses every value of type t. What it
+// refuses deeper inside is found by Enqueue.
+func encodable(t reflect.Type) error {
+	return json.NewEncoder(io.Discard).Encode(sample(t, 0).Interface())
+}
+
+// sample returns a value of type t in which pointers and slices are not empty to
+// some depth, so that the types behind them are looked at too.
+func sample(t reflect.Type, depth int) reflect.Value {
+	v := reflect.New(t).Elem()
+	if depth > 3 || t.Implements(reflect.TypeFor[json.Marshaler]()) {
+		return v
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if t.Field(i).IsExported() && v.Field(i).CanSet() {
+				v.Field(i).Set(sample(t.Field(i).Type, depth+1))
+			}
+		}
+	case reflect.Slice:
+		v = reflect.Append(v, sample(t.Elem(), depth+1))
+	case reflect.Pointer:
+		v.Set(reflect.New(t.Elem()))
+		v.Elem().Set(sample(t.Elem(), depth+1))
+	}
+	return v
+}
+
+// Name returns the kind's name.
+func (k *Kind[T]) Name() string { return k.name }
+
+// Enqueue encodes payload and adds a job to q, see [Queue]. It returns the job's ID;
+// with ErrDuplicate, the ID of the job that has the same unique key.
+func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (ID, error) {
+	if o.MaxAttempts < 0 || o.MaxAttempts > maxAttempts {
+		return "", fmt.Errorf("jobs: Options.MaxAttempts must be from 0 to %d, got %d", maxAttempts, o.MaxAttempts)
+	}
+	data, err := json.Marshal(payload)
+	if err != nil {
+		return "", fmt.Errorf("jobs: payload of kind %q: %w", k.name, err)
+	}
+	r := Request{Kind: k.name, Payload: data, Priority: k.policy.Priority,
+		MaxAttempts: k.policy.MaxAttempts, NotBefore: o.NotBefore, UniqueKey: o.UniqueKey}
+	if o.Priority != nil {
+		r.Priority = *o.Priority
+	}
+	if o.MaxAttempts > 0 {
+		r.MaxAttempts = o.MaxAttempts
+	}
+	return q.Enqueue(ctx, r)
+}
+
+// Observe has f called with what each attempt, and each job that ended without one,
+// came to, on whichever engine runs the handlers of reg. Register observers before
+// jobs are enqueued. f is called on a goroutine of the engine, which a slow f holds
+// up; a panic in it is logged. Events of one job come in order.
+func (reg *Registry) Observe(f func(Event)) {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	reg.observers = append(reg.observers, f)
+}
+
+// The methods below are for engines.
+
+// Tell calls the observers.
+func (reg *Registry) Tell(e Event) {
+	reg.mu.RLock()
+	observers := slices.Clone(reg.observers)
+	reg.mu.RUnlock()
+	for _, f := range observers {
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					slog.Error("jobs: an observer panicked", slog.String("kind", e.Kind), slog.Any("panic", v))
+				}
+			}()
+			f(e)
+		}()
+	}
+}
+
+// Kinds returns the names of the kinds, sorted.
+func (reg *Registry) Kinds() []string {
+	reg.mu.RLock()
+	defer reg.mu.RUnlock()
+	return slices.Sorted(maps.Keys(reg.kinds))
+}
+
+// Policy returns the policy of a kind, with MaxAttempts at least 1. It returns false
+// if there is no such kind.
+func (reg *Registry) Policy(name string) (Policy, bool) {
+	if k := reg.kind(name); k != nil {
+		return k.policy, true
+	}
+	return Policy{}, false
+}
+
+func (reg *Registry) kind(name string) *kind {
+	reg.mu.RLock()
+	defer reg.mu.RUnlock()
+	return reg.kinds[name]
+}
+
+// Run makes one attempt: it decodes the payload and calls the handler of m.Kind. It
+// returns the handler's error, or a permanent one that is ErrUnknownKind or
+// ErrPayload.
+func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
+	k := reg.kind(m.Kind)
+	if k == nil {
+		return taskpool.Permanent(fmt.Errorf("%w %q", ErrUnknownKind, m.Kind))
+	}
+	return k.run(ctx, m, payload)
+}
+
+// Judge says what an attempt that ended with err means for a job that was not
+// canceled. It calls the policy's Backoff.
+func (reg *Registry) Judge(m Meta, err error) Event {
+	var permanent *remote.PermanentError
+	var after *remote.RetryAfterError
+	switch {
+	case err == nil:
+		return Event{Meta: m}
+	case errors.As(err, &permanent), errors.Is(err, taskpool.ErrGoexit), errors.Is(err, taskpool.ErrHung),
+		m.Attempt >= m.MaxAttempts:
+		return Event{Meta: m, State: Discarded, Err: err}
+	}
+	e := Event{Meta: m, State: Retrying, Err: err}
+	if p, _ := reg.Policy(m.Kind); errors.As(err, &after) {
+		e.Delay = after.Delay
+	} else if p.Backoff != nil {
+		e.Delay = max(p.Backoff(m.Attempt), 0)
+	} else {
+		limit := 100 * time.Millisecond << min(m.Attempt-1, 9)
+		e.Delay = rand.N(min(limit, 30*time.Second) + 1)
+	}
+	return e
+}
