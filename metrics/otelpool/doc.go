@@ -1,0 +1,81 @@
+// Package otelpool gives the metrics of pools, and spans of their tasks, to OpenTelemetry.
+//
+//	c, err := otelpool.New() // the global providers, unless options say otherwise
+//	…
+//	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(c.Hooks()))
+//	…
+//	if err := c.Watch(pool); err != nil { … }
+//
+// # Spans
+//
+// Each attempt of a task given to Submit has a span, of kind internal, with the name of
+// the task, or taskpool.task if it has none; names should be those of kinds of tasks. It
+// is in the context that the task gets. Functions given to Go have no spans.
+//
+// As a task may run long after the span in which it was submitted has ended, and several
+// times, each span is the root of a trace, with a link to the span that was in the
+// context given to Submit. [WithChildSpans] makes it a child of that instead.
+//
+//	taskpool.pool        the pool's name
+//	taskpool.task.id     the task's number in the pool
+//	taskpool.priority    high, medium, low or the number
+//	taskpool.attempt     the attempt's number, from 1
+//	error.type           of one that failed: error, timeout, interrupted, panic, goexit, hung
+//
+// An attempt that fails has status Error and an event exception with the error, of a
+// panic with its stack. A span ends when the pool has done with the attempt, which is
+// when one that hangs is given up, not when it returns. It may end shortly after
+// Handle.Wait has returned, and has ended when Shutdown has.
+//
+// # Metrics
+//
+// At each collection the collector takes one snapshot of each pool that it watches, so
+// the values of a collection belong together. In each of them the sum of
+// taskpool.tasks.finished and taskpool.tasks.unfinished is taskpool.tasks.submitted. The
+// two histograms come from hooks, and may be an event or two ahead of that, or behind.
+//
+// Each has the attribute taskpool.pool, the pool's name, and the one in braces, whose
+// name begins with taskpool. too.
+//
+//	taskpool.tasks.submitted             {task}     accepted
+//	taskpool.tasks.refused               {task}     no room, closed, or a context that ended first
+//	taskpool.tasks.finished{outcome}     {task}     succeeded, failed, canceled, shed
+//	taskpool.tasks.unfinished{state}     {task}     queued, delayed, running, parked
+//	taskpool.attempts.started{priority}  {attempt}
+//	taskpool.attempts.ended{result}      {attempt}  success, error, timeout, interrupted, panic, goexit, hung
+//	taskpool.attempts.in_progress        s          time that attempts under way have taken, added up
+//	taskpool.attempts.longest            s          the longest of them
+//	taskpool.attempt.duration{priority}  s          histogram, from hooks; with the time parked
+//	taskpool.retries                     {retry}    failed attempts for which a retry was granted
+//	taskpool.parks                       {park}     times that a running task gave its slot back
+//	taskpool.queue.depth{priority}       {task}     tasks that wait for a worker
+//	taskpool.queue.oldest{priority}      s          how long at least the oldest of them waits
+//	taskpool.queue.wait{priority}        s          histogram, from hooks
+//	taskpool.workers.live{state}         {worker}   idle; busy, parked tasks' among them; abandoned; lost
+//	taskpool.workers.replaced{reason}    {worker}   panic, goexit, hung
+//	taskpool.slots                       {task}     tasks that may run at once
+//	taskpool.capacity                    {task}     tasks that may wait; only if that is bounded
+//	taskpool.submitters.blocked          {call}     calls of Submit that wait for room
+//	taskpool.paused, taskpool.closed     1          1 if so
+//
+// [taskpool.Stats] says more about each. A panic is shown to the hook that makes spans, and
+// does not end the worker then: only those of functions without a hook do. Views of the meter provider change the buckets
+// of the histograms, which reach from 10 µs to 5 minutes, and what else is exported.
+//
+// # Priorities
+//
+// A pool may use any number of priorities; 25 of them have a value of their own in
+// metrics, which is high, medium, low or the number, and the rest share the value other.
+// Those that are seen first have their own, and keep it, so no counter goes down.
+// [WithPriorities] names some beforehand. A priority that was seen once goes on being
+// reported, with zeros.
+//
+// # Cost
+//
+// A collection costs a [taskpool.Pool.Stats] for each pool and time in proportion to the
+// values. A task costs what the SDK needs for a span and two records of a histogram, of
+// which the span is the larger part, less so if it is not sampled. Of functions given to
+// Go the hooks see one in 64 (see [WithGoEvery]), which counts for 64 in the histograms:
+// these are right in the long run, not to the last function. Functions that panic or
+// call Goexit are not in taskpool.attempt.duration.
+package otelpool

@@ -1,0 +1,84 @@
+package otelpool
+
+import (
+	"go.opentelemetry.io/otel/metric"
+)
+
+// bounds of the buckets reach from what an idle pool needs to what a batch job takes.
+var bounds = []float64{1e-5, 1e-4, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+
+// instruments are what the metrics are called and mean.
+type instruments struct {
+	observed []metric.Observable // all but the histograms
+
+	submitted, refused, finished, unfinished metric.Int64Observable
+	started, ended, retries, parks           metric.Int64Observable
+	depth, workers, replaced                 metric.Int64Observable
+	slots, capacity, blocked, paused, closed metric.Int64Observable
+	inProgress, longest, oldest              metric.Float64Observable
+
+	wait, duration metric.Float64Histogram
+}
+
+func newInstruments(m metric.Meter) (*instruments, error) {
+	var (
+		in    instruments
+		first error
+	)
+	note := func(o metric.Observable, err error) {
+		in.observed = append(in.observed, o)
+		if first == nil {
+			first = err
+		}
+	}
+	counter := func(name, unit, description string) metric.Int64Observable {
+		o, err := m.Int64ObservableCounter("taskpool."+name, metric.WithUnit(unit), metric.WithDescription(description))
+		note(o, err)
+		return o
+	}
+	level := func(name, unit, description string) metric.Int64Observable { // levels of several pools add up
+		o, err := m.Int64ObservableUpDownCounter("taskpool."+name, metric.WithUnit(unit), metric.WithDescription(description))
+		note(o, err)
+		return o
+	}
+	flag := func(name, description string) metric.Int64Observable {
+		o, err := m.Int64ObservableGauge("taskpool."+name, metric.WithUnit("1"), metric.WithDescription(description))
+		note(o, err)
+		return o
+	}
+	seconds := func(name, description string) metric.Float64Observable {
+		o, err := m.Float64ObservableGauge("taskpool."+name, metric.WithUnit("s"), metric.WithDescription(description))
+		note(o, err)
+		return o
+	}
+	histogram := func(name, description string) metric.Float64Histogram {
+		h, err := m.Float64Histogram("taskpool."+name, metric.WithUnit("s"), metric.WithDescription(description),
+			metric.WithExplicitBucketBoundaries(bounds...))
+		if first == nil {
+			first = err
+		}
+		return h
+	}
+	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
+	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
+	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
+	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
+	in.started = counter("attempts.started", "{attempt}", "Attempts started, by priority.")
+	in.ended = counter("attempts.ended", "{attempt}", "Attempts that have ended.")
+	in.inProgress = seconds("attempts.in_progress", "Time that the attempts under way have taken so far, added up.")
+	in.longest = seconds("attempts.longest", "Time that the longest attempt under way has taken so far.")
+	in.duration = histogram("attempt.duration", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.")
+	in.retries = counter("retries", "{retry}", "Failed attempts for which a retry was granted.")
+	in.parks = counter("parks", "{park}", "Times that a running task gave its slot back.")
+	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
+	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited.")
+	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
+	in.workers = level("workers.live", "{worker}", "Workers that are idle, busy, or given up with a task that hangs; and slots lost to such tasks.")
+	in.replaced = counter("workers.replaced", "{worker}", "Workers replaced.")
+	in.slots = level("slots", "{task}", "Tasks that may run at once.")
+	in.capacity = level("capacity", "{task}", "Tasks that may wait.")
+	in.blocked = level("submitters.blocked", "{call}", "Calls of Submit that wait for room.")
+	in.paused = flag("paused", "Whether the pool is paused.")
+	in.closed = flag("closed", "Whether the pool was shut down.")
+	return &in, first
+}

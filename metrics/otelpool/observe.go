@@ -1,0 +1,68 @@
+package otelpool
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+// observe is called by the meter provider at each collection.
+func (c *Collector) observe(_ context.Context, o metric.Observer) error {
+	c.mu.Lock()
+	pools := c.pools
+	c.mu.Unlock()
+	for _, w := range pools {
+		c.in.observe(w, o)
+	}
+	return nil
+}
+
+// observe reports one snapshot of a pool.
+func (in *instruments) observe(w *watched, o metric.Observer) {
+	s := w.pool.Stats()
+	pool := attribute.String("taskpool.pool", w.pool.Name())
+	alone := metric.WithAttributeSet(attribute.NewSet(pool))
+	with := func(key, value string) metric.ObserveOption {
+		return metric.WithAttributeSet(attribute.NewSet(pool, attribute.String("taskpool."+key, value)))
+	}
+	each := func(to metric.Int64Observable, key string, values []metricset.Value) {
+		for _, v := range values {
+			o.ObserveInt64(to, int64(v.N), with(key, v.Label))
+		}
+	}
+
+	o.ObserveInt64(in.submitted, int64(s.Submitted), alone)
+	o.ObserveInt64(in.refused, int64(s.Refused), alone)
+	each(in.finished, "outcome", metricset.Outcomes(&s))
+	each(in.unfinished, "state", metricset.Tasks(&s))
+	each(in.ended, "result", metricset.Results(&s))
+	o.ObserveInt64(in.retries, int64(s.Retries), alone)
+	o.ObserveInt64(in.parks, int64(s.Parks), alone)
+	each(in.workers, "state", metricset.Workers(&s))
+	each(in.replaced, "reason", metricset.Restarts(&s))
+	o.ObserveInt64(in.slots, int64(s.Slots), alone)
+	if s.Capacity >= 0 {
+		o.ObserveInt64(in.capacity, int64(s.Capacity), alone)
+	}
+	o.ObserveInt64(in.blocked, int64(s.Blocked), alone)
+	o.ObserveFloat64(in.inProgress, s.InProgress.Seconds(), alone)
+	o.ObserveFloat64(in.longest, s.Longest.Seconds(), alone)
+	o.ObserveInt64(in.paused, oneIf(s.Paused), alone)
+	o.ObserveInt64(in.closed, oneIf(s.Closed), alone)
+	for _, r := range metricset.Rows(&s, w.priorities) {
+		priority := with("priority", r.Label)
+		o.ObserveInt64(in.started, int64(r.Dispatched), priority)
+		o.ObserveInt64(in.depth, int64(r.Queued), priority)
+		o.ObserveFloat64(in.oldest, r.OldestWait.Seconds(), priority)
+	}
+}
+
+func oneIf(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,88 @@
+package otelpool
+
+import (
+	"fmt"
+	"slices"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+// An Option sets how a collector works; see [New].
+type Option interface {
+	apply(*config)
+}
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+const defaultGoEvery = 64
+
+// config is what the options set. It does not change.
+type config struct {
+	meters     metric.MeterProvider
+	tracers    trace.TracerProvider
+	priorities []taskpool.Priority
+	goEvery    int
+	childSpans bool
+}
+
+func newConfig(opts []Option) (config, error) {
+	c := config{meters: otel.GetMeterProvider(), tracers: otel.GetTracerProvider(), goEvery: defaultGoEvery}
+	for i, o := range opts {
+		if o == nil {
+			return c, fmt.Errorf("otelpool: option %d must not be nil", i+1)
+		}
+		o.apply(&c)
+	}
+	bad := func(option, allowed string, got any) error {
+		return fmt.Errorf("otelpool: %s must %s, got %v", option, allowed, got)
+	}
+	switch {
+	case c.meters == nil:
+		return c, bad("WithMeterProvider: p", "not be nil (package metric/noop has one that does nothing)", "nil")
+	case c.tracers == nil:
+		return c, bad("WithTracerProvider: p", "not be nil (package trace/noop has one that does nothing)", "nil")
+	case len(c.priorities) > metricset.MaxPriorities:
+		return c, bad("WithPriorities", fmt.Sprintf("have at most %d priorities", metricset.MaxPriorities), len(c.priorities))
+	case c.goEvery < 1:
+		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
+	}
+	return c, nil
+}
+
+// WithMeterProvider sets where the metrics go. Default: [otel.GetMeterProvider].
+func WithMeterProvider(p metric.MeterProvider) Option {
+	return optionFunc(func(c *config) { c.meters = p })
+}
+
+// WithTracerProvider sets where the spans go. Default: [otel.GetTracerProvider].
+func WithTracerProvider(p trace.TracerProvider) Option {
+	return optionFunc(func(c *config) { c.tracers = p })
+}
+
+// WithChildSpans makes the span of an attempt a child of the span that was in the
+// context given to Submit, where there is one, in its trace and sampled with it. That
+// suits tasks whose submitter waits for them. Default: a trace of its own, with a link.
+func WithChildSpans() Option {
+	return optionFunc(func(c *config) { c.childSpans = true })
+}
+
+// WithPriorities gives these priorities values of their own whatever else comes first,
+// and makes the collector report them before they are seen. At most 25. Default: none.
+func WithPriorities(prs ...taskpool.Priority) Option {
+	prs = slices.Compact(slices.Sorted(slices.Values(prs)))
+	return optionFunc(func(c *config) { c.priorities = prs })
+}
+
+// WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms
+// see: one in n, chosen at random, which is recorded n times; see
+// [taskpool.Hooks.GoEvery]. With 1 they see all, which short functions feel. Default: 64.
+func WithGoEvery(n int) Option {
+	return optionFunc(func(c *config) { c.goEvery = n })
+}

@@ -1,0 +1,184 @@
+package otelpool
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
+
+// scope is the instrumentation scope.
+const scope = "github.com/taskpool-go/taskpool/metrics/otelpool"
+
+// A Collector gives OpenTelemetry the metrics of the pools that it watches, and spans of
+// the tasks of those that have its hooks. Make one with [New]. Its methods may be called
+// from any goroutine at any time.
+type Collector struct {
+	cfg          config
+	tracer       trace.Tracer
+	in           *instruments
+	registration metric.Registration
+
+	// byName are the pools watched. Hooks look here without a lock; changed under mu.
+	byName atomic.Pointer[map[string]*watched]
+
+	mu    sync.Mutex // protects pools, and changes of what byName points to
+	pools []*watched // in order of Watch
+}
+
+// A watched is a pool that is reported.
+type watched struct {
+	pool       *taskpool.Pool
+	priorities *metricset.Numbers[taskpool.Priority]
+
+	// records has, by number of the priority, how histograms are told of it, once
+	// one was. With that a record allocates nothing here.
+	records [metricset.MaxPriorities + 1]atomic.Pointer[[]metric.RecordOption]
+}
+
+// New makes a collector that watches no pool yet. It returns an error that names the
+// option if one cannot be, or that of the meter provider if that has one. The provider
+// refers to the collector until [Collector.Close].
+func New(opts ...Option) (*Collector, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	meter := cfg.meters.Meter(scope)
+	in, err := newInstruments(meter)
+	if err != nil {
+		return nil, fmt.Errorf("otelpool: cannot make an instrument: %w", err)
+	}
+	c := &Collector{cfg: cfg, tracer: cfg.tracers.Tracer(scope), in: in}
+	c.byName.Store(&map[string]*watched{})
+	if c.registration, err = meter.RegisterCallback(c.observe, in.observed...); err != nil {
+		return nil, fmt.Errorf("otelpool: cannot register with the meter: %w", err)
+	}
+	return c, nil
+}
+
+// Close ends the collection of all pools for good; histograms and spans, which come from
+// hooks, go on. It returns the error of the meter provider, if that has one.
+func (c *Collector) Close() error {
+	if err := c.registration.Unregister(); err != nil {
+		return fmt.Errorf("otelpool: cannot unregister: %w", err)
+	}
+	return nil
+}
+
+// Hooks returns hooks to be given to each pool that the collector watches, with
+// [taskpool.WithHooks]. Without them there are no histograms and no spans. Histograms
+// tell pools apart by their names, and note nothing of a pool until it is watched, so
+// watch it before its first task; spans need no Watch. Functions given to Go are a
+// sample, see [WithGoEvery].
+func (c *Collector) Hooks() taskpool.Hooks {
+	spans := &spans{c: c}
+	return taskpool.Hooks{
+		Started: func(e taskpool.TaskEvent) {
+			spans.started(&e)
+			c.record(&e, c.in.wait, e.Wait.Seconds(), trace.SpanContext{})
+		},
+		Around: spans.around,
+		AttemptFailed: func(e taskpool.TaskEvent) {
+			// Of functions all that fail are told of, not a sample.
+			if e.Task.ID != 0 {
+				c.record(&e, c.in.duration, e.Elapsed.Seconds(), spans.end(&e))
+			}
+		},
+		Finished: func(e taskpool.TaskEvent) {
+			span := spans.end(&e)
+			if e.Task.State == taskpool.Succeeded { // else AttemptFailed was told, or there was no attempt
+				c.record(&e, c.in.duration, e.Elapsed.Seconds(), span)
+			}
+		},
+		GoEvery: c.cfg.goEvery,
+	}
+}
+
+// record tells a histogram of an event, with the span that it belongs to, if any.
+func (c *Collector) record(e *taskpool.TaskEvent, h metric.Float64Histogram, seconds float64, span trace.SpanContext) {
+	w := (*c.byName.Load())[e.Pool]
+	if w == nil {
+		return
+	}
+	ctx := background
+	if span.IsSampled() { // it may become an exemplar
+		ctx = trace.ContextWithSpanContext(ctx, span)
+	}
+	times := 1
+	if e.Task.ID == 0 { // a function, which stands for others; a histogram knows no weights
+		times = c.cfg.goEvery
+	}
+	for opts := w.recordOptions(e.Task.Priority); times > 0; times-- {
+		h.Record(ctx, seconds, opts...)
+	}
+}
+
+func (w *watched) recordOptions(pr taskpool.Priority) []metric.RecordOption {
+	i := w.priorities.Of(pr)
+	if opts := w.records[i].Load(); opts != nil {
+		return *opts
+	}
+	label := pr.String()
+	if i == metricset.MaxPriorities {
+		label = metricset.Other
+	}
+	w.records[i].Store(&[]metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("taskpool.pool", w.pool.Name()), attribute.String("taskpool.priority", label)))})
+	return *w.records[i].Load()
+}
+
+// Watch adds pools to what is collected. A pool that is watched already stays as it is.
+// Pools must have names of their own, in UTF-8, as their metrics have no other attribute
+// to be told apart by. In case of an error none is added.
+//
+// A pool that was shut down goes on being reported, until [Collector.Unwatch].
+func (c *Collector) Watch(pools ...*taskpool.Pool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, byName := slices.Clone(c.pools), maps.Clone(*c.byName.Load())
+	for i, p := range pools {
+		if p == nil {
+			return fmt.Errorf("otelpool: Watch: pool %d must not be nil", i+1)
+		}
+		name := p.Name()
+		switch other := byName[name]; {
+		case !utf8.ValidString(name):
+			return fmt.Errorf("otelpool: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", i+1, name)
+		case other == nil:
+			byName[name] = &watched{pool: p, priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
+			all = append(all, byName[name])
+		case other.pool != p:
+			return fmt.Errorf("otelpool: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", i+1, name)
+		}
+	}
+	c.pools = all
+	c.byName.Store(&byName)
+	return nil
+}
+
+// Unwatch ends the collection of a pool. It reports whether the pool was watched. A
+// meter provider whose temporality is cumulative goes on reporting what the histograms
+// have recorded.
+func (c *Collector) Unwatch(p *taskpool.Pool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.pools, func(w *watched) bool { return w.pool == p })
+	if i < 0 {
+		return false
+	}
+	c.pools = slices.Delete(slices.Clone(c.pools), i, i+1) // observe reads the old one
+	byName := maps.Clone(*c.byName.Load())
+	delete(byName, p.Name())
+	c.byName.Store(&byName)
+	return true
+}

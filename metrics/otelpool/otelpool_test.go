@@ -1,0 +1,343 @@
+package otelpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/metrics/otelpool"
+)
+
+func TestBadOptionsAreRefused(t *testing.T) {
+	for want, opt := range map[string]otelpool.Option{
+		"otelpool: option 1 must not be nil": nil,
+		"otelpool: WithMeterProvider: p must not be nil (package metric/noop has one that does nothing), got nil": otelpool.WithMeterProvider(nil),
+		"otelpool: WithTracerProvider: p must not be nil (package trace/noop has one that does nothing), got nil": otelpool.WithTracerProvider(nil),
+		"otelpool: WithGoEvery: n must be at least 1, got 0":                                                      otelpool.WithGoEvery(0),
+		"otelpool: WithPriorities must have at most 25 priorities, got 26":                                        otelpool.WithPriorities(priorities(26)...),
+	} {
+		c, err := otelpool.New(opt)
+		require.EqualError(t, err, want)
+		require.Nil(t, c)
+	}
+}
+
+func priorities(n int) []taskpool.Priority {
+	all := make([]taskpool.Priority, n)
+	for i := range all {
+		all[i] = taskpool.Priority(i)
+	}
+	return all
+}
+
+func TestPoolsOfOneNameAreRefused(t *testing.T) {
+	c, b := newCollector(t)
+	a := newPool(t, c, taskpool.WithName("a"))
+	require.NoError(t, c.Watch(a), "it is watched already")
+	twin, err := taskpool.New(taskpool.WithName("a"))
+	require.NoError(t, err)
+	defer shutdown(t, twin)
+	latin, err := taskpool.New(taskpool.WithName("\xe4"))
+	require.NoError(t, err)
+	defer shutdown(t, latin)
+
+	require.EqualError(t, c.Watch(twin),
+		`otelpool: Watch: pool 1 must have a name of its own, got "a", which another pool has (see taskpool.WithName and Collector.Unwatch)`)
+	require.EqualError(t, c.Watch(latin), `otelpool: Watch: pool 1 must have a name in UTF-8, got "\xe4" (see taskpool.WithName)`)
+	require.EqualError(t, c.Watch(a, nil), "otelpool: Watch: pool 2 must not be nil")
+	require.Len(t, b.collect()["taskpool.slots"], 1)
+	require.False(t, c.Unwatch(twin))
+	require.True(t, c.Unwatch(a))
+	require.Empty(t, b.collect()["taskpool.slots"])
+	require.NoError(t, c.Watch(twin))
+	require.Len(t, b.collect()["taskpool.slots"], 1)
+	require.NoError(t, c.Close())
+	require.Empty(t, b.collect()["taskpool.slots"])
+}
+
+// In a bubble, so all times are exact.
+func TestEachKindOfEndIsCountedAndTraced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithCapacity(7, taskpool.OverflowReject))
+		release := make(chan struct{})
+		run := func(t_ taskpool.Task, f func(context.Context) error) {
+			t_.Run = f
+			submit(t, context.Background(), p, t_)
+			synctest.Wait()
+		}
+		run(taskpool.Task{Name: "good"}, func(context.Context) error { time.Sleep(3 * time.Second); return nil })
+		tries := 0
+		retry := taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}
+		run(taskpool.Task{Retry: retry}, func(context.Context) error {
+			if tries++; tries == 1 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		run(taskpool.Task{Timeout: time.Second}, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		run(taskpool.Task{}, func(ctx context.Context) error {
+			self, _ := taskpool.Current(ctx)
+			self.Handle.Cancel(nil)
+			return ctx.Err()
+		})
+		run(taskpool.Task{}, func(context.Context) error { panic("boom") })
+		run(taskpool.Task{}, func(context.Context) error { runtime.Goexit(); return nil })
+		run(taskpool.Task{Timeout: time.Second}, func(context.Context) error { <-release; return nil })
+
+		got := b.collect()
+		require.Equal(t, map[string]float64{"success": 2, "error": 1, "timeout": 1, "interrupted": 1, "panic": 1, "goexit": 1, "hung": 1},
+			got.values("taskpool.attempts.ended", "taskpool.result"))
+		require.Equal(t, map[string]float64{"succeeded": 2, "failed": 4, "canceled": 1, "shed": 0},
+			got.values("taskpool.tasks.finished", "taskpool.outcome"))
+		// A panic goes to the hook, and the worker survives it.
+		require.Equal(t, map[string]float64{"panic": 0, "goexit": 1, "hung": 1}, got.values("taskpool.workers.replaced", "taskpool.reason"))
+		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "abandoned": 1, "lost": 0}, got.values("taskpool.workers.live", "taskpool.state"))
+		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempts.started", "taskpool.priority"))
+		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.queue.wait", "taskpool.priority"))
+		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempt.duration", "taskpool.priority"))
+		require.EqualValues(t, 3+1+2, got["taskpool.attempt.duration"][0].sum, "seconds")
+		require.EqualValues(t, 7, got.sum("taskpool.tasks.submitted", "a"))
+		require.EqualValues(t, 7, got.sum("taskpool.capacity", "a"))
+		require.EqualValues(t, 1, got.sum("taskpool.retries", "a"))
+
+		spans := b.spans.GetSpans()
+		results := make([]string, len(spans))
+		for i, s := range spans {
+			results[i] = attributesOf(s)["error.type"]
+			require.Equal(t, results[i] != "", s.Status.Code == codes.Error)
+			require.Len(t, s.Events, min(len(results[i]), 1))
+		}
+		require.Equal(t, []string{"", "error", "", "timeout", "interrupted", "panic", "goexit", "hung"}, results)
+		require.Equal(t, "good", spans[0].Name)
+		require.Equal(t, trace.SpanKindInternal, spans[0].SpanKind)
+		require.Equal(t, 3*time.Second, spans[0].EndTime.Sub(spans[0].StartTime))
+		require.Equal(t, "taskpool.task", spans[1].Name)
+		require.Equal(t, "not yet", spans[1].Status.Description)
+		require.Equal(t, 2*time.Second, spans[7].EndTime.Sub(spans[7].StartTime), "the timeout and the grace")
+		panicked := make(map[string]string)
+		for _, kv := range spans[5].Events[0].Attributes {
+			panicked[string(kv.Key)] = kv.Value.AsString()
+		}
+		require.Equal(t, "taskpool: task panicked: boom", panicked["exception.message"])
+		require.Equal(t, "*taskpool.PanicError", panicked["exception.type"])
+		require.Contains(t, panicked["exception.stacktrace"], "otelpool_test.go:")
+
+		close(release)
+		synctest.Wait()
+		require.Len(t, b.spans.GetSpans(), 8, "what returns late has no second span")
+	})
+}
+
+func attributesOf(s tracetest.SpanStub) map[string]string {
+	all := make(map[string]string)
+	for _, kv := range s.Attributes {
+		all[string(kv.Key)] = kv.Value.String()
+	}
+	return all
+}
+
+func TestSpansAreLinkedToTheSubmitters(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithName("mail"), taskpool.WithWorkers(1))
+	ctx, submitter := b.tracers.Tracer("test").Start(context.Background(), "request")
+	tries := 0
+	var inside trace.SpanContext
+	submit(t, ctx, p, taskpool.Task{
+		Name:     "letter",
+		Priority: taskpool.High,
+		Retry:    taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
+		Run: func(ctx context.Context) error {
+			if tries++; tries == 1 {
+				return errors.New("bounced")
+			}
+			inside = trace.SpanContextFromContext(ctx)
+			return nil
+		},
+	})
+	submit(t, context.Background(), p, taskpool.Task{})
+	shutdown(t, p)
+	spans := b.spans.GetSpans()
+	require.Len(t, spans, 3)
+	traces := map[trace.TraceID]bool{submitter.SpanContext().TraceID(): true}
+	for i, s := range spans {
+		require.False(t, s.Parent.IsValid())
+		require.False(t, traces[s.SpanContext.TraceID()], "each has a trace of its own")
+		traces[s.SpanContext.TraceID()] = true
+		if s.Name != "letter" {
+			require.Empty(t, s.Links)
+			continue
+		}
+		require.Len(t, s.Links, 1)
+		require.Equal(t, submitter.SpanContext(), s.Links[0].SpanContext)
+		require.Equal(t, "mail", attributesOf(s)["taskpool.pool"])
+		require.Equal(t, "high", attributesOf(s)["taskpool.priority"])
+		require.Equal(t, "1", attributesOf(s)["taskpool.task.id"])
+		require.Equal(t, fmt.Sprint(i+1), attributesOf(s)["taskpool.attempt"])
+	}
+	require.Equal(t, "letter", spans[1].Name)
+	require.Equal(t, spans[1].SpanContext, inside)
+}
+
+func TestSpansAreChildrenIfSoWanted(t *testing.T) {
+	c, b := newCollector(t, otelpool.WithChildSpans())
+	p := newPool(t, c)
+	ctx, submitter := b.tracers.Tracer("test").Start(context.Background(), "request")
+	submit(t, ctx, p, taskpool.Task{})
+	shutdown(t, p)
+	spans := b.spans.GetSpans()
+	require.Len(t, spans, 1)
+	require.Equal(t, submitter.SpanContext(), spans[0].Parent)
+	require.Empty(t, spans[0].Links)
+}
+
+func TestTasksOfTasksAreLinkedToTheSpanOfTheAttempt(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithWorkers(1))
+	submit(t, context.Background(), p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
+		h, err := p.Submit(ctx, taskpool.Task{Name: "child", Run: func(context.Context) error { return nil }})
+		if err != nil {
+			return err
+		}
+		return h.Wait(ctx)
+	}})
+	shutdown(t, p)
+	byName := make(map[string]tracetest.SpanStub)
+	for _, s := range b.spans.GetSpans() {
+		byName[s.Name] = s
+	}
+	require.Len(t, byName, 2)
+	require.Len(t, byName["child"].Links, 1)
+	require.Equal(t, byName["parent"].SpanContext, byName["child"].Links[0].SpanContext)
+}
+
+func TestTextIsExportedInUTF8(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c)
+	submit(t, context.Background(), p, taskpool.Task{Name: "\xe4", Run: func(context.Context) error { return errors.New("\xff") }})
+	shutdown(t, p)
+	s := b.spans.GetSpans()[0]
+	require.Equal(t, "\uFFFD", s.Name)
+	require.Equal(t, "\uFFFD", s.Status.Description)
+	for _, kv := range s.Events[0].Attributes {
+		require.NotContains(t, kv.Value.AsString(), "\xff", kv.Key)
+	}
+}
+
+func TestFunctionsCountAsOftenAsTheyStandFor(t *testing.T) {
+	c, b := newCollector(t, otelpool.WithGoEvery(2))
+	p := newPool(t, c, taskpool.WithName("a"))
+	for range 4000 {
+		require.NoError(t, p.Go(taskpool.Low, func() {}))
+	}
+	shutdown(t, p)
+	got := b.collect()
+	require.EqualValues(t, 4000, got.sum("taskpool.attempts.started", "a"))
+	// Of 4000 draws 2000 ± 32 are right, so this is 15 standard deviations.
+	require.InDelta(t, 4000, got.sum("taskpool.queue.wait", "a"), 1000)
+	require.Equal(t, got.values("taskpool.queue.wait", "taskpool.priority"), got.values("taskpool.attempt.duration", "taskpool.priority"))
+	require.Empty(t, b.spans.GetSpans(), "functions have no spans")
+}
+
+func TestPrioritiesBeyond25ShareOne(t *testing.T) {
+	c, b := newCollector(t, otelpool.WithPriorities(29))
+	p := newPool(t, c, taskpool.WithName("a"))
+	for _, pr := range priorities(30) {
+		submit(t, context.Background(), p, taskpool.Task{Priority: pr})
+	}
+	shutdown(t, p)
+	got := b.collect()
+	for _, name := range []string{"taskpool.attempts.started", "taskpool.queue.wait", "taskpool.attempt.duration"} {
+		values := got.values(name, "taskpool.priority")
+		require.Len(t, values, 26, name)
+		require.EqualValues(t, 1, values["29"], name)
+		require.EqualValues(t, 5, values["other"], name)
+	}
+}
+
+// So that values of one collection add up while the pool is at work.
+func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(3), taskpool.WithCapacity(20, taskpool.OverflowShed))
+	var load sync.WaitGroup
+	for range 2 {
+		load.Go(func() {
+			for i := range 500 {
+				pr := taskpool.Priority(i % 5)
+				if i%3 == 0 {
+					_ = p.Go(pr, func() {})
+					continue
+				}
+				_, _ = p.Submit(context.Background(), taskpool.Task{
+					Priority: pr,
+					Retry:    taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
+					Run: func(ctx context.Context) error {
+						if i%7 == 0 {
+							return errors.New("failed")
+						}
+						return taskpool.Yield(ctx)
+					},
+				})
+			}
+		})
+	}
+	for range 50 {
+		got := b.collect()
+		require.Equal(t, got.sum("taskpool.tasks.submitted", "a"), got.sum("taskpool.tasks.finished", "a")+got.sum("taskpool.tasks.unfinished", "a"))
+		require.Equal(t, got.values("taskpool.tasks.unfinished", "taskpool.state")["queued"], got.sum("taskpool.queue.depth", "a"))
+	}
+	load.Wait()
+	shutdown(t, p)
+	got := b.collect()
+	require.Zero(t, got.sum("taskpool.tasks.unfinished", "a"))
+	require.Equal(t, got.sum("taskpool.attempts.started", "a"), got.sum("taskpool.attempts.ended", "a"))
+	ids := make(map[string]bool)
+	for _, s := range b.spans.GetSpans() {
+		attrs := attributesOf(s)
+		id := attrs["taskpool.task.id"] + "/" + attrs["taskpool.attempt"]
+		require.False(t, ids[id], "a span for each attempt")
+		ids[id] = true
+	}
+}
+
+func ExampleCollector() {
+	exporter := tracetest.NewInMemoryExporter() // in a program, one of OTLP
+	c, err := otelpool.New(otelpool.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))))
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(c.Hooks()))
+	if err != nil {
+		panic(err)
+	}
+	if err := c.Watch(pool); err != nil {
+		panic(err)
+	}
+	_, _ = pool.Submit(context.Background(), taskpool.Task{
+		Name: "letter",
+		Run: func(ctx context.Context) error {
+			trace.SpanFromContext(ctx).AddEvent("sent")
+			return nil
+		},
+	})
+	_ = pool.Shutdown(context.Background())
+
+	span := exporter.GetSpans()[0]
+	fmt.Println(span.Name, span.Attributes[0].Key == attribute.Key("taskpool.pool"), span.Events[0].Name)
+	// Output:
+	// letter true sent
+}
