@@ -58,9 +58,11 @@
 //	taskpool.submitters.blocked          {call}     calls of Submit that wait for room
 //	taskpool.paused, taskpool.closed     1          1 if so
 //
-// [taskpool.Stats] says more about each. A panic is shown to the hook that makes spans, and
-// does not end the worker then: only those of functions without a hook do. Views of the meter provider change the buckets
-// of the histograms, which reach from 10 µs to 5 minutes, and what else is exported.
+// [taskpool.Stats] says more about each. As the spans come from an Around hook, which is
+// shown a panic as an error, a panic in a task does not end its worker:
+// taskpool.workers.replaced has for reason panic only functions that no hook saw. Views of
+// the meter provider change the buckets of the histograms, which reach from 10 µs to 5
+// minutes, and what else is exported.
 //
 // # Priorities
 //
@@ -73,9 +75,12 @@
 // # Cost
 //
 // A collection costs a [taskpool.Pool.Stats] for each pool and time in proportion to the
-// values. A task costs what the SDK needs for a span and two records of a histogram, of
-// which the span is the larger part, less so if it is not sampled. Of functions given to
-// Go the hooks see one in 64 (see [WithGoEvery]), which counts for 64 in the histograms:
-// these are right in the long run, not to the last function. Functions that panic or
-// call Goexit are not in taskpool.attempt.duration.
+// values. A task costs what the SDK needs for a span and two records of a histogram: on
+// one machine, on which an empty task took 1.2 µs from Submit to its end, that was 5.2 µs
+// with spans that are not sampled and 7.5 µs with spans that are, without their export
+// (go test -run '^$' -bench Task -benchtime 20000x).
+//
+// Of functions given to Go the hooks see one in 64 (see [WithGoEvery]), which counts for
+// 64 in the histograms: these are right in the long run, not to the last function.
+// Functions that panic or call Goexit are not in taskpool.attempt.duration.
 package otelpool

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -272,7 +275,10 @@ func TestPrioritiesBeyond25ShareOne(t *testing.T) {
 func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
 	c, b := newCollector(t)
 	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(3), taskpool.WithCapacity(20, taskpool.OverflowShed))
-	var load sync.WaitGroup
+	var (
+		load     sync.WaitGroup
+		attempts atomic.Int64 // of tasks
+	)
 	for range 2 {
 		load.Go(func() {
 			for i := range 500 {
@@ -285,6 +291,7 @@ func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
 					Priority: pr,
 					Retry:    taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
 					Run: func(ctx context.Context) error {
+						attempts.Add(1)
 						if i%7 == 0 {
 							return errors.New("failed")
 						}
@@ -311,6 +318,43 @@ func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
 		require.False(t, ids[id], "a span for each attempt")
 		ids[id] = true
 	}
+	require.Len(t, ids, int(attempts.Load()))
+}
+
+func TestShutdownEndsTheSpansOfWhatItCutsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithHooks(c.Hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		release := make(chan struct{})
+		_, err = p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error { <-release; return nil }})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		require.Error(t, p.Shutdown(ctx))
+		require.Len(t, b.spans.GetSpans(), 1)
+		require.Equal(t, codes.Error, b.spans.GetSpans()[0].Status.Code)
+		close(release)
+	})
+}
+
+func TestDurationsHaveTheSpanAsExemplar(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c)
+	submit(t, context.Background(), p, taskpool.Task{})
+	shutdown(t, p)
+	var all metricdata.ResourceMetrics
+	require.NoError(t, b.reader.Collect(context.Background(), &all))
+	span := b.spans.GetSpans()[0].SpanContext.SpanID()
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		if m.Name == "taskpool.attempt.duration" {
+			exemplars := m.Data.(metricdata.Histogram[float64]).DataPoints[0].Exemplars
+			require.Len(t, exemplars, 1)
+			require.Equal(t, span[:], exemplars[0].SpanID)
+			return
+		}
+	}
+	t.Fatal("no durations")
 }
 
 func ExampleCollector() {
