@@ -122,15 +122,15 @@ type Policy struct {
 
 func (p *Policy) validate() error {
 	bad := func(field, allowed string, got any) error {
-		return fmt.Errorf("Policy.%s must %s, got %v", field, allowed, got)
+		return fmt.Errorf("%s must %s, got %v", field, allowed, got)
 	}
 	switch {
 	case p.MaxAttempts < 0 || p.MaxAttempts > maxAttempts:
-		return bad("MaxAttempts", fmt.Sprintf("be from 0 to %d", maxAttempts), p.MaxAttempts)
+		return bad("Policy.MaxAttempts", fmt.Sprintf("be from 0 to %d", maxAttempts), p.MaxAttempts)
 	case p.Timeout < 0:
-		return bad("Timeout", "not be negative", p.Timeout)
+		return bad("Policy.Timeout", "not be negative", p.Timeout)
 	case p.Heartbeat < 0:
-		return bad("Heartbeat", "not be negative", p.Heartbeat)
+		return bad("Policy.Heartbeat", "not be negative", p.Heartbeat)
 	}
 	return nil
 }
