@@ -23,8 +23,8 @@
 //	nil            the job is Completed
 //	an error       Retrying while attempts are left, then Discarded
 //	backoff        the delay that Policy.Backoff computes is the delay used; without
-//	               it, full jitter: uniform between 0 and 100 ms doubled with each
-//	               attempt, at most 30 s
+//	               it, and if it panics, full jitter: uniform between 0 and 100 ms
+//	               doubled with each attempt, at most 30 s
 //	Permanent      Discarded at once
 //	RetryAfter     its delay takes the place of the backoff's; the attempt counts like
 //	               any other, and the last one's error discards the job

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -109,7 +108,8 @@ type Policy struct {
 	MaxAttempts int
 
 	// Backoff returns the time from the end of attempt n, counted from 1, to its
-	// retry; a negative one counts as 0. Nil: full jitter, see the package's doc.
+	// retry; a negative one counts as 0. Nil, and if it panics: full jitter, see
+	// the package's doc.
 	Backoff func(attempt int) time.Duration
 
 	// Timeout bounds one attempt. Zero: no bound.
@@ -242,7 +242,11 @@ func Register[T any](reg *Registry, name string, handler func(ctx context.Contex
 // encodable reports whether package json refuses every value of type t. What it
 // refuses deeper inside is found by Enqueue.
 func encodable(t reflect.Type) error {
-	return json.NewEncoder(io.Discard).Encode(sample(t, 0).Interface())
+	var unsupported *json.UnsupportedTypeError // else it is about the sample
+	if _, err := json.Marshal(sample(t, 0).Interface()); errors.As(err, &unsupported) {
+		return err
+	}
+	return nil
 }
 
 // sample returns a value of type t in which pointers and slices are not empty to
@@ -294,8 +298,10 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 
 // Observe has f called with what each attempt, and each job that ended without one,
 // came to, on whichever engine runs the handlers of reg. Register observers before
-// jobs are enqueued. f is called on a goroutine of the engine, which a slow f holds
-// up; a panic in it is logged. Events of one job come in order.
+// jobs are enqueued. f is called on a goroutine of its own, for which the engine waits:
+// a slow f holds up a worker, and one that waits for the queue may wait for ever. If f
+// panics or calls [runtime.Goexit] that is logged with [slog.Default] and changes
+// nothing. Events of one job come in order.
 func (reg *Registry) Observe(f func(Event)) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
@@ -310,14 +316,7 @@ func (reg *Registry) Tell(e Event) {
 	observers := slices.Clone(reg.observers)
 	reg.mu.RUnlock()
 	for _, f := range observers {
-		func() {
-			defer func() {
-				if v := recover(); v != nil {
-					slog.Error("jobs: an observer panicked", slog.String("kind", e.Kind), slog.Any("panic", v))
-				}
-			}()
-			f(e)
-		}()
+		contain("an observer", e.Kind, func() { f(e) })
 	}
 }
 
@@ -357,23 +356,62 @@ func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
 // Judge says what an attempt that ended with err means for a job that was not
 // canceled. It calls the policy's Backoff.
 func (reg *Registry) Judge(m Meta, err error) Event {
-	var permanent *remote.PermanentError
-	var after *remote.RetryAfterError
-	switch {
-	case err == nil:
+	if err == nil {
 		return Event{Meta: m}
-	case errors.As(err, &permanent), errors.Is(err, taskpool.ErrGoexit), errors.Is(err, taskpool.ErrHung),
-		m.Attempt >= m.MaxAttempts:
-		return Event{Meta: m, State: Discarded, Err: err}
 	}
-	e := Event{Meta: m, State: Retrying, Err: err}
-	if p, _ := reg.Policy(m.Kind); errors.As(err, &after) {
+	e := Event{Meta: m, State: Discarded, Err: err}
+	var after *remote.RetryAfterError
+	again := false
+	contain("an error's Is, As or Unwrap", m.Kind, func() {
+		var permanent *remote.PermanentError
+		again = m.Attempt < m.MaxAttempts && !errors.As(err, &permanent) &&
+			!errors.Is(err, taskpool.ErrGoexit) && !errors.Is(err, taskpool.ErrHung)
+		errors.As(err, &after)
+	})
+	if !again {
+		return e
+	}
+	e.State, e.Delay = Retrying, defaultBackoff(m.Attempt)
+	if p, _ := reg.Policy(m.Kind); after != nil {
 		e.Delay = after.Delay
 	} else if p.Backoff != nil {
-		e.Delay = max(p.Backoff(m.Attempt), 0)
-	} else {
-		limit := 100 * time.Millisecond << min(m.Attempt-1, 9)
-		e.Delay = rand.N(min(limit, 30*time.Second) + 1)
+		contain("Policy.Backoff", m.Kind, func() { e.Delay = max(p.Backoff(m.Attempt), 0) })
 	}
 	return e
+}
+
+// defaultBackoff is that of a [taskpool.Retry], which does not export it.
+func defaultBackoff(attempt int) time.Duration {
+	limit := 100 * time.Millisecond << min(max(attempt-1, 0), 9)
+	return rand.N(min(limit, 30*time.Second) + 1)
+}
+
+// contain calls user code that must not harm anyone and reports whether it returned.
+// If it panics or calls [runtime.Goexit] that is logged. Nothing can stop a Goexit, so
+// it has a goroutine of its own to end.
+func contain(what, kind string, f func()) (ok bool) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if !ok {
+				logContained(what, kind, recover())
+			}
+		}()
+		f()
+		ok = true
+	}()
+	<-done
+	return ok
+}
+
+// logContained logs a panic with value v, or Goexit if v is nil. The logger may panic
+// too; then the matter is dropped.
+func logContained(what, kind string, v any) {
+	defer func() { _ = recover() }()
+	if v == nil {
+		slog.Error("jobs: "+what+" called runtime.Goexit", slog.String("kind", kind))
+		return
+	}
+	slog.Error("jobs: "+what+" panicked", slog.String("kind", kind), slog.String("panic", fmt.Sprint(v)))
 }

@@ -2,8 +2,10 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -18,10 +20,9 @@ type LocalQueue struct {
 	pool *taskpool.Pool
 	reg  *Registry
 
-	mu     sync.Mutex // protects the fields below; no user code is called with it
+	mu     sync.Mutex // protects the fields below and localJob.handle; no user code is called with it
 	last   uint64
-	jobs   map[ID]*localJob       // those that have not settled
-	untold map[*localJob]struct{} // accepted, and their last event has not been told
+	jobs   map[ID]*localJob // those that are not over
 	unique map[uniqueKey]*localJob
 }
 
@@ -29,11 +30,16 @@ type uniqueKey struct{ kind, key string }
 
 type localJob struct {
 	meta     Meta
-	attempts atomic.Int64
-	delay    atomic.Int64  // of the retry that was judged last
-	admitted chan struct{} // closed when handle is set or the pool has refused the job
-	told     chan struct{} // closed when the observers have been told of its end
-	handle   *taskpool.Handle
+	attempts atomic.Int64 // started
+	retries  atomic.Int64 // granted
+	delay    atomic.Int64 // of the retry that was granted last
+
+	handle   *taskpool.Handle // nil until the job is accepted
+	admitted chan struct{}    // closed when it is accepted or refused
+	over     chan struct{}    // closed when it is refused, or the observers have been told of its end
+
+	telling sync.Mutex // held while the observers are told, so that events come in order
+	ended   bool       // the last event is on its way; protected by telling
 }
 
 // Local returns a queue that runs the handlers of reg in pool: as tasks whose Name is
@@ -44,13 +50,13 @@ type localJob struct {
 // A job is known until it has settled; what it came to is told to the observers of
 // reg. Each unsettled job takes a goroutine that waits for its end.
 func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
-	return &LocalQueue{pool: pool, reg: reg, jobs: make(map[ID]*localJob),
-		untold: make(map[*localJob]struct{}), unique: make(map[uniqueKey]*localJob)}
+	return &LocalQueue{pool: pool, reg: reg, jobs: make(map[ID]*localJob), unique: make(map[uniqueKey]*localJob)}
 }
 
 // Enqueue adds a job, see [Queue]. A kind that the registry does not have is
 // ErrUnknownKind. After the pool was shut down it returns taskpool.ErrClosed, except
-// to a handler that calls it with its own context.
+// to a handler that calls it with its own context. If it returns an error the job was
+// not added, and no handler has been called.
 func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if err := r.Validate(); err != nil {
 		return "", err
@@ -58,6 +64,9 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	policy, ok := q.reg.Policy(r.Kind)
 	if !ok {
 		return "", fmt.Errorf("%w %q", ErrUnknownKind, r.Kind)
+	}
+	if ctx.Err() != nil {
+		return "", contextOver(ctx)
 	}
 	j, mine, err := q.reserve(ctx, r)
 	if err != nil {
@@ -67,22 +76,26 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 		return j.meta.ID, ErrDuplicate
 	}
 	sub := newSubmission(ctx)
-	stop := context.AfterFunc(ctx, func() { sub.cancel(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { sub.withdraw(context.Cause(ctx)) })
 	h, err := q.pool.Submit(sub, q.task(j, sub, r, policy))
 	sub.from.Store(nil)
 	stop()
+	if !sub.accept() { // ctx has ended first
+		err = contextOver(ctx)
+		if h != nil {
+			h.Cancel(err)
+		}
+	}
 	if err != nil {
-		q.forget(j)
-		close(j.admitted)
+		q.refused(j)
 		return "", err
 	}
-	q.mu.Lock()
-	j.handle = h
-	q.untold[j] = struct{}{}
-	q.mu.Unlock()
-	close(j.admitted)
-	go q.watch(j, sub)
+	q.accepted(j, h)
 	return j.meta.ID, nil
+}
+
+func contextOver(ctx context.Context) error {
+	return fmt.Errorf("jobs: Enqueue: context is over: %w", context.Cause(ctx))
 }
 
 // reserve gives r a job with an ID of its own, or returns the job that has its unique
@@ -94,8 +107,9 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 		first := q.unique[key]
 		if first == nil || first.handle != nil && final(first.handle) {
 			q.last++
-			j = &localJob{admitted: make(chan struct{}), told: make(chan struct{}), meta: Meta{ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind,
-				MaxAttempts: r.MaxAttempts, Priority: r.Priority, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
+			j = &localJob{admitted: make(chan struct{}), over: make(chan struct{}), meta: Meta{
+				ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind, MaxAttempts: r.MaxAttempts,
+				Priority: r.Priority, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
 			q.jobs[j.meta.ID] = j
 			if r.UniqueKey != "" {
 				q.unique[key] = j
@@ -114,7 +128,7 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 			case <-first.admitted:
 				return nil
 			case <-ctx.Done():
-				return context.Cause(ctx)
+				return contextOver(ctx)
 			}
 		})
 		if err != nil {
@@ -123,52 +137,24 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 	}
 }
 
-// task returns the task that is the job.
-func (q *LocalQueue) task(j *localJob, sub *submission, r Request, p Policy) taskpool.Task {
-	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
-	t.Run = func(ctx context.Context) error {
-		sub.from.Store(nil)
-		m := j.meta
-		m.Attempt = int(j.attempts.Add(1))
-		return q.reg.Run(ctx, m, r.Payload)
+// accepted notes that j is the task of h, and has its end watched. It is called by
+// whoever learns that first: Enqueue, or the task, which may start before Submit has
+// returned and tell others its ID.
+func (q *LocalQueue) accepted(j *localJob, h *taskpool.Handle) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if j.handle == nil {
+		j.handle = h
+		close(j.admitted)
+		go q.watch(j, h)
 	}
-	if t.Retry.MaxAttempts = r.MaxAttempts; r.MaxAttempts > 1 {
-		t.Retry.If = func(err error) bool {
-			m := j.meta
-			m.Attempt = int(j.attempts.Load())
-			e := q.reg.Judge(m, err)
-			if e.State != Retrying {
-				return false
-			}
-			j.delay.Store(int64(e.Delay))
-			q.reg.Tell(e)
-			return true
-		}
-		t.Retry.Backoff = func(int) time.Duration { return time.Duration(j.delay.Load()) }
-	}
-	return t
 }
 
-// watch waits for the end of a job and tells of it.
-func (q *LocalQueue) watch(j *localJob, sub *submission) {
-	defer func() {
-		close(j.told)
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		delete(q.untold, j)
-	}()
-	<-j.handle.Done()
-	sub.cancel(nil)
+// refused forgets j, which was not added.
+func (q *LocalQueue) refused(j *localJob) {
 	q.forget(j)
-	e := Event{Meta: j.meta, Err: j.handle.Err()}
-	e.Attempt = int(j.attempts.Load())
-	switch j.handle.State() {
-	case taskpool.Failed, taskpool.Shed:
-		e.State = Discarded
-	case taskpool.Canceled:
-		e.State = Canceled
-	}
-	q.reg.Tell(e)
+	close(j.admitted)
+	close(j.over)
 }
 
 func (q *LocalQueue) forget(j *localJob) {
@@ -178,6 +164,79 @@ func (q *LocalQueue) forget(j *localJob) {
 	if key := (uniqueKey{j.meta.Kind, j.meta.UniqueKey}); q.unique[key] == j {
 		delete(q.unique, key)
 	}
+}
+
+// task returns the task that is the job.
+func (q *LocalQueue) task(j *localJob, sub *submission, r Request, p Policy) taskpool.Task {
+	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
+	t.Run = func(ctx context.Context) error {
+		sub.from.Store(nil)
+		if !sub.accept() {
+			<-ctx.Done() // withdraw is about to end it
+			return ctx.Err()
+		}
+		if task, ok := taskpool.Current(ctx); ok {
+			q.accepted(j, task.Handle)
+		}
+		m := j.meta
+		m.Attempt = j.underWay()
+		return q.reg.Run(ctx, m, r.Payload)
+	}
+	if t.Retry.MaxAttempts = r.MaxAttempts; r.MaxAttempts > 1 {
+		t.Retry.If = func(err error) bool {
+			if !sub.accept() {
+				return false
+			}
+			m := j.meta
+			m.Attempt = j.underWay()
+			e := q.reg.Judge(m, err)
+			if e.State != Retrying {
+				return false
+			}
+			j.retries.Add(1)
+			j.delay.Store(int64(e.Delay))
+			q.tell(j, e)
+			return true
+		}
+		t.Retry.Backoff = func(int) time.Duration { return time.Duration(j.delay.Load()) }
+	}
+	return t
+}
+
+// underWay returns the number of the attempt that is under way. Run and Retry.If both
+// note it, as a hook that goes around an attempt may fail it without a call of Run.
+func (j *localJob) underWay() int {
+	n := j.retries.Load() + 1
+	j.attempts.Store(n)
+	return int(n)
+}
+
+// watch waits for the end of a job and tells of it.
+func (q *LocalQueue) watch(j *localJob, h *taskpool.Handle) {
+	defer close(j.over)
+	<-h.Done()
+	defer q.forget(j)
+	e := Event{Meta: j.meta, Err: h.Err()}
+	e.Attempt = int(j.attempts.Load())
+	switch h.State() {
+	case taskpool.Failed, taskpool.Shed:
+		e.State = Discarded
+	case taskpool.Canceled:
+		e.State = Canceled
+	}
+	q.tell(j, e)
+}
+
+// tell tells the observers of an event of j, unless it comes after the last one: the
+// pool does not wait for ever for what is said of an attempt when it is cut off.
+func (q *LocalQueue) tell(j *localJob, e Event) {
+	j.telling.Lock()
+	defer j.telling.Unlock()
+	if j.ended {
+		return
+	}
+	j.ended = e.State != Retrying
+	q.reg.Tell(e)
 }
 
 // Cancel ends a job, see [Queue]. Its error is then [context.Canceled]. It never
@@ -195,7 +254,7 @@ func (q *LocalQueue) Cancel(_ context.Context, id ID) error {
 func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j := q.jobs[id]; j != nil {
+	if j := q.jobs[id]; j != nil && j.handle != nil && !final(j.handle) {
 		return j.handle
 	}
 	return nil
@@ -203,15 +262,19 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 
 // Stop shuts the pool down, as [taskpool.Pool.Shutdown] does, and waits until the
 // observers have been told of every job, or ctx ends. What was enqueued is finished;
-// what is cut off when ctx ends is Canceled, with taskpool.ErrClosed.
+// what is cut off when ctx ends is Canceled, with taskpool.ErrClosed. In a handler,
+// called with its context, it returns taskpool.ErrInside and stops nothing.
 func (q *LocalQueue) Stop(ctx context.Context) error {
 	err := q.pool.Shutdown(ctx)
+	if errors.Is(err, taskpool.ErrInside) {
+		return err
+	}
 	q.mu.Lock()
-	untold := slices.Collect(maps.Keys(q.untold))
+	left := slices.Collect(maps.Values(q.jobs))
 	q.mu.Unlock()
-	for _, j := range untold {
+	for _, j := range left {
 		select {
-		case <-j.told:
+		case <-j.over:
 		case <-ctx.Done():
 		}
 	}
@@ -223,15 +286,26 @@ func final(h *taskpool.Handle) bool {
 	return s >= taskpool.Succeeded && s <= taskpool.Shed
 }
 
-// A submission is the context of a job's task. Until the job is accepted or has
-// started it has the values of Enqueue's context, so that the pool knows a handler
-// that enqueues and gives its slot back while it waits for room. To keep them would
-// make a job that enqueues its successor hold all its predecessors.
+// A submission is the context of a job's task. It ends with Enqueue's context if that
+// ends before the job is accepted or has started, whichever comes first, and never
+// because of it after that.
+//
+// Until then it also lets the pool see which handler it is that enqueues, so that the
+// handler's slot is given back while it waits for room. To keep that would make a job
+// that enqueues its successor hold all its predecessors.
 type submission struct {
 	context.Context
 	cancel context.CancelCauseFunc
+	fate   atomic.Int32
 	from   atomic.Pointer[context.Context]
 }
+
+// The fates of a submission. The first to be decided stands.
+const (
+	undecided int32 = iota
+	accepted
+	withdrawn
+)
 
 func newSubmission(from context.Context) *submission {
 	s := new(submission)
@@ -240,12 +314,29 @@ func newSubmission(from context.Context) *submission {
 	return s
 }
 
+// accept reports whether the job stands, now and for good.
+func (s *submission) accept() bool {
+	return s.fate.CompareAndSwap(undecided, accepted) || s.fate.Load() == accepted
+}
+
+// withdraw ends the context if the job does not stand yet.
+func (s *submission) withdraw(cause error) {
+	if s.fate.CompareAndSwap(undecided, withdrawn) {
+		s.cancel(cause)
+	}
+}
+
+var ofPool = reflect.TypeFor[taskpool.Task]().PkgPath()
+
 func (s *submission) Value(key any) any {
 	if v := s.Context.Value(key); v != nil {
 		return v
 	}
-	if from := s.from.Load(); from != nil {
-		return (*from).Value(key)
+	// Other keys than the pool's own would show values to hooks that go around an
+	// attempt, and only if it starts soon enough.
+	from, t := s.from.Load(), reflect.TypeOf(key)
+	if from == nil || t == nil || t.PkgPath() != ofPool {
+		return nil
 	}
-	return nil
+	return (*from).Value(key)
 }

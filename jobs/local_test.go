@@ -1,0 +1,336 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
+)
+
+var errTest = errors.New("as the handler says")
+
+// at is a delay as a policy's Backoff.
+func at(d time.Duration) func(int) time.Duration { return func(int) time.Duration { return d } }
+
+// record returns a function that returns the events of reg so far.
+func record(reg *jobs.Registry) func() []jobs.Event {
+	var mu sync.Mutex
+	var events []jobs.Event
+	reg.Observe(func(e jobs.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e)
+	})
+	return func() []jobs.Event {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(events)
+	}
+}
+
+// states are those of events.
+func states(events []jobs.Event) (all []jobs.State) {
+	for _, e := range events {
+		all = append(all, e.State)
+	}
+	return all
+}
+
+// logged returns what slog's default logger writes for the rest of the test.
+func logged(t *testing.T) *bytes.Buffer {
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return &log
+}
+
+// must is for an Enqueue that is accepted.
+func must(t testing.TB) func(jobs.ID, error) jobs.ID {
+	return func(id jobs.ID, err error) jobs.ID {
+		t.Helper()
+		require.NoError(t, err)
+		return id
+	}
+}
+
+// occupy has the only worker at work until the function it returns is called.
+func occupy(t *testing.T, reg *jobs.Registry, q *jobs.LocalQueue) (release func()) {
+	gate, started := make(chan struct{}), make(chan struct{})
+	k := jobs.Register(reg, "gate", func(context.Context, jobs.Meta, int) error {
+		close(started)
+		<-gate
+		return nil
+	}, jobs.Policy{})
+	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	<-started
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+func TestContextThatEndsBeforeAJobStartsLeavesNoJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		ctx, cancel := context.WithCancel(t.Context())
+		q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{Queued: func(e taskpool.TaskEvent) {
+			if e.Task.Name == "job" && ctx.Err() == nil { // accepted, and Submit has not returned
+				cancel()
+				synctest.Wait()
+			}
+		}}))
+		events := record(&reg)
+		release := occupy(t, &reg, q)
+		ran := 0
+		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { ran++; return nil }, jobs.Policy{MaxAttempts: 3})
+		id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+		require.ErrorIs(t, err, context.Canceled)
+		require.Empty(t, id)
+
+		again := must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})) // the key is free
+		release()
+		require.NoError(t, q.Stop(t.Context()))
+		require.Equal(t, 1, ran)
+		require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
+		require.True(t, slices.ContainsFunc(events(), func(e jobs.Event) bool { return e.ID == again }))
+	})
+}
+
+func TestContextThatEndsWhenAJobHasStartedDoesNotCancelIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		finished := make(chan struct{})
+		q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+			Queued: func(taskpool.TaskEvent) { <-finished }, // Submit returns when the handler has
+		}))
+		events := record(&reg)
+		ctx, cancel := context.WithCancel(t.Context())
+		k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+			defer close(finished)
+			cancel()
+			synctest.Wait()
+			return context.Cause(ctx)
+		}, jobs.Policy{})
+		id := must(t)(k.Enqueue(ctx, q, 0, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Len(t, events(), 1)
+		require.Equal(t, jobs.Completed, events()[0].State, "error: %v", events()[0].Err)
+		require.Equal(t, id, events()[0].ID)
+	})
+}
+
+func TestJobIsAddedOrRefusedWheneverTheContextEnds(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
+	events := record(&reg)
+	k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		runtime.Gosched()
+		return ctx.Err()
+	}, jobs.Policy{MaxAttempts: 2})
+	var added []jobs.ID
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		if id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"}); err == nil {
+			added = append(added, id)
+		} else if !errors.Is(err, jobs.ErrDuplicate) {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		cancel()
+	}
+	require.NoError(t, q.Stop(t.Context()))
+	var completed []jobs.ID
+	for _, e := range events() {
+		require.Equal(t, jobs.Completed, e.State)
+		completed = append(completed, e.ID)
+	}
+	require.ElementsMatch(t, added, completed)
+}
+
+func TestContextThatEndsWhileEnqueueWaitsForRoomLeavesNoJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		events := record(&reg)
+		release := occupy(t, &reg, q)
+		defer release()
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() { // waits for the other to be added
+			_, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}()
+		id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, context.Canceled)
+		require.Empty(t, id)
+		_, err = k.Enqueue(ctx, q, 0, jobs.Options{})
+		require.ErrorIs(t, err, context.DeadlineExceeded, "with a context that is over")
+
+		synctest.Wait()
+		unsettled, keys := q.Sizes()
+		require.Equal(t, 1, unsettled, "but for the job at work")
+		require.Zero(t, keys)
+		release()
+		require.NoError(t, q.Stop(t.Context()))
+		require.Len(t, events(), 1)
+		unsettled, _ = q.Sizes()
+		require.Zero(t, unsettled)
+	})
+}
+
+type submitterKey struct{}
+
+func TestHandlerAndHooksSeeNoValueOfEnqueuesContext(t *testing.T) {
+	var reg jobs.Registry
+	var seen []any
+	look := func(ctx context.Context) { seen = append(seen, ctx.Value(submitterKey{}), ctx.Value(nil)) }
+	ran := make(chan struct{})
+	q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+		Queued: func(taskpool.TaskEvent) { <-ran },
+		Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			look(ctx)
+			return run(ctx)
+		},
+	}))
+	k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		defer close(ran)
+		look(ctx)
+		_, inside := taskpool.Current(taskpool.Detach(ctx))
+		require.False(t, inside)
+		return nil
+	}, jobs.Policy{})
+	must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, "value"), q, 0, jobs.Options{}))
+	require.NoError(t, q.Stop(t.Context()))
+	require.Equal(t, []any{nil, nil, nil, nil}, seen)
+}
+
+func TestBackoffThatPanicsIsReplacedByTheDefault(t *testing.T) {
+	for name, end := range map[string]func(){
+		"panicked":              func() { panic("in Backoff") },
+		"called runtime.Goexit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := logged(t)
+			synctest.Test(t, func(t *testing.T) {
+				var reg jobs.Registry
+				q := newLocal(t, &reg)
+				events := record(&reg)
+				k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return errTest },
+					jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { end(); return time.Hour }})
+				must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+				require.NoError(t, q.Stop(t.Context()))
+				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Discarded}, states(events()))
+				require.LessOrEqual(t, events()[0].Delay, 100*time.Millisecond)
+			})
+			require.Contains(t, log.String(), "jobs: Policy.Backoff "+name)
+			require.Contains(t, log.String(), "kind=job")
+		})
+	}
+}
+
+func TestObserverThatPanicsOrGoesAwayChangesNothing(t *testing.T) {
+	for name, end := range map[string]func(){
+		"panicked":              func() { panic("in an observer") },
+		"called runtime.Goexit": runtime.Goexit,
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := logged(t)
+			synctest.Test(t, func(t *testing.T) {
+				var reg jobs.Registry
+				reg.Observe(func(jobs.Event) { end() })
+				events := record(&reg)
+				var died int
+				q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+					WorkerDied: func(taskpool.WorkerEvent) { died++ },
+				}))
+				k := jobs.Register(&reg, "job", func(_ context.Context, m jobs.Meta, _ int) error {
+					if m.Attempt == 1 {
+						return errTest
+					}
+					return nil
+				}, jobs.Policy{MaxAttempts: 2, Backoff: at(time.Second)})
+				must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+				require.NoError(t, q.Stop(t.Context()))
+				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Completed}, states(events()))
+				require.Zero(t, died, "workers")
+			})
+			require.Contains(t, log.String(), "jobs: an observer "+name)
+		})
+	}
+}
+
+// A panicking handler of slog, and an error whose methods panic.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(context.Context, slog.Level) bool { panic("in Enabled") }
+func (panicking) Is(error) bool                            { panic("in Is") }
+func (panicking) Error() string                            { return "an error whose Is panics" }
+
+func TestErrorWhoseMethodsPanicDiscardsTheJob(t *testing.T) {
+	before := slog.Default()
+	slog.SetDefault(slog.New(panicking{}))
+	defer slog.SetDefault(before)
+	var reg jobs.Registry
+	jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 5})
+	e := reg.Judge(jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, panicking{})
+	require.Equal(t, jobs.Discarded, e.State)
+}
+
+func TestNothingIsToldOfAJobAfterItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return errTest },
+			jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { time.Sleep(time.Hour); return 0 }})
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Error(t, q.Stop(ctx)) // gives up while Backoff is at work
+		time.Sleep(2 * time.Hour)
+		require.Len(t, events(), 1)
+		require.NotEqual(t, jobs.Retrying, events()[0].State)
+	})
+}
+
+func TestStopInAHandlerStopsNothing(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	events := record(&reg)
+	k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		return q.Stop(ctx)
+	}, jobs.Policy{})
+	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	require.NoError(t, q.Stop(t.Context()))
+	require.Len(t, events(), 2)
+	for _, e := range events() {
+		require.ErrorIs(t, e.Err, taskpool.ErrInside)
+	}
+}
+
+func TestDetachedWorkOutlivesItsJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		var detached context.Context
+		k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+			detached = taskpool.Detach(ctx)
+			return nil
+		}, jobs.Policy{})
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.NoError(t, detached.Err())
+	})
+}
