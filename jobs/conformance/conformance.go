@@ -8,6 +8,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,10 +16,13 @@ import (
 	"github.com/taskpool-go/taskpool/jobs"
 )
 
-// An Engine is a queue that can be stopped: attempts under way are finished, unless
-// ctx ends first.
+// An Engine is a queue that can be stopped.
 type Engine interface {
 	jobs.Queue
+
+	// Stop finishes the attempts under way, unless ctx ends first. When it has
+	// returned the observers have been told what these came to. That it asks ctx
+	// for its Done channel tells the suite that it has begun.
 	Stop(ctx context.Context) error
 }
 
@@ -52,6 +56,7 @@ var tests = []struct {
 	name string
 	test func(*suite)
 }{
+	{"HandlerIsToldWhatWasEnqueued", meta},
 	{"UrgentJobsRunFirst", order},
 	{"FailedJobIsRetriedAfterThePolicysBackoff", retries},
 	{"PermanentErrorDiscardsAtOnce", permanent},
@@ -65,7 +70,7 @@ var tests = []struct {
 	{"BadPayloadIsDiscardedAndNeverRetried", badPayload},
 	{"UniqueKeyAllowsOneUnsettledJob", unique},
 	{"NotBeforeIsKept", notBefore},
-	{"GracefulStopFinishesWhatRuns", gracefulStop},
+	{"GracefulStopFinishesWhatRunsAndSpoilsNothingThatWaits", gracefulStop},
 }
 
 type suite struct {
@@ -149,6 +154,31 @@ func (s *suite) await(c <-chan struct{}) {
 
 var errTest = errors.New("conformance: as the handler says")
 
+func meta(s *suite) {
+	type args struct {
+		Text string
+		List []int
+	}
+	want := args{"text", []int{1, 2}}
+	var got args
+	var m jobs.Meta
+	k := jobs.Register(&s.reg, "meta", func(_ context.Context, told jobs.Meta, p args) error {
+		m, got = told, p
+		return nil
+	}, jobs.Policy{MaxAttempts: 3})
+	s.start()
+	id, err := k.Enqueue(s.ctx, s.q, want, jobs.Options{Priority: new(taskpool.Low), MaxAttempts: 7, UniqueKey: "key"})
+	s.check(err == nil, "Enqueue: %v", err)
+	e := s.next(jobs.Completed, 1)
+	s.check(got.Text == want.Text && slices.Equal(got.List, want.List), "payload is %v, want %v", got, want)
+	s.check(!m.Enqueued.IsZero(), "Enqueued is zero")
+	for who, m := range map[string]jobs.Meta{"handler": m, "observer": e.Meta} {
+		m.Enqueued = time.Time{}
+		is := jobs.Meta{ID: id, Kind: "meta", Attempt: 1, MaxAttempts: 7, Priority: taskpool.Low, UniqueKey: "key"}
+		s.check(m == is, "%s was told %+v, want %+v", who, m, is)
+	}
+}
+
 func order(s *suite) {
 	var got []int
 	gate, started, release := s.gate()
@@ -172,10 +202,9 @@ func order(s *suite) {
 func retries(s *suite) {
 	delay := func(n int) time.Duration { return time.Duration(n) * 10 * time.Millisecond }
 	var ends, starts []time.Time
-	s.one(jobs.Policy{MaxAttempts: 3, Backoff: delay}, func(_ context.Context, m jobs.Meta) error {
+	s.one(jobs.Policy{MaxAttempts: 3, Backoff: delay}, func(context.Context, jobs.Meta) error {
 		starts = append(starts, time.Now())
-		s.check(m.MaxAttempts == 3, "MaxAttempts is %d", m.MaxAttempts)
-		ends = append(ends, time.Now())
+		defer func() { ends = append(ends, time.Now()) }()
 		return errTest
 	})
 	for n := 1; n < 3; n++ {
@@ -311,14 +340,42 @@ func notBefore(s *suite) {
 
 func gracefulStop(s *suite) {
 	gate, started, release := s.gate()
+	other := jobs.Register(&s.reg, "other", func(ctx context.Context, _ jobs.Meta, _ int) error { return ctx.Err() }, jobs.Policy{})
 	s.start()
-	s.enqueue(gate, 0, jobs.Options{})
+	running := s.enqueue(gate, 0, jobs.Options{})
 	s.await(started)
+	waiting := s.enqueue(other, 0, jobs.Options{})
+
+	ctx := &stopContext{Context: s.ctx, asked: make(chan struct{})}
 	stopped := make(chan error, 1)
 	s.stopped = true
-	go func() { stopped <- s.q.Stop(s.ctx) }()
+	go func() { stopped <- s.q.Stop(ctx) }()
+	s.await(ctx.asked)
+	select {
+	case err := <-stopped:
+		s.Fatalf("Stop returned while a job ran: %v", err)
+	default:
+	}
 	release()
-	s.next(jobs.Completed, 1)
-	err := <-stopped
+	err := <-stopped // it has a deadline
 	s.check(err == nil, "Stop: %v", err)
+
+	ends := make(map[jobs.ID]int)
+	for len(s.events) > 0 {
+		ends[s.next(jobs.Completed, 1).ID]++
+	}
+	s.check(ends[running] == 1, "the job that ran was completed %d times", ends[running])
+	s.check(ends[waiting] <= 1, "the job that waited was completed %d times", ends[waiting]) // or kept
+}
+
+// A stopContext shows that it has been asked for its Done channel.
+type stopContext struct {
+	context.Context
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (c *stopContext) Done() <-chan struct{} {
+	c.once.Do(func() { close(c.asked) })
+	return c.Context.Done()
 }
