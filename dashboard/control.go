@@ -56,20 +56,13 @@ func (d *Dashboard) serveControl(w http.ResponseWriter, r *http.Request) {
 		answer(w, status, strings.TrimPrefix(err.Error(), "taskpool: "))
 		return
 	}
-	d.refresh()
+	d.snapshot(0) // so that the page shows a change at once
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		w.Header().Set("Location", "./")
 		w.WriteHeader(http.StatusSeeOther)
 		return
 	}
 	answer(w, http.StatusOK, done)
-}
-
-// refresh takes a snapshot now, so that the page shows a change at once.
-func (d *Dashboard) refresh() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.snapshotLocked(0)
 }
 
 // change does what the form asks for, and says what it did.

@@ -24,7 +24,7 @@ type Dashboard struct {
 	// a lock; changed under mu.
 	histories atomic.Pointer[map[string]*history]
 
-	mu      sync.Mutex // protects the fields below; methods of tasks' errors are called with it held
+	mu      sync.Mutex // protects the fields below, and points of the pools; no user code is called with it
 	pools   []*watched // in order of Watch
 	lastID  int
 	taken   time.Time         // when the snapshot was taken; zero: there is none
@@ -110,7 +110,7 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 			histories[w.pool.Name()] = w.history
 		}
 	}
-	d.pools, d.taken = all, time.Time{}
+	d.pools, d.taken = all, time.Time{} // a new slice: snapshot has the old one
 	d.histories.Store(&histories)
 	return nil
 }

@@ -139,9 +139,9 @@ func (d *Dashboard) servePage(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (d *Dashboard) render() ([]byte, error) {
+	d.snapshot(interval)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.snapshotLocked(interval)
 	var b bytes.Buffer
 	err := templates.ExecuteTemplate(&b, "page", &d.page)
 	return b.Bytes(), err

@@ -28,6 +28,7 @@ var (
 
 // enter takes a place for a client, until exit.
 func (d *Dashboard) enter() (*client, error) {
+	d.snapshot(interval)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -36,7 +37,6 @@ func (d *Dashboard) enter() (*client, error) {
 	case d.streams >= d.cfg.maxClients:
 		return nil, errCrowd
 	}
-	d.snapshotLocked(interval)
 	c := &client{make(chan []byte, backlog), make(chan struct{})}
 	c.messages <- message(d.page.ids, d.parts)
 	d.streams++
@@ -96,11 +96,6 @@ func (d *Dashboard) sample(stop chan struct{}) {
 // errors, which may end the goroutine: then the clients are dropped, and when they
 // come again another is started.
 func (d *Dashboard) tick(stop chan struct{}) (ok bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stop != stop {
-		return false
-	}
 	defer func() {
 		if ok {
 			return
@@ -108,9 +103,13 @@ func (d *Dashboard) tick(stop chan struct{}) (ok bool) {
 		if v := recover(); v != nil {
 			slog.Error("dashboard: sampler panicked", "panic", v)
 		}
-		d.dropAllLocked()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.stop == stop {
+			d.dropAllLocked()
+		}
 	}()
-	d.snapshotLocked(0)
+	d.snapshot(0)
 	return true
 }
 

@@ -243,3 +243,62 @@ func (e *oddError) Error() string {
 	}
 	return "odd"
 }
+
+// An Error method may want to know how the pool is.
+func TestErrorMethodMayUseTheDashboard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		var on atomic.Bool
+		var asked atomic.Int64
+		h := submit(t, p, taskpool.Task{Name: "odd", Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
+			Run: func(context.Context) error {
+				return &oddError{&on, func() {
+					on.Store(false) // not in the page that it asks for
+					defer on.Store(true)
+					asked.Add(1)
+					w := httptest.NewRecorder()
+					r := httptest.NewRequest(http.MethodGet, "/", nil)
+					r.Host = "localhost"
+					d.ServeHTTP(w, r)
+					require.Equal(t, http.StatusOK, w.Code)
+				}}
+			}})
+		synctest.Wait()
+		s := look(d, nil)
+		synctest.Wait()
+		on.Store(true)
+		time.Sleep(1500 * time.Millisecond)
+		require.EqualValues(t, 1, asked.Load())
+		require.GreaterOrEqual(t, len(s.got()), 2)
+		s.leave()
+		on.Store(false)
+		h.Cancel(nil)
+	})
+}
+
+func TestPoolThatIsWatchedWhileASnapshotIsTakenIsInIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		other, err := taskpool.New(taskpool.WithName("other"), taskpool.WithWorkers(1))
+		require.NoError(t, err)
+		defer shutDown(other)
+		var on atomic.Bool
+		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
+			Run: func(context.Context) error {
+				return &oddError{&on, func() { require.NoError(t, d.Watch(other)) }}
+			}})
+		synctest.Wait()
+		on.Store(true)
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Host = "localhost"
+		d.ServeHTTP(w, r)
+		require.Contains(t, w.Body.String(), `<bdi>other</bdi>`)
+		on.Store(false)
+		h.Cancel(nil)
+	})
+}

@@ -126,16 +126,86 @@ type taskView struct {
 // partNames are the templates of which each pool has a part.
 var partNames = []string{"summary", "queue", "running", "parked", "delayed", "failures"}
 
-// snapshotLocked takes a snapshot, if the last one is older than maxAge, and sends
-// what is new to the clients.
-func (d *Dashboard) snapshotLocked(maxAge time.Duration) {
-	now := time.Now()
-	if !d.taken.IsZero() && now.Sub(d.taken) < maxAge {
-		return
+// An observation is a pool as it is at one moment. Its lists are not yet in order.
+type observation struct {
+	of     *watched
+	at     time.Time
+	stats  taskpool.Stats
+	health error
+	lists  [3]taskList // running and abandoned, parked, delayed
+}
+
+// observe looks at a pool. It calls methods of tasks' errors, which may do anything, so
+// no lock is held.
+func observe(w *watched) observation {
+	o := observation{of: w, at: time.Now(), stats: w.pool.Stats(), health: w.pool.Health()}
+	active, parking, waiters := &o.lists[0], &o.lists[1], &o.lists[2]
+	states := []taskpool.State{taskpool.Running, taskpool.Abandoned}
+	if parking.TooMany = o.stats.Parked > maxScanned; !parking.TooMany {
+		states = append(states, taskpool.Parked)
 	}
+	if waiters.TooMany = o.stats.Delayed > maxScanned; !waiters.TooMany {
+		states = append(states, taskpool.Delayed)
+	}
+	for _, t := range w.pool.Tasks(states...) {
+		list := active
+		switch t.State {
+		case taskpool.Parked:
+			list = parking
+		case taskpool.Delayed:
+			list = waiters
+		}
+		list.Tasks = append(list.Tasks, newTaskView(t, o.at))
+	}
+	longest := func(a, b taskView) int {
+		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
+			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
+	}
+	active.sort(longest)
+	parking.sort(longest)
+	waiters.sort(func(a, b taskView) int {
+		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
+	})
+	return o
+}
+
+// snapshot takes a snapshot, if the last one is older than maxAge, and sends what is
+// new to the clients.
+func (d *Dashboard) snapshot(maxAge time.Duration) {
+	for {
+		now := time.Now()
+		d.mu.Lock()
+		pools, stale := d.pools, d.staleLocked(now, maxAge)
+		d.mu.Unlock()
+		if !stale {
+			return
+		}
+		all := make([]observation, len(pools))
+		for i, w := range pools {
+			all[i] = observe(w)
+		}
+		d.mu.Lock()
+		if slices.Equal(pools, d.pools) {
+			defer d.mu.Unlock()
+			if d.staleLocked(now, maxAge) { // else another was faster
+				d.showLocked(all, now)
+			}
+			return
+		}
+		d.mu.Unlock()
+	}
+}
+
+// staleLocked reports whether a snapshot that is begun now is needed.
+func (d *Dashboard) staleLocked(now time.Time, maxAge time.Duration) bool {
+	return d.taken.IsZero() || now.Sub(d.taken) >= maxAge
+}
+
+// showLocked makes a page of what was observed.
+func (d *Dashboard) showLocked(all []observation, now time.Time) {
 	p := page{At: now, ids: []string{"at", "pools"}}
-	for _, w := range d.pools {
-		v := d.view(w, now)
+	for i := range all {
+		v := d.view(&all[i])
 		p.Pools = append(p.Pools, v)
 		p.Problems += len(v.Problems)
 	}
@@ -161,9 +231,12 @@ func execute(name string, data any) string {
 	return b.String()
 }
 
-// view looks at a pool.
-func (d *Dashboard) view(w *watched, now time.Time) *poolView {
-	s := w.pool.Stats()
+// view makes a view of what was observed.
+func (d *Dashboard) view(o *observation) *poolView {
+	w, s, now := o.of, o.stats, o.at
+	for len(w.points) > 0 && w.points[len(w.points)-1].at.After(now) { // of a snapshot begun earlier, by a slower observer
+		w.points = w.points[:len(w.points)-1]
+	}
 	w.points = append(w.points, point{now, s})
 	for len(w.points) > 2 && now.Sub(w.points[0].at) > time.Minute {
 		w.points = w.points[1:]
@@ -173,19 +246,18 @@ func (d *Dashboard) view(w *watched, now time.Time) *poolView {
 		Name:    cut(w.pool.Name(), maxName),
 		Control: d.cfg.control != nil,
 		State:   "accepting", StateClass: "ok",
-		Stats: s,
+		Stats:  s,
+		Active: o.lists[0], Parking: o.lists[1], Waiters: o.lists[2],
 	}
-	health := w.pool.Health()
 	switch {
 	case s.Closed:
 		v.State, v.StateClass = "closed", "off"
 	case s.Paused:
 		v.State, v.StateClass = "paused", "warn"
 	}
-	if health != nil && !errors.Is(health, taskpool.ErrClosed) {
-		v.Health, v.StateClass = textOf(health), "bad"
+	if o.health != nil && !errors.Is(o.health, taskpool.ErrClosed) {
+		v.Health, v.StateClass = textOf(o.health), "bad"
 	}
-	v.lists(w.pool, now)
 	base := w.base(now)
 	v.rates(w, base)
 	v.priorities(w, base, d.cfg.starvingAfter)
@@ -279,36 +351,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	}
 }
 
-// lists makes the lists of tasks.
-func (v *poolView) lists(p *taskpool.Pool, now time.Time) {
-	states := []taskpool.State{taskpool.Running, taskpool.Abandoned}
-	if v.Parking.TooMany = v.Parked > maxScanned; !v.Parking.TooMany {
-		states = append(states, taskpool.Parked)
-	}
-	if v.Waiters.TooMany = v.Delayed > maxScanned; !v.Waiters.TooMany {
-		states = append(states, taskpool.Delayed)
-	}
-	for _, t := range p.Tasks(states...) {
-		list := &v.Active
-		switch t.State {
-		case taskpool.Parked:
-			list = &v.Parking
-		case taskpool.Delayed:
-			list = &v.Waiters
-		}
-		list.Tasks = append(list.Tasks, newTaskView(t, now))
-	}
-	longest := func(a, b taskView) int {
-		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
-			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
-	}
-	v.Active.sort(longest)
-	v.Parking.sort(longest)
-	v.Waiters.sort(func(a, b taskView) int {
-		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
-	})
-}
-
+// sort puts the tasks in order, and keeps the first, with the texts of their errors.
 func (l *taskList) sort(by func(a, b taskView) int) {
 	slices.SortFunc(l.Tasks, by)
 	l.More = max(len(l.Tasks)-maxListed, 0)
