@@ -44,9 +44,8 @@ type worker struct {
 
 	// Of a function that hooks are told of, see Pool.timedFunction.
 	timed   bool
-	draw    uint64        // as in TaskInfo
-	started time.Time     // zero unless timed
-	wait    time.Duration // in the queue
+	draw    uint64    // as in TaskInfo
+	started time.Time // zero unless timed
 
 	// How the goroutine died.
 	panicked bool
@@ -164,7 +163,7 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	if h := e.h; h != nil && h.function {
 		w.job = entry{f: h.work.f}
 		w.timed, w.draw, w.started = true, h.draw, time.Now()
-		w.wait = w.started.Sub(p.epoch) - h.queuedAt
+		p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
 		h.pool, h.work.f, h.id = nil, nil, 0
 		functionHandles.Put(h)
 	} else if h != nil {
@@ -173,6 +172,15 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 			p.expectBeatLocked(w, w.attempt.started)
 			p.rewatchLocked(w)
 		}
+		p.noteStartLocked(w, w.attempt.started.Sub(p.epoch)-h.queuedAt)
+	}
+}
+
+// noteStartLocked makes the event for the hooks that are told that an attempt
+// starts, after so long in the queue: here, to spare the worker a turn at the lock.
+func (p *Pool) noteStartLocked(w *worker, wait time.Duration) {
+	if p.hooks.started != nil {
+		w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
 	}
 }
 
@@ -344,12 +352,6 @@ func (w *worker) deliver() {
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
-		lockSoon(&w.pool.mu) // without a look at what has arrived
-		w.event = TaskEvent{Pool: w.pool.cfg.name, Task: w.infoLocked(), Wait: w.wait}
-		if a := w.attempt; a != nil {
-			w.event.Wait = a.started.Sub(a.pool.epoch) - a.h.queuedAt
-		}
-		w.pool.unlock()
 		tellOf(&w.reports, hooks, &w.event)
 		w.deliver()
 	}
@@ -604,7 +606,9 @@ func (w *worker) settleLocked() bool {
 		p.unlock()
 		return w.late()
 	}
-	if h := w.job.h; h != nil && (w.verdict.kind != attemptOK || len(h.waiting) > 0 || h.work.group != nil) {
+	h := w.job.h
+	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiting) == 0 && h.work.group == nil && w.attempt.parking == nil
+	if !alone {
 		p.takeInLocked() // as others may join the queue
 	}
 	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && !p.hooked && !w.timed {
@@ -618,16 +622,15 @@ func (w *worker) settleLocked() bool {
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
-	wasFunction := w.attempt == nil
 	w.job, w.attempt = entry{}, nil
 	if len(w.reports) == 0 {
 		return w.takeLocked()
 	}
 	w.phase = phaseReport
-	if !wasFunction || p.outstandingLocked() == 0 {
+	if !alone || p.outstandingLocked() == 0 {
 		p.takeInLocked()
 		p.restoreLocked()
-	} // else nothing has changed: the slot is still held, and nobody waits for a function
+	} // else nothing has changed for others: the slot is still held
 	p.unlock()
 	return true
 }
