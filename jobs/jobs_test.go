@@ -2,10 +2,17 @@ package jobs_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
 )
 
@@ -29,4 +36,143 @@ func TestRegisterPanicsOnAProgrammersError(t *testing.T) {
 		}()
 	}
 	require.Equal(t, []string{"taken"}, reg.Kinds())
+}
+
+// A color has no name for its zero value.
+type color int
+
+func (c color) MarshalText() ([]byte, error) {
+	if c == 0 {
+		return nil, errors.New("no color")
+	}
+	return []byte("red"), nil
+}
+
+type deep struct {
+	Color *color
+	Next  *deep
+	Raw   json.RawMessage
+	Any   any
+	Skip  func() `json:"-"`
+}
+
+func TestPayloadTypesAreNotRefusedForWhatSomeValuesDo(t *testing.T) {
+	var reg jobs.Registry
+	jobs.Register(&reg, "color", nothing[color], jobs.Policy{})
+	jobs.Register(&reg, "deep", nothing[deep], jobs.Policy{})
+	jobs.Register(&reg, "any", nothing[any], jobs.Policy{})
+	jobs.Register(&reg, "pointer", nothing[*time.Time], jobs.Policy{})
+}
+
+func TestKindNames(t *testing.T) {
+	var reg jobs.Registry
+	for _, name := range []string{"ab", "mail.send", "a/b-c_d.e", "7z", "A" + strings.Repeat("z", 126)} {
+		require.Equal(t, name, jobs.Register(&reg, name, nothing[int], jobs.Policy{}).Name())
+	}
+	for _, name := range []string{"", "a", "-a", "/ab", "a b", "naïve", "a\n", "A" + strings.Repeat("z", 127)} {
+		require.Panics(t, func() { jobs.Register(&reg, name, nothing[int], jobs.Policy{}) }, "%q", name)
+	}
+}
+
+func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
+	good := jobs.Request{Kind: "kind", Payload: []byte("1"), MaxAttempts: 1}
+	require.NoError(t, good.Validate())
+	for want, change := range map[string]func(*jobs.Request){
+		`jobs: Request.Kind must be 2 to 127 letters, digits and . _ - / of ASCII, a letter or digit first, got "?"`: func(r *jobs.Request) { r.Kind = "?" },
+		`jobs: Request.Payload must be JSON`:                           func(r *jobs.Request) { r.Payload = nil },
+		`jobs: Request.MaxAttempts must be from 1 to 32767, got 0`:     func(r *jobs.Request) { r.MaxAttempts = 0 },
+		`jobs: Request.MaxAttempts must be from 1 to 32767, got 32768`: func(r *jobs.Request) { r.MaxAttempts = 32768 },
+	} {
+		r := good
+		change(&r)
+		require.EqualError(t, r.Validate(), want)
+		var reg jobs.Registry
+		_, err := newLocal(t, &reg).Enqueue(t.Context(), r)
+		require.EqualError(t, err, want)
+	}
+}
+
+// A queue that keeps the last request.
+type keeper struct {
+	jobs.Queue
+	last jobs.Request
+}
+
+func (q *keeper) Enqueue(_ context.Context, r jobs.Request) (jobs.ID, error) {
+	q.last = r
+	return "id", nil
+}
+
+func TestOptionsTakeThePolicysPlace(t *testing.T) {
+	var reg jobs.Registry
+	var q keeper
+	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{Priority: taskpool.High, MaxAttempts: 4})
+	must(t)(k.Enqueue(t.Context(), &q, "text", jobs.Options{}))
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, MaxAttempts: 4}, q.last)
+
+	when := time.Now().Add(time.Hour)
+	must(t)(k.Enqueue(t.Context(), &q, "text", jobs.Options{Priority: new(taskpool.Medium), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}))
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}, q.last)
+
+	for _, n := range []int{-1, 32768} {
+		_, err := k.Enqueue(t.Context(), &q, "", jobs.Options{MaxAttempts: n})
+		require.EqualError(t, err, fmt.Sprintf("jobs: Options.MaxAttempts must be from 0 to 32767, got %d", n))
+	}
+	_, err := jobs.Register(&reg, "number", nothing[float64], jobs.Policy{}).Enqueue(t.Context(), &q, math.NaN(), jobs.Options{})
+	require.ErrorContains(t, err, `jobs: payload of kind "number": `)
+}
+
+func TestPolicyIsWhatWasRegistered(t *testing.T) {
+	var reg jobs.Registry
+	jobs.Register(&reg, "kind", nothing[int], jobs.Policy{Timeout: time.Second})
+	p, ok := reg.Policy("kind")
+	require.True(t, ok)
+	require.Equal(t, jobs.Policy{Timeout: time.Second, MaxAttempts: 1}, p)
+	_, ok = reg.Policy("other")
+	require.False(t, ok)
+}
+
+func TestJudgeSaysWhatAnErrorMeans(t *testing.T) {
+	var reg jobs.Registry
+	jobs.Register(&reg, "kind", nothing[int], jobs.Policy{Backoff: func(n int) time.Duration { return time.Duration(n) * time.Second }})
+	jobs.Register(&reg, "early", nothing[int], jobs.Policy{Backoff: at(-time.Second)})
+	jobs.Register(&reg, "default", nothing[int], jobs.Policy{})
+	wrapped := func(err error) error { return fmt.Errorf("wrapped: %w", err) }
+	for _, c := range []struct {
+		kind    string
+		attempt int
+		err     error
+		state   jobs.State
+		delay   time.Duration
+	}{
+		{"kind", 1, nil, jobs.Completed, 0},
+		{"kind", 2, errTest, jobs.Retrying, 2 * time.Second},
+		{"kind", 5, errTest, jobs.Discarded, 0},
+		{"kind", 1, wrapped(taskpool.Permanent(errTest)), jobs.Discarded, 0},
+		{"kind", 1, wrapped(taskpool.RetryAfter(time.Minute, errTest)), jobs.Retrying, time.Minute},
+		{"kind", 5, taskpool.RetryAfter(time.Minute, errTest), jobs.Discarded, 0},
+		{"kind", 1, taskpool.ErrGoexit, jobs.Discarded, 0},
+		{"kind", 1, &taskpool.HungError{}, jobs.Discarded, 0},
+		{"kind", 1, wrapped(taskpool.ErrTimeout), jobs.Retrying, time.Second},
+		{"kind", 1, &taskpool.PanicError{}, jobs.Retrying, time.Second},
+		{"early", 1, errTest, jobs.Retrying, 0},
+	} {
+		m := jobs.Meta{Kind: c.kind, Attempt: c.attempt, MaxAttempts: 5}
+		require.Equal(t, jobs.Event{Meta: m, State: c.state, Err: c.err, Delay: c.delay}, reg.Judge(m, c.err), "%+v", c)
+	}
+	longest := make(map[int]time.Duration)
+	for range 1000 {
+		for _, n := range []int{1, 3, 30} {
+			longest[n] = max(longest[n], reg.Judge(jobs.Meta{Kind: "default", Attempt: n, MaxAttempts: 99}, errTest).Delay)
+		}
+	}
+	for n, limit := range map[int]time.Duration{1: 100 * time.Millisecond, 3: 400 * time.Millisecond, 30: 30 * time.Second} {
+		require.LessOrEqual(t, longest[n], limit)
+		require.Greater(t, longest[n], limit/2, "of 1,000 delays none is in the upper half")
+	}
+}
+
+func TestStatesHaveNames(t *testing.T) {
+	require.Equal(t, "[completed retrying discarded canceled State(4) State(-1)]",
+		fmt.Sprint([]jobs.State{jobs.Completed, jobs.Retrying, jobs.Discarded, jobs.Canceled, 4, -1}))
 }

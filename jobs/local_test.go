@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
@@ -168,7 +169,7 @@ func TestContextThatEndsWhileEnqueueWaitsForRoomLeavesNoJob(t *testing.T) {
 		defer cancel()
 		go func() { // waits for the other to be added
 			_, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
-			require.ErrorIs(t, err, context.DeadlineExceeded)
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
 		}()
 		id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -207,7 +208,7 @@ func TestHandlerAndHooksSeeNoValueOfEnqueuesContext(t *testing.T) {
 		defer close(ran)
 		look(ctx)
 		_, inside := taskpool.Current(taskpool.Detach(ctx))
-		require.False(t, inside)
+		assert.False(t, inside)
 		return nil
 	}, jobs.Policy{})
 	must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, "value"), q, 0, jobs.Options{}))
@@ -332,5 +333,307 @@ func TestDetachedWorkOutlivesItsJob(t *testing.T) {
 		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
 		require.NoError(t, q.Stop(t.Context()))
 		require.NoError(t, detached.Err())
+	})
+}
+
+func TestHungJobIsDiscardedAndItsSlotReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		events := record(&reg)
+		awake := make(chan struct{})
+		hang := jobs.Register(&reg, "hang", func(context.Context, jobs.Meta, int) error { <-awake; return nil },
+			jobs.Policy{MaxAttempts: 3, Timeout: time.Second})
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+		must(t)(hang.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		close(awake)
+		require.ElementsMatch(t, []jobs.State{jobs.Discarded, jobs.Completed}, states(events()))
+		for _, e := range events() {
+			if e.Kind == "hang" {
+				require.Equal(t, 1, e.Attempt)
+				hung, ok := errors.AsType[*taskpool.HungError](e.Err)
+				require.True(t, ok, "error: %v", e.Err)
+				require.ErrorIs(t, hung, taskpool.ErrTimeout)
+			}
+		}
+	})
+}
+
+func TestShedJobIsDiscarded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithCapacity(1, taskpool.OverflowShed))
+		events := record(&reg)
+		release := occupy(t, &reg, q)
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 3})
+		shed := must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{Priority: new(taskpool.High)}))
+		synctest.Wait()
+		require.Len(t, events(), 1)
+		e := events()[0]
+		require.Equal(t, jobs.Discarded, e.State)
+		require.Equal(t, shed, e.ID)
+		require.Zero(t, e.Attempt)
+		require.ErrorIs(t, e.Err, taskpool.ErrShed)
+
+		id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		require.ErrorIs(t, err, taskpool.ErrFull)
+		require.Empty(t, id)
+		_, keys := q.Sizes()
+		require.Zero(t, keys)
+		release()
+	})
+}
+
+func TestStopThatIsCutShortCancelsWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, jobs.Policy{MaxAttempts: 3})
+		for range 3 { // one runs, one waits for a worker, one for its time
+			must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		}
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := q.Stop(ctx)
+		_, ok := errors.AsType[*taskpool.ShutdownError](err)
+		require.True(t, ok, "error: %v", err)
+		synctest.Wait()
+		require.Len(t, events(), 4)
+		ran := 0
+		for _, e := range events() {
+			require.Equal(t, jobs.Canceled, e.State)
+			require.ErrorIs(t, e.Err, taskpool.ErrClosed)
+			ran += e.Attempt
+		}
+		require.Equal(t, 1, ran)
+		_, err = k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		require.ErrorIs(t, err, taskpool.ErrClosed)
+		known, keys := q.Sizes()
+		require.Zero(t, known+keys)
+	})
+}
+
+// tree enqueues two jobs of its own kind for each level below n and waits for none.
+func tree(reg *jobs.Registry, q func() jobs.Queue) *jobs.Kind[int] {
+	var k *jobs.Kind[int]
+	k = jobs.Register(reg, "tree", func(ctx context.Context, _ jobs.Meta, n int) error {
+		for range 2 {
+			if n > 0 {
+				if _, err := k.Enqueue(ctx, q(), n-1, jobs.Options{}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, jobs.Policy{})
+	return k
+}
+
+func TestHandlersEnqueueOnAFullPoolThatDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		events := record(&reg)
+		release := occupy(t, &reg, q)
+		k := tree(&reg, func() jobs.Queue { return q })
+		go func() {
+			synctest.Wait() // Enqueue waits for room
+			release()
+		}()
+		must(t)(k.Enqueue(t.Context(), q, 4, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Len(t, events(), 1+31)
+		for _, e := range events() {
+			require.Equal(t, jobs.Completed, e.State, "error: %v", e.Err)
+		}
+	})
+}
+
+func TestOfEnqueuesThatRaceWithOneKeyOneAddsAJob(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	events := record(&reg)
+	release := occupy(t, &reg, q)
+	k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+	ids, added := make([]jobs.ID, 8), make([]bool, 8)
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+			if ids[i], added[i] = id, err == nil; err != nil {
+				assert.ErrorIs(t, err, jobs.ErrDuplicate)
+			}
+		})
+	}
+	wg.Wait()
+	release()
+	require.NoError(t, q.Stop(t.Context()))
+	require.Len(t, slices.Compact(ids), 1)
+	require.Equal(t, 1, len(slices.DeleteFunc(added, func(a bool) bool { return !a })))
+	require.Len(t, events(), 2)
+}
+
+func TestUnknownKindIsRefused(t *testing.T) {
+	var reg, other jobs.Registry
+	q := newLocal(t, &reg)
+	_, err := jobs.Register(&other, "job", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, jobs.Options{})
+	require.ErrorIs(t, err, jobs.ErrUnknownKind)
+	require.ErrorContains(t, err, `"job"`)
+	err = reg.Run(t.Context(), jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, nil)
+	require.ErrorIs(t, err, jobs.ErrUnknownKind)
+	require.Equal(t, jobs.Discarded, reg.Judge(jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, err).State)
+}
+
+func TestHandleIsThatOfTheTaskUntilTheJobSettles(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	release := occupy(t, &reg, q)
+	var order []int
+	k := jobs.Register(&reg, "job", func(_ context.Context, _ jobs.Meta, n int) error {
+		order = append(order, n)
+		return nil
+	}, jobs.Policy{})
+	must(t)(k.Enqueue(t.Context(), q, 1, jobs.Options{}))
+	id := must(t)(k.Enqueue(t.Context(), q, 2, jobs.Options{}))
+	h := q.Handle(id)
+	require.Equal(t, taskpool.Queued, h.State())
+	require.True(t, h.SetPriority(taskpool.High))
+	require.Nil(t, q.Handle("other"))
+	release()
+	require.NoError(t, h.Wait(t.Context()))
+	require.Nil(t, q.Handle(id))
+	require.NoError(t, q.Stop(t.Context()))
+	require.Equal(t, []int{2, 1}, order)
+}
+
+func TestJobCanBeCanceledBeforeEnqueueHasReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		over := make(chan struct{})
+		q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) { <-over }}))
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", func(ctx context.Context, m jobs.Meta, _ int) error {
+			defer close(over)
+			assert.NoError(t, q.Cancel(ctx, m.ID))
+			<-ctx.Done()
+			return ctx.Err()
+		}, jobs.Policy{})
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Equal(t, []jobs.State{jobs.Canceled}, states(events()))
+		require.ErrorIs(t, events()[0].Err, context.Canceled)
+	})
+}
+
+func TestKindIsTheTasksName(t *testing.T) {
+	var reg jobs.Registry
+	var names []string
+	q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+		Started: func(e taskpool.TaskEvent) { names = append(names, e.Task.Name) },
+	}))
+	must(t)(jobs.Register(&reg, "mail.send", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, jobs.Options{}))
+	require.NoError(t, q.Stop(t.Context()))
+	require.Equal(t, []string{"mail.send"}, names)
+}
+
+func TestYieldAndBlockInAHandlerGiveItsSlotToOthers(t *testing.T) {
+	for name, give := range map[string]func(ctx context.Context, until <-chan struct{}) error{
+		"Yield": func(ctx context.Context, until <-chan struct{}) error {
+			for {
+				select {
+				case <-until:
+					return nil
+				default:
+				}
+				if err := taskpool.Yield(ctx); err != nil {
+					return err
+				}
+			}
+		},
+		"Block": func(ctx context.Context, until <-chan struct{}) error {
+			return taskpool.Block(ctx, func() error { <-until; return nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var reg jobs.Registry
+			q := newLocal(t, &reg)
+			events := record(&reg)
+			started, ran := make(chan struct{}), make(chan struct{})
+			low := jobs.Register(&reg, "low", func(ctx context.Context, _ jobs.Meta, _ int) error {
+				close(started)
+				return give(ctx, ran)
+			}, jobs.Policy{Priority: taskpool.Low})
+			high := jobs.Register(&reg, "high", func(context.Context, jobs.Meta, int) error { close(ran); return nil }, jobs.Policy{Priority: taskpool.High})
+			must(t)(low.Enqueue(t.Context(), q, 0, jobs.Options{}))
+			<-started
+			must(t)(high.Enqueue(t.Context(), q, 0, jobs.Options{}))
+			require.NoError(t, q.Stop(t.Context()))
+			require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
+		})
+	}
+}
+
+func TestHeartbeatIsWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithWorkers(2))
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, beats bool) error {
+			for range 10 {
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				if beats {
+					taskpool.Beat(ctx)
+				}
+			}
+			return nil
+		}, jobs.Policy{MaxAttempts: 3, Heartbeat: 2 * time.Second})
+		silent := must(t)(k.Enqueue(t.Context(), q, false, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, true, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Len(t, events(), 2)
+		for _, e := range events() {
+			if e.ID == silent {
+				require.Equal(t, jobs.Discarded, e.State)
+				require.ErrorIs(t, e.Err, taskpool.ErrHung)
+			} else {
+				require.Equal(t, jobs.Completed, e.State)
+			}
+		}
+	})
+}
+
+func TestAttemptThatAHookFailsIsRetriedLikeAnyOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+			Around: func(ctx context.Context, task taskpool.TaskInfo, run func(context.Context) error) error {
+				if task.Attempt < 3 {
+					return errTest
+				}
+				return run(ctx)
+			},
+		}))
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 3,
+			Backoff: func(n int) time.Duration { return time.Duration(n) * time.Second }})
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Equal(t, []jobs.State{jobs.Retrying, jobs.Retrying, jobs.Completed}, states(events()))
+		for i, e := range events() {
+			require.Equal(t, i+1, e.Attempt)
+			require.Equal(t, []time.Duration{time.Second, 2 * time.Second, 0}[i], e.Delay)
+		}
 	})
 }

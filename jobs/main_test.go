@@ -17,9 +17,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var quiet = slog.New(slog.DiscardHandler)
+
+// newLocal returns a queue with one worker, which is stopped when the test ends.
 func newLocal(t testing.TB, reg *jobs.Registry, opts ...taskpool.Option) *jobs.LocalQueue {
 	t.Helper()
-	opts = append([]taskpool.Option{taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler))}, opts...)
+	opts = append([]taskpool.Option{taskpool.WithWorkers(1), taskpool.WithLogger(quiet)}, opts...)
 	pool, err := taskpool.New(opts...)
 	require.NoError(t, err)
 	q := jobs.Local(pool, reg)
