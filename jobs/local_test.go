@@ -106,6 +106,28 @@ func TestContextThatEndsBeforeAJobStartsLeavesNoJob(t *testing.T) {
 	})
 }
 
+func TestContextThatEndsBeforeTheHandlerIsCalledLeavesNoJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
+			Queued: func(taskpool.TaskEvent) { <-ended },
+			Started: func(taskpool.TaskEvent) {
+				cancel()
+				synctest.Wait()
+				close(ended)
+			},
+		}))
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{MaxAttempts: 3})
+		_, err := k.Enqueue(ctx, q, 0, jobs.Options{})
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, q.Stop(t.Context()))
+		require.Empty(t, events())
+	})
+}
+
 func TestContextThatEndsWhenAJobHasStartedDoesNotCancelIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reg jobs.Registry
@@ -479,6 +501,49 @@ func TestOfEnqueuesThatRaceWithOneKeyOneAddsAJob(t *testing.T) {
 	require.Len(t, slices.Compact(ids), 1)
 	require.Equal(t, 1, len(slices.DeleteFunc(added, func(a bool) bool { return !a })))
 	require.Len(t, events(), 2)
+}
+
+func TestEnqueueWaitsForOneWithItsKeyThatIsBeingAdded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := occupy(t, &reg, q)
+		gate := make(chan struct{})
+		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { <-gate; return nil }, jobs.Policy{})
+		var first jobs.ID
+		go func() { first, _ = k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}) }()
+		synctest.Wait()
+		go func() {
+			synctest.Wait() // both wait
+			release()
+		}()
+		id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		require.ErrorIs(t, err, jobs.ErrDuplicate)
+		synctest.Wait()
+		require.Equal(t, first, id)
+		close(gate)
+	})
+}
+
+func TestHandlerThatWaitsForAKeyToBeAddedGivesItsSlotForThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		events := record(&reg)
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+		started := make(chan struct{})
+		parent := jobs.Register(&reg, "parent", func(ctx context.Context, _ jobs.Meta, _ int) error {
+			close(started)
+			synctest.Wait() // the other waits for room
+			_, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+			return err
+		}, jobs.Policy{})
+		must(t)(parent.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		<-started
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed, jobs.Completed}, states(events()))
+	})
 }
 
 func TestUnknownKindIsRefused(t *testing.T) {

@@ -2,18 +2,17 @@ package riverjobs
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivermigrate"
-	"github.com/riverqueue/river/rivershared/uniquestates"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/taskpool-go/taskpool"
@@ -54,11 +53,17 @@ type Queue[TTx any] struct {
 	route  func(jobs.Request) string
 	client *river.Client[TTx]
 	worker *worker
-	known  bool          // Enqueue refuses kinds that the registry does not have
-	told   chan struct{} // see startStop
-	// startStop is held by Start and Stop. Its element is whether the queue is started;
-	// then told is closed when the observers have been told of the last event.
-	startStop chan bool
+	known  bool // Enqueue refuses kinds that the registry does not have
+
+	mu  sync.Mutex // protects the fields below; nothing waits with it
+	run *run       // nil unless started
+}
+
+// A run is what lies between Start and Stop.
+type run struct {
+	unsubscribe func()
+	told        chan struct{} // closed when the observers have been told of all
+	cut         error         // why it was cut short; protected by Queue.mu
 }
 
 // Migrate creates River's tables in the driver's database, or brings them up to date, as
@@ -86,8 +91,7 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	}
 	rc.ErrorHandler = &errorHandler{w, rc.ErrorHandler}
 	rc.Hooks = append([]rivertype.Hook{&insertHook{}}, rc.Hooks...)
-	q := &Queue[TTx]{reg: reg, route: c.Route, worker: w, known: !rc.SkipUnknownJobCheck, startStop: make(chan bool, 1)}
-	q.startStop <- false
+	q := &Queue[TTx]{reg: reg, route: c.Route, worker: w, known: !rc.SkipUnknownJobCheck}
 	var err error
 	if q.client, err = river.NewClient(driver, rc); err != nil {
 		return nil, fmt.Errorf("riverjobs: %w", err)
@@ -155,27 +159,31 @@ func (q *Queue[TTx]) Start(ctx context.Context) error {
 	if q.worker.pool == nil {
 		return errors.New("riverjobs: Config.Pool must be set to run jobs")
 	}
-	started := <-q.startStop
-	defer func() { q.startStop <- started }()
-	if started {
+	r := &run{told: make(chan struct{})}
+	q.mu.Lock()
+	if q.run != nil {
+		q.mu.Unlock()
 		return errors.New("riverjobs: the queue is started")
 	}
+	q.run = r
 	events, unsubscribe := q.client.SubscribeConfig(&river.SubscribeConfig{ChanSize: eventBurst, Kinds: []river.EventKind{
 		river.EventKindJobCancelled, river.EventKindJobCompleted, river.EventKindJobFailed,
 		river.EventKindJobInterrupted, river.EventKindJobSnoozed}})
-	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	r.unsubscribe = unsubscribe
+	q.mu.Unlock()
+	go q.worker.follow(events, r.told)
+
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	err := q.client.Start(run)
+	err := q.client.Start(running)
 	if !stop() && err == nil {
-		err = errors.Join(context.Cause(ctx), q.client.StopAndCancel(context.WithoutCancel(ctx)))
+		err = context.Cause(ctx)
 	}
 	if err != nil {
-		cancel(nil)
-		unsubscribe()
+		cancel(err)
+		q.finish(r)
 		return fmt.Errorf("riverjobs: %w", err)
 	}
-	started, q.told = true, make(chan struct{})
-	go q.worker.follow(events, q.told)
 	return nil
 }
 
@@ -186,20 +194,42 @@ func (q *Queue[TTx]) Start(ctx context.Context) error {
 // returns an error that wraps ctx's cause. Jobs that wait are left in the database. Stop
 // of a queue that is not started does nothing.
 func (q *Queue[TTx]) Stop(ctx context.Context) error {
-	started := <-q.startStop
-	defer func() { q.startStop <- false }()
-	if !started {
+	q.mu.Lock()
+	r := q.run
+	q.mu.Unlock()
+	if r == nil {
 		return nil
 	}
-	err := q.client.Stop(ctx)
-	if err != nil {
-		err = fmt.Errorf("riverjobs: Stop was cut short: %w", context.Cause(ctx))
-		if hard := q.client.StopAndCancel(context.WithoutCancel(ctx)); hard != nil {
-			err = errors.Join(err, hard)
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		q.finish(r)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		q.mu.Lock()
+		r.cut = fmt.Errorf("riverjobs: Stop was cut short: %w", context.Cause(ctx))
+		q.mu.Unlock()
+		_ = q.client.StopAndCancel(context.WithoutCancel(ctx)) // its error would be that context's
+		<-done
 	}
-	<-q.told
-	return err
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return r.cut
+}
+
+// finish waits until the client has stopped softly, or has been made to stop, and the
+// observers have been told.
+func (q *Queue[TTx]) finish(r *run) {
+	_ = q.client.Stop(context.Background())
+	r.unsubscribe() // which a client does that has started
+	<-r.told
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.run == r {
+		q.run = nil
+	}
 }
 
 // Enqueue stores a job, see [jobs.Queue]. A kind that the registry does not have is
@@ -229,17 +259,11 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 	if time.Until(r.NotBefore) > 0 {
 		o.ScheduledAt = ceil(r.NotBefore)
 	}
-	note := note{UniqueKey: r.UniqueKey}
-	if priorities[o.Priority] != r.Priority {
-		note.Priority = &r.Priority
+	if x := (extra{riverPriority: o.Priority, UniqueKey: r.UniqueKey}); r.UniqueKey != "" || x.priority() != r.Priority {
+		x.Priority = &r.Priority
+		o.Metadata, _ = json.Marshal(x) // of an int and a string, so without error
 	}
-	if note != (struct {
-		Priority  *taskpool.Priority `json:"taskpool_priority,omitempty"`
-		UniqueKey string             `json:"taskpool_unique_key,omitempty"`
-	}{}) {
-		o.Metadata, _ = json.Marshal(note)
-	}
-	res, err := insert(args{r.Kind, r.Payload, r.UniqueKey, nil}, o)
+	res, err := insert(args{kind: r.Kind, payload: r.Payload, uniqueKey: r.UniqueKey}, o)
 	if err != nil {
 		return "", fmt.Errorf("riverjobs: job of kind %q: %w", r.Kind, err)
 	}
@@ -247,4 +271,62 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 		return id(res.Job), jobs.ErrDuplicate
 	}
 	return id(res.Job), nil
+}
+
+// Cancel ends a job, see [jobs.Queue]: the attempt's context, whichever process runs it,
+// ends with the cause river.ErrJobCancelledRemotely. River tells the processes at once on
+// PostgreSQL, and within a minute if the message is lost; on SQLite they look every 50 ms.
+func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
+	waited, row, err := cancel(id,
+		func(id int64) (*rivertype.JobRow, error) { return q.client.JobGet(ctx, id) },
+		func(id int64) (*rivertype.JobRow, error) { return q.client.JobCancel(ctx, id) })
+	if err == nil && waited {
+		q.reg.Tell(jobs.Event{Meta: meta(row), State: jobs.Canceled, Err: context.Canceled})
+	}
+	return err
+}
+
+// InTx returns a queue that does all in the caller's transaction:
+//
+//	resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, jobs.Options{})
+//
+// Observers are not told of a job that its Cancel ended before it ran, as that may be
+// rolled back.
+func (q *Queue[TTx]) InTx(tx TTx) jobs.Queue { return &txQueue[TTx]{q, tx} }
+
+type txQueue[TTx any] struct {
+	q  *Queue[TTx]
+	tx TTx
+}
+
+func (t *txQueue[TTx]) Enqueue(ctx context.Context, r jobs.Request) (jobs.ID, error) {
+	return t.q.EnqueueTx(ctx, t.tx, r)
+}
+
+func (t *txQueue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
+	_, _, err := cancel(id,
+		func(id int64) (*rivertype.JobRow, error) { return t.q.client.JobGetTx(ctx, t.tx, id) },
+		func(id int64) (*rivertype.JobRow, error) { return t.q.client.JobCancelTx(ctx, t.tx, id) })
+	return err
+}
+
+// cancel cancels a job and reports whether it waited then. River's JobCancel does not
+// say whether the job had settled, so there is a look before.
+func cancel(id jobs.ID, get, cancel func(int64) (*rivertype.JobRow, error)) (waited bool, row *rivertype.JobRow, err error) {
+	n, err := strconv.ParseInt(string(id), 10, 64)
+	if err != nil {
+		return false, nil, fmt.Errorf("%w: %q", jobs.ErrNotFound, string(id))
+	}
+	if row, err = get(n); err == nil && row.FinalizedAt == nil {
+		row, err = cancel(n)
+	} else if err == nil {
+		err = river.ErrNotFound
+	}
+	switch {
+	case errors.Is(err, river.ErrNotFound), err == nil && row.FinalizedAt != nil && row.State != rivertype.JobStateCancelled:
+		return false, nil, fmt.Errorf("%w: %q", jobs.ErrNotFound, string(id))
+	case err != nil:
+		return false, nil, fmt.Errorf("riverjobs: Cancel of job %q: %w", string(id), err)
+	}
+	return row.FinalizedAt != nil, row, nil
 }

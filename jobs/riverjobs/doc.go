@@ -1,0 +1,2 @@
+// Package riverjobs runs the handlers of package jobs on River.
+package riverjobs
