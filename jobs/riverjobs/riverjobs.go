@@ -2,7 +2,6 @@ package riverjobs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -255,15 +254,7 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 	if _, ok := q.reg.Policy(r.Kind); !ok && q.known {
 		return "", fmt.Errorf("%w %q", jobs.ErrUnknownKind, r.Kind)
 	}
-	o := &river.InsertOpts{MaxAttempts: r.MaxAttempts, Priority: riverPriority(r.Priority), Queue: q.route(r)}
-	if time.Until(r.NotBefore) > 0 {
-		o.ScheduledAt = ceil(r.NotBefore)
-	}
-	if x := (extra{riverPriority: o.Priority, UniqueKey: r.UniqueKey}); r.UniqueKey != "" || x.priority() != r.Priority {
-		x.Priority = &r.Priority
-		o.Metadata, _ = json.Marshal(x) // of an int and a string, so without error
-	}
-	res, err := insert(args{kind: r.Kind, payload: r.Payload, uniqueKey: r.UniqueKey}, o)
+	res, err := insert(newArgs(r, q.route(r)))
 	if err != nil {
 		return "", fmt.Errorf("riverjobs: job of kind %q: %w", r.Kind, err)
 	}

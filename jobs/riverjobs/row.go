@@ -1,6 +1,7 @@
 package riverjobs
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -70,27 +71,63 @@ func riverPriority(p taskpool.Priority) int {
 type extra struct {
 	Priority  *taskpool.Priority `json:"taskpool_priority,omitempty"`
 	UniqueKey string             `json:"taskpool_unique_key,omitempty"`
-
-	riverPriority int
+	Wrapped   bool               `json:"taskpool_wrapped,omitempty"` // the payload is the args' "value"
 }
 
-func (x *extra) priority() taskpool.Priority {
-	if x.Priority != nil {
-		return *x.Priority
+// wrapped is the args of a payload that is neither an object nor an array: the driver of
+// SQLite refuses strings and makes true a 1.
+type wrapped struct {
+	Value json.RawMessage `json:"value"`
+}
+
+// newArgs returns the River job that is r.
+func newArgs(r jobs.Request, queue string) (args, *river.InsertOpts) {
+	a := args{kind: r.Kind, payload: r.Payload, uniqueKey: r.UniqueKey}
+	o := &river.InsertOpts{MaxAttempts: r.MaxAttempts, Priority: riverPriority(r.Priority), Queue: queue}
+	if time.Until(r.NotBefore) > 0 {
+		o.ScheduledAt = ceil(r.NotBefore)
 	}
-	return priorities[min(max(x.riverPriority, 1), 4)]
+	x := extra{UniqueKey: r.UniqueKey}
+	if priorities[o.Priority] != r.Priority {
+		x.Priority = &r.Priority
+	}
+	if c := bytes.TrimLeft(r.Payload, " \t\r\n")[0]; c != '{' && c != '[' { // Validate has seen that there is one
+		x.Wrapped = true
+		a.payload, _ = json.Marshal(wrapped{r.Payload})
+	}
+	if x != (extra{}) {
+		o.Metadata, _ = json.Marshal(x)
+	}
+	return a, o
 }
 
 func id(row *rivertype.JobRow) jobs.ID { return jobs.ID(strconv.FormatInt(row.ID, 10)) }
 
-func meta(row *rivertype.JobRow) jobs.Meta {
-	x := extra{riverPriority: row.Priority}
+func extraOf(row *rivertype.JobRow) (x extra) {
 	if len(row.Metadata) > len("{}") {
 		_ = json.Unmarshal(row.Metadata, &x) // what is not there is not known
 	}
-	return jobs.Meta{ID: id(row), Kind: row.Kind, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts,
-		Priority: x.priority(), Enqueued: row.CreatedAt, UniqueKey: x.UniqueKey}
+	return x
 }
 
-// ceil rounds up to what SQLite's driver stores, which otherwise rounds down.
+func meta(row *rivertype.JobRow) jobs.Meta {
+	x := extraOf(row)
+	m := jobs.Meta{ID: id(row), Kind: row.Kind, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts,
+		Priority: priorities[min(max(row.Priority, 1), 4)], Enqueued: row.CreatedAt, UniqueKey: x.UniqueKey}
+	if x.Priority != nil {
+		m.Priority = *x.Priority
+	}
+	return m
+}
+
+func payload(row *rivertype.JobRow) json.RawMessage {
+	var w wrapped
+	if !extraOf(row).Wrapped || json.Unmarshal(row.EncodedArgs, &w) != nil {
+		return row.EncodedArgs
+	}
+	return w.Value
+}
+
+// ceil rounds up to the milliseconds that the driver of SQLite stores: it rounds, and a
+// job must not start early.
 func ceil(t time.Time) time.Time { return t.Add(time.Millisecond - 1).Truncate(time.Millisecond) }

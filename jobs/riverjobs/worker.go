@@ -55,7 +55,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	state := taskpool.Canceled
 	h, err := w.pool.Submit(ctx, taskpool.Task{
 		Name: m.Kind, Priority: m.Priority, Timeout: policy.Timeout, Heartbeat: policy.Heartbeat,
-		Run: func(ctx context.Context) error { return w.reg.Run(ctx, m, job.EncodedArgs) },
+		Run: func(ctx context.Context) error { return w.reg.Run(ctx, m, payload(job.JobRow)) },
 	})
 	if err == nil {
 		err = h.Wait(context.Background()) // the pool ends it when ctx has ended

@@ -1,0 +1,167 @@
+package riverjobs_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	_ "modernc.org/sqlite"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/riverjobs"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := server.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "PostgreSQL:", err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
+
+// server is the PostgreSQL that the tests use: the one that TASKPOOL_POSTGRES_URL names
+// or, where PostgreSQL is installed, that of a postgres.sh which ends with its input, so
+// also if this process is killed.
+var server postgres
+
+type postgres struct {
+	once      sync.Once
+	url, data string // data is empty if the server is not ours
+	skip      string // why there is none
+	cmd       *exec.Cmd
+	stop_     func() error
+}
+
+func (p *postgres) start() {
+	if p.url, p.data = os.Getenv("TASKPOOL_POSTGRES_URL"), os.Getenv("TASKPOOL_POSTGRES_DATA"); p.url != "" {
+		return
+	}
+	if out, err := exec.Command("./postgres.sh", "installed").CombinedOutput(); err != nil {
+		p.skip = strings.TrimSpace(string(out))
+		return
+	}
+	cmd := exec.Command("./postgres.sh", "sh", "-c", `echo "$TASKPOOL_POSTGRES_URL $TASKPOOL_POSTGRES_DATA"; exec cat >/dev/null`)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		panic(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		panic(err)
+	}
+	if err := cmd.Start(); err != nil {
+		panic(err)
+	}
+	p.stop_ = func() error { return errors.Join(in.Close(), cmd.Wait()) }
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		panic(fmt.Sprintf("postgres.sh: %v, %v", err, p.stop_()))
+	}
+	p.url, p.data, _ = strings.Cut(strings.TrimSpace(line), " ")
+}
+
+func (p *postgres) stop() error {
+	if p.stop_ == nil {
+		return nil
+	}
+	return p.stop_()
+}
+
+// postgresURL returns that of the server. Without one the test is skipped, or has
+// failed if CI_REQUIRE_POSTGRES is 1.
+func postgresURL(t testing.TB) string {
+	t.Helper()
+	server.once.Do(server.start)
+	if server.skip != "" {
+		if os.Getenv("CI_REQUIRE_POSTGRES") == "1" {
+			t.Fatalf("CI_REQUIRE_POSTGRES=1, but %s", server.skip)
+		}
+		t.Skipf("no PostgreSQL: %s", server.skip)
+	}
+	return server.url
+}
+
+var databases atomic.Int64
+
+// newPostgres returns a new database with River's tables.
+func newPostgres(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	admin, err := pgxpool.New(t.Context(), postgresURL(t))
+	require.NoError(t, err)
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))
+	_, err = admin.Exec(t.Context(), "CREATE DATABASE "+name)
+	require.NoError(t, err)
+	u, err := url.Parse(server.url)
+	require.NoError(t, err)
+	u.Path = "/" + name
+	db, err := pgxpool.New(t.Context(), u.String())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		db.Close()
+		_, err := admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)")
+		admin.Close()
+		require.NoError(t, err)
+	})
+	require.NoError(t, riverjobs.Migrate(t.Context(), riverpgxv5.New(db)))
+	return db
+}
+
+// newSQLite returns a new database with River's tables, in a file.
+func newSQLite(t testing.TB) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "jobs.sqlite"))
+	require.NoError(t, err)
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	require.NoError(t, riverjobs.Migrate(t.Context(), riversqlite.New(db)))
+	return db
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// quick is a configuration under which nothing waits long.
+func quick() river.Config {
+	return river.Config{FetchCooldown: time.Millisecond, FetchPollInterval: 10 * time.Millisecond, TestOnly: true, Logger: quiet}
+}
+
+// newPool returns a pool that is shut down after the test.
+func newPool(t testing.TB, opts ...taskpool.Option) *taskpool.Pool {
+	t.Helper()
+	pool, err := taskpool.New(append([]taskpool.Option{taskpool.WithWorkers(1), taskpool.WithLogger(quiet)}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = pool.Shutdown(context.Background()) })
+	return pool
+}
+
+// started returns a queue at work.
+func started[TTx any](t testing.TB, driver riverdriver.Driver[TTx], reg *jobs.Registry, c riverjobs.Config) *riverjobs.Queue[TTx] {
+	t.Helper()
+	q, err := riverjobs.New(driver, reg, c)
+	require.NoError(t, err)
+	require.NoError(t, q.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, q.Stop(context.Background())) })
+	return q
+}
