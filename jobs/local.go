@@ -82,9 +82,6 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	stop()
 	if !sub.accept() { // ctx has ended first
 		err = contextOver(ctx)
-		if h != nil {
-			h.Cancel(err)
-		}
 	}
 	if err != nil {
 		q.refused(j)
@@ -170,7 +167,6 @@ func (q *LocalQueue) forget(j *localJob) {
 func (q *LocalQueue) task(j *localJob, sub *submission, r Request, p Policy) taskpool.Task {
 	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
 	t.Run = func(ctx context.Context) error {
-		sub.from.Store(nil)
 		if !sub.accept() {
 			<-ctx.Done() // withdraw is about to end it
 			return ctx.Err()
@@ -261,9 +257,10 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 }
 
 // Stop shuts the pool down, as [taskpool.Pool.Shutdown] does, and waits until the
-// observers have been told of every job, or ctx ends. What was enqueued is finished;
-// what is cut off when ctx ends is Canceled, with taskpool.ErrClosed. In a handler,
-// called with its context, it returns taskpool.ErrInside and stops nothing.
+// observers have been told of every job. What was enqueued is finished. If ctx ends
+// first it returns an error; jobs that are cut off then are Canceled, with
+// taskpool.ErrClosed, and the observers may be told of them later. In a handler,
+// called with its context, Stop returns taskpool.ErrInside and stops nothing.
 func (q *LocalQueue) Stop(ctx context.Context) error {
 	err := q.pool.Shutdown(ctx)
 	if errors.Is(err, taskpool.ErrInside) {
@@ -276,6 +273,10 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 		select {
 		case <-j.over:
 		case <-ctx.Done():
+			if err == nil {
+				err = fmt.Errorf("jobs: Stop: an observer is still being told: %w", context.Cause(ctx))
+			}
+			return err
 		}
 	}
 	return err
@@ -290,14 +291,14 @@ func final(h *taskpool.Handle) bool {
 // ends before the job is accepted or has started, whichever comes first, and never
 // because of it after that.
 //
-// Until then it also lets the pool see which handler it is that enqueues, so that the
-// handler's slot is given back while it waits for room. To keep that would make a job
-// that enqueues its successor hold all its predecessors.
+// While the job is submitted it also lets the pool see which handler it is that
+// enqueues, so that the handler's slot is given back while it waits for room. To keep
+// that would make a job that enqueues its successor hold all its predecessors.
 type submission struct {
 	context.Context
 	cancel context.CancelCauseFunc
 	fate   atomic.Int32
-	from   atomic.Pointer[context.Context]
+	from   atomic.Pointer[context.Context] // nil once it is submitted
 }
 
 // The fates of a submission. The first to be decided stands.

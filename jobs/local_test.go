@@ -8,9 +8,11 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -214,28 +216,106 @@ func TestContextThatEndsWhileEnqueueWaitsForRoomLeavesNoJob(t *testing.T) {
 
 type submitterKey struct{}
 
-func TestHandlerAndHooksSeeNoValueOfEnqueuesContext(t *testing.T) {
+func TestHandlerAndHooksSeeNothingOfEnqueuesContext(t *testing.T) {
 	var reg jobs.Registry
 	var seen []any
 	look := func(ctx context.Context) { seen = append(seen, ctx.Value(submitterKey{}), ctx.Value(nil)) }
 	ran := make(chan struct{})
-	q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
-		Queued: func(taskpool.TaskEvent) { <-ran },
-		Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
-			look(ctx)
+	q := newLocal(t, &reg, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{
+		Queued: func(e taskpool.TaskEvent) {
+			if e.Task.Name == "child" {
+				<-ran // Submit returns when the handler has
+			}
+		},
+		Around: func(ctx context.Context, task taskpool.TaskInfo, run func(context.Context) error) error {
+			if task.Name == "child" {
+				look(ctx)
+			}
 			return run(ctx)
 		},
 	}))
-	k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
+	child := jobs.Register(&reg, "child", func(ctx context.Context, _ jobs.Meta, _ int) error {
 		defer close(ran)
 		look(ctx)
 		_, inside := taskpool.Current(taskpool.Detach(ctx))
-		assert.False(t, inside)
+		assert.False(t, inside, "detached from the child, it is inside the parent")
 		return nil
 	}, jobs.Policy{})
-	must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, "value"), q, 0, jobs.Options{}))
+	parent := jobs.Register(&reg, "parent", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		_, err := child.Enqueue(context.WithValue(ctx, submitterKey{}, "value"), q, 0, jobs.Options{})
+		return err
+	}, jobs.Policy{})
+	must(t)(parent.Enqueue(t.Context(), q, 0, jobs.Options{}))
 	require.NoError(t, q.Stop(t.Context()))
 	require.Equal(t, []any{nil, nil, nil, nil}, seen)
+}
+
+func TestWaitingJobKeepsNothingOfEnqueuesContext(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+	value := new([1 << 10]byte)
+	weakly := weak.Make(value)
+	id := must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, value), q, 0, jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+	value = nil
+	runtime.GC()
+	require.Nil(t, weakly.Value())
+	require.NoError(t, q.Cancel(t.Context(), id))
+}
+
+func TestEnqueueWithAContextThatIsOverAddsNothing(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	events := record(&reg)
+	k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+	over := errors.New("over")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(over)
+	for range 100 {
+		_, err := k.Enqueue(ctx, q, 0, jobs.Options{})
+		require.ErrorIs(t, err, over)
+	}
+	require.NoError(t, q.Stop(t.Context()))
+	require.Empty(t, events())
+}
+
+func TestKeyIsFreeWhenObserversAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+		later := jobs.Options{UniqueKey: "key", NotBefore: time.Now().Add(time.Hour)}
+		var second jobs.ID
+		reg.Observe(func(jobs.Event) {
+			if second == "" {
+				var err error
+				second, err = k.Enqueue(t.Context(), q, 0, later)
+				assert.NoError(t, err)
+			}
+		})
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}))
+		synctest.Wait()
+		id, err := k.Enqueue(t.Context(), q, 0, later)
+		require.ErrorIs(t, err, jobs.ErrDuplicate)
+		require.Equal(t, second, id)
+	})
+}
+
+func TestStopWaitsForObserversUntilItsContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+		var told atomic.Bool
+		reg.Observe(func(jobs.Event) { time.Sleep(time.Minute); told.Store(true) })
+		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, q.Stop(ctx), context.DeadlineExceeded)
+		require.False(t, told.Load())
+		require.NoError(t, q.Stop(t.Context()))
+		require.True(t, told.Load())
+	})
 }
 
 func TestBackoffThatPanicsIsReplacedByTheDefault(t *testing.T) {
