@@ -32,8 +32,10 @@
 //	               then returns is an error like any other
 //	panic          an error like any other, a *taskpool.PanicError
 //	Goexit         Discarded at once, with taskpool.ErrGoexit
-//	hang           Discarded at once, with a *taskpool.HungError: a retry could run
-//	               beside what it retries
+//	hang           Discarded at once, with an error that is taskpool.ErrHung: a retry
+//	               could run beside what it retries. So is silence for longer than
+//	               Policy.Heartbeat
+//	shed           Discarded, with taskpool.ErrShed (Local, where the pool sheds)
 //	cancellation   before it runs: Canceled, and it never runs. While it runs: its
 //	               context ends; Canceled if the handler then returns an error,
 //	               Completed if it returns nil. It is never retried
