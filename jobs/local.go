@@ -55,8 +55,9 @@ func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
 
 // Enqueue adds a job, see [Queue]. A kind that the registry does not have is
 // ErrUnknownKind. After the pool was shut down it returns taskpool.ErrClosed, except
-// to a handler that calls it with its own context. If it returns an error the job was
-// not added, and no handler has been called.
+// to a handler that calls it with its own context. While a job with the same kind and
+// key is just being added it waits for that, a handler in taskpool.Block. If it
+// returns an error the job was not added, and no handler has been called.
 func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if err := r.Validate(); err != nil {
 		return "", err
