@@ -82,14 +82,12 @@ type derivedContext struct {
 	stopTimeout context.CancelFunc // nil without a Timeout
 }
 
-type attemptKey struct{}
-
 // attemptFrom returns the attempt that ctx belongs to, nil if none.
 func attemptFrom(ctx context.Context) *attempt {
 	if a, ok := ctx.(*attempt); ok {
 		return a
 	}
-	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	a, _ := ctx.Value(remote.AttemptKey{}).(*attempt)
 	return a
 }
 
@@ -173,7 +171,7 @@ func (a *attempt) Err() error            { return a.derive().Err() }
 
 func (a *attempt) Value(key any) any {
 	switch key {
-	case attemptKey{}, remote.WaiterKey:
+	case remote.AttemptKey{}, remote.WaiterKey:
 		return a
 	}
 	return a.derive().Value(key)
@@ -202,7 +200,7 @@ func Detach(ctx context.Context) context.Context {
 	}
 	ctx = a.h.ctx
 	if attemptFrom(ctx) != nil { // the task was submitted by a task
-		return context.WithValue(ctx, attemptKey{}, nil)
+		return context.WithValue(ctx, remote.AttemptKey{}, nil)
 	}
 	return ctx
 }

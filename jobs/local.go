@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // A LocalQueue runs jobs in a pool of this process, in memory.
@@ -328,17 +328,14 @@ func (s *submission) withdraw(cause error) {
 	}
 }
 
-var ofPool = reflect.TypeFor[taskpool.Task]().PkgPath()
-
 func (s *submission) Value(key any) any {
 	if v := s.Context.Value(key); v != nil {
 		return v
 	}
-	// Other keys than the pool's own would show values to hooks that go around an
-	// attempt, and only if it starts soon enough.
-	from, t := s.from.Load(), reflect.TypeOf(key)
-	if from == nil || t == nil || t.PkgPath() != ofPool {
-		return nil
+	// Other values would be seen by hooks that go around an attempt, and only if it
+	// starts soon enough.
+	if from := s.from.Load(); from != nil && key == any(remote.AttemptKey{}) {
+		return (*from).Value(key)
 	}
-	return (*from).Value(key)
+	return nil
 }

@@ -1,5 +1,5 @@
-// Package remote is what taskpool shares with package process, so that a task
-// can have its work done in another process: signs of life cross the border, and
+// Package remote is what taskpool shares with packages process and jobs, so that a
+// task can have its work done in another process: signs of life cross the border, and
 // so do the verdicts on an error that a retry policy looks at.
 package remote
 
@@ -31,6 +31,9 @@ var (
 	WaiterKey any = waiterKey{}
 	WorkerKey any = workerKey{}
 )
+
+// An AttemptKey is the context key of the attempt that a context belongs to.
+type AttemptKey struct{}
 
 // WaiterOf returns the task that ctx belongs to, nil if none.
 func WaiterOf(ctx context.Context) Waiter {
