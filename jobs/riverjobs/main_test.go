@@ -50,7 +50,6 @@ type postgres struct {
 	once      sync.Once
 	url, data string // data is empty if the server is not ours
 	skip      string // why there is none
-	cmd       *exec.Cmd
 	stop_     func() error
 }
 
