@@ -83,7 +83,7 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	if err := c.complete(reg); err != nil {
 		return nil, err
 	}
-	w := &worker{reg: reg, pool: c.Pool, logger: rc.Logger, ends: make(map[attempt]jobs.Event)}
+	w := &worker{reg: reg, pool: c.Pool, ends: make(map[attempt]jobs.Event)}
 	rc.Workers = river.NewWorkers()
 	for _, kind := range reg.Kinds() {
 		river.AddWorkerArgs(rc.Workers, args{kind: kind}, w)

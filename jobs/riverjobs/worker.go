@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -19,9 +18,8 @@ import (
 // A worker makes attempts at jobs of all kinds, in the pool.
 type worker struct {
 	river.WorkerDefaults[args]
-	reg    *jobs.Registry
-	pool   *taskpool.Pool
-	logger *slog.Logger
+	reg  *jobs.Registry
+	pool *taskpool.Pool
 
 	mu   sync.Mutex             // protects the field below; no user code is called with it
 	ends map[attempt]jobs.Event // of attempts whose end River has not stored yet
@@ -80,7 +78,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		if cutOff { // River's JobTimeout has ended ctx
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
 		}
-		e = w.judge(m, err)
+		e = w.reg.Judge(m, err)
 		if job.Args.next = &e.Delay; e.State == jobs.Discarded {
 			job.MaxAttempts = job.Attempt
 		}
@@ -94,21 +92,9 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 // once; River's rescuer asks of one that was lost.
 func (w *worker) NextRetry(job *river.Job[args]) time.Time {
 	if job.Args.next == nil {
-		job.Args.next = new(w.judge(meta(job.JobRow), errLost).Delay)
+		job.Args.next = new(w.reg.Judge(meta(job.JobRow), errLost).Delay)
 	}
 	return ceil(time.Now().Add(*job.Args.next))
-}
-
-// judge is Registry.Judge without the panics of the user's Backoff, which would end the
-// process where River asks for them.
-func (w *worker) judge(m jobs.Meta, err error) (e jobs.Event) {
-	defer func() {
-		if v := recover(); v != nil {
-			w.logger.Error("riverjobs: Policy.Backoff panicked", slog.String("kind", m.Kind), slog.Any("panic", v))
-			e = jobs.Event{Meta: m, State: jobs.Retrying, Err: err, Delay: time.Second}
-		}
-	}()
-	return w.reg.Judge(m, err)
 }
 
 // A storedError is an error with a text that PostgreSQL's jsonb takes. River writes the
