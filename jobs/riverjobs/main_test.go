@@ -32,6 +32,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(chaosWorkerEnv) != "" {
+		if err := chaosWorker(); err != nil {
+			fmt.Fprintln(os.Stderr, "worker process:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if err := server.stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "PostgreSQL:", err)
