@@ -1,0 +1,261 @@
+// Jobs compresses the files of a directory tree, as jobs of one process or of several
+// that share a database. The handler is the same for all three engines:
+//
+//	cd examples/jobs
+//	go run . TREE                     # local: in this process, in memory
+//	go run . -engine sqlite TREE      # jobs that outlive the process, in a file
+//	../../jobs/riverjobs/postgres.sh go run . -engine postgres TREE
+//
+// The last needs PostgreSQL installed, and starts a server for as long as it takes; to
+// use another, name it with -db or TASKPOOL_POSTGRES_URL. What becomes of TREE/dir/file is
+// gzipped/dir/file.gz, or where -out says. Only regular files are compressed. Files of up
+// to 1 MiB go first: larger ones have low priority.
+//
+// A process that is given no TREE works on what others have enqueued, and one with
+// -workers 0 only enqueues. So this is a producer and two workers:
+//
+//	go run . -engine sqlite -workers 0 TREE
+//	go run . -engine sqlite & go run . -engine sqlite & wait
+//
+// They must see the same files under the same names. A worker ends when no job is left,
+// whoever ran it. A file that is up to date, with the time of its source, is not
+// enqueued again, and neither is one that waits: it does no harm to run all this twice,
+// and after a failure that is what to do.
+//
+// # The end
+//
+// With SIGTERM or Ctrl-C the process stops enqueueing and finishes the files under way;
+// what waits is left in the database, and with the local engine, where up to 100 files
+// wait, finished too. After -grace, what is still under way goes back into the
+// database, and locally is given up. A second signal kills.
+//
+// A process that is killed loses nothing but time. Its jobs are run again by the others,
+// or when the program is started again, about a minute later: see -timeout. It leaves
+// behind hidden files named .jobs-*, of which no output is made.
+//
+// The exit status is 0 if all went well, also after a signal, 1 if this process had files
+// that could not be compressed or could not go on, and 2 if the command line is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
+)
+
+// Exit statuses.
+const (
+	statusOK    = 0
+	statusError = 1
+	statusUsage = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal kills
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// config is what the command line says.
+type config struct {
+	engine  string
+	db      string
+	tree    string // absolute; empty if there is none
+	out     string // absolute
+	workers int
+	timeout time.Duration
+	grace   time.Duration
+	verbose bool
+}
+
+func parse(args []string, stderr io.Writer) (c config, err error) {
+	flags := flag.NewFlagSet("jobs", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprintln(stderr, "usage: jobs [-engine local|sqlite|postgres] [FLAGS] [TREE]")
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&c.engine, "engine", "local", "where jobs are kept: `local`, sqlite or postgres")
+	flags.StringVar(&c.db, "db", "", "sqlite: the `file`, by default jobs.sqlite; postgres: the URL, by default $TASKPOOL_POSTGRES_URL")
+	flags.StringVar(&c.out, "out", "gzipped", "write to this `directory`")
+	flags.IntVar(&c.workers, "workers", runtime.GOMAXPROCS(0), "compress `n` files at once; 0: only enqueue")
+	flags.DurationVar(&c.timeout, "timeout", 20*time.Second,
+		"the longest that a file may take; the jobs of a killed process run again 5 s to 40 s after that")
+	flags.DurationVar(&c.grace, "grace", 10*time.Second, "patience with files under way after a signal")
+	flags.BoolVar(&c.verbose, "v", false, "print each file that is begun")
+	if err := flags.Parse(args); err != nil {
+		return c, err
+	}
+	if c.db == "" {
+		c.db = map[string]string{"sqlite": "jobs.sqlite", "postgres": os.Getenv("TASKPOOL_POSTGRES_URL")}[c.engine]
+	}
+	var info os.FileInfo
+	if flags.NArg() == 1 {
+		// What the name of a link stands for is to be the same for all processes.
+		if c.tree, err = filepath.EvalSymlinks(flags.Arg(0)); err == nil {
+			c.tree, err = filepath.Abs(c.tree)
+		}
+		if err == nil {
+			info, err = os.Stat(c.tree)
+		}
+	}
+	if err == nil {
+		c.out, err = filepath.Abs(c.out)
+	}
+	switch {
+	case err != nil:
+	case flags.NArg() > 1:
+		err = fmt.Errorf("one TREE at most, got %q", flags.Args())
+	case info != nil && !info.IsDir():
+		err = fmt.Errorf("%q is not a directory", c.tree)
+	case c.engine != "local" && c.engine != "sqlite" && c.engine != "postgres":
+		err = fmt.Errorf("-engine must be local, sqlite or postgres, got %q", c.engine)
+	case c.engine == "postgres" && c.db == "":
+		err = errors.New("-engine postgres needs -db or TASKPOOL_POSTGRES_URL")
+	case c.workers < 0:
+		err = fmt.Errorf("-workers must not be negative, got %d", c.workers)
+	case c.engine == "local" && (c.tree == "" || c.workers == 0):
+		err = errors.New("-engine local needs a TREE and workers")
+	case c.tree == "" && c.workers == 0:
+		err = errors.New("nothing to do: neither a TREE nor workers")
+	case c.timeout <= 0:
+		err = fmt.Errorf("-timeout must be positive, got %v", c.timeout)
+	case c.grace < 0:
+		err = fmt.Errorf("-grace must not be negative, got %v", c.grace)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "jobs:", err)
+	}
+	return c, err
+}
+
+// run is the program. It returns the exit status. The end of ctx is the signal.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, err := parse(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return statusOK
+	case err != nil:
+		return statusUsage
+	}
+	level := slog.LevelWarn
+	if c.verbose {
+		level = slog.LevelInfo
+	}
+	p := &program{config: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	began := time.Now()
+	if err := p.run(ctx); err != nil {
+		p.log.Error("stopped", "error", err)
+		p.broken = true
+	}
+	if ctx.Err() != nil {
+		p.log.Warn("interrupted: run this again for what is left", "cause", context.Cause(ctx))
+	}
+	return p.summary(stdout, began)
+}
+
+// A program is a run of it.
+type program struct {
+	config
+	log      *slog.Logger
+	compress *jobs.Kind[file]
+
+	mu                          sync.Mutex // protects the fields below
+	enqueued, upToDate, waiting int        // files that were found
+	compressed, failed          int        // files that this process has worked on
+	last                        time.Time  // when it had done the last of them
+	broken                      bool       // it could not go on
+}
+
+// run enqueues, works until no job is left or ctx ends, and stops.
+func (p *program) run(ctx context.Context) (err error) {
+	var reg jobs.Registry
+	p.register(&reg)
+	e, err := p.open(ctx, &reg)
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	defer func() {
+		grace, cancel := context.WithTimeoutCause(context.Background(), p.grace, errors.New("out of patience, see -grace"))
+		defer cancel()
+		err = errors.Join(err, e.stop(grace))
+	}()
+	if p.workers > 0 {
+		if err := e.start(ctx); err != nil {
+			return err
+		}
+	}
+	if p.tree != "" {
+		err = p.enqueue(ctx, e)
+	}
+	if err == nil && p.workers > 0 {
+		err = e.wait(ctx)
+	}
+	if ctx.Err() != nil {
+		err = nil // it is no more than that
+	}
+	return err
+}
+
+// settled counts what attempts came to.
+func (p *program) settled(e jobs.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e.State {
+	case jobs.Completed:
+		p.compressed++
+		p.last = time.Now()
+	case jobs.Retrying:
+		p.log.Warn("to be retried", "output", e.UniqueKey, "error", e.Err, "attempt", e.Attempt)
+	default:
+		p.log.Error("failed", "output", e.UniqueKey, "error", e.Err, "state", e.State)
+		p.failed++
+	}
+}
+
+// count adds one to one of the numbers of files.
+func (p *program) count(n *int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	*n++
+}
+
+// summary prints what was done and returns the exit status.
+func (p *program) summary(w io.Writer, began time.Time) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tree != "" {
+		fmt.Fprintf(w, "enqueued %d files; %d up to date, %d waiting already\n", p.enqueued, p.upToDate, p.waiting)
+	}
+	fmt.Fprintf(w, "compressed %d files", p.compressed)
+	if p.compressed > 0 {
+		took := p.last.Sub(began).Seconds()
+		fmt.Fprintf(w, " in %.2f s, %.0f a second", took, float64(p.compressed)/took)
+	}
+	fmt.Fprintf(w, "; %d failed\n", p.failed)
+	if p.failed > 0 || p.broken {
+		return statusError
+	}
+	return statusOK
+}
+
+// newPool returns the pool that runs the jobs in this process. What becomes of them is
+// for the observer to say, not for the pool's log.
+func (p *program) newPool(opts ...taskpool.Option) (*taskpool.Pool, error) {
+	return taskpool.New(append(opts, taskpool.WithName("jobs"), taskpool.WithWorkers(p.workers),
+		taskpool.WithHangGrace(hangGrace), taskpool.WithLogger(slog.New(slog.DiscardHandler)))...)
+}
