@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
+	_ = flag.Set("test.parallel", "6") // most tests wait for disks, processes and time to pass
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if err := server.stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "PostgreSQL:", err)
@@ -123,8 +125,7 @@ var engines = map[string]func(*testing.T) []string{
 	"postgres": func(t *testing.T) []string { return []string{"-engine", "postgres", "-db", newPostgres(t)} },
 }
 
-// onEach runs a test on engines, all at once: most of them wait for the disk, or for time
-// to pass.
+// onEach runs a test on engines, beside each other and beside other tests.
 func onEach(t *testing.T, test func(t *testing.T, on []string), names ...string) {
 	t.Parallel()
 	for _, name := range names {
@@ -135,7 +136,7 @@ func onEach(t *testing.T, test func(t *testing.T, on []string), names ...string)
 	}
 }
 
-const smallFiles = 60
+const smallFiles = 25
 
 // newTree makes a directory of small files and a large one, and returns how many files
 // there are to compress.
@@ -143,14 +144,14 @@ func newTree(t *testing.T) (dir string, n int) {
 	t.Helper()
 	dir = t.TempDir()
 	for i := range smallFiles {
-		write(t, filepath.Join(dir, fmt.Sprintf("d%d/%02d", i%5, i)), strings.Repeat(fmt.Sprint(i), 100*i))
+		write(t, filepath.Join(dir, fmt.Sprintf("d%d/%02d", i%5, i)), strings.Repeat(fmt.Sprint(i), 10*i))
 	}
 	odd := []string{".hidden", "a b", "c.gz", "d.gz.gz", "100%?#&'\"", "line\nbreak", "ünï/cödé", "empty", strings.Repeat("n", 250)}
 	for _, name := range odd {
 		write(t, filepath.Join(dir, name), name)
 	}
 	write(t, filepath.Join(dir, "empty"), "")
-	write(t, filepath.Join(dir, "a large one"), noise(3*large))
+	write(t, filepath.Join(dir, "a large one"), noise(large))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "no files"), 0o755))
 	require.NoError(t, os.Symlink("a b", filepath.Join(dir, "link")))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "a b"), 0o640))
