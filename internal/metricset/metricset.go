@@ -186,11 +186,16 @@ func Tasks(s *taskpool.Stats) []Value {
 	}
 }
 
-// Workers returns the workers by state. Busy are those that have a task, be it parked.
+// Workers returns the workers by state. Parked are those whose task has given its slot
+// back, busy those that have another task, or have not told all hooks about their last.
+// Idle, busy and parked add up to the live workers.
 func Workers(s *taskpool.Stats) []Value {
+	with := max(s.Workers-s.Idle, 0)
+	parked := min(s.Parked, with) // one that just died in Block is none of the live
 	return []Value{
 		{"idle", uint64(s.Idle)},
-		{"busy", uint64(max(s.Workers-s.Idle, 0))},
+		{"busy", uint64(with - parked)},
+		{"parked", uint64(parked)},
 		{"abandoned", uint64(s.Abandoned)},
 		{"lost", uint64(s.Lost)},
 	}

@@ -51,7 +51,7 @@
 //	taskpool.queue.depth{priority}       {task}     tasks that wait for a worker
 //	taskpool.queue.oldest{priority}      s          how long at least the oldest of them waits
 //	taskpool.queue.wait{priority}        s          histogram, from hooks
-//	taskpool.workers.live{state}         {worker}   idle; busy, parked tasks' among them; abandoned; lost
+//	taskpool.workers.live{state}         {worker}   idle, busy, parked, abandoned, lost
 //	taskpool.workers.replaced{reason}    {worker}   panic, goexit, hung
 //	taskpool.slots                       {task}     tasks that may run at once
 //	taskpool.capacity                    {task}     tasks that may wait; only if that is bounded

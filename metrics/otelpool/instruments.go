@@ -73,7 +73,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
 	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited.")
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
-	in.workers = level("workers.live", "{worker}", "Workers that are idle, busy, or given up with a task that hangs; and slots lost to such tasks.")
+	in.workers = level("workers.live", "{worker}", "Workers that are idle, busy, with a parked task, or given up with a task that hangs; and slots lost to such tasks.")
 	in.replaced = counter("workers.replaced", "{worker}", "Workers replaced.")
 	in.slots = level("slots", "{task}", "Tasks that may run at once.")
 	in.capacity = level("capacity", "{task}", "Tasks that may wait.")

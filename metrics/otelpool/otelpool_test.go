@@ -108,7 +108,7 @@ func TestEachKindOfEndIsCountedAndTraced(t *testing.T) {
 			got.values("taskpool.tasks.finished", "taskpool.outcome"))
 		// A panic goes to the hook, and the worker survives it.
 		require.Equal(t, map[string]float64{"panic": 0, "goexit": 1, "hung": 1}, got.values("taskpool.workers.replaced", "taskpool.reason"))
-		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "abandoned": 1, "lost": 0}, got.values("taskpool.workers.live", "taskpool.state"))
+		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, got.values("taskpool.workers.live", "taskpool.state"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempts.started", "taskpool.priority"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.queue.wait", "taskpool.priority"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempt.duration", "taskpool.priority"))

@@ -39,7 +39,7 @@ func newDescs(taskNames bool) (d descs) {
 		attemptLabels = append(attemptLabels, "task")
 	}
 	d.duration = desc("attempt_duration_seconds", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.", attemptLabels...)
-	d.workers = desc("workers", "Workers that are idle, busy, or given up with a task that hangs; and slots lost to such tasks.", "state")
+	d.workers = desc("workers", "Workers that are idle, busy, with a parked task, or given up with a task that hangs; and slots lost to such tasks.", "state")
 	d.restarts = desc("worker_restarts_total", "Workers replaced.", "reason")
 	d.slots = desc("slots", "Tasks that may run at once.")
 	d.capacity = desc("capacity", "Tasks that may wait.")

@@ -33,7 +33,7 @@
 //	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits
 //	taskpool_queue_wait_seconds{priority}           histogram, from hooks
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
-//	taskpool_workers{state}                         idle; busy, parked tasks' among them; abandoned; lost
+//	taskpool_workers{state}                         idle, busy, parked, abandoned, lost
 //	taskpool_worker_restarts_total{reason}          panic, goexit, hung
 //	taskpool_slots                                  tasks that may run at once
 //	taskpool_capacity                               tasks that may wait; only if that is bounded

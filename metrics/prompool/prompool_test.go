@@ -143,7 +143,7 @@ func TestEachKindOfEndIsCounted(t *testing.T) {
 		require.Equal(t, map[string]float64{"succeeded": 2, "failed": 4, "canceled": 1, "shed": 0},
 			s.values("taskpool_tasks_finished_total", "outcome"))
 		require.Equal(t, map[string]float64{"panic": 1, "goexit": 1, "hung": 1}, s.values("taskpool_worker_restarts_total", "reason"))
-		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "abandoned": 1, "lost": 0}, s.values("taskpool_workers", "state"))
+		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, s.values("taskpool_workers", "state"))
 		require.EqualValues(t, 1, s.sum("taskpool_retries_total"))
 		require.EqualValues(t, 8, s.sum("taskpool_queue_wait_seconds", "priority", "medium"))
 		require.EqualValues(t, 8, s.sum("taskpool_attempt_duration_seconds", "priority", "medium"))
@@ -181,6 +181,36 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_paused"))
 		p.Resume()
 		close(release)
+	})
+}
+
+// A parked task has made the pool hire, so when the next hangs no worker is replaced:
+// what is left to raise an alert is the attempt and the goroutine.
+func TestParkedWorkersAndHangsAreShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1))
+		release := make(chan struct{})
+		for _, task := range []taskpool.Task{
+			{Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { <-release; return nil })
+			}},
+			{Timeout: time.Second, Run: func(context.Context) error { <-release; return nil }},
+		} {
+			_, err := p.Submit(context.Background(), task)
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		require.Equal(t, map[string]float64{"idle": 0, "busy": 1, "parked": 1, "abandoned": 0, "lost": 0},
+			gather(t, reg).values("taskpool_workers", "state"))
+		time.Sleep(time.Minute) // a grace and more
+		s := gather(t, reg)
+		require.Equal(t, map[string]float64{"idle": 0, "busy": 0, "parked": 1, "abandoned": 1, "lost": 0},
+			s.values("taskpool_workers", "state"))
+		require.EqualValues(t, 1, s.sum("taskpool_attempts_total", "result", "hung"))
+		require.Zero(t, s.sum("taskpool_worker_restarts_total"))
+		close(release)
+		shutdown(t, p)
 	})
 }
 
