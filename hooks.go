@@ -58,9 +58,14 @@ type Hooks struct {
 // A TaskEvent is an event in a task's life.
 type TaskEvent struct {
 	Pool  string        // the pool's name
-	Task  TaskInfo      // the task as it was then
+	Task  TaskInfo      // the task as it was then, with the worker and the start of the attempt, if there was one
 	Err   error         // AttemptFailed, Retried: the attempt's error; Finished: the task's
 	Delay time.Duration // Retried: the time until the next attempt may start
+
+	// Result is how the attempt ended, in the terms of [Stats]: "success", "error",
+	// "timeout", "interrupted", "panic", "goexit" or "hung". Set for AttemptFailed and
+	// Retried, and for Finished unless the task ended while it waited.
+	Result string
 
 	// Wait is how long the task has waited for a worker, since it was accepted or
 	// its time had come: set for Started.

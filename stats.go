@@ -25,8 +25,8 @@ type Stats struct {
 	Retries   uint64 // failed attempts for which a retry was granted
 	Parks     uint64 // times that a running task gave its slot back
 
-	// Attempts that have ended, but for those without an error, which are what is
-	// left of Attempts - Running - Parked.
+	// How attempts have ended. Attempts - Running - Parked have in all, and those that
+	// are not counted here returned no error.
 	Errors      uint64 // returned an error,
 	Timeouts    uint64 // did so after their Timeout, or without a Beat for too long,
 	Interrupted uint64 // did so after they were canceled
@@ -110,23 +110,50 @@ func (t *totals) settled(s State) {
 
 // attempt counts an attempt that ended with v.
 func (t *totals) attempt(v *verdict) {
-	switch v.kind {
-	case attemptError:
-		switch {
-		case v.state == Canceled:
-			t.interrupted++
-		case v.late:
-			t.timeouts++
-		default:
-			t.errors++
-		}
-	case attemptPanic:
+	switch v.result() {
+	case resultError:
+		t.errors++
+	case resultTimeout:
+		t.timeouts++
+	case resultInterrupted:
+		t.interrupted++
+	case resultPanic:
 		t.panics++
-	case attemptGoexit:
+	case resultGoexit:
 		t.goexits++
-	case attemptHung:
+	case resultHung:
 		t.hangs++
 	}
+}
+
+// The values of TaskEvent.Result.
+const (
+	resultSuccess     = "success"
+	resultError       = "error"
+	resultTimeout     = "timeout"
+	resultInterrupted = "interrupted"
+	resultPanic       = "panic"
+	resultGoexit      = "goexit"
+	resultHung        = "hung"
+)
+
+// result says in a word how an attempt ended.
+func (v *verdict) result() string {
+	switch {
+	case v.kind == attemptOK:
+		return resultSuccess
+	case v.kind == attemptPanic:
+		return resultPanic
+	case v.kind == attemptGoexit:
+		return resultGoexit
+	case v.kind == attemptHung:
+		return resultHung
+	case v.state == Canceled:
+		return resultInterrupted
+	case v.late:
+		return resultTimeout
+	}
+	return resultError
 }
 
 // Stats returns a snapshot. Its cost grows with the number of distinct priorities,

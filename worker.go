@@ -159,6 +159,7 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	p.total.attempts++
 	p.dispatched.add(pr, 1)
 	w.job, w.priority, w.busy = e, pr, true
+	w.timed, w.started = false, time.Time{}
 	w.jobs++
 	if h := e.h; h != nil && h.function {
 		w.job = entry{f: h.work.f}
@@ -702,7 +703,6 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		}
 		p.count[Running]--
 		p.total.settled(v.state)
-		w.timed, w.started = false, time.Time{}
 	} else {
 		started = w.attempt.started
 		w.attempt.over = true
@@ -725,7 +725,9 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		}
 		if v.retry {
 			p.retryLocked(h, v.delay)
-			info = h.infoLocked()
+			if info.State = h.state; h.state == Delayed {
+				info.Due = h.due
+			}
 		} else {
 			p.settleLocked(h, v.state, v.err, reports)
 		}
@@ -764,7 +766,7 @@ func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *Ta
 	if !started.IsZero() {
 		elapsed = time.Since(started)
 	}
-	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Elapsed: elapsed}
+	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Result: v.result(), Elapsed: elapsed}
 	if v.log {
 		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
 		*reports = append(*reports, report{call: func() {
