@@ -3,11 +3,14 @@ package dashboard_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -35,6 +38,140 @@ func TestHostsOtherThanLoopbackAreRefused(t *testing.T) {
 	}
 }
 
+func TestRequestsFromOtherMachinesAreRefused(t *testing.T) {
+	d := dashboard.New()
+	newPool(t, d)
+	for from, allowed := range map[string]bool{
+		"127.0.0.1:80": true, "127.8.8.8:1": true, "[::1]:80": true, "[::ffff:127.0.0.1]:80": true, "[::1%lo]:80": true,
+		"10.0.0.5:80": false, "192.0.2.1:80": false, "[fe80::1%eth0]:80": false, "[::ffff:10.0.0.5]:80": false,
+		"10.0.0.5": false, "": false, "@": false, "somebody": false, "localhost:80": false,
+	} {
+		w := request(d, http.MethodGet, "", "", func(r *http.Request) { r.RemoteAddr = from })
+		if allowed {
+			require.Equal(t, http.StatusOK, w.Code, from)
+		} else {
+			require.Equal(t, http.StatusForbidden, w.Code, from)
+			require.Contains(t, w.Body.String(), "unless it is made with WithAuthorize; got one from "+strconv.Quote(from))
+		}
+	}
+}
+
+func TestUnixSocketIsOfThisMachine(t *testing.T) {
+	d := dashboard.New()
+	newPool(t, d)
+	at := filepath.Join(t.TempDir(), "s")
+	server := httptest.NewUnstartedServer(d)
+	server.Listener.Close()
+	var err error
+	server.Listener, err = net.Listen("unix", at)
+	require.NoError(t, err)
+	server.Start()
+	defer server.Close()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", at)
+	}}
+	defer transport.CloseIdleConnections()
+	for host, status := range map[string]int{"localhost": http.StatusOK, "example.com": http.StatusForbidden} {
+		response, err := (&http.Client{Transport: transport}).Get("http://" + host + "/")
+		require.NoError(t, err)
+		readAll(t, response)
+		require.Equal(t, status, response.StatusCode, host)
+	}
+}
+
+// A proxy on this machine connects from it, whoever asks.
+func TestRequestsThroughProxiesAreRefusedUnlessAuthorizeIsGiven(t *testing.T) {
+	closed := dashboard.New()
+	newPool(t, closed)
+	open := dashboard.New(dashboard.WithAuthorize(func(*http.Request) error { return nil }))
+	newPool(t, open, taskpool.WithName("other"))
+	for _, header := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP", "Via"} {
+		proxied := func(r *http.Request) { r.Header.Set(header, "127.0.0.1") }
+		w := request(closed, http.MethodGet, "", "", proxied)
+		require.Equal(t, http.StatusForbidden, w.Code)
+		require.Contains(t, w.Body.String(), "WithAuthorize; got one with the header "+http.CanonicalHeaderKey(header))
+		require.Equal(t, http.StatusOK, request(open, http.MethodGet, "", "", proxied).Code)
+	}
+}
+
+// The page of evil.example, once that name is rebound to the server's address, is of one
+// origin with the dashboard, and asks from where its reader sits.
+func TestNameThatMayBeReboundIsRefusedWithAuthorizeToo(t *testing.T) {
+	asked := 0
+	inside := func(r *http.Request) error {
+		asked++
+		if !strings.HasPrefix(r.RemoteAddr, "10.") {
+			return errors.New("not from the intranet")
+		}
+		return nil
+	}
+	d := dashboard.New(dashboard.WithAuthorize(inside), dashboard.WithControl(inside), dashboard.WithHosts("pool.example.com"), dashboard.WithHosts("POOLS"))
+	p := newPool(t, d)
+	for host, allowed := range map[string]bool{
+		"pool.example.com": true, "Pool.Example.Com:8080": true, "pool.example.com.": true, "pools": true,
+		"localhost:6060": true, "10.0.0.1:6060": true, "[fd00::1]:6060": true, "[fd00::1]": true,
+		"": false, "evil.example": false, "evil.example:6060": false, "x.pool.example.com": false, "10.0.0.1.evil.example": false,
+	} {
+		asked = 0
+		for _, path := range []string{"", "control"} {
+			method, form := http.MethodGet, ""
+			if path == "control" {
+				method, form = http.MethodPost, "pool=1&do=pause"
+			}
+			w := request(d, method, path, form, func(r *http.Request) {
+				r.Host, r.RemoteAddr = host, "10.0.0.5:1024"
+				r.Header.Set("Origin", "http://"+host)
+				r.Header.Set("Sec-Fetch-Site", "same-origin")
+			})
+			if allowed {
+				require.Equal(t, http.StatusOK, w.Code, host)
+				continue
+			}
+			require.Equal(t, http.StatusForbidden, w.Code, host)
+			require.Contains(t, w.Body.String(), "a host given to WithHosts; got "+strconv.Quote(host))
+		}
+		require.Equal(t, allowed, asked > 0, host)
+		require.Equal(t, allowed, p.Stats().Paused, host)
+		p.Resume()
+	}
+}
+
+// What another site's page gets it cannot read, but a stack stops the program, and a
+// stream takes a place.
+func TestOtherSitesPagesGetNeitherStacksNorTheStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		synctest.Wait()
+		for site, allowed := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": false, "cross-site": false} {
+			from := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", site) }
+			want := http.StatusForbidden
+			if allowed {
+				want = http.StatusOK
+			}
+			require.Equal(t, want, request(d, http.MethodGet, "stack?pool=1&worker=1", "", from).Code, site)
+			ctx, cancel := context.WithCancel(t.Context())
+			if allowed {
+				time.AfterFunc(time.Second, cancel) // the stream goes on until then
+			}
+			w := request(d, http.MethodGet, "events", "", from, func(r *http.Request) { *r = *r.WithContext(ctx) })
+			require.Equal(t, want, w.Code, site)
+			cancel()
+			require.Equal(t, http.StatusOK, request(d, http.MethodGet, "", "", from).Code, "a link may stand anywhere")
+		}
+	})
+}
+
+func TestPatternWithoutASlashIsSaidToBeWrong(t *testing.T) {
+	d := dashboard.New()
+	mux := http.NewServeMux()
+	mux.Handle("GET /debug/{name}", d)
+	w := request(mux, http.MethodGet, "", "", func(r *http.Request) { r.URL.Path = "/debug/taskpool" })
+	require.Equal(t, http.StatusNotFound, w.Code)
+	require.Equal(t, `no such page: the pattern with which the dashboard is mounted must end in a slash, got "GET /debug/{name}"`+"\n", w.Body.String())
+}
+
 func TestAuthorizeDecidesAboutEachRequest(t *testing.T) {
 	asked := 0
 	d := dashboard.New(dashboard.WithAuthorize(func(r *http.Request) error {
@@ -45,7 +182,7 @@ func TestAuthorizeDecidesAboutEachRequest(t *testing.T) {
 		return nil
 	}))
 	newPool(t, d)
-	elsewhere := func(r *http.Request) { r.Host = "pool.example.com" }
+	elsewhere := func(r *http.Request) { r.Host, r.RemoteAddr = "10.0.0.1", "10.0.0.5:1024" }
 	for i, path := range []string{"", "events", "stack?pool=1&worker=1", "style.css", "control", "nothing"} {
 		w := request(d, http.MethodGet, path, "", elsewhere)
 		require.Equal(t, http.StatusForbidden, w.Code, path)

@@ -21,12 +21,13 @@ import (
 
 func TestBadOptionIsTheErrorOfWatchAndOfThePage(t *testing.T) {
 	for want, o := range map[string]dashboard.Option{
-		"option 1 must not be nil":                          nil,
-		"WithMaxClients: n must be at least 1, got 0":       dashboard.WithMaxClients(0),
-		"WithStarvingAfter: d must be positive, got 0s":     dashboard.WithStarvingAfter(0),
-		"WithGoEvery: n must be at least 1, got -1":         dashboard.WithGoEvery(-1),
-		"WithAuthorize: authorize must not be nil, got nil": dashboard.WithAuthorize(nil),
-		"WithControl: authorize must not be nil, got nil":   dashboard.WithControl(nil),
+		"option 1 must not be nil":                                                                           nil,
+		"WithMaxClients: n must be at least 1, got 0":                                                        dashboard.WithMaxClients(0),
+		"WithStarvingAfter: d must be positive, got 0s":                                                      dashboard.WithStarvingAfter(0),
+		"WithGoEvery: n must be at least 1, got -1":                                                          dashboard.WithGoEvery(-1),
+		"WithAuthorize: authorize must not be nil, got nil":                                                  dashboard.WithAuthorize(nil),
+		"WithControl: authorize must not be nil, got nil":                                                    dashboard.WithControl(nil),
+		"WithHosts must be given with WithAuthorize: without, only loopback hosts are answered, got [\"a\"]": dashboard.WithHosts("a"),
 	} {
 		d := dashboard.New(o)
 		require.EqualError(t, d.Watch(), "dashboard: "+want)
@@ -35,6 +36,10 @@ func TestBadOptionIsTheErrorOfWatchAndOfThePage(t *testing.T) {
 		require.Equal(t, "dashboard: "+want+"\n", w.Body.String())
 	}
 	require.NoError(t, dashboard.New().Watch())
+	for _, name := range []string{"", "a.example:80", "[::1]", "*.example", "http://a", "a b"} {
+		d := dashboard.New(dashboard.WithAuthorize(func(*http.Request) error { return nil }), dashboard.WithHosts("a.example", name))
+		require.EqualError(t, d.Watch(), fmt.Sprintf("dashboard: WithHosts: name must be the name of a host, without a port, got %q", name))
+	}
 }
 
 func TestPoolsThatCannotBeWatchedAreRefused(t *testing.T) {

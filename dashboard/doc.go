@@ -9,7 +9,7 @@
 //	mux.Handle("/debug/taskpool/", d)
 //
 // It needs nothing but the standard library, loads nothing from elsewhere, and is
-// mounted nowhere by itself. Any prefix will do, with or without
+// mounted nowhere by itself. Any pattern will do that ends in a slash, with or without
 // [http.StripPrefix]: all addresses in the page are relative, and the last element
 // of a request's path says what is asked for.
 //
@@ -42,14 +42,20 @@
 //
 // # Access
 //
-// Stacks and names tell much about a program. Only requests to a loopback host
-// (localhost, 127.0.0.0/8 or [::1], as the Host header has it) are answered, which
-// keeps other hosts' pages from reading it by rebinding their name to this machine;
-// it does not keep out who reaches the port and forges the header. [WithAuthorize]
-// replaces that by a function of yours, which is asked about every request; a stream
-// is one request.
+// Stacks and names tell much about a program. Only requests are answered that come from
+// this machine, over loopback or a Unix socket, and are to a loopback host (localhost,
+// 127.0.0.0/8 or [::1], as the Host header has it), which keeps other hosts' pages from
+// reading it by rebinding their name to this machine. Those with a header that proxies
+// add, such as Forwarded, X-Forwarded-For or Via, are refused: who asks then may be
+// anywhere. A proxy on this machine that adds none is not noticed, so let it not pass
+// on the dashboard's path.
+//
+// [WithAuthorize] replaces that by a function of yours, which is asked about every
+// request; a stream is one request. The Host must then be a loopback host, an IP
+// address or one of [WithHosts].
 //
 // The page is read-only. [WithControl] adds pause, resume, resize and cancel: by
 // POST, never from another site's page (see [http.CrossOriginProtection]), and only
-// if the function given to it agrees.
+// if the function given to it agrees. Stacks and the stream are not for other sites'
+// pages either; a link to the page may stand anywhere.
 package dashboard

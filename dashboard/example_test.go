@@ -40,6 +40,7 @@ func ExampleWithControl() {
 	}
 	d := dashboard.New(
 		dashboard.WithAuthorize(func(*http.Request) error { return nil }),
+		dashboard.WithHosts("pools.example.com"),
 		dashboard.WithControl(allow("operator")),
 	)
 	http.Handle("/debug/taskpool/", d)

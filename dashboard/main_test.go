@@ -57,10 +57,11 @@ func untilEnd(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// request asks for something below a prefix, on loopback unless change says else.
+// request asks for something below a prefix, from this machine and on loopback unless
+// change says else.
 func request(d http.Handler, method, path, body string, change ...func(*http.Request)) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, "/debug/taskpool/"+path, strings.NewReader(body))
-	r.Host = "localhost:6060"
+	r.Host, r.RemoteAddr = "localhost:6060", "127.0.0.1:1024"
 	if body != "" {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -97,7 +98,7 @@ func look(d http.Handler, gate chan struct{}) *stream {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &stream{cancel: cancel, done: make(chan struct{}), header: make(http.Header), gate: gate}
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/events", nil)
-	r.Host = "127.0.0.1"
+	r.Host, r.RemoteAddr = "127.0.0.1", "[::1]:1024"
 	go func() {
 		defer close(s.done)
 		d.ServeHTTP(s, r)

@@ -3,6 +3,8 @@ package dashboard
 import (
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,10 +28,11 @@ type config struct {
 	maxClients    int
 	starvingAfter time.Duration
 	goEvery       int
-	authorize     func(*http.Request) error // nil: loopback hosts only
+	authorize     func(*http.Request) error // nil: this machine only
+	hosts         []string                  // in lower case
 	control       func(*http.Request) error // nil: read-only
 
-	authorizeSet, controlSet bool
+	authorizeSet, controlSet, hostsSet bool
 }
 
 func newConfig(opts []Option) (config, error) {
@@ -52,8 +55,15 @@ func newConfig(opts []Option) (config, error) {
 		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
 	case c.authorizeSet && c.authorize == nil:
 		return c, bad("WithAuthorize: authorize", "not be nil", "nil")
+	case c.hostsSet && !c.authorizeSet:
+		return c, bad("WithHosts", "be given with WithAuthorize: without, only loopback hosts are answered", fmt.Sprintf("%q", c.hosts))
 	case c.controlSet && c.control == nil:
 		return c, bad("WithControl: authorize", "not be nil", "nil")
+	}
+	for _, h := range c.hosts {
+		if name, _ := hostOf(h); h == "" || name != h || strings.ContainsAny(h, "*/ ") {
+			return c, bad("WithHosts: name", "be the name of a host, without a port", strconv.Quote(h))
+		}
 	}
 	return c, nil
 }
@@ -81,12 +91,28 @@ func WithGoEvery(n int) Option {
 }
 
 // WithAuthorize asks authorize about every request, and answers those for which it
-// returns an error, whose text is not shown, with status 403. It replaces the check
-// that the request is to a loopback host. It may be called from several goroutines
-// at a time; if it panics, the request is refused with status 500. Default: loopback
-// hosts only.
+// returns an error, whose text is not shown, with status 403. So requests from other
+// machines are answered, and those that come through a proxy, but still only to a
+// loopback host, an IP address or a host given to [WithHosts]; authorize is not asked
+// about others. It may be called from several goroutines at a time; if it panics, the
+// request is refused with status 500. Default: requests from this machine only.
 func WithAuthorize(authorize func(*http.Request) error) Option {
 	return optionFunc(func(c *config) { c.authorize, c.authorizeSet = authorize, true })
+}
+
+// WithHosts names hosts, without a port, that the dashboard is reached by, as the Host
+// header has them. A request to any other name is refused with status 403: the page of
+// any site may rebind its own name to this machine, and what asks then is the browser
+// of somebody whom authorize may well let in, by his address for one. It may be given
+// several times; upper and lower case are the same. It needs [WithAuthorize]. Default:
+// none, so that the dashboard is reached as localhost or by an IP address.
+func WithHosts(names ...string) Option {
+	return optionFunc(func(c *config) {
+		c.hostsSet = true
+		for _, name := range names {
+			c.hosts = append(c.hosts, strings.ToLower(name))
+		}
+	})
 }
 
 // WithControl lets the page pause, resume and resize pools and cancel tasks.

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,7 +69,16 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.ServeFileFS(w, r, assets, "assets/"+name)
 		}
 	default:
-		answer(w, http.StatusNotFound, "no such page")
+		text := "no such page"
+		if p := r.Pattern; p != "" && !strings.HasSuffix(p, "/") {
+			text += ": the pattern with which the dashboard is mounted must end in a slash, got " + strconv.Quote(p)
+		}
+		answer(w, http.StatusNotFound, text)
+		return
+	}
+	// A link to the page may stand anywhere; nobody else has business with these.
+	if (name == "events" || name == "stack") && fromElsewhere(r) {
+		answer(w, http.StatusForbidden, "the page of another site asks for this")
 		return
 	}
 	for _, method := range allowed {
@@ -82,15 +93,41 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // admit reports whether the request may be answered, and answers it if not.
 func (d *Dashboard) admit(w http.ResponseWriter, r *http.Request) bool {
-	if d.cfg.authorize != nil {
-		return agreed(w, r, d.cfg.authorize)
-	}
-	if !loopback(r.Host) {
-		answer(w, http.StatusForbidden, "the dashboard answers requests to a loopback host only, unless it is made with WithAuthorize; got "+strconv.Quote(r.Host))
+	if why := d.forbidden(r); why != "" {
+		answer(w, http.StatusForbidden, why)
 		return false
 	}
-	return true
+	return d.cfg.authorize == nil || agreed(w, r, d.cfg.authorize)
 }
+
+// forbidden says why the request is refused before authorize is asked, if it is.
+func (d *Dashboard) forbidden(r *http.Request) (why string) {
+	name, ip := hostOf(r.Host)
+	local := name == "localhost" || ip.IsLoopback()
+	if d.cfg.authorize != nil {
+		// An address cannot be rebound, only a name.
+		if local || ip.IsValid() || slices.Contains(d.cfg.hosts, name) {
+			return ""
+		}
+		return "the dashboard answers requests to a loopback host, an IP address or a host given to WithHosts; got " + strconv.Quote(r.Host)
+	}
+	const unless = ", unless it is made with WithAuthorize; got "
+	if !local {
+		return "the dashboard answers requests to a loopback host only" + unless + strconv.Quote(r.Host)
+	}
+	if !fromHere(r) {
+		return "the dashboard answers requests from this machine only" + unless + "one from " + strconv.Quote(r.RemoteAddr)
+	}
+	for header := range r.Header {
+		if slices.Contains(ofProxies, header) || strings.HasPrefix(header, "X-Forwarded-") {
+			return "the dashboard answers no requests that come through a proxy" + unless + "one with the header " + header
+		}
+	}
+	return ""
+}
+
+// ofProxies are headers that proxies add, beside those that begin with X-Forwarded.
+var ofProxies = []string{"Forwarded", "Via", "X-Real-Ip"}
 
 // agreed reports whether authorize agrees to the request, and answers it if not.
 func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request) error) (ok bool) {
@@ -108,15 +145,32 @@ func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request
 	return true
 }
 
-// loopback reports whether a Host header names this machine to itself.
-func loopback(host string) bool {
+// hostOf returns the name in a Host header, in lower case, and the address if it is one.
+func hostOf(host string) (name string, ip netip.Addr) {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
 		host = host[1 : len(host)-1]
 	}
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+	ip, _ = netip.ParseAddr(host)
+	return strings.ToLower(strings.TrimSuffix(host, ".")), ip.Unmap()
+}
+
+// fromHere reports whether the request was sent by this machine. RemoteAddr is that of
+// the connection or what a handler before this one has made of it; the client of a
+// Unix socket has no address.
+func fromHere(r *http.Request) bool {
+	if _, ip := hostOf(r.RemoteAddr); ip.IsValid() {
+		return ip.IsLoopback()
+	}
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return local != nil && local.Network() == "unix"
+}
+
+// fromElsewhere reports whether a browser says that another site's page has asked.
+func fromElsewhere(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site != "" && site != "same-origin" && site != "none"
 }
 
 // answer answers with a line of text.

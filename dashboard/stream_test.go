@@ -194,7 +194,7 @@ func TestStreamNeedsAWriterThatCanFlush(t *testing.T) {
 	var w struct{ http.ResponseWriter }
 	w.ResponseWriter = httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "/events", nil)
-	r.Host = "localhost"
+	r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1024"
 	d.ServeHTTP(w, r) // returns, as nothing would get through
 }
 
@@ -260,7 +260,7 @@ func TestErrorMethodMayUseTheDashboard(t *testing.T) {
 					asked.Add(1)
 					w := httptest.NewRecorder()
 					r := httptest.NewRequest(http.MethodGet, "/", nil)
-					r.Host = "localhost"
+					r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1024"
 					d.ServeHTTP(w, r)
 					require.Equal(t, http.StatusOK, w.Code)
 				}}
@@ -295,7 +295,7 @@ func TestPoolThatIsWatchedWhileASnapshotIsTakenIsInIt(t *testing.T) {
 		on.Store(true)
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Host = "localhost"
+		r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1024"
 		d.ServeHTTP(w, r)
 		require.Contains(t, w.Body.String(), `<bdi>other</bdi>`)
 		on.Store(false)
