@@ -181,7 +181,7 @@ type program struct {
 }
 
 // run enqueues, works until no job is left or ctx ends, and stops.
-func (p *program) run(ctx context.Context) (err error) {
+func (p *program) run(ctx context.Context) error {
 	var reg jobs.Registry
 	p.register(&reg)
 	e, err := p.open(ctx, &reg)
@@ -189,26 +189,50 @@ func (p *program) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer e.close()
-	defer func() {
-		grace, cancel := context.WithTimeoutCause(context.Background(), p.grace, errors.New("out of patience, see -grace"))
-		defer cancel()
-		err = errors.Join(err, e.stop(grace))
-	}()
+	over, end := context.WithCancel(ctx)
+	defer end()
+	err = p.work(ctx, e)
+	switch {
+	case ctx.Err() != nil:
+		err = nil // it is no more than the signal
+	case err != nil:
+		end()
+	}
+	// With no signal and no error nothing is under way, and that is soon stored.
+	grace, cancel := later(over, p.grace)
+	defer cancel()
+	return errors.Join(err, e.stop(grace))
+}
+
+// work does what there is to do for this process.
+func (p *program) work(ctx context.Context, e *engine) error {
 	if p.workers > 0 {
 		if err := e.start(ctx); err != nil {
 			return err
 		}
 	}
 	if p.tree != "" {
-		err = p.enqueue(ctx, e)
+		if err := p.enqueue(ctx, e); err != nil {
+			return err
+		}
 	}
-	if err == nil && p.workers > 0 {
-		err = e.wait(ctx)
+	if p.workers > 0 {
+		return e.wait(ctx)
 	}
-	if ctx.Err() != nil {
-		err = nil // it is no more than that
-	}
-	return err
+	return nil
+}
+
+// later returns a context that ends some time after ctx.
+func later(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	l, cancel := context.WithCancelCause(context.Background())
+	context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(d):
+			cancel(errors.New("out of patience, see -grace"))
+		case <-l.Done():
+		}
+	})
+	return l, func() { cancel(nil) }
 }
 
 // settled counts what attempts came to.
