@@ -22,7 +22,7 @@ type worker struct {
 	pool *taskpool.Pool
 
 	mu   sync.Mutex             // protects the field below; no user code is called with it
-	ends map[attempt]jobs.Event // of attempts whose end River has not stored yet
+	ends map[attempt]jobs.Event // of failed attempts whose end River has not stored yet
 }
 
 // An attempt names one: River counts an interrupted one no more, so there may be another
@@ -59,11 +59,12 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		err = h.Wait(context.Background()) // the pool ends it when ctx has ended
 		state = h.State()
 	}
+	if err == nil {
+		return nil
+	}
 	cutOff := state == taskpool.Canceled || state == taskpool.Shed
 	e := jobs.Event{Meta: m, State: jobs.Retrying, Err: err}
 	switch {
-	case err == nil:
-		e.State = jobs.Completed
 	case errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely):
 		e.State = jobs.Canceled
 	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || errors.Is(err, taskpool.ErrHung)):
@@ -142,8 +143,8 @@ func (h *errorHandler) HandlePanic(ctx context.Context, row *rivertype.JobRow, v
 	return h.next.HandlePanic(ctx, row, v, trace)
 }
 
-// end notes what an attempt came to, to be told when River has stored it: an observer
-// may rely on it then, for instance that a unique key is free.
+// end notes what a failed attempt came to, to be told when River has stored it: an
+// observer may rely on it then, for instance that a unique key is free.
 func (w *worker) end(row *rivertype.JobRow, e jobs.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -152,6 +153,9 @@ func (w *worker) end(row *rivertype.JobRow, e jobs.Event) {
 
 // event returns what to tell of an end that River has stored.
 func (w *worker) event(e *river.Event) jobs.Event {
+	if e.Kind == river.EventKindJobCompleted {
+		return jobs.Event{Meta: meta(e.Job)}
+	}
 	key := attempt{e.Job.ID, e.Job.Attempt}
 	if e.Kind == river.EventKindJobInterrupted || e.Kind == river.EventKindJobSnoozed {
 		key.number++ // River has refunded it
@@ -168,8 +172,6 @@ func (w *worker) event(e *river.Event) jobs.Event {
 	}
 	// What was stored counts: a job that is to be retried may have been canceled before.
 	switch e.Job.State {
-	case rivertype.JobStateCompleted:
-		end.State = jobs.Completed
 	case rivertype.JobStateDiscarded:
 		end.State = jobs.Discarded
 	case rivertype.JobStateCancelled:
@@ -186,30 +188,32 @@ const eventBurst = 25_000
 // follow tells the observers of events until these are closed, and closes told then. A
 // slow observer makes no event get lost: it takes them at once and lets them wait.
 func (w *worker) follow(events <-chan *river.Event, told chan<- struct{}) {
-	tell := make(chan jobs.Event)
+	var mu sync.Mutex // protects waiting
+	var waiting []jobs.Event
+	some := make(chan struct{}, 1)
 	go func() {
 		defer close(told)
-		for e := range tell {
-			w.reg.Tell(e)
+		var tell []jobs.Event
+		for open := true; open; {
+			_, open = <-some
+			clear(tell)
+			mu.Lock()
+			tell, waiting = waiting, tell[:0]
+			mu.Unlock()
+			for _, e := range tell {
+				w.reg.Tell(e)
+			}
 		}
 	}()
-	defer close(tell)
-	var waiting []jobs.Event
-	for events != nil || len(waiting) > 0 {
-		var to chan<- jobs.Event
-		var first jobs.Event
-		if len(waiting) > 0 {
-			to, first = tell, waiting[0]
-		}
+	defer close(some)
+	for e := range events {
+		end := w.event(e)
+		mu.Lock()
+		waiting = append(waiting, end)
+		mu.Unlock()
 		select {
-		case e, ok := <-events:
-			if !ok {
-				events = nil
-				continue
-			}
-			waiting = append(waiting, w.event(e))
-		case to <- first:
-			waiting = waiting[1:]
+		case some <- struct{}{}:
+		default:
 		}
 	}
 }
