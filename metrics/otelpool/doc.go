@@ -10,7 +10,8 @@
 //
 // Each attempt of a task given to Submit has a span, of kind internal, with the name of
 // the task, or taskpool.task if it has none; names should be those of kinds of tasks. It
-// is in the context that the task gets. Functions given to Go have no spans.
+// is in the context that the task gets. Functions given to Go have no spans, and neither
+// may an attempt that was given up before it ran, as a hook took too long.
 //
 // As a task may run long after the span in which it was submitted has ended, and several
 // times, each span is the root of a trace, with a link to the span that was in the
@@ -20,7 +21,7 @@
 //	taskpool.task.id     the task's number in the pool
 //	taskpool.priority    high, medium, low or the number
 //	taskpool.attempt     the attempt's number, from 1
-//	error.type           of one that failed: error, timeout, interrupted, panic, goexit, hung
+//	error.type           of one that failed, as in taskpool.attempts.ended: error, timeout, …
 //
 // An attempt that fails has status Error and an event exception with the error, of a
 // panic with its stack. A span ends when the pool has done with the attempt, which is
@@ -81,6 +82,8 @@
 // (go test -run '^$' -bench Task -benchtime 20000x).
 //
 // Of functions given to Go the hooks see one in 64 (see [WithGoEvery]), which counts for
-// 64 in the histograms: these are right in the long run, not to the last function.
-// Functions that panic or call Goexit are not in taskpool.attempt.duration.
+// 64 in the histograms: these are right in the long run, not to the last function. Where a
+// priority has had only a few dozen functions, it may have no histogram at all: set
+// WithGoEvery to 1 where functions are few. Functions that panic or call Goexit are not in
+// taskpool.attempt.duration.
 package otelpool

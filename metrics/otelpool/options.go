@@ -21,7 +21,10 @@ type optionFunc func(*config)
 
 func (f optionFunc) apply(c *config) { f(c) }
 
-const defaultGoEvery = 64
+const (
+	defaultGoEvery = 64
+	maxGoEvery     = 1024
+)
 
 // config is what the options set. It does not change.
 type config struct {
@@ -50,8 +53,8 @@ func newConfig(opts []Option) (config, error) {
 		return c, bad("WithTracerProvider: p", "not be nil (package trace/noop has one that does nothing)", "nil")
 	case len(c.priorities) > metricset.MaxPriorities:
 		return c, bad("WithPriorities", fmt.Sprintf("have at most %d priorities", metricset.MaxPriorities), len(c.priorities))
-	case c.goEvery < 1:
-		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
+	case c.goEvery < 1 || c.goEvery > maxGoEvery:
+		return c, bad("WithGoEvery: n", fmt.Sprintf("be from 1 to %d", maxGoEvery), c.goEvery)
 	}
 	return c, nil
 }
@@ -81,8 +84,9 @@ func WithPriorities(prs ...taskpool.Priority) Option {
 }
 
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms
-// see: one in n, chosen at random, which is recorded n times; see
-// [taskpool.Hooks.GoEvery]. With 1 they see all, which short functions feel. Default: 64.
+// see: one in n, chosen at random; see [taskpool.Hooks.GoEvery]. As a histogram knows no
+// weights that one is recorded n times, before the worker goes on, so n is at most 1024.
+// With 1 they see all, which short functions feel. Default: 64.
 func WithGoEvery(n int) Option {
 	return optionFunc(func(c *config) { c.goEvery = n })
 }

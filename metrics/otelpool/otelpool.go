@@ -24,8 +24,8 @@ const scope = "github.com/taskpool-go/taskpool/metrics/otelpool"
 // from any goroutine at any time.
 type Collector struct {
 	cfg          config
-	tracer       trace.Tracer
 	in           *instruments
+	spans        spans
 	registration metric.Registration
 
 	// byName are the pools watched. Hooks look here without a lock; changed under mu.
@@ -58,7 +58,8 @@ func New(opts ...Option) (*Collector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("otelpool: cannot make an instrument: %w", err)
 	}
-	c := &Collector{cfg: cfg, tracer: cfg.tracers.Tracer(scope), in: in}
+	c := &Collector{cfg: cfg, in: in}
+	c.spans.tracer, c.spans.children = cfg.tracers.Tracer(scope), cfg.childSpans
 	c.byName.Store(&map[string]*watched{})
 	if c.registration, err = meter.RegisterCallback(c.observe, in.observed...); err != nil {
 		return nil, fmt.Errorf("otelpool: cannot register with the meter: %w", err)
@@ -81,23 +82,22 @@ func (c *Collector) Close() error {
 // watch it before its first task; spans need no Watch. Functions given to Go are a
 // sample, see [WithGoEvery].
 func (c *Collector) Hooks() taskpool.Hooks {
-	spans := &spans{c: c}
 	return taskpool.Hooks{
 		Started: func(e taskpool.TaskEvent) {
-			spans.started(&e)
+			c.spans.started(&e)
 			c.record(&e, c.in.wait, e.Wait.Seconds(), trace.SpanContext{})
 		},
-		Around: spans.around,
+		Around: c.spans.around,
 		AttemptFailed: func(e taskpool.TaskEvent) {
 			// Of functions all that fail are told of, not a sample.
 			if e.Task.ID != 0 {
-				c.record(&e, c.in.duration, e.Elapsed.Seconds(), spans.end(&e))
+				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
 			}
 		},
 		Finished: func(e taskpool.TaskEvent) {
-			span := spans.end(&e)
-			if e.Task.State == taskpool.Succeeded { // else AttemptFailed was told, or there was no attempt
-				c.record(&e, c.in.duration, e.Elapsed.Seconds(), span)
+			c.spans.finished(&e)
+			if e.Result == "success" { // else AttemptFailed was told, or there was no attempt
+				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
 			}
 		},
 		GoEvery: c.cfg.goEvery,

@@ -29,7 +29,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"otelpool: option 1 must not be nil": nil,
 		"otelpool: WithMeterProvider: p must not be nil (package metric/noop has one that does nothing), got nil": otelpool.WithMeterProvider(nil),
 		"otelpool: WithTracerProvider: p must not be nil (package trace/noop has one that does nothing), got nil": otelpool.WithTracerProvider(nil),
-		"otelpool: WithGoEvery: n must be at least 1, got 0":                                                      otelpool.WithGoEvery(0),
+		"otelpool: WithGoEvery: n must be from 1 to 1024, got 0":                                                  otelpool.WithGoEvery(0),
+		"otelpool: WithGoEvery: n must be from 1 to 1024, got 1025":                                               otelpool.WithGoEvery(1025),
 		"otelpool: WithPriorities must have at most 25 priorities, got 26":                                        otelpool.WithPriorities(priorities(26)...),
 	} {
 		c, err := otelpool.New(opt)

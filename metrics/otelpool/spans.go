@@ -21,9 +21,16 @@ var background = context.Background()
 //
 // A span is made around the attempt, whose context it belongs in, and ended by the event
 // that says what the pool made of it: of an attempt that hangs nothing returns.
+//
+// An attempt may be given up at any moment, so its end may be told before its beginning
+// is. Whoever makes an entry below therefore looks at the task afterwards: if it is over,
+// whoever removes such entries has been here, or will find nothing.
 type spans struct {
-	c    *Collector
-	live sync.Map // of attempts under way: *live by attemptKey
+	tracer   trace.Tracer
+	children bool // of the submitter's span, not linked to it
+
+	pools sync.Map // of unfinished tasks, the name of the pool, which around is not told: string by *taskpool.Handle
+	live  sync.Map // of attempts under way: *live by attemptKey
 }
 
 type attemptKey struct {
@@ -31,26 +38,33 @@ type attemptKey struct {
 	number int
 }
 
-// A live is what is known of an attempt under way. It does not change.
+// A live is the span of an attempt under way.
 type live struct {
-	pool    string // which around is not told
 	span    trace.Span
 	started time.Time
 }
 
+// started notes the pool of a task, until finished.
 func (s *spans) started(e *taskpool.TaskEvent) {
-	if e.Task.ID != 0 {
-		s.live.Store(attemptKey{e.Task.Handle, e.Task.Attempt}, &live{pool: e.Pool})
+	h := e.Task.Handle
+	if h == nil { // a function
+		return
+	}
+	s.pools.Store(h, e.Pool)
+	switch h.State() {
+	case taskpool.Succeeded, taskpool.Failed, taskpool.Canceled, taskpool.Shed:
+		s.pools.Delete(h)
 	}
 }
 
+func (s *spans) finished(e *taskpool.TaskEvent) { s.pools.Delete(e.Task.Handle) }
+
+// around makes the span of an attempt, until end.
 func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(context.Context) error) error {
-	key := attemptKey{t.Handle, t.Attempt}
-	was, ok := s.live.Load(key)
+	pool, ok := s.pools.Load(t.Handle)
 	if !ok { // a function, or the attempt was given up before it ran
 		return run(ctx)
 	}
-	pool := was.(*live).pool
 	name := t.Name
 	if name == "" {
 		name = "taskpool.task"
@@ -58,21 +72,25 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 	opts := []trace.SpanStartOption{
 		trace.WithTimestamp(t.Started),
 		trace.WithAttributes(
-			attribute.String("taskpool.pool", valid(pool)),
+			attribute.String("taskpool.pool", valid(pool.(string))),
 			attribute.Int64("taskpool.task.id", int64(t.ID)),
 			attribute.String("taskpool.priority", t.Priority.String()),
 			attribute.Int("taskpool.attempt", t.Attempt),
 		),
 	}
-	if !s.c.cfg.childSpans {
+	if !s.children {
 		opts = append(opts, trace.WithNewRoot())
 		if submitter := trace.SpanContextFromContext(ctx); submitter.IsValid() {
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: submitter}))
 		}
 	}
-	ctx, span := s.c.tracer.Start(ctx, valid(name), opts...)
-	if !s.live.CompareAndSwap(key, was, &live{pool, span, t.Started}) {
-		span.End() // given up in this moment
+	ctx, span := s.tracer.Start(ctx, valid(name), opts...)
+	key, l := attemptKey{t.Handle, t.Attempt}, &live{span, t.Started}
+	s.live.Store(key, l)
+	if now, _ := taskpool.Current(ctx); now.State == taskpool.Abandoned && s.live.CompareAndDelete(key, l) {
+		span.SetStatus(codes.Error, "given up before it ran")
+		span.SetAttributes(attribute.String("error.type", "hung"))
+		span.End()
 	}
 	return run(ctx)
 }
@@ -81,7 +99,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 // was.
 func (s *spans) end(e *taskpool.TaskEvent) trace.SpanContext {
 	was, ok := s.live.LoadAndDelete(attemptKey{e.Task.Handle, e.Task.Attempt})
-	if !ok || was.(*live).span == nil {
+	if !ok {
 		return trace.SpanContext{}
 	}
 	l := was.(*live)
@@ -94,33 +112,15 @@ func (s *spans) end(e *taskpool.TaskEvent) trace.SpanContext {
 			attribute.String("exception.type", fmt.Sprintf("%T", e.Err)),
 			attribute.String("exception.message", message),
 		}
-		if p, ok := errors.AsType[*taskpool.PanicError](e.Err); ok {
+		// A task that waits for another may return its panic: the stack is then another's.
+		if p, ok := errors.AsType[*taskpool.PanicError](e.Err); ok && e.Result == "panic" {
 			exception = append(exception, attribute.String("exception.stacktrace", valid(string(p.Stack))))
 		}
 		l.span.SetStatus(codes.Error, message)
-		l.span.SetAttributes(attribute.String("error.type", result(e)))
+		l.span.SetAttributes(attribute.String("error.type", e.Result))
 		l.span.AddEvent("exception", end, trace.WithAttributes(exception...))
 	}
 	return l.span.SpanContext()
-}
-
-// result returns how an attempt has failed, in the terms of taskpool.attempts.ended.
-func result(e *taskpool.TaskEvent) string {
-	if _, ok := errors.AsType[*taskpool.HungError](e.Err); ok {
-		return "hung"
-	}
-	if _, ok := errors.AsType[*taskpool.PanicError](e.Err); ok {
-		return "panic"
-	}
-	switch {
-	case errors.Is(e.Err, taskpool.ErrGoexit):
-		return "goexit"
-	case e.Task.State == taskpool.Canceled:
-		return "interrupted"
-	case errors.Is(e.Err, taskpool.ErrTimeout), errors.Is(e.Err, taskpool.ErrHung):
-		return "timeout"
-	}
-	return "error"
 }
 
 // valid returns s in UTF-8, which exporters insist on.

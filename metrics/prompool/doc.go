@@ -59,7 +59,9 @@
 //
 // Of functions given to Go the hooks see one in 64 (see [WithGoEvery]), which counts
 // for 64 in the histograms: these are right in the long run, not to the last function.
-// Functions that panic or call Goexit are not in taskpool_attempt_duration_seconds.
+// Where a priority has had only a few dozen functions, it may have no histogram at all:
+// set WithGoEvery to 1 where functions are few. Functions that panic or call Goexit are
+// not in taskpool_attempt_duration_seconds.
 //
 // # Cost
 //
