@@ -61,7 +61,8 @@ func compress(ctx context.Context, f file) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, out.Close(), os.Remove(out.Name()))
+			_ = out.Close()
+			_ = os.Remove(out.Name())
 		}
 	}()
 	zip := gzip.NewWriter(out)
@@ -69,16 +70,13 @@ func compress(ctx context.Context, f file) (err error) {
 	if _, err := io.Copy(zip, reader{ctx, in}); err != nil {
 		return err
 	}
-	if err := errors.Join(zip.Close(), out.Chmod(info.Mode().Perm()), out.Sync()); err != nil {
+	if err := errors.Join(zip.Close(), out.Chmod(info.Mode().Perm()), out.Sync(), out.Close()); err != nil {
 		return err
 	}
 	if err := os.Chtimes(out.Name(), info.ModTime(), info.ModTime()); err != nil {
 		return err
 	}
-	if err := os.Rename(out.Name(), f.Output); err != nil {
-		return err
-	}
-	return out.Close()
+	return os.Rename(out.Name(), f.Output)
 }
 
 // A reader lets more urgent tasks go first before it reads on, and stops when the
@@ -97,11 +95,18 @@ func (r reader) Read(b []byte) (int, error) {
 
 // enqueue adds a job for each file of the tree whose output is not up to date.
 func (p *program) enqueue(ctx context.Context, q jobs.Queue) error {
+	if err := os.MkdirAll(p.out, 0o777); err != nil {
+		return err
+	}
+	out, err := resolve(p.out)
+	if err != nil {
+		return err
+	}
 	return filepath.WalkDir(p.tree, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err == nil && path == p.out:
+		case err == nil && path == out:
 			return fs.SkipDir
 		case err == nil && !entry.Type().IsRegular():
 			return nil
@@ -118,7 +123,7 @@ func (p *program) enqueue(ctx context.Context, q jobs.Queue) error {
 			p.count(&p.failed)
 			return nil
 		}
-		f := file{path, filepath.Join(p.out, path[len(p.tree):]+".gz")}
+		f := file{path, filepath.Join(out, path[len(p.tree):]+".gz")}
 		if old, err := os.Stat(f.Output); err == nil && old.ModTime().Equal(info.ModTime()) {
 			p.count(&p.upToDate)
 			return nil

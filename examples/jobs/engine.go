@@ -89,6 +89,8 @@ func stored[TTx any](ctx context.Context, p *program, reg *jobs.Registry, driver
 			closeDB()
 		}
 	}
+	// There is no Route: a database is strict about priority, and low work may wait for
+	// as long as there is other work. That does no harm where the work has an end.
 	q, err := riverjobs.New(driver, reg, riverjobs.Config{Pool: pool, River: river.Config{
 		// Nobody tells River that a process was killed: it takes a job for lost when an
 		// attempt is older than any may get, by default an hour. So attempts get less

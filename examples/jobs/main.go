@@ -73,8 +73,8 @@ func main() {
 type config struct {
 	engine  string
 	db      string
-	tree    string // absolute; empty if there is none
-	out     string // absolute
+	tree    string // as resolve returns it; empty if there is none
+	out     string
 	workers int
 	timeout time.Duration
 	grace   time.Duration
@@ -102,25 +102,13 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 	if c.db == "" {
 		c.db = map[string]string{"sqlite": "jobs.sqlite", "postgres": os.Getenv("TASKPOOL_POSTGRES_URL")}[c.engine]
 	}
-	var info os.FileInfo
-	if flags.NArg() == 1 {
-		// What the name of a link stands for is to be the same for all processes.
-		if c.tree, err = filepath.EvalSymlinks(flags.Arg(0)); err == nil {
-			c.tree, err = filepath.Abs(c.tree)
-		}
-		if err == nil {
-			info, err = os.Stat(c.tree)
-		}
-	}
-	if err == nil {
-		c.out, err = filepath.Abs(c.out)
+	if flags.NArg() > 0 {
+		c.tree, err = resolve(flags.Arg(0))
 	}
 	switch {
 	case err != nil:
 	case flags.NArg() > 1:
 		err = fmt.Errorf("one TREE at most, got %q", flags.Args())
-	case info != nil && !info.IsDir():
-		err = fmt.Errorf("%q is not a directory", c.tree)
 	case c.engine != "local" && c.engine != "sqlite" && c.engine != "postgres":
 		err = fmt.Errorf("-engine must be local, sqlite or postgres, got %q", c.engine)
 	case c.engine == "postgres" && c.db == "":
@@ -140,6 +128,22 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 		fmt.Fprintln(stderr, "jobs:", err)
 	}
 	return c, err
+}
+
+// resolve returns the one name that a directory has for all processes.
+func resolve(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%q is not a directory", dir)
+	}
+	return dir, err
 }
 
 // run is the program. It returns the exit status. The end of ctx is the signal.

@@ -99,6 +99,25 @@ func (c *child) requireOK() (n map[string]int) {
 	return n
 }
 
+// A name of bytes that no JSON can hold, and a path that is too long, which keeps the
+// superuser out as well.
+func TestWhatCannotBeEnqueuedIsReportedAndTheOthersAre(t *testing.T) {
+	tree, n := newTree(t)
+	if os.WriteFile(filepath.Join(tree, "\xff"), nil, 0o644) != nil {
+		t.Skip("the file system takes UTF-8 only")
+	}
+	root, err := os.OpenRoot(tree)
+	require.NoError(t, err)
+	defer root.Close()
+	require.NoError(t, root.MkdirAll(strings.Repeat(strings.Repeat("d", 200)+"/", 25), 0o755))
+	status, stdout, stderr := runHere("-out", t.TempDir(), tree)
+	require.Equal(t, statusError, status)
+	require.Contains(t, stdout, fmt.Sprintf("compressed %d files", n))
+	require.Contains(t, stdout, "2 failed\n")
+	require.Contains(t, stderr, "not UTF-8")
+	require.Contains(t, stderr, syscall.ENAMETOOLONG.Error())
+}
+
 func TestTwoProcessesShareOneDatabase(t *testing.T) {
 	onEach(t, func(t *testing.T, on []string) {
 		tree, n := newTree(t)
