@@ -416,6 +416,23 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 	require.Equal(t, "./", w.Header().Get("Location"))
 }
 
+// Nor does the page list them.
+func TestCancelDoesNotLookAmongTooManyTasks(t *testing.T) {
+	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	p := newPool(t, d, taskpool.WithWorkers(1))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	h := submit(t, p, taskpool.Task{Run: untilEnd})
+	for range 10_001 {
+		_, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+		require.NoError(t, err)
+	}
+	require.Equal(t, http.StatusNotFound, request(d, http.MethodPost, "control", "pool=1&do=cancel&task=2").Code)
+	require.Eventually(t, func() bool { return p.Stats().Running == 1 }, time.Minute, time.Millisecond)
+	require.Equal(t, http.StatusOK, request(d, http.MethodPost, "control", "pool=1&do=cancel&task=1").Code, "this one runs")
+	require.Error(t, h.Wait(t.Context()))
+}
+
 func TestControlRefusesWhatCannotBe(t *testing.T) {
 	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(3), taskpool.WithReserved(2, taskpool.High))
@@ -429,8 +446,8 @@ func TestControlRefusesWhatCannotBe(t *testing.T) {
 		"pool=1&do=resize&workers=x":          `400 workers must be from 1 to 10000, got "x"`,
 		"pool=1&do=resize&workers=2":          `400 Resize: workers must be at least 3, got 2: WithReserved keeps 2`,
 		"pool=1&do=resize&workers=1" + "0001": `400 workers must be from 1 to 10000, got "10001"`,
-		"pool=1&do=cancel":                    `404 task must be the number of a task that runs, is parked or delayed, got ""`,
-		"pool=1&do=cancel&task=4":             `404 task must be the number of a task that runs, is parked or delayed, got "4"`,
+		"pool=1&do=cancel":                    `404 task must be the number of a task that the page can list, got ""`,
+		"pool=1&do=cancel&task=4":             `404 task must be the number of a task that the page can list, got "4"`,
 		"pool=1&do=%zz":                       `400 the form cannot be read: invalid URL escape "%zz"`,
 		strings.Repeat("x", 5000):             `400 the form cannot be read: http: request body too large`,
 	} {

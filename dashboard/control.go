@@ -99,10 +99,11 @@ func (d *Dashboard) change(r *http.Request) (done string, err error) {
 		done = fmt.Sprintf("Resized to %d workers", n)
 	case "cancel":
 		id, _ := strconv.ParseUint(form.Get("task"), 10, 64)
-		all := p.pool.Tasks(taskpool.Delayed, taskpool.Running, taskpool.Parked)
+		s := p.pool.Stats()
+		all := scan(p.pool, &s, taskpool.Running, taskpool.Parked, taskpool.Delayed)
 		at := slices.IndexFunc(all, func(t taskpool.TaskInfo) bool { return t.ID == id && t.Handle != nil })
 		if at < 0 || !all[at].Handle.Cancel(errCanceled) {
-			return "", &refusal{http.StatusNotFound, "task must be the number of a task that runs, is parked or delayed, got " + strconv.Quote(form.Get("task"))}
+			return "", &refusal{http.StatusNotFound, "task must be the number of a task that the page can list, got " + strconv.Quote(form.Get("task"))}
 		}
 		done = fmt.Sprintf("Canceled task %d", id)
 	default:

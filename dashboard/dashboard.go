@@ -24,24 +24,20 @@ type Dashboard struct {
 	// a lock; changed under mu.
 	histories atomic.Pointer[map[string]*history]
 
-	mu      sync.Mutex // protects the fields below, and points of the pools; no user code is called with it
-	pools   []*watched // in order of Watch
+	// looking is held while a snapshot is taken, so that the points of a pool are in
+	// order. Locked before mu. No user code is called with either.
+	looking sync.Mutex
+
+	mu      sync.Mutex // protects the fields below
+	pools   []*watched // in order of Watch; never changed but for a new slice
 	lastID  int
-	taken   time.Time         // when the snapshot was taken; zero: there is none
-	page    page              // the snapshot
+	taken   time.Time         // when the snapshot was begun; zero: a new one is needed
+	page    *page             // the snapshot, which does not change; nil: there is none
 	parts   map[string]string // its parts, as HTML, by their id
 	clients map[*client]struct{}
 	streams int           // requests that hold a place among the clients
 	stop    chan struct{} // closed to end the sampler; nil if there is none
 	closed  bool
-}
-
-// A watched is a pool that the dashboard shows.
-type watched struct {
-	pool    *taskpool.Pool
-	id      int // in addresses; never used again
-	history *history
-	points  []point // of the last minute, and the one before; the oldest first
 }
 
 // New makes a dashboard that watches no pool yet. Of the options, the first that
@@ -56,8 +52,9 @@ func New(opts ...Option) *Dashboard {
 
 // Hooks returns hooks to be given to each pool that the dashboard watches, with
 // [taskpool.WithHooks]. Without them it does not know how long tasks take, nor what
-// has failed. They tell pools apart by their names, and note nothing of a pool until
-// it is watched. Functions given to Go are a sample, see [WithGoEvery].
+// has failed and why: an error is asked for its text once, by the hook, on the worker of
+// its task. They tell pools apart by their names, and note nothing of a pool until it is
+// watched. Functions given to Go are a sample, see [WithGoEvery].
 func (d *Dashboard) Hooks() taskpool.Hooks {
 	note := func(to func(*history, taskpool.TaskEvent)) func(taskpool.TaskEvent) {
 		return func(e taskpool.TaskEvent) {
@@ -77,8 +74,8 @@ func (d *Dashboard) Hooks() taskpool.Hooks {
 
 // Watch adds pools to the page, in the order given. A pool that is watched already
 // is left where it is. Pools must have names of their own, as hooks tell of names,
-// but a pool that was shut down gives way to a new one of its name; until then it
-// stays on the page. In case of an error, that of a bad option given to [New] among
+// but a pool that was shut down gives way to a new one of its name; until then, or
+// until [Dashboard.Unwatch], it stays on the page. In case of an error, that of a bad option given to [New] among
 // them, none is added.
 func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 	if d.bad != nil {
@@ -99,7 +96,7 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 		case errors.Is(all[at].pool.Health(), taskpool.ErrClosed):
 			all[at] = d.newWatched(p)
 		default:
-			return fmt.Errorf("dashboard: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName)", i+1, p.Name())
+			return fmt.Errorf("dashboard: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Dashboard.Unwatch)", i+1, p.Name())
 		}
 	}
 	histories := maps.Clone(*d.histories.Load())
@@ -110,17 +107,25 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 			histories[w.pool.Name()] = w.history
 		}
 	}
-	d.pools, d.taken = all, time.Time{} // a new slice: snapshot has the old one
+	d.pools, d.taken = all, time.Time{}
 	d.histories.Store(&histories)
 	return nil
 }
 
-func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
-	return &watched{
-		pool:    p,
-		history: &history{epoch: d.epoch, goEvery: uint64(max(d.cfg.goEvery, 1))},
-		points:  []point{{time.Now(), p.Stats()}},
+// Unwatch takes a pool off the page, and forgets what its hooks have told. It reports
+// whether the pool was watched.
+func (d *Dashboard) Unwatch(p *taskpool.Pool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.pools, func(w *watched) bool { return w.pool == p })
+	if i < 0 {
+		return false
 	}
+	histories := maps.Clone(*d.histories.Load())
+	delete(histories, p.Name())
+	d.pools, d.taken = slices.Delete(slices.Clone(d.pools), i, i+1), time.Time{}
+	d.histories.Store(&histories)
+	return true
 }
 
 // find returns the watched pool with an id, nil if there is none.

@@ -61,7 +61,7 @@ func TestPoolsThatCannotBeWatchedAreRefused(t *testing.T) {
 		require.NoError(t, err)
 		defer shutDown(namesake)
 		require.EqualError(t, d.Watch(namesake),
-			`dashboard: Watch: pool 1 must have a name of its own, got "mail", which another pool has (see taskpool.WithName)`)
+			`dashboard: Watch: pool 1 must have a name of its own, got "mail", which another pool has (see taskpool.WithName and Dashboard.Unwatch)`)
 		shutDown(p)
 		time.Sleep(time.Second) // the snapshot is kept for that long
 		require.Contains(t, page(t, d), ">closed<")
@@ -199,29 +199,40 @@ func TestEachKindOfFailureIsNamed(t *testing.T) {
 			require.NotNil(t, m, html)
 			return m[1]
 		}
-		for want, task := range map[string]taskpool.Task{
-			"error":   {Run: func(context.Context) error { return errBroken }},
-			"panic":   {Run: func(context.Context) error { panic("x") }},
-			"goexit":  {Run: func(context.Context) error { runtime.Goexit(); return nil }},
-			"timeout": {Run: untilEnd, Timeout: time.Second},
-			"hung":    {Run: untilEnd, Heartbeat: time.Second},
+		panicked := submit(t, p, taskpool.Task{Run: func(context.Context) error { return panicHere() }}).Wait(t.Context())
+		for _, c := range []struct {
+			want string
+			task taskpool.Task
+		}{
+			{"error", taskpool.Task{Run: func(context.Context) error { return errBroken }}},
+			{"panic", taskpool.Task{Run: func(context.Context) error { panic("x") }}},
+			{"goexit", taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }}},
+			{"timeout", taskpool.Task{Run: untilEnd, Timeout: time.Second}},
+			{"timeout", taskpool.Task{Run: untilEnd, Heartbeat: time.Second}},
+			{"hung", taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }, Timeout: time.Second}},
+			// What a task returns may be the error of another.
+			{"error", taskpool.Task{Run: func(context.Context) error { return panicked }}},
+			{"error", taskpool.Task{Run: func(context.Context) error { return taskpool.ErrTimeout }}},
+			{"timeout", taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return taskpool.ErrGoexit }, Timeout: time.Second}},
 		} {
-			h := submit(t, p, task)
+			h := submit(t, p, c.task)
 			_ = h.Wait(context.Background())
 			time.Sleep(time.Second)
-			require.Equal(t, want, kind())
+			require.Equal(t, c.want, kind())
 		}
+		require.Equal(t, 3, strings.Count(page(t, d), "<summary>Stack"), "of those two that panicked and the one that hung")
 		before := kind()
 		h := submit(t, p, taskpool.Task{Run: untilEnd})
 		synctest.Wait()
 		h.Cancel(nil)
 		time.Sleep(time.Second)
-		require.Contains(t, page(t, d), "Failures <small>5</small>", "a task that was canceled did not fail")
+		require.Contains(t, page(t, d), "Failures <small>10</small>", "a task that was canceled did not fail")
 		require.Equal(t, before, kind())
 		require.NoError(t, p.Go(taskpool.Low, func() { panic("in a function") }))
 		time.Sleep(time.Second)
 		require.Equal(t, "panic", kind())
 		require.Contains(t, page(t, d), "<i>function</i>")
+		time.Sleep(time.Minute) // until what hangs has returned
 	})
 }
 
@@ -256,6 +267,28 @@ func TestFunctionsAreASampleThatStandsForAll(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		require.Regexp(t, `run (9\.\d+|10\.\d) ms`, text(page(t, d)))
+	})
+}
+
+// Of functions that fail all are told of, so none stands for others.
+func TestFunctionsThatFailDoNotWeighMoreThanTheyAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {}}))
+		defer shutDown(p)
+		for i := range 4000 {
+			require.NoError(t, p.Go(taskpool.Medium, func() {
+				time.Sleep(10 * time.Millisecond)
+				if i%100 == 0 {
+					time.Sleep(time.Second)
+					panic("x")
+				}
+			}))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		synctest.Wait()
+		require.Regexp(t, `run (9\.\d+|10\.\d) ms (9\.\d+|10\.\d) ms (9\.\d+|10\.\d) ms`, text(page(t, d)))
+		require.Contains(t, text(page(t, d)), "Failures 40")
 	})
 }
 
@@ -300,7 +333,7 @@ func endless(p *taskpool.Pool, pr taskpool.Priority, stop chan struct{}) {
 
 func TestStarvingPriorityIsHighlighted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithStarvingAfter(5 * time.Second))
+		d := dashboard.New(dashboard.WithStarvingAfter(5*time.Second), dashboard.WithGoEvery(1))
 		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
 		stop := make(chan struct{})
 		endless(p, taskpool.High, stop)
@@ -364,6 +397,77 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 		require.Contains(t, html, "lost 1")
 		require.NotContains(t, html, "Shedding", "it was long ago")
 		time.Sleep(time.Minute)
+		shutDown(p)
+	})
+}
+
+// Over a time in which nobody looked.
+func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		defer shutDown(p)
+		for i := range 3 {
+			submit(t, p, taskpool.Task{Priority: taskpool.Priority(-i), Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		}
+		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+		time.Sleep(6 * time.Hour)
+		html := page(t, d)
+		require.Contains(t, text(html), "Shed tasks were dropped from a full queue within the last 6 h Refused tasks were not accepted within the last 6 h ")
+		require.NotContains(t, html, `<li class="bad"`)
+		time.Sleep(5 * time.Second)
+		require.NotContains(t, text(page(t, d)), "within the last", "it was before the last look")
+	})
+}
+
+// A priority of which none has started since the last look, hours ago, may have come now.
+func TestPriorityThatHasJustComeDoesNotStarve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		time.Sleep(time.Hour)
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+		submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		time.Sleep(30 * time.Second)
+		require.Contains(t, text(page(t, d)), "Waits long priority low")
+		require.NotContains(t, page(t, d), "tarving")
+		time.Sleep(time.Minute)
+		shutDown(p)
+	})
+}
+
+// Without hooks functions are not timed: that they are there is seen by who looks.
+func TestTimesThatMayBeLongerAreShownAsAtLeast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p, err := taskpool.New(taskpool.WithWorkers(1))
+		require.NoError(t, err)
+		require.NoError(t, d.Watch(p))
+		gate := make(chan struct{})
+		function := func() { <-gate }
+		require.NoError(t, p.Go(taskpool.Medium, function))
+		require.NoError(t, p.Go(taskpool.Low, function))
+		time.Sleep(3 * time.Hour)
+		html := text(page(t, d))
+		require.Contains(t, html, "low 1 ≥ 0 s")
+		require.Contains(t, html, "function medium, worker 1 medium 1 1 ≥ 0 s Stack")
+		time.Sleep(10 * time.Second)
+		require.Contains(t, text(page(t, d)), "worker 1 medium 1 1 ≥ 10 s Stack")
+
+		s := look(d, nil)
+		time.Sleep(3500 * time.Millisecond)
+		require.NoError(t, p.Go(taskpool.High, function))
+		require.NoError(t, p.Resize(2))
+		synctest.Wait()
+		require.NoError(t, p.Go(taskpool.Priority(7), function))
+		time.Sleep(5500 * time.Millisecond)
+		s.leave()
+		html = text(page(t, d))
+		require.Contains(t, html, "low starving 1 ≥ 19 s")
+		require.Contains(t, html, "7 1 5 s", "it came while somebody looked")
+		require.Contains(t, html, "worker 1 medium 1 1 ≥ 19 s Stack")
+		require.Contains(t, html, "worker 2 high 1 2 5 s Stack")
+		close(gate)
 		shutDown(p)
 	})
 }
@@ -449,6 +553,54 @@ func TestStacksAreHadOnDemand(t *testing.T) {
 	}
 }
 
+// By the time a stack is asked for, the worker may have taken up something else.
+func TestStackIsThatOfTheAttemptInTheListOrNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		var stop context.CancelFunc
+		start := func() (ctx context.Context) {
+			ctx, stop = context.WithCancel(t.Context())
+			return ctx
+		}
+		link := func() string {
+			m := regexp.MustCompile(`href="(stack[^"]*)"`).FindStringSubmatch(page(t, d))
+			require.NotNil(t, m)
+			return strings.ReplaceAll(m[1], "&amp;", "&")
+		}
+		again := taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }}
+		for name, begin := range map[string]func(){
+			"task": func() {
+				ctx := start()
+				submit(t, p, taskpool.Task{Retry: again, Run: func(context.Context) error { return waitingHere(ctx) }})
+			},
+			"function": func() {
+				ctx := start()
+				require.NoError(t, p.Go(taskpool.Medium, func() { _ = waitingHere(ctx) }))
+			},
+		} {
+			begin()
+			synctest.Wait()
+			one := link()
+			for range 3 {
+				w := request(d, http.MethodGet, one, "")
+				require.Equal(t, http.StatusOK, w.Code, name)
+				require.Contains(t, w.Body.String(), "dashboard_test.waitingHere", name)
+			}
+			stop()
+			begin()
+			time.Sleep(time.Second)
+			w := request(d, http.MethodGet, one, "")
+			require.Equal(t, http.StatusNotFound, w.Code, name)
+			require.Equal(t, "no such stack, or not any more\n", w.Body.String())
+			require.Equal(t, http.StatusOK, request(d, http.MethodGet, link(), "").Code, name)
+			stop()
+			time.Sleep(time.Second)
+		}
+		shutDown(p)
+	})
+}
+
 func waitingHere(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 func panicHere() error                      { panic("here") }
 
@@ -476,16 +628,7 @@ func TestStacksOfWorkersAreCapped(t *testing.T) {
 func TestPagesInQuickSuccessionShareASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := dashboard.New()
-		p := newPool(t, d)
-		defer shutDown(p)
-		n := snapshots(t, p)
-		synctest.Wait()
-		n.Store(0)
-		for range 50 {
-			page(t, d)
-			time.Sleep(100 * time.Millisecond)
-		}
-		require.EqualValues(t, 5, n.Load())
+		require.Equal(t, 5, snapshots(d, 5*time.Second, func() { page(t, d) }))
 	})
 }
 
@@ -500,4 +643,72 @@ func TestHooksOfPoolsThatAreNotWatchedNoteNothing(t *testing.T) {
 		require.Contains(t, page(t, d), "No attempt has failed")
 		shutDown(p)
 	})
+}
+
+func TestUnwatchedPoolIsOffThePageAndForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		other := newPool(t, d, taskpool.WithName("other"))
+		defer shutDown(p)
+		defer shutDown(other)
+		s := look(d, nil)
+		fail := func() {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { return errBroken }})
+			synctest.Wait()
+		}
+		fail()
+		require.Equal(t, 2, strings.Count(page(t, d), "<article"))
+
+		require.True(t, d.Unwatch(p))
+		require.False(t, d.Unwatch(p))
+		require.False(t, d.Unwatch(nil))
+		html := page(t, d)
+		require.NotContains(t, html, "mail")
+		require.Contains(t, html, `<article id="p2"`)
+		require.Equal(t, http.StatusNotFound, request(d, http.MethodGet, "stack?pool=1&failure=1", "").Code)
+		fail()
+		time.Sleep(1500 * time.Millisecond)
+		last := s.got()[len(s.got())-1]
+		require.NotContains(t, last, "mail", "those who look are told")
+		s.leave()
+
+		require.NoError(t, d.Watch(p))
+		html = page(t, d)
+		require.Contains(t, html, `<article id="p3"`)
+		require.Contains(t, html, "No attempt has failed", "while it was watched")
+	})
+}
+
+// A page is kept until the next look, which may be never.
+func TestPageKeepsNothingOfTheTasksInItAlive(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	freed := make(chan struct{})
+	func() {
+		big := new([1 << 20]byte)
+		runtime.AddCleanup(big, func(struct{}) { close(freed) }, struct{}{})
+		type key struct{}
+		started := make(chan struct{})
+		h, err := p.Submit(context.WithValue(t.Context(), key{}, big), taskpool.Task{Name: "big", Run: func(ctx context.Context) error {
+			close(started)
+			return untilEnd(ctx)
+		}})
+		require.NoError(t, err)
+		<-started
+		require.Contains(t, page(t, d), "big")
+		h.Cancel(nil)
+		<-h.Done()
+		require.NoError(t, p.WaitIdle(t.Context()))
+	}()
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		select {
+		case <-freed:
+			return true
+		default:
+			return false
+		}
+	}, time.Minute, time.Millisecond)
+	require.Equal(t, http.StatusOK, request(d, http.MethodGet, "style.css", "").Code) // d is alive
 }

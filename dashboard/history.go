@@ -13,6 +13,7 @@ import (
 
 const (
 	keptFailures = 100
+	keptTexts    = 10_000   // of tasks that wait for their retry
 	maxText      = 2 << 10  // bytes of an error's text that are kept
 	maxStack     = 16 << 10 // and of a stack
 )
@@ -26,8 +27,15 @@ type history struct {
 	told     bool       // of anything
 	wait     window
 	run      window
-	failures []failure // the oldest first, at most keptFailures
-	failed   uint64    // how many there were
+	failures []failure            // the oldest first, at most keptFailures
+	failed   uint64               // how many there were
+	retrying map[uint64]lastError // by the ID of a task that waits for its retry
+}
+
+// A lastError is what a task's last attempt has failed with.
+type lastError struct {
+	attempt int
+	text    string
 }
 
 // A failure is an attempt that failed.
@@ -38,7 +46,7 @@ type failure struct {
 	Name     string
 	Priority taskpool.Priority
 	Attempt  int
-	Kind     string // error, timeout, panic, goexit or hung
+	Kind     string // as TaskEvent.Result
 	Text     string
 	Took     time.Duration // 0: not known
 	Retried  bool
@@ -52,16 +60,18 @@ func (h *history) started(e taskpool.TaskEvent) {
 	defer h.mu.Unlock()
 	h.told = true
 	h.wait.add(time.Since(h.epoch), e.Wait, h.weight(e))
+	delete(h.retrying, e.Task.ID)
 }
 
 // finished notes how long an attempt took that did not fail; of one that did,
 // attemptFailed was told.
 func (h *history) finished(e taskpool.TaskEvent) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.retrying, e.Task.ID)
 	if e.Task.State != taskpool.Succeeded {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.told = true
 	h.run.add(time.Since(h.epoch), e.Elapsed, h.weight(e))
 }
@@ -74,84 +84,113 @@ func (h *history) weight(e taskpool.TaskEvent) uint64 {
 	return 1
 }
 
+// attemptFailed notes an attempt that failed, and then what its error says: the methods
+// of a foreign error may do anything, and are called here and nowhere else. No lock is
+// held meanwhile.
 func (h *history) attemptFailed(e taskpool.TaskEvent) {
-	f := failure{
-		At:       time.Now(),
-		ID:       e.Task.ID,
-		Name:     cut(e.Task.Name, maxName),
-		Priority: e.Task.Priority,
-		Attempt:  e.Task.Attempt,
-		Took:     e.Elapsed,
+	number := h.noteFailure(e)
+	if number == 0 {
+		return
 	}
-	// The methods of a foreign error may do anything, so no lock is held.
-	f.Kind, f.Text, f.stack = describe(e.Err)
-	if len(f.stack) > maxStack {
-		f.stack = append(slices.Clip(f.stack[:maxStack]), "\n..."...)
+	text, stack := textOf(e.Err), stackIn(e)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f := h.failureLocked(func(f *failure) bool { return f.Number == number }); f != nil {
+		f.Text, f.stack = text, stack
 	}
+}
+
+// noteFailure returns the number of the failure, 0 if it is none.
+func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
+	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
-	if e.Task.ID != 0 || e.Elapsed > 0 { // else it was left out of the sample
-		h.run.add(f.At.Sub(h.epoch), e.Elapsed, h.weight(e))
+	if e.Task.ID != 0 { // of functions that fail all are told of, of others a sample
+		h.run.add(now.Sub(h.epoch), e.Elapsed, 1)
 	}
-	if e.Task.State == taskpool.Canceled && f.stack == nil {
-		return // somebody wanted that
+	if e.Result == "interrupted" {
+		return 0 // somebody wanted that
 	}
 	h.failed++
-	f.Number = h.failed
 	if len(h.failures) == keptFailures {
 		copy(h.failures, h.failures[1:])
 		h.failures = h.failures[:keptFailures-1]
 	}
-	h.failures = append(h.failures, f)
+	h.failures = append(h.failures, failure{
+		Number:   h.failed,
+		At:       now,
+		ID:       e.Task.ID,
+		Name:     cut(e.Task.Name, maxName),
+		Priority: e.Task.Priority,
+		Attempt:  e.Task.Attempt,
+		Kind:     e.Result,
+		Text:     fmt.Sprintf("(the Error method of a %T has not returned)", e.Err),
+		Took:     e.Elapsed,
+	})
+	return h.failed
 }
 
 // retried notes that the attempt that attemptFailed was told of is not the last.
 func (h *history) retried(e taskpool.TaskEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	f := h.failureLocked(func(f *failure) bool { return f.ID == e.Task.ID && f.Attempt == e.Task.Attempt })
+	if f == nil {
+		return
+	}
+	f.Retried, f.Delay = true, e.Delay
+	if h.retrying == nil {
+		h.retrying = make(map[uint64]lastError)
+	}
+	// It may come after the task has ended, so something may be in it for good.
+	for id := range h.retrying {
+		if len(h.retrying) < keptTexts {
+			break
+		}
+		delete(h.retrying, id)
+	}
+	h.retrying[f.ID] = lastError{f.Attempt, cut(f.Text, maxName)}
+}
+
+// failureLocked returns the newest failure for which is is true, nil if there is none.
+func (h *history) failureLocked(is func(*failure) bool) *failure {
 	for i := len(h.failures) - 1; i >= 0; i-- {
-		if f := &h.failures[i]; f.ID == e.Task.ID && f.Attempt == e.Task.Attempt {
-			f.Retried, f.Delay = true, e.Delay
-			return
+		if f := &h.failures[i]; is(f) {
+			return f
 		}
 	}
+	return nil
 }
 
 // stackOf returns the stack of a failure, nil if it is not kept or has none.
 func (h *history) stackOf(number uint64) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, f := range h.failures {
-		if f.Number == number {
-			return f.stack
-		}
+	if f := h.failureLocked(func(f *failure) bool { return f.Number == number }); f != nil {
+		return f.stack
 	}
 	return nil
 }
 
-// describe returns what an attempt's error is, in a word and in its own words, and
-// the stack that comes with it.
-func describe(err error) (kind, text string, stack []byte) {
+// stackIn returns the stack that comes with the error of an attempt that panicked or was
+// given up, nil otherwise. The error of another may have one in it that is not its own.
+func stackIn(e taskpool.TaskEvent) (stack []byte) {
+	defer func() { _ = recover() }() // of an As method
 	var (
 		panicked *taskpool.PanicError
 		hung     *taskpool.HungError
 	)
 	switch {
-	case errors.As(err, &panicked):
-		kind, stack = "panic", panicked.Stack
-	case errors.As(err, &hung):
-		kind, stack = "hung", hung.Stack
-	case errors.Is(err, taskpool.ErrHung): // silent for too long, but it returned
-		kind = "hung"
-	case errors.Is(err, taskpool.ErrGoexit):
-		kind = "goexit"
-	case errors.Is(err, taskpool.ErrTimeout):
-		kind = "timeout"
-	default:
-		kind = "error"
+	case e.Result == "panic" && errors.As(e.Err, &panicked):
+		stack = panicked.Stack
+	case e.Result == "hung" && errors.As(e.Err, &hung):
+		stack = hung.Stack
 	}
-	return kind, textOf(err), stack
+	if len(stack) > maxStack {
+		stack = append(slices.Clip(stack[:maxStack]), "\n..."...)
+	}
+	return stack
 }
 
 // textOf returns an error's text, whatever its method does, without the name of the

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -133,23 +133,20 @@ func (s *stream) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// snapshots makes p show a task whose error counts how often it is asked for its
-// text, which is once for each snapshot.
-func snapshots(t testing.TB, p *taskpool.Pool) *atomic.Int64 {
-	t.Helper()
-	var n atomic.Int64
-	failed := make(chan struct{})
-	submit(t, p, taskpool.Task{Name: "counter", Run: func(context.Context) error {
-		defer close(failed)
-		return countingError{&n}
-	}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 1000 * time.Hour }}})
-	<-failed
-	return &n
+// snapshots returns how many snapshots are taken over a time, during which each is
+// called ten times a second, in a bubble of synctest.
+func snapshots(d *dashboard.Dashboard, over time.Duration, each func()) (n int) {
+	last := dashboard.Taken(d)
+	for range over / (100 * time.Millisecond) {
+		each()
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if now := dashboard.Taken(d); !now.Equal(last) {
+			n, last = n+1, now
+		}
+	}
+	return n
 }
-
-type countingError struct{ n *atomic.Int64 }
-
-func (e countingError) Error() string { e.n.Add(1); return "counted" }
 
 var errBroken = errors.New("the printer is on fire")
 

@@ -85,6 +85,8 @@ func WithStarvingAfter(d time.Duration) Option {
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the hooks
 // are told of: one in n, chosen at random, and each that fails; see
 // [taskpool.Hooks.GoEvery]. With 1 they are told of all, which short functions feel.
+// Functions that fail are among the failures but not in the run times, of which they
+// would be too large a part.
 // Default: 64.
 func WithGoEvery(n int) Option {
 	return optionFunc(func(c *config) { c.goEvery = n })

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/taskpool-go/taskpool"
 )
 
 //go:embed assets
@@ -195,9 +197,10 @@ func (d *Dashboard) servePage(w http.ResponseWriter, _ *http.Request) {
 func (d *Dashboard) render() ([]byte, error) {
 	d.snapshot(interval)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	page := d.page
+	d.mu.Unlock()
 	var b bytes.Buffer
-	err := templates.ExecuteTemplate(&b, "page", &d.page)
+	err := templates.ExecuteTemplate(&b, "page", page)
 	return b.Bytes(), err
 }
 
@@ -223,12 +226,22 @@ func (d *Dashboard) serveStack(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		stack = p.pool.Stack(number("worker"))
+		if query.Has("task") && !p.runs(query.Get("task")) {
+			stack = nil // perhaps that of what its worker has taken up since
+		}
 	}
 	if len(stack) == 0 {
 		answer(w, http.StatusNotFound, "no such stack, or not any more")
 		return
 	}
 	answer(w, http.StatusOK, strings.ToValidUTF8(string(stack), "\uFFFD"))
+}
+
+// runs reports whether the attempt with a key is still under way.
+func (w *watched) runs(key string) bool {
+	s := w.pool.Stats()
+	return slices.ContainsFunc(scan(w.pool, &s, taskpool.Running, taskpool.Parked, taskpool.Abandoned),
+		func(t taskpool.TaskInfo) bool { return keyOf(t) == key })
 }
 
 // A limiter lets maxStacks through in a second.

@@ -92,17 +92,15 @@ func (d *Dashboard) sample(stop chan struct{}) {
 	}
 }
 
-// tick takes a snapshot and sends what has changed. It calls methods of tasks'
-// errors, which may end the goroutine: then the clients are dropped, and when they
-// come again another is started.
+// tick takes a snapshot and sends what has changed. A panic, which can only be a mistake
+// in this package, must not end a program that is merely looked at: then the clients are
+// dropped, and when they come again another sampler is started.
 func (d *Dashboard) tick(stop chan struct{}) (ok bool) {
 	defer func() {
 		if ok {
 			return
 		}
-		if v := recover(); v != nil {
-			slog.Error("dashboard: sampler panicked", "panic", v)
-		}
+		slog.Error("dashboard: sampler panicked", "panic", recover())
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.stop == stop {

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,24 +27,16 @@ func TestSnapshotsAreTakenOnlyWhileSomebodyLooks(t *testing.T) {
 		d := dashboard.New()
 		p := newPool(t, d)
 		defer shutDown(p)
-		n := snapshots(t, p)
-		synctest.Wait()
-		n.Store(0)
-		time.Sleep(time.Hour)
-		require.Zero(t, n.Load(), "nobody looks yet")
+		nothing := func() {}
+		require.Zero(t, snapshots(d, time.Hour, nothing), "nobody looks yet")
 
-		s := look(d, nil)
-		time.Sleep(10*time.Second + time.Millisecond)
+		var s *stream
+		require.Equal(t, 11, snapshots(d, 10*time.Second, sync.OnceFunc(func() { s = look(d, nil) })), "one at once and one each second")
 		s.leave()
-		require.EqualValues(t, 11, n.Load(), "one at once and one each second")
+		require.Zero(t, snapshots(d, time.Hour, nothing), "nobody looks any more")
 
-		time.Sleep(time.Hour)
-		require.EqualValues(t, 11, n.Load(), "nobody looks any more")
-
-		again := look(d, nil)
-		time.Sleep(2*time.Second + time.Millisecond)
-		again.leave()
-		require.EqualValues(t, 14, n.Load())
+		require.Equal(t, 3, snapshots(d, 2*time.Second, sync.OnceFunc(func() { s = look(d, nil) })))
+		s.leave()
 	})
 }
 
@@ -51,17 +45,13 @@ func TestOneSnapshotServesAllClients(t *testing.T) {
 		d := dashboard.New()
 		p := newPool(t, d)
 		defer shutDown(p)
-		n := snapshots(t, p)
-		synctest.Wait()
-		n.Store(0)
 		first := look(d, nil)
 		time.Sleep(300 * time.Millisecond)
 		var all []*stream
 		for range 9 {
 			all = append(all, look(d, nil))
 		}
-		time.Sleep(5 * time.Second)
-		require.EqualValues(t, 6, n.Load())
+		require.Equal(t, 5, snapshots(d, 5*time.Second, func() {}))
 		for _, s := range all {
 			require.Equal(t, first.got()[1:], s.got()[1:], "all are sent the same")
 			s.leave()
@@ -199,49 +189,101 @@ func TestStreamNeedsAWriterThatCanFlush(t *testing.T) {
 }
 
 // The errors of tasks are not the dashboard's, and anything may come of asking them.
-func TestErrorWhoseMethodMisbehavesStopsNeitherPageNorStream(t *testing.T) {
-	for name, misbehave := range map[string]func(){"panic": func() { panic("x") }, "goexit": runtime.Goexit} {
+type oddError struct{ say func() string }
+
+func (e *oddError) Error() string { return e.say() }
+
+// Once it was told of, whatever its methods do then.
+func TestErrorIsAskedForItsTextOnceAndByTheHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		asked := 0
+		h := submit(t, p, taskpool.Task{Name: "odd", Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
+			Run: func(context.Context) error {
+				return &oddError{func() string {
+					if asked++; asked > 1 {
+						select {} // which the bubble would tell of
+					}
+					return "odd enough"
+				}}
+			}})
+		synctest.Wait()
+		s := look(d, nil)
+		time.Sleep(2500 * time.Millisecond)
+		s.leave()
+		require.Equal(t, 1, asked)
+		require.Len(t, s.got(), 3)
+		html := page(t, d)
+		require.Contains(t, html[strings.Index(html, `id="p1-delayed"`):strings.Index(html, `id="p1-failures"`)], "odd enough")
+		require.Contains(t, html[strings.Index(html, `id="p1-failures"`):], "odd enough")
+		h.Cancel(nil)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		html = page(t, d)
+		require.Contains(t, html, "Delayed <small>0")
+	})
+}
+
+func TestErrorsOfWhichNoHookHasToldAreNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		defer shutDown(p)
+		require.NoError(t, d.Watch(p))
+		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
+			Run: func(context.Context) error { return &oddError{func() string { panic("asked") }} }})
+		synctest.Wait()
+		require.Contains(t, page(t, d), "(a *dashboard_test.oddError, of which no hook has told)")
+		h.Cancel(nil)
+	})
+}
+
+// A failure is shown also if nothing is to be had of its error.
+func TestFailureIsShownWhateverTheMethodsOfItsErrorDo(t *testing.T) {
+	release := make(chan struct{})
+	for name, say := range map[string]func() string{
+		"panicked":                  func() string { panic("x") },
+		"has not returned":          func() string { runtime.Goexit(); return "" },
+		"has not returned, for now": func() string { <-release; return "at last" },
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := dashboard.New()
 				p := newPool(t, d)
-				defer shutDown(p)
-				var on atomic.Bool
-				h := submit(t, p, taskpool.Task{Name: "odd", Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
-					Run: func(context.Context) error { return &oddError{&on, misbehave} }})
+				release = make(chan struct{})
+				submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return &oddError{say} }})
 				synctest.Wait()
-				s := look(d, nil)
-				time.Sleep(1500 * time.Millisecond)
-				require.Len(t, s.got(), 2)
-				on.Store(true)
-				time.Sleep(2 * time.Second)
-				if name == "panic" {
-					require.Contains(t, strings.Join(s.got(), ""), "Error method of a *dashboard_test.oddError panicked")
-					s.leave()
-				} else {
-					<-s.done // the goroutine that asked is gone, and the client comes again
+				name, later := strings.CutSuffix(name, ", for now")
+				require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 (the Error method of a *dashboard_test.oddError "+name+") error")
+				if later {
+					close(release)
+					synctest.Wait()
+					time.Sleep(time.Second)
+					require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 at last error")
 				}
-				on.Store(false)
-				again := look(d, nil)
-				time.Sleep(1500 * time.Millisecond)
-				require.Len(t, again.got(), 2)
-				again.leave()
-				h.Cancel(nil)
+				shutDown(p)
 			})
 		})
 	}
 }
 
-type oddError struct {
-	on        *atomic.Bool
-	misbehave func()
-}
+type comparing struct{ error }
 
-func (e *oddError) Error() string {
-	if e.on.Load() {
-		e.misbehave()
-	}
-	return "odd"
+func (comparing) Is(error) bool { panic("Is") }
+func (comparing) As(any) bool   { panic("As") }
+
+func TestFailureIsShownWhateverItsErrorIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := dashboard.New()
+		p := newPool(t, d)
+		defer shutDown(p)
+		submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return comparing{errBroken} }})
+		synctest.Wait()
+		require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 the printer is on fire error")
+	})
 }
 
 // An Error method may want to know how the pool is.
@@ -250,55 +292,14 @@ func TestErrorMethodMayUseTheDashboard(t *testing.T) {
 		d := dashboard.New()
 		p := newPool(t, d)
 		defer shutDown(p)
-		var on atomic.Bool
-		var asked atomic.Int64
-		h := submit(t, p, taskpool.Task{Name: "odd", Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
-			Run: func(context.Context) error {
-				return &oddError{&on, func() {
-					on.Store(false) // not in the page that it asks for
-					defer on.Store(true)
-					asked.Add(1)
-					w := httptest.NewRecorder()
-					r := httptest.NewRequest(http.MethodGet, "/", nil)
-					r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1024"
-					d.ServeHTTP(w, r)
-					require.Equal(t, http.StatusOK, w.Code)
-				}}
-			}})
-		synctest.Wait()
 		s := look(d, nil)
-		synctest.Wait()
-		on.Store(true)
+		submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error {
+			return &oddError{func() string {
+				return fmt.Sprintf("the page has %d articles", strings.Count(page(t, d), "<article"))
+			}}
+		}})
 		time.Sleep(1500 * time.Millisecond)
-		require.EqualValues(t, 1, asked.Load())
-		require.GreaterOrEqual(t, len(s.got()), 2)
 		s.leave()
-		on.Store(false)
-		h.Cancel(nil)
-	})
-}
-
-func TestPoolThatIsWatchedWhileASnapshotIsTakenIsInIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
-		p := newPool(t, d)
-		defer shutDown(p)
-		other, err := taskpool.New(taskpool.WithName("other"), taskpool.WithWorkers(1))
-		require.NoError(t, err)
-		defer shutDown(other)
-		var on atomic.Bool
-		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
-			Run: func(context.Context) error {
-				return &oddError{&on, func() { require.NoError(t, d.Watch(other)) }}
-			}})
-		synctest.Wait()
-		on.Store(true)
-		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Host, r.RemoteAddr = "localhost", "127.0.0.1:1024"
-		d.ServeHTTP(w, r)
-		require.Contains(t, w.Body.String(), `<bdi>other</bdi>`)
-		on.Store(false)
-		h.Cancel(nil)
+		require.Contains(t, page(t, d), "the page has 1 articles")
 	})
 }

@@ -17,6 +17,8 @@ import (
 const (
 	rateOver      = 10 * time.Second // rates are over the snapshots of that time
 	leastForRates = 4 * time.Second  // before that, none of a priority started says little
+	recentOver    = time.Minute      // what has happened over a longer time may be long ago
+	gapAfter      = 5 * interval / 2 // two looks that are further apart do not belong together
 	maxListed     = 100              // tasks in one list
 	maxScanned    = 10_000           // delayed or parked tasks among which to look for these
 	maxPriorities = 25
@@ -97,6 +99,7 @@ type priorityView struct {
 	Priority   taskpool.Priority
 	Queued     int
 	OldestWait time.Duration
+	AtLeast    bool    // it may be longer
 	Starts     float64 // a second
 	Depth      curve
 	Oldest     curve
@@ -110,52 +113,96 @@ type taskList struct {
 	TooMany bool // to look at
 }
 
+// A taskView is what is shown of a task. It holds nothing of the task's own, which would
+// be kept as long as the page.
 type taskView struct {
-	taskpool.TaskInfo
-	Key     string
-	Name    string
-	Class   string
-	Note    string        // what is wrong
-	Elapsed time.Duration // 0: not known
-	Timeout time.Duration
-	Percent int // of Timeout
-	Until   time.Duration
-	Err     string
+	ID       uint64
+	Key      string
+	Name     string
+	Priority taskpool.Priority
+	Attempt  int
+	Worker   int
+	Class    string
+	Note     string        // what is wrong
+	Timed    bool          // Elapsed is known
+	Elapsed  time.Duration // since its start or, of a function, since it was first seen at work
+	AtLeast  bool          // it may have been at work before that
+	Timeout  time.Duration
+	Percent  int // of Timeout
+	Until    time.Duration
+	Err      string
 }
 
 // partNames are the templates of which each pool has a part.
 var partNames = []string{"summary", "queue", "running", "parked", "delayed", "failures"}
 
-// An observation is a pool as it is at one moment. Its lists are not yet in order.
-type observation struct {
-	of     *watched
-	at     time.Time
-	stats  taskpool.Stats
-	health error
-	lists  [3]taskList // running and abandoned, parked, delayed
+// A watched is a pool that the dashboard shows. Its points and since are protected by
+// Dashboard.looking.
+type watched struct {
+	pool    *taskpool.Pool
+	id      int // in addresses; never used again
+	history *history
+	points  []point   // of the last minute, and the one before; the oldest first
+	since   time.Time // from when on somebody has looked without a gap
 }
 
-// observe looks at a pool. It calls methods of tasks' errors, which may do anything, so
-// no lock is held.
-func observe(w *watched) observation {
-	o := observation{of: w, at: time.Now(), stats: w.pool.Stats(), health: w.pool.Health()}
-	active, parking, waiters := &o.lists[0], &o.lists[1], &o.lists[2]
-	states := []taskpool.State{taskpool.Running, taskpool.Abandoned}
-	if parking.TooMany = o.stats.Parked > maxScanned; !parking.TooMany {
-		states = append(states, taskpool.Parked)
+func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
+	first := newPoint(p)
+	return &watched{
+		pool:    p,
+		history: &history{epoch: d.epoch, goEvery: uint64(max(d.cfg.goEvery, 1))},
+		points:  []point{first},
+		since:   first.at,
 	}
-	if waiters.TooMany = o.stats.Delayed > maxScanned; !waiters.TooMany {
-		states = append(states, taskpool.Delayed)
+}
+
+func newPoint(p *taskpool.Pool) point {
+	s := p.Stats()
+	return point{time.Now(), s}
+}
+
+// look takes the next point, and forgets those that are too old.
+func (w *watched) look() point {
+	p := newPoint(w.pool)
+	if p.at.Sub(w.points[len(w.points)-1].at) > gapAfter {
+		w.since = p.at
 	}
-	for _, t := range w.pool.Tasks(states...) {
-		list := active
+	w.points = append(w.points, p)
+	for len(w.points) > 2 && p.at.Sub(w.points[0].at) > time.Minute {
+		w.points = w.points[1:]
+	}
+	return p
+}
+
+// atLeast reports whether something that began at a time, as far as anybody has seen, may
+// have been there before. What comes between two looks is first seen by the second.
+func (w *watched) atLeast(began time.Time) bool {
+	return !began.After(w.since.Add(interval / 2))
+}
+
+// scan returns the tasks in the given states, but for those that are parked or delayed
+// if they are too many to look at: the pool stands still meanwhile.
+func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskpool.TaskInfo {
+	states = slices.DeleteFunc(states, func(state taskpool.State) bool {
+		return state == taskpool.Parked && s.Parked > maxScanned || state == taskpool.Delayed && s.Delayed > maxScanned
+	})
+	return p.Tasks(states...)
+}
+
+// lists returns lists of the tasks of w that run or were abandoned, are parked, and are
+// delayed.
+func (w *watched) lists(now point) (active, parking, waiters taskList) {
+	parking.TooMany = now.stats.Parked > maxScanned
+	waiters.TooMany = now.stats.Delayed > maxScanned
+	for _, t := range scan(w.pool, &now.stats, taskpool.Running, taskpool.Abandoned, taskpool.Parked, taskpool.Delayed) {
+		list := &active
 		switch t.State {
 		case taskpool.Parked:
-			list = parking
+			list = &parking
 		case taskpool.Delayed:
-			list = waiters
+			list = &waiters
 		}
-		list.Tasks = append(list.Tasks, newTaskView(t, o.at))
+		list.Tasks = append(list.Tasks, w.newTaskView(t, now.at))
 	}
 	longest := func(a, b taskView) int {
 		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
@@ -163,54 +210,31 @@ func observe(w *watched) observation {
 	}
 	active.sort(longest)
 	parking.sort(longest)
-	waiters.sort(func(a, b taskView) int {
-		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
-	})
-	return o
+	waiters.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.ID, b.ID)) })
+	return active, parking, waiters
 }
 
 // snapshot takes a snapshot, if the last one is older than maxAge, and sends what is
 // new to the clients.
 func (d *Dashboard) snapshot(maxAge time.Duration) {
-	for {
-		now := time.Now()
-		d.mu.Lock()
-		pools, stale := d.pools, d.staleLocked(now, maxAge)
-		d.mu.Unlock()
-		if !stale {
-			return
-		}
-		all := make([]observation, len(pools))
-		for i, w := range pools {
-			all[i] = observe(w)
-		}
-		d.mu.Lock()
-		if slices.Equal(pools, d.pools) {
-			defer d.mu.Unlock()
-			if d.staleLocked(now, maxAge) { // else another was faster
-				d.showLocked(all, now)
-			}
-			return
-		}
-		d.mu.Unlock()
+	asked := time.Now()
+	d.looking.Lock()
+	defer d.looking.Unlock()
+	d.mu.Lock()
+	pools, taken := d.pools, d.taken
+	d.mu.Unlock()
+	if !taken.IsZero() && asked.Sub(taken) < maxAge || taken.After(asked) {
+		return
 	}
-}
-
-// staleLocked reports whether a snapshot that is begun now is needed.
-func (d *Dashboard) staleLocked(now time.Time, maxAge time.Duration) bool {
-	return d.taken.IsZero() || now.Sub(d.taken) >= maxAge
-}
-
-// showLocked makes a page of what was observed.
-func (d *Dashboard) showLocked(all []observation, now time.Time) {
-	p := page{At: now, ids: []string{"at", "pools"}}
-	for i := range all {
-		v := d.view(&all[i])
+	now := time.Now()
+	p := &page{At: now, ids: []string{"at", "pools"}}
+	for _, w := range pools {
+		v := d.view(w)
 		p.Pools = append(p.Pools, v)
 		p.Problems += len(v.Problems)
 	}
 	parts := make(map[string]string)
-	parts["at"], parts["pools"] = execute("at", &p), execute("pools", &p)
+	parts["at"], parts["pools"] = execute("at", p), execute("pools", p)
 	for _, v := range p.Pools {
 		for _, name := range partNames {
 			id := fmt.Sprintf("p%d-%s", v.ID, name)
@@ -218,8 +242,13 @@ func (d *Dashboard) showLocked(all []observation, now time.Time) {
 			parts[id] = execute(name, v)
 		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	before := d.parts
-	d.page, d.parts, d.taken = p, parts, now
+	d.page, d.parts = p, parts
+	if slices.Equal(pools, d.pools) { // else the next request wants another
+		d.taken = now
+	}
 	d.sendLocked(before)
 }
 
@@ -231,37 +260,30 @@ func execute(name string, data any) string {
 	return b.String()
 }
 
-// view makes a view of what was observed.
-func (d *Dashboard) view(o *observation) *poolView {
-	w, s, now := o.of, o.stats, o.at
-	for len(w.points) > 0 && w.points[len(w.points)-1].at.After(now) { // of a snapshot begun earlier, by a slower observer
-		w.points = w.points[:len(w.points)-1]
-	}
-	w.points = append(w.points, point{now, s})
-	for len(w.points) > 2 && now.Sub(w.points[0].at) > time.Minute {
-		w.points = w.points[1:]
-	}
+// view looks at a pool.
+func (d *Dashboard) view(w *watched) *poolView {
+	now := w.look()
 	v := &poolView{
 		ID:      w.id,
 		Name:    cut(w.pool.Name(), maxName),
 		Control: d.cfg.control != nil,
 		State:   "accepting", StateClass: "ok",
-		Stats:  s,
-		Active: o.lists[0], Parking: o.lists[1], Waiters: o.lists[2],
+		Stats: now.stats,
 	}
 	switch {
-	case s.Closed:
+	case v.Closed:
 		v.State, v.StateClass = "closed", "off"
-	case s.Paused:
+	case v.Paused:
 		v.State, v.StateClass = "paused", "warn"
 	}
-	if o.health != nil && !errors.Is(o.health, taskpool.ErrClosed) {
-		v.Health, v.StateClass = textOf(o.health), "bad"
+	if err := w.pool.Health(); err != nil && !errors.Is(err, taskpool.ErrClosed) {
+		v.Health, v.StateClass = textOf(err), "bad"
 	}
-	base := w.base(now)
+	v.Active, v.Parking, v.Waiters = w.lists(now)
+	base := w.base(now.at)
 	v.rates(w, base)
+	w.history.fill(v, now.at)
 	v.priorities(w, base, d.cfg.starvingAfter)
-	w.history.fill(v, now)
 	v.findProblems(base.stats)
 	return v
 }
@@ -275,6 +297,11 @@ func (w *watched) base(now time.Time) point {
 		}
 	}
 	return w.points[max(len(w.points)-2, 0)]
+}
+
+// from returns the first point that is not before a time that is not after the last.
+func (w *watched) from(t time.Time) point {
+	return w.points[slices.IndexFunc(w.points, func(p point) bool { return !p.at.Before(t) })]
 }
 
 func finished(s *taskpool.Stats) uint64 { return s.Succeeded + s.Failed + s.Canceled + s.Shed }
@@ -322,7 +349,6 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	all := slices.Sorted(maps.Keys(waiting))
 	v.MorePriorities = max(len(all)-maxPriorities, 0)
 	now := w.points[len(w.points)-1].at
-	attempts := v.Attempts - base.stats.Attempts
 	for _, pr := range all[:len(all)-v.MorePriorities] {
 		row := priorityView{Priority: pr}
 		var depth, oldest []sample
@@ -340,9 +366,11 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 		if v.Over > 0 {
 			row.Starts = float64(starts) / v.Over.Seconds()
 		}
+		row.AtLeast = row.Queued > 0 && !v.Told && w.atLeast(now.Add(-row.OldestWait)) // with hooks it is known
+		waits := w.from(now.Add(-min(row.OldestWait, v.Over))) // since then it has
 		switch {
 		case row.OldestWait < starvingAfter:
-		case starts == 0 && attempts > 0 && v.Over >= leastForRates:
+		case now.Sub(waits.at) >= leastForRates && v.Dispatched[pr] == waits.stats.Dispatched[pr] && v.Attempts > waits.stats.Attempts:
 			row.Class, row.Note = "bad", "starving"
 		default:
 			row.Class, row.Note = "warn", "waits long"
@@ -351,16 +379,11 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	}
 }
 
-// sort puts the tasks in order, and keeps the first, with the texts of their errors.
+// sort puts the tasks in order, and keeps the first.
 func (l *taskList) sort(by func(a, b taskView) int) {
 	slices.SortFunc(l.Tasks, by)
 	l.More = max(len(l.Tasks)-maxListed, 0)
-	l.Tasks = l.Tasks[:len(l.Tasks)-l.More]
-	for i := range l.Tasks {
-		if t := &l.Tasks[i]; t.TaskInfo.Err != nil {
-			t.Err = textOf(t.TaskInfo.Err)
-		}
-	}
+	l.Tasks = slices.Clip(slices.Clone(l.Tasks[:len(l.Tasks)-l.More]))
 }
 
 // Classes of tasks, in the order in which they are listed from the last one on.
@@ -369,20 +392,20 @@ const (
 	classOverdue = "bad"
 )
 
-func newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
-	v := taskView{TaskInfo: t, Name: cut(t.Name, maxName)}
-	v.Key = fmt.Sprintf("t%d-%d-%d", t.ID, t.Attempt, t.Worker)
-	if t.ID == 0 && !t.Started.IsZero() {
-		v.Key += "-" + strconv.FormatInt(t.Started.UnixNano(), 36)
-	}
+func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
+	v := taskView{ID: t.ID, Key: keyOf(t), Name: cut(t.Name, maxName), Priority: t.Priority,
+		Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0)}
 	if !t.Started.IsZero() {
-		v.Elapsed = max(now.Sub(t.Started), 0)
+		v.Timed, v.Elapsed = true, max(now.Sub(t.Started), 0)
+		v.AtLeast = t.ID == 0 && w.atLeast(t.Started)
 		if !t.Deadline.IsZero() {
 			v.Timeout = t.Deadline.Sub(t.Started)
 			v.Percent = min(int(100*v.Elapsed/max(v.Timeout, 1)), 100)
 		}
 	}
-	v.Until = max(t.Due.Sub(now), 0)
+	if t.Err != nil { // whose text fill knows, perhaps
+		v.Err = fmt.Sprintf("(a %T, of which no hook has told)", t.Err)
+	}
 	switch {
 	case t.State == taskpool.Abandoned:
 		v.Class, v.Note = classHung, "hung"
@@ -390,6 +413,15 @@ func newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 		v.Class, v.Note = classOverdue, "overdue"
 	}
 	return v
+}
+
+// keyOf tells one attempt of a pool from all others.
+func keyOf(t taskpool.TaskInfo) string {
+	key := fmt.Sprintf("t%d-%d-%d", t.ID, t.Attempt, t.Worker)
+	if t.ID == 0 && !t.Started.IsZero() {
+		key += "-" + strconv.FormatInt(t.Started.UnixNano(), 36)
+	}
+	return key
 }
 
 // label names a task in a sentence.
@@ -423,6 +455,12 @@ func (h *history) fill(v *poolView, now time.Time) {
 	v.Failures = slices.Clone(h.failures)
 	v.OlderFailures = h.failed - uint64(len(h.failures))
 	slices.Reverse(v.Failures)
+	for i := range v.Waiters.Tasks {
+		t := &v.Waiters.Tasks[i]
+		if last, ok := h.retrying[t.ID]; ok && last.attempt == t.Attempt {
+			t.Err = last.text
+		}
+	}
 }
 
 func (v *poolView) findProblems(base taskpool.Stats) {
@@ -448,11 +486,19 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 			add("warn", "Waits long", "priority %v", p.Priority)
 		}
 	}
-	if v.Shed > base.Shed {
+	switch over := duration(v.Over.Round(time.Second)); {
+	case v.Shed == base.Shed:
+	case v.Over <= recentOver:
 		add("bad", "Shedding", "the queue is full, and tasks are dropped from it")
+	default:
+		add("warn", "Shed", "tasks were dropped from a full queue within the last %s", over)
 	}
-	if v.Refused > base.Refused && !v.Closed {
+	switch over := duration(v.Over.Round(time.Second)); {
+	case v.Refused == base.Refused || v.Closed:
+	case v.Over <= recentOver:
 		add("warn", "Refusing", "tasks are not accepted")
+	default:
+		add("warn", "Refused", "tasks were not accepted within the last %s", over)
 	}
 	if v.Blocked > 0 {
 		add("warn", "Full", "submitters wait for room in the queue")
@@ -519,7 +565,7 @@ func newCurve(now time.Time, samples []sample) (c curve) {
 		if now.Sub(s.at) > time.Minute {
 			continue
 		}
-		gap := before.IsZero() || s.at.Sub(before) > 5*interval/2
+		gap := before.IsZero() || s.at.Sub(before) > gapAfter
 		if gap && line.Len() > 0 {
 			fmt.Fprintf(&area, "V%g", height+.5)
 		}

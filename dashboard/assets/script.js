@@ -66,6 +66,8 @@
 			}
 			morph(from, to);
 		}
+		const pools = new Set([...document.querySelectorAll("#pools li")].map((n) => "p" + n.dataset.key));
+		for (const a of document.querySelectorAll("article")) if (!pools.has(a.id)) a.remove();
 		enhance();
 		if (focused && focused !== document.activeElement) { // it was moved, or is gone
 			const next = focused.isConnected ? focused : section && section.querySelector("h3");

@@ -1,0 +1,10 @@
+package dashboard
+
+import "time"
+
+// Taken returns when the last snapshot was begun.
+func Taken(d *Dashboard) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.taken
+}

@@ -1,0 +1,72 @@
+package dashboard
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Whoever looks takes a part in the same curves.
+func TestTotalsAreInOrderHoweverManyLook(t *testing.T) {
+	d := New()
+	p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	require.NoError(t, d.Watch(p))
+	stop := make(chan struct{})
+	var busy, looking sync.WaitGroup
+	busy.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_ = p.Go(taskpool.Medium, func() {})
+			if i%64 == 0 {
+				runtime.Gosched()
+			}
+		}
+	})
+	for range 6 {
+		looking.Go(func() {
+			for range 50 {
+				d.snapshot(0)
+			}
+		})
+	}
+	looking.Wait()
+	close(stop)
+	busy.Wait()
+	points := d.pools[0].points
+	require.Greater(t, len(points), 50)
+	for i := range points[1:] {
+		before, after := points[i], points[i+1]
+		require.False(t, after.at.Before(before.at))
+		require.GreaterOrEqual(t, finished(&after.stats), finished(&before.stats))
+	}
+	require.NoError(t, p.Shutdown(context.Background()))
+}
+
+// A mistake in here must not end the program that is looked at.
+func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
+	d := New()
+	c, err := d.enter()
+	require.NoError(t, err)
+	d.mu.Lock()
+	d.pools = []*watched{nil}
+	d.mu.Unlock()
+	<-c.dropped
+	d.exit(c)
+	d.mu.Lock()
+	d.pools = nil
+	d.mu.Unlock()
+	again, err := d.enter()
+	require.NoError(t, err)
+	d.exit(again)
+}
