@@ -23,8 +23,9 @@ var background = context.Background()
 // that says what the pool made of it: of an attempt that hangs nothing returns.
 //
 // An attempt may be given up at any moment, so its end may be told before its beginning
-// is. Whoever makes an entry below therefore looks at the task afterwards: if it is over,
-// whoever removes such entries has been here, or will find nothing.
+// is. Who makes an entry below therefore looks at the task afterwards, and takes the entry
+// back if the task, or the attempt, is over: the event that would have may be past. If it
+// is not over, that event is yet to come.
 type spans struct {
 	tracer   trace.Tracer
 	children bool // of the submitter's span, not linked to it
