@@ -588,6 +588,7 @@ func TestStackIsThatOfTheAttemptInTheListOrNone(t *testing.T) {
 				require.Contains(t, w.Body.String(), "dashboard_test.waitingHere", name)
 			}
 			stop()
+			time.Sleep(time.Second)
 			begin()
 			time.Sleep(time.Second)
 			w := request(d, http.MethodGet, one, "")
