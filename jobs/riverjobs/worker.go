@@ -206,6 +206,11 @@ func (w *worker) follow(events <-chan *river.Event, told chan<- struct{}) {
 		}
 	}()
 	defer close(some)
+	defer func() { // River tells nothing of a job that it found taken from this process
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		clear(w.ends)
+	}()
 	for e := range events {
 		end := w.event(e)
 		mu.Lock()
