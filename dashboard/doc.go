@@ -22,8 +22,12 @@
 // [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures. What
 // is wrong comes first: hung and overdue tasks, priorities that starve, shedding.
 //
+// A time with ≥ is at least that, counted from when somebody looked first: the arrival of
+// a task is not timed without hooks, nor the start of some functions with them.
+//
 // Names of tasks and texts of errors are shown as they are, as text. What a task
-// works on is never shown, except for what its errors say.
+// works on is never shown, except for what its errors say. Looking calls no code of
+// tasks or their errors; of an error that no hook has told of, the type is shown.
 //
 // # Live
 //

@@ -54,6 +54,7 @@ type poolView struct {
 	Told bool // hooks have told of something
 
 	Over           time.Duration // for rates
+	Recent         bool          // that is not long
 	Finished       float64       // a second
 	Fails          float64
 	FailShare      float64 // of what finished, in percent
@@ -318,6 +319,7 @@ func (v *poolView) rates(w *watched, base point) {
 	last := w.points[len(w.points)-1]
 	failed := func(s *taskpool.Stats) uint64 { return s.Failed }
 	v.Over = last.at.Sub(base.at)
+	v.Recent = v.Over <= recentOver
 	v.Finished = perSecond(base, last, finished)
 	v.Fails = perSecond(base, last, failed)
 	v.Sheds = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Shed })
@@ -367,7 +369,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 			row.Starts = float64(starts) / v.Over.Seconds()
 		}
 		row.AtLeast = row.Queued > 0 && !v.Told && w.atLeast(now.Add(-row.OldestWait)) // with hooks it is known
-		waits := w.from(now.Add(-min(row.OldestWait, v.Over))) // since then it has
+		waits := w.from(now.Add(-min(row.OldestWait, v.Over)))                         // since then it has
 		switch {
 		case row.OldestWait < starvingAfter:
 		case now.Sub(waits.at) >= leastForRates && v.Dispatched[pr] == waits.stats.Dispatched[pr] && v.Attempts > waits.stats.Attempts:
@@ -486,16 +488,17 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 			add("warn", "Waits long", "priority %v", p.Priority)
 		}
 	}
-	switch over := duration(v.Over.Round(time.Second)); {
+	over := duration(v.Over.Round(time.Second))
+	switch {
 	case v.Shed == base.Shed:
-	case v.Over <= recentOver:
+	case v.Recent:
 		add("bad", "Shedding", "the queue is full, and tasks are dropped from it")
 	default:
 		add("warn", "Shed", "tasks were dropped from a full queue within the last %s", over)
 	}
-	switch over := duration(v.Over.Round(time.Second)); {
+	switch {
 	case v.Refused == base.Refused || v.Closed:
-	case v.Over <= recentOver:
+	case v.Recent:
 		add("warn", "Refusing", "tasks are not accepted")
 	default:
 		add("warn", "Refused", "tasks were not accepted within the last %s", over)
@@ -636,6 +639,8 @@ func rate(x float64) string {
 	switch {
 	case x == 0:
 		return "0"
+	case x < .005:
+		return "< 0.01"
 	case x < 999.5:
 		return digits(x)
 	}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,18 +56,20 @@ func TestTotalsAreInOrderHoweverManyLook(t *testing.T) {
 
 // A mistake in here must not end the program that is looked at.
 func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
-	d := New()
-	c, err := d.enter()
-	require.NoError(t, err)
-	d.mu.Lock()
-	d.pools = []*watched{nil}
-	d.mu.Unlock()
-	<-c.dropped
-	d.exit(c)
-	d.mu.Lock()
-	d.pools = nil
-	d.mu.Unlock()
-	again, err := d.enter()
-	require.NoError(t, err)
-	d.exit(again)
+	synctest.Test(t, func(t *testing.T) {
+		d := New()
+		c, err := d.enter()
+		require.NoError(t, err)
+		d.mu.Lock()
+		d.pools = []*watched{nil}
+		d.mu.Unlock()
+		<-c.dropped
+		d.exit(c)
+		d.mu.Lock()
+		d.pools = nil
+		d.mu.Unlock()
+		c, err = d.enter()
+		require.NoError(t, err)
+		d.exit(c)
+	})
 }

@@ -126,6 +126,41 @@ func TestStackOnClickStaysWhileItIsRead(t *testing.T) {
 	tb.until(`document.querySelector(".running tbody") === null`)
 }
 
+func TestStackOfAnotherTaskIsNotShown(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d, taskpool.WithWorkers(1))
+	h := submit(t, p, taskpool.Task{Name: "one", Run: untilEnd})
+	tb := open(t, d)
+	tb.live()
+	tb.do(chromedp.Click(chromedp.CSS("#freeze")))
+	tb.until(says("#link", "Frozen"))
+	h.Cancel(nil)
+	two := make(chan struct{})
+	submit(t, p, taskpool.Task{Name: "two", Run: func(ctx context.Context) error {
+		close(two)
+		return waitingHere(ctx)
+	}})
+	<-two
+	tb.tolerant = true // the browser writes of the status to the console
+	tb.do(chromedp.Click(chromedp.CSS(".running a[data-stack]")))
+	tb.until(says(".running pre", "no such stack, or not any more"))
+}
+
+func TestUnwatchedPoolLeavesThePage(t *testing.T) {
+	d := dashboard.New()
+	p := newPool(t, d)
+	newPool(t, d, taskpool.WithName("other"))
+	tb := open(t, d)
+	tb.live()
+	require.Equal(t, 2, eval[int](tb, `document.querySelectorAll("article").length`))
+	d.Unwatch(p)
+	tb.until(`document.querySelectorAll("article").length === 1`)
+	require.True(t, eval[bool](tb, says("article", "other")))
+	require.True(t, eval[bool](tb, `document.getElementById("pools").hidden`))
+	require.NoError(t, d.Watch(p))
+	tb.until(`document.querySelectorAll("article").length === 2`)
+}
+
 func waitingHere(ctx context.Context) error { return untilEnd(ctx) }
 
 func TestMarkupInNamesIsText(t *testing.T) {
