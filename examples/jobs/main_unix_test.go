@@ -208,7 +208,8 @@ func TestSIGTERMLosesNothing(t *testing.T) {
 		require.Positive(t, counts["compressed"], "what was under way")
 
 		second := launch(t, on...).requireOK()
-		require.Equal(t, n+1, counts["compressed"]-1+second["compressed"], "big has changed")
+		// Big was done once more, unless the end of it came before it was opened.
+		require.Contains(t, []int{n + 1, n + 2}, counts["compressed"]+second["compressed"])
 		requireComplete(t, tree, out, false)
 	}, "local", "sqlite", "postgres")
 }
