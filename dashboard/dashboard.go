@@ -25,7 +25,8 @@ type Dashboard struct {
 	histories atomic.Pointer[map[string]*history]
 
 	// looking is held while a snapshot is taken, so that the points of a pool are in
-	// order. Locked before mu. No user code is called with either.
+	// order, and while pools come and go. Locked before mu. No user code is called with
+	// either.
 	looking sync.Mutex
 
 	mu      sync.Mutex // protects the fields below
@@ -81,6 +82,8 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 	if d.bad != nil {
 		return d.bad
 	}
+	d.looking.Lock()
+	defer d.looking.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := slices.Clone(d.pools)
@@ -115,6 +118,8 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 // Unwatch takes a pool off the page, and forgets what its hooks have told. It reports
 // whether the pool was watched.
 func (d *Dashboard) Unwatch(p *taskpool.Pool) bool {
+	d.looking.Lock()
+	defer d.looking.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	i := slices.IndexFunc(d.pools, func(w *watched) bool { return w.pool == p })

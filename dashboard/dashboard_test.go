@@ -665,6 +665,7 @@ func TestUnwatchedPoolIsOffThePageAndForgotten(t *testing.T) {
 		require.True(t, d.Unwatch(p))
 		require.False(t, d.Unwatch(p))
 		require.False(t, d.Unwatch(nil))
+		require.Equal(t, 1, dashboard.Histories(d))
 		html := page(t, d)
 		require.NotContains(t, html, "mail")
 		require.Contains(t, html, `<article id="p2"`)

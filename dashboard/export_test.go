@@ -8,3 +8,6 @@ func Taken(d *Dashboard) time.Time {
 	defer d.mu.Unlock()
 	return d.taken
 }
+
+// Histories returns of how many pools the dashboard notes what hooks tell.
+func Histories(d *Dashboard) int { return len(*d.histories.Load()) }

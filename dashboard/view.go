@@ -224,7 +224,7 @@ func (d *Dashboard) snapshot(maxAge time.Duration) {
 	d.mu.Lock()
 	pools, taken := d.pools, d.taken
 	d.mu.Unlock()
-	if !taken.IsZero() && asked.Sub(taken) < maxAge || taken.After(asked) {
+	if !taken.IsZero() && asked.Sub(taken) < maxAge { // perhaps it was begun while this call waited
 		return
 	}
 	now := time.Now()
@@ -246,10 +246,7 @@ func (d *Dashboard) snapshot(maxAge time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.parts
-	d.page, d.parts = p, parts
-	if slices.Equal(pools, d.pools) { // else the next request wants another
-		d.taken = now
-	}
+	d.page, d.parts, d.taken = p, parts, now
 	d.sendLocked(before)
 }
 
