@@ -58,7 +58,8 @@ type arrivals struct {
 // A stretch is arrivals of one priority.
 type stretch struct {
 	priority Priority
-	end      int // index behind the last
+	end      int           // index behind the last
+	since    time.Duration // Pool.epoch, with hooks: when the first came, of the first maxTimed stretches
 }
 
 // cacheLine keeps what different goroutines write out of each other's way.
@@ -70,6 +71,7 @@ const (
 	maxArrivals = 1020
 	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
 	worthWhole  = 16                  // and so many if they are about to be taken
+	maxTimed    = 16                  // stretches of a batch whose time is taken, with hooks
 )
 
 func (in *arrivals) init() {
@@ -119,7 +121,11 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if last := len(in.stretches) - 1; last >= 0 && in.stretches[last].priority == pr {
 		in.stretches[last].end = in.n
 	} else {
-		in.stretches = append(in.stretches, stretch{pr, in.n})
+		s := stretch{priority: pr, end: in.n}
+		if p.hooks.timed && last+1 < maxTimed {
+			s.since = time.Since(p.epoch)
+		}
+		in.stretches = append(in.stretches, s)
 		in.least.Store(min(in.least.Load(), int64(pr)))
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
@@ -209,6 +215,9 @@ func (p *Pool) takeInLocked() {
 	in.mu.Unlock()
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
+	if p.hooks.timed {
+		p.markArrivalsLocked(batch, stretches)
+	}
 	free := 0
 	if p.queue.n == 0 && !p.paused {
 		free = p.slots - p.held - p.ready.len()

@@ -12,8 +12,11 @@ import (
 // Hooks are functions that the pool calls on events; any may be nil. They are
 // called without a lock, on the goroutine that brought the event about: Queued
 // on the submitter's, those of an attempt on its worker's, before the worker
-// takes its next task; what the supervisor finds is reported from a goroutine of
-// its own. So a slow hook slows its caller down and nobody else.
+// takes its next task. So a slow hook slows its caller down and nobody else. What
+// the supervisor finds is told one after the other on a goroutine of its own: the
+// end of hung tasks, and all about workers. There a slow hook holds up the next of
+// these, and if a thousand wait, dead workers are replaced no sooner than hooks are
+// told.
 //
 // A hook that panics or calls [runtime.Goexit] is logged and changes no task's
 // outcome. A hook must not wait for the pool it is called by: on a worker
@@ -25,7 +28,9 @@ import (
 //
 // The events of one attempt come in order. Queued, called after the fact, may
 // come while the task runs already, and a hook that takes longer than the delay
-// of a retry may still be at work when the next attempt starts.
+// of a retry may still be at work when the next attempt starts. Should Started take
+// so long that the attempt is given up, hooks that were not told yet are not told of
+// the start any more.
 type Hooks struct {
 	Queued        func(TaskEvent) // accepted: it waits for a worker, or for its time
 	Started       func(TaskEvent) // an attempt starts
@@ -41,8 +46,8 @@ type Hooks struct {
 	// Around is called in place of an attempt's Run and must call run, once
 	// and on the same goroutine, with ctx or a context derived from it. What
 	// it returns is the attempt's error; of a run that panicked it is shown a
-	// [*PanicError], and that stands. With several hooks the first is the
-	// outermost. If it panics before it has called run, the attempt goes on
+	// [*PanicError], and that stands, but does not end the worker, which need not be
+	// replaced then. With several hooks the first is the outermost. If it panics before it has called run, the attempt goes on
 	// without it; if it panics afterwards, run's error stands. For a function
 	// given to Go, ctx is [context.Background].
 	Around func(ctx context.Context, t TaskInfo, run func(context.Context) error) error
@@ -184,6 +189,7 @@ type report struct {
 	call  func()
 	hook  func(TaskEvent)
 	event *TaskEvent
+	start bool // of the start of an attempt, which is not told once that was given up
 }
 
 func (r *report) make() {
@@ -214,11 +220,17 @@ func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
 // left to the caller's goroutine, and leaves the reports not yet made in *rs.
 func (p *Pool) deliver(rs *[]report) {
 	for len(*rs) > 0 {
-		r := (*rs)[0]
-		(*rs)[0] = report{}
-		*rs = (*rs)[1:]
+		r := next(rs)
 		p.contain("a hook or logger", func() { r.make() })
 	}
+}
+
+// next takes the first of the reports.
+func next(rs *[]report) report {
+	r := (*rs)[0]
+	(*rs)[0] = report{}
+	*rs = (*rs)[1:]
+	return r
 }
 
 // deliverAll makes the reports, those after a Goexit on another goroutine.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"runtime/pprof"
 	runtimetrace "runtime/trace"
 	"slices"
@@ -116,29 +117,69 @@ func TestOldestWaitIsNeverTooLong(t *testing.T) {
 }
 
 func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
-	for name, opt := range map[string]taskpool.Option{
-		"ageing": taskpool.WithAging(time.Hour),
-		"hooks":  taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}}),
+	unbounded := func(c taskpool.Option) []taskpool.Option { return []taskpool.Option{c} }
+	hooks := func(every int) taskpool.Option {
+		return taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}, GoEvery: every})
+	}
+	for name, opts := range map[string][]taskpool.Option{
+		"ageing":            unbounded(taskpool.WithAging(time.Hour)),
+		"hooks":             unbounded(hooks(1)),
+		"a sample":          unbounded(hooks(1 << 30)),
+		"a sample, bounded": {hooks(1 << 30), taskpool.WithCapacity(10, taskpool.OverflowReject)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t, opt)
+				p, release := occupiedPool(t, opts...)
 				defer release()
 				time.Sleep(time.Second)
 				require.NoError(t, p.Go(taskpool.Low, func() {}))
 				time.Sleep(time.Second)
 				submit(t, p, taskpool.Task{Run: nop})
+				require.NoError(t, p.Go(taskpool.High, func() {}))
 				time.Sleep(time.Second)
-				require.Equal(t, map[taskpool.Priority]time.Duration{taskpool.Low: 2 * time.Second, taskpool.Medium: time.Second},
-					oldest(p.Stats()))
-				want := time.Duration(0)
-				if name == "hooks" {
-					want = 3 * time.Second // that of the function which occupies the pool
+				require.NoError(t, p.Go(taskpool.Low, func() {}))
+				want := map[taskpool.Priority]time.Duration{
+					taskpool.Low: 2 * time.Second, taskpool.Medium: time.Second, taskpool.High: time.Second}
+				require.Equal(t, want, oldest(p.Stats()))
+				longest := time.Duration(0)
+				if name != "ageing" {
+					longest = 3 * time.Second // that of the function which occupies the pool
 				}
-				require.Equal(t, want, p.Stats().Longest)
+				require.Equal(t, longest, p.Stats().Longest)
 			})
 		})
 	}
+}
+
+// A batch of arrivals has more changes of priority than are timed.
+func TestOldestWaitIsNeverTooLongHoweverMixedTheArrivals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := occupiedPool(t, taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}, GoEvery: 1 << 30}))
+		defer release()
+		start := time.Now()
+		came := make(map[taskpool.Priority]time.Time)
+		for i := range 60 {
+			pr := taskpool.Priority(i % 30)
+			if came[pr].IsZero() {
+				came[pr] = time.Now()
+			}
+			require.NoError(t, p.Go(pr, func() {}))
+			time.Sleep(time.Second)
+		}
+		got := oldest(p.Stats())
+		require.Len(t, got, 30)
+		require.Equal(t, time.Since(start), got[0])
+		for pr, wait := range got {
+			require.LessOrEqual(t, wait, time.Since(came[pr]))
+		}
+		time.Sleep(time.Second)
+		require.NoError(t, p.Go(99, func() {}))
+		for pr, wait := range oldest(p.Stats()) {
+			if pr != 99 {
+				require.Equal(t, got[pr]+time.Second, wait)
+			}
+		}
+	})
 }
 
 func TestWorkInProgressIsTimed(t *testing.T) {
@@ -464,6 +505,46 @@ func TestTracesHaveTasksAndRegions(t *testing.T) {
 	require.NoError(t, p.WaitIdle(t.Context()))
 }
 
+func TestEachWayToBeParkedIsARegionOfTheTrace(t *testing.T) {
+	if runtimetrace.IsEnabled() {
+		t.Skip("a trace is being recorded")
+	}
+	for name, park := range map[string]func(context.Context, *taskpool.Pool) error{
+		"Block": func(ctx context.Context, _ *taskpool.Pool) error {
+			return taskpool.Block(ctx, func() error { return nil })
+		},
+		"Yield": func(ctx context.Context, p *taskpool.Pool) error {
+			if err := p.Go(taskpool.High, func() {}); err != nil {
+				return err
+			}
+			return taskpool.Yield(ctx)
+		},
+		"Wait": func(ctx context.Context, p *taskpool.Pool) error {
+			child, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			if err != nil {
+				return err
+			}
+			return child.Wait(ctx)
+		},
+		"Group.Wait": func(ctx context.Context, p *taskpool.Pool) error {
+			g := p.Group(ctx, taskpool.Task{})
+			g.Go(nop)
+			return g.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, taskpool.WithWorkers(1))
+			var b bytes.Buffer
+			require.NoError(t, runtimetrace.Start(&b))
+			defer runtimetrace.Stop()
+			require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return park(ctx, p) }}).Wait(t.Context()))
+			runtimetrace.Stop()
+			require.EqualValues(t, 1, p.Stats().Parks)
+			require.Contains(t, b.String(), "taskpool.parked")
+		})
+	}
+}
+
 // Hooks, Stats, Tasks, Stack: from many goroutines while tasks come and go.
 func TestLookingInsideDisturbsNobody(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
@@ -516,4 +597,147 @@ func TestLookingInsideDisturbsNobody(t *testing.T) {
 	close(stop)
 	lookers.Wait()
 	require.EqualValues(t, 11_000, p.Stats().Submitted)
+}
+
+func TestEventSaysHowTheAttemptEnded(t *testing.T) {
+	fail := errors.New("failed")
+	for name, tt := range map[string]struct {
+		run  func(context.Context) error
+		want string
+	}{
+		"success": {nop, "success"},
+		"error":   {func(context.Context) error { return fail }, "error"},
+		"timeout": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
+		"silence": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
+		"interrupted": {func(ctx context.Context) error {
+			me, _ := taskpool.Current(ctx)
+			me.Handle.Cancel(nil)
+			return ctx.Err()
+		}, "interrupted"},
+		"panic":  {func(context.Context) error { panic("x") }, "panic"},
+		"goexit": {func(context.Context) error { runtime.Goexit(); return nil }, "goexit"},
+		"hung":   {func(context.Context) error { time.Sleep(time.Hour); return nil }, "hung"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := new(eventLog)
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(l.hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+				task := taskpool.Task{Run: tt.run, Timeout: time.Minute, Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}}
+				if name == "silence" {
+					task.Timeout, task.Heartbeat = 0, time.Minute
+				}
+				inner := submit(t, p, task)
+				// One that returns the other's error has returned an error.
+				outer := submit(t, p, taskpool.Task{Run: func(context.Context) error { return inner.Wait(t.Context()) }})
+				err := outer.Wait(t.Context())
+				synctest.Wait()
+				require.Equal(t, name == "success", err == nil)
+				seen := 0
+				for _, e := range l.named("AttemptFailed", "Retried", "Finished") {
+					want := tt.want
+					if e.task.Task.Handle == outer && err != nil {
+						want = "error"
+					}
+					require.Equal(t, want, e.task.Result, "%s of task %d", e.name, e.task.Task.ID)
+					require.NotZero(t, e.task.Task.Worker)
+					require.False(t, e.task.Task.Started.IsZero())
+					seen++
+				}
+				require.GreaterOrEqual(t, seen, 2)
+				for _, e := range l.named("Queued", "Started") {
+					require.Empty(t, e.task.Result)
+				}
+				time.Sleep(2 * time.Hour)
+			})
+		})
+	}
+	t.Run("none", func(t *testing.T) {
+		l := new(eventLog)
+		p, release := occupiedPool(t, taskpool.WithHooks(l.hooks()))
+		h := submit(t, p, taskpool.Task{Run: nop})
+		h.Cancel(nil)
+		release()
+		drain(t, p)
+		for _, e := range l.named("Finished") {
+			if e.task.Task.Handle == h {
+				require.Empty(t, e.task.Result)
+				require.Zero(t, e.task.Task.Worker)
+				return
+			}
+		}
+		t.Fatal("no event")
+	})
+}
+
+// A retry's failed attempt is told of with its worker, and when the next is due.
+func TestEventOfARetrySaysWhereItFailedAndWhenItIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(eventLog)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(l.hooks()))
+		start := time.Now()
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return errLife },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}})
+		require.Error(t, h.Wait(t.Context()))
+		synctest.Wait()
+		for _, e := range append(l.named("AttemptFailed")[:1], l.named("Retried")...) {
+			require.Equal(t, 1, e.task.Task.Worker)
+			require.Equal(t, start, e.task.Task.Started)
+			require.Equal(t, taskpool.Delayed, e.task.Task.State)
+			require.Equal(t, start.Add(time.Minute), e.task.Task.Due)
+		}
+	})
+}
+
+func TestStartIsNotToldAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(eventLog)
+		slow := taskpool.Hooks{Started: func(taskpool.TaskEvent) { time.Sleep(time.Minute) }}
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(slow),
+			taskpool.WithHooks(l.hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+		ran := false
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran = true; return nil }})
+		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"Queued", "AttemptFailed", "Finished"}, l.ofTask(1))
+		require.False(t, ran)
+		require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []string{"Queued", "Started", "Finished"}, l.ofTask(2))
+	})
+}
+
+func TestReportsOfDeathsDoNotPileUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		died := 0
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+			taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate; died++ }}))
+		for range 5000 {
+			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
+		}
+		synctest.Wait()
+		require.Less(t, p.Stats().Panics, uint64(1010), "workers wait for the hook")
+		close(gate)
+		require.NoError(t, p.Shutdown(t.Context()))
+		require.Equal(t, 5000, died)
+		require.EqualValues(t, 5000, p.Stats().Panics)
+	})
+}
+
+func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+			taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}}))
+		start := time.Now()
+		gate := make(chan struct{})
+		require.NoError(t, p.Go(taskpool.Medium, func() { <-gate }))
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, p.Shutdown(ctx))
+		given := p.Tasks(taskpool.Abandoned)
+		require.Len(t, given, 1)
+		require.Equal(t, start, given[0].Started)
+		close(gate)
+	})
 }

@@ -467,6 +467,9 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	}
 	p.queue.push(e, pr, false)
 	p.count[Queued]++
+	if p.hooks.timed && (e.h == nil || e.h.function) && !p.ageing {
+		p.addMarkLocked(e.order, time.Since(p.epoch))
+	}
 }
 
 // orderLocked returns the order of a task that arrives now.

@@ -28,6 +28,8 @@ type parking struct {
 	a *attempt
 	// ready is closed when the attempt has a slot again, or has ended.
 	ready chan struct{}
+	// region belongs to the goroutine that waits; nil unless traced.
+	region *trace.Region
 
 	// The fields below are protected by pool.mu.
 
@@ -102,7 +104,7 @@ func yield(ctx context.Context) error {
 	}
 	p.unlock()
 	if pk != nil {
-		<-pk.ready
+		pk.resume(ctx)
 	}
 	return a.cause()
 }
@@ -135,13 +137,13 @@ func Block(ctx context.Context, f func() error) error {
 		return f()
 	}
 	p := a.pool
+	var pk *parking
 	p.lock()
 	if p.count[Parked] < p.cfg.maxParked {
-		if pk := p.parkLocked(a); pk != nil {
+		if pk = p.parkLocked(a); pk != nil {
 			pk.working = true
 			p.rewatchLocked(a.w)
 			p.restoreLocked()
-			defer pk.back() // also if f panics, as the task may recover and go on
 		}
 	} else {
 		p.excuseLocked(a, true)
@@ -152,6 +154,10 @@ func Block(ctx context.Context, f func() error) error {
 		}()
 	}
 	p.unlock()
+	if pk != nil {
+		defer pk.back() // also if f panics, as the task may recover and go on
+		pk.beginRegion(ctx)
+	}
 	return f()
 }
 
@@ -208,11 +214,15 @@ func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
 	if a != nil {
 		p := a.pool
 		p.lock()
-		if pk := p.parkLocked(a); pk != nil {
+		pk := p.parkLocked(a)
+		if pk != nil {
 			p.restoreLocked()
-			defer pk.back()
 		}
 		p.unlock()
+		if pk != nil {
+			defer pk.back()
+			pk.beginRegion(ctx)
+		}
 	}
 	select {
 	case <-done:
@@ -228,20 +238,29 @@ func (pk *parking) back() {
 	p.restoreLocked()
 	p.unlock()
 	<-pk.ready
+	pk.endRegion()
+}
+
+// resume waits for the slot that the attempt has asked for.
+func (pk *parking) resume(ctx context.Context) {
+	defer func() { // also if a method of ctx panics, as the task may recover and go on
+		<-pk.ready
+		pk.endRegion()
+	}()
+	pk.beginRegion(ctx)
 }
 
 // wait waits until the attempt has a slot again, asking for one when ctx ends.
 func (pk *parking) wait(ctx context.Context) {
-	defer func() { // also if ctx.Done panics, as the task may recover and go on
+	defer func() { // also if a method of ctx panics, as the task may recover and go on
 		select {
 		case <-pk.ready: // the ordinary case takes no lock
+			pk.endRegion()
 		default:
 			pk.back()
 		}
 	}()
-	if trace.IsEnabled() {
-		defer trace.StartRegion(ctx, traceParked).End()
-	}
+	pk.beginRegion(ctx)
 	select {
 	case <-pk.ready:
 	case <-ctx.Done():

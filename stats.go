@@ -77,9 +77,10 @@ type PriorityStats struct {
 	Queued   int
 
 	// OldestWait is how long at least the task that waits longest has waited.
-	// It is exact with ageing, and for tasks that hooks are told of. Others are
-	// not looked at when they come, so that they cost no look at the clock: their
-	// wait counts from the first call of Stats after that.
+	// It is exact with ageing and, where a hook is told of starts or ends, for tasks
+	// given to Submit and nearly so for functions given to Go. Without such a hook
+	// no task costs a look at the clock when it comes: its wait counts from the first
+	// call of Stats after that.
 	OldestWait time.Duration
 }
 
@@ -264,13 +265,39 @@ func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
 	}
 	first, _ := slices.BinarySearchFunc(p.marks, oldest, mark.compare)
 	p.marks = slices.Delete(p.marks, 0, first)
-	last := len(p.marks) - 1
-	if oldest > p.seq || last >= 0 && p.marks[last].seq == p.seq {
+	if oldest <= p.seq {
+		p.addMarkLocked(p.seq, now)
+	}
+}
+
+// markArrivalsLocked notes when the tasks of a batch have come that is taken in. With
+// hooks that are told how long tasks wait, that is known of the first of each priority,
+// so that Stats need not have been asked before.
+func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch) {
+	if p.ageing {
 		return
 	}
-	p.marks = append(p.marks, mark{p.seq, now})
+	if p.queue.n == 0 {
+		p.marks = p.marks[:0]
+	}
+	first := 0
+	for _, s := range stretches[:min(len(stretches), maxTimed)] {
+		p.addMarkLocked(batch.base+int64(first), s.since)
+		first = s.end
+	}
+}
+
+// addMarkLocked notes that the tasks of an order up to seq had come at a time.
+func (p *Pool) addMarkLocked(seq int64, at time.Duration) {
+	if last := len(p.marks) - 1; last >= 0 {
+		if p.marks[last].seq == seq {
+			return
+		}
+		at = max(at, p.marks[last].at) // was read before a lock
+	}
+	p.marks = append(p.marks, mark{seq, at})
 	for precision := time.Duration(markPrecision); len(p.marks) > maxMarks; precision /= 2 {
-		p.marks = thinOut(p.marks, now, precision)
+		p.marks = thinOut(p.marks, at, precision)
 	}
 }
 
@@ -393,8 +420,9 @@ type TaskInfo struct {
 	Attempt  int // the attempt under way, or the number of those started; from 1
 	Worker   int // Running, Parked and Abandoned: the worker's number
 	// Started is, of a task that is Running, Parked or Abandoned, the attempt's
-	// start. Of a function given to Go it is when Stats or Tasks first found it at
-	// work, unless a hook is told of its start or end; zero if none has.
+	// start. Of a function given to Go it may be when Stats or Tasks first found it at
+	// work, as one that runs after another out of a backlog costs no look at the clock,
+	// nor does any without a hook that is told of starts or ends; zero if none has.
 	Started  time.Time
 	Deadline time.Time // Running and Parked: when the attempt times out; zero without a Timeout
 	Due      time.Time // Delayed: when the task will be queued

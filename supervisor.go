@@ -57,11 +57,12 @@ func (p *Pool) alarmAtLocked(t time.Time) {
 func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	p.lock()
 	defer p.unlock()
-	for _, w := range p.dead {
-		p.replaceLocked(w)
+	replaced := 0
+	for replaced < len(p.dead) && len(p.reports) < maxReports {
+		p.replaceLocked(p.dead[replaced])
+		replaced++
 	}
-	clear(p.dead)
-	p.dead = p.dead[:0]
+	p.dead = slices.Delete(p.dead, 0, replaced)
 
 	var hung []*worker
 	if len(p.delayed) > 0 || len(p.watched) > 0 || !p.final.IsZero() {
@@ -400,6 +401,11 @@ func (p *Pool) desertLocked() {
 	p.over = true
 }
 
+// maxReports is the number of reports that may wait for the reporter before dead
+// workers are no longer replaced: tasks that panic one after the other wait for the
+// hook that is told of each.
+const maxReports = 1000
+
 // reportLocked has reports made by the reporter, a goroutine that runs while
 // there are any.
 func (p *Pool) reportLocked(reports []report) {
@@ -430,7 +436,9 @@ func (p *Pool) reportAll() {
 	defer p.unlock()
 	for len(p.reports) > 0 {
 		next := p.reports[:1:1]
-		p.reports = p.reports[1:]
+		if p.reports = p.reports[1:]; len(p.reports) == maxReports/2 && len(p.dead) > 0 {
+			p.alarmLocked()
+		}
 		p.unlock()
 		func() {
 			defer p.lock()

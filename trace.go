@@ -40,6 +40,21 @@ func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) er
 	return run(ctx)
 }
 
+// beginRegion begins the region that the time without a slot is, where it is traced.
+// It calls methods of ctx, so no lock may be held.
+func (pk *parking) beginRegion(ctx context.Context) {
+	if trace.IsEnabled() {
+		pk.region = trace.StartRegion(ctx, traceParked)
+	}
+}
+
+// endRegion ends it, on the same goroutine.
+func (pk *parking) endRegion() {
+	if pk.region != nil {
+		pk.region.End()
+	}
+}
+
 // label labels the calling goroutine, that of a worker, in profiles. Goroutines
 // that its tasks start inherit the labels.
 func (w *worker) label() {

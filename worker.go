@@ -159,7 +159,9 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	p.total.attempts++
 	p.dispatched.add(pr, 1)
 	w.job, w.priority, w.busy = e, pr, true
-	w.timed, w.started = false, time.Time{}
+	if w.timed {
+		w.timed, w.started = false, time.Time{}
+	}
 	w.jobs++
 	if h := e.h; h != nil && h.function {
 		w.job = entry{f: h.work.f}
@@ -174,6 +176,8 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 			p.rewatchLocked(w)
 		}
 		p.noteStartLocked(w, w.attempt.started.Sub(p.epoch)-h.queuedAt)
+	} else if p.hooks.timed {
+		w.seen, w.seenAt = w.jobs, time.Now()
 	}
 }
 
@@ -345,7 +349,11 @@ func (w *worker) work() {
 
 // deliver makes the reports that w has to make.
 func (w *worker) deliver() {
-	w.pool.deliver(&w.reports)
+	for len(w.reports) > 0 {
+		if r := next(&w.reports); !r.start || w.attempt == nil || !w.tooLate() {
+			w.pool.contain("a hook or logger", func() { r.make() })
+		}
+	}
 	w.reports, w.event = w.reportSpace[:0], TaskEvent{} // which refers to the task
 }
 
@@ -354,13 +362,16 @@ func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
 		tellOf(&w.reports, hooks, &w.event)
+		for i := range w.reports {
+			w.reports[i].start = true
+		}
 		w.deliver()
 	}
 }
 
 // run makes the attempt, within the hooks that go around it.
 func (w *worker) run() {
-	if len(w.reports) > 0 { // a hook has killed start's goroutine
+	if len(w.reports) > 0 { // start's goroutine has died in a hook
 		w.deliver()
 	}
 	if w.tooLate() {
