@@ -22,8 +22,8 @@ type file struct {
 	Output string // likewise
 }
 
-// large is the size from which on a file has low priority, in bytes.
-const large = 1<<20 + 1
+// small is the size, in bytes, beyond which a file has low priority.
+const small = 1 << 20
 
 // register registers the handler. A kill costs the attempt that it interrupts, so there
 // are a few.
@@ -129,7 +129,7 @@ func (p *program) enqueue(ctx context.Context, q jobs.Queue) error {
 			return nil
 		}
 		o := jobs.Options{UniqueKey: f.Output}
-		if info.Size() >= large {
+		if info.Size() > small {
 			o.Priority = new(taskpool.Low)
 		}
 		switch _, err := p.compress.Enqueue(ctx, q, f, o); {

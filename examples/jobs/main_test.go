@@ -151,7 +151,7 @@ func newTree(t *testing.T) (dir string, n int) {
 		write(t, filepath.Join(dir, name), name)
 	}
 	write(t, filepath.Join(dir, "empty"), "")
-	write(t, filepath.Join(dir, "a large one"), noise(large))
+	write(t, filepath.Join(dir, "a large one"), noise(small+1))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "no files"), 0o755))
 	require.NoError(t, os.Symlink("a b", filepath.Join(dir, "link")))
 	require.NoError(t, os.Chmod(filepath.Join(dir, "a b"), 0o640))
