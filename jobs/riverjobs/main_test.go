@@ -2,6 +2,7 @@ package riverjobs_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -65,7 +66,7 @@ func (p *postgres) start() {
 		return
 	}
 	if out, err := exec.Command("./postgres.sh", "installed").CombinedOutput(); err != nil {
-		p.skip = strings.TrimSpace(string(out))
+		p.skip = cmp.Or(strings.TrimSpace(string(out)), err.Error())
 		return
 	}
 	cmd := exec.Command("./postgres.sh", "sh", "-c", `echo "$TASKPOOL_POSTGRES_URL $TASKPOOL_POSTGRES_DATA"; exec cat >/dev/null`)

@@ -22,7 +22,8 @@ import (
 // enqueues.
 type Config struct {
 	// Pool runs the jobs in this process, as tasks whose Name is the kind. It may run
-	// other tasks too. It is the caller's: Stop does not shut it down. Nil: the process
+	// other tasks too. It is the caller's, to be shut down after Stop: what it refuses goes
+	// back to the database for a second, without having used an attempt. Nil: the process
 	// enqueues and cancels, and runs nothing.
 	Pool *taskpool.Pool
 
