@@ -77,9 +77,9 @@
 //
 // A collection costs a [taskpool.Pool.Stats] for each pool and time in proportion to the
 // values. A task costs what the SDK needs for a span and two records of a histogram: on
-// one machine, on which an empty task took 1.2 µs from Submit to its end, that was 5.2 µs
-// with spans that are not sampled and 7.5 µs with spans that are, without their export
-// (go test -run '^$' -bench Task -benchtime 20000x).
+// one machine, on which an empty task took 1.5 µs from Submit to its end, that was 4.2 µs
+// with spans that are not sampled and 6.6 µs with spans that are, without their export
+// (go test -run '^$' -bench Task -benchtime 20000x -count 4, the medians).
 //
 // Of functions given to Go the hooks see one in 64 (see [WithGoEvery]), which counts for
 // 64 in the histograms: these are right in the long run, not to the last function. Where a
