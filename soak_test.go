@@ -1915,7 +1915,7 @@ func (g *soakPool) audit(how soakEnding, answers []error) {
 			{"queued", g.queued.Load(), s.Submitted}, {"finished", g.finishedInAll(), s.Submitted},
 			{"succeeded", f[taskpool.Succeeded], s.Succeeded}, {"failed", f[taskpool.Failed], s.Failed},
 			{"canceled", f[taskpool.Canceled], s.Canceled}, {"shed", f[taskpool.Shed], s.Shed}, {"shed hooks", g.shed.Load(), s.Shed},
-			{"attempts", g.started.Load(), s.Attempts}, {"retries", g.retried.Load(), s.Retries},
+			{"attempts, but for some given up", max(g.started.Load(), min(g.started.Load()+s.Hangs, s.Attempts)), s.Attempts}, {"retries", g.retried.Load(), s.Retries},
 			{"panics", g.panics.Load(), s.Panics}, {"goexits", g.goexits.Load(), s.Goexits}, {"hangs", g.hung.Load(), s.Hangs},
 			{"functions", g.goFinished.Load(), g.goAccepted.Load()},
 			{"a warning of unfinished tasks", min(g.warnings.Load(), unfinished, 1), min(unfinished, 1)},
