@@ -52,7 +52,7 @@
 // reading it by rebinding their name to this machine. Those with a header that proxies
 // add, such as Forwarded, X-Forwarded-For or Via, are refused: who asks then may be
 // anywhere. A proxy on this machine that adds none is not noticed, so let it not pass
-// on the dashboard's path.
+// on the dashboard's path; and other users of this machine are not kept out.
 //
 // [WithAuthorize] replaces that by a function of yours, which is asked about every
 // request; a stream is one request. The Host must then be a loopback host, an IP

@@ -132,6 +132,7 @@ type taskView struct {
 	Percent  int // of Timeout
 	Until    time.Duration
 	Err      string
+	err      error // nil once Err is set
 }
 
 // partNames are the templates of which each pool has a part.
@@ -378,11 +379,17 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	}
 }
 
-// sort puts the tasks in order, and keeps the first.
+// sort puts the tasks in order, and keeps the first. What their errors say fill knows,
+// perhaps.
 func (l *taskList) sort(by func(a, b taskView) int) {
 	slices.SortFunc(l.Tasks, by)
 	l.More = max(len(l.Tasks)-maxListed, 0)
-	l.Tasks = slices.Clip(slices.Clone(l.Tasks[:len(l.Tasks)-l.More]))
+	l.Tasks = slices.Clone(l.Tasks[:len(l.Tasks)-l.More]) // so that the others go
+	for i := range l.Tasks {
+		if t := &l.Tasks[i]; t.err != nil {
+			t.Err, t.err = fmt.Sprintf("(a %T, of which no hook has told)", t.err), nil
+		}
+	}
 }
 
 // Classes of tasks, in the order in which they are listed from the last one on.
@@ -393,7 +400,7 @@ const (
 
 func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 	v := taskView{ID: t.ID, Key: keyOf(t), Name: cut(t.Name, maxName), Priority: t.Priority,
-		Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0)}
+		Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0), err: t.Err}
 	if !t.Started.IsZero() {
 		v.Timed, v.Elapsed = true, max(now.Sub(t.Started), 0)
 		v.AtLeast = t.ID == 0 && w.atLeast(t.Started)
@@ -401,9 +408,6 @@ func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 			v.Timeout = t.Deadline.Sub(t.Started)
 			v.Percent = min(int(100*v.Elapsed/max(v.Timeout, 1)), 100)
 		}
-	}
-	if t.Err != nil { // whose text fill knows, perhaps
-		v.Err = fmt.Sprintf("(a %T, of which no hook has told)", t.Err)
 	}
 	switch {
 	case t.State == taskpool.Abandoned:
