@@ -465,10 +465,11 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 			h.queuedAt = time.Since(p.epoch)
 		}
 	}
-	p.queue.push(e, pr, false)
+	l := p.queue.lane(laneKey{pr, false})
+	p.queue.pushLane(l, e)
 	p.count[Queued]++
-	if p.hooks.timed && (e.h == nil || e.h.function) && !p.ageing {
-		p.addMarkLocked(e.order, time.Since(p.epoch))
+	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.ageing {
+		p.addMarkLocked(e.order, time.Since(p.epoch)) // as markArrivalsLocked does, for functions
 	}
 }
 
