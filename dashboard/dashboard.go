@@ -13,7 +13,8 @@ import (
 )
 
 // A Dashboard is a live page about the pools that it watches. Make one with [New].
-// Its methods may be called from any goroutine at any time.
+// Its methods may be called from any goroutine at any time; Watch and Unwatch wait for a
+// snapshot that is being taken, which takes milliseconds.
 type Dashboard struct {
 	cfg   config
 	bad   error // of the options: Watch and every request fail with it
