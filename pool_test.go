@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"runtime/metrics"
@@ -737,6 +738,46 @@ func TestFinishedTaskIsGarbageWhileItsHandleIsHeld(t *testing.T) {
 				require.NotEqual(t, taskpool.Running, h.State())
 				requireGarbage(t, w)
 				runtime.KeepAlive(h)
+			})
+		})
+	}
+}
+
+// A loadError is an error that holds on to a load.
+type loadError struct{ l *load }
+
+func (e *loadError) Error() string { return "load" }
+
+func TestErrorOfATaskIsGarbageOnceItsHandleIs(t *testing.T) {
+	for name, fail := range map[string]func(*testing.T, *taskpool.Pool, *load){
+		"error": func(t *testing.T, p *taskpool.Pool, l *load) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { return &loadError{l} }})
+		},
+		"panic": func(t *testing.T, p *taskpool.Pool, l *load) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic(l) }})
+		},
+		"function's panic": func(t *testing.T, p *taskpool.Pool, l *load) {
+			require.NoError(t, p.Go(taskpool.Medium, func() { panic(l) }))
+		},
+		"late error": func(t *testing.T, p *taskpool.Pool, l *load) {
+			submit(t, p, taskpool.Task{Timeout: time.Second,
+				Run: func(context.Context) error { time.Sleep(time.Hour); return &loadError{l} }})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var failed atomic.Int64
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+					taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { failed.Add(1) }}))
+				w := func() weak.Pointer[load] {
+					l := new(load)
+					fail(t, p, l)
+					return weak.Make(l)
+				}()
+				require.NoError(t, p.WaitIdle(context.Background()))
+				time.Sleep(2 * time.Hour)
+				require.EqualValues(t, 1, failed.Load())
+				requireGarbage(t, w)
 			})
 		})
 	}

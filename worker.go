@@ -292,7 +292,7 @@ func (w *worker) died(goexit bool) {
 		// replacement.
 		w.verdict = verdict{state: Failed, err: w.err, kind: w.kind}
 		p.settleAttemptLocked(w, &w.verdict, &w.reports)
-		w.job, w.phase = entry{}, phaseReport
+		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseReport, nil, nil
 		p.restoreLocked()
 	}
 	p.dead = append(p.dead, w)
@@ -634,7 +634,7 @@ func (w *worker) settleLocked() bool {
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
-	w.job, w.attempt = entry{}, nil
+	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // let go of what they refer to
 	if len(w.reports) == 0 {
 		return w.takeLocked()
 	}
@@ -690,7 +690,7 @@ func (w *worker) late() bool {
 		p.finish(a, returned)
 	}
 	p.lock()
-	w.job, w.attempt = entry{}, nil
+	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
 		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })
