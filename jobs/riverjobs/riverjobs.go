@@ -37,10 +37,10 @@ type Config struct {
 	//   - Queues: nil is river.QueueDefault with as many workers as the pool. The workers
 	//     of all queues together must not be more than the pool's, so that the process
 	//     holds no row for which it has no worker.
-	//   - JobTimeout is the most that an attempt may take, with the wait for a worker of
-	//     the pool, of kinds without a Timeout too. It must not be less than any Timeout,
-	//     nor -1, as a job without bound is never rescued from a process that died. Zero
-	//     is nine tenths of RescueStuckJobsAfter: 54 minutes by default.
+	//   - JobTimeout is the Timeout of kinds that have none. It must not be less than that
+	//     of any kind, nor -1, as a job without bound is never rescued from a process that
+	//     died. Zero is nine tenths of RescueStuckJobsAfter: 54 minutes by default.
+	//   - JobStuckThreshold and JobStuckHandler have no effect: the pool gives up what hangs.
 	//   - Logger: nil is slog.Default().
 	//   - Workers must be nil: they are made of the registry.
 	River river.Config
@@ -84,7 +84,7 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	if err := c.complete(reg); err != nil {
 		return nil, err
 	}
-	w := &worker{reg: reg, pool: c.Pool, ends: make(map[attempt]jobs.Event)}
+	w := &worker{reg: reg, pool: c.Pool, jobTimeout: rc.JobTimeout, ends: make(map[attempt]jobs.Event)}
 	rc.Workers = river.NewWorkers()
 	for _, kind := range reg.Kinds() {
 		river.AddWorkerArgs(rc.Workers, args{kind: kind}, w)

@@ -1,6 +1,7 @@
 package riverjobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,9 @@ import (
 // A worker makes attempts at jobs of all kinds, in the pool.
 type worker struct {
 	river.WorkerDefaults[args]
-	reg  *jobs.Registry
-	pool *taskpool.Pool
+	reg        *jobs.Registry
+	pool       *taskpool.Pool
+	jobTimeout time.Duration // of attempts whose kind has none
 
 	mu   sync.Mutex             // protects the field below; no user code is called with it
 	ends map[attempt]jobs.Event // of failed attempts whose end River has not stored yet
@@ -52,7 +54,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	policy, _ := w.reg.Policy(m.Kind)
 	state := taskpool.Canceled
 	h, err := w.pool.Submit(ctx, taskpool.Task{
-		Name: m.Kind, Priority: m.Priority, Timeout: policy.Timeout, Heartbeat: policy.Heartbeat,
+		Name: m.Kind, Priority: m.Priority, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
 		Run: func(ctx context.Context) error { return w.reg.Run(ctx, m, payload(job.JobRow)) },
 	})
 	if err == nil {
@@ -76,7 +78,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		e.State = jobs.Canceled
 		err = river.JobCancel(storable(err))
 	default:
-		if cutOff { // River's JobTimeout has ended ctx
+		if cutOff { // River has ended ctx, if Timeout was asked late
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
 		}
 		e = w.reg.Judge(m, err)
@@ -87,6 +89,16 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	}
 	w.end(job.JobRow, e)
 	return err
+}
+
+// Timeout is asked for by River twice: before an attempt, to end its context in time,
+// which costs a timer and a goroutine and which the pool does anyway; and by the rescuer,
+// which leaves a job that has none alone, and asks only when it has long passed.
+func (w *worker) Timeout(job *river.Job[args]) time.Duration {
+	if job.AttemptedAt != nil && time.Since(*job.AttemptedAt) >= w.jobTimeout {
+		return w.jobTimeout
+	}
+	return -1
 }
 
 // NextRetry returns when the job runs again. Of a job that was judged it is asked at
