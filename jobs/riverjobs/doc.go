@@ -85,13 +85,12 @@
 //     may see another order of keys and other spaces.
 //   - A process that leads and lacks a kind discards lost jobs of that kind even if
 //     FetchOnlyKnownKinds is set: set LeaderElectionDisabled there, but not everywhere.
-//   - An error has its text in the row, the last [taskpool.PanicError]'s without the
-//     stack, which is in the log.
+//   - A row has the texts of its errors. The stack of a panic is in the pool's log only.
 //
 // # Versions
 //
-// River and its drivers are one version each, v0.51.2, that the tests pass with. Take
-// them together: a driver of another version need not compile, or may not work.
+// River and its drivers are all v0.51.2, which the tests pass with. Take them together, as
+// River's driver interface changes without notice.
 //
 // # Cost
 //
