@@ -741,3 +741,8 @@ func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
 		close(gate)
 	})
 }
+
+func TestHangGraceIsWhatWasSet(t *testing.T) {
+	require.Equal(t, 5*time.Second, newPool(t).HangGrace())
+	require.Equal(t, time.Minute, newPool(t, taskpool.WithHangGrace(time.Minute)).HangGrace())
+}

@@ -411,6 +411,10 @@ func (c *dispatchCounts) byPriority() map[Priority]uint64 {
 // Name returns the name given to [WithName], "" if there is none.
 func (p *Pool) Name() string { return p.cfg.name }
 
+// HangGrace returns the time set with [WithHangGrace]: what a task may take, beyond its
+// Timeout, before it is given up.
+func (p *Pool) HangGrace() time.Duration { return p.cfg.hangGrace }
+
 // TaskInfo describes a task at one moment.
 type TaskInfo struct {
 	ID       uint64 // number in order of acceptance, from 1; 0 for a function given to Go
