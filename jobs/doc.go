@@ -44,7 +44,8 @@
 //	               added: Enqueue returns the first one's ID and ErrDuplicate
 //	unknown kind   an error of Enqueue where the engine can know, else Discarded at
 //	               once, with ErrUnknownKind
-//	bad payload    Discarded at once, with ErrPayload; what is no JSON is refused by Enqueue
+//	bad payload    Discarded at once, with ErrPayload; what is no JSON, or has text that
+//	               some database does not store, is refused by Enqueue
 //	graceful stop  attempts under way are finished, their contexts left alone. Jobs
 //	               that wait are finished too (Local) or kept (engines that store them)
 //

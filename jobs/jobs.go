@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +12,12 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/remote"
@@ -62,8 +67,45 @@ type Request struct {
 	UniqueKey   string
 }
 
-// maxAttempts is what engines can store.
-const maxAttempts = 32767
+// maxAttempts and maxYear are what engines can store.
+const (
+	maxAttempts = 32767
+	maxYear     = 9999
+)
+
+// storable reports whether the strings in a JSON text are text to all databases:
+// PostgreSQL refuses NUL and half a surrogate pair.
+func storable(text []byte) bool {
+	if !utf8.Valid(text) {
+		return false
+	}
+	unit := func(i int) rune { // of the escape \uXXXX at i; -1 if there is none
+		if i+6 > len(text) || text[i] != '\\' || text[i+1] != 'u' {
+			return -1
+		}
+		n, _ := strconv.ParseUint(string(text[i+2:i+6]), 16, 16) // it is JSON
+		return rune(n)
+	}
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' {
+			continue
+		}
+		switch r := unit(i); {
+		case r < 0:
+			i++ // another escape
+		case r == 0:
+			return false
+		case utf16.IsSurrogate(r):
+			if utf16.DecodeRune(r, unit(i+6)) == utf8.RuneError {
+				return false
+			}
+			i += 11
+		default:
+			i += 5
+		}
+	}
+	return true
+}
 
 // Validate returns an error that names the first field of r that no engine accepts,
 // its value and what is allowed.
@@ -73,6 +115,12 @@ func (r Request) Validate() error {
 		return fmt.Errorf("jobs: Request.Kind must be %s, got %q", kindRule, r.Kind)
 	case !json.Valid(r.Payload):
 		return errors.New("jobs: Request.Payload must be JSON")
+	case !storable(r.Payload):
+		return errors.New("jobs: Request.Payload must be UTF-8 without NUL and unpaired surrogates, as \\u0000 and \\ud800 are: databases store no such text")
+	case !utf8.ValidString(r.UniqueKey) || strings.ContainsRune(r.UniqueKey, 0):
+		return fmt.Errorf("jobs: Request.UniqueKey must be UTF-8 without NUL, got %q", r.UniqueKey)
+	case r.NotBefore.Year() > maxYear:
+		return fmt.Errorf("jobs: Request.NotBefore must not be after the year %d, got %v", maxYear, r.NotBefore)
 	case r.MaxAttempts < 1 || r.MaxAttempts > maxAttempts:
 		return fmt.Errorf("jobs: Request.MaxAttempts must be from 1 to %d, got %d", maxAttempts, r.MaxAttempts)
 	}
@@ -202,7 +250,8 @@ type Kind[T any] struct {
 // Register adds a handler of jobs of the named kind to reg and returns what enqueues
 // them. It is meant for package level and panics on a programmer's error: a name
 // that is taken, or is not 2 to 127 ASCII letters, digits and . _ - / with a letter
-// or digit first; a nil handler; a T that package encoding/json cannot encode; a
+// or digit first; a nil handler; a T that has, in a field or an element too, what
+// package encoding/json cannot encode or decode, or that has no exported field; a
 // policy with a value that is not allowed.
 func Register[T any](reg *Registry, name string, handler func(ctx context.Context, m Meta, payload T) error, p Policy) *Kind[T] {
 	fail := func(format string, args ...any) {
@@ -239,37 +288,59 @@ func Register[T any](reg *Registry, name string, handler func(ctx context.Contex
 	return &Kind[T]{name, p}
 }
 
-// encodable reports whether package json refuses every value of type t. What it
-// refuses deeper inside is found by Enqueue.
+// encodable returns why values of type t cannot go through package json and back,
+// nil if they can. It looks at types only and calls no method.
 func encodable(t reflect.Type) error {
-	var unsupported *json.UnsupportedTypeError // else it is about the sample
-	if _, err := json.Marshal(sample(t, 0).Interface()); errors.As(err, &unsupported) {
-		return err
+	if t.Kind() == reflect.Struct && t.NumField() > 0 && !hasOwnJSON(t) &&
+		!slices.ContainsFunc(reflect.VisibleFields(t), reflect.StructField.IsExported) {
+		return fmt.Errorf("%v has no exported field, so nothing of it would arrive", t)
+	}
+	return encodableIn(t, make(map[reflect.Type]bool))
+}
+
+func encodableIn(t reflect.Type, seen map[reflect.Type]bool) error {
+	if seen[t] || t.Kind() != reflect.Interface && hasOwnJSON(t) {
+		return nil
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		return fmt.Errorf("JSON has no %v", t)
+	case reflect.Interface:
+		if t.NumMethod() > 0 {
+			return fmt.Errorf("JSON decodes into no interface with methods, as %v is", t)
+		}
+	case reflect.Map:
+		switch k := t.Key(); {
+		case k.Kind() == reflect.String, k.Kind() >= reflect.Int && k.Kind() <= reflect.Uintptr, implements[encoding.TextMarshaler](k):
+		default:
+			return fmt.Errorf("JSON has no keys of type %v", k)
+		}
+		return encodableIn(t.Elem(), seen)
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return encodableIn(t.Elem(), seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			embedded := f.Anonymous && (f.Type.Kind() == reflect.Struct || f.Type.Kind() == reflect.Pointer)
+			if f.Tag.Get("json") == "-" || !f.IsExported() && !embedded {
+				continue
+			}
+			if err := encodableIn(f.Type, seen); err != nil {
+				return fmt.Errorf("field %s: %w", f.Name, err)
+			}
+		}
 	}
 	return nil
 }
 
-// sample returns a value of type t in which pointers and slices are not empty to
-// some depth, so that the types behind them are looked at too.
-func sample(t reflect.Type, depth int) reflect.Value {
-	v := reflect.New(t).Elem()
-	if depth > 3 || t.Implements(reflect.TypeFor[json.Marshaler]()) {
-		return v
-	}
-	switch t.Kind() {
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if t.Field(i).IsExported() && v.Field(i).CanSet() {
-				v.Field(i).Set(sample(t.Field(i).Type, depth+1))
-			}
-		}
-	case reflect.Slice:
-		v = reflect.Append(v, sample(t.Elem(), depth+1))
-	case reflect.Pointer:
-		v.Set(reflect.New(t.Elem()))
-		v.Elem().Set(sample(t.Elem(), depth+1))
-	}
-	return v
+// hasOwnJSON reports whether t, or a pointer to it, says itself how it is encoded.
+func hasOwnJSON(t reflect.Type) bool {
+	return implements[json.Marshaler](t) || implements[encoding.TextMarshaler](t)
+}
+
+func implements[I any](t reflect.Type) bool {
+	i := reflect.TypeFor[I]()
+	return t.Implements(i) || reflect.PointerTo(t).Implements(i)
 }
 
 // Name returns the kind's name.

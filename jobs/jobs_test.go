@@ -22,13 +22,18 @@ func TestRegisterPanicsOnAProgrammersError(t *testing.T) {
 	var reg jobs.Registry
 	jobs.Register(&reg, "taken", nothing[int], jobs.Policy{})
 	for want, f := range map[string]func(){
-		"name is taken":               func() { jobs.Register(&reg, "taken", nothing[int], jobs.Policy{}) },
-		"name must be":                func() { jobs.Register(&reg, "a b", nothing[int], jobs.Policy{}) },
-		"handler must not be nil":     func() { jobs.Register[int](&reg, "one", nil, jobs.Policy{}) },
-		"payload cannot be encoded":   func() { jobs.Register(&reg, "one", nothing[struct{ C []chan int }], jobs.Policy{}) },
-		"Policy.Timeout must not":     func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Timeout: -1}) },
-		"Policy.Heartbeat must not":   func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Heartbeat: -1}) },
-		"Policy.MaxAttempts must be ": func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{MaxAttempts: -1}) },
+		"name is taken":           func() { jobs.Register(&reg, "taken", nothing[int], jobs.Policy{}) },
+		"name must be":            func() { jobs.Register(&reg, "a b", nothing[int], jobs.Policy{}) },
+		"handler must not be nil": func() { jobs.Register[int](&reg, "one", nil, jobs.Policy{}) },
+		"payload cannot be encoded: field C: JSON has no chan int": func() { jobs.Register(&reg, "one", nothing[struct{ C []chan int }], jobs.Policy{}) },
+		"JSON has no func()":            func() { jobs.Register(&reg, "one", nothing[map[string]*func()], jobs.Policy{}) },
+		"JSON has no keys of type bool": func() { jobs.Register(&reg, "one", nothing[[1]map[bool]int], jobs.Policy{}) },
+		"field Err: JSON decodes into no interface with methods, as error is": func() { jobs.Register(&reg, "one", nothing[struct{ Err error }], jobs.Policy{}) },
+		"has no exported field":           func() { jobs.Register(&reg, "one", nothing[struct{ path string }], jobs.Policy{}) },
+		"field C: JSON has no complex128": func() { jobs.Register(&reg, "one", nothing[outer], jobs.Policy{}) },
+		"Policy.Timeout must not":         func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Timeout: -1}) },
+		"Policy.Heartbeat must not":       func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Heartbeat: -1}) },
+		"Policy.MaxAttempts must be ":     func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{MaxAttempts: -1}) },
 	} {
 		func() {
 			defer func() { require.Contains(t, recover(), want) }()
@@ -56,12 +61,37 @@ type deep struct {
 	Skip  func() `json:"-"`
 }
 
+type outer struct{ inner }
+
+type inner struct{ C complex128 }
+
+// A lookup cannot be encoded without a map.
+type lookup struct{ names map[int]string }
+
+func (l lookup) MarshalJSON() ([]byte, error) {
+	if l.names == nil {
+		panic("no names")
+	}
+	return json.Marshal(l.names)
+}
+
+type named struct {
+	base
+	Keys   map[color]int
+	Nested struct{ hidden int }
+}
+
+type base struct{ Name string }
+
 func TestPayloadTypesAreNotRefusedForWhatSomeValuesDo(t *testing.T) {
 	var reg jobs.Registry
 	jobs.Register(&reg, "color", nothing[color], jobs.Policy{})
 	jobs.Register(&reg, "deep", nothing[deep], jobs.Policy{})
 	jobs.Register(&reg, "any", nothing[any], jobs.Policy{})
 	jobs.Register(&reg, "pointer", nothing[*time.Time], jobs.Policy{})
+	jobs.Register(&reg, "lookup", nothing[lookup], jobs.Policy{})
+	jobs.Register(&reg, "named", nothing[named], jobs.Policy{})
+	jobs.Register(&reg, "nothing", nothing[struct{}], jobs.Policy{})
 }
 
 func TestKindNames(t *testing.T) {
@@ -79,7 +109,12 @@ func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 	require.NoError(t, good.Validate())
 	for want, change := range map[string]func(*jobs.Request){
 		`jobs: Request.Kind must be 2 to 127 letters, digits and . _ - / of ASCII, a letter or digit first, got "?"`: func(r *jobs.Request) { r.Kind = "?" },
-		`jobs: Request.Payload must be JSON`:                           func(r *jobs.Request) { r.Payload = nil },
+		`jobs: Request.Payload must be JSON`:                               func(r *jobs.Request) { r.Payload = nil },
+		"jobs: Request.UniqueKey must be UTF-8 without NUL, got \"\\x00\"": func(r *jobs.Request) { r.UniqueKey = "\x00" },
+		"jobs: Request.UniqueKey must be UTF-8 without NUL, got \"\\xff\"": func(r *jobs.Request) { r.UniqueKey = "\xff" },
+		"jobs: Request.NotBefore must not be after the year 9999, got 10000-01-01 00:00:00 +0000 UTC": func(r *jobs.Request) {
+			r.NotBefore = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)
+		},
 		`jobs: Request.MaxAttempts must be from 1 to 32767, got 0`:     func(r *jobs.Request) { r.MaxAttempts = 0 },
 		`jobs: Request.MaxAttempts must be from 1 to 32767, got 32768`: func(r *jobs.Request) { r.MaxAttempts = 32768 },
 	} {
@@ -90,6 +125,21 @@ func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 		_, err := newLocal(t, &reg).Enqueue(t.Context(), r)
 		require.EqualError(t, err, want)
 	}
+}
+
+func TestPayloadsAreTextToAllDatabases(t *testing.T) {
+	for payload, ok := range map[string]bool{
+		`"é\n\"\\"`: true, `"\\u0000"`: true, `{"a\u00e9":["\ud83d\ude00"]}`: true, `"\\\\ud800"`: true,
+		`"\u0000"`: false, `"\\\u0000"`: false, `{"\u0000":1}`: false, "\"\xff\"": false,
+		`"\ud800"`: false, `"\ud800\n"`: false, `"\ud800x"`: false, `"\ud800\ud800"`: false, `"\ude00\ud83d"`: false, `"\ud83d\ude00\ude00"`: false,
+	} {
+		err := jobs.Request{Kind: "kind", Payload: []byte(payload), MaxAttempts: 1}.Validate()
+		require.Equal(t, ok, err == nil, "%s: %v", payload, err)
+	}
+	var reg jobs.Registry
+	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{})
+	_, err := k.Enqueue(t.Context(), newLocal(t, &reg), "a\x00b", jobs.Options{})
+	require.EqualError(t, err, `jobs: Request.Payload must be UTF-8 without NUL and unpaired surrogates, as \u0000 and \ud800 are: databases store no such text`)
 }
 
 // A queue that keeps the last request.
