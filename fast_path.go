@@ -40,10 +40,11 @@ type arrivals struct {
 	batch     *segment  // the tasks, in order; with ageing, their order is the time
 	n         int       // how many
 	stretches []stretch // their priorities
-	scout     *worker   // to be woken by the next arrival; nil if nobody is
-	closed    bool      // Shutdown was called
-	detour    bool      // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	latest    int64     // with ageing: the order of the last arrival
+	began     beginnings
+	scout     *worker // to be woken by the next arrival; nil if nobody is
+	closed    bool    // Shutdown was called
+	detour    bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	latest    int64   // with ageing: the order of the last arrival
 	courtesy  courtesy
 
 	_ cacheLine
@@ -58,9 +59,12 @@ type arrivals struct {
 // A stretch is arrivals of one priority.
 type stretch struct {
 	priority Priority
-	end      int           // index behind the last
-	since    time.Duration // Pool.epoch, with hooks: when the first came, of the first maxTimed stretches
+	end      int // index behind the last
 }
+
+// beginnings are the times since Pool.epoch at which the first stretches began. They are
+// taken if hooks are told how long tasks wait.
+type beginnings [maxTimed]time.Duration
 
 // cacheLine keeps what different goroutines write out of each other's way.
 type cacheLine [64]byte
@@ -121,11 +125,10 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if last := len(in.stretches) - 1; last >= 0 && in.stretches[last].priority == pr {
 		in.stretches[last].end = in.n
 	} else {
-		s := stretch{priority: pr, end: in.n}
 		if p.hooks.timed && last+1 < maxTimed {
-			s.since = time.Since(p.epoch)
+			in.began[last+1] = time.Since(p.epoch)
 		}
-		in.stretches = append(in.stretches, s)
+		in.stretches = append(in.stretches, stretch{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
@@ -208,6 +211,10 @@ func (p *Pool) takeInLocked() {
 	lockSoon(&in.mu)
 	batch, n, stretches := in.batch, in.n, in.stretches
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
+	var began beginnings
+	if p.hooks.timed {
+		began = in.began
+	}
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
@@ -216,7 +223,7 @@ func (p *Pool) takeInLocked() {
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	if p.hooks.timed {
-		p.markArrivalsLocked(batch, stretches)
+		p.markArrivalsLocked(batch, stretches, &began)
 	}
 	free := 0
 	if p.queue.n == 0 && !p.paused {

@@ -273,7 +273,7 @@ func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
 // markArrivalsLocked notes when the tasks of a batch have come that is taken in. With
 // hooks that are told how long tasks wait, that is known of the first of each priority,
 // so that Stats need not have been asked before.
-func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch) {
+func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch, began *beginnings) {
 	if p.ageing {
 		return
 	}
@@ -281,8 +281,8 @@ func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch) {
 		p.marks = p.marks[:0]
 	}
 	first := 0
-	for _, s := range stretches[:min(len(stretches), maxTimed)] {
-		p.addMarkLocked(batch.base+int64(first), s.since)
+	for i, s := range stretches[:min(len(stretches), maxTimed)] {
+		p.addMarkLocked(batch.base+int64(first), began[i])
 		first = s.end
 	}
 }
