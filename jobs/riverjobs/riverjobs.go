@@ -1,10 +1,12 @@
 package riverjobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,9 +24,11 @@ import (
 // enqueues.
 type Config struct {
 	// Pool runs the jobs in this process, as tasks whose Name is the kind. It may run
-	// other tasks too. It is the caller's, to be shut down after Stop: what it refuses goes
-	// back to the database for a second, without having used an attempt. Nil: the process
-	// enqueues and cancels, and runs nothing.
+	// other tasks too. What it refuses, and what waits in it for a worker for longer than a
+	// twentieth of RescueStuckJobsAfter (at most 3 minutes), goes back to the database for
+	// a second, without having used an attempt. It is the caller's, to be shut down after
+	// Stop: the queue logs an error and fetches no more when it finds it shut down before.
+	// Nil: the process enqueues and cancels, and runs nothing.
 	Pool *taskpool.Pool
 
 	// Route returns the River queue that a new job is stored in, for instance one with
@@ -36,10 +40,17 @@ type Config struct {
 	//
 	//   - Queues: nil is river.QueueDefault with as many workers as the pool. The workers
 	//     of all queues together must not be more than the pool's, so that the process
-	//     holds no row for which it has no worker.
+	//     holds no row for which it has no worker. A pool that is made smaller afterwards, or
+	//     paused, keeps rows waiting, which go back as Pool says.
+	//   - RescueStuckJobsAfter is as in River, an hour more than JobTimeout if zero. It must
+	//     be so much more than JobTimeout that no attempt of a living process is taken for
+	//     lost: by the pool's hang grace, and by a tenth of itself, at most 6 minutes, for
+	//     the wait for a worker and for the storing of the end.
 	//   - JobTimeout is the Timeout of kinds that have none. It must not be less than that
 	//     of any kind, nor -1, as a job without bound is never rescued from a process that
-	//     died. Zero is nine tenths of RescueStuckJobsAfter: 54 minutes by default.
+	//     died. Zero is as much as RescueStuckJobsAfter allows, by default 54 minutes less
+	//     the hang grace. Where Pool is nil both do nothing.
+	//   - ErrorHandler gets of a handler's error the text only.
 	//   - JobStuckThreshold and JobStuckHandler have no effect: the pool gives up what hangs.
 	//   - Logger: nil is slog.Default().
 	//   - Workers must be nil: they are made of the registry.
@@ -53,17 +64,23 @@ type Queue[TTx any] struct {
 	route  func(jobs.Request) string
 	client *river.Client[TTx]
 	worker *worker
-	known  bool // Enqueue refuses kinds that the registry does not have
+	logger *slog.Logger
+	kinds  []string // sorted, those that the client knows
+	known  bool     // Enqueue refuses others
 
-	mu  sync.Mutex // protects the fields below; nothing waits with it
+	canceling chan struct{} // has room for the one that cancels
+
+	mu  sync.Mutex // protects the fields below and those of run; nothing waits with it
 	run *run       // nil unless started
 }
 
 // A run is what lies between Start and Stop.
 type run struct {
-	unsubscribe func()
-	told        chan struct{} // closed when the observers have been told of all
-	cut         error         // why it was cut short; protected by Queue.mu
+	abort    context.CancelCauseFunc // of Start
+	begun    chan struct{}           // closed when Start is over
+	followed chan struct{}           // closed when River has said all
+	cut      error                   // why it was cut short
+	closed   bool                    // the pool was found shut down
 }
 
 // Migrate creates River's tables in the driver's database, or brings them up to date, as
@@ -84,20 +101,26 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	if err := c.complete(reg); err != nil {
 		return nil, err
 	}
-	w := &worker{reg: reg, pool: c.Pool, jobTimeout: rc.JobTimeout, ends: make(map[attempt]jobs.Event)}
+	q := &Queue[TTx]{reg: reg, route: c.Route, logger: rc.Logger, kinds: reg.Kinds(), known: !rc.SkipUnknownJobCheck,
+		canceling: make(chan struct{}, 1)}
+	q.worker = &worker{reg: reg, pool: c.Pool, jobTimeout: rc.JobTimeout, patience: margin(rc.RescueStuckJobsAfter) / 2,
+		closed: q.poolClosed, events: events{reg: reg, ends: make(map[int64][]end)}}
 	rc.Workers = river.NewWorkers()
-	for _, kind := range reg.Kinds() {
-		river.AddWorkerArgs(rc.Workers, args{kind: kind}, w)
+	for _, kind := range q.kinds {
+		river.AddWorkerArgs(rc.Workers, args{kind: kind}, q.worker)
 	}
-	rc.ErrorHandler = &errorHandler{w, rc.ErrorHandler}
+	rc.ErrorHandler = &errorHandler{q.worker, rc.ErrorHandler}
 	rc.Hooks = append([]rivertype.Hook{&insertHook{}}, rc.Hooks...)
-	q := &Queue[TTx]{reg: reg, route: c.Route, worker: w, known: !rc.SkipUnknownJobCheck}
 	var err error
 	if q.client, err = river.NewClient(driver, rc); err != nil {
 		return nil, fmt.Errorf("riverjobs: %w", err)
 	}
 	return q, nil
 }
+
+// margin is the part of RescueStuckJobsAfter that an attempt must leave: half of it for
+// the wait for a worker of the pool, half for its end to be stored.
+func margin(rescue time.Duration) time.Duration { return min(rescue/10, 6*time.Minute) }
 
 // complete reports the first setting that cannot be, and sets defaults.
 func (c *Config) complete(reg *jobs.Registry) error {
@@ -119,25 +142,34 @@ func (c *Config) complete(reg *jobs.Registry) error {
 	if rc.Logger == nil {
 		rc.Logger = slog.Default()
 	}
-	if c.Pool != nil {
-		slots, workers := c.Pool.Stats().Slots, 0
-		if rc.Queues == nil {
-			rc.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: min(slots, river.QueueNumWorkersMax)}}
-		}
-		for _, queue := range rc.Queues {
-			workers += queue.MaxWorkers
-		}
-		if workers > slots {
-			return fmt.Errorf("riverjobs: Config.River.Queues must not have more workers than the pool's %d, got %d", slots, workers)
-		}
+	if c.Pool == nil {
+		return nil
 	}
-	if rc.JobTimeout == 0 {
-		rescue := rc.RescueStuckJobsAfter
-		if rescue == 0 {
-			rescue = time.Hour // River's default
-		}
-		rc.JobTimeout = rescue / 10 * 9
+	slots, workers := c.Pool.Stats().Slots, 0
+	if rc.Queues == nil {
+		rc.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: min(slots, river.QueueNumWorkersMax)}}
 	}
+	for _, queue := range rc.Queues {
+		workers += queue.MaxWorkers
+	}
+	if workers > slots {
+		return fmt.Errorf("riverjobs: Config.River.Queues must not have more workers than the pool's %d, got %d", slots, workers)
+	}
+
+	if rc.RescueStuckJobsAfter == 0 {
+		rc.RescueStuckJobsAfter = time.Hour + rc.JobTimeout // River's default
+	}
+	grace := c.Pool.HangGrace()
+	limit := rc.RescueStuckJobsAfter - margin(rc.RescueStuckJobsAfter) - grace
+	if limit <= 0 {
+		return fmt.Errorf("riverjobs: Config.River.RescueStuckJobsAfter must leave time for attempts: more than the pool's hang grace, %v, and a margin of %v, got %v",
+			grace, margin(rc.RescueStuckJobsAfter), rc.RescueStuckJobsAfter)
+	}
+	if rc.JobTimeout > limit {
+		return fmt.Errorf("riverjobs: Config.River.JobTimeout must not be more than %v, which is RescueStuckJobsAfter, %v, less the pool's hang grace, %v, and a margin of %v, got %v",
+			limit, rc.RescueStuckJobsAfter, grace, margin(rc.RescueStuckJobsAfter), rc.JobTimeout)
+	}
+	rc.JobTimeout = cmp.Or(rc.JobTimeout, limit)
 	for _, kind := range reg.Kinds() {
 		if p, _ := reg.Policy(kind); p.Timeout > rc.JobTimeout {
 			return fmt.Errorf("riverjobs: Policy.Timeout of kind %q must not be more than Config.River.JobTimeout, %v, got %v",
@@ -159,77 +191,155 @@ func (q *Queue[TTx]) Start(ctx context.Context) error {
 	if q.worker.pool == nil {
 		return errors.New("riverjobs: Config.Pool must be set to run jobs")
 	}
-	r := &run{told: make(chan struct{})}
+	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	r := &run{abort: cancel, begun: make(chan struct{}), followed: make(chan struct{})}
+	defer close(r.begun)
 	q.mu.Lock()
 	if q.run != nil {
 		q.mu.Unlock()
 		return errors.New("riverjobs: the queue is started")
 	}
 	q.run = r
-	events, unsubscribe := q.client.SubscribeConfig(&river.SubscribeConfig{ChanSize: eventBurst, Kinds: []river.EventKind{
+	q.mu.Unlock()
+	stored, unsubscribe := q.client.SubscribeConfig(&river.SubscribeConfig{ChanSize: eventBurst, Kinds: []river.EventKind{
 		river.EventKindJobCancelled, river.EventKindJobCompleted, river.EventKindJobFailed,
 		river.EventKindJobInterrupted, river.EventKindJobSnoozed}})
-	r.unsubscribe = unsubscribe
-	q.mu.Unlock()
-	go q.worker.follow(events, r.told)
-
-	running, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	go func() {
+		defer close(r.followed)
+		q.worker.events.follow(stored)
+	}()
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	err := q.client.Start(running)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
-	if err != nil {
-		cancel(err)
-		q.finish(r)
-		return fmt.Errorf("riverjobs: %w", err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	cancel(err)   // unless ctx or Stop has ended it, whose cause counts
+	unsubscribe() // which a client does that has started
+	q.finish(r)
+	return fmt.Errorf("riverjobs: %w", context.Cause(running))
 }
 
+// eventBurst is more than River sends at once, which drops what finds no room.
+const eventBurst = 25_000
+
+// storing is how long a Stop that was cut short waits for the database, beyond the hang
+// grace, which handlers have to return.
+const storing = 5 * time.Second
+
 // Stop stops fetching jobs and waits until those under way are finished and stored, and
-// the observers have been told. If ctx ends first, the contexts of what still runs end,
-// and the jobs go back to be run again, here or elsewhere, without having used an
-// attempt: also those that did not return within the pool's hang grace. Stop then
-// returns an error that wraps ctx's cause. Jobs that wait are left in the database. Stop
-// of a queue that is not started does nothing.
+// the observers have been told; while Start waits for the database, it waits for Start.
+// If ctx ends first, the contexts of what still runs end, and the jobs go back to be run
+// again, here or elsewhere, without having used an attempt: also those that did not
+// return within the pool's hang grace. Stop then returns an error that wraps ctx's cause.
+//
+// If the database does not answer, or an observer does not return, that is all it waits
+// for: 5 seconds after the hang grace Stop returns an error that says that ends may not
+// be stored. What they are the ends of runs again once it is taken for lost. The queue
+// remains started until the rest has ended.
+//
+// Jobs that wait are left in the database. Stop of a queue that is not started only waits
+// for the observers. In a task of the pool, so in a handler, it returns
+// taskpool.ErrInside and stops nothing.
 func (q *Queue[TTx]) Stop(ctx context.Context) error {
+	if q.inside(ctx) {
+		return taskpool.ErrInside
+	}
 	q.mu.Lock()
 	r := q.run
 	q.mu.Unlock()
-	if r == nil {
+	if r == nil && q.worker.events.allTold() == nil {
 		return nil
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		q.finish(r)
+		if r != nil {
+			<-r.begun
+			q.finish(r)
+		}
+		if told := q.worker.events.allTold(); told != nil {
+			<-told
+		}
 	}()
 	select {
 	case <-done:
+		return q.cutOf(r)
 	case <-ctx.Done():
-		q.mu.Lock()
-		r.cut = fmt.Errorf("riverjobs: Stop was cut short: %w", context.Cause(ctx))
-		q.mu.Unlock()
-		_ = q.client.StopAndCancel(context.WithoutCancel(ctx)) // its error would be that context's
-		<-done
+	}
+	if r == nil {
+		return fmt.Errorf("riverjobs: Stop: an observer is still being told: %w", context.Cause(ctx))
+	}
+	q.mu.Lock()
+	r.cut = fmt.Errorf("riverjobs: Stop was cut short: %w", context.Cause(ctx))
+	q.mu.Unlock()
+	go func() {
+		select {
+		case <-r.begun:
+		default:
+			r.abort(context.Cause(ctx))
+			<-r.begun
+		}
+		_ = q.client.StopAndCancel(context.Background())
+	}()
+	limit := time.NewTimer(q.worker.pool.HangGrace() + storing)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return q.cutOf(r)
+	case <-limit.C:
+		return fmt.Errorf("%w; the database has not answered, or an observer has not returned, within %v: ends of jobs may not be stored", q.cutOf(r), q.worker.pool.HangGrace()+storing)
+	}
+}
+
+// inside reports whether ctx is that of a task of the pool, or the caller one of its
+// goroutines. Only then does WaitIdle say so; it waits for nothing, as the context is over.
+func (q *Queue[TTx]) inside(ctx context.Context) bool {
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	return q.worker.pool != nil && errors.Is(q.worker.pool.WaitIdle(over), taskpool.ErrInside)
+}
+
+func (q *Queue[TTx]) cutOf(r *run) error {
+	if r == nil {
+		return nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return r.cut
 }
 
-// finish waits until the client has stopped softly, or has been made to stop, and the
-// observers have been told.
+// finish waits until the client has stopped softly, or has been made to stop, and has
+// said all.
 func (q *Queue[TTx]) finish(r *run) {
 	_ = q.client.Stop(context.Background())
-	r.unsubscribe() // which a client does that has started
-	<-r.told
+	<-r.followed
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.run == r {
 		q.run = nil
 	}
+}
+
+// poolClosed stops fetching: all that was fetched would go back, again and again.
+func (q *Queue[TTx]) poolClosed() {
+	q.mu.Lock()
+	r := q.run
+	first := r != nil && !r.closed
+	if first {
+		r.closed = true
+	}
+	q.mu.Unlock()
+	if !first {
+		return
+	}
+	go func() {
+		<-r.begun
+		_ = q.client.Stop(context.Background())
+	}()
+	q.logger.Error("riverjobs: the pool was shut down before the queue was stopped, which fetches no more jobs", slog.String("pool", q.worker.pool.Name()))
 }
 
 // Enqueue stores a job, see [jobs.Queue]. A kind that the registry does not have is
@@ -252,7 +362,10 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 	if err := r.Validate(); err != nil {
 		return "", err
 	}
-	if _, ok := q.reg.Policy(r.Kind); !ok && q.known {
+	if _, ok := slices.BinarySearch(q.kinds, r.Kind); !ok && q.known {
+		if _, late := q.reg.Policy(r.Kind); late {
+			return "", fmt.Errorf("%w %q: it was registered after New", jobs.ErrUnknownKind, r.Kind)
+		}
 		return "", fmt.Errorf("%w %q", jobs.ErrUnknownKind, r.Kind)
 	}
 	res, err := insert(newArgs(r, q.route(r)))
@@ -268,12 +381,21 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 // Cancel ends a job, see [jobs.Queue]: the attempt's context, whichever process runs it,
 // ends with the cause river.ErrJobCancelledRemotely. River tells the processes at once on
 // PostgreSQL, and within a minute if the message is lost; on SQLite they look every 50 ms.
+//
+// Of a job that waited the observers of this process are told, not before Cancel returns
+// but in order; that it waits for other Cancels keeps them from being told twice.
 func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
-	waited, row, err := cancel(id,
+	select {
+	case q.canceling <- struct{}{}:
+		defer func() { <-q.canceling }()
+	case <-ctx.Done():
+		return fmt.Errorf("riverjobs: Cancel of job %q: %w", string(id), context.Cause(ctx))
+	}
+	ended, row, err := cancel(id,
 		func(id int64) (*rivertype.JobRow, error) { return q.client.JobGet(ctx, id) },
 		func(id int64) (*rivertype.JobRow, error) { return q.client.JobCancel(ctx, id) })
-	if err == nil && waited {
-		q.reg.Tell(jobs.Event{Meta: meta(row), State: jobs.Canceled, Err: context.Canceled})
+	if ended {
+		q.worker.events.canceled(row, jobs.Event{Meta: meta(row), State: jobs.Canceled, Err: context.Canceled})
 	}
 	return err
 }
@@ -302,20 +424,23 @@ func (t *txQueue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
 	return err
 }
 
-// cancel cancels a job and reports whether it waited then. River's JobCancel does not
-// say whether the job had settled, so there is a look before.
-func cancel(id jobs.ID, get, cancel func(int64) (*rivertype.JobRow, error)) (waited bool, row *rivertype.JobRow, err error) {
+// cancel cancels a job and reports whether that has ended it, as it waited. River's
+// JobCancel says neither whether the job had settled, so there is a look before; nor
+// whether it was another's cancellation that has ended it since: the row says when that was.
+func cancel(id jobs.ID, get, cancel func(int64) (*rivertype.JobRow, error)) (ended bool, row *rivertype.JobRow, err error) {
 	n, err := strconv.ParseInt(string(id), 10, 64)
 	if err != nil {
 		return false, nil, fmt.Errorf("%w: %q", jobs.ErrNotFound, string(id))
 	}
+	var from time.Time
 	if row, err = get(n); err == nil && row.FinalizedAt == nil {
+		from = time.Now()
 		row, err = cancel(n)
 	} else if err == nil {
 		err = river.ErrNotFound
 	}
 	switch {
-	case errors.Is(err, river.ErrNotFound), err == nil && row.FinalizedAt != nil && row.State != rivertype.JobStateCancelled:
+	case errors.Is(err, river.ErrNotFound), err == nil && row.FinalizedAt != nil && canceledAt(row).Before(from):
 		return false, nil, fmt.Errorf("%w: %q", jobs.ErrNotFound, string(id))
 	case err != nil:
 		return false, nil, fmt.Errorf("riverjobs: Cancel of job %q: %w", string(id), err)

@@ -540,26 +540,36 @@ func TestSlowObserverLosesNoEvent(t *testing.T) {
 }
 
 func TestConfigThatCannotBeIsRefusedByName(t *testing.T) {
-	var reg jobs.Registry
-	jobs.Register(&reg, "kind", done, jobs.Policy{Timeout: 2 * time.Hour})
-	pool := newPool(t, taskpool.WithWorkers(2))
+	var reg, slow jobs.Registry
+	jobs.Register(&reg, "kind", done, jobs.Policy{})
+	jobs.Register(&slow, "slow", done, jobs.Policy{Timeout: 2 * time.Hour})
+	pool := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(10*time.Second))
 	queues := map[string]river.QueueConfig{"a": {MaxWorkers: 1}, "b": {MaxWorkers: 2}}
 	driver := riversqlite.New(newSQLite(t))
 	for want, c := range map[string]riverjobs.Config{
-		"Policy.Timeout of kind \"kind\" must not be more than Config.River.JobTimeout, 54m0s, got 2h0m0s": {},
 		"Config.River.Workers must be nil":                                  {River: river.Config{Workers: river.NewWorkers()}},
 		"Config.River.JobTimeout must not be negative, got -1ns":            {River: river.Config{JobTimeout: -1}},
 		"Config.Pool must not be nil where Config.River.Queues is set":      {River: river.Config{Queues: queues}},
 		"must not have more workers than the pool's 2, got 3":               {Pool: pool, River: river.Config{Queues: queues}},
 		"riverjobs: FetchPollInterval cannot be shorter than FetchCooldown": {River: river.Config{JobTimeout: 3 * time.Hour, FetchCooldown: time.Hour}},
+		"Config.River.JobTimeout must not be more than 44s, which is RescueStuckJobsAfter, 1m0s, " +
+			"less the pool's hang grace, 10s, and a margin of 6s, got 45s": {Pool: pool, River: river.Config{JobTimeout: 45 * time.Second, RescueStuckJobsAfter: time.Minute}},
+		"Config.River.RescueStuckJobsAfter must leave time for attempts: more than the pool's hang grace, 10s, " +
+			"and a margin of 1s, got 10s": {Pool: pool, River: river.Config{RescueStuckJobsAfter: 10 * time.Second}},
 	} {
 		_, err := riverjobs.New(driver, &reg, c)
 		require.ErrorContains(t, err, want)
 	}
 	_, err := riverjobs.New(driver, nil, riverjobs.Config{})
 	require.ErrorContains(t, err, "the registry must not be nil")
-	_, err = riverjobs.New(driver, &reg, riverjobs.Config{River: river.Config{RescueStuckJobsAfter: 4 * time.Hour}})
-	require.NoError(t, err)
+	_, err = riverjobs.New(driver, &slow, riverjobs.Config{Pool: pool})
+	require.ErrorContains(t, err, `Policy.Timeout of kind "slow" must not be more than Config.River.JobTimeout, 53m50s, got 2h0m0s`)
+	for _, c := range []river.Config{{RescueStuckJobsAfter: 4 * time.Hour}, {JobTimeout: 2 * time.Hour}} {
+		_, err = riverjobs.New(driver, &slow, riverjobs.Config{Pool: pool, River: c})
+		require.NoError(t, err)
+	}
+	_, err = riverjobs.New(driver, &slow, riverjobs.Config{})
+	require.NoError(t, err, "a process that runs nothing takes nothing for lost")
 }
 
 func TestTransactionDecidesWhatBecomesOfAJob(t *testing.T) {

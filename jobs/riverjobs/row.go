@@ -110,6 +110,15 @@ func extraOf(row *rivertype.JobRow) (x extra) {
 	return x
 }
 
+// canceledAt returns when a Cancel last reached the job before it had settled; zero if none.
+func canceledAt(row *rivertype.JobRow) time.Time {
+	var at struct {
+		Time time.Time `json:"cancel_attempted_at"`
+	}
+	_ = json.Unmarshal(row.Metadata, &at)
+	return at.Time
+}
+
 func meta(row *rivertype.JobRow) jobs.Meta {
 	x := extraOf(row)
 	m := jobs.Meta{ID: id(row), Kind: row.Kind, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts,

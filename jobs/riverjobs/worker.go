@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -22,22 +22,25 @@ type worker struct {
 	reg        *jobs.Registry
 	pool       *taskpool.Pool
 	jobTimeout time.Duration // of attempts whose kind has none
-
-	mu   sync.Mutex             // protects the field below; no user code is called with it
-	ends map[attempt]jobs.Event // of failed attempts whose end River has not stored yet
-}
-
-// An attempt names one: River counts an interrupted one no more, so there may be another
-// of its number, but only after this one's end has been stored.
-type attempt struct {
-	job    int64
-	number int
+	patience   time.Duration // how long a row is kept that waits for a worker of the pool
+	closed     func()        // called where the pool is found shut down; it does not wait
+	events     events
 }
 
 // noRoom is when a job is looked at again for which the pool had no room.
 const noRoom = time.Second
 
-var errLost = errors.New("riverjobs: the process that ran the job has not stored its end")
+var (
+	errLost   = errors.New("riverjobs: the process that ran the job has not stored its end")
+	errWaited = errors.New("riverjobs: the pool had no worker free for the job in time")
+)
+
+// The fates of a row that waits for a worker of the pool. The first to be decided stands.
+const (
+	undecided int32 = iota
+	begun
+	givenBack
+)
 
 // Work makes an attempt. What it returns, and job, tell River what to store:
 //
@@ -53,9 +56,24 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	m := meta(job.JobRow)
 	policy, _ := w.reg.Policy(m.Kind)
 	state := taskpool.Canceled
-	h, err := w.pool.Submit(ctx, taskpool.Task{
+
+	var fate atomic.Int32
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer time.AfterFunc(w.patience, func() {
+		if fate.CompareAndSwap(undecided, givenBack) {
+			cancel(errWaited)
+		}
+	}).Stop()
+	h, err := w.pool.Submit(waiting, taskpool.Task{
 		Name: m.Kind, Priority: m.Priority, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
-		Run: func(ctx context.Context) error { return w.reg.Run(ctx, m, payload(job.JobRow)) },
+		Run: func(ctx context.Context) error {
+			if !fate.CompareAndSwap(undecided, begun) {
+				<-ctx.Done() // the timer is about to end it
+				return errWaited
+			}
+			return w.reg.Run(ctx, m, payload(job.JobRow))
+		},
 	})
 	if err == nil {
 		err = h.Wait(context.Background()) // the pool ends it when ctx has ended
@@ -64,19 +82,26 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	if err == nil {
 		return nil
 	}
+	seen := lookAt(err)
 	cutOff := state == taskpool.Canceled || state == taskpool.Shed
 	e := jobs.Event{Meta: m, State: jobs.Retrying, Err: err}
+	ended := error(seen.text)
 	switch {
 	case errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely):
 		e.State = jobs.Canceled
-	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || errors.Is(err, taskpool.ErrHung)):
-		err = context.Canceled
-	case cutOff && ctx.Err() == nil && (errors.Is(err, taskpool.ErrFull) || errors.Is(err, taskpool.ErrClosed)):
-		e.Delay = noRoom
-		err = river.JobSnooze(noRoom)
+	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || seen.hung):
+		ended = context.Canceled
+	case fate.Load() == givenBack:
+		e.Err, e.Delay, ended = errWaited, noRoom, river.JobSnooze(noRoom)
+	case cutOff && ctx.Err() == nil && (seen.full || seen.closed || state == taskpool.Shed),
+		cutOff && ctx.Err() != nil && fate.Load() == undecided: // what has not begun is not judged
+		e.Delay, ended = noRoom, river.JobSnooze(noRoom)
+		if seen.closed {
+			w.closed()
+		}
 	case cutOff && ctx.Err() == nil: // somebody who has the handle has canceled the task
 		e.State = jobs.Canceled
-		err = river.JobCancel(storable(err))
+		ended = river.JobCancel(ended)
 	default:
 		if cutOff { // River has ended ctx, if Timeout was asked late
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
@@ -85,10 +110,9 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		if job.Args.next = &e.Delay; e.State == jobs.Discarded {
 			job.MaxAttempts = job.Attempt
 		}
-		err = storable(err)
 	}
-	w.end(job.JobRow, e)
-	return err
+	w.events.failed(job.JobRow, e)
+	return ended
 }
 
 // Timeout is asked for by River twice: before an attempt, to end its context in time,
@@ -110,25 +134,40 @@ func (w *worker) NextRetry(job *river.Job[args]) time.Time {
 	return ceil(time.Now().Add(*job.Args.next))
 }
 
-// A storedError is an error with a text that PostgreSQL's jsonb takes. River writes the
-// ends of many jobs at once, and tries again for ever: one text with a NUL would hold up
-// all. It also keeps the panics of an Error method from River, which would not survive.
-type storedError struct {
-	error
-	text string
+// A storedError is the text of an error, all that River gets of a handler's: it calls
+// errors.As where a panic of the error's methods would end the process, and would take
+// an error of its own, such as that of river.JobSnooze, for an order. The text is one
+// that PostgreSQL's jsonb takes: River writes the ends of many jobs at once, and tries
+// again for ever, so one text with a NUL would hold up all.
+type storedError string
+
+func (e storedError) Error() string { return string(e) }
+
+// A sight is what there is to know of an error.
+type sight struct {
+	text               storedError
+	hung, full, closed bool
 }
 
-func storable(err error) error {
-	text := "an error whose Error method panics"
-	func() {
-		defer func() { _ = recover() }()
-		text = strings.ReplaceAll(err.Error(), "\x00", "�")
-	}()
-	return &storedError{err, text}
+// lookAt calls an error's methods, which are the user's. They may panic, or call
+// runtime.Goexit, which nothing can stop: so they have a goroutine of their own to end.
+func lookAt(err error) sight {
+	s := sight{text: "an error whose Error method does not return"}
+	try := func(f func()) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer func() { _ = recover() }()
+			f()
+		}()
+		<-done
+	}
+	try(func() { s.text = storedError(strings.ReplaceAll(err.Error(), "\x00", "�")) })
+	try(func() {
+		s.hung, s.full, s.closed = errors.Is(err, taskpool.ErrHung), errors.Is(err, taskpool.ErrFull), errors.Is(err, taskpool.ErrClosed)
+	})
+	return s
 }
-
-func (e *storedError) Error() string { return e.text }
-func (e *storedError) Unwrap() error { return e.error }
 
 // An errorHandler discards jobs of kinds that the registry does not have, which River
 // would retry.
@@ -138,8 +177,8 @@ type errorHandler struct {
 }
 
 func (h *errorHandler) HandleError(ctx context.Context, row *rivertype.JobRow, err error) *river.ErrorHandlerResult {
-	if unknown, ok := errors.AsType[*river.UnknownJobKindError](err); ok {
-		h.w.end(row, jobs.Event{Meta: meta(row), State: jobs.Discarded, Err: fmt.Errorf("%w %q", jobs.ErrUnknownKind, unknown.Kind)})
+	if unknown, ok := err.(*river.UnknownJobKindError); ok { // River's own; one of a handler's is a text here
+		h.w.events.failed(row, jobs.Event{Meta: meta(row), State: jobs.Discarded, Err: fmt.Errorf("%w %q", jobs.ErrUnknownKind, unknown.Kind)})
 		row.MaxAttempts = row.Attempt
 	}
 	if h.next == nil {
@@ -153,84 +192,4 @@ func (h *errorHandler) HandlePanic(ctx context.Context, row *rivertype.JobRow, v
 		return nil
 	}
 	return h.next.HandlePanic(ctx, row, v, trace)
-}
-
-// end notes what a failed attempt came to, to be told when River has stored it: an
-// observer may rely on it then, for instance that a unique key is free.
-func (w *worker) end(row *rivertype.JobRow, e jobs.Event) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ends[attempt{row.ID, row.Attempt}] = e
-}
-
-// event returns what to tell of an end that River has stored.
-func (w *worker) event(e *river.Event) jobs.Event {
-	if e.Kind == river.EventKindJobCompleted {
-		return jobs.Event{Meta: meta(e.Job)}
-	}
-	key := attempt{e.Job.ID, e.Job.Attempt}
-	if e.Kind == river.EventKindJobInterrupted || e.Kind == river.EventKindJobSnoozed {
-		key.number++ // River has refunded it
-	}
-	w.mu.Lock()
-	end, ok := w.ends[key]
-	delete(w.ends, key)
-	w.mu.Unlock()
-	if !ok { // it is River who found that it failed
-		end = jobs.Event{Meta: meta(e.Job)}
-		if n := len(e.Job.Errors); n > 0 {
-			end.Err = errors.New(e.Job.Errors[n-1].Error)
-		}
-	}
-	// What was stored counts: a job that is to be retried may have been canceled before.
-	switch e.Job.State {
-	case rivertype.JobStateDiscarded:
-		end.State = jobs.Discarded
-	case rivertype.JobStateCancelled:
-		end.State, end.Delay = jobs.Canceled, 0
-	default:
-		end.State = jobs.Retrying
-	}
-	return end
-}
-
-// eventBurst is more than River sends at once, which drops what finds no room.
-const eventBurst = 25_000
-
-// follow tells the observers of events until these are closed, and closes told then. A
-// slow observer makes no event get lost: it takes them at once and lets them wait.
-func (w *worker) follow(events <-chan *river.Event, told chan<- struct{}) {
-	var mu sync.Mutex // protects waiting
-	var waiting []jobs.Event
-	some := make(chan struct{}, 1)
-	go func() {
-		defer close(told)
-		var tell []jobs.Event
-		for open := true; open; {
-			_, open = <-some
-			clear(tell)
-			mu.Lock()
-			tell, waiting = waiting, tell[:0]
-			mu.Unlock()
-			for _, e := range tell {
-				w.reg.Tell(e)
-			}
-		}
-	}()
-	defer close(some)
-	defer func() { // River tells nothing of a job that it found taken from this process
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		clear(w.ends)
-	}()
-	for e := range events {
-		end := w.event(e)
-		mu.Lock()
-		waiting = append(waiting, end)
-		mu.Unlock()
-		select {
-		case some <- struct{}{}:
-		default:
-		}
-	}
 }
