@@ -2,14 +2,22 @@
 // a PostgreSQL database, or in a few on one machine from a SQLite file. Jobs outlive the
 // processes.
 //
-//	db, err := pgxpool.New(ctx, url)                      // or sql.Open("sqlite", file), db.SetMaxOpenConns(1)
-//	driver := riverpgxv5.New(db)                          // or riversqlite.New(db)
+//	db, err := pgxpool.New(ctx, url)
+//	driver := riverpgxv5.New(db)
 //	err = riverjobs.Migrate(ctx, driver)                  // River's tables
 //	q, err := riverjobs.New(driver, &reg, riverjobs.Config{Pool: pool})
 //	err = q.Start(ctx)
 //	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, jobs.Options{})
 //	id, err = resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, jobs.Options{}) // exists if tx is committed
 //	err = q.Stop(ctx)                                     // soft; hard when ctx ends
+//
+// Or with SQLite, of which one process waits for another only when it is told so:
+//
+//	import _ "modernc.org/sqlite"
+//
+//	db, err := sql.Open("sqlite", "file:jobs.sqlite?_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_txlock=immediate")
+//	db.SetMaxOpenConns(1)
+//	driver := riversqlite.New(db)
 //
 // Each kind is a kind of River's, a payload is the args of its row, and River's own UI
 // and [Queue.Client] see both. Each process runs its jobs as tasks of a pool, so panics,
@@ -29,17 +37,26 @@
 //	               handler is told the number that was given
 //	               start: a job starts at the next fetch, see the traps
 //	               no Timeout: it is Config.River.JobTimeout then
-//	               Retrying: also what a Stop that was cut short or a full pool gave back;
-//	               that attempt did not count, and its number comes again
+//	               Retrying: also what a Stop that was cut short, or a pool without room or
+//	               without a free worker, gave back; that attempt did not count, and its
+//	               number comes again
 //	               events: told once the database has stored the end, in the process that
-//	               ran the attempt. Of different jobs they come in any order. What a process
-//	               that dies has not told, and what River's rescuer decides, nobody is told
+//	               ran the attempt or whose Cancel ended the job. Of different jobs they come
+//	               in any order. A slow observer holds up no worker: events wait for it, in
+//	               memory, and Stop waits too. What a process that dies has not told, and
+//	               what River's rescuer decides, nobody is told
+//	               payload: PostgreSQL stores jsonb, so a handler that takes it as text sees
+//	               other spaces and another order of keys, of equal keys the last only, 1e5
+//	               as 100000 and -0.0 as 0.0; numbers beyond its numeric, such as 1e131075,
+//	               are refused. SQLite drops spaces. Strings are the same, their escapes not
 //	               unknown kind: discarded by whichever process fetches it. Set
 //	               Config.River.FetchOnlyKnownKinds where processes know different kinds
 //	not at all     fair share and ageing among the jobs of one queue: urgent jobs starve the
 //	               others there. Give low work a queue with workers of its own, Config.Route
 //	               and the example
-//	               shedding; results: let the handler store them
+//	               shedding: what a pool sheds goes back; results: let the handler store them
+//	               River's own errors: what a handler returns of river.JobSnooze or
+//	               river.JobCancel is an error like any other
 //	               exactly once: handlers must be idempotent, see below
 //
 // # When a process dies
@@ -49,8 +66,13 @@
 // hour, which it looks for every 30 s; after the death of a leader there is a new one
 // within 15 s. The attempt has counted, and the job is retried after its backoff, or
 // discarded if it was the last. So a job of one attempt does not survive the death of
-// its process, but a job of two does. Choose RescueStuckJobsAfter little longer than the
-// longest handler takes.
+// its process, but a job of two does.
+//
+// RescueStuckJobsAfter counts from when a process took the row, so it bounds all that a
+// living process does with one, for no job to run in two: the wait for a worker of the
+// pool, the timeout, the hang grace and the storing. New refuses what does not fit, the
+// default of JobTimeout is what does. For jobs to be missed soon set a short
+// RescueStuckJobsAfter: with 1 minute and a hang grace of 5 s attempts may take 49 s.
 //
 // River stores the ends of jobs in batches, up to a quarter of a second late. What a
 // killed process had finished in that time, and what was at work, runs again. A test kills
@@ -65,7 +87,9 @@
 // Those of River that this package takes care of: priority 0 is not a priority; a timeout
 // of -1 exempts a job from being rescued; the channels of Subscribe close on Stop, and
 // drop what is not received in time; an error whose text has a NUL cannot be stored in
-// PostgreSQL, and would keep its process from storing the end of any other; the driver of
+// PostgreSQL, and would keep its process from storing the end of any other; a panic in a method of a
+// handler's error, as of a typed nil, would end the process, so River gets the text only;
+// the driver of
 // SQLite refuses or changes args that are a string or a boolean, so a payload that is no
 // object or array is in the args as {"value": …}; a kind without worker would be retried
 // for days.
@@ -78,13 +102,17 @@
 //     has come: it starts with the next poll, FetchPollInterval, 1 s, later at most. Three
 //     retries without delay took 3.0 s. What is due in more than 5 s is first made
 //     available by the leader: without one it waits.
-//   - On SQLite, call SetMaxOpenConns(1) on each process's sql.DB: without it, Start fails
-//     with "database is locked" at once. With it an open transaction keeps all else of the
-//     process waiting, so in one use InTx alone: Enqueue would wait for itself.
-//   - PostgreSQL refuses payloads with \u0000, and stores the others as jsonb: the handler
-//     may see another order of keys and other spaces.
+//   - On SQLite, without SetMaxOpenConns(1) on each process's sql.DB Start fails with
+//     "database is locked" at once; without busy_timeout and _txlock calls do in which two
+//     processes meet. With one connection an open transaction keeps all else of the process
+//     waiting, so in one use InTx alone: Enqueue would wait for itself.
+//   - A pool that is made smaller with Resize, or paused, or has other work, does not make
+//     the queue fetch less: the rows wait in it, urgent ones too, and go back, see
+//     Config.Pool. Start a queue with fewer workers, or pause River's queue.
 //   - A process that leads and lacks a kind discards lost jobs of that kind even if
 //     FetchOnlyKnownKinds is set: set LeaderElectionDisabled there, but not everywhere.
+//   - A leader with a shorter RescueStuckJobsAfter than another process takes that one's
+//     jobs: give all the same.
 //   - A row has the texts of its errors. The stack of a panic is in the pool's log only.
 //
 // # Versions

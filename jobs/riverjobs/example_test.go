@@ -10,6 +10,7 @@ import (
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
+	_ "modernc.org/sqlite"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
@@ -25,7 +26,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	db, err := sql.Open("sqlite", filepath.Join(dir, "jobs.sqlite"))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "jobs.sqlite")+
+		"?_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_txlock=immediate") // processes wait for each other
 	if err != nil {
 		log.Fatal(err)
 	}

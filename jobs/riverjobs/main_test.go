@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if server.skip != "" { // without -v, nobody would see it
+			fmt.Fprintln(os.Stderr, "the tests on PostgreSQL were skipped:", server.skip)
+		}
 		if err := server.stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "PostgreSQL:", err)
 			code = 1

@@ -3,10 +3,12 @@ package riverjobs_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -367,4 +369,31 @@ func TestQueueWhosePoolIsShutDownLeavesJobsToOthers(t *testing.T) {
 			require.Equal(t, 1, e.Attempt)
 		}
 	})
+}
+
+func TestProcessesShareASQLiteFileOpenedAsTheDocSays(t *testing.T) {
+	const n = 50
+	source := "file:" + filepath.Join(t.TempDir(), "jobs.sqlite") + "?_pragma=busy_timeout(30000)&_pragma=journal_mode(WAL)&_txlock=immediate"
+	var ran, all sync.WaitGroup
+	ran.Add(2 * n)
+	for range 2 {
+		db, err := sql.Open("sqlite", source)
+		require.NoError(t, err)
+		db.SetMaxOpenConns(1)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		require.NoError(t, riverjobs.Migrate(t.Context(), riversqlite.New(db)))
+		var reg jobs.Registry
+		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { ran.Done(); return nil }, jobs.Policy{})
+		q := started(t, riversqlite.New(db), &reg, riverjobs.Config{Pool: newPool(t), River: quick()})
+		all.Go(func() {
+			for i := range n {
+				if _, err := k.Enqueue(context.Background(), q, i, jobs.Options{}); err != nil {
+					t.Error(err)
+					ran.Done()
+				}
+			}
+		})
+	}
+	all.Wait()
+	ran.Wait()
 }
