@@ -50,7 +50,7 @@ type Config struct {
 	//     of any kind, nor -1, as a job without bound is never rescued from a process that
 	//     died. Zero is as much as RescueStuckJobsAfter allows, by default 54 minutes less
 	//     the hang grace. Where Pool is nil both do nothing.
-	//   - ErrorHandler gets of a handler's error the text only.
+	//   - ErrorHandler, and Middleware, get of a handler's error the text only.
 	//   - JobStuckThreshold and JobStuckHandler have no effect: the pool gives up what hangs.
 	//   - Logger: nil is slog.Default().
 	//   - Workers must be nil: they are made of the registry.

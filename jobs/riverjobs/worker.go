@@ -49,9 +49,8 @@ const (
 //	                        River itself discards nothing before its last attempt
 //	retryable or available  any error; NextRetry
 //	cancelled               a river.JobCancelError, or any error after a remote cancel
-//	interrupted             context.Canceled, after River's hard stop ended ctx: the
-//	                        attempt is refunded
-//	snoozed                 a river.JobSnoozeError: likewise
+//	snoozed                 a river.JobSnoozeError: the attempt is refunded. After a hard
+//	                        stop context.Canceled would do, but only after River's own
 func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	m := meta(job.JobRow)
 	policy, _ := w.reg.Policy(m.Kind)
@@ -79,7 +78,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		err = h.Wait(context.Background()) // the pool ends it when ctx has ended
 		state = h.State()
 	}
-	if err == nil {
+	if err == nil && fate.Load() != givenBack { // a hook may have swallowed that
 		return nil
 	}
 	seen := lookAt(err)
@@ -90,7 +89,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	case errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely):
 		e.State = jobs.Canceled
 	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || seen.hung):
-		ended = context.Canceled
+		ended = river.JobSnooze(0)
 	case fate.Load() == givenBack:
 		e.Err, e.Delay, ended = errWaited, noRoom, river.JobSnooze(noRoom)
 	case cutOff && ctx.Err() == nil && (seen.full || seen.closed || state == taskpool.Shed),
