@@ -97,8 +97,7 @@ func stored[TTx any](ctx context.Context, p *program, reg *jobs.Registry, driver
 		// time here, and what hangs is given up, and that is stored, before another
 		// process is told to do it. River looks every 30 s, and whoever does that
 		// may have been killed, too: it takes up to 21 s until another does.
-		JobTimeout:           p.timeout + time.Second, // the pool's own comes first
-		RescueStuckJobsAfter: p.timeout + hangGrace + 3*time.Second,
+		RescueStuckJobsAfter: (p.timeout + hangGrace + time.Second) / 9 * 10, // riverjobs wants a tenth of it to be left
 		// A process fetches jobs only so often, by default every 100 ms, and only as
 		// many as it has free workers. These jobs take a few milliseconds.
 		FetchCooldown: 5 * time.Millisecond,

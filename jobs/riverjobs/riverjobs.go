@@ -143,6 +143,7 @@ func (c *Config) complete(reg *jobs.Registry) error {
 		rc.Logger = slog.Default()
 	}
 	if c.Pool == nil {
+		rc.JobTimeout = cmp.Or(rc.JobTimeout, rc.RescueStuckJobsAfter) // River's default may be more, which it refuses
 		return nil
 	}
 	slots, workers := c.Pool.Stats().Slots, 0

@@ -570,6 +570,8 @@ func TestConfigThatCannotBeIsRefusedByName(t *testing.T) {
 	}
 	_, err = riverjobs.New(driver, &slow, riverjobs.Config{})
 	require.NoError(t, err, "a process that runs nothing takes nothing for lost")
+	_, err = riverjobs.New(driver, &slow, riverjobs.Config{River: river.Config{RescueStuckJobsAfter: 10 * time.Second}})
+	require.NoError(t, err, "so the settings of those that do are no matter to it")
 }
 
 func TestTransactionDecidesWhatBecomesOfAJob(t *testing.T) {
