@@ -100,7 +100,7 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 	flags.StringVar(&c.out, "out", "gzipped", "write to this `directory`")
 	flags.IntVar(&c.workers, "workers", runtime.GOMAXPROCS(0), "compress `n` files at once; 0: only enqueue")
 	flags.DurationVar(&c.timeout, "timeout", 20*time.Second,
-		"the longest that a file may take; the jobs of a killed process run again 5 s to 40 s after that")
+		"the longest that a file may take; the jobs of a killed process run again within a minute or so after that")
 	flags.DurationVar(&c.grace, "grace", 10*time.Second, "patience with files under way after a signal")
 	flags.BoolVar(&c.verbose, "v", false, "print each file that is begun")
 	if err := flags.Parse(args); err != nil {
