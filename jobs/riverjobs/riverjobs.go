@@ -276,19 +276,22 @@ func (q *Queue[TTx]) Stop(ctx context.Context) error {
 	q.mu.Lock()
 	r.cut = fmt.Errorf("riverjobs: Stop was cut short: %w", context.Cause(ctx))
 	q.mu.Unlock()
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		select {
 		case <-r.begun:
 		default:
 			r.abort(context.Cause(ctx))
 			<-r.begun
 		}
-		_ = q.client.StopAndCancel(context.Background())
+		_ = q.client.StopAndCancel(context.Background()) // not later than this run: the next is not to be stopped
+		<-done
 	}()
 	limit := time.NewTimer(q.worker.pool.HangGrace() + storing)
 	defer limit.Stop()
 	select {
-	case <-done:
+	case <-ended:
 		return q.cutOf(r)
 	case <-limit.C:
 		return fmt.Errorf("%w; the database has not answered, or an observer has not returned, within %v: ends of jobs may not be stored", q.cutOf(r), q.worker.pool.HangGrace()+storing)
