@@ -5,6 +5,7 @@ MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
 
 # Every test of every module.
 test:
+	@[ -n "$$TASKPOOL_POSTGRES_URL" ] || jobs/riverjobs/postgres.sh installed || echo "The tests on PostgreSQL will be skipped."
 	@set -e; for m in $(MODULES); do \
 		echo "== test $$m"; (cd $$m && go test -race -shuffle=on -timeout 20m ./...); \
 	done

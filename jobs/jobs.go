@@ -370,8 +370,8 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 // Observe has f called with what each attempt, and each job that ended without one,
 // came to, on whichever engine runs the handlers of reg. Register observers before
 // jobs are enqueued. f is called on a goroutine of its own, for which the engine waits:
-// a slow f holds up a worker, and one that waits for the queue may wait for ever. If f
-// panics or calls [runtime.Goexit] that is logged with [slog.Default] and changes
+// of [Local] a slow f holds up a worker, of engines that store jobs the events that
+// follow, and one that waits for the queue may wait for ever. If f panics or calls [runtime.Goexit] that is logged with [slog.Default] and changes
 // nothing. Events of one job come in order.
 func (reg *Registry) Observe(f func(Event)) {
 	reg.mu.Lock()
