@@ -210,6 +210,10 @@ func (p *Pool) takeInLocked() {
 	}
 	lockSoon(&in.mu)
 	batch, n, stretches := in.batch, in.n, in.stretches
+	// Yield looks at least and then at waiting, so what waits is in one or the other.
+	if least := in.least.Load(); least < p.waiting.Load() && !p.paused {
+		p.waiting.Store(least)
+	}
 	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
 	var began beginnings
 	if p.hooks.timed {

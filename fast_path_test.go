@@ -126,3 +126,50 @@ func TestTasksBehindABatchAreAsOldAsTheyAre(t *testing.T) {
 		require.Len(t, order, batch+2)
 	})
 }
+
+// Whoever takes in what has arrived must not hide it from Yield for a moment.
+func TestYieldSeesWhatHasArrivedWhileOthersTakeItIn(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	stop := make(chan struct{})
+	var lookers sync.WaitGroup
+	for range 2 {
+		lookers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					p.Stats()
+				}
+			}
+		})
+	}
+	rounds, missed := 20_000, 0
+	if raceEnabled {
+		rounds = 1_000
+	}
+	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		for range rounds {
+			ran := false // one slot: no two run at once
+			if err := p.Go(taskpool.High, func() { ran = true }); err != nil {
+				return err
+			}
+			if err := taskpool.Yield(ctx); err != nil {
+				return err
+			}
+			if !ran {
+				missed++
+				for !ran {
+					if err := taskpool.Yield(ctx); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}})
+	require.NoError(t, h.Wait(t.Context()))
+	close(stop)
+	lookers.Wait()
+	require.Zero(t, missed)
+}

@@ -62,7 +62,7 @@ const (
 // gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
-	if own && a.signal.Load() == 0 && a.pool.waiting.Load() > a.priority && a.pool.arrivals.least.Load() > a.priority {
+	if own && a.signal.Load() == 0 && a.pool.arrivals.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
 		return nil
 	}
 	return yield(ctx)
@@ -80,7 +80,7 @@ func yield(ctx context.Context) error {
 	}
 	Beat(a)
 	p := a.pool
-	most := min(p.waiting.Load(), p.arrivals.least.Load())
+	most := min(p.arrivals.least.Load(), p.waiting.Load()) // in this order, see takeInLocked
 	if most > a.priority || most == none || most == a.priority && !a.sliceOver() {
 		return a.cause()
 	}
