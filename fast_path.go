@@ -126,7 +126,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.stretches[last].end = in.n
 	} else {
 		if p.hooks.timed && last+1 < maxTimed {
-			in.began[last+1] = time.Since(p.epoch)
+			in.began[last+1] = p.cameAt(e)
 		}
 		in.stretches = append(in.stretches, stretch{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))

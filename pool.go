@@ -469,7 +469,7 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	p.queue.pushLane(l, e)
 	p.count[Queued]++
 	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.ageing {
-		p.addMarkLocked(e.order, time.Since(p.epoch)) // as markArrivalsLocked does, for functions
+		p.addMarkLocked(e.order, p.cameAt(e)) // as markArrivalsLocked does
 	}
 }
 

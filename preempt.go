@@ -56,10 +56,10 @@ const (
 // Yield returns nil, or the cause for which ctx has ended, and then it is time
 // to return. It is a sign of life for a task with a Heartbeat. Outside a task it
 // only reports ctx's error, and in a function that package process has called it
-// is a sign of life of the task that made the call. With nothing to yield to it costs a few nanoseconds
-// on the task's own context, and a lookup more on one that derives from it, so
-// call it as often as every few microseconds. Hold no lock across it: whoever
-// gets the slot may need it.
+// is a sign of life of the task that made the call. With nothing to yield to it
+// costs a few nanoseconds on the task's own context, and a lookup more on one that
+// derives from it, so call it as often as every few microseconds. Hold no lock
+// across it: whoever gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
 	if own && a.signal.Load() == 0 && a.pool.arrivals.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {

@@ -287,6 +287,15 @@ func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch, began *be
 	}
 }
 
+// cameAt returns when a task has come, with hooks that are told how long tasks wait:
+// the time was taken already if there is a handle.
+func (p *Pool) cameAt(e entry) time.Duration {
+	if e.h != nil {
+		return e.h.queuedAt
+	}
+	return time.Since(p.epoch)
+}
+
 // addMarkLocked notes that the tasks of an order up to seq had come at a time.
 func (p *Pool) addMarkLocked(seq int64, at time.Duration) {
 	if last := len(p.marks) - 1; last >= 0 {

@@ -391,8 +391,8 @@ func (w *worker) run() {
 var errTooLate = errors.New("taskpool: the task was given up before it ran")
 
 // tooLate reports whether a hook, or the Go scheduler, took so long that the
-// attempt was given up before Run was called. Then Run must not be called any more: the task may have
-// another attempt under way, or be on Shutdown's list.
+// attempt was given up before Run was called. Then Run must not be called any more:
+// the task may have another attempt under way, or be on Shutdown's list.
 func (w *worker) tooLate() bool {
 	if a := w.attempt; a != nil && a.signal.Load()&signalEnded == 0 {
 		return false

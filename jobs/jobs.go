@@ -79,7 +79,7 @@ func storable(text []byte) bool {
 	if !utf8.Valid(text) {
 		return false
 	}
-	unit := func(i int) rune { // of the escape \uXXXX at i; -1 if there is none
+	unit := func(i int) rune { // of UTF-16, that the escape at i stands for; -1 if none is there
 		if i+6 > len(text) || text[i] != '\\' || text[i+1] != 'u' {
 			return -1
 		}
