@@ -11,10 +11,7 @@ import (
 
 // observe is called by the meter provider at each collection.
 func (c *Collector) observe(_ context.Context, o metric.Observer) error {
-	c.mu.Lock()
-	pools := c.pools
-	c.mu.Unlock()
-	for _, w := range pools {
+	for _, w := range c.pools.All {
 		c.in.observe(w, o)
 	}
 	return nil

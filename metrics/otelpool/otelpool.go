@@ -2,11 +2,7 @@ package otelpool
 
 import (
 	"fmt"
-	"maps"
-	"slices"
-	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -28,11 +24,7 @@ type Collector struct {
 	spans        spans
 	registration metric.Registration
 
-	// byName are the pools watched. Hooks look here without a lock; changed under mu.
-	byName atomic.Pointer[map[string]*watched]
-
-	mu    sync.Mutex // protects pools, and changes of what byName points to
-	pools []*watched // in order of Watch
+	pools metricset.Pools[watched]
 }
 
 // A watched is a pool that is reported.
@@ -60,7 +52,6 @@ func New(opts ...Option) (*Collector, error) {
 	}
 	c := &Collector{cfg: cfg, in: in}
 	c.spans.tracer, c.spans.children = cfg.tracers.Tracer(scope), cfg.childSpans
-	c.byName.Store(&map[string]*watched{})
 	if c.registration, err = meter.RegisterCallback(c.observe, in.observed...); err != nil {
 		return nil, fmt.Errorf("otelpool: cannot register with the meter: %w", err)
 	}
@@ -106,7 +97,7 @@ func (c *Collector) Hooks() taskpool.Hooks {
 
 // record tells a histogram of an event, with the span that it belongs to, if any.
 func (c *Collector) record(e *taskpool.TaskEvent, h metric.Float64Histogram, seconds float64, span trace.SpanContext) {
-	w := (*c.byName.Load())[e.Pool]
+	w := c.pools.Named(e.Pool)
 	if w == nil {
 		return
 	}
@@ -143,42 +134,14 @@ func (w *watched) recordOptions(pr taskpool.Priority) []metric.RecordOption {
 //
 // A pool that was shut down goes on being reported, until [Collector.Unwatch].
 func (c *Collector) Watch(pools ...*taskpool.Pool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all, byName := slices.Clone(c.pools), maps.Clone(*c.byName.Load())
-	for i, p := range pools {
-		if p == nil {
-			return fmt.Errorf("otelpool: Watch: pool %d must not be nil", i+1)
-		}
-		name := p.Name()
-		switch other := byName[name]; {
-		case !utf8.ValidString(name):
-			return fmt.Errorf("otelpool: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", i+1, name)
-		case other == nil:
-			byName[name] = &watched{pool: p, priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
-			all = append(all, byName[name])
-		case other.pool != p:
-			return fmt.Errorf("otelpool: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", i+1, name)
-		}
-	}
-	c.pools = all
-	c.byName.Store(&byName)
-	return nil
+	return c.pools.Watch("otelpool", pools, func(p *taskpool.Pool) *watched {
+		return &watched{pool: p, priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
+	})
 }
 
 // Unwatch ends the collection of a pool. It reports whether the pool was watched. A
 // meter provider whose temporality is cumulative goes on reporting what the histograms
 // have recorded.
 func (c *Collector) Unwatch(p *taskpool.Pool) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	i := slices.IndexFunc(c.pools, func(w *watched) bool { return w.pool == p })
-	if i < 0 {
-		return false
-	}
-	c.pools = slices.Delete(slices.Clone(c.pools), i, i+1) // observe reads the old one
-	byName := maps.Clone(*c.byName.Load())
-	delete(byName, p.Name())
-	c.byName.Store(&byName)
-	return true
+	return c.pools.Unwatch(p)
 }

@@ -1,11 +1,7 @@
 package prompool
 
 import (
-	"fmt"
-	"maps"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -23,11 +19,7 @@ type Collector struct {
 	waits, attempts *layout
 	descs           descs
 
-	// byName are the pools watched. Hooks look here without a lock; changed under mu.
-	byName atomic.Pointer[map[string]*watched]
-
-	mu    sync.Mutex // protects pools, and changes of what byName points to
-	pools []*watched // in order of Watch
+	pools metricset.Pools[watched]
 }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -66,7 +58,6 @@ func New(opts ...Option) (*Collector, error) {
 		attempts: newLayout(cfg.durations),
 		descs:    newDescs(cfg.taskNames > 0),
 	}
-	c.byName.Store(&map[string]*watched{})
 	return c, nil
 }
 
@@ -77,7 +68,7 @@ func New(opts ...Option) (*Collector, error) {
 func (c *Collector) Hooks() taskpool.Hooks {
 	return taskpool.Hooks{
 		Started: func(e taskpool.TaskEvent) {
-			if w := (*c.byName.Load())[e.Pool]; w != nil {
+			if w := c.pools.Named(e.Pool); w != nil {
 				h := w.waits[w.priorities.Of(e.Task.Priority)].histogram(c.waits)
 				h.observe(e.Wait, c.weight(&e))
 			}
@@ -99,7 +90,7 @@ func (c *Collector) Hooks() taskpool.Hooks {
 
 // ended counts an attempt.
 func (c *Collector) ended(e *taskpool.TaskEvent) {
-	if w := (*c.byName.Load())[e.Pool]; w != nil {
+	if w := c.pools.Named(e.Pool); w != nil {
 		w.attempt(e).histogram(c.attempts).observe(e.Elapsed, c.weight(e))
 	}
 }
@@ -154,43 +145,13 @@ func (w *watched) attempt(e *taskpool.TaskEvent) *slot {
 //
 // A pool that was shut down goes on being reported, until [Collector.Unwatch].
 func (c *Collector) Watch(pools ...*taskpool.Pool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all, byName := slices.Clone(c.pools), maps.Clone(*c.byName.Load())
-	for i, p := range pools {
-		if p == nil {
-			return fmt.Errorf("prompool: Watch: pool %d must not be nil", i+1)
-		}
-		name := p.Name()
-		switch other := byName[name]; {
-		case !utf8.ValidString(name):
-			return fmt.Errorf("prompool: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", i+1, name)
-		case other == nil:
-			byName[name] = c.newWatched(p)
-			all = append(all, byName[name])
-		case other.pool != p:
-			return fmt.Errorf("prompool: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", i+1, name)
-		}
-	}
-	c.pools = all
-	c.byName.Store(&byName)
-	return nil
+	return c.pools.Watch("prompool", pools, c.newWatched)
 }
 
 // Unwatch ends the collection of a pool, and forgets what its hooks have told. It
 // reports whether the pool was watched.
 func (c *Collector) Unwatch(p *taskpool.Pool) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	i := slices.IndexFunc(c.pools, func(w *watched) bool { return w.pool == p })
-	if i < 0 {
-		return false
-	}
-	c.pools = slices.Delete(slices.Clone(c.pools), i, i+1) // Collect reads the old one
-	byName := maps.Clone(*c.byName.Load())
-	delete(byName, p.Name())
-	c.byName.Store(&byName)
-	return true
+	return c.pools.Unwatch(p)
 }
 
 // Describe is that of [prometheus.Collector].
@@ -199,10 +160,7 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) { c.descs.describe(to) 
 // Collect is that of [prometheus.Collector]. It calls [taskpool.Pool.Stats] once for each
 // pool.
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
-	c.mu.Lock()
-	pools := c.pools
-	c.mu.Unlock()
-	for _, w := range pools {
+	for _, w := range c.pools.All {
 		c.collect(w, to)
 	}
 }

@@ -1,0 +1,97 @@
+package metricset
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// Pools are the pools that a collector watches, each with a W. The zero value is empty.
+// Hooks, which know a pool's name, look one up without a lock.
+type Pools[W any] struct {
+	mu     sync.Mutex // held while the set changes
+	byName atomic.Pointer[map[string]*W]
+	all    atomic.Pointer[[]watched[W]] // in order of Watch; what it points to does not change
+}
+
+type watched[W any] struct {
+	pool *taskpool.Pool
+	w    *W
+}
+
+// Named returns what belongs to the pool of a name, nil if none is watched.
+func (s *Pools[W]) Named(name string) *W {
+	if byName := s.byName.Load(); byName != nil {
+		return (*byName)[name]
+	}
+	return nil
+}
+
+// All yields the pools watched, in order of Watch.
+func (s *Pools[W]) All(yield func(*taskpool.Pool, *W) bool) {
+	for _, w := range s.list() {
+		if !yield(w.pool, w.w) {
+			return
+		}
+	}
+}
+
+func (s *Pools[W]) list() []watched[W] {
+	if all := s.all.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// Watch adds pools, with what make returns for each. A pool that is watched already
+// stays as it is. In case of an error, which begins with the package that calls, none
+// is added.
+func (s *Pools[W]) Watch(caller string, pools []*taskpool.Pool, make func(*taskpool.Pool) *W) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(s.list())
+	for i, p := range pools {
+		if p == nil {
+			return fmt.Errorf("%s: Watch: pool %d must not be nil", caller, i+1)
+		}
+		name := p.Name()
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("%s: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", caller, i+1, name)
+		}
+		at := slices.IndexFunc(all, func(w watched[W]) bool { return w.pool.Name() == name })
+		switch {
+		case at < 0:
+			all = append(all, watched[W]{p, make(p)})
+		case all[at].pool != p:
+			return fmt.Errorf("%s: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", caller, i+1, name)
+		}
+	}
+	s.storeLocked(all)
+	return nil
+}
+
+// Unwatch removes a pool. It reports whether it was watched.
+func (s *Pools[W]) Unwatch(p *taskpool.Pool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.list()
+	i := slices.IndexFunc(all, func(w watched[W]) bool { return w.pool == p })
+	if i < 0 {
+		return false
+	}
+	s.storeLocked(slices.Delete(slices.Clone(all), i, i+1))
+	return true
+}
+
+func (s *Pools[W]) storeLocked(all []watched[W]) {
+	byName := make(map[string]*W, len(all))
+	for _, w := range all {
+		byName[w.pool.Name()] = w.w
+	}
+	s.all.Store(&all)
+	s.byName.Store(&byName)
+}
