@@ -161,8 +161,12 @@ type ShutdownError struct {
 
 // An Unfinished is a task that a shutdown left undone.
 type Unfinished struct {
-	// Task is the task as it was submitted, with its latest priority. For a
-	// function given to Go, Run calls that function.
+	// Task is the task as it was submitted, with its latest priority, and can be
+	// submitted again, to another pool. Its Run is never nil: for a function
+	// given to Go, and for one that stood beside the Task in SubmitFunc, Call,
+	// Map or Group.Go, it calls that function. The result of such a function
+	// then goes nowhere: its Future, Call, Map or Group has the task's error
+	// already. Only its error is returned, to the one who runs it now.
 	Task Task
 	// State is the task's state when the shutdown's context ended.
 	State State

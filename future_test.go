@@ -402,34 +402,6 @@ func TestCallFollowsItsPattern(t *testing.T) {
 	})
 }
 
-func TestUnfinishedFutureHasNoRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		running, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{Name: "running"},
-			func(ctx context.Context) (int, error) { <-ctx.Done(); return 1, ctx.Err() })
-		require.NoError(t, err)
-		waiting, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{Name: "waiting", Priority: 3},
-			func(context.Context) (int, error) { panic("must not run") })
-		require.NoError(t, err)
-		over, cancel := context.WithCancel(t.Context())
-		cancel()
-		var e *taskpool.ShutdownError
-		require.ErrorAs(t, p.Shutdown(over), &e)
-		require.Len(t, e.Unfinished, 2)
-		var names []string
-		for _, u := range e.Unfinished {
-			require.Nil(t, u.Task.Run)
-			names = append(names, fmt.Sprintf("%s %v %v", u.Task.Name, u.Task.Priority, u.State))
-		}
-		require.ElementsMatch(t, []string{"running medium running", "waiting 3 queued"}, names)
-		for _, fut := range []*taskpool.Future[int]{running, waiting} {
-			v, err := fut.Get(patience(t))
-			require.Zero(t, v)
-			require.ErrorIs(t, err, taskpool.ErrClosed)
-		}
-	})
-}
-
 func TestGetInsideItsOwnTaskReturnsErrInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1))

@@ -710,7 +710,6 @@ func TestMembersCutOffByShutdownSettleTheirGroup(t *testing.T) {
 		require.Len(t, e.Unfinished, 3)
 		for _, u := range e.Unfinished {
 			require.Equal(t, "member", u.Task.Name)
-			require.Nil(t, u.Task.Run)
 		}
 		require.ErrorIs(t, g.Wait(), taskpool.ErrClosed)
 	})

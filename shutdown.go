@@ -16,13 +16,13 @@ import (
 // If ctx ends first, waiting tasks are Canceled and the contexts of running ones
 // end, both with [ErrClosed]; those get the hang grace to return and are given
 // up as hung after it. Then Shutdown returns a [*ShutdownError] that lists every
-// task that did not finish. Hooks that do not return are waited for at most
-// another grace.
+// task that did not finish, ready to be submitted to another pool. Hooks that do
+// not return are waited for at most another grace.
 //
 // When it has returned, no goroutine of the pool is left but those given up as
-// hung and those whose hooks did not return. Any number of calls get the same answer, and the one with the least
-// patience counts. A call from inside a task of the pool returns [ErrInside] at
-// once and shuts nothing down.
+// hung and those whose hooks did not return. Any number of calls get the same
+// answer, and the one with the least patience counts. A call from inside a task
+// of the pool returns [ErrInside] at once and shuts nothing down.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
@@ -153,7 +153,9 @@ func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 	if h := e.h; h != nil && h.function {
 		e.f = h.work.f
 	} else if h != nil {
-		return Unfinished{Task: h.task, State: h.state, Attempt: h.attempts}
+		t := h.task
+		t.Run = h.work.run // also where a function stood beside the Task
+		return Unfinished{Task: t, State: h.state, Attempt: h.attempts}
 	}
 	u := Unfinished{
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},

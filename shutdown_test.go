@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -877,6 +878,127 @@ func TestATaskGivenUpBeforeItRanNeverRuns(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, ran.Load(), "run after they were listed as unfinished")
 	})
+}
+
+// Whatever a task was submitted with and whatever it was doing, what is listed
+// can be submitted again, and does its work then.
+func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
+	value := func(f func(context.Context) error) func(context.Context) (int, error) {
+		return func(ctx context.Context) (int, error) { return 1, f(ctx) }
+	}
+	kinds := map[string]func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error{
+		"Submit": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error {
+			t.Run = f
+			h, err := p.Submit(context.Background(), t)
+			if err != nil {
+				return err
+			}
+			return h.Wait(context.Background())
+		},
+		"SubmitFunc": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error {
+			fut, err := taskpool.SubmitFunc(context.Background(), p, t, value(f))
+			if err != nil {
+				return err
+			}
+			_, err = fut.Get(context.Background())
+			return err
+		},
+		"Call": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error {
+			_, err := taskpool.Call(context.Background(), p, t, value(f))
+			return err
+		},
+		"Map": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) (err error) {
+			in := slices.Values([]int{7})
+			work := func(ctx context.Context, _ int) (int, error) { return value(f)(ctx) }
+			for _, e := range taskpool.Map(context.Background(), p, t, in, work) {
+				err = e
+			}
+			return err
+		},
+		"Group": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error {
+			g := p.Group(context.Background(), t)
+			g.Go(f)
+			return g.Wait()
+		},
+		"Go": func(p *taskpool.Pool, t taskpool.Task, f func(context.Context) error) error {
+			return p.Go(t.Priority, func() { _ = f(context.Background()) })
+		},
+	}
+	again := func(context.Context) error { return errors.New("test: must not run in its first life") }
+	states := map[string]struct {
+		task    taskpool.Task
+		busy    bool // another task has the only slot
+		first   func(context.Context) error
+		state   taskpool.State
+		attempt int
+	}{
+		"queued":  {busy: true, first: again, state: taskpool.Queued},
+		"delayed": {task: taskpool.Task{NotBefore: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}, first: again, state: taskpool.Delayed},
+		"waiting for a retry": {
+			task:  taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}},
+			first: func(context.Context) error { return errFault }, state: taskpool.Delayed, attempt: 1,
+		},
+		"running": {first: untilEnd, state: taskpool.Running, attempt: 1},
+		"parked": {
+			first: func(ctx context.Context) error { return taskpool.Block(ctx, func() error { return untilEnd(ctx) }) },
+			state: taskpool.Parked, attempt: 1,
+		},
+		"hung": {
+			first: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Hour); return nil },
+			state: taskpool.Running, attempt: 1,
+		},
+	}
+	for state, s := range states {
+		for kind, submitted := range kinds {
+			if kind == "Go" && state != "queued" {
+				continue // a function has no context to see the end of
+			}
+			t.Run(kind+"/"+state, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					if s.busy {
+						submit(t, p, taskpool.Task{Name: "busy", Run: untilEnd})
+						synctest.Wait()
+					}
+					var secondLife atomic.Bool
+					ran := 0
+					task := s.task
+					task.Name, task.Priority = "task", 3
+					settled := make(chan error, 1)
+					go func() {
+						settled <- submitted(p, task, func(ctx context.Context) error {
+							if secondLife.Load() {
+								ran++
+								return nil
+							}
+							return s.first(ctx)
+						})
+					}()
+					synctest.Wait()
+					var e *taskpool.ShutdownError
+					require.ErrorAs(t, p.Shutdown(endedContext()), &e)
+					if kind != "Go" {
+						require.ErrorIs(t, <-settled, taskpool.ErrClosed)
+					}
+					i := slices.IndexFunc(e.Unfinished, func(u taskpool.Unfinished) bool { return u.Task.Priority == 3 })
+					require.GreaterOrEqual(t, i, 0)
+					u := e.Unfinished[i]
+					require.Equal(t, s.state, u.State)
+					require.Equal(t, s.attempt, u.Attempt)
+					require.Equal(t, task.Retry.MaxAttempts, u.Task.Retry.MaxAttempts)
+					require.Equal(t, task.NotBefore, u.Task.NotBefore)
+
+					secondLife.Store(true)
+					u.Task.NotBefore = time.Time{}
+					other := newPool(t, taskpool.WithWorkers(1))
+					require.NoError(t, submit(t, other, u.Task).Wait(patience(t)))
+					require.Equal(t, 1, ran)
+					require.NoError(t, other.Shutdown(context.Background()))
+					time.Sleep(2 * time.Hour) // for the one that hangs
+				})
+			})
+		}
+	}
 }
 
 // A task that is parked needs a slot to end. Where all are held by tasks that

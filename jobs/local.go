@@ -260,8 +260,10 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 // Stop shuts the pool down, as [taskpool.Pool.Shutdown] does, and waits until the
 // observers have been told of every job. What was enqueued is finished. If ctx ends
 // first it returns an error; jobs that are cut off then are Canceled, with
-// taskpool.ErrClosed, and the observers may be told of them later. In a handler,
-// called with its context, Stop returns taskpool.ErrInside and stops nothing.
+// taskpool.ErrClosed, and the observers may be told of them later. The tasks that the
+// *[taskpool.ShutdownError] then lists call the handler with its payload when they
+// are submitted to another pool; this queue's observers are not told of that. In a
+// handler, called with its context, Stop returns taskpool.ErrInside and stops nothing.
 func (q *LocalQueue) Stop(ctx context.Context) error {
 	err := q.pool.Shutdown(ctx)
 	if errors.Is(err, taskpool.ErrInside) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -520,6 +521,52 @@ func TestStopThatIsCutShortCancelsWhatIsLeft(t *testing.T) {
 		require.ErrorIs(t, err, taskpool.ErrClosed)
 		known, keys := q.Sizes()
 		require.Zero(t, known+keys)
+	})
+}
+
+// What Stop lists as unfinished does the job when it is submitted to another pool:
+// the handler gets its payload and counts on from the attempts it has had.
+func TestUnfinishedJobsCanBeSubmittedToAnotherPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		q := newLocal(t, &reg)
+		events := record(&reg)
+		restarted := false
+		var done []string
+		k := jobs.Register(&reg, "job", func(ctx context.Context, m jobs.Meta, name string) error {
+			switch {
+			case restarted:
+				done = append(done, fmt.Sprint(name, " ", m.Attempt))
+				return nil
+			case name == "retried":
+				return errTest
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}, jobs.Policy{MaxAttempts: 3, Backoff: at(time.Hour)})
+		for _, name := range []string{"retried", "running", "queued"} {
+			must(t)(k.Enqueue(t.Context(), q, name, jobs.Options{}))
+			synctest.Wait()
+		}
+		must(t)(k.Enqueue(t.Context(), q, "delayed", jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		cut, ok := errors.AsType[*taskpool.ShutdownError](q.Stop(ctx))
+		require.True(t, ok)
+		require.Len(t, cut.Unfinished, 4)
+		synctest.Wait()
+		told := len(events())
+
+		restarted = true
+		p, err := taskpool.New(taskpool.WithWorkers(1))
+		require.NoError(t, err)
+		for _, u := range cut.Unfinished {
+			_, err := p.Submit(t.Context(), u.Task)
+			require.NoError(t, err)
+		}
+		require.NoError(t, p.Shutdown(t.Context()))
+		require.ElementsMatch(t, []string{"retried 2", "running 1", "queued 1", "delayed 1"}, done)
+		require.Len(t, events(), told, "the queue has told of the end of these jobs already")
 	})
 }
 
