@@ -150,9 +150,11 @@ type server struct {
 	finished chan int // what receive ends with: the exit code
 	calls    sync.WaitGroup
 
-	// Used by one call at a time, and handed on from one to the next by the parent,
-	// which makes one call at a time.
-	streams map[string]*serverStreams
+	// turn is held by a call until its reply has been written. The parent makes one
+	// call at a time, but the next can arrive while the write of the reply, which is
+	// in a buffer of streams, has yet to return.
+	turn    sync.Mutex                // protects the field below, and what it holds
+	streams map[string]*serverStreams // by the function's name
 
 	mu  sync.Mutex // protects the field below
 	now *call      // under way; nil: none
@@ -288,6 +290,8 @@ func (s *server) begin(header callHeader, arg []byte) error {
 	}
 	s.calls.Go(func() {
 		defer stop()
+		s.turn.Lock()
+		defer s.turn.Unlock()
 		s.run(&callContext{ctx, c}, header, arg)
 	})
 	return nil

@@ -42,7 +42,14 @@ func TestMain(m *testing.M) {
 		os.Exit(4)
 	}
 	process.Main()
-	goleak.VerifyTestMain(m)
+	// Tests that do not use start have their children looked at here.
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, fault := range process.Faults() {
+			fmt.Fprintln(os.Stderr, "FAIL:", fault)
+			code = max(code, 1)
+		}
+		os.Exit(code)
+	}))
 }
 
 // programs are what a process of this test binary can be in place of the tests, by
@@ -53,13 +60,17 @@ var programs = map[string]func(){}
 const patience = time.Minute
 
 // start starts children whose standard error is dropped unless told otherwise. The
-// test shuts them down itself, or leaves that to its end.
+// test shuts them down itself, or leaves that to its end. It fails if they have had a
+// data race, or have not exited with 0 when they were told to exit.
 func start(t testing.TB, opts ...process.Option) *process.Workers {
 	t.Helper()
 	opts = append([]process.Option{process.WithStderr(io.Discard), process.WithStartTimeout(patience), fastExit}, opts...)
 	w, err := process.Start(opts...)
 	require.NoError(t, err)
-	t.Cleanup(func() { shutdown(t, w) })
+	t.Cleanup(func() {
+		shutdown(t, w)
+		require.Empty(t, process.Faults())
+	})
 	return w
 }
 

@@ -46,6 +46,14 @@ func TestACallReturnsWhatTheFunctionReturns(t *testing.T) {
 	require.Equal(t, "add", add.Name())
 }
 
+// With -race, start sees a data race in the child.
+func TestACallDoesNotTouchTheReplyOfTheOneBefore(t *testing.T) {
+	w := start(t, process.WithWorkers(1))
+	for i := range 100 {
+		require.Len(t, call(t, w, fill, i), i)
+	}
+}
+
 func TestManyCallersShareTheChildren(t *testing.T) {
 	w := start(t, process.WithWorkers(3))
 	p, err := taskpool.New(taskpool.WithWorkers(20))

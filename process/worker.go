@@ -198,8 +198,13 @@ func (w *worker) wait() {
 	_ = w.in.Close() // what could not be written by now, nobody reads
 	w.stderr.finish(drainTime)
 	w.state = state
+	childGone(w)
 	close(w.gone)
 }
+
+// childGone is called with each child that is gone, before others know. Tests
+// replace it.
+var childGone = func(*worker) {}
 
 // close gives back what is left of a worker that is gone. No call has it.
 func (w *worker) close() {

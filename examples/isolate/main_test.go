@@ -17,7 +17,24 @@ import (
 
 func TestMain(m *testing.M) {
 	process.Main()
-	goleak.VerifyTestMain(m)
+	// The program drops what its children write to standard error. With -race, what
+	// the race detector finds in them goes here, and fails the tests.
+	dir, err := os.MkdirTemp("", "isolate")
+	if err != nil {
+		panic(err)
+	}
+	reports := filepath.Join(dir, "race")
+	os.Setenv("GORACE", os.Getenv("GORACE")+" log_path="+reports)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		found, _ := filepath.Glob(reports + "*")
+		for _, path := range found {
+			report, _ := os.ReadFile(path)
+			fmt.Fprintf(os.Stderr, "FAIL: in a child:\n%s", report)
+			code = max(code, 1)
+		}
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }
 
 const goodFiles = 50
