@@ -38,9 +38,21 @@ type order struct {
 const memoryLimit = 128 << 20
 
 var die = process.Register("die", func(ctx context.Context, o order) (int, error) {
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // leave no core file
 	switch o.How {
 	case "kill":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "abort", "bus", "fpe", "illegal", "segv", "sys", "trap", "quit":
+		_ = syscall.Kill(os.Getpid(), deadlySignals[o.How])
+	case "address space":
+		if err := syscall.Setrlimit(syscall.RLIMIT_AS, &syscall.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
+			return 0, err
+		}
+		var all [][]byte
+		for {
+			all = append(all, make([]byte, 64<<20))
+			runtime.KeepAlive(all)
+		}
 	case "exit":
 		os.Exit(7)
 	case "nil map":
@@ -85,6 +97,13 @@ var die = process.Register("die", func(ctx context.Context, o order) (int, error
 //lint:ignore SA5007 it is to exhaust the stack
 func recurse(n int) int { return recurse(n+1) + 1 }
 
+// deadlySignals are signals that a process can send itself. The runtime takes them as
+// it takes those of a crash in C.
+var deadlySignals = map[string]syscall.Signal{
+	"abort": syscall.SIGABRT, "bus": syscall.SIGBUS, "fpe": syscall.SIGFPE, "illegal": syscall.SIGILL,
+	"segv": syscall.SIGSEGV, "sys": syscall.SIGSYS, "trap": syscall.SIGTRAP, "quit": syscall.SIGQUIT,
+}
+
 // deaths are the ways to die, with the signal and the exit code that they come to.
 var deaths = map[string]struct {
 	signal os.Signal
@@ -94,7 +113,15 @@ var deaths = map[string]struct {
 	"kill":     {syscall.SIGKILL, -1, `died of signal "killed"`},
 	"exit":     {nil, 7, "exited with code 7"},
 	"nil map":  {nil, 2, "exited with code 2: panic: assignment to entry in nil map"},
-	"segfault": {nil, 2, "exited with code 2: fatal error: fault"},
+	"segfault": {nil, 2, "exited with code 2: fatal error: fault (unexpected fault address 0x"},
+	"abort":    {nil, 2, "exited with code 2: SIGABRT: abort"},
+	"bus":      {nil, 2, "exited with code 2: SIGBUS: bus error"},
+	"fpe":      {nil, 2, "exited with code 2: SIGFPE: floating-point exception"},
+	"illegal":  {nil, 2, "exited with code 2: SIGILL: illegal instruction"},
+	"segv":     {nil, 2, "exited with code 2: SIGSEGV: segmentation violation"},
+	"sys":      {nil, 2, "exited with code 2: SIGSYS: bad system call"},
+	"trap":     {nil, 2, "exited with code 2: SIGTRAP: trace trap"},
+	"quit":     {nil, 2, "exited with code 2: SIGQUIT: quit"},
 	"stack":    {nil, 2, "exited with code 2: fatal error: stack overflow"},
 	"memory":   {syscall.SIGKILL, -1, "above the memory limit"},
 }
@@ -112,6 +139,24 @@ func requireDeath(t *testing.T, err error, how string) *process.ExitError {
 	require.ErrorContains(t, err, want.text)
 	require.Equal(t, how == "memory", errors.Is(err, process.ErrMaxMemory), "%v", err)
 	return e
+}
+
+func TestAChildThatFindsNoAddressSpaceSaysSo(t *testing.T) {
+	if raceEnabled || runtime.GOOS != "linux" {
+		t.Skip("the race detector, or another system, does not bear a limit of address space")
+	}
+	w := start(t, process.WithWorkers(1))
+	require.ErrorContains(t, fails(t, w, die, order{How: "address space"}), "exited with code 2: fatal error: out of memory (runtime: out of memory: ")
+}
+
+// GOTRACEBACK=crash has all threads tell of themselves, and ends with an abort.
+func TestAChildThatDumpsCoreSaysOfWhatItDied(t *testing.T) {
+	w := start(t, process.WithWorkers(1), process.WithEnv("GOTRACEBACK=crash"))
+	for how, want := range map[string]string{
+		"segv": "SIGSEGV: segmentation violation", "nil map": "panic: assignment to entry in nil map", "quit": "SIGQUIT: quit",
+	} {
+		require.ErrorContains(t, fails(t, w, die, order{How: how}), `died of signal "aborted": `+want)
+	}
 }
 
 func TestTheCallWhoseChildDiedFailsAndSaysOfWhat(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ type tail struct {
 
 	mu  sync.Mutex // protects the fields below
 	buf []byte     // at most twice maxStderr and a write
-	why string     // the last line that says why, among what is not kept
+	cut words      // of what is not kept
 }
 
 // newTail copies r to w, and closes it at its end.
@@ -42,9 +43,7 @@ func (t *tail) Write(p []byte) (int, error) {
 		if i := bytes.IndexByte(t.buf[n:], '\n'); i >= 0 {
 			end += i // the line that is cut in two
 		}
-		if why, _ := lastWords(t.buf[:end]); why != "" {
-			t.why = why
-		}
+		t.cut.read(t.buf[:end])
 		t.buf = t.buf[:copy(t.buf, t.buf[n:])]
 	}
 	return len(p), nil
@@ -63,29 +62,57 @@ func (t *tail) finish(d time.Duration) {
 }
 
 // last returns the last maxStderr bytes that were written, and the line of all that
-// was written that says why the child died, empty if there is none.
+// was written that says why the child died, or else the last that is not empty.
 func (t *tail) last() (text []byte, why string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text = bytes.Clone(t.buf[max(0, len(t.buf)-maxStderr):])
-	why, last := lastWords(t.buf)
-	return text, cmp.Or(why, t.why, last)
+	w := t.cut
+	w.read(t.buf)
+	return bytes.Clone(t.buf[max(0, len(t.buf)-maxStderr):]), cmp.Or(w.why, w.last)
 }
 
-// lastWords returns the last line in which the runtime says why it gives up, and the
-// last line that is not empty.
-func lastWords(stderr []byte) (why, last string) {
-	var w, l []byte
+// words are what counts of what was written to a standard error.
+type words struct {
+	why  string // the line in which the runtime has said last why it gives up
+	last string // the last line that is not empty
+}
+
+// read goes on with the lines of stderr.
+func (w *words) read(stderr []byte) {
 	for line := range bytes.Lines(stderr) {
-		line = bytes.TrimSpace(line)
-		if bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.HasPrefix(line, []byte("panic: ")) {
-			w = line
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
 		}
-		if len(line) > 0 {
-			l = line
+		last := w.last
+		w.last = shorten(line)
+		switch {
+		case bytes.HasPrefix(line, []byte("fatal error: ")):
+			w.why = w.last
+			if isDetail(last) {
+				w.why += " (" + last + ")"
+			}
+		case bytes.HasPrefix(line, []byte("panic: ")), isDetail(w.last):
+			w.why = w.last
+		case isSignal(w.last) && last != "-----":
+			// Below that mark GOTRACEBACK=crash has each further thread print its
+			// registers, by a SIGQUIT.
+			w.why = w.last
 		}
 	}
-	return shorten(w), shorten(l)
+}
+
+// isDetail reports whether a line tells more than the fatal error that follows it.
+func isDetail(line string) bool {
+	return strings.HasPrefix(line, "unexpected fault address ") ||
+		strings.HasPrefix(line, "runtime: ") && strings.Contains(line, "out of memory")
+}
+
+// isSignal reports whether a line is how the runtime begins to tell of a signal that
+// it gives up for: one that came from elsewhere, or from code in C.
+func isSignal(line string) bool {
+	name, _, ok := strings.Cut(line, ": ")
+	return ok && slices.Contains([]string{"SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV",
+		"SIGSTKFLT", "SIGSYS", "SIGEMT"}, name)
 }
 
 // shorten returns a line that fits into an error's text.
