@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -94,6 +95,16 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
 		case i > 0 && p.delayed.Less(i, (i-1)/2):
 			return fmt.Errorf("delayed: the heap is out of order at %d", i)
+		}
+	}
+	for _, w := range p.dead {
+		if !w.dead || w.abandoned || w.crewI >= len(p.crew) || p.crew[w.crewI] != w {
+			return fmt.Errorf("worker %d is to be replaced, and is not in the crew", w.id)
+		}
+	}
+	for _, w := range slices.Concat(p.abandoned, p.lost) {
+		if w.dead {
+			return fmt.Errorf("worker %d was given up and is still counted, though its goroutine has ended", w.id)
 		}
 	}
 	for i, w := range p.watched {
@@ -363,6 +374,12 @@ func (p *Pool) MakeLate(d time.Duration) int {
 	}
 	p.alarmLocked()
 	return len(p.watched)
+}
+
+// WithGivingUp has f called when the supervisor is about to give up on tasks, while
+// it holds no lock.
+func WithGivingUp(f func()) Option {
+	return optionFunc(func(c *config) { c.givingUp = f })
 }
 
 // Marks returns how many marks of arrivals the pool keeps for Stats.

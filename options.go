@@ -75,6 +75,8 @@ type config struct {
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
 
+	givingUp func() // called by the supervisor while it is about to give up on a task; nil but in tests
+
 	// Which options were given, where that matters.
 	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet bool
 }

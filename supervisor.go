@@ -108,16 +108,15 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 // replaceLocked starts a new goroutine where one died. It goes on with what the
 // dead one left undone, and holds its slot.
 func (p *Pool) replaceLocked(w *worker) {
-	reason := "goexit"
+	reason := w.deathLocked()
 	if w.panicked {
-		reason = "panic"
 		p.total.replacedPanic++
 	} else {
 		p.total.replacedGoexit++
 	}
 	old := w.id
 	p.lastID++
-	w.id = p.lastID
+	w.id, w.dead = p.lastID, false
 	w.goroutine.Store(0)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
 	var reports []report
@@ -126,6 +125,14 @@ func (p *Pool) replaceLocked(w *worker) {
 	tell(&reports, p.hooks.workerReplaced, e)
 	p.reportLocked(reports)
 	go w.main()
+}
+
+// deathLocked says how w's goroutine ended, for hooks.
+func (w *worker) deathLocked() string {
+	if w.panicked {
+		return "panic"
+	}
+	return "goexit"
 }
 
 // rewatchLocked has the supervisor look after w's task when something may be due:
@@ -232,7 +239,8 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 }
 
 // giveUpLocked gives up on tasks that hang. It unlocks p.mu while it looks for
-// their stacks, and those that return meanwhile have made it in time.
+// their stacks, and those whose Run returns, panics or calls Goexit meanwhile have
+// made it in time: they are suspect no more.
 func (p *Pool) giveUpLocked(hung []*worker) {
 	ids := make([]uint64, len(hung))
 	for i, w := range hung {
@@ -240,27 +248,18 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	}
 	p.unlock()
 	stacks := goroutineStacks(ids)
+	if f := p.cfg.givingUp; f != nil {
+		f()
+	}
 	p.lock()
 	var reports []report
 	for i, w := range hung {
 		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
 			continue
 		}
-		h := w.job.h
-		cause := ErrClosed // the only reason there is for a function given to Go
-		if h != nil {
-			cause = w.attempt.end.Load().cause
-		}
-		v := verdict{state: Failed, kind: attemptHung,
-			err: &HungError{Stack: stacks[ids[i]], cause: cause, grace: p.cfg.hangGrace}}
-		if a := w.attempt; a != nil && a.over {
-			// Run has returned, but Retry.If, Backoff or a method of the context
-			// has not, and the task was canceled meanwhile.
-			v = verdict{state: Canceled, kind: attemptError, err: h.canceled}
-			if w.succeeded {
-				v = verdict{state: Succeeded}
-			}
-		} else if a != nil && h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
+		v := p.hungLocked(w, stacks[ids[i]])
+		a := w.attempt
+		if a != nil && !a.over && a.h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.helpers++
 			stands := v
 			w.hung = &stands
@@ -270,6 +269,26 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		p.settleHungLocked(w, &v, &reports)
 	}
 	p.reportLocked(reports)
+}
+
+// hungLocked returns what becomes of the task of w, which is given up with that
+// stack, if there is no retry.
+func (p *Pool) hungLocked(w *worker, stack []byte) verdict {
+	a := w.attempt
+	switch {
+	case a == nil || !a.over:
+		cause := ErrClosed // the only reason there is for a function given to Go
+		if a != nil {
+			cause = a.end.Load().cause
+		}
+		return verdict{state: Failed, kind: attemptHung, err: &HungError{Stack: stack, cause: cause, grace: p.cfg.hangGrace}}
+	case w.succeeded:
+		return verdict{state: Succeeded}
+	default:
+		// Run has returned, but Retry.If, Backoff or a method of the context has
+		// not, and the task was canceled meanwhile.
+		return verdict{state: Canceled, kind: attemptError, err: a.h.canceled}
+	}
 }
 
 // judgeHung asks the policy whether a hung attempt is to be retried, and
@@ -325,14 +344,23 @@ func (p *Pool) maxAbandonedLocked() int {
 	return p.cfg.maxAbandoned
 }
 
-// abandonLocked takes the slot of w, which hangs, and gives it to a new worker.
+// abandonLocked takes the slot of w, which hangs, and gives it to a new worker. If
+// its goroutine has ended, in a hook that hung before, nothing is left of w.
 func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	w.gaveUp, w.abandoned = true, true
 	p.leaveLocked(w)
-	p.abandoned = append(p.abandoned, w)
 	p.freeSlotLocked(w)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
-	tell(reports, p.hooks.workerAbandoned, e)
+	if w.dead {
+		e.Reason = w.deathLocked()
+		p.dead = slices.DeleteFunc(p.dead, func(d *worker) bool { return d == w })
+		w.reports = slices.DeleteFunc(w.reports, func(r report) bool { return r.start })
+		*reports = append(*reports, w.reports...) // as its replacement would have
+		tell(reports, p.hooks.workerDied, e)
+	} else {
+		p.abandoned = append(p.abandoned, w)
+		tell(reports, p.hooks.workerAbandoned, e)
+	}
 	if len(p.crew) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
 		p.total.replacedHung++
 		e.Replacement = p.hireLocked().id
@@ -388,8 +416,8 @@ func (p *Pool) dismissLocked() {
 func (p *Pool) desertLocked() {
 	var reports []report
 	for _, w := range slices.Clone(p.crew) {
-		if w.busy { // Retry.If is still being asked whether to retry a hung attempt
-			v := verdict{state: Failed, kind: attemptHung, err: &HungError{cause: ErrClosed, grace: p.cfg.hangGrace}}
+		if w.busy { // Retry.If is still being asked about the end of an attempt
+			v := p.hungLocked(w, nil)
 			p.settleHungLocked(w, &v, &reports)
 		}
 	}

@@ -65,6 +65,7 @@ type worker struct {
 	holds      bool        // has a slot
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung; it has no say in it any more
+	dead       bool        // its goroutine has ended, and the supervisor is to start another: it is in Pool.dead and in the crew
 	abandoned  bool        // with gaveUp: it has no slot either
 	unfinished *Unfinished // the task as it was when Shutdown was cut short
 
@@ -287,6 +288,15 @@ func (w *worker) died(goexit bool) {
 		p.returnedLateLocked(w)
 		return
 	}
+	switch {
+	case w.gaveUp:
+		// It is about to have its slot again. Nobody must abandon it until then:
+		// its goroutine has ended.
+		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })
+	case w.attempt != nil && (w.phase == phaseJudge || w.phase == phaseSettle):
+		// That its replacement has yet to say so is no reason to give it up.
+		w.inTimeLocked()
+	}
 	if w.phase == phaseJudge && w.attempt == nil && !w.gaveUp {
 		// Nobody is to be asked about a function, so it need not wait for the
 		// replacement.
@@ -295,6 +305,7 @@ func (w *worker) died(goexit bool) {
 		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseReport, nil, nil
 		p.restoreLocked()
 	}
+	w.dead = true
 	p.dead = append(p.dead, w)
 	p.alarmLocked()
 }
@@ -587,6 +598,10 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 func (w *worker) inTime() bool {
 	w.pool.lock()
 	defer w.pool.unlock()
+	return w.inTimeLocked()
+}
+
+func (w *worker) inTimeLocked() bool {
 	if w.gaveUp {
 		return false
 	}
@@ -598,9 +613,13 @@ func (w *worker) inTime() bool {
 			w.pool.restoreLocked() // the slot it asked for is room at the door
 		}
 	}
-	if w.pool.cut == nil { // else If and Backoff get no more than the grace
+	switch cut := w.pool.cut != nil; {
+	case !cut:
 		w.pool.unwatchLocked(w)
-	}
+	case w.suspect: // about to be given up; now If and Backoff have the grace
+		w.pool.unwatchLocked(w)
+		w.pool.watchEndLocked(w)
+	} // else they have what is left of it
 	return true
 }
 
