@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 )
 
@@ -90,52 +91,86 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 // Map calls f for each value of in, as tasks of p after the pattern t, whose Run
 // must be nil, and returns the results in the order of in.
 //
-// It is lazy: nothing runs before the loop over the results does, and at most
-// twice as many tasks as the pool has workers are in flight, so in may be
-// endless. in runs on the looping goroutine. Where the queue has no room Map
-// waits for it, whatever [WithCapacity] says. The error of an element comes in
-// its place, with the zero value, and the loop goes on. When the loop is left,
-// the tasks in flight are canceled and waited for; only canceled, if it is left
-// by a panic. If ctx ends or the pool is
-// shut down while there may be more elements, the results of those in flight
-// come first, and the last pair is the zero value and the cause.
+// It is lazy: nothing runs before the loop over the results does, and of the
+// elements taken from in at most twice as many as the pool has workers wait for
+// their turn in the loop (see [MapLimit] for another number), so in may be endless.
+// in runs on the looping goroutine, in turns with the loop's body: before in is
+// asked for its next element, the loop gets all results that are there and whose
+// turn it is, but while in takes its time, or the body, the other does not go on.
+// Where the queue has no room Map waits for it, whatever [WithCapacity] says.
+//
+// The error of an element comes in its place, with the zero value, and the loop
+// goes on. When the loop is left, the tasks in flight are canceled and waited for;
+// only canceled, if it is left by a panic. If ctx ends or the pool is shut down
+// while there may be more elements, the results of those in flight come first, and
+// the last pair is the zero value and the cause: ctx's, or [ErrClosed].
 //
 // Inside a task, of any pool, that task gives its slot back while Map waits.
 func Map[T, R any](ctx context.Context, p *Pool, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
+	return mapSeq("Map", ctx, p, func() int { return 2 * p.slots }, t, in, f)
+}
+
+// MapLimit is [Map] with at most limit elements, at least 1, that have been taken
+// from in and whose results the loop has not got yet, instead of twice as many as
+// the pool has workers. So it bounds how many of the pool's workers the tasks take,
+// as [Group.SetLimit] does, and how many results are kept at a time. With 1 the
+// elements are done one after the other.
+func MapLimit[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
+	if limit < 1 {
+		return func(yield func(R, error) bool) {
+			yield(*new(R), fmt.Errorf("taskpool: MapLimit: limit must be at least 1, got %d", limit))
+		}
+	}
+	return mapSeq("MapLimit", ctx, p, func() int { return limit }, t, in, f)
+}
+
+// mapSeq is Map, called name. limitLocked returns how many elements may be in
+// flight; it may change.
+func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked func() int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
+		var zero R
 		if f == nil {
-			yield(*new(R), errors.New("taskpool: Map: f must be a function, got nil"))
+			yield(zero, fmt.Errorf("taskpool: %s: f must be a function, got nil", name))
 			return
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(errStopped) // also if the loop's body or in panics
 		patient := context.WithoutCancel(ctx)
-		window := 2 * p.Stats().Slots
 		var flight []*Future[R] // in the order of their elements
 		next := func() (more bool) {
 			fut := flight[0]
+			flight[0] = nil // to let go of the result
 			flight = flight[1:]
 			return yield(fut.Get(patient)) // it ends with its own context
+		}
+		due := func() bool {
+			p.lock()
+			defer p.unlock()
+			return len(flight) > 0 && (len(flight) >= limitLocked() || flight[0].state.final())
 		}
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
 			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, true)
 			if err != nil {
-				cut = err
+				if cut = err; ctx.Err() != nil {
+					cut = context.Cause(ctx)
+				}
 				break
 			}
-			if flight = append(flight, fut); len(flight) == window {
-				if more = next(); !more {
-					break
-				}
+			flight = append(flight, fut)
+			for more && due() {
+				more = next()
+			}
+			if !more {
+				break
 			}
 		}
 		for more && len(flight) > 0 {
 			more = next()
 		}
 		if more && cut != nil {
-			yield(*new(R), cut)
+			yield(zero, cut)
 		}
 		cancel(errStopped)
 		for _, fut := range flight {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -650,6 +651,127 @@ func TestMapKeepsAWindowOfTwiceTheWorkersInFlight(t *testing.T) {
 	}
 }
 
+func TestMapLimitSetsTheWindow(t *testing.T) {
+	for _, limit := range []int{1, 2, 7} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(4))
+				pulled, given, widest := 0, 0, 0
+				var mu sync.Mutex
+				running := 0
+				in := func(yield func(int) bool) {
+					for i := range 50 {
+						pulled++
+						widest = max(widest, pulled-given)
+						if !yield(i) {
+							return
+						}
+					}
+				}
+				for range taskpool.MapLimit(patience(t), p, limit, taskpool.Task{}, in, func(context.Context, int) (int, error) {
+					mu.Lock()
+					running = max(running, p.Stats().Running)
+					mu.Unlock()
+					time.Sleep(time.Second)
+					return 0, nil
+				}) {
+					given++
+				}
+				require.Equal(t, 50, given)
+				require.Equal(t, limit, widest)
+				require.Equal(t, min(limit, 4), running)
+			})
+		})
+	}
+}
+
+func TestMapLimitRefusesALimitBelowOne(t *testing.T) {
+	p := newPool(t)
+	for _, limit := range []int{0, -1} {
+		pulled := 0
+		got := pairsOf(taskpool.MapLimit(t.Context(), p, limit, taskpool.Task{}, endless(&pulled), square))
+		require.Len(t, got, 1)
+		require.EqualError(t, got[0].err, fmt.Sprintf("taskpool: MapLimit: limit must be at least 1, got %d", limit))
+		require.Zero(t, pulled)
+	}
+}
+
+func TestMapsWindowFollowsResize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		pulled, given := 0, 0
+		widest := map[int]int{} // by the number of workers
+		workers := 2
+		in := func(yield func(int) bool) {
+			for i := range 300 {
+				pulled++
+				if given%100 >= 50 { // the window has had time to change
+					widest[workers] = max(widest[workers], pulled-given)
+				}
+				if !yield(i) {
+					return
+				}
+			}
+		}
+		for range taskpool.Map(patience(t), p, taskpool.Task{}, in, func(context.Context, int) (int, error) {
+			time.Sleep(time.Second)
+			return 0, nil
+		}) {
+			if given++; given%100 == 0 {
+				workers = map[int]int{100: 5, 200: 1, 300: 1}[given]
+				require.NoError(t, p.Resize(workers))
+			}
+		}
+		require.Equal(t, map[int]int{2: 4, 5: 10, 1: 2}, widest)
+	})
+}
+
+// What is done, and in turn, does not wait until the window is full.
+func TestMapGivesWhatIsThereBeforeItAsksForMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(8))
+		given := 0
+		in := func(yield func(int) bool) {
+			for i := range 40 {
+				require.GreaterOrEqual(t, given, i-1, "all but the latest were done before it came")
+				time.Sleep(50 * time.Millisecond)
+				if !yield(i) {
+					return
+				}
+			}
+		}
+		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, in, square) {
+			require.NoError(t, err)
+			require.Equal(t, given*given, v)
+			given++
+		}
+		require.Equal(t, 40, given)
+	})
+}
+
+// A Map with results as large as those ought not to keep a window of them that
+// nobody needs any more.
+func TestMapLetsGoOfTheResultsThatTheLoopHasHad(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(2))
+	const n = 40
+	var had []weak.Pointer[[1 << 10]byte]
+	alive := 0
+	for v, err := range taskpool.MapLimit(t.Context(), p, 16, taskpool.Task{}, upTo(n), func(context.Context, int) (*[1 << 10]byte, error) {
+		return new([1 << 10]byte), nil
+	}) {
+		require.NoError(t, err)
+		if had = append(had, weak.Make(v)); len(had) == n-1 {
+			runtime.GC()
+			for _, each := range had {
+				if each.Value() != nil {
+					alive++
+				}
+			}
+		}
+	}
+	require.LessOrEqual(t, alive, 2, "this one, and perhaps the one before in a register")
+}
+
 func TestLeavingAMapCancelsAndWaitsForTheTasksInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(3))
@@ -802,7 +924,7 @@ func requireCut(t testing.TB, got []pair[int], pulled int, cause error) {
 	require.NotEmpty(t, got)
 	last := got[len(got)-1]
 	require.Zero(t, last.v)
-	require.ErrorIs(t, last.err, cause)
+	require.Equal(t, cause, last.err, "the cause itself")
 	// The last element taken was the one that could not be submitted.
 	require.Len(t, got, pulled)
 }
