@@ -780,6 +780,7 @@ func TestLeavingAMapCancelsAndWaitsForTheTasksInFlight(t *testing.T) {
 		pulled := 0
 		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 			if i == 0 {
+				time.Sleep(time.Second) // until the window is full
 				return 1, nil
 			}
 			<-ctx.Done()
