@@ -1000,6 +1000,7 @@ func TestMapWhosePoolIsCutOffGivesEachElementItsError(t *testing.T) {
 		var got []pair[int]
 		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 			if i == 0 {
+				time.Sleep(time.Second) // until the window is full
 				return 0, nil
 			}
 			<-ctx.Done()
