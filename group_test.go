@@ -406,7 +406,6 @@ func TestErrorOfAGroupEndsTheRetriesOfItsMembers(t *testing.T) {
 }
 
 func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
-	mustNotRun := func(context.Context) error { panic("must not run") }
 	t.Run("closed pool", func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
