@@ -49,6 +49,18 @@ var (
 var errReturned error = &kindError{
 	"taskpool: the task this context was given to has returned (see Detach)", context.Canceled}
 
+// A taskOverError is the error of a call that waited in a task until that task's context
+// ended.
+type taskOverError struct {
+	call  string
+	cause error
+}
+
+func (e *taskOverError) Error() string {
+	return fmt.Sprintf("taskpool: %s: the context of the task that waits is over: %v", e.call, e.cause)
+}
+func (e *taskOverError) Unwrap() error { return e.cause }
+
 // A kindError is a sentinel that is a more general sentinel too.
 type kindError struct {
 	text string

@@ -27,7 +27,7 @@ func (p *Pool) StaysLocked() bool {
 func (h *Handle) Waiting() int {
 	h.pool.mu.Lock()
 	defer h.pool.mu.Unlock()
-	return len(h.waiting)
+	return len(h.waiters.parked)
 }
 
 // CheckQueue looks for a fault in the pool's queues: it walks every heap and
@@ -55,7 +55,7 @@ func (p *Pool) CheckQueue() error {
 				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.task.Priority, pr)
 			case h.state != Queued && h.state != Parked:
 				return fmt.Errorf("queue: task %d is %v", h.id, h.state)
-			case h.id == 0:
+			case h.id == 0 && !h.function:
 				return errors.New("queue: it holds a task that was not accepted")
 			}
 		}

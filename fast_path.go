@@ -421,6 +421,10 @@ func (w *worker) runFunctions() bool {
 			w.job.f()
 		}
 		w.inRun = false
+		if w.attempt != nil { // it was adopted
+			w.err, w.kind, w.phase = nil, attemptOK, phaseJudge
+			return true
+		}
 	}
 	w.verdict = verdict{state: Succeeded}
 	return w.settleLocked()

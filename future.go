@@ -22,16 +22,17 @@ func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 	if f == nil {
 		return nil, errors.New("taskpool: f must be a function, got nil")
 	}
-	return submitFunc(ctx, p, t, f, roomAsSet)
+	return submitFunc(ctx, p, t, f, false)
 }
 
-// submitFunc is SubmitFunc; room says what becomes of the task if there is none.
-func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
+// submitFunc is SubmitFunc, and waits for room whatever the pool's overflow is
+// if waits is set.
+func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), waits bool) (*Future[T], error) {
 	if t.Run != nil {
 		return nil, errRunSet
 	}
 	fut := new(Future[T])
-	h, err := p.submit(ctx, ctx, t, work{room: room, run: func(ctx context.Context) error {
+	h, err := p.submit(ctx, t, work{waits: waits, run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
@@ -63,8 +64,10 @@ func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
 
 // Get waits as [Handle.Wait] does and returns the task's result, or the zero
 // value and the error that Wait returns.
-func (f *Future[T]) Get(ctx context.Context) (T, error) {
-	if err := f.Wait(ctx); err != nil {
+func (f *Future[T]) Get(ctx context.Context) (T, error) { return f.get(&wait{ctx: ctx}) }
+
+func (f *Future[T]) get(w *wait) (T, error) {
+	if err := f.wait(w); err != nil {
 		var zero T
 		return zero, err
 	}
@@ -134,13 +137,17 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(errStopped) // also if the loop's body or in panics
+		if here := currentAttempt(); here != nil && here != attemptFrom(ctx) && here.ended() == nil {
+			stop := context.AfterFunc(here, func() { cancel(context.Cause(here)) }) // as in awaitLocked
+			defer stop()
+		}
 		patient := context.WithoutCancel(ctx)
 		var flight []*Future[R] // in the order of their elements
 		next := func() (more bool) {
 			fut := flight[0]
 			flight[0] = nil // to let go of the result
 			flight = flight[1:]
-			return yield(fut.Get(patient)) // it ends with its own context
+			return yield(fut.get(&wait{ctx: patient, patient: true})) // it ends with its own context
 		}
 		due := func() bool {
 			p.lock()
@@ -150,7 +157,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, roomWait)
+			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, true)
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)
@@ -173,7 +180,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		}
 		cancel(errStopped)
 		for _, fut := range flight {
-			_ = fut.Wait(patient)
+			_ = fut.wait(&wait{ctx: patient, patient: true})
 		}
 	}
 }

@@ -3,7 +3,6 @@ package taskpool
 import (
 	"context"
 	"errors"
-	"slices"
 )
 
 // A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
@@ -27,16 +26,10 @@ type Group struct {
 	none    waiters // those who wait for members to be 0
 }
 
-// waiters are goroutines that wait for a change of a group: attempts of its pool
-// that are parked meanwhile, and others.
-type waiters struct {
-	parked []*parking
-	others chan struct{} // nil unless there are any
-}
-
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
 // The members' contexts derive from ctx, and end when a member fails or Wait
-// returns. Called with the context of a task, Wait gives that task's slot back.
+// returns. Inside a task, Wait and Go at the limit give that task's slot back,
+// whatever ctx is.
 func (p *Pool) Group(ctx context.Context, t Task) *Group {
 	g := &Group{p: p, t: t, parent: ctx, inside: attemptFrom(ctx), limit: -1}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
@@ -61,27 +54,38 @@ func (g *Group) SetLimit(n int) {
 	}
 }
 
-// Go submits a member that does its work with f. It waits while there are as many
-// members as SetLimit allows, and where the queue has no room it waits for it,
-// whatever [WithCapacity] says; with [OverflowShed] it makes some if it can.
+// Go submits a member that does its work with f. It waits for room in the queue
+// as [Pool.Submit] does, and while there are as many members as SetLimit allows.
 // Called in a task it gives that task's slot back meanwhile, be it the one that
-// made the group or a member. A member that is not accepted is an error of the
+// made the group or a member, and does not wait longer than until that task's
+// context ends. A member that is not accepted is an error of the
 // group; after an error, and after Wait, none is, and f does not run.
 func (g *Group) Go(f func(context.Context) error) {
-	g.p.lock()
-	for over := false; !over && g.limit >= 0 && g.members >= g.limit; {
-		over = g.waitLocked(g.ctx, &g.room)
-	}
-	g.members++
-	g.p.unlock()
+	err := g.enter()
 	switch {
+	case err != nil:
+		g.refused(err)
 	case f == nil:
 		g.refused(errors.New("taskpool: Group.Go: f must be a function, got nil"))
 	case g.t.Run != nil:
 		g.refused(errRunSet)
 	default:
-		_, _ = g.p.submit(g.ctx, g.ctx, g.t, work{run: f, group: g, room: roomWait}) // tells submitted
+		_, _ = g.p.submit(g.ctx, g.t, work{run: f, group: g}) // tells submitted
 	}
+}
+
+// enter counts one more member, once the limit allows it. It returns an error if the task
+// that waits for that has to go; where the group's context ends the wait, submit says so.
+func (g *Group) enter() error {
+	g.p.lock()
+	defer g.p.unlock()
+	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
+	err := g.p.awaitLocked(w)
+	g.members++
+	if !w.byTask {
+		return nil
+	}
+	return &taskOverError{"Group.Go", err}
 }
 
 // submitted takes note of how the submission of a member ended.
@@ -107,51 +111,33 @@ func (g *Group) refused(err error) {
 
 // Wait waits until all members have settled, and returns the first error among
 // theirs: that of a member that panicked is a [*PanicError]. Inside a task, of
-// any pool, whose context ends, it returns the cause at once, and the members are
-// on their way out.
+// any pool, it returns the cause at once when that task's context ends, whatever
+// context the group was made with; members whose context that is are on their way
+// out. Inside a member of the group it returns [ErrInside].
 func (g *Group) Wait() error {
-	ctx := context.WithoutCancel(g.parent)
-	if g.inside != nil {
-		ctx = g.parent
+	if err := g.await(); err != nil {
+		return err
 	}
 	g.p.lock()
-	for over := false; g.members > 0; {
-		if over {
-			g.p.unlock()
-			return context.Cause(ctx)
-		}
-		over = g.waitLocked(ctx, &g.none)
-	}
 	err := g.err
 	g.p.unlock()
 	g.cancel(err)
 	return err
 }
 
-// waitLocked waits until those among ws are woken, and reports whether ctx has
-// ended. It unlocks p.mu while it waits.
-func (g *Group) waitLocked(ctx context.Context, ws *waiters) (over bool) {
-	p := g.p
-	caller := p.hereLocked(g.inside)
-	if pk := p.parkHereLocked(caller); pk != nil {
-		ws.parked = append(ws.parked, pk)
-		p.restoreLocked()
-		p.unlock()
-		pk.wait(ctx)
-		p.lock()
-		ws.parked = slices.DeleteFunc(ws.parked, func(w *parking) bool { return w == pk })
-		p.unlock()
-	} else {
-		if ws.others == nil {
-			ws.others = make(chan struct{})
-		}
-		others := ws.others
-		p.unlock()
-		caller.wait(ctx, others)
+// await waits until all members have settled.
+func (g *Group) await() error {
+	g.p.lock()
+	defer g.p.unlock()
+	if g.members == 0 {
+		return nil
 	}
-	over = ctx.Err() != nil
-	p.lock()
-	return over
+	w := &wait{what: awaited{members: g}, task: g.inside, ask: true, always: true}
+	g.p.identifyLocked(w)
+	if w.task != nil && w.task == g.inside {
+		w.ctx = g.parent
+	}
+	return g.p.awaitLocked(w)
 }
 
 // settledLocked takes note of a member that has settled, or was not accepted,
@@ -163,19 +149,9 @@ func (g *Group) settledLocked(err error, reports *[]report) {
 		*reports = append(*reports, report{call: func() { g.cancel(err) }})
 	}
 	if g.limit >= 0 && g.members < g.limit {
-		g.wakeLocked(&g.room)
+		g.p.wakeLocked(&g.room)
 	}
 	if g.members == 0 {
-		g.wakeLocked(&g.none)
+		g.p.wakeLocked(&g.none)
 	}
-}
-
-func (g *Group) wakeLocked(ws *waiters) {
-	for _, pk := range ws.parked {
-		g.p.backLocked(pk)
-	}
-	if ws.others != nil {
-		close(ws.others)
-	}
-	*ws = waiters{}
 }

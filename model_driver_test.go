@@ -186,8 +186,15 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 	d.pool, d.model = pool, newModel(c)
 	d.model.resumed = func(t *modelTask) bool {
 		d.mu.Lock()
-		h := d.handles[t.n]
+		h, log := d.handles[t.n], d.log
 		d.mu.Unlock()
+		if t.isGo { // it has no handle: by what its call returned
+			said := fmt.Sprintf("#%d.", t.n)
+			if a := t.attempt; a.doing == doingSubmit {
+				said = fmt.Sprintf("submit #%d:", a.on.n)
+			}
+			return slices.ContainsFunc(log, func(line string) bool { return strings.HasPrefix(line, said) })
+		}
 		return h != nil && h.State() != taskpool.Parked
 	}
 	d.trace = append(d.trace, fmt.Sprintf("%+v", c))
@@ -242,7 +249,7 @@ func (d *trial) operate() {
 		case 6:
 			d.submitGo()
 		case 7, 8, 9:
-			if a := d.ready(false); a != nil {
+			if a := d.ready(true); a != nil {
 				d.submit(a)
 			}
 		case 10, 11, 12, 13, 14, 15:
@@ -262,9 +269,13 @@ func (d *trial) operate() {
 				d.unblock(a)
 			}
 		case 24, 25:
-			a, t := d.ready(false), d.task()
+			a, t := d.ready(true), d.task()
 			if a != nil && t != nil {
-				d.command(a, command{do: "wait", task: t.n}, func() { d.model.wait(a, t) })
+				with := choose(d.tape, ownContext, ownContext, withoutCancel, otherContext)
+				if a.t.isGo {
+					with = otherContext
+				}
+				d.command(a, command{do: "wait", task: t.n, with: with}, func() { d.model.wait(a, t, with) })
 			}
 		case 26:
 			if a := d.ready(false); a != nil {
@@ -405,7 +416,11 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 		live := slices.ContainsFunc(d.model.tasks, func(c *modelTask) bool {
 			return c.ctxOf == parent && !c.settled() && !c.refused()
 		})
-		switch d.n(3) {
+		kind := d.n(3)
+		if parent.t.isGo {
+			kind = 1
+		}
+		switch kind {
 		case 0:
 			own = context.WithoutCancel
 		case 1:
@@ -445,7 +460,7 @@ func (d *trial) submit(parent *modelAttempt) {
 	}
 	by := ""
 	if parent != nil {
-		by = fmt.Sprintf(" in #%d.%d (its context: %v, gives its slot back: %v)", parent.t.n, parent.number, t.ctxOf != nil, t.parent != nil)
+		by = fmt.Sprintf(" in #%d.%d (with its end: %v, as its own: %v)", parent.t.n, parent.number, t.ctxOf != nil, t.parent != nil)
 	}
 	what := fmt.Sprintf("submit #%d%s: %v timeout=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
 		t.n, by, t.priority, t.timeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
@@ -540,7 +555,14 @@ func (d *trial) run(n int) func(context.Context) error {
 				err := taskpool.Block(ctx, func() error { die(d.next(b)); return nil })
 				d.note("#%d.%d block: %s", n, number, describe(err))
 			case "wait":
-				d.note("#%d.%d wait: %s", n, number, describe(d.handle(c.task).Wait(ctx)))
+				with := ctx
+				switch c.with {
+				case withoutCancel:
+					with = context.WithoutCancel(ctx)
+				case otherContext:
+					with = context.Background()
+				}
+				d.note("#%d.%d wait: %s", n, number, describe(d.handle(c.task).Wait(with)))
 			case "submit":
 				c.submit(ctx)
 			default:
@@ -586,7 +608,7 @@ func (d *trial) command(a *modelAttempt, c command, model func()) {
 	what := fmt.Sprintf("#%d.%d: %s", a.t.n, a.number, c.do)
 	switch c.do {
 	case "wait":
-		what += fmt.Sprintf(" for #%d", c.task)
+		what += fmt.Sprintf(" for #%d, context %d", c.task, c.with)
 	case "return":
 		what += fmt.Sprintf(" %v %v", c.err, c.after)
 	}

@@ -80,8 +80,9 @@ type modelTask struct {
 	cancellable bool          // its context may end
 	ctxEnd      time.Duration // when its own context's deadline is; 0: never
 	ctxOf       *modelAttempt // the attempt whose context it was submitted with, if that ends it
-	parent      *modelAttempt // the attempt that submits, if it gives its slot back for that
+	parent      *modelAttempt // the attempt that submits, if its context says so
 	caller      *modelAttempt // the attempt that submits
+	bound       bool          // at the door: the end of caller ends the wait, though its context is another
 
 	accepted  bool
 	submitErr error // with !accepted, once Submit has returned
@@ -136,6 +137,7 @@ type modelAttempt struct {
 
 	doing doing
 	on    *modelTask // waits for it, or submits it
+	bound bool       // with doingWait: the end of its own context ends the wait
 	fails string     // with doingBlock, once f has ended: how
 	wasAt string     // the state and attempt at the cut, as in describeUnfinished
 }
@@ -386,8 +388,8 @@ func (m *modelPool) next() bool {
 func (m *modelPool) admit() {
 	for t := m.nextAtDoor(); t != nil; t = m.nextAtDoor() {
 		m.accept(t)
-		if t.parent != nil && t.parent.parked {
-			m.back(t.parent)
+		if t.caller != nil && t.caller.parked {
+			m.back(t.caller)
 		} else {
 			m.submitReturns(t)
 		}
@@ -462,7 +464,8 @@ func (m *modelPool) submit(t *modelTask) {
 		if t.caller != nil {
 			t.caller.doing, t.caller.on = doingSubmit, t
 		}
-		if a := t.parent; a != nil {
+		if a := t.caller; a != nil {
+			t.bound = t.parent == nil && a.cause == nil
 			m.park(a)
 		}
 		m.restore()
@@ -522,8 +525,8 @@ func (m *modelPool) submitReturns(t *modelTask) {
 func (m *modelPool) turnAway(t *modelTask) {
 	m.leaveDoor(t)
 	t.submitErr = taskpool.ErrClosed
-	if t.parent != nil && t.parent.parked {
-		m.back(t.parent)
+	if t.caller != nil && t.caller.parked {
+		m.back(t.caller)
 	} else {
 		m.submitReturns(t)
 	}
@@ -550,6 +553,7 @@ type command struct {
 	err    error                 // for "return"
 	after  time.Duration         // for "return" with RetryAfter
 	task   int                   // for "wait"
+	with   waitContext           // for "wait"
 	submit func(context.Context) // for "submit"
 }
 
@@ -675,7 +679,7 @@ func (m *modelPool) giveUp(a *modelAttempt) {
 	m.hangs++
 	a.hungAs = int(m.hangs)
 	err := errors.Join(taskpool.ErrHung, a.cause)
-	if t.isGo || m.final > 0 && m.now >= m.final {
+	if t.isGo {
 		err = errors.Join(taskpool.ErrHung, taskpool.ErrClosed)
 	}
 	retry := t.canceled == nil && t.retryIf == ifAlways && a.number < t.most && (m.final == 0 || m.now < m.final)
@@ -731,8 +735,8 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 		case a.asked && !slices.Contains(m.leaving, a):
 			m.queue = remove(m.queue, a.t)
 			m.leaving = append(m.leaving, a)
-		case a.doing == doingWait, a.doing == doingSubmit && a.on.ctxOf == a:
-			m.back(a) // the call waits with the context
+		case a.doing == doingWait && a.bound, a.doing == doingSubmit && (a.on.ctxOf == a || a.on.bound):
+			m.back(a) // the end of the context is that of the call
 		}
 	}
 	if first {
@@ -758,7 +762,7 @@ func (m *modelPool) contextEnds(t *modelTask, cause error) {
 	case t.accepted:
 		m.cancel(t, cause)
 	case t.returned || t.submitErr != nil:
-	case t.parent == nil || !t.parent.parked && !slices.Contains(m.awake, t.parent):
+	case t.caller == nil || !t.caller.parked && !slices.Contains(m.awake, t.caller):
 		t.canceled = cause
 		m.giveUpDoor(t)
 	default: // the submitter finds out when it has its slot back
@@ -900,13 +904,18 @@ func (m *modelPool) goOn(a *modelAttempt) {
 		switch t := a.on; {
 		case final(t.state):
 			m.callReturns(a, "wait", t.err)
-		case a.cause != nil:
+		case a.cause != nil && a.bound:
 			m.callReturns(a, "wait", a.cause)
 		}
 	case doingSubmit:
 		switch t := a.on; {
 		case t.accepted || t.submitErr != nil:
 			m.submitReturns(t)
+		case t.bound && a.cause != nil:
+			m.leaveDoor(t)
+			t.submitErr = fmt.Errorf("the task's: %w", a.cause)
+			m.submitReturns(t)
+			m.restore()
 		case t.ctxOf != nil && t.ctxOf.cause != nil:
 			m.giveUpDoor(t)
 		}
@@ -977,17 +986,20 @@ func (m *modelPool) unblock(a *modelAttempt, how string) {
 	m.goOn(a)
 }
 
-func (m *modelPool) wait(a *modelAttempt, t *modelTask) {
+// wait is a call of Wait with the context of a, the same without its end, or another
+// context that does not end.
+func (m *modelPool) wait(a *modelAttempt, t *modelTask, with waitContext) {
 	a.doing, a.on = doingWait, t
+	a.bound = with == ownContext || with == otherContext && a.cause == nil
 	switch {
-	case a.t == t:
+	case a.t == t && !(with == otherContext && final(t.state)): // nobody looks where it is called if it need not wait
 		m.callReturns(a, "wait", taskpool.ErrInside)
 	case final(t.state):
 		m.goOn(a)
 	default:
 		t.waiters = append(t.waiters, a)
 		parked := m.park(a)
-		if a.cause == nil {
+		if a.cause == nil || !a.bound {
 			m.restore()
 		} else if parked {
 			m.restore() // its slot is gone before it finds out
@@ -998,6 +1010,15 @@ func (m *modelPool) wait(a *modelAttempt, t *modelTask) {
 		}
 	}
 }
+
+// waitContext is what a task calls Wait with.
+type waitContext int
+
+const (
+	ownContext waitContext = iota
+	withoutCancel
+	otherContext
+)
 
 func final(s taskpool.State) bool { return s >= taskpool.Succeeded && s <= taskpool.Shed }
 
@@ -1112,7 +1133,7 @@ func (m *modelPool) shutdown() {
 		return
 	}
 	m.closed, m.paused = true, false
-	for _, t := range slices.Clone(m.door) {
+	for _, t := range byPriority(m.door) {
 		if !m.continues(t.parent) {
 			m.turnAway(t)
 		}
@@ -1127,7 +1148,7 @@ func (m *modelPool) cutShort() {
 	}
 	m.cut, m.final = true, m.now+2*m.grace
 	m.reclaim()
-	for _, t := range slices.Clone(m.door) {
+	for _, t := range byPriority(m.door) {
 		m.turnAway(t)
 	}
 	var ended []*modelAttempt

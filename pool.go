@@ -73,6 +73,7 @@ type Pool struct {
 	askLess  int       // and the less urgent ones
 	idle     []*worker // workers without a task, the last to come on top; a free slot need not have one
 	crew     []*worker // all workers but those abandoned; in no order
+	engaged  int       // slots held, attempts parked and workers abandoned
 	extra    int       // how many workers beyond slots were hired, for the tasks that ran while others were parked
 
 	dead      []*worker // to be replaced by the supervisor
@@ -89,7 +90,7 @@ type Pool struct {
 	marks      []mark         // see oldestWaitLocked
 
 	paused   bool
-	idleCh   chan struct{}   // closed when nothing is outstanding; nil unless somebody waits
+	idlers   waiters         // those who wait until nothing is outstanding
 	helpers  int             // goroutines that Shutdown waits for, beside the crew
 	insiders map[uint64]bool // their numbers
 
@@ -224,45 +225,12 @@ var functionHandles = sync.Pool{New: func() any {
 // except to a running task of the pool that submits with its own context. It
 // returns an error that wraps ctx's if ctx ends before the task is accepted, and
 // one that names the field if t is not valid. A task that is not accepted leaves
-// nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
-// wait alone.
+// nothing behind.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun(ctx, ctx, t, work{})
-}
-
-// TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
-// [OverflowWait], it returns [ErrFull].
-func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun(ctx, ctx, t, work{room: roomNow})
-}
-
-// SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
-// governs the task, and wait how long SubmitWithin may take. If wait ends first, the
-// error wraps its cause, and the task was not accepted; once the task is accepted, the
-// end of wait changes nothing. It is for a task that outlives the request in which it
-// is submitted:
-//
-//	h, err := pool.SubmitWithin(r.Context(), context.WithoutCancel(r.Context()), task)
-//
-// Inside a task it is wait that tells which task submits. If ctx ends while
-// SubmitWithin waits, it returns too.
-func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
-	if wait != nil && ctx != nil && ctx.Done() != nil {
-		both, cancel := context.WithCancelCause(wait)
-		defer cancel(nil)
-		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
-		wait = both
-	}
-	return p.submitRun(wait, ctx, t, work{})
-}
-
-// submitRun is SubmitWithin; work says how to get room.
-func (p *Pool) submitRun(wait, ctx context.Context, t Task, work work) (*Handle, error) {
 	if t.Run == nil {
 		return nil, errors.New("taskpool: Task.Run must be a function, got nil")
 	}
-	work.run = t.Run
-	return p.submit(wait, ctx, t, work)
+	return p.submit(ctx, t, work{run: t.Run})
 }
 
 // work is what Submit does not leave to its caller.
@@ -270,39 +238,26 @@ type work struct {
 	run   func(context.Context) error
 	f     func() // a function given to Go
 	group *Group // that the task is a member of; nil if none
-	room  roomMode
+	waits bool   // for room, whatever the pool's overflow is
 }
 
-// A roomMode is what becomes of a task for which there is no room.
-type roomMode byte
-
-const (
-	roomAsSet roomMode = iota // what WithCapacity says
-	roomWait                  // it waits whatever that is
-	roomNow                   // it does not wait
-)
-
-// submit is SubmitWithin of a task that does work.
-func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, err error) {
+// submit is Submit of a task that does work.
+func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err error) {
 	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
-	if ctx == nil || wait == nil {
+	if ctx == nil {
 		return nil, errors.New("taskpool: ctx must not be nil")
 	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	over := ctx
-	if ctx.Err() == nil {
-		over = wait
-	}
-	if over.Err() != nil {
+	if ctx.Err() != nil {
 		p.lock()
 		p.total.refused++
 		p.unlock()
-		return nil, p.contextError(over)
+		return nil, p.contextError(ctx)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
@@ -310,20 +265,17 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 	if p.hooks.timed {
 		h.queuedAt = time.Since(p.epoch)
 	}
-	parent := attemptFrom(wait)
+	parent := attemptFrom(ctx)
 	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := p.admit(wait, h, parent)
+	reports, err := p.admit(h, parent)
 	if err != nil {
 		if h.stop != nil {
 			h.stop()
 		}
 		if err == errGaveUp {
-			if over = ctx; ctx.Err() == nil {
-				over = wait
-			}
-			err = p.contextError(over)
+			err = p.contextError(ctx)
 		}
 		return nil, err
 	}
@@ -345,24 +297,39 @@ func (p *Pool) contextError(ctx context.Context) error {
 	return fmt.Errorf("taskpool: Submit: context is over: %w: %w", err, cause)
 }
 
-// admit has h accepted or returns why not. wait bounds how long that may take, and
-// parent is the attempt that submits.
-func (p *Pool) admit(wait context.Context, h *Handle, parent *attempt) (reports []report, err error) {
+// admit has h accepted or returns why not. parent is the attempt that submits, as its
+// context says.
+func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 	p.lock()
 	defer p.unlock()
-	if p.closed && h.work.group != nil {
-		parent = p.hereLocked(parent) // a member may be the one that adds to its group
-	}
-	switch {
-	case h.canceled != nil:
-		err = errGaveUp
-	case p.closed && !p.continuesLocked(parent):
-		err = ErrClosed
-	default:
-		if err = p.makeRoomLocked(h.task.Priority, &reports); err == nil {
-			p.acceptLocked(h)
-		} else if h.work.room == roomWait || p.cfg.overflow == OverflowWait && h.work.room != roomNow {
-			err = p.waitForRoomLocked(wait, h, parent)
+	w := &wait{what: awaited{room: h}, ctx: h.ctx, task: parent, ask: h.work.group != nil}
+	for decided := false; !decided; {
+		decided = true
+		switch {
+		case h.canceled != nil:
+			err = errGaveUp
+		case p.closed && !p.continuesLocked(parent):
+			// A member may be the one that adds to its group.
+			if w.ask && !w.identified {
+				p.identifyLocked(w)
+				decided = false
+			} else if w.ask && p.continuesLocked(w.task) && !w.task.h.function {
+				parent, decided = w.task, false
+			} else {
+				err = ErrClosed
+			}
+		default:
+			if err = p.makeRoomLocked(h.task.Priority, &reports); err == nil {
+				p.acceptLocked(h)
+			} else if p.cfg.overflow != OverflowWait && !h.work.waits {
+				// refused
+			} else if !w.identified {
+				p.identifyLocked(w)
+				decided = false
+			} else {
+				h.parent = parent
+				err = p.waitForRoomLocked(h, w)
+			}
 		}
 	}
 	if err != nil {
@@ -376,14 +343,9 @@ func (p *Pool) admit(wait context.Context, h *Handle, parent *attempt) (reports 
 	return reports, nil
 }
 
-// waitForRoomLocked waits at the door until h is accepted, wait ends, as it does with
-// h's context, or the pool is closed. It unlocks p.mu while it waits, and a parent gives its slot
-// back meanwhile.
-func (p *Pool) waitForRoomLocked(wait context.Context, h *Handle, parent *attempt) error {
-	if h.work.group != nil {
-		parent = p.hereLocked(parent)
-	}
-	h.admitted, h.parent = make(chan struct{}), parent
+// waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
+// pool is closed. p.mu is unlocked meanwhile.
+func (p *Pool) waitForRoomLocked(h *Handle, w *wait) error {
 	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 	defer func() { // also if h's context panics
 		if h.place.lane != nil && h.id == 0 {
@@ -392,21 +354,12 @@ func (p *Pool) waitForRoomLocked(wait context.Context, h *Handle, parent *attemp
 		h.parent = nil
 		p.restoreLocked()
 	}()
-	for over := false; h.id == 0 && h.refused == nil; {
-		if over {
-			h.refused = errGaveUp
-			break
-		}
-		await := func() { parent.wait(wait, h.admitted) }
-		if pk := p.parkHereLocked(parent); pk != nil {
-			h.waiting = append(h.waiting, pk)
-			p.restoreLocked()
-			await = func() { pk.wait(wait) }
-		}
-		p.unlocked(func() {
-			await()
-			over = wait.Err() != nil
-		})
+	switch err := p.awaitLocked(w); {
+	case err == nil:
+	case w.byTask:
+		h.refused = &taskOverError{"Submit", err}
+	default:
+		h.refused = errGaveUp
 	}
 	return h.refused
 }
@@ -455,10 +408,25 @@ func (p *Pool) restrictedLocked() bool {
 func (p *Pool) holdSlotLocked(w *worker) {
 	w.holds = true
 	p.held++
+	p.engageLocked(+1)
 	if p.lessUrgent(w.priority) {
 		p.heldLess++
 	}
 }
+
+// engageLocked counts slots held, attempts parked and workers abandoned: while there are
+// any, somebody may wait on a worker's goroutine.
+func (p *Pool) engageLocked(n int) {
+	if p.engaged == 0 {
+		activePools.Add(1)
+	}
+	if p.engaged += n; p.engaged == 0 {
+		activePools.Add(-1)
+	}
+}
+
+// othersActiveLocked reports whether anybody may wait on a worker's goroutine.
+func (p *Pool) othersActiveLocked() bool { return activePools.Load() > 0 }
 
 // freeSlotLocked takes w's slot, if it has one.
 func (p *Pool) freeSlotLocked(w *worker) {
@@ -467,6 +435,7 @@ func (p *Pool) freeSlotLocked(w *worker) {
 	}
 	w.holds = false
 	p.held--
+	p.engageLocked(-1)
 	if p.lessUrgent(w.priority) {
 		p.heldLess--
 	}
@@ -567,21 +536,10 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
 	h.work.run, h.work.f, h.task.Run, h.task.Retry = nil, nil, nil, Retry{} // let go of what they refer to
-	if h.done != nil {
-		close(h.done)
-	}
-	p.wakeLocked(h)
+	p.wakeLocked(&h.waiters)
 	if h.work.group != nil {
 		h.work.group.settledLocked(err, reports)
 	}
-}
-
-// wakeLocked lets those go on that wait for h without a slot.
-func (p *Pool) wakeLocked(h *Handle) {
-	for _, pk := range h.waiting {
-		p.backLocked(pk)
-	}
-	h.waiting = nil
 }
 
 // cancel implements Handle.Cancel and the end of a task's context.
@@ -726,8 +684,7 @@ func (p *Pool) nextLocked() bool {
 func (p *Pool) admitLocked() {
 	for h := p.nextAtDoorLocked(); h != nil; h = p.nextAtDoorLocked() {
 		p.acceptLocked(h)
-		close(h.admitted)
-		p.wakeLocked(h)
+		p.wakeLocked(&h.waiters)
 	}
 }
 
@@ -762,10 +719,7 @@ func (p *Pool) drainedLocked() {
 	for len(p.idle) > 0 && len(p.crew) > p.slots {
 		p.dismissIdleLocked()
 	}
-	if p.idleCh != nil {
-		close(p.idleCh)
-		p.idleCh = nil
-	}
+	p.wakeLocked(&p.idlers)
 	if p.closed {
 		p.dismissLocked()
 	}
@@ -779,27 +733,15 @@ func (p *Pool) outstandingLocked() int {
 // WaitIdle waits until no task is queued, delayed, parked or running, and
 // returns nil; others may submit the next one at any time. If ctx ends first, it
 // returns ctx's cause. In a task of the pool it returns [ErrInside]; one of
-// another pool keeps its slot meanwhile, unless it calls WaitIdle in [Block].
+// another pool gives its slot back meanwhile, see [Handle.Wait].
 func (p *Pool) WaitIdle(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
 	}
+	task := attemptFrom(ctx)
 	p.lock()
-	if p.outstandingLocked() == 0 {
-		p.unlock()
-		return nil
-	}
-	if p.idleCh == nil {
-		p.idleCh = make(chan struct{})
-	}
-	idle := p.idleCh
-	p.unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	defer p.unlock()
+	return p.awaitLocked(&wait{what: awaited{idle: p}, ctx: ctx, task: task})
 }
 
 // inside reports whether the caller is a task or a hook on a goroutine of the
@@ -808,20 +750,24 @@ func (p *Pool) inside(ctx context.Context) bool {
 	if a := attemptFrom(ctx); a != nil && a.pool == p {
 		return true
 	}
+	if w := currentWorker(); w != nil && w.pool == p {
+		return true
+	}
+	return p.helping()
+}
+
+// helping reports whether the calling goroutine is one of the pool's beside its workers.
+func (p *Pool) helping() bool {
+	p.lock()
+	helpers := len(p.insiders)
+	p.unlock()
+	if helpers == 0 {
+		return false
+	}
 	id := goroutineID()
 	p.lock()
 	defer p.unlock()
-	if p.insiders[id] {
-		return true
-	}
-	for _, workers := range [][]*worker{p.crew, p.abandoned} {
-		for _, w := range workers {
-			if w.goroutine.Load() == id {
-				return true
-			}
-		}
-	}
-	return false
+	return p.insiders[id]
 }
 
 // Pause stops the pool from starting tasks, and from resuming parked ones whose

@@ -33,7 +33,8 @@ type parking struct {
 
 	// The fields below are protected by pool.mu.
 
-	asked bool // for a slot
+	waits awaited // what for; zero in Yield and Block
+	asked bool    // for a slot
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool
@@ -208,28 +209,6 @@ func (a *attempt) BeatDue() <-chan struct{} {
 	return due
 }
 
-// wait waits until done is closed or ctx ends, with a's slot given back. a may be
-// nil, or have no slot.
-func (a *attempt) wait(ctx context.Context, done <-chan struct{}) {
-	if a != nil {
-		p := a.pool
-		p.lock()
-		pk := p.parkLocked(a)
-		if pk != nil {
-			p.restoreLocked()
-		}
-		p.unlock()
-		if pk != nil {
-			defer pk.back()
-			pk.beginRegion(ctx)
-		}
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-}
-
 // back asks for a slot and waits for it.
 func (pk *parking) back() {
 	p := pk.a.pool
@@ -250,35 +229,6 @@ func (pk *parking) resume(ctx context.Context) {
 	pk.beginRegion(ctx)
 }
 
-// wait waits until the attempt has a slot again, asking for one when ctx ends.
-func (pk *parking) wait(ctx context.Context) {
-	defer func() { // also if a method of ctx panics, as the task may recover and go on
-		select {
-		case <-pk.ready: // the ordinary case takes no lock
-			pk.endRegion()
-		default:
-			pk.back()
-		}
-	}()
-	pk.beginRegion(ctx)
-	select {
-	case <-pk.ready:
-	case <-ctx.Done():
-	}
-}
-
-// hereLocked returns the attempt that runs on the calling goroutine, and a if
-// that is none of the pool's.
-func (p *Pool) hereLocked(a *attempt) *attempt {
-	id := goroutineID()
-	for _, w := range p.crew {
-		if w.goroutine.Load() == id && w.attempt != nil {
-			return w.attempt
-		}
-	}
-	return a
-}
-
 // parkHereLocked is parkLocked for an attempt that waits for something in p. It
 // returns nil too if a is nil or belongs to another pool.
 func (p *Pool) parkHereLocked(a *attempt) *parking {
@@ -291,11 +241,12 @@ func (p *Pool) parkHereLocked(a *attempt) *parking {
 // parkLocked takes the slot of a. It returns nil if a has none to give: it is
 // over, or another of its goroutines has parked it.
 func (p *Pool) parkLocked(a *attempt) *parking {
-	if a.over || a.parking != nil {
+	if !a.canParkLocked() {
 		return nil
 	}
 	pk := &parking{a: a, ready: make(chan struct{})}
 	a.parking = pk
+	p.engageLocked(+1)
 	a.h.state = Parked
 	p.count[Running]--
 	p.count[Parked]++
@@ -346,6 +297,7 @@ func (p *Pool) askLocked(pk *parking) {
 // goneLocked ends a parking.
 func (p *Pool) goneLocked(pk *parking) {
 	pk.a.parking = nil
+	p.engageLocked(-1)
 	close(pk.ready)
 	switch {
 	case !pk.asked:

@@ -33,6 +33,9 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		return p.answer()
 	default:
 	}
+	if pk := parkCaller(ctx); pk != nil { // a task of another pool
+		defer pk.back()
+	}
 	select {
 	case <-p.terminated:
 	case <-ctx.Done():
@@ -82,8 +85,7 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 		if refuse(h) {
 			p.door.remove(h)
 			h.refused = ErrClosed
-			close(h.admitted)
-			p.wakeLocked(h)
+			p.wakeLocked(&h.waiters)
 		}
 	}
 }
@@ -152,6 +154,9 @@ func (p *Pool) cutShort(cause error) {
 func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 	if h := e.h; h != nil && h.function {
 		e.f = h.work.f
+		if h.attempt != nil { // it waits for something
+			s = h.state
+		}
 	} else if h != nil {
 		t := h.task
 		t.Run = h.work.run // also where a function stood beside the Task
@@ -161,7 +166,7 @@ func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},
 		State: s,
 	}
-	if s == Running {
+	if s != Queued {
 		u.Attempt = 1
 	}
 	return u

@@ -1563,7 +1563,7 @@ func (g *soakPool) useMap(r *rand.Rand, ctx context.Context, endable bool) {
 	if pairs != n && pairs-1 != leave {
 		if pairs > n || last == nil {
 			t.fail("Map gave %d of %d pairs, the last with %v", pairs, n, last)
-		} else {
+		} else if cause := context.Cause(ctx); cause == nil || last != cause {
 			g.checkRefusal(last, endable, true)
 		}
 	}
@@ -2007,7 +2007,7 @@ func (g *soakPool) auditList(e *taskpool.ShutdownError) map[string]int {
 		var hung *taskpool.HungError
 		undone := s.state == taskpool.Failed && errors.As(s.err, &hung) ||
 			s.state == taskpool.Canceled && (errors.Is(s.err, taskpool.ErrClosed) || t.endable || t.canceled.Load())
-		if listed[name] > 1 || !undone || (u.Task.Run == nil) != t.typed || u.Attempt > s.attempt {
+		if listed[name] > 1 || !undone || u.Task.Run == nil || u.Attempt > s.attempt {
 			t.fail("unfinished as %+v, listed %d times, settled as %+v", u, listed[name], s)
 		}
 		if waits := u.State == taskpool.Queued || u.State == taskpool.Delayed; waits && u.Attempt != s.attempt {

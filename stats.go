@@ -449,8 +449,12 @@ type TaskInfo struct {
 
 // infoLocked describes h, with the attempt under way if any.
 func (h *Handle) infoLocked() TaskInfo {
-	if h.function { // it waits, or did
-		return TaskInfo{Priority: h.task.Priority, State: h.state, draw: h.draw}
+	if h.function {
+		t := TaskInfo{Priority: h.task.Priority, State: h.state, draw: h.draw}
+		if a := h.attempt; a != nil { // see worker.adopt
+			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
+		}
+		return t
 	}
 	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.task.Priority, State: h.state,
 		Attempt: h.attempts, Err: h.lastErr, Handle: h}

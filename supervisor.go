@@ -5,7 +5,6 @@ import (
 	"container/heap"
 	"runtime"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -359,6 +358,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 		tell(reports, p.hooks.workerDied, e)
 	} else {
 		p.abandoned = append(p.abandoned, w)
+		p.engageLocked(+1)
 		tell(reports, p.hooks.workerAbandoned, e)
 	}
 	if len(p.crew) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
@@ -371,6 +371,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 // returnedLateLocked takes note of the end of an abandoned worker.
 func (p *Pool) returnedLateLocked(w *worker) {
 	p.abandoned = slices.DeleteFunc(p.abandoned, func(a *worker) bool { return a == w })
+	p.engageLocked(-1)
 	p.reclaimLocked()
 	p.restoreLocked()
 }
@@ -524,26 +525,6 @@ func (q *watchHeap) Pop() any {
 	*q = (*q)[:last]
 	w.watchI = -1
 	return w
-}
-
-// goroutineID returns the number by which stack dumps name the calling
-// goroutine. It serves to find the stack of a hung worker, and to refuse a wait
-// that would never end; nothing is attached to it.
-func goroutineID() uint64 {
-	var buf [64]byte
-	head := buf[:runtime.Stack(buf[:], false)]
-	return parseGoroutineID(head)
-}
-
-// parseGoroutineID returns the number in the first line of a stack dump,
-// "goroutine 7 [running]:", and 0 if there is none.
-func parseGoroutineID(head []byte) uint64 {
-	fields := bytes.Fields(head)
-	if len(fields) < 2 {
-		return 0
-	}
-	id, _ := strconv.ParseUint(string(fields[1]), 10, 64)
-	return id
 }
 
 // maxStackDump bounds the memory for finding hung goroutines among all.

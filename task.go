@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -174,7 +173,6 @@ type Handle struct {
 	state    State
 	err      error         // the task's error, once settled
 	lastErr  error         // of the last failed attempt
-	done     chan struct{} // closed when settled; nil until somebody asks for it
 	attempts int           // started so far
 	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
 	function bool          // it stands for a function given to Go, see timedFunction
@@ -188,14 +186,11 @@ type Handle struct {
 	// canceled is the cause of Cancel or of ctx's end, if that came before
 	// the task was accepted or while an attempt was under way.
 	canceled error
-	// admitted is closed when a submitter that waits for room is let in or,
-	// with refused set, turned away; nil if it never had to wait.
-	admitted chan struct{}
-	refused  error
+	refused  error    // why a submitter that waited for room was turned away
 	parent   *attempt // the one that submits, while it waits for room
-	// waiting are the attempts parked until the task has settled or, while it
-	// waits for room itself, until it is accepted.
-	waiting []*parking
+	// waiters wait until the task has settled or, while it waits for room itself, until
+	// it is accepted or refused.
+	waiters waiters
 }
 
 // Done returns a channel that is closed when the task has settled.
@@ -206,14 +201,17 @@ func (h *Handle) Done() <-chan struct{} {
 }
 
 func (h *Handle) doneLocked() <-chan struct{} {
-	if h.done == nil {
-		h.done = make(chan struct{})
-		if h.state.final() {
-			close(h.done)
-		}
+	if h.state.final() {
+		return closedChannel
 	}
-	return h.done
+	return h.waiters.channelLocked()
 }
+
+var closedChannel = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // Wait waits until the task has settled and returns its error, which is nil if
 // it succeeded. If ctx ends first, it returns ctx's cause and the task goes on;
@@ -221,42 +219,28 @@ func (h *Handle) doneLocked() <-chan struct{} {
 // task did happens before Wait returns its error. The hook Finished may still be
 // about to be called then; only Shutdown waits for hooks.
 //
-// Called with the context of a task of any pool, or one that derives from it,
-// Wait gives that task's slot back for as long as it waits, so that tasks may
-// wait for each other to any depth, on one worker too. Called with the context
-// of the very task it returns [ErrInside].
+// Inside a task, of any pool, Wait gives that task's slot back for as long as it
+// waits, so that tasks may wait for each other to any depth, on one worker too. With
+// a context that is not the task's, the wait also ends, with the cause, when the
+// task's context does, unless that had ended before; [context.WithoutCancel] of the
+// task's context is for one that is to go on waiting. Called inside the very task it
+// returns [ErrInside], whatever the context.
 func (h *Handle) Wait(ctx context.Context) error {
-	a := attemptFrom(ctx)
-	if a != nil && a.h == h {
+	return h.wait(&wait{ctx: ctx})
+}
+
+// wait is Wait, as w says.
+func (h *Handle) wait(w *wait) error {
+	if w.task = attemptFrom(w.ctx); w.task != nil && w.task.h == h {
 		return ErrInside
 	}
-	p := h.pool
-	p.lock()
-	for !h.state.final() {
-		if pk := p.parkHereLocked(a); pk != nil {
-			h.waiting = append(h.waiting, pk)
-			p.restoreLocked()
-			p.unlock()
-			pk.wait(ctx)
-			p.lock()
-			h.waiting = slices.DeleteFunc(h.waiting, func(w *parking) bool { return w == pk })
-			p.unlock()
-		} else {
-			done := h.doneLocked()
-			p.unlock()
-			a.wait(ctx, done)
-		}
-		over := ctx.Err() != nil
-		if p.lock(); over {
-			break
-		}
+	w.what = awaited{settled: h}
+	h.pool.lock()
+	defer h.pool.unlock()
+	if err := h.pool.awaitLocked(w); err != nil {
+		return err
 	}
-	settled, err := h.state.final(), h.err
-	p.unlock()
-	if !settled {
-		err = context.Cause(ctx)
-	}
-	return err
+	return h.err
 }
 
 // Err returns the task's error once it has settled: nil if it succeeded. Until

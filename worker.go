@@ -230,11 +230,13 @@ func (p *Pool) leaveLocked(w *worker) {
 // main is the worker's goroutine.
 func (w *worker) main() {
 	var head [64]byte // not by goroutineID: each frame on the stack adds to what a death costs
-	w.goroutine.Store(parseGoroutineID(head[:runtime.Stack(head[:], false)]))
+	goroutine := parseGoroutineID(head[:runtime.Stack(head[:], false)])
+	w.register(goroutine)
 	w.label()
 	w.panicked, w.value, w.site = false, nil, panicSite{}
 	quit, goexit := false, true
 	defer func() {
+		w.unregister(goroutine)
 		if !quit {
 			w.died(goexit)
 		}
@@ -248,6 +250,11 @@ func (w *worker) main() {
 // deferred function panics on the way: that tells panic(nil) from Goexit, for
 // which recover returns nil alike under GODEBUG=panicnil=1.
 func (w *worker) recovered() (returned bool) {
+	if workerReturn.Load() == 0 {
+		var caller [1]uintptr
+		runtime.Callers(2, caller[:])
+		workerReturn.Store(caller[0])
+	}
 	defer func() {
 		if returned {
 			return
@@ -558,7 +565,7 @@ func (w *worker) judge() bool {
 	if stop := a.h.stop; stop != nil && !v.retry {
 		w.pool.contain("a context's method", func() { stop() }) // the pool's interest in it ends
 	}
-	if v.kind == attemptOK {
+	if v.kind == attemptOK && !a.h.function {
 		w.pool.contain("a logger", func() { v.log = w.pool.logs(slog.LevelDebug) })
 	}
 	return true
@@ -638,7 +645,7 @@ func (w *worker) settleLocked() bool {
 		return w.late()
 	}
 	h := w.job.h
-	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiting) == 0 && h.work.group == nil && w.attempt.parking == nil
+	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.parking == nil
 	if !alone {
 		p.takeInLocked() // as others may join the queue
 	}
@@ -734,7 +741,9 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		p.count[Running]--
 		p.total.settled(v.state)
 	} else {
-		started = w.attempt.started
+		if !h.function {
+			started = w.attempt.started
+		}
 		w.attempt.over = true
 		p.unparkOverLocked(w.attempt)
 		h.lastErr = v.err

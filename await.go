@@ -1,0 +1,304 @@
+package taskpool
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Waiting for a task, for the members of a group, for room or for an idle pool is one
+// mechanism, awaitLocked. What holds:
+//
+//   - A task that waits has given its slot back, whatever context it waits with. Where
+//     the context is not the task's, the task is found by its goroutine, and so is a
+//     function given to Go. Other goroutines wait without a task.
+//   - Who waits is registered in the critical section that found something to wait for,
+//     and whoever brings it about wakes them in the critical section in which it does.
+//     Attempts of the same pool ask for a slot right then, so that the slot that becomes
+//     free cannot go to a less urgent task.
+//   - A wait ends with its context. Where that is not the task's, it ends with the task's
+//     as well, unless that had ended before: then the task is cleaning up.
+
+// waiters are those who wait for one thing: attempts of the pool that it belongs to, which
+// are parked meanwhile, and others. Protected by that pool's mu.
+type waiters struct {
+	parked []*parking
+	others chan struct{} // closed when it has come about; nil unless somebody needs it
+}
+
+// channelLocked returns a channel that is closed when what is waited for has come about.
+func (ws *waiters) channelLocked() chan struct{} {
+	if ws.others == nil {
+		ws.others = make(chan struct{})
+	}
+	return ws.others
+}
+
+// wakeLocked lets those go on that wait, and forgets them.
+func (p *Pool) wakeLocked(ws *waiters) {
+	for _, pk := range ws.parked {
+		p.backLocked(pk)
+	}
+	if ws.others != nil {
+		close(ws.others)
+	}
+	*ws = waiters{}
+}
+
+// awaited is what somebody waits for. Exactly one field is set.
+type awaited struct {
+	settled *Handle // that this task has settled
+	room    *Handle // that this task, which is being submitted, is accepted or refused
+	members *Group  // that all members of this group have settled
+	limit   *Group  // that it has fewer members than its limit
+	idle    *Pool   // that nothing is outstanding in this pool
+}
+
+// overLocked reports whether it has come about.
+func (a *awaited) overLocked() bool {
+	switch {
+	case a.settled != nil:
+		return a.settled.state.final()
+	case a.room != nil:
+		return a.room.id != 0 || a.room.refused != nil
+	case a.members != nil:
+		return a.members.members == 0
+	case a.limit != nil:
+		return a.limit.limit < 0 || a.limit.members < a.limit.limit
+	default:
+		return a.idle.outstandingLocked() == 0
+	}
+}
+
+// waiters returns where to register.
+func (a *awaited) waiters() *waiters {
+	switch {
+	case a.settled != nil:
+		return &a.settled.waiters
+	case a.room != nil:
+		return &a.room.waiters
+	case a.members != nil:
+		return &a.members.none
+	case a.limit != nil:
+		return &a.limit.room
+	default:
+		return &a.idle.idlers
+	}
+}
+
+// isItself reports whether it is the end of task, nil standing for none.
+func (a *awaited) isItself(task *attempt) bool {
+	switch {
+	case task == nil:
+		return false
+	case a.settled != nil:
+		return task.h == a.settled
+	case a.members != nil:
+		return task.h.work.group == a.members
+	case a.idle != nil:
+		return task.pool == a.idle
+	}
+	return false
+}
+
+// A wait is one stay in awaitLocked.
+type wait struct {
+	what awaited
+	ctx  context.Context // bounds it; nil if only the end of the task does
+	task *attempt        // that waits; nil if none does, or if it is not known yet
+
+	// ask is set if task, at first, is not known from the context of the call: the
+	// goroutine may tell of another.
+	ask bool
+	// always is set if the end of the task ends the wait even if it came before.
+	always bool
+	// patient is set if only the end of ctx ends the wait.
+	patient bool
+
+	identified bool            // task is known, as far as it can be
+	byTask     bool            // it was end that ended the wait
+	end        <-chan struct{} // of task's context, if that ends the wait and ctx does not tell of it
+}
+
+// awaitLocked waits until what w says has come about and returns nil. It returns the cause
+// if a context ends the wait first, and ErrInside if the task would wait for itself. p is
+// the pool of what is waited for; its mu is unlocked meanwhile.
+func (p *Pool) awaitLocked(w *wait) (err error) {
+	for !w.what.overLocked() {
+		switch {
+		case err != nil:
+			return err
+		case w.what.isItself(w.task):
+			return ErrInside
+		case !w.identified:
+			p.identifyLocked(w)
+			continue
+		}
+		if pk := p.parkHereLocked(w.task); pk != nil {
+			pk.waits = w.what
+			on := w.what.waiters()
+			on.parked = append(on.parked, pk)
+			p.restoreLocked()
+			p.unlocked(func() { err = pk.wait(w) })
+			on.parked = slices.DeleteFunc(on.parked, func(o *parking) bool { return o == pk })
+		} else {
+			done := w.what.waiters().channelLocked()
+			p.unlocked(func() { err = w.elsewhere(done) })
+		}
+		if w.what.idle != nil && err == nil {
+			return nil // it was idle, though it may have something to do again
+		}
+	}
+	return nil
+}
+
+// identifyLocked finds the task that waits, and what of its end w has to heed. p.mu is
+// unlocked meanwhile, unless there is no need to look.
+func (p *Pool) identifyLocked(w *wait) {
+	w.identified = true
+	known := w.task != nil && !w.ask
+	switch {
+	case known && w.task.pool == p && w.task.canParkLocked():
+		return
+	case w.task == nil && !p.othersActiveLocked():
+		return // nobody waits on a worker's goroutine
+	}
+	p.unlocked(func() {
+		if known && w.task.canPark() {
+			return
+		}
+		other := false
+		if here := currentAttempt(); here != nil && here != w.task {
+			w.task, other = here, true
+		}
+		if w.task != nil && (w.always || other && !w.patient && w.task.ended() == nil) {
+			w.end = w.task.Done()
+		}
+	})
+}
+
+// canPark reports whether a has a slot to give back.
+func (a *attempt) canPark() bool {
+	a.pool.lock()
+	defer a.pool.unlock()
+	return a.canParkLocked()
+}
+
+func (a *attempt) canParkLocked() bool { return !a.over && a.parking == nil }
+
+// elsewhere waits until done is closed, or a context ends the wait; then it returns the
+// cause. The task, which is of another pool or has no slot to give back, is parked in its
+// own.
+func (w *wait) elsewhere(done <-chan struct{}) error {
+	if a := w.task; a != nil {
+		if pk := a.park(w.what); pk != nil {
+			defer pk.back()
+			pk.beginRegion(w.context())
+		}
+	}
+	return w.sleep(done)
+}
+
+// park takes a's slot for a wait for something in another pool. It returns nil if a has
+// none to give.
+func (a *attempt) park(what awaited) *parking {
+	p := a.pool
+	p.lock()
+	defer p.unlock()
+	pk := p.parkLocked(a)
+	if pk != nil {
+		pk.waits = what
+		p.restoreLocked()
+	}
+	return pk
+}
+
+// wait waits until the attempt has a slot again, asking for one when a context ends w.
+func (pk *parking) wait(w *wait) error {
+	defer func() { // also if a method of a context panics, as the task may recover and go on
+		select {
+		case <-pk.ready: // the ordinary case takes no lock
+			pk.endRegion()
+		default:
+			pk.back()
+		}
+	}()
+	pk.beginRegion(w.context())
+	return w.sleep(pk.ready)
+}
+
+// context returns a context of what waits.
+func (w *wait) context() context.Context {
+	if w.ctx != nil {
+		return w.ctx
+	}
+	return w.task
+}
+
+// sleep sleeps until ready is closed or a context ends w, and returns the cause if one has.
+func (w *wait) sleep(ready <-chan struct{}) error {
+	var done <-chan struct{}
+	if w.ctx != nil {
+		done = w.ctx.Done()
+	}
+	select {
+	case <-ready:
+	case <-done:
+	case <-w.end:
+	}
+	if w.ctx != nil && w.ctx.Err() != nil {
+		return context.Cause(w.ctx)
+	}
+	select {
+	case <-w.end:
+		w.byTask = true
+		return context.Cause(w.task)
+	default:
+		return nil
+	}
+}
+
+// parkCaller takes the slot of the task that ctx belongs to or, where that has none to give,
+// of the one on whose goroutine it is called. It returns nil if there is none.
+func parkCaller(ctx context.Context) *parking {
+	for _, a := range []*attempt{attemptFrom(ctx), currentAttempt()} {
+		if a != nil {
+			if pk := a.park(awaited{}); pk != nil {
+				return pk
+			}
+		}
+	}
+	return nil
+}
+
+// currentAttempt returns the attempt, of any pool, on whose goroutine it is called, nil if
+// there is none. No lock may be held. A function given to Go, which runs without one, gets
+// one now.
+func currentAttempt() *attempt {
+	w := currentWorker()
+	if w == nil || w.attempt == nil && !w.inRun {
+		return nil
+	}
+	if w.attempt == nil {
+		w.adopt()
+	}
+	return w.attempt
+}
+
+// adopt makes the function that w runs a task with an attempt, so that it can be parked. It
+// is called on the worker's own goroutine.
+func (w *worker) adopt() {
+	p := w.pool
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	h := &Handle{pool: p, ctx: context.Background(), function: true, heapI: -1, state: Running, attempts: 1,
+		work: work{f: w.job.f}, task: Task{Priority: w.priority}, draw: w.lot()}
+	a := &h.first
+	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
+	a.slice.Store(int64(now.Sub(p.epoch)))
+	h.attempt, w.attempt, w.job = a, a, entry{h: h}
+	if p.cut != nil {
+		a.noteEnd(cutOff)
+	}
+}

@@ -1,0 +1,534 @@
+package taskpool_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// What a task may wait with, given its own context.
+var waitContexts = map[string]func(ctx context.Context) context.Context{
+	"its own":          func(ctx context.Context) context.Context { return ctx },
+	"derived":          func(ctx context.Context) context.Context { return context.WithValue(ctx, waitKey{}, 1) },
+	"without cancel":   context.WithoutCancel,
+	"detached":         taskpool.Detach,
+	"background":       func(context.Context) context.Context { return context.Background() },
+	"the submitter's":  func(ctx context.Context) context.Context { return ctx.Value(waitKey{}).(context.Context) },
+	"its grandparents": nil, // see nest
+}
+
+type waitKey struct{}
+
+// waits are the calls that wait for a task of p that runs f.
+var waits = map[string]func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error{
+	"Call": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, f(ctx) })
+		return err
+	},
+	"Wait": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		h, err := p.Submit(ctx, taskpool.Task{Run: f})
+		if err != nil {
+			return err
+		}
+		return h.Wait(ctx)
+	},
+	"Get": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		fut, err := taskpool.SubmitFunc(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, f(ctx) })
+		if err != nil {
+			return err
+		}
+		_, err = fut.Get(ctx)
+		return err
+	},
+	"Group": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		g := p.Group(ctx, taskpool.Task{})
+		g.Go(f)
+		return g.Wait()
+	},
+	"Group at its limit": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		g := p.Group(ctx, taskpool.Task{})
+		g.SetLimit(1)
+		g.Go(f)
+		g.Go(nop)
+		return g.Wait()
+	},
+	"Map": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
+		one := func(yield func(int) bool) { yield(1) }
+		for _, err := range taskpool.Map(ctx, p, taskpool.Task{}, one, func(ctx context.Context, _ int) (int, error) { return 0, f(ctx) }) {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+}
+
+func TestWaitsNestToAnyDepthOnOneWorkerWithAnyContext(t *testing.T) {
+	depth := 1000
+	if raceEnabled || testing.Short() {
+		depth = 50
+	}
+	for how, call := range waits {
+		for with, derive := range waitContexts {
+			for _, pools := range []int{1, 2} {
+				t.Run(fmt.Sprintf("%s, context %s, %d pools", how, with, pools), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						all := []*taskpool.Pool{newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))}[:pools]
+						deepest := 0
+						// before is the context of the task around the one with ctx.
+						var nest func(before, ctx context.Context, level int) error
+						nest = func(before, ctx context.Context, level int) error {
+							if level == depth {
+								deepest = level
+								return nil
+							}
+							outer, with := ctx, before
+							if derive != nil {
+								with = derive(ctx)
+							}
+							// The submitter's context, for the next to know.
+							with = context.WithValue(with, waitKey{}, patience(t))
+							return call(with, all[level%pools], func(ctx context.Context) error { return nest(outer, ctx, level+1) })
+						}
+						ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+						require.NoError(t, call(ctx, all[0], func(ctx context.Context) error { return nest(ctx, ctx, 1) }))
+						require.Equal(t, depth, deepest)
+						for _, p := range all {
+							require.NoError(t, p.WaitIdle(patience(t)))
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestFunctionsMayWaitForTasksToAnyDepthOnOneWorker(t *testing.T) {
+	for how, call := range waits {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				other := newPool(t, taskpool.WithWorkers(1))
+				const depth = 100
+				var errs []error
+				reached := 0
+				var nest func(level int)
+				nest = func(level int) {
+					reached = level
+					if level == depth {
+						return
+					}
+					in, next := p, other
+					if level%3 == 0 {
+						in, next = other, p
+					}
+					errs = append(errs, call(context.Background(), in, func(context.Context) error {
+						done := make(chan struct{})
+						if err := next.Go(taskpool.Medium, func() { defer close(done); nest(level + 1) }); err != nil {
+							return err
+						}
+						return taskpool.Block(context.Background(), func() error { return nil })
+					}))
+				}
+				require.NoError(t, p.Go(taskpool.Low, func() { nest(0) }))
+				synctest.Wait()
+				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, other.WaitIdle(patience(t)))
+				require.Equal(t, depth, reached)
+				for _, err := range errs {
+					require.NoError(t, err)
+				}
+			})
+		})
+	}
+}
+
+func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
+	for end, f := range map[string]func(){"return": func() {}, "panic": func() { panic("the function's") }} {
+		t.Run(end, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var finished []taskpool.TaskEvent
+				hooks := taskpool.Hooks{Finished: func(e taskpool.TaskEvent) { finished = append(finished, e) }}
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks))
+				gate := make(chan struct{})
+				got := errCause
+				require.NoError(t, p.Go(taskpool.High, func() {
+					h, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
+					if err == nil {
+						got = h.Wait(context.Background())
+					}
+					f()
+				}))
+				synctest.Wait()
+				s := p.Stats()
+				require.Equal(t, []int{1, 1, 0}, []int{s.Running, s.Parked, s.Queued})
+				tasks := p.Tasks(taskpool.Parked)
+				require.Len(t, tasks, 1)
+				require.Zero(t, tasks[0].ID)
+				require.Nil(t, tasks[0].Handle)
+				require.Equal(t, taskpool.High, tasks[0].Priority)
+				require.Equal(t, 1, tasks[0].Attempt)
+				require.NotZero(t, tasks[0].Worker)
+				require.NoError(t, p.CheckQueue())
+				close(gate)
+				synctest.Wait()
+				require.NoError(t, got)
+				s = p.Stats()
+				requireConserved(t, s)
+				require.Zero(t, s.Running+s.Parked)
+				require.EqualValues(t, 2, s.Succeeded+s.Panics)
+				require.Len(t, finished, 2)
+				require.Zero(t, finished[1].Task.ID)
+				require.Equal(t, 1, finished[1].Task.Attempt)
+				require.NoError(t, p.CheckQueue())
+				requireWhole(t, p, 1)
+			})
+		})
+	}
+}
+
+func TestAFunctionThatWaitsIsCutOffByShutdownAndListedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, newPool(t, taskpool.WithWorkers(1)), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+		var got []error
+		require.NoError(t, p.Go(taskpool.Medium, func() { got = append(got, h.Wait(context.Background())) }))
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		err := p.Shutdown(ctx)
+		require.Equal(t, time.Second, time.Since(start))
+		var cut *taskpool.ShutdownError
+		require.ErrorAs(t, err, &cut)
+		require.Empty(t, cut.Unfinished, "it returned within the grace")
+		require.Equal(t, []error{taskpool.ErrClosed}, got)
+		require.NoError(t, h.Wait(aYear(t)))
+	})
+}
+
+func TestWorkersThatSubmitToTheirFullQueueMoveOn(t *testing.T) {
+	for with, derive := range waitContexts {
+		if derive == nil || with == "its own" || with == "derived" {
+			continue // these end with the task
+		}
+		for _, function := range []bool{false, true} {
+			if function && with != "background" {
+				continue
+			}
+			t.Run(fmt.Sprintf("context %s, function %t", with, function), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const workers = 3
+					p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(1, taskpool.OverflowWait))
+					var left atomic.Int64
+					left.Store(200)
+					var body func(ctx context.Context) error
+					body = func(ctx context.Context) error {
+						for range 3 {
+							if left.Add(-1) < 0 {
+								return nil
+							}
+							if _, err := p.Submit(context.WithValue(derive(ctx), waitKey{}, patience(t)), taskpool.Task{Run: body}); err != nil {
+								return err
+							}
+						}
+						return nil
+					}
+					ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+					for range workers {
+						if function {
+							require.NoError(t, p.Go(taskpool.Medium, func() { _ = body(ctx) }))
+							synctest.Wait()
+						} else {
+							_, err := p.Submit(ctx, taskpool.Task{Run: body})
+							require.NoError(t, err)
+						}
+					}
+					require.NoError(t, p.WaitIdle(patience(t)))
+					require.Less(t, left.Load(), int64(0))
+					requireWhole(t, p, workers)
+				})
+			})
+		}
+	}
+}
+
+// A task whose wait is cut off by the end of its own context, in each way that it may end.
+var endsOfATask = map[string]struct {
+	task  taskpool.Task
+	end   func(h *taskpool.Handle, cancel context.CancelCauseFunc)
+	cause error
+}{
+	"Timeout":     {task: taskpool.Task{Timeout: time.Second}, cause: taskpool.ErrTimeout},
+	"Cancel":      {end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, cause: errCause},
+	"its context": {end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, cause: errCause},
+}
+
+func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
+	type waiter = func(ctx context.Context, p *taskpool.Pool) error
+	long := func(context.Context) error { time.Sleep(time.Hour); return nil }
+	group := func(limit int) func(derive func(context.Context) context.Context) waiter {
+		return func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				g := p.Group(derive(ctx), taskpool.Task{})
+				if limit > 0 {
+					g.SetLimit(limit)
+				}
+				g.Go(long)
+				if limit > 0 {
+					g.Go(nop)
+				}
+				return g.Wait()
+			}
+		}
+	}
+	kinds := map[string]func(derive func(context.Context) context.Context) waiter{
+		"Group.Wait": group(0),
+		"Group.Go":   group(1),
+		"Wait": func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				h, err := p.Submit(context.Background(), taskpool.Task{Run: long})
+				if err != nil {
+					return err
+				}
+				return h.Wait(derive(ctx))
+			}
+		},
+		"Call": func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				_, err := taskpool.Call(derive(ctx), p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, long(ctx) })
+				return err
+			}
+		},
+		"Map": func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				endless := func(yield func(int) bool) {
+					for yield(0) {
+					}
+				}
+				untilItEnds := func(ctx context.Context, _ int) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
+				var last error
+				for _, err := range taskpool.Map(derive(ctx), p, taskpool.Task{}, endless, untilItEnds) {
+					last = err
+				}
+				return last
+			}
+		},
+		"Submit": func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				for { // until one has to wait for room
+					if _, err := p.Submit(derive(ctx), taskpool.Task{Run: long}); err != nil {
+						return err
+					}
+				}
+			}
+		},
+		"WaitIdle": func(derive func(context.Context) context.Context) waiter {
+			return func(ctx context.Context, p *taskpool.Pool) error {
+				if err := p.Go(taskpool.Medium, func() { time.Sleep(time.Hour) }); err != nil {
+					return err
+				}
+				return p.WaitIdle(derive(ctx))
+			}
+		},
+	}
+	for kind, waiter := range kinds {
+		for with, derive := range map[string]func(context.Context) context.Context{
+			"its own":        func(ctx context.Context) context.Context { return ctx },
+			"without cancel": context.WithoutCancel,
+			"detached":       taskpool.Detach,
+			"background":     func(context.Context) context.Context { return context.Background() },
+		} {
+			if with == "without cancel" && kind != "Group.Wait" && kind != "Group.Go" {
+				continue // that is how a task says that it will wait
+			}
+			for name, end := range endsOfATask {
+				for _, other := range []bool{false, true} {
+					if (kind == "Submit" || kind == "WaitIdle") && !other {
+						continue // what is let in needs the slot, and WaitIdle would wait for itself
+					}
+					t.Run(fmt.Sprintf("%s, context %s, %s, other pool %t", kind, with, name, other), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
+							in := p
+							if other {
+								in = newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
+							}
+							ctx, cancel := context.WithCancelCause(context.Background())
+							defer cancel(nil)
+							task := end.task
+							var got error
+							start := time.Now()
+							var returned time.Duration
+							task.Run = func(ctx context.Context) error {
+								got = waiter(derive)(ctx, in)
+								returned = time.Since(start)
+								return got
+							}
+							h, err := p.Submit(ctx, task)
+							require.NoError(t, err)
+							time.Sleep(time.Second - 1)
+							synctest.Wait()
+							require.Equal(t, taskpool.Parked, h.State())
+							time.Sleep(1)
+							if end.end != nil {
+								end.end(h, cancel)
+							}
+							synctest.Wait()
+							require.ErrorIs(t, got, end.cause)
+							require.Equal(t, time.Second, returned)
+							require.ErrorIs(t, h.Wait(patience(t)), end.cause)
+							s := p.Stats()
+							require.Zero(t, s.Hangs)
+							require.Zero(t, s.Parked)
+							require.NoError(t, p.CheckQueue())
+							time.Sleep(100 * time.Hour) // for all that sleep, given up or not
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestATaskOnItsWayOutMayStillWaitWithAnotherContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		child := make(chan *taskpool.Handle, 1)
+		var waited time.Duration
+		var got error
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			c, err := p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+			if err != nil {
+				return err
+			}
+			child <- c
+			<-ctx.Done()
+			start := time.Now()
+			got = c.Wait(context.Background())
+			waited = time.Since(start)
+			return nil
+		}})
+		require.NoError(t, h.Wait(patience(t)))
+		require.NoError(t, got)
+		require.Equal(t, time.Minute, waited)
+	})
+}
+
+func TestWaitForOneselfIsErrInsideWhateverTheContext(t *testing.T) {
+	for with, derive := range waitContexts {
+		if derive == nil {
+			continue
+		}
+		t.Run(with, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(2))
+				ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+				var g *taskpool.Group
+				errs := map[string]error{}
+				self := make(chan *taskpool.Handle, 1)
+				h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+					h := <-self
+					errs["Wait"] = h.Wait(derive(ctx))
+					errs["Wait in Block"] = taskpool.Block(ctx, func() error { return h.Wait(derive(ctx)) })
+					errs["WaitIdle"] = p.WaitIdle(derive(ctx))
+					errs["Shutdown"] = p.Shutdown(derive(ctx))
+					return nil
+				}})
+				require.NoError(t, err)
+				self <- h
+				require.NoError(t, h.Wait(ctx))
+				g = p.Group(ctx, taskpool.Task{})
+				g.Go(func(context.Context) error {
+					errs["Group.Wait"] = g.Wait()
+					return nil
+				})
+				require.NoError(t, g.Wait())
+				for _, what := range []string{"Wait", "Wait in Block", "WaitIdle", "Shutdown", "Group.Wait"} {
+					require.Equal(t, taskpool.ErrInside, errs[what], what)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var got error
+		require.NoError(t, p.Go(taskpool.Medium, func() { got = p.WaitIdle(context.Background()) }))
+		require.NoError(t, p.WaitIdle(patience(t)))
+		require.Equal(t, taskpool.ErrInside, got)
+	})
+}
+
+func TestATaskIsFoundByItsGoroutineHoweverDeepTheStack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		var down func(n int) error
+		down = func(n int) error {
+			if n > 0 {
+				return down(n - 1)
+			}
+			_, err := taskpool.Call(context.Background(), p, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
+			return err
+		}
+		for _, depth := range []int{0, 40, 60, 70, 500, 3000} {
+			h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return down(depth) }})
+			require.NoError(t, h.Wait(patience(t)), "depth %d", depth)
+		}
+	})
+}
+
+func TestOtherGoroutinesWaitWithoutATask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		gate := make(chan struct{})
+		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { _ = h.Wait(context.Background()) })
+		}
+		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			all.Go(func() { _ = h.Wait(taskpool.Detach(ctx)) }) // a helper of a task is none itself
+			return nil
+		}})
+		synctest.Wait()
+		require.Zero(t, p.Stats().Parks)
+		close(gate)
+		all.Wait()
+		require.NoError(t, p.WaitIdle(patience(t)))
+		require.Zero(t, p.Stats().Parks)
+	})
+}
+
+func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testing.T) {
+	for name, wait := range map[string]func(ctx context.Context, p *taskpool.Pool) error{
+		"WaitIdle": func(ctx context.Context, p *taskpool.Pool) error { return p.WaitIdle(ctx) },
+		"Shutdown": func(ctx context.Context, p *taskpool.Pool) error { return p.Shutdown(ctx) },
+	} {
+		for with, derive := range map[string]func(context.Context) context.Context{"its own": context.WithoutCancel, "background": func(context.Context) context.Context { return context.Background() }} {
+			t.Run(name+", context "+with, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+					h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						// The other pool's task needs this one's only worker.
+						if err := other.Go(taskpool.Medium, func() {
+							time.Sleep(time.Second)
+							_, _ = taskpool.Call(context.Background(), p, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
+						}); err != nil {
+							return err
+						}
+						return wait(derive(ctx), other)
+					}})
+					require.NoError(t, h.Wait(patience(t)))
+				})
+			})
+		}
+	}
+}
