@@ -211,6 +211,7 @@ func TestLeastUrgentTaskDoesNotParkInAPausedPool(t *testing.T) {
 			time.Sleep(time.Second)
 			return taskpool.Yield(ctx)
 		}})
+		synctest.Wait()
 		p.Pause()
 		require.NoError(t, h.Wait(t.Context()))
 	})

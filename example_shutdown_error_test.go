@@ -23,7 +23,9 @@ func ExampleShutdownError() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	running := make(chan struct{}, 3)
 	untilCutOff := func(ctx context.Context) error {
+		running <- struct{}{}
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -33,6 +35,7 @@ func ExampleShutdownError() {
 		}
 	}
 
+	<-running // the first
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errors.New("host goes down"))
 	err = p.Shutdown(ctx)

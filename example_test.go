@@ -647,9 +647,10 @@ func ExamplePool_Tasks() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	release := make(chan struct{})
+	running, release := make(chan struct{}, 3), make(chan struct{})
 	for _, name := range []string{"first", "second", "third"} {
 		_, err := p.Submit(ctx, taskpool.Task{Name: name, Run: func(context.Context) error {
+			running <- struct{}{}
 			<-release
 			return nil
 		}})
@@ -657,6 +658,7 @@ func ExamplePool_Tasks() {
 			log.Fatal(err)
 		}
 	}
+	<-running
 	for _, t := range p.Tasks(taskpool.Running, taskpool.Queued) {
 		fmt.Println(t.ID, t.Name, t.State)
 	}
@@ -735,8 +737,10 @@ func ExamplePool_Shutdown() {
 		log.Fatal(err)
 	}
 	// The task has the values of soft, and does not end with it.
+	running := make(chan struct{})
 	h, err := p.Submit(context.WithoutCancel(soft), taskpool.Task{
 		Run: func(ctx context.Context) error {
+			close(running)
 			<-ctx.Done() // would take hours
 			return ctx.Err()
 		},
@@ -745,6 +749,7 @@ func ExamplePool_Shutdown() {
 		log.Fatal(err)
 	}
 
+	<-running
 	firstSignal()
 	<-soft.Done()
 	fmt.Println("stopping, task is", h.State())

@@ -30,6 +30,18 @@ func (h *Handle) Waiting() int {
 	return len(h.waiters.parked)
 }
 
+// Together calls f, which calls Go, so that no worker looks before it has returned. It
+// returns false, and does not call f, where Go would have to wait for that.
+func (p *Pool) Together(f func()) bool {
+	p.lock()
+	defer p.unlock()
+	if !p.direct || p.detour || p.closed {
+		return false
+	}
+	f()
+	return true
+}
+
 // CheckQueue looks for a fault in the pool's queues: it walks every heap and
 // every lane of the queue and of the door and checks the invariants written at
 // type priorityQueue, then those of the delayed and watched heaps, the counts that
@@ -154,21 +166,62 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	if p.paused {
 		return nil
 	}
-	if pr, ok := p.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) {
+	if pr, ok := p.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.contendedLocked(math.MaxInt) {
 		return fmt.Errorf("Yield is told %d, while a task of priority %d waits", p.waiting.Load(), pr)
 	}
-	if p.held < p.slots {
-		restricted := p.restrictedLocked()
-		if len(p.queue.classes[0].lead.lanes) > 0 || !restricted && len(p.queue.classes[1].lead.lanes) > 0 {
-			return errors.New("a task waits while a slot is free")
+	return p.checkDispatchLocked()
+}
+
+// checkDispatchLocked checks that whoever is to have a free slot gets one: a parked
+// attempt at once, and others by a worker on its way.
+func (p *Pool) checkDispatchLocked() error {
+	free := p.slots - p.held
+	if free <= 0 || p.paused {
+		return nil
+	}
+	restricted := p.restrictedLocked()
+	for _, pk := range p.leaving {
+		if !restricted || !p.lessUrgent(pk.a.w.priority) {
+			return errors.New("a task on its way out waits while a slot is free")
 		}
-		for _, pk := range p.leaving {
-			if !restricted || !p.lessUrgent(pk.a.w.priority) {
-				return errors.New("a task on its way out waits while a slot is free")
+	}
+	queued, asking := [2]int{}, 0
+	for i := range p.queue.classes {
+		for _, l := range p.queue.classes[i].lead.lanes {
+			queued[i] += l.n - l.parked
+			if i == 0 || !restricted {
+				asking += l.parked
 			}
 		}
 	}
+	want := min(free, queued[0]+min(queued[1], max(p.slots-p.cfg.reserved-p.heldLess, 0)))
+	switch {
+	case want != p.wantedLocked():
+		return fmt.Errorf("%d workers are wanted, and %d by the pool", want, p.wantedLocked())
+	case want == 0 && asking > 0:
+		return errors.New("a parked attempt waits while a slot is free")
+	case want > 0 && p.coming == 0:
+		return errors.New("a task waits while a slot is free, and no worker is on its way")
+	case p.coming < want && !p.direct:
+		return fmt.Errorf("%d workers are on their way, for %d tasks", p.coming, want)
+	}
 	return nil
+}
+
+// CheckAtRest is CheckArrivals where nothing moves any more: no worker is on its
+// way, so nothing waits that might run.
+func (p *Pool) CheckAtRest() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.coming != 0 {
+		return fmt.Errorf("%d workers are said to be on their way", p.coming)
+	}
+	if p.run.lane == nil {
+		if err := p.checkDispatchLocked(); err != nil {
+			return err
+		}
+	}
+	return p.checkArrivalsLocked()
 }
 
 // CheckArrivals looks for a fault in what the fast path keeps beside the queue. It
@@ -183,7 +236,7 @@ func (p *Pool) checkArrivalsLocked() error {
 	in := &p.arrivals
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return cmp.Or(in.check(p.ageing), p.checkSpareLocked(), p.checkScoutLocked(), p.checkReadyLocked(), p.checkRunLocked())
+	return cmp.Or(in.check(p.ageing), p.checkSpareLocked(), p.checkIdleLocked(), p.checkRunLocked())
 }
 
 // check checks what has arrived, with in.mu held.
@@ -228,53 +281,50 @@ func (p *Pool) checkSpareLocked() error {
 	return nil
 }
 
-// checkScoutLocked checks who wakes a worker when the next task arrives.
-func (p *Pool) checkScoutLocked() error {
+// checkIdleLocked checks the workers without a task, and who wakes one when the next
+// task arrives.
+func (p *Pool) checkIdleLocked() error {
 	in := &p.arrivals
 	free := p.direct && !p.paused && p.held < p.slots
+	asleep := make(map[*worker]bool)
+	for _, w := range p.idle {
+		asleep[w] = true
+	}
+	if p.scout != nil {
+		asleep[p.scout] = true
+	}
+	others := 0 // may be on their way
+	for _, w := range p.crew {
+		if !asleep[w] && !w.busy && !w.holds {
+			others++
+		}
+	}
 	switch {
 	case p.detour != in.detour:
 		return fmt.Errorf("detour is %t, but %t for arrivals", p.detour, in.detour)
-	case in.scout != nil && in.scout != p.scout || p.scout != nil && (len(p.idle) == 0 || p.scout != p.idle[0]):
+	case in.scout != nil && in.scout != p.scout:
 		return errors.New("the scout is another than the pool says")
-	case p.scoutUp && (p.scout == nil || in.scout != nil):
-		return errors.New("the scout is up, and is not")
-	case in.scout == nil && p.scout != nil && !p.scoutUp && in.n == 0:
+	case in.scout == nil && p.scout != nil && in.n == 0:
 		return errors.New("the scout is up, and nobody knows")
 	case in.scout != nil && in.n > 0:
 		return errors.New("tasks have arrived, and the scout was not woken")
-	case p.scoutUp: // it will see to the rest
+	case p.coming < 0 || p.coming > others:
+		return fmt.Errorf("%d workers are on their way, of %d", p.coming, others)
+	case p.coming > 0: // they will see to the rest
 	case p.scout != nil && !free || p.scout == nil && free && len(p.idle) > 0:
 		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))
-	case p.detour != (free && len(p.idle) == 0):
+	case p.detour != (free && p.scout == nil):
 		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))
 	}
-	for _, w := range p.idle {
-		if w.busy || w.holds || w.dismissed || !w.asleep && !(w == p.scout && p.scoutUp) {
-			return fmt.Errorf("worker %d is idle and busy: %t, asleep: %t", w.id, w.busy, w.asleep)
+	for w := range asleep {
+		if woken := w == p.scout && in.scout == nil; w.busy || w.holds || w.dismissed || len(w.wake) > 0 && !woken {
+			return fmt.Errorf("worker %d is idle and busy: %t, woken: %t", w.id, w.busy, len(w.wake) > 0)
 		}
 	}
 	for _, w := range p.idle[len(p.idle):cap(p.idle)] {
 		if w != nil {
 			return errors.New("a worker that is not idle is kept")
 		}
-	}
-	return nil
-}
-
-func (p *Pool) checkReadyLocked() error {
-	l := &p.ready
-	all := l.tasks[:cap(l.tasks)]
-	for i, t := range all {
-		if waits := i >= l.first && i < len(l.tasks); waits != t.live() {
-			return fmt.Errorf("ready: slot %d of %d from %d is in use: %t", i, len(l.tasks), l.first, t.live())
-		}
-	}
-	switch n := l.len(); {
-	case n > 0 && (!p.scoutUp || p.held+n > p.slots):
-		return fmt.Errorf("%d tasks are ready with %d slots held of %d, and a scout: %t", n, p.held, p.slots, p.scoutUp)
-	case n == 0 && len(l.tasks) > 0:
-		return errors.New("ready: an empty list has come away from its beginning")
 	}
 	return nil
 }
@@ -291,7 +341,7 @@ func (p *Pool) checkRunLocked() error {
 	s := l.head
 	first := int(s.head) + r.taken
 	switch {
-	case !p.plainLocked() || p.ready.len() > 0:
+	case !p.plainLocked():
 		return errors.New("a run goes on where it should not")
 	case r.priority != int64(l.priority) || r.taken+len(r.slots) > min(int(s.tail-s.head), l.n-1):
 		return fmt.Errorf("a run of %d, %d of them taken, in a lane of %d", r.taken+len(r.slots), r.taken, l.n)
@@ -312,7 +362,7 @@ func (q *priorityQueue) check(strict bool) (parked int, err error) {
 	if err := invariants(q); err != nil {
 		return 0, err
 	}
-	filled := [2]int{}
+	filled, queued := [2]int{}, [2]int{}
 	for k, l := range q.lanes {
 		if err := laneInvariants(q, l); err != nil {
 			return 0, fmt.Errorf("lane %v: %w", k, err)
@@ -348,9 +398,16 @@ func (q *priorityQueue) check(strict bool) (parked int, err error) {
 			return 0, fmt.Errorf("lane %v: %d tasks resume that have not started", k, l.fresh)
 		}
 		parked += here
+		queued[class] += l.n - here
 	}
 	for i := range q.classes {
 		c := &q.classes[i]
+		if q.reserve == nil {
+			queued[i] = 0
+		}
+		if c.queued != queued[i] {
+			return 0, fmt.Errorf("class %d counts %d tasks that are not parked, found %d", i, c.queued, queued[i])
+		}
 		for _, h := range []*laneHeap{&c.lead, &c.keyed, &c.old} {
 			if !h.off && len(h.lanes) != filled[i] {
 				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.lanes), filled[i])

@@ -19,16 +19,13 @@ import (
 // What holds between the two locks:
 //
 //   - A task has arrived when Go or Submit returns. Whoever calls Pool.lock finds
-//     it queued, or running if a slot is free: outside of this file it is as if
-//     each arrival were queued at once.
+//     it queued: outside of this file it is as if each arrival were queued at once.
 //   - A worker that takes the next task without a look at the arrivals takes the
 //     one that it would have taken with it.
-//   - While a slot is free, the next arrival wakes an idle worker, the scout, or
-//     the scout is on its way. It takes in what has arrived, takes one task and,
-//     if there are more, wakes the next scout.
-//   - An arrival that finds a slot free is not passed by one that comes later,
-//     however urgent: it is ready, and held + len(ready) <= slots. While tasks are
-//     ready a scout is on its way, and Pool.lock does its work.
+//   - While a slot is free, the next arrival wakes an idle worker, the scout, or a
+//     worker is on its way. It takes in what has arrived, takes the task whose turn
+//     it is and, if there are more, wakes the next worker. Where there is none to
+//     be woken, arrivals take the detour by Pool.lock, and one is hired.
 
 // arrivals holds the tasks that nobody has taken in yet.
 type arrivals struct {
@@ -134,7 +131,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	}
 	if w := in.scout; w != nil {
 		in.scout, in.courtesy.woken = nil, true
-		w.wake <- wakeToLook
+		w.wake <- struct{}{}
 	}
 	in.mu.Unlock()
 	return true
@@ -157,7 +154,7 @@ func (in *arrivals) letOthersRun() {
 // processor next keeps it for 10 ms, and so do all others that wait for it, so
 // that a submitter would stand still for as long as that takes.
 type courtesy struct {
-	woken    bool          // a scout was woken for what is in the batch, and has not come yet
+	woken    bool          // the scout was woken for what is in the batch, and has not come yet
 	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
 	started  uint64        // attempts, in all, when a full batch was last taken in
 	away     time.Duration // the longest that a submitter has let others run since
@@ -194,7 +191,7 @@ func (c *courtesy) tookIn(full bool, started uint64) {
 func (p *Pool) lock() {
 	lockSoon(&p.mu)
 	p.endRunLocked()
-	if p.arrivals.least.Load() != none || p.scoutUp {
+	if p.arrivals.least.Load() != none {
 		p.takeInLocked()
 		p.restoreLocked()
 	}
@@ -202,7 +199,7 @@ func (p *Pool) lock() {
 
 func (p *Pool) unlock() { p.mu.Unlock() }
 
-// takeInLocked puts what has arrived into the queue, or makes it ready.
+// takeInLocked puts what has arrived into the queue.
 func (p *Pool) takeInLocked() {
 	in := &p.arrivals
 	if in.least.Load() == none {
@@ -222,34 +219,25 @@ func (p *Pool) takeInLocked() {
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
-	p.scoutUp = p.scout != nil // the first of them has woken it
+	if p.scout != nil {
+		p.endScoutLocked()
+	}
 	in.mu.Unlock()
 	p.spareStretches = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	if p.hooks.timed {
 		p.markArrivalsLocked(batch, stretches, &began)
 	}
-	free := 0
-	if p.queue.n == 0 && !p.paused {
-		free = p.slots - p.held - p.ready.len()
-	}
 	whole := canceled == 0 && len(stretches) == 1 &&
 		(n >= wholeBatch || n >= worthWhole && p.queue.n == 0)
 	tasks := batch.slots[:n]
+	if whole {
+		p.queue.pushSegment(batch, n, stretches[0].priority)
+		p.spare = p.queue.segment(batchSize)
+		return
+	}
 	i := 0
 	for _, s := range stretches {
-		for ; i < s.end && free > 0; i++ {
-			if e := tasks[i]; e.live() {
-				tasks[i] = entry{}
-				p.ready.push(readyTask{e, s.priority})
-				free--
-			}
-		}
-		if whole && i < n {
-			p.queue.pushSegment(batch, i, n, s.priority)
-			p.spare = p.queue.segment(batchSize)
-			return
-		}
 		p.queue.pushAll(tasks[i:s.end], batch.base, s.priority)
 		i = s.end
 	}
@@ -301,36 +289,29 @@ func (p *Pool) plainLocked() bool {
 		p.held <= p.slots && len(p.crew) <= p.slots+p.extra
 }
 
-// takeNextLocked gives w, which has no task, the one whose turn it is. It returns
-// false if there is none, or one that is to go on where it was parked.
+// takeNextLocked gives w, which has no task, the one whose turn it is, and a slot if
+// it has none: one must be free. It returns false if there is none, or one that is
+// to go on where it was parked.
 //
 // The arrivals are younger than all that waits in the queue. So they matter only
 // if one is more urgent or, as the fair share counts dispatches with a choice, if
 // the queue has a single lane and there is one for another. A worker looks at no
 // more than that: two loads.
 func (p *Pool) takeNextLocked(w *worker) bool {
-	if !p.takeReadyLocked(w) && !p.takeQueuedLocked(w) {
-		return false
-	}
-	p.tellYieldLocked()
-	p.beginRunLocked()
-	return true
-}
-
-// takeQueuedLocked is takeNextLocked where no task is ready, but one may become so.
-func (p *Pool) takeQueuedLocked(w *worker) bool {
 	l, choice := p.queue.next(false)
 	if l == nil || p.arrivals.matter(int64(l.priority), choice || p.queue.share == 0) {
 		p.takeInLocked()
-		if p.takeReadyLocked(w) {
-			return true
-		}
 		l, choice = p.queue.next(false)
 	}
 	if l == nil || l.front().parked() {
 		return false
 	}
 	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
+	if !w.holds {
+		p.holdSlotLocked(w)
+	}
+	p.tellYieldLocked()
+	p.beginRunLocked()
 	return true
 }
 
@@ -353,11 +334,10 @@ type run struct {
 	choice   bool // the queue has another lane, or that makes no difference
 }
 
-// beginRunLocked begins a run, if there is one to begin. The pool is plain; tasks
-// that are ready go first.
+// beginRunLocked begins a run, if there is one to begin. The pool is plain.
 func (p *Pool) beginRunLocked() {
 	q := &p.queue
-	if q.n < 2 || p.ready.len() > 0 {
+	if q.n < 2 {
 		return
 	}
 	l, choice := q.next(false)
@@ -430,7 +410,8 @@ func (w *worker) runFunctions() bool {
 	return w.settleLocked()
 }
 
-// look has a scout take a task. It returns false if the worker is dismissed.
+// look has a worker that was woken take a task. It returns false if the worker has
+// nothing more to do.
 func (w *worker) look() bool {
 	p := w.pool
 	lockSoon(&p.mu)
@@ -439,48 +420,46 @@ func (w *worker) look() bool {
 	if w.dismissed {
 		return false
 	}
-	w.asleep = false // whoever gives it a task now need not wake it
-	if !w.busy {     // else it was given a task meanwhile
-		p.scout, p.scoutUp = nil, false
-		p.takeInLocked()
-		if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
-			last := len(p.idle) - 1
-			p.idle[0], p.idle[last] = p.idle[last], nil
-			p.idle = p.idle[:last]
-			p.holdSlotLocked(w)
-			p.wakeNextLocked()
-		} else {
-			p.restoreLocked()
-		}
+	p.takeInLocked() // if w is the scout, it is among those that come from here on
+	p.coming--
+	if w.abandoned { // at the very end of Shutdown
+		p.returnedLateLocked(w)
+		return false
 	}
-	if w.asleep = !w.busy; w.busy {
+	if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
 		w.phase = phaseStart
+		p.wakeNextLocked()
+		return true
 	}
-	return !w.dismissed
+	return w.takeOrSleepLocked()
 }
 
 // wakeNextLocked wakes one more worker if there is a task for it, and otherwise
-// leaves that to the next arrival. With a slot free a task waits in the queue where
-// workers that ended their task took those that were ready for that slot.
+// leaves that to the next arrival.
 func (p *Pool) wakeNextLocked() {
-	switch waiting := p.queue.n > 0 || p.ready.len() > 0; {
-	case p.held == p.slots, !waiting && p.expectLocked():
-	case len(p.idle) == 0: // it has to be hired
+	waiting := p.held < p.slots && p.queue.n > 0
+	if p.coming > 0 || !waiting && p.expectLocked() {
+		return
+	}
+	if len(p.idle) == 0 && p.scout == nil { // it has to be hired
 		p.endRunLocked()
 		p.takeInLocked()
 		p.restoreLocked()
-	default:
-		p.scoutUp = true
-		p.appointScoutLocked().wake <- wakeToLook
+		return
 	}
+	p.summonLocked()
 }
 
-// expectLocked sees to it that the next arrival wakes a worker if a slot is free.
-// It returns false if there are arrivals already.
+// expectLocked sees to it that the next arrival wakes a worker if a slot is free
+// and none is on its way. It returns false if there are arrivals already.
 func (p *Pool) expectLocked() bool {
+	if p.coming > 0 {
+		return true
+	}
 	free := p.direct && !p.paused && p.held < p.slots
-	scout, detour := free && len(p.idle) > 0, free && len(p.idle) == 0
-	if p.scoutUp || scout == (p.scout != nil) && detour == p.detour {
+	scout := free && (len(p.idle) > 0 || p.scout != nil)
+	detour := free && !scout
+	if scout == (p.scout != nil) && detour == p.detour {
 		return true
 	}
 	in := &p.arrivals
@@ -490,80 +469,35 @@ func (p *Pool) expectLocked() bool {
 		return false
 	}
 	p.detour, in.detour = detour, detour
-	switch {
-	case scout:
-		in.scout = p.appointScoutLocked()
-	case p.scout != nil && in.scout == nil:
-		p.scoutUp = true
-	default:
-		p.scout, in.scout = nil, nil
+	if scout {
+		last := len(p.idle) - 1
+		p.scout, in.scout = p.idle[last], p.idle[last]
+		p.idle[last] = nil
+		p.idle = p.idle[:last]
+	} else if p.scout != nil {
+		p.endScoutLocked()
 	}
 	return true
 }
 
-// appointScoutLocked makes an idle worker the scout.
-func (p *Pool) appointScoutLocked() *worker {
-	last := len(p.idle) - 1
-	p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
-	p.scout = p.idle[0]
-	return p.scout
+// releaseScoutLocked makes the scout, if there is one, a worker like any other.
+func (p *Pool) releaseScoutLocked() {
+	if p.scout != nil {
+		lockSoon(&p.arrivals.mu)
+		defer p.arrivals.mu.Unlock()
+		p.endScoutLocked()
+	}
 }
 
-// takeIdleLocked takes an idle worker off the stack: the scout if it is awake,
-// otherwise the one on top.
-func (p *Pool) takeIdleLocked() *worker {
-	last := len(p.idle) - 1
-	if p.scoutUp {
-		p.idle[0], p.idle[last] = p.idle[last], p.idle[0]
-	}
-	w := p.idle[last]
-	p.idle[last] = nil
-	p.idle = p.idle[:last]
-	if w == p.scout {
-		in := &p.arrivals
-		lockSoon(&in.mu)
-		if in.scout == nil {
-			w.asleep = false // it will find out what it is wanted for
-		}
+// endScoutLocked is releaseScoutLocked with arrivals.mu held.
+func (p *Pool) endScoutLocked() {
+	if in := &p.arrivals; in.scout == nil {
+		p.coming++ // the first arrival has woken it
+	} else {
 		in.scout = nil
-		in.mu.Unlock()
-		p.scout, p.scoutUp = nil, false
+		p.idle = append(p.idle, p.scout)
 	}
-	return w
-}
-
-// A readyTask is a task that found a free slot when it arrived.
-type readyTask struct {
-	entry
-	priority Priority
-}
-
-// A readyList is ready tasks, first in, first out. It is never longer than the
-// pool has slots.
-type readyList struct {
-	tasks []readyTask
-	first int
-}
-
-func (l *readyList) len() int         { return len(l.tasks) - l.first }
-func (l *readyList) push(t readyTask) { l.tasks = append(l.tasks, t) }
-
-func (l *readyList) pop() readyTask {
-	t := l.tasks[l.first]
-	l.tasks[l.first] = readyTask{}
-	if l.first++; l.first == len(l.tasks) {
-		l.tasks, l.first = l.tasks[:0], 0
-	}
-	return t
-}
-
-func (p *Pool) takeReadyLocked(w *worker) bool {
-	if p.ready.len() == 0 {
-		return false
-	}
-	t := p.ready.pop()
-	p.assignLocked(w, t.entry, t.priority)
-	return true
+	p.scout = nil
 }
 
 // lockSoon locks a mutex that is held for moments only, by many in turn.

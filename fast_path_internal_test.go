@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -74,26 +75,214 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 	}
 }
 
-// A task is ready if it found a slot free when it arrived, and then nothing passes
-// it. So there are no more of these than there are free slots.
-func TestNoMoreTasksAreReadyThanSlotsAreFree(t *testing.T) {
-	p, err := New(WithWorkers(2))
-	require.NoError(t, err)
-	p.lock() // nobody takes anything in
-	for i := range 5 {
-		require.NoError(t, p.Go(Low, func() {}))
-		require.True(t, p.arrivals.courtesy.woken == (i == 0), "the first wakes the scout")
-		p.takeInLocked()
-		require.Equal(t, min(i+1, 2), p.ready.len())
-		require.Equal(t, max(i-1, 0), p.queue.n)
+// Idle workers are woken to look, and take what is most urgent then: what has come
+// first is not put aside for the one that was woken for it.
+func TestNoTaskIsPutAsideForAWorker(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"arrivals": nil,
+		"by lock":  {WithCapacity(100, OverflowReject)},
+		"reserved": {WithReserved(1, High), WithCapacity(100, OverflowReject)},
+		"ageing":   {WithAging(time.Second)},
+	} {
+		for workers := 1; workers <= 4; workers++ {
+			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {
+				if workers == 1 && name == "reserved" {
+					t.Skip("it takes two")
+				}
+				p := handPool(t, workers, opts...)
+				idle := slices.Clone(p.crew)
+				var order []Priority
+				start := func(pr Priority) {
+					require.NoError(t, p.Go(pr, func() { order = append(order, pr) }))
+				}
+				for range 8 {
+					start(Low)
+				}
+				start(High) // before a worker has looked
+				for len(order) < workers && len(idle) > 0 {
+					for i, w := range idle {
+						select {
+						case <-w.wake:
+						default:
+							continue
+						}
+						require.NoError(t, p.CheckArrivals())
+						require.True(t, w.look())
+						if w.busy {
+							w.job.f()
+						}
+						idle = slices.Delete(idle, i, i+1)
+						break
+					}
+				}
+				require.Equal(t, append([]Priority{High}, slices.Repeat([]Priority{Low}, workers-1)...), order)
+				require.NoError(t, p.CheckQueue())
+			})
+		}
 	}
-	p.restoreLocked()
-	p.unlock()
-	require.NoError(t, p.Shutdown(context.Background()))
 }
 
-// A batch that finds slots free loses its first tasks to them, and the rest stays
-// where it is.
+// The same with workers that have goroutines, on the way that most tasks take.
+func TestUrgentFunctionOvertakesThoseForWhichWorkersWereWoken(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			p, err := New(WithWorkers(4))
+			require.NoError(t, err)
+			synctest.Wait()
+			gate := make(chan struct{})
+			var mu sync.Mutex
+			started := map[Priority]int{}
+			p.mu.Lock() // no worker looks
+			for i := range 9 {
+				pr := Low
+				if i == 8 {
+					pr = High
+				}
+				require.NoError(t, p.Go(pr, func() {
+					mu.Lock()
+					started[pr]++
+					mu.Unlock()
+					<-gate
+				}))
+			}
+			p.mu.Unlock()
+			synctest.Wait()
+			require.Equal(t, map[Priority]int{High: 1, Low: 3}, started)
+			close(gate)
+			require.NoError(t, p.Shutdown(context.Background()))
+		})
+	}
+}
+
+// A worker that was woken before a Pause takes nothing in it.
+func TestAWorkerWokenBeforeAPauseStartsNothing(t *testing.T) {
+	for _, opts := range [][]Option{nil, {WithCapacity(10, OverflowReject)}} {
+		p := handPool(t, 2, opts...)
+		require.NoError(t, p.Go(Low, func() {}))
+		p.Pause()
+		for range 2 {
+			for _, w := range p.crew {
+				if len(w.wake) == 0 {
+					continue
+				}
+				<-w.wake
+				require.True(t, w.look())
+				require.Equal(t, p.paused, !w.busy)
+				require.NoError(t, p.CheckQueue())
+			}
+			require.Equal(t, btoi(!p.paused), p.held)
+			p.Resume()
+		}
+	}
+}
+
+// A free slot for which a worker is on its way is a free slot: nobody need give his
+// away for the task that will have it.
+func TestYieldDoesNotParkForATaskThatHasASlot(t *testing.T) {
+	for _, opts := range [][]Option{nil, {WithCapacity(10, OverflowReject)}, {WithReserved(1, High), WithCapacity(10, OverflowReject)}} {
+		p := handPool(t, 3, append(opts, WithQuantum(1))...)
+		h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		w := wokenWorker(t, p)
+		require.True(t, w.look())
+		require.Same(t, h, w.job.h)
+		for _, pr := range []Priority{High, Medium} {
+			require.NoError(t, p.Go(pr, func() {}))
+			require.NoError(t, Yield(w.attempt)) // would wait for ever
+			require.Equal(t, Running, h.State())
+		}
+		require.NoError(t, p.Go(Low, func() {}))
+		require.NoError(t, Yield(w.attempt))
+		require.Equal(t, Running, h.State())
+		require.NoError(t, p.CheckQueue())
+	}
+}
+
+// wokenWorker returns a worker that was woken and is to look.
+func wokenWorker(t *testing.T, p *Pool) *worker {
+	t.Helper()
+	for _, w := range p.crew {
+		select {
+		case <-w.wake:
+			return w
+		default:
+		}
+	}
+	require.Fail(t, "no worker was woken")
+	return nil
+}
+
+// Tasks that wait for the workers on their way take no room, and the slots that they
+// will have are free for nobody else.
+func TestTasksThatWaitForAWorkerTakeNoRoom(t *testing.T) {
+	for _, capacity := range []int{0, 1, 3} {
+		p := handPool(t, 2, WithCapacity(capacity, OverflowReject))
+		for i := range 2 + capacity {
+			require.NoError(t, p.Go(Priority(i), func() {}))
+			require.Equal(t, min(i+1, 2), p.coming)
+			require.NoError(t, p.CheckQueue())
+		}
+		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.True(t, wokenWorker(t, p).look())
+		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.True(t, wokenWorker(t, p).look())
+		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.Equal(t, capacity, p.Stats().Queued)
+	}
+}
+
+// The slots of WithReserved are no room for a less urgent task, and an urgent one
+// that waits for a worker leaves it the slots that it may have.
+func TestTasksThatWaitForAWorkerLeaveOthersTheirSlots(t *testing.T) {
+	p := handPool(t, 3, WithReserved(1, High), WithCapacity(0, OverflowReject))
+	for _, test := range []struct {
+		pr   Priority
+		room bool
+	}{{Low, true}, {High, true}, {Low, true}, {Low, false}, {High, false}} {
+		err := p.Go(test.pr, func() {})
+		require.Equal(t, !test.room, errors.Is(err, ErrFull), "%v", test)
+		require.NoError(t, p.CheckQueue())
+	}
+	p = handPool(t, 3, WithReserved(1, High), WithCapacity(0, OverflowReject))
+	for range 2 {
+		require.NoError(t, p.Go(Low, func() {}))
+	}
+	require.ErrorIs(t, p.Go(Low, func() {}), ErrFull, "the third slot is not for it")
+	require.NoError(t, p.Go(High, func() {}))
+	require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+	require.NoError(t, p.CheckQueue())
+}
+
+// Where a task that has yet to start comes before one that goes on, that one follows
+// when a worker has looked; the other way round it does not wait for it.
+func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
+	for _, fresh := range []Priority{High, Low} {
+		p := handPool(t, 2, WithFairShare(0), WithCapacity(10, OverflowReject))
+		h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		w := wokenWorker(t, p)
+		require.True(t, w.look())
+		p.lock()
+		pk := p.parkLocked(w.attempt)
+		p.restoreLocked()
+		p.unlock()
+		require.NoError(t, p.Go(fresh, func() {}))
+		require.Equal(t, 1, p.coming)
+		p.lock()
+		p.backLocked(pk)
+		p.restoreLocked()
+		p.unlock()
+		require.NoError(t, p.CheckQueue())
+		require.Equal(t, fresh == Low, h.state == Running)
+		require.True(t, wokenWorker(t, p).look())
+		require.Equal(t, Running, h.state)
+		require.Equal(t, 2, p.held)
+		require.NoError(t, p.CheckQueue())
+	}
+}
+
+// A batch that comes to an empty queue stays where it is, and the workers take it from
+// there, also where slots are free.
 func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 	for _, n := range []int{worthWhole, maxArrivals} {
 		p, err := New(WithWorkers(3))
@@ -107,29 +296,13 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 		l := p.queue.lane(laneKey{Low, false})
 		require.Same(t, l.head, l.tail)
 		require.Equal(t, batchSize, l.head.size)
-		require.Equal(t, []int32{3, int32(n), int32(n - 3)}, []int32{l.head.head, l.head.tail, l.head.live})
+		require.Equal(t, []int32{0, int32(n), int32(n)}, []int32{l.head.head, l.head.tail, l.head.live})
 		p.restoreLocked()
 		p.unlock()
 		require.NoError(t, p.CheckQueue())
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
 	}
-}
-
-func TestABatchThatFindsSlotsFreeForAllIsNoSegment(t *testing.T) {
-	p, err := New(WithWorkers(worthWhole))
-	require.NoError(t, err)
-	p.lock()
-	for range worthWhole {
-		require.NoError(t, p.Go(Low, func() {}))
-	}
-	p.takeInLocked()
-	require.Equal(t, worthWhole, p.ready.len())
-	require.NoError(t, laneInvariants(&p.queue, p.queue.lane(laneKey{Low, false})))
-	p.restoreLocked()
-	p.unlock()
-	require.NoError(t, p.CheckQueue())
-	require.NoError(t, p.Shutdown(context.Background()))
 }
 
 // A segment that size is for batches that fill it, or are taken soon; memory for a
@@ -155,28 +328,20 @@ func TestABatchThatIsShortIsNoSegment(t *testing.T) {
 	}
 }
 
-// Between a scout's being woken and its first look, the others find its work done.
-func TestWhoeverLocksThePoolFindsAReadyTaskRunning(t *testing.T) {
-	p, err := New(WithWorkers(2))
-	require.NoError(t, err)
-	for range 1000 {
-		done := make(chan struct{})
-		p.mu.Lock()
-		require.NoError(t, p.Go(Low, func() { <-done }))
+// The first arrival wakes a worker, and whoever takes it in takes note of that. Those
+// that come before that worker has looked wake none: it will wake the next.
+func TestArrivalsWakeOneWorkerAtATime(t *testing.T) {
+	p := handPool(t, 3)
+	for i := range 5 {
+		require.NoError(t, p.Go(Low, func() {}))
+		require.True(t, p.arrivals.courtesy.woken == (i == 0))
 		p.takeInLocked()
-		require.True(t, p.scoutUp)
-		p.mu.Unlock()
-		p.lock() // before the scout, or after it
-		require.Equal(t, 1, p.count[Running])
-		require.NoError(t, p.Go(Low, func() { <-done })) // is for the next
-		p.unlock()
-		p.lock()
-		require.Equal(t, 2, p.count[Running])
-		p.unlock()
-		close(done)
-		require.NoError(t, p.WaitIdle(context.Background()))
+		require.Equal(t, 1, p.coming)
+		require.Nil(t, p.scout)
+		require.Equal(t, i+1, p.queue.n)
+		require.Equal(t, 2, len(p.idle))
+		require.NoError(t, p.CheckArrivals())
 	}
-	require.NoError(t, p.Shutdown(context.Background()))
 }
 
 // Whether submitters let others run costs time only, so these tests look at the
@@ -648,7 +813,7 @@ func (b *batchPair) takeNext() {
 	if some {
 		want = b.ref.tasks[b.ref.next()]
 	}
-	w, batch := &worker{pool: p}, p.arrivals.batch
+	w, batch := &worker{pool: p, holds: true}, p.arrivals.batch
 	took := p.takeNextLocked(w)
 	b.taken(batch)
 	p.total.succeeded = p.total.attempts
@@ -684,24 +849,11 @@ func (b *batchPair) alone() {
 	p := b.pool
 	b.endRun()
 	p.total.submitted = uint64(b.nextID - 1 - p.arrivals.n)
-	batch, waiting := p.arrivals.batch, b.q.n
-	p.slots += b.rng.IntN(3)
-	free := 0
-	if waiting == 0 {
-		free = min(p.slots-p.held, p.arrivals.n)
-	}
+	batch := p.arrivals.batch
 	p.takeInLocked()
 	b.taken(batch)
-	require.Equal(b.t, free, p.ready.len())
-	for range free { // in the order in which they have arrived
-		w := &worker{pool: p}
-		require.True(b.t, p.takeReadyLocked(w))
-		want := b.ref.takeAt(0)
-		require.Equal(b.t, want.id, b.id(w.job))
-	}
 	p.total.succeeded = p.total.attempts
-	require.NoError(b.t, cmp.Or(p.checkSpareLocked(), p.checkReadyLocked(), p.arrivals.check(p.ageing)))
-	p.slots = p.held
+	require.NoError(b.t, cmp.Or(p.checkSpareLocked(), p.arrivals.check(p.ageing)))
 	b.checkAll()
 	switch b.rng.IntN(4) {
 	case 0:
@@ -725,39 +877,14 @@ func (b *batchPair) alone() {
 	b.checkAll()
 }
 
-// What has found a slot free is not passed by what has not, also where a worker
-// ends its task before the scout comes.
-func TestNoRunBeginsWhileATaskIsReady(t *testing.T) {
-	b := newBatchPair(t, queueMode{})
-	p := b.pool
-	p.slots = p.held + 2
-	for i := range 5 {
-		require.True(t, p.arrive(entry{f: func() { b.called = i }}, Low))
-	}
-	w := &worker{pool: p}
-	for i, want := range []struct {
-		ready int
-		run   bool
-	}{{1, false}, {0, true}} {
-		require.True(t, p.takeNextLocked(w))
-		w.job.f()
-		require.Equal(t, i, b.called)
-		require.Equal(t, want.ready, p.ready.len())
-		require.Equal(t, want.run, p.run.lane != nil)
-	}
-}
-
-// A worker that ends its task takes one that is ready, and the slot that this one
-// had found stays free, with tasks in the queue, until the scout comes. With others
-// parked there is no idle worker for each slot, and some have to be hired.
-func TestAScoutFillsSlotsForWhichNothingIsReady(t *testing.T) {
+// A worker that ends its task takes one that arrived for a free slot, which stays
+// free, with tasks in the queue, until the scout comes. With others parked there is no
+// idle worker for each slot, and some have to be hired.
+func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 	const functions, slots = 10, 4
 	for parked := range slots - 1 {
 		for ended := range slots {
 			for _, inRun := range []bool{false, true} {
-				if inRun && ended < slots-1 {
-					continue // something is ready
-				}
 				t.Run(fmt.Sprintf("%d parked, %d ended, in a run: %t", parked, ended, inRun), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						p, err := New(WithWorkers(slots))
@@ -784,9 +911,9 @@ func TestAScoutFillsSlotsForWhichNothingIsReady(t *testing.T) {
 							}))
 						}
 						p.takeInLocked()
-						require.Equal(t, slots-1, p.ready.len())
+						require.Equal(t, functions, p.queue.n)
 						for range ended { // as the worker that is busy
-							p.ready.pop()
+							p.queue.pop(false)
 							p.count[Queued]--
 							p.total.attempts++
 							p.total.succeeded++
@@ -817,16 +944,13 @@ func TestAScoutFillsSlotsForWhichNothingIsReady(t *testing.T) {
 
 // handPool returns a pool whose workers have no goroutine, so that a test does step
 // by step what they would do.
-func handPool(t *testing.T, workers int) *Pool {
+func handPool(t *testing.T, workers int, opts ...Option) *Pool {
 	t.Helper()
-	p := &Pool{cfg: &config{}, direct: true, slots: workers}
-	p.arrivals.init()
-	p.spare = newSegment(batchSize)
-	p.waiting.Store(none)
-	p.queue.init()
-	p.door.init()
+	c, err := newConfig(append([]Option{WithWorkers(workers)}, opts...))
+	require.NoError(t, err)
+	p := newPool(c)
 	for i := range workers {
-		w := &worker{pool: p, wake: make(chan wakeUp, 1), id: i + 1, crewI: i, asleep: true, watchI: -1}
+		w := &worker{pool: p, wake: make(chan struct{}, 1), id: i + 1, crewI: i, watchI: -1}
 		p.crew = append(p.crew, w)
 		p.idle = append(p.idle, w)
 	}
@@ -843,23 +967,22 @@ func TestOneScoutWakesTheNext(t *testing.T) {
 				require.True(t, p.arrive(entry{f: func() {}}, Low))
 			}
 			for i := range workers {
-				w := p.idle[0]
-				up := i < tasks
-				require.Equal(t, btoi(up), len(w.wake))
-				if !up {
+				woken := 0
+				for _, w := range p.crew {
+					woken += len(w.wake)
+				}
+				require.Equal(t, btoi(i < tasks), woken)
+				if woken == 0 {
 					break
 				}
-				<-w.wake
+				w := wokenWorker(t, p)
 				require.True(t, w.look())
 				require.NoError(t, p.CheckArrivals())
 				require.Equal(t, phaseStart, w.phase)
-				require.True(t, w.busy && w.holds && !w.asleep)
+				require.True(t, w.busy && w.holds)
 				require.Equal(t, i+1, p.held)
 				require.NotContains(t, p.idle, w)
-				require.Equal(t, i+1 < min(tasks, workers), p.scoutUp)
-				for _, o := range p.idle {
-					require.Equal(t, btoi(p.scoutUp && o == p.scout), len(o.wake))
-				}
+				require.Equal(t, btoi(i+1 < min(tasks, workers)), p.coming)
 			}
 			require.NoError(t, p.CheckQueue())
 			require.Equal(t, max(tasks-workers, 0), p.queue.n)
@@ -877,70 +1000,58 @@ func btoi(b bool) int {
 // What arrives while a scout looks finds none to wake.
 func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 	p := handPool(t, 2)
-	w := p.idle[0]
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
-	<-w.wake
-	require.True(t, w.look())
-	p.scout, p.arrivals.scout = nil, nil // as it was then
+	require.True(t, wokenWorker(t, p).look())
+	p.arrivals.scout = nil
+	p.idle, p.scout = append(p.idle, p.scout), nil // as it was then
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	p.wakeNextLocked()
 	require.NoError(t, p.CheckArrivals())
-	w = p.idle[0]
-	<-w.wake
-	require.True(t, w.look())
+	require.True(t, wokenWorker(t, p).look())
 	require.Equal(t, 2, p.held)
 }
 
 func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
-	w := p.idle[0]
 	require.True(t, p.arrive(entry{h: &Handle{pool: p}}, Low))
 	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
 	require.NoError(t, p.CheckArrivals())
-	<-w.wake
+	w := wokenWorker(t, p)
 	require.True(t, w.look())
 	require.NoError(t, p.CheckArrivals())
-	require.True(t, w.asleep && !w.busy)
+	require.False(t, w.busy)
 	require.Equal(t, phaseSleep, w.phase)
-	require.Len(t, p.idle, 2)
+	require.Equal(t, 2, p.idleLocked())
 	require.NotNil(t, p.scout)
 }
 
-// Whoever finds the scout awake gives it the task without waking it again, be that
-// the scout itself.
-func TestAScoutIsNotWokenForTheTaskItFinds(t *testing.T) {
-	p := handPool(t, 3)
-	for i := range 2 {
-		require.True(t, p.arrive(entry{f: func() {}}, Low))
-		w := p.idle[0]
-		require.NoError(t, p.CheckArrivals())
-		p.lock()
-		require.NoError(t, p.checkArrivalsLocked())
-		p.unlock()
-		require.Len(t, w.wake, 1)
-		require.True(t, w.busy && !w.asleep)
-		require.True(t, p.arrive(entry{f: func() {}}, Low)) // for another
-		if <-w.wake; i == 0 {
-			require.True(t, w.look())
-			require.Equal(t, 1, p.held)
-			require.Equal(t, 1, p.arrivals.n)
-			require.Equal(t, phaseStart, w.phase)
-			require.False(t, w.asleep)
+// Whoever finds the scout awake wakes no other for the task that woke it.
+func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
+	for _, plain := range []bool{true, false} {
+		p := handPool(t, 3)
+		for i := range 3 {
+			require.True(t, p.arrive(entry{f: func() {}}, Low))
+			require.NoError(t, p.CheckArrivals())
 			p.lock()
+			require.NoError(t, p.checkArrivalsLocked())
+			require.Equal(t, 1, p.coming)
+			require.Equal(t, i, p.held)
 			p.unlock()
-			break
+			w := wokenWorker(t, p)
+			if !plain {
+				p.extra = -1 // one worker too many
+				w.look()
+				require.True(t, w.dismissed)
+				break
+			}
+			require.True(t, w.look())
+			require.True(t, w.busy && w.holds)
+			require.Equal(t, phaseStart, w.phase)
+			require.Equal(t, i+1, p.held)
+			require.Zero(t, p.coming)
+			require.NoError(t, p.CheckArrivals())
 		}
 	}
-	w := p.idle[0]
-	require.Len(t, p.idle, 1)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
-	<-w.wake
-	p.extra = -1 // one worker too many: the pool is not plain
-	require.True(t, w.look())
-	require.True(t, w.busy && w.holds && !w.asleep)
-	require.Empty(t, w.wake)
-	require.Equal(t, phaseStart, w.phase)
-	require.Equal(t, 3, p.held)
 }
 
 // An arrival that came while no slot was free woke nobody.
@@ -956,27 +1067,30 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 	p.held = 1
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
-	require.Equal(t, 2, p.held)
+	require.Equal(t, 1, p.coming)
 	require.Zero(t, p.arrivals.n)
+	require.True(t, wokenWorker(t, p).look())
+	require.Equal(t, 2, p.held)
 }
 
 // A scout that was woken, and whose slot is taken before anybody has looked at what
 // has arrived, is on its way all the same.
 func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
 	p := handPool(t, 2)
-	w := p.idle[0]
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	p.held = 2
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
-	require.Same(t, w, p.scout)
-	require.True(t, p.scoutUp)
+	require.Nil(t, p.scout)
+	require.Equal(t, 1, p.coming)
 	require.Equal(t, 1, p.arrivals.n)
-	<-w.wake
+	w := wokenWorker(t, p)
 	require.True(t, w.look())
 	require.NoError(t, p.CheckArrivals())
 	require.Nil(t, p.scout)
-	require.True(t, w.asleep)
+	require.Zero(t, p.coming)
+	require.False(t, w.busy)
+	require.Contains(t, p.idle, w)
 	require.Equal(t, 1, p.queue.n)
 }
 
@@ -1046,7 +1160,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 				gone.canceled = context.Canceled // as cancel does
 				p.arrivals.mu.Unlock()
 				p.takeInLocked()
-				require.True(t, p.scoutUp)
+				require.Equal(t, 1, p.coming)
 				if p.paused = paused; !paused {
 					p.backLocked(h.attempt.parking)
 				}
@@ -1072,24 +1186,42 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 	}
 }
 
-func TestAScoutThatIsDismissedBeforeItLooksTakesNothing(t *testing.T) {
+// A worker that comes when Resize has made it one too many takes nothing, and has the
+// next one come in its place.
+func TestAWorkerThatIsOneTooManyWhenItLooksTakesNothing(t *testing.T) {
 	p := handPool(t, 3)
-	w := p.idle[0]
-	require.True(t, p.arrive(entry{h: &Handle{pool: p}}, Low))
-	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
-	p.takeInLocked()
-	p.slots = 2 // as Resize does
-	p.dismissIdleLocked()
-	p.restoreLocked()
-	require.True(t, w.dismissed)
-	require.NotNil(t, p.scout, "another")
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
-	<-w.wake
-	require.Empty(t, w.wake)
+	w := wokenWorker(t, p)
+	require.NoError(t, p.Resize(2))
+	require.Len(t, p.crew, 2, "another was dismissed")
+	p.slots = 1
 	require.False(t, w.look())
 	require.NoError(t, p.CheckArrivals())
+	require.True(t, w.dismissed)
 	require.False(t, w.busy)
-	require.Equal(t, 1, p.arrivals.n)
+	require.Len(t, p.crew, 1)
+	require.Equal(t, 1, p.queue.n)
+	require.Equal(t, 1, p.coming)
+	require.True(t, wokenWorker(t, p).look())
+	require.Equal(t, 1, p.held)
+}
+
+// At the very end of a Shutdown workers are given up that have no task: one that was on
+// its way then is no longer one of the pool's.
+func TestAWorkerThatIsGivenUpBeforeItLooksEnds(t *testing.T) {
+	p := handPool(t, 1)
+	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	p.lock()
+	var reports []report
+	p.slots = 0 // so that none is hired in its place
+	p.abandonLocked(p.crew[0], &reports)
+	w := p.abandoned[0]
+	p.unlock()
+	<-w.wake
+	require.False(t, w.look())
+	require.Zero(t, p.coming)
+	require.Empty(t, p.abandoned)
+	require.False(t, w.busy)
 }
 
 // A function that has returned must not be kept for as long as the run goes on that

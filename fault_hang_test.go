@@ -545,6 +545,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 		for range workers {
 			require.NoError(t, p.Go(taskpool.Medium, func() { <-free }))
 		}
+		synctest.Wait()
 	}
 	var started atomic.Bool
 	waits = submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { started.Store(true); return nil }})

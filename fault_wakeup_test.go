@@ -237,7 +237,9 @@ func (r *doorRound) occupy(n int, pr taskpool.Priority) {
 	for range n {
 		gate := make(chan struct{})
 		r.gates = append(r.gates, gate)
-		submit(r.t, r.p, taskpool.Task{Priority: pr, Run: func(context.Context) error { <-gate; return nil }})
+		started := make(chan struct{})
+		submit(r.t, r.p, taskpool.Task{Priority: pr, Run: func(context.Context) error { close(started); <-gate; return nil }})
+		<-started
 	}
 }
 
@@ -502,7 +504,9 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 		{name: "the parent's context ends", workers: 1, capacities: all, round: func(r *doorRound) {
 			const more = 2
 			children := 1 + r.capacity + more
+			started := make(chan struct{})
 			parent := submit(r.t, r.p, taskpool.Task{Run: func(ctx context.Context) error {
+				close(started)
 				var wg sync.WaitGroup
 				for range children {
 					// The first gets the slot that the parent gives back.
@@ -514,6 +518,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				wg.Wait()
 				return ctx.Err()
 			}})
+			<-started
 			r.meanwhile()
 			parent.Cancel(errWakeup)
 			for range children {

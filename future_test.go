@@ -1158,6 +1158,7 @@ func TestShedElementOfAMapComesInItsPlace(t *testing.T) {
 				}
 			}
 			// Element 0 runs, 1 waits, and this takes its room.
+			synctest.Wait()
 			assert.Equal(t, 1, p.Stats().Queued)
 			assert.NoError(t, p.Go(taskpool.High, func() {}))
 			close(gate)

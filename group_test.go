@@ -68,6 +68,7 @@ func TestErrorOfAGroupRemovesItsWaitingMembers(t *testing.T) {
 		boom := errors.New("boom")
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return boom })
+		synctest.Wait()
 		// Less urgent than the group, so that it is still to come.
 		last := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: nop})
 		for range 5 {
@@ -180,6 +181,7 @@ func TestEndOfItsContextCancelsTheMembersOfAGroupAndWaitWaitsForThem(t *testing.
 		})
 		done := make(chan error, 1)
 		go func() { done <- g.Wait() }()
+		synctest.Wait()
 		cancel(cause)
 		synctest.Wait()
 		require.Empty(t, done, "outside a task Wait waits for its members")
@@ -433,11 +435,14 @@ func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
 		g := p.Group(t.Context(), taskpool.Task{})
 		var cause error
+		started := make(chan struct{})
 		g.Go(func(ctx context.Context) error {
+			close(started)
 			<-ctx.Done()
 			cause = context.Cause(ctx)
 			return nil
 		})
+		<-started
 		g.Go(mustNotRun)
 		require.Equal(t, taskpool.ErrFull, g.Wait())
 		require.Equal(t, taskpool.ErrFull, cause)

@@ -216,7 +216,7 @@ func (d *trial) step(what string, pool, model func()) {
 	d.steps++
 	pool()
 	synctest.Wait()
-	if err := d.pool.CheckArrivals(); err != nil {
+	if err := d.pool.CheckAtRest(); err != nil {
 		d.failf("%v", err)
 	}
 	model()
@@ -509,15 +509,35 @@ func (d *trial) submitGo() {
 		all = append(all, t)
 		what += fmt.Sprintf(" #%d: %v", t.n, t.priority)
 	}
+	next := func() {
+		t := all[0]
+		all = all[1:]
+		run := d.run(t.n)
+		err := d.pool.Go(t.priority, func() { _ = run(context.Background()) })
+		d.note("submit #%d: %s", t.n, describe(err))
+	}
+	again := all
+	together := false
 	d.step(what, func() {
-		for _, t := range all {
-			run := d.run(t.n)
-			err := d.pool.Go(t.priority, func() { _ = run(context.Background()) })
-			d.note("submit #%d: %s", t.n, describe(err))
+		together = d.pool.Together(func() {
+			for len(all) > 0 {
+				next()
+			}
+		})
+		for len(all) > 0 {
+			next()
+			synctest.Wait() // else it is a matter of chance what a worker finds that looks
 		}
 	}, func() {
-		for _, t := range all {
+		if together {
+			d.model.hold++
+		}
+		for _, t := range again {
 			d.model.submit(t)
+		}
+		if together {
+			d.model.hold--
+			d.model.restore()
 		}
 	})
 }

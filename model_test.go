@@ -1002,7 +1002,11 @@ func (m *modelPool) wait(a *modelAttempt, t *modelTask, with waitContext) {
 		if a.cause == nil || !a.bound {
 			m.restore()
 		} else if parked {
+			started := m.attempts
 			m.restore() // its slot is gone before it finds out
+			if m.attempts > started {
+				m.undefined = true // or it asks for it before a worker has looked
+			}
 			m.back(a)
 			m.restore()
 		} else {

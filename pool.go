@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,10 +40,18 @@ type Pool struct {
 	// and no method of a context that came from outside.
 	//
 	// Every critical section that might disturb it restores this invariant
-	// before it unlocks, by calling restoreLocked: no slot is free while a
-	// task that may run waits, and no submitter waits while there is room.
-	// A task put into the hands of a worker has left the queue: between that
-	// and its first instruction lies only the Go scheduler.
+	// before it unlocks, by calling restoreLocked:
+	//
+	//   - No submitter waits while there is room.
+	//   - No parked attempt whose turn it is waits while a slot is free: its
+	//     goroutine is woken for that slot.
+	//   - While a slot is free that a task in the queue may have, a worker is on
+	//     its way: as many as can have a task, or one that will wake the next.
+	//
+	// No task is put aside for a worker: one that is woken is woken to look, and
+	// which task it takes, be it one that came meanwhile, is decided in the
+	// critical section in which it looks. That takes the slot, and between it
+	// and the task's first instruction lies only the Go scheduler.
 	//
 	// It is locked by the method lock, which sees to what has arrived; only
 	// the functions in fast_path.go, and those that say so, lock it without.
@@ -56,14 +65,11 @@ type Pool struct {
 	seq     int64 // last order handed out
 
 	// What the functions in fast_path.go need.
-	ready          readyList // tasks that found a free slot, before those in queue
 	spare          *segment  // empty, for arrivals.batch
 	spareStretches []stretch // empty, for arrivals.stretches
-	scout          *worker   // the idle worker that looks after arrivals, idle[0]; nil: none is needed
-	scoutUp        bool      // it was woken, but has not looked yet
 	detour         bool      // as arrivals.detour
 
-	// Slots. A slot is held from the dispatch of a task until its worker has
+	// Slots. A slot is held from the moment a worker takes a task until it has
 	// settled and reported it, but for the time in which the task is parked;
 	// also while a dead worker waits to be replaced.
 	slots    int       // how many there are
@@ -71,10 +77,14 @@ type Pool struct {
 	heldLess int       // how many of these by tasks less urgent than those of WithReserved
 	ask      int       // parked attempts that ask for one,
 	askLess  int       // and the less urgent ones
-	idle     []*worker // workers without a task, the last to come on top; a free slot need not have one
 	crew     []*worker // all workers but those abandoned; in no order
 	engaged  int       // slots held, attempts parked and workers abandoned
 	extra    int       // how many workers beyond slots were hired, for the tasks that ran while others were parked
+
+	// Workers without a task; a free slot need not have one.
+	idle   []*worker // asleep, the last to come on top
+	scout  *worker   // asleep too, to be woken by the next arrival; nil: none is, or nobody has noticed yet that it was woken
+	coming int       // how many were woken, or hired, and have not looked yet
 
 	dead      []*worker // to be replaced by the supervisor
 	watched   watchHeap // workers whose task must end in time
@@ -111,6 +121,19 @@ func New(opts ...Option) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	p := newPool(c)
+	p.lock()
+	defer p.unlock()
+	for range c.workers {
+		p.hireLocked()
+	}
+	p.restoreLocked()
+	go p.supervise()
+	return p, nil
+}
+
+// newPool returns a pool without workers and supervisor.
+func newPool(c *config) *Pool {
 	p := &Pool{
 		cfg:        c,
 		hooks:      newHookTable(c.hooks),
@@ -135,14 +158,7 @@ func New(opts ...Option) (*Pool, error) {
 	p.queue.shed = c.overflow == OverflowShed
 	p.queue.init()
 	p.door.init()
-	p.lock()
-	defer p.unlock()
-	for range c.workers {
-		p.hireLocked()
-	}
-	p.restoreLocked()
-	go p.supervise()
-	return p, nil
+	return p
 }
 
 // Go runs f with priority pr as soon as no more urgent task waits for a worker.
@@ -384,16 +400,72 @@ func (h *Handle) laterLocked() bool {
 }
 
 // freeLocked returns the number of slots that are free for a newcomer of
-// priority pr: those that parked attempts ask for are not.
-func (p *Pool) freeLocked(pr Priority) int {
-	free := p.slots - p.held - p.ask
-	forLess := max(p.slots-p.cfg.reserved-p.heldLess, 0)
-	if p.lessUrgent(pr) {
-		free = min(free, forLess) - p.askLess
-	} else {
-		free -= min(p.askLess, forLess)
+// priority pr, and how many queued tasks take no room, as others are free for
+// them and workers on their way. Those that parked attempts ask for are not free.
+// While submitters wait at the door, free slots are promised to no task: an attempt
+// that waits there may be the first to have one.
+func (p *Pool) freeLocked(pr Priority) (free, promised int) {
+	free = p.slots - p.held
+	forLess := min(free, p.slots-p.cfg.reserved-p.heldLess)
+	less := p.queue.classes[1].queued // 0 without a reservation
+	queued := p.count[Queued] - less
+	if p.paused || p.door.n > 0 {
+		queued, less = 0, 0
+	} else if free > 0 && p.ask+p.askLess > 0 {
+		// Whose turn it is has a slot before those that ask for one.
+		restricted := p.restrictedLocked()
+		switch l, _ := p.queue.next(restricted); {
+		case p.nextLeavingLocked(restricted) >= 0 || l == nil || l.front().parked():
+		case p.lessUrgent(l.priority):
+			promised, free, forLess, less = 1, free-1, forLess-1, less-1
+		default:
+			promised, free, queued = 1, free-1, queued-1
+		}
 	}
-	return max(free, 0)
+	askLess := max(min(p.askLess, forLess), 0)
+	free -= p.ask + askLess
+	less = max(min(less, forLess-askLess), 0)
+	n := max(min(queued+less, free), 0)
+	free -= n
+	if p.lessUrgent(pr) {
+		free = min(free, forLess-askLess-less)
+	}
+	return max(free, 0), promised + n
+}
+
+// wantedLocked returns how many queued tasks there are slots for.
+func (p *Pool) wantedLocked() int {
+	if p.paused {
+		return 0
+	}
+	less := p.queue.classes[1].queued // 0 without a reservation
+	forLess := max(p.slots-p.cfg.reserved-p.heldLess, 0)
+	return min(p.slots-p.held, p.count[Queued]-less+min(less, forLess))
+}
+
+// contendedLocked reports whether more waits in the queue, up to priority pr, than
+// there are free slots for.
+func (p *Pool) contendedLocked(pr Priority) bool {
+	free := p.slots - p.held
+	if free <= 0 {
+		return p.queue.n > 0
+	}
+	if p.cfg.reserved == 0 && p.queue.n <= free {
+		return false
+	}
+	n, forLess := 0, min(free, max(p.slots-p.cfg.reserved-p.heldLess, 0))
+	for i := range p.queue.classes {
+		for _, l := range p.queue.classes[i].lead.lanes {
+			if l.priority <= pr {
+				n += l.n
+			}
+		}
+		if i == 0 {
+			forLess = min(forLess, free-n)
+			n = 0
+		}
+	}
+	return n > forLess
 }
 
 // lessUrgent reports whether reserved workers are none of pr's business.
@@ -443,8 +515,11 @@ func (p *Pool) freeSlotLocked(w *worker) {
 
 // roomLocked reports whether one more task of priority pr may be accepted.
 func (p *Pool) roomLocked(pr Priority) bool {
-	return p.cfg.capacity == unbounded ||
-		p.count[Queued]+p.count[Delayed]-p.freeLocked(pr) < p.cfg.capacity
+	if p.cfg.capacity == unbounded {
+		return true
+	}
+	free, promised := p.freeLocked(pr)
+	return p.count[Queued]-promised+p.count[Delayed]-free < p.cfg.capacity
 }
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
@@ -620,17 +695,27 @@ func (p *Pool) helperDone(id uint64) {
 }
 
 // restoreLocked restores the invariant at Pool.mu: it lets submitters in while
-// there is room and dispatches waiting tasks while there are slots. It also
-// tells those who wait for the pool to be idle or drained.
-func (p *Pool) restoreLocked() {
-	for again := true; again; {
-		p.admitLocked()
-		for p.held < p.slots && p.nextLocked() {
-			p.admitLocked()
+// there is room, has parked attempts go on whose turn it is, and wakes workers for
+// the tasks that there are slots for. It also tells those who wait for the pool to
+// be idle or drained.
+func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
+
+// restoreWithLocked is restoreLocked by w, if not nil, a worker that looks for a
+// task and has no slot. It gets the one whose turn it is, or else it is idle.
+func (p *Pool) restoreWithLocked(w *worker) {
+	p.dispatchLocked(w)
+	if w != nil && !w.busy {
+		p.idle = append(p.idle, w)
+	}
+	for {
+		for want := p.wantedLocked(); p.coming < want; {
+			p.summonLocked()
 		}
-		if again = !p.expectLocked(); again {
-			p.takeInLocked()
+		if p.expectLocked() {
+			break
 		}
+		p.takeInLocked()
+		p.dispatchLocked(nil)
 	}
 	p.tellYieldLocked()
 	if p.outstandingLocked() == 0 && p.arrivals.least.Load() == none {
@@ -638,10 +723,11 @@ func (p *Pool) restoreLocked() {
 	}
 }
 
-// tellYieldLocked tells Yield what waits in the queue.
+// tellYieldLocked tells Yield what waits in the queue, unless there are slots for
+// all of it.
 func (p *Pool) tellYieldLocked() {
 	least := int64(none)
-	if pr, ok := p.queue.leastPriority(); ok && !p.paused {
+	if pr, ok := p.queue.leastPriority(); ok && !p.paused && p.contendedLocked(math.MaxInt) {
 		least = int64(pr)
 	}
 	if p.waiting.Load() != least {
@@ -649,35 +735,50 @@ func (p *Pool) tellYieldLocked() {
 	}
 }
 
-// nextLocked gives a free slot to the task whose turn it is, and returns false
-// if there is none.
-func (p *Pool) nextLocked() bool {
-	restricted := p.restrictedLocked()
-	for i, pk := range p.leaving {
-		if !restricted || !p.lessUrgent(pk.a.w.priority) {
-			p.leaving = slices.Delete(p.leaving, i, i+1)
-			p.unparkLocked(pk)
-			return true
-		}
+// dispatchLocked gives free slots to those whose turn it is, and lets submitters in
+// for whom that makes room. A task that has yet to start goes to w, which may be
+// nil: the next waits for a worker that looks.
+func (p *Pool) dispatchLocked(w *worker) {
+	p.admitLocked()
+	for p.held < p.slots && p.nextLocked(w) {
+		p.admitLocked()
 	}
-	if p.ready.len() > 0 {
-		t := p.ready.pop()
-		p.dispatchLocked(t.entry, t.priority)
+}
+
+// nextLocked gives a free slot to the task whose turn it is. It returns false if
+// there is none, or if it needs a worker and w is none, or has a task.
+func (p *Pool) nextLocked(w *worker) bool {
+	restricted := p.restrictedLocked()
+	if i := p.nextLeavingLocked(restricted); i >= 0 {
+		pk := p.leaving[i]
+		p.leaving = slices.Delete(p.leaving, i, i+1)
+		p.unparkLocked(pk)
 		return true
 	}
-	if p.paused {
+	if p.paused || p.queue.n == 0 {
 		return false
 	}
-	e, pr, ok := p.queue.pop(restricted)
+	l, choice := p.queue.next(restricted)
 	switch {
-	case !ok:
+	case l == nil:
 		return false
-	case e.parked():
-		p.unparkLocked(e.h.attempt.parking)
+	case l.front().parked():
+		p.unparkLocked(p.queue.takeTurn(l, choice, restricted).h.attempt.parking)
+	case w == nil || w.busy:
+		return false
 	default:
-		p.dispatchLocked(e, pr)
+		p.assignLocked(w, p.queue.takeTurn(l, choice, restricted), l.priority)
+		p.holdSlotLocked(w)
 	}
 	return true
+}
+
+// nextLeavingLocked returns the index of the first parked attempt on its way out that
+// may have a free slot, -1 if there is none.
+func (p *Pool) nextLeavingLocked(restricted bool) int {
+	return slices.IndexFunc(p.leaving, func(pk *parking) bool {
+		return !restricted || !p.lessUrgent(pk.a.w.priority)
+	})
 }
 
 // admitLocked lets submitters in while there is room.
@@ -716,8 +817,7 @@ func (p *Pool) nextAtDoorLocked() *Handle {
 // drainedLocked tells those who wait for it that nothing is outstanding.
 func (p *Pool) drainedLocked() {
 	p.extra = 0
-	for len(p.idle) > 0 && len(p.crew) > p.slots {
-		p.dismissIdleLocked()
+	for len(p.crew) > p.slots && p.dismissIdleLocked() {
 	}
 	p.wakeLocked(&p.idlers)
 	if p.closed {
@@ -811,8 +911,7 @@ func (p *Pool) Resize(workers int) error {
 		p.hireLocked()
 	}
 	p.reclaimLocked()
-	for len(p.crew) > workers+p.extra && len(p.idle) > 0 {
-		p.dismissIdleLocked()
+	for len(p.crew) > workers+p.extra && p.dismissIdleLocked() {
 	}
 	p.restoreLocked()
 	return nil

@@ -388,6 +388,7 @@ func TestGrowingStartsWaitingTasksAtOnce(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, p.Stats().Running)
 		require.NoError(t, p.Resize(3))
+		synctest.Wait()
 		s := p.Stats()
 		require.Equal(t, 3, s.Running)
 		require.Equal(t, 2, s.Queued)

@@ -91,11 +91,11 @@ func yield(ctx context.Context) error {
 	p.lock()
 	var pk *parking
 	switch most := p.waiting.Load(); {
-	case most < a.priority:
+	case most < a.priority && p.contendedLocked(Priority(a.priority-1)):
 		if pk = p.parkLocked(a); pk != nil {
 			p.backLocked(pk)
 		}
-	case most == a.priority && p.count[Parked] < p.cfg.maxParked && a.sliceOver():
+	case most == a.priority && p.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.contendedLocked(Priority(most)):
 		if pk = p.parkLocked(a); pk != nil {
 			p.backOfLaneLocked(pk)
 		}

@@ -572,6 +572,7 @@ func TestYieldDoesNotParkWhilePaused(t *testing.T) {
 			log.add("went on")
 			return err
 		}})
+		synctest.Wait()
 		submit(t, p, log.task("medium", taskpool.Medium))
 		submit(t, p, log.task("high", taskpool.High))
 		p.Pause()
@@ -1238,6 +1239,7 @@ func TestResizeRefusesToBreakAReservation(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, p.Stats().Running)
 		require.NoError(t, p.Resize(5))
+		synctest.Wait()
 		require.Equal(t, 3, p.Stats().Running)
 		close(gate)
 		drain(t, p)
@@ -1561,6 +1563,7 @@ func TestParkedTasksAreShown(t *testing.T) {
 				return nil
 			})
 		}})
+		synctest.Wait()
 		release := occupy(t, p)
 		submit(t, p, taskpool.Task{Name: "queued", Run: nop})
 		synctest.Wait()

@@ -46,9 +46,10 @@ type priorityQueue struct {
 // the reserved priority are the first class, all others the second. Without a
 // reservation all are of the second.
 type laneClass struct {
-	lead  laneHeap // the most urgent lane on top
-	keyed laneHeap // the lane with the least key on top; used with ageing, in place of lead
-	old   laneHeap // the lane with the oldest front on top; used if share > 0
+	queued int      // entries that are not parked; counted if there is a reservation
+	lead   laneHeap // the most urgent lane on top
+	keyed  laneHeap // the lane with the least key on top; used with ageing, in place of lead
+	old    laneHeap // the lane with the oldest front on top; used if share > 0
 }
 
 // A laneKey names a lane.
@@ -234,15 +235,14 @@ func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 }
 
 // pushSegment pushes tasks of one priority that have not started: those in the
-// slots from first up to end of a segment of which base and handles are set, and
-// which has no others.
-func (q *priorityQueue) pushSegment(s *segment, first, end int, pr Priority) {
+// first n slots of a segment of which base and handles are set, and which has no
+// others. Of a queue with a reservation it is not called, nor is skip.
+func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	l := q.lane(laneKey{pr, false})
 	l.link(s)
-	n := end - first
-	s.head, s.tail, s.live, s.fresh = int32(first), int32(end), int32(n), int32(n)
+	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
 	if s.handles > 0 {
-		for i := first; i < end; i++ {
+		for i := range n {
 			if h := s.slots[i].h; h != nil {
 				h.place = place{l, s, int32(i)}
 			}
@@ -275,6 +275,8 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	q.n++
 	if e.parked() {
 		l.parked++
+	} else if q.reserve != nil {
+		l.class.queued++
 	}
 	if e.fresh() {
 		s.fresh++
@@ -511,6 +513,8 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	q.n--
 	if e.parked() {
 		l.parked--
+	} else if q.reserve != nil {
+		l.class.queued--
 	}
 	wasFresh := e.fresh()
 	if wasFresh {

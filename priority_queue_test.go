@@ -768,7 +768,7 @@ func TestTasksOfABatchMayBeShed(t *testing.T) {
 		s.slots[i] = entry{f: func() {}, order: i}
 	}
 	s.base = 3
-	q.pushSegment(s, 0, worthWhole, Low)
+	q.pushSegment(s, worthWhole, Low)
 	require.NoError(t, invariants(&q))
 	e, pr, ok := q.takeShed(High)
 	require.True(t, ok)

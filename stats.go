@@ -190,7 +190,7 @@ func (p *Pool) Stats() Stats {
 		Capacity:  p.cfg.capacity,
 		Slots:     p.slots,
 		Workers:   len(p.crew) - len(p.lost),
-		Idle:      len(p.idle),
+		Idle:      p.idleLocked(),
 		Queued:    p.count[Queued],
 		Delayed:   p.count[Delayed],
 		Running:   p.count[Running],

@@ -391,8 +391,7 @@ func (p *Pool) reclaimLocked() {
 // dismissLocked ends the workers of a pool that is closed and drained, and says
 // so once the last has gone.
 func (p *Pool) dismissLocked() {
-	for len(p.idle) > 0 {
-		p.dismissIdleLocked()
+	for p.dismissIdleLocked() {
 	}
 	var reports []report
 	for _, w := range p.lost {

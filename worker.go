@@ -19,14 +19,13 @@ import (
 // whatever user code does, every step of an attempt is made once.
 type worker struct {
 	pool *Pool
-	wake chan wakeUp // tells a sleeping worker what to do; buffered, so that sending never waits
+	wake chan struct{} // wakes it to look, or to end if it is dismissed; buffered, so that sending never waits
 
 	// goroutine is the number of the worker's goroutine, as in stack dumps. It is
 	// set before that calls user code; 0 until then.
 	goroutine atomic.Uint64
 
-	// The fields below belong to the worker's goroutine. Those of the task are
-	// set by the dispatcher before it wakes the worker.
+	// The fields below belong to the worker's goroutine.
 
 	job         entry // f, or h and its attempt
 	attempt     *attempt
@@ -56,7 +55,6 @@ type worker struct {
 
 	id         int
 	crewI      int         // index in Pool.crew
-	asleep     bool        // waits for wake
 	dismissed  bool        // to end, as it is one too many or the pool is drained
 	busy       bool        // has a task that has not settled
 	jobs       uint64      // how many it was given
@@ -81,20 +79,12 @@ type worker struct {
 	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
 }
 
-// A wakeUp is why a worker is woken.
-type wakeUp bool
-
-const (
-	wakeToWork wakeUp = false // it has a task, or is dismissed
-	wakeToLook wakeUp = true  // tasks have arrived
-)
-
 // A phase is the next step of a worker. It is set before user code is called
 // that belongs to the step before.
 type phase int
 
 const (
-	phaseSleep  phase = iota // wait for a task
+	phaseSleep  phase = iota // wait to be woken, and look for a task
 	phaseStart               // tell hooks that the attempt starts
 	phaseRun                 // call Run
 	phaseJudge               // decide what becomes of the task
@@ -126,31 +116,15 @@ const (
 	attemptHung
 )
 
-// hireLocked adds a worker, idle until it gets a task.
+// hireLocked adds a worker, asleep until it is wanted.
 func (p *Pool) hireLocked() *worker {
 	p.lastID++
-	w := &worker{pool: p, wake: make(chan wakeUp, 1), id: p.lastID, crewI: len(p.crew), asleep: true, watchI: -1}
+	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), watchI: -1}
 	p.crew = append(p.crew, w)
 	p.idle = append(p.idle, w)
 	p.extra = max(p.extra, len(p.crew)-p.slots)
 	go w.main()
 	return w
-}
-
-// dispatchLocked gives a task that was taken out of the queue to an idle worker,
-// or to a new one: where a slot is free and no worker idle, one of the workers is
-// with a parked task.
-func (p *Pool) dispatchLocked(e entry, pr Priority) {
-	if len(p.idle) == 0 {
-		p.hireLocked()
-	}
-	w := p.takeIdleLocked()
-	p.assignLocked(w, e, pr)
-	p.holdSlotLocked(w)
-	if w.asleep {
-		w.asleep = false
-		w.wake <- wakeToWork
-	}
 }
 
 // assignLocked makes a task that was taken out of the queue the task of w.
@@ -207,15 +181,58 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	return a
 }
 
-// dismissIdleLocked lets the idle worker on top go.
-func (p *Pool) dismissIdleLocked() {
+// idleLocked returns the number of workers without a task.
+func (p *Pool) idleLocked() int {
+	n := len(p.idle) + p.coming
+	if p.scout != nil {
+		n++
+	}
+	return n
+}
+
+// takeIdleLocked takes the idle worker on top, nil if none is asleep. Whoever calls
+// it wakes that.
+func (p *Pool) takeIdleLocked() *worker {
+	if len(p.idle) == 0 {
+		p.releaseScoutLocked()
+	}
+	last := len(p.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	w := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	return w
+}
+
+// summonLocked has one more worker come and look. Where none is asleep and a slot is
+// free, some are with parked tasks, and a new one is hired.
+func (p *Pool) summonLocked() {
+	coming := p.coming
 	w := p.takeIdleLocked()
+	if p.coming > coming {
+		return // that was the scout, and it was woken already
+	}
+	if w == nil {
+		p.hireLocked()
+		w = p.takeIdleLocked()
+	}
+	p.coming++
+	w.wake <- struct{}{}
+}
+
+// dismissIdleLocked lets the idle worker on top go. It returns false if none is
+// asleep: those that come will see for themselves.
+func (p *Pool) dismissIdleLocked() bool {
+	w := p.takeIdleLocked()
+	if w == nil {
+		return false
+	}
 	p.leaveLocked(w)
 	w.dismissed = true
-	if w.asleep {
-		w.asleep = false
-		w.wake <- wakeToWork
-	}
+	w.wake <- struct{}{}
+	return true
 }
 
 // leaveLocked removes w from the crew.
@@ -322,16 +339,9 @@ func (w *worker) work() {
 	for {
 		switch w.phase {
 		case phaseSleep:
-			if <-w.wake == wakeToLook {
-				if !w.look() {
-					return
-				}
-				continue
-			}
-			if w.dismissed {
+			if <-w.wake; !w.look() {
 				return
 			}
-			w.phase = phaseStart
 		case phaseStart:
 			if w.attempt == nil && !w.pool.hooked && !w.timed {
 				if !w.runFunctions() {
@@ -673,9 +683,9 @@ func (w *worker) settleLocked() bool {
 	return true
 }
 
-// takeLocked gives the worker's slot back and takes the next task or, for lack
-// of one, goes to sleep. It unlocks pool.mu, and returns false if the worker has
-// nothing more to do.
+// takeLocked has the worker take the next task with the slot of the last one. For
+// lack of one it gives the slot back and goes to sleep. It unlocks pool.mu, and
+// returns false if the worker has nothing more to do.
 func (w *worker) takeLocked() bool {
 	p := w.pool
 	defer p.unlock()
@@ -689,21 +699,30 @@ func (w *worker) takeLocked() bool {
 	}
 	p.takeInLocked()
 	p.freeSlotLocked(w)
-	w.phase = phaseSleep
-	p.idle = append(p.idle, w)
+	return w.takeOrSleepLocked()
+}
+
+// takeOrSleepLocked has a worker without a slot take the task whose turn it is, or
+// go to sleep. It returns false if the worker is one too many.
+func (w *worker) takeOrSleepLocked() bool {
+	p := w.pool
 	switch {
 	case len(p.crew) > p.slots+p.extra: // after Resize
-		p.dismissIdleLocked()
-	case len(p.idle) > p.slots: // enough for what may be parked next
-		p.dismissIdleLocked()
+		w.dismissed = true
+	case p.idleLocked() >= p.slots: // enough for what may be parked next
+		w.dismissed = true
 		p.extra--
 	}
-	p.restoreLocked()
-	if w.busy {
+	if w.dismissed {
+		p.leaveLocked(w)
+		p.restoreLocked()
+		return false
+	}
+	p.restoreWithLocked(w)
+	if w.phase = phaseSleep; w.busy {
 		w.phase = phaseStart
 	}
-	w.asleep = !w.busy
-	return !w.dismissed
+	return true
 }
 
 // late ends an attempt that was settled as hung while Run was still at work.
