@@ -22,17 +22,16 @@ func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 	if f == nil {
 		return nil, errors.New("taskpool: f must be a function, got nil")
 	}
-	return submitFunc(ctx, p, t, f, false)
+	return submitFunc(ctx, p, t, f, roomAsSet)
 }
 
-// submitFunc is SubmitFunc, and waits for room whatever the pool's overflow is
-// if waits is set.
-func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), waits bool) (*Future[T], error) {
+// submitFunc is SubmitFunc; room says what becomes of the task if there is none.
+func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
 	if t.Run != nil {
 		return nil, errRunSet
 	}
 	fut := new(Future[T])
-	h, err := p.submit(ctx, t, work{waits: waits, run: func(ctx context.Context) error {
+	h, err := p.submit(ctx, ctx, t, work{room: room, run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
@@ -157,7 +156,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, true)
+			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, roomWait)
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)

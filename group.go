@@ -54,8 +54,9 @@ func (g *Group) SetLimit(n int) {
 	}
 }
 
-// Go submits a member that does its work with f. It waits for room in the queue
-// as [Pool.Submit] does, and while there are as many members as SetLimit allows.
+// Go submits a member that does its work with f. It waits while there are as many
+// members as SetLimit allows, and where the queue has no room it waits for it,
+// whatever [WithCapacity] says; with [OverflowShed] it makes some if it can.
 // Called in a task it gives that task's slot back meanwhile, be it the one that
 // made the group or a member, and does not wait longer than until that task's
 // context ends. A member that is not accepted is an error of the
@@ -70,7 +71,7 @@ func (g *Group) Go(f func(context.Context) error) {
 	case g.t.Run != nil:
 		g.refused(errRunSet)
 	default:
-		_, _ = g.p.submit(g.ctx, g.t, work{run: f, group: g}) // tells submitted
+		_, _ = g.p.submit(g.ctx, g.ctx, g.t, work{run: f, group: g, room: roomWait}) // tells submitted
 	}
 }
 

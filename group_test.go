@@ -408,7 +408,6 @@ func TestErrorOfAGroupEndsTheRetriesOfItsMembers(t *testing.T) {
 }
 
 func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
-	mustNotRun := func(context.Context) error { panic("must not run") }
 	t.Run("closed pool", func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
@@ -432,7 +431,7 @@ func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 		require.ErrorIs(t, g.Wait(), cause)
 	})
 	t.Run("it cancels the others", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+		p := newPool(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
 		var cause error
 		started := make(chan struct{})
@@ -443,9 +442,17 @@ func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 			return nil
 		})
 		<-started
+		over, cancel := context.WithCancel(t.Context())
+		down := make(chan error)
+		go func() { down <- p.Shutdown(over) }()
+		for p.Resize(1) == nil {
+			runtime.Gosched()
+		}
 		g.Go(mustNotRun)
-		require.Equal(t, taskpool.ErrFull, g.Wait())
-		require.Equal(t, taskpool.ErrFull, cause)
+		require.Equal(t, taskpool.ErrClosed, g.Wait())
+		require.Equal(t, taskpool.ErrClosed, cause)
+		require.NoError(t, <-down)
+		cancel()
 	})
 	t.Run("shed", func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
@@ -456,15 +463,30 @@ func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 		require.Equal(t, taskpool.ErrShed, g.Wait())
 		release()
 	})
-	t.Run("no more urgent than what could be shed", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
-		release := block(t, p)
-		require.NoError(t, p.Go(taskpool.Medium, func() {}))
-		g := p.Group(t.Context(), taskpool.Task{})
-		g.Go(mustNotRun)
-		require.Equal(t, taskpool.ErrFull, g.Wait())
-		release()
-	})
+}
+
+func TestGroupMembersWaitForRoomWhateverTheOverflow(t *testing.T) {
+	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
+		for _, capacity := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%v %d", overflow, capacity), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
+					g := p.Group(patience(t), taskpool.Task{})
+					var ran atomic.Int32
+					for range 50 {
+						g.Go(func(context.Context) error {
+							time.Sleep(time.Second)
+							ran.Add(1)
+							return nil
+						})
+					}
+					require.NoError(t, g.Wait())
+					require.EqualValues(t, 50, ran.Load())
+					require.Zero(t, p.Stats().Refused)
+				})
+			})
+		}
+	}
 }
 
 func TestGroupWaitsForRoomInTheQueue(t *testing.T) {

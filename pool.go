@@ -241,12 +241,45 @@ var functionHandles = sync.Pool{New: func() any {
 // except to a running task of the pool that submits with its own context. It
 // returns an error that wraps ctx's if ctx ends before the task is accepted, and
 // one that names the field if t is not valid. A task that is not accepted leaves
-// nothing behind.
+// nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
+// wait alone.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
+	return p.submitRun(ctx, ctx, t, work{})
+}
+
+// TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
+// [OverflowWait], it returns [ErrFull].
+func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
+	return p.submitRun(ctx, ctx, t, work{room: roomNow})
+}
+
+// SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
+// governs the task, and wait how long SubmitWithin may take. If wait ends first, the
+// error wraps its cause, and the task was not accepted; once the task is accepted, the
+// end of wait changes nothing. It is for a task that outlives the request in which it
+// is submitted:
+//
+//	h, err := pool.SubmitWithin(r.Context(), context.WithoutCancel(r.Context()), task)
+//
+// Inside a task it is wait that tells which task submits. If ctx ends while
+// SubmitWithin waits, it returns too.
+func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
+	if wait != nil && ctx != nil && ctx.Done() != nil {
+		both, cancel := context.WithCancelCause(wait)
+		defer cancel(nil)
+		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+		wait = both
+	}
+	return p.submitRun(wait, ctx, t, work{})
+}
+
+// submitRun is SubmitWithin; work says how to get room.
+func (p *Pool) submitRun(wait, ctx context.Context, t Task, work work) (*Handle, error) {
 	if t.Run == nil {
 		return nil, errors.New("taskpool: Task.Run must be a function, got nil")
 	}
-	return p.submit(ctx, t, work{run: t.Run})
+	work.run = t.Run
+	return p.submit(wait, ctx, t, work)
 }
 
 // work is what Submit does not leave to its caller.
@@ -254,26 +287,39 @@ type work struct {
 	run   func(context.Context) error
 	f     func() // a function given to Go
 	group *Group // that the task is a member of; nil if none
-	waits bool   // for room, whatever the pool's overflow is
+	room  roomMode
 }
 
-// submit is Submit of a task that does work.
-func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err error) {
+// A roomMode is what becomes of a task for which there is no room.
+type roomMode byte
+
+const (
+	roomAsSet roomMode = iota // what WithCapacity says
+	roomWait                  // it waits whatever that is
+	roomNow                   // it does not wait
+)
+
+// submit is SubmitWithin of a task that does work.
+func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, err error) {
 	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
-	if ctx == nil {
+	if ctx == nil || wait == nil {
 		return nil, errors.New("taskpool: ctx must not be nil")
 	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	if ctx.Err() != nil {
+	over := ctx
+	if ctx.Err() == nil {
+		over = wait
+	}
+	if over.Err() != nil {
 		p.lock()
 		p.total.refused++
 		p.unlock()
-		return nil, p.contextError(ctx)
+		return nil, p.contextError(over)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
@@ -281,17 +327,20 @@ func (p *Pool) submit(ctx context.Context, t Task, work work) (_ *Handle, err er
 	if p.hooks.timed {
 		h.queuedAt = time.Since(p.epoch)
 	}
-	parent := attemptFrom(ctx)
+	parent := attemptFrom(wait)
 	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := p.admit(h, parent)
+	reports, err := p.admit(wait, h, parent)
 	if err != nil {
 		if h.stop != nil {
 			h.stop()
 		}
 		if err == errGaveUp {
-			err = p.contextError(ctx)
+			if over = ctx; ctx.Err() == nil {
+				over = wait
+			}
+			err = p.contextError(over)
 		}
 		return nil, err
 	}
@@ -313,12 +362,12 @@ func (p *Pool) contextError(ctx context.Context) error {
 	return fmt.Errorf("taskpool: Submit: context is over: %w: %w", err, cause)
 }
 
-// admit has h accepted or returns why not. parent is the attempt that submits, as its
-// context says.
-func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
+// admit has h accepted or returns why not. within bounds how long that may take, and
+// parent is the attempt that submits, as that context says.
+func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (reports []report, err error) {
 	p.lock()
 	defer p.unlock()
-	w := &wait{what: awaited{room: h}, ctx: h.ctx, task: parent, ask: h.work.group != nil}
+	w := &wait{what: awaited{room: h}, ctx: within, task: parent, ask: h.work.group != nil}
 	for decided := false; !decided; {
 		decided = true
 		switch {
@@ -337,7 +386,7 @@ func (p *Pool) admit(h *Handle, parent *attempt) (reports []report, err error) {
 		default:
 			if err = p.makeRoomLocked(h.task.Priority, &reports); err == nil {
 				p.acceptLocked(h)
-			} else if p.cfg.overflow != OverflowWait && !h.work.waits {
+			} else if h.work.room == roomNow || h.work.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else if !w.identified {
 				p.identifyLocked(w)

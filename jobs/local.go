@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
-	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // A LocalQueue runs jobs in a pool of this process, in memory.
@@ -76,14 +75,7 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if !mine {
 		return j.meta.ID, ErrDuplicate
 	}
-	sub := newSubmission(ctx)
-	stop := context.AfterFunc(ctx, func() { sub.withdraw(context.Cause(ctx)) })
-	h, err := q.pool.Submit(sub, q.task(j, sub, r, policy))
-	sub.from.Store(nil)
-	stop()
-	if !sub.accept() { // ctx has ended first
-		err = contextOver(ctx)
-	}
+	h, err := q.pool.SubmitWithin(ctx, context.Background(), q.task(j, r, policy))
 	if err != nil {
 		q.refused(j)
 		return "", err
@@ -165,13 +157,9 @@ func (q *LocalQueue) forget(j *localJob) {
 }
 
 // task returns the task that is the job.
-func (q *LocalQueue) task(j *localJob, sub *submission, r Request, p Policy) taskpool.Task {
+func (q *LocalQueue) task(j *localJob, r Request, p Policy) taskpool.Task {
 	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
 	t.Run = func(ctx context.Context) error {
-		if !sub.accept() {
-			<-ctx.Done() // withdraw is about to end it
-			return ctx.Err()
-		}
 		if task, ok := taskpool.Current(ctx); ok {
 			q.accepted(j, task.Handle)
 		}
@@ -181,9 +169,6 @@ func (q *LocalQueue) task(j *localJob, sub *submission, r Request, p Policy) tas
 	}
 	if t.Retry.MaxAttempts = r.MaxAttempts; r.MaxAttempts > 1 {
 		t.Retry.If = func(err error) bool {
-			if !sub.accept() {
-				return false
-			}
 			m := j.meta
 			m.Attempt = j.underWay()
 			e := q.reg.Judge(m, err)
@@ -288,56 +273,4 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 func final(h *taskpool.Handle) bool {
 	s := h.State()
 	return s >= taskpool.Succeeded && s <= taskpool.Shed
-}
-
-// A submission is the context of a job's task. It ends with Enqueue's context if that
-// ends before the job is accepted or has started, whichever comes first, and never
-// because of it after that.
-//
-// While the job is submitted it also lets the pool see which handler it is that
-// enqueues, so that the handler's slot is given back while it waits for room. To keep
-// that would make a job that enqueues its successor hold all its predecessors.
-type submission struct {
-	context.Context
-	cancel context.CancelCauseFunc
-	fate   atomic.Int32
-	from   atomic.Pointer[context.Context] // nil once it is submitted
-}
-
-// The fates of a submission. The first to be decided stands.
-const (
-	undecided int32 = iota
-	accepted
-	withdrawn
-)
-
-func newSubmission(from context.Context) *submission {
-	s := new(submission)
-	s.Context, s.cancel = context.WithCancelCause(context.Background())
-	s.from.Store(&from)
-	return s
-}
-
-// accept reports whether the job stands, now and for good.
-func (s *submission) accept() bool {
-	return s.fate.CompareAndSwap(undecided, accepted) || s.fate.Load() == accepted
-}
-
-// withdraw ends the context if the job does not stand yet.
-func (s *submission) withdraw(cause error) {
-	if s.fate.CompareAndSwap(undecided, withdrawn) {
-		s.cancel(cause)
-	}
-}
-
-func (s *submission) Value(key any) any {
-	if v := s.Context.Value(key); v != nil {
-		return v
-	}
-	// Other values would be seen by hooks that go around an attempt, and only if it
-	// starts soon enough.
-	if from := s.from.Load(); from != nil && key == any(remote.AttemptKey{}) {
-		return (*from).Value(key)
-	}
-	return nil
 }

@@ -1,0 +1,192 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// TrySubmit and SubmitWithin: how long a submission may wait for room.
+
+func mustNotRun(context.Context) error { panic("must not run") }
+
+func TestTrySubmitNeverWaits(t *testing.T) {
+	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
+		for _, capacity := range []int{0, 2} {
+			t.Run(fmt.Sprintf("%v %d", overflow, capacity), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(capacity, overflow))
+					release := block(t, p)
+					defer release()
+					for range capacity {
+						_, err := p.TrySubmit(patience(t), taskpool.Task{Run: nop})
+						require.NoError(t, err)
+					}
+					began := time.Now()
+					h, err := p.TrySubmit(patience(t), taskpool.Task{Run: mustNotRun})
+					require.Equal(t, taskpool.ErrFull, err)
+					require.Nil(t, h)
+					require.Zero(t, time.Since(began))
+					require.EqualValues(t, 1, p.Stats().Refused)
+				})
+			})
+		}
+	}
+}
+
+func TestTrySubmitTakesTheRoomThatThereIs(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	h, err := p.TrySubmit(t.Context(), taskpool.Task{Run: nop})
+	require.NoError(t, err)
+	require.NoError(t, h.Wait(t.Context()))
+
+	p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+	release := block(t, p)
+	victim := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: mustNotRun})
+	h, err = p.TrySubmit(t.Context(), taskpool.Task{Run: nop})
+	require.NoError(t, err, "it sheds what is less urgent")
+	require.Equal(t, taskpool.ErrShed, victim.Wait(t.Context()))
+	release()
+	require.NoError(t, h.Wait(t.Context()))
+}
+
+func TestSubmitWithinBoundsTheWaitAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := block(t, p)
+		cause := errors.New("enough")
+		wait, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
+		defer cancel()
+		began := time.Now()
+		h, err := p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		require.ErrorIs(t, err, cause)
+		require.Nil(t, h)
+		require.Equal(t, time.Second, time.Since(began))
+		require.Zero(t, p.Stats().Blocked)
+		require.EqualValues(t, 1, p.Stats().Refused)
+
+		_, err = p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		require.ErrorIs(t, err, cause, "it is over already")
+		release()
+		synctest.Wait()
+		_, err = p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		require.ErrorIs(t, err, cause, "even if there is room")
+	})
+}
+
+func TestTheEndOfSubmitWithinsWaitChangesNothingForTheTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		release := block(t, p)
+		wait, cancel := context.WithCancel(t.Context())
+		h, err := p.SubmitWithin(wait, patience(t), taskpool.Task{Run: func(ctx context.Context) error {
+			time.Sleep(time.Second)
+			return ctx.Err()
+		}})
+		require.NoError(t, err)
+		cancel()
+		release()
+		require.NoError(t, h.Wait(patience(t)))
+	})
+}
+
+func TestSubmitWithinEndsWithTheTasksContextToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := block(t, p)
+		defer release()
+		cause := errors.New("enough")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
+		defer cancel()
+		for _, took := range []time.Duration{time.Second, 0} {
+			began := time.Now()
+			_, err := p.SubmitWithin(patience(t), ctx, taskpool.Task{Run: mustNotRun})
+			require.ErrorIs(t, err, cause)
+			require.Equal(t, took, time.Since(began))
+			require.Zero(t, p.Stats().Blocked)
+		}
+	})
+}
+
+// A task that submits names itself by the context for the wait.
+func TestSubmitWithinInATaskGivesItsSlotBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		sum, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
+			total := 0
+			for i := range 3 {
+				h, err := p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: func(context.Context) error {
+					total += i
+					return nil
+				}})
+				if err != nil {
+					return 0, err
+				}
+				if err := h.Wait(ctx); err != nil {
+					return 0, err
+				}
+			}
+			return total, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 3, sum)
+	})
+}
+
+func TestSubmitWithinInATaskIsPartOfTheWorkAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		closed, ran := make(chan struct{}), false
+		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			<-closed
+			_, err := p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: func(context.Context) error { ran = true; return nil }})
+			assert.NoError(t, err)
+			_, err = p.SubmitWithin(context.Background(), context.Background(), taskpool.Task{Run: mustNotRun})
+			assert.Equal(t, taskpool.ErrClosed, err)
+			return nil
+		}})
+		down := make(chan error)
+		ctx := patience(t)
+		go func() { down <- p.Shutdown(ctx) }()
+		synctest.Wait()
+		close(closed)
+		require.NoError(t, <-down)
+		require.True(t, ran)
+	})
+}
+
+// Whenever the wait ends, the task is refused and never runs, or is accepted and runs.
+func TestSubmitWithinIsAcceptedOrRefusedWheneverTheWaitEnds(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+	var ran atomic.Int64
+	accepted := int64(0)
+	for range 500 {
+		wait, cancel := context.WithCancel(t.Context())
+		require.NoError(t, p.WaitIdle(t.Context()))
+		release := block(t, p)
+		go func() {
+			runtime.Gosched()
+			release()
+			cancel()
+		}()
+		if h, err := p.SubmitWithin(wait, context.Background(), taskpool.Task{Run: func(ctx context.Context) error { ran.Add(1); return ctx.Err() }}); err == nil {
+			accepted++
+			require.NoError(t, h.Wait(t.Context()))
+		} else {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		cancel()
+	}
+	require.NoError(t, p.WaitIdle(t.Context()))
+	require.Equal(t, accepted, ran.Load())
+}
