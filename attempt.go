@@ -46,7 +46,7 @@ type attempt struct {
 	// that. Protected by pool.mu.
 	beatDue chan struct{}
 
-	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch
+	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch; 0: with the attempt
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
 	derived atomic.Pointer[derivedContext]
 }
@@ -141,14 +141,56 @@ func (a *attempt) noteEnd(e *ending) {
 	a.signal.Or(signalEnded)
 }
 
+// begin marks the attempt as begun, or returns why it was canceled before. Who
+// ends an attempt and who begins it set bits of one word, so one of the two comes
+// first, and what is canceled first does not begin. An attempt that has timed out
+// by now, which is the scheduler's doing, does, to fail as such: see worker.mayRun.
+func (a *attempt) begin() *ending {
+	for {
+		s := a.signal.Load()
+		if s&signalEnded != 0 {
+			if e := a.end.Load(); e.kind == endCanceled {
+				return e
+			}
+		}
+		if a.signal.CompareAndSwap(s, s|signalBegun) {
+			return nil
+		}
+	}
+}
+
+// contextEnd returns why ctx, which was given to Submit, has ended, nil if it has
+// not. The timer of a deadline may be late, most of all where there is too much to
+// do, so it looks at the clock itself. It calls methods of ctx, so no lock may be
+// held; what goes wrong in them is contained.
+func (p *Pool) contextEnd(ctx context.Context) (e *ending) {
+	p.contain("a context's method", func() {
+		late := false
+		if ctx.Err() == nil {
+			deadline, ok := ctx.Deadline()
+			if late = ok && !time.Now().Before(deadline); !late {
+				return
+			}
+		}
+		e = &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
+		if late {
+			e.cause = context.DeadlineExceeded
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			e.cause = cause
+		}
+	})
+	return e
+}
+
 // ended returns why the context has ended, nil if it has not. Its AfterFunc and
 // the supervisor may be late, so it looks for itself; no lock may be held.
 func (a *attempt) ended() *ending {
 	if e := a.end.Load(); e != nil {
 		return e
 	}
-	if a.h.ctx.Err() != nil {
-		return &ending{cause: context.Cause(a.h.ctx), kind: endCanceled, byContext: true}
+	if e := a.pool.contextEnd(a.h.ctx); e != nil {
+		return e
 	}
 	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {
 		return timedOut

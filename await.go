@@ -297,6 +297,7 @@ func (w *worker) adopt() {
 	a := &h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
 	a.slice.Store(int64(now.Sub(p.epoch)))
+	a.signal.Store(signalBegun)
 	h.attempt, w.attempt, w.job = a, a, entry{h: h}
 	if p.cut != nil {
 		a.noteEnd(cutOff)

@@ -235,12 +235,17 @@ func ExamplePool_Group() {
 		log.Fatal(err)
 	}
 	g := p.Group(ctx, taskpool.Task{Name: "copy"})
+	copying := make(chan struct{})
 	g.Go(func(ctx context.Context) error {
+		close(copying)
 		<-ctx.Done() // a long copy, which minds its context
 		fmt.Println("stopped because:", context.Cause(ctx))
 		return ctx.Err()
 	})
-	g.Go(func(context.Context) error { return errors.New("disk full") })
+	g.Go(func(context.Context) error {
+		<-copying
+		return errors.New("disk full")
+	})
 	fmt.Println("group:", g.Wait())
 	if err := p.Shutdown(ctx); err != nil {
 		log.Print(err)

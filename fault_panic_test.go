@@ -1475,9 +1475,11 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			ctx, _ := s.badContext(method)
 			s.armed.Store(true)
 			submit := func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: nop}) }
-			if method == "Deadline" { // nobody asks
+			if method == "Deadline" { // the worker asks
 				submit()
+				synctest.Wait()
 				s.succeeds(1)
+				asked(s, method)
 				return
 			}
 			s.requireDies(submit)
@@ -1491,6 +1493,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			if method == "Deadline" {
 				call()
 				s.succeeds(1)
+				asked(s, method)
 				return
 			}
 			s.requireDies(call)
@@ -1503,9 +1506,11 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 				return err
 			}})
 			<-h.Done()
+			synctest.Wait()
 			if method == "Deadline" {
 				require.NoError(s, h.Err())
 				s.succeeds(2)
+				asked(s, method)
 				return
 			}
 			s.f = s.f.void()
@@ -1517,7 +1522,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			h := s.submitArmed(ctx, taskpool.Task{Run: func(context.Context) error { return errBroken }})
 			require.Equal(s, errBroken, h.Err())
 			s.want.Submitted, s.want.Failed = 1, 1
-			asked(s, "Done", "Err", "Value")
+			asked(s, "Deadline", "Done", "Err", "Value")
 		})
 		place("once an attempt fails that asked its context", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
@@ -1530,7 +1535,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			}})
 			require.Equal(s, errBroken, h.Err())
 			s.want.Submitted, s.want.Failed = 1, 1
-			asked(s, "Done", "Err", "Value")
+			asked(s, "Deadline", "Done", "Err", "Value")
 		})
 		place("once an attempt succeeds", func(s *faultScene) {
 			ctx, _ := s.badContext(method)

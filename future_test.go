@@ -937,8 +937,14 @@ func TestMapEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(patience(t))
 		defer cancel(nil)
 		pulled := 0
+		var ten sync.WaitGroup
+		ten.Add(10)
 		got := pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
+			if i < 10 {
+				ten.Done()
+			}
 			if i == 10 {
+				ten.Wait()
 				cancel(cause)
 			}
 			if i >= 10 {
@@ -1157,6 +1163,7 @@ func TestShedElementOfAMapComesInItsPlace(t *testing.T) {
 					return
 				}
 			}
+			synctest.Wait()
 			// Element 0 runs, 1 waits, and this takes its room.
 			synctest.Wait()
 			assert.Equal(t, 1, p.Stats().Queued)

@@ -3,11 +3,12 @@ package taskpool
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 )
 
 // A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
 // on a pool: the first error cancels the others' contexts, and [Group.Wait]
-// returns it. Make one with [Pool.Group]. Its methods may be called from any
+// returns it. No member starts after it. Make one with [Pool.Group]. Its methods may be called from any
 // goroutine.
 type Group struct {
 	p      *Pool
@@ -16,12 +17,14 @@ type Group struct {
 	inside *attempt        // that parent belongs to; nil outside a task
 	ctx    context.Context // the members'
 	cancel context.CancelCauseFunc
+	failed atomic.Bool // err is set: for workers to look at without the lock
 
 	// The fields below are protected by p.mu.
 
 	limit   int // of members that have not settled; negative: none
 	members int // that have not settled, or are being submitted
 	err     error
+	over    bool    // Wait has returned, or is about to
 	room    waiters // those who wait for members to be less than limit
 	none    waiters // those who wait for members to be 0
 }
@@ -60,10 +63,12 @@ func (g *Group) SetLimit(n int) {
 // Called in a task it gives that task's slot back meanwhile, be it the one that
 // made the group or a member, and does not wait longer than until that task's
 // context ends. A member that is not accepted is an error of the
-// group; after an error, and after Wait, none is, and f does not run.
+// group; after an error, and after Wait, none is, and f does not run. A member that
+// waits when the first error comes does not run either: it is Canceled.
 func (g *Group) Go(f func(context.Context) error) {
-	err := g.enter()
+	accepts, err := g.enter()
 	switch {
+	case !accepts:
 	case err != nil:
 		g.refused(err)
 	case f == nil:
@@ -75,19 +80,38 @@ func (g *Group) Go(f func(context.Context) error) {
 	}
 }
 
-// enter counts one more member, once the limit allows it. It returns an error if the task
-// that waits for that has to go; where the group's context ends the wait, submit says so.
-func (g *Group) enter() error {
+// enter counts one more member, once the limit allows it, if the group accepts one. It
+// returns an error if the task that waits for that has to go; where the group's context
+// ends the wait, submit says so.
+func (g *Group) enter() (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
 	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
-	err := g.p.awaitLocked(w)
+	err = g.p.awaitLocked(w)
+	if !g.acceptsLocked() {
+		return false, nil
+	}
 	g.members++
 	if !w.byTask {
-		return nil
+		return true, nil
 	}
-	return &taskOverError{"Group.Go", err}
+	return true, &taskOverError{"Group.Go", err}
 }
+
+// acceptsLocked reports whether the group takes one more member, and takes note of
+// one that it does not.
+func (g *Group) acceptsLocked() bool {
+	if g.err == nil && g.over {
+		g.failLocked(errGroupOver)
+	}
+	if g.err != nil {
+		g.p.total.refused++
+	}
+	return g.err == nil
+}
+
+// errGroupOver is the error of a group that gets a member too late.
+var errGroupOver error = &kindError{"taskpool: Group.Go: the group is over, Wait has returned", context.Canceled}
 
 // submitted takes note of how the submission of a member ended.
 func (g *Group) submitted(h *Handle, err error) {
@@ -126,11 +150,23 @@ func (g *Group) Wait() error {
 	return err
 }
 
-// await waits until all members have settled.
+// end returns why members that have not started must not; nil if they may. A nil
+// group has no say.
+func (g *Group) end() *ending {
+	if g == nil || !g.failed.Load() {
+		return nil
+	}
+	g.p.lock()
+	defer g.p.unlock()
+	return &ending{cause: g.err, kind: endCanceled}
+}
+
+// await waits until all members have settled. Then the group is over.
 func (g *Group) await() error {
 	g.p.lock()
 	defer g.p.unlock()
 	if g.members == 0 {
+		g.over = true
 		return nil
 	}
 	w := &wait{what: awaited{members: g}, task: g.inside, ask: true, always: true}
@@ -138,7 +174,9 @@ func (g *Group) await() error {
 	if w.task != nil && w.task == g.inside {
 		w.ctx = g.parent
 	}
-	return g.p.awaitLocked(w)
+	err := g.p.awaitLocked(w)
+	g.over = g.over || err == nil
+	return err
 }
 
 // settledLocked takes note of a member that has settled, or was not accepted,
@@ -146,7 +184,7 @@ func (g *Group) await() error {
 func (g *Group) settledLocked(err error, reports *[]report) {
 	g.members--
 	if err != nil && g.err == nil {
-		g.err = err
+		g.failLocked(err)
 		*reports = append(*reports, report{call: func() { g.cancel(err) }})
 	}
 	if g.limit >= 0 && g.members < g.limit {
@@ -155,4 +193,9 @@ func (g *Group) settledLocked(err error, reports *[]report) {
 	if g.members == 0 {
 		g.p.wakeLocked(&g.none)
 	}
+}
+
+func (g *Group) failLocked(err error) {
+	g.err = err
+	g.failed.Store(true)
 }

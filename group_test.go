@@ -54,6 +54,7 @@ func TestFirstErrorOfAGroupCancelsTheOthersAndIsWhatWaitReturns(t *testing.T) {
 				return errors.New("another")
 			})
 		}
+		synctest.Wait()
 		g.Go(func(context.Context) error { return boom })
 		g.Go(nop) // may wait or run when the error comes; it is none of its own
 		require.Same(t, boom, g.Wait())
@@ -77,6 +78,7 @@ func TestErrorOfAGroupRemovesItsWaitingMembers(t *testing.T) {
 				return ctx.Err()
 			})
 		}
+		synctest.Wait()
 		require.Equal(t, 6, p.Stats().Queued)
 		close(gate)
 		require.Same(t, boom, g.Wait())
@@ -94,6 +96,7 @@ func TestGroupWaitWaitsForAllMembersThoughTheFirstFailed(t *testing.T) {
 		boom := errors.New("boom")
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return nil })
+		synctest.Wait()
 		g.Go(func(context.Context) error { return boom })
 		done := make(chan error, 1)
 		go func() { done <- g.Wait() }()

@@ -33,7 +33,7 @@ import (
 // the start any more.
 type Hooks struct {
 	Queued        func(TaskEvent) // accepted: it waits for a worker, or for its time
-	Started       func(TaskEvent) // an attempt starts
+	Started       func(TaskEvent) // an attempt starts; Run is not called if the context ends before all hooks are told
 	AttemptFailed func(TaskEvent) // an attempt has failed with Err, for good or not
 	Retried       func(TaskEvent) // the failed task will be retried after Delay
 	Shed          func(TaskEvent) // removed from a full queue; Finished follows

@@ -973,7 +973,12 @@ func TestUserCodeIsCalledWithoutALock(t *testing.T) {
 	require.Error(t, run(taskpool.Task{Retry: retry, Run: func(context.Context) error { panic(evil) }}))
 	require.Error(t, run(taskpool.Task{Run: func(context.Context) error { ask("Run"); runtime.Goexit(); return nil }}))
 	gate := make(chan struct{})
-	require.ErrorIs(t, run(taskpool.Task{Timeout: time.Nanosecond, Retry: retry, Run: func(context.Context) error { <-gate; return nil }}), taskpool.ErrHung)
+	hang := func(context.Context) error { <-gate; return nil }
+	for timeout := time.Millisecond; ; timeout *= 2 { // long enough for the attempt to start
+		if errors.Is(run(taskpool.Task{Timeout: timeout, Retry: retry, Run: hang}), taskpool.ErrHung) {
+			break
+		}
+	}
 	close(gate)
 
 	p.Pause()

@@ -233,7 +233,8 @@ var functionHandles = sync.Pool{New: func() any {
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
 // whole task: waiting for room, waiting in the queue and each attempt. When it
 // ends before the task has started, the task is Canceled at once and never
-// runs. A task that is to outlive a request gets [context.WithoutCancel]; then
+// runs; nor does an attempt start, the first or a retry, once ctx's deadline has
+// passed. Such a task makes no attempt, and hooks are told of its end only. A task that is to outlive a request gets [context.WithoutCancel]; then
 // nothing but room or Shutdown ends a wait for room.
 //
 // If the queue is full, Submit waits for room, makes some or returns [ErrFull],

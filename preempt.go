@@ -42,7 +42,8 @@ type parking struct {
 
 // The bits of attempt.signal.
 const (
-	signalEnded uint32 = 1 << iota // the context has ended, or the attempt is over
+	signalBegun uint32 = 1 << iota // Run is about to be called, or was; see attempt.begin
+	signalEnded                    // the context has ended, or the attempt is over
 	signalBeat                     // the supervisor waits for a sign of life
 )
 
@@ -63,7 +64,7 @@ const (
 // across it: whoever gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
-	if own && a.signal.Load() == 0 && a.pool.arrivals.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
+	if own && a.signal.Load() == signalBegun && a.pool.arrivals.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
 		return nil
 	}
 	return yield(ctx)
@@ -112,7 +113,11 @@ func yield(ctx context.Context) error {
 
 // sliceOver reports whether the attempt's quantum is over.
 func (a *attempt) sliceOver() bool {
-	return time.Since(a.pool.epoch)-time.Duration(a.slice.Load()) >= a.pool.cfg.quantum
+	began := time.Duration(a.slice.Load())
+	if began == 0 {
+		began = a.started.Sub(a.pool.epoch)
+	}
+	return time.Since(a.pool.epoch)-began >= a.pool.cfg.quantum
 }
 
 // cause returns why the attempt's context has ended, nil if it has not.
@@ -178,7 +183,7 @@ func (p *Pool) excuseLocked(a *attempt, excused bool) {
 // call; elsewhere outside a task it does nothing.
 func Beat(ctx context.Context) {
 	a, own := ctx.(*attempt)
-	if own && a.signal.Load() == 0 {
+	if own && a.signal.Load() == signalBegun {
 		return
 	}
 	if a = attemptFrom(ctx); a == nil {

@@ -829,13 +829,17 @@ func (t *soakTask) checkCanceled(s *soakSettled, end *soakEnd) {
 		t.fail("canceled for a wrong reason: %v", s.err)
 	}
 	switch {
-	case s.attempt == 0 || s.hung:
+	case s.attempt == 0 || s.hung || t.endedBeforeRun(s):
 	case end == nil:
 		t.fail("canceled after attempt %d whose body has not returned: %v", s.attempt, s.err)
 	case end.how == endOK:
 		t.fail("canceled, and its body returned nil: %v", s.err)
 	}
 }
+
+// endedBeforeRun reports whether the last attempt's context ended after it had begun
+// and before its body was called.
+func (t *soakTask) endedBeforeRun(s *soakSettled) bool { return t.bodies[s.attempt-1].Load() == 0 }
 
 func (t *soakTask) checkFailed(s *soakSettled, end *soakEnd) {
 	var hung *taskpool.HungError
@@ -847,6 +851,9 @@ func (t *soakTask) checkFailed(s *soakSettled, end *soakEnd) {
 			t.fail("a HungError that is no ErrHung")
 		}
 		return // what the body came to does not count
+	}
+	if end == nil && t.endedBeforeRun(s) && (errors.Is(s.err, taskpool.ErrTimeout) || errors.Is(s.err, taskpool.ErrHung)) {
+		return
 	}
 	if end == nil || end.how == endOK {
 		t.fail("failed with %v after attempt %d whose body ended with %+v", s.err, s.attempt, end)

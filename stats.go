@@ -3,7 +3,6 @@ package taskpool
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -26,7 +25,8 @@ type Stats struct {
 	Parks     uint64 // times that a running task gave its slot back
 
 	// How attempts have ended. Attempts - Running - Parked have in all, and those that
-	// are not counted here returned no error.
+	// are not counted here returned no error. A task that was handed to a worker is
+	// Queued until that begins the attempt.
 	Errors      uint64 // returned an error,
 	Timeouts    uint64 // did so after their Timeout, or without a Beat for too long,
 	Interrupted uint64 // did so after they were canceled
@@ -88,7 +88,8 @@ type PriorityStats struct {
 type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
-	attempts, retries, parks          uint64
+	attempts, withdrawn               uint64 // tasks given to workers, and those of them of which no attempt began
+	retries, parks                    uint64
 	errors, timeouts, interrupted     uint64
 	panics, goexits, hangs            uint64
 
@@ -169,7 +170,7 @@ func (p *Pool) Stats() Stats {
 		Failed:    p.total.failed,
 		Canceled:  p.total.canceled,
 		Shed:      p.total.shed,
-		Attempts:  p.total.attempts,
+		Attempts:  p.total.attempts - p.total.withdrawn,
 		Retries:   p.total.retries,
 		Parks:     p.total.parks,
 
@@ -207,8 +208,11 @@ func (p *Pool) Stats() Stats {
 		}
 	}
 	now := time.Now()
+	var handed []Priority // of the tasks that their worker has not begun yet
 	for _, w := range p.crew {
-		if w.busy {
+		if w.busy && !w.begunLocked() {
+			handed = append(handed, w.priority)
+		} else if w.busy {
 			elapsed := now.Sub(w.sinceLocked(now))
 			s.InProgress += elapsed
 			s.Longest = max(s.Longest, elapsed)
@@ -221,7 +225,33 @@ func (p *Pool) Stats() Stats {
 			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.oldestWaitLocked(l, now.Sub(p.epoch))})
 		}
 	}
+	for _, pr := range handed {
+		s.putBack(pr)
+	}
 	return s
+}
+
+// putBack makes a task of priority pr that was handed to a worker one that waits.
+func (s *Stats) putBack(pr Priority) {
+	s.Attempts--
+	if s.Dispatched[pr] > 1 {
+		s.Dispatched[pr]--
+	} else {
+		delete(s.Dispatched, pr)
+	}
+	s.Running--
+	s.Queued++
+	i, waits := slices.BinarySearchFunc(s.Waiting, pr, func(w PriorityStats, pr Priority) int { return cmp.Compare(w.Priority, pr) })
+	if !waits {
+		s.Waiting = slices.Insert(s.Waiting, i, PriorityStats{Priority: pr})
+	}
+	s.Waiting[i].Queued++
+}
+
+// begunLocked reports whether the attempt of w, which is busy, has begun. Until it
+// has, it may turn out to be none.
+func (w *worker) begunLocked() bool {
+	return w.attempt == nil || w.attempt.signal.Load()&signalBegun != 0
 }
 
 // sinceLocked returns when the attempt of w, which is busy, has started or, if
@@ -374,6 +404,15 @@ func (c *dispatchCounts) add(pr Priority, n uint64) {
 	}
 }
 
+// takeBack undoes an add of 1, if that was counted.
+func (c *dispatchCounts) takeBack(pr Priority) {
+	if at := &c.places[c.place(pr)]; at.priority == pr && at.n > 0 {
+		at.n--
+	} else if c.others[pr] > 0 {
+		c.others[pr]--
+	}
+}
+
 // addOther is add of a priority that is not in its place.
 func (c *dispatchCounts) addOther(pr Priority, n uint64) {
 	if c.places == nil {
@@ -413,7 +452,11 @@ func (c *dispatchCounts) byPriority() map[Priority]uint64 {
 			all[d.priority] = d.n
 		}
 	}
-	maps.Copy(all, c.others)
+	for pr, n := range c.others { // in its place too, if that was taken back by another
+		if n > 0 {
+			all[pr] += n
+		}
+	}
 	return all
 }
 

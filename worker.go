@@ -31,10 +31,11 @@ type worker struct {
 	attempt     *attempt
 	priority    Priority
 	phase       phase
-	inRun       bool  // user code of the task is on the stack
-	ran         bool  // Run was called
-	aroundTried bool  // Around was called
-	err         error // what the attempt came to, and how
+	inRun       bool    // user code of the task is on the stack
+	ran         bool    // Run was called
+	aroundTried bool    // Around was called
+	ended       *ending // why the attempt must not begin; nil if it may
+	err         error   // what the attempt came to, and how
 	kind        attemptKind
 	verdict     verdict   // what becomes of the task
 	reports     []report  // to be made before the next task
@@ -85,7 +86,8 @@ type phase int
 
 const (
 	phaseSleep  phase = iota // wait to be woken, and look for a task
-	phaseStart               // tell hooks that the attempt starts
+	phaseStart               // look whether the attempt may begin
+	phaseBegin               // begin it and tell hooks so, or withdraw the task
 	phaseRun                 // call Run
 	phaseJudge               // decide what becomes of the task
 	phaseSettle              // and make it so
@@ -174,7 +176,6 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	h.state, h.attempt = Running, a
 	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
 	a.pool, a.priority, a.retry = h.pool, int64(h.task.Priority), h.task.Retry
-	a.slice.Store(int64(a.started.Sub(h.pool.epoch)))
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
 	}
@@ -349,6 +350,21 @@ func (w *worker) work() {
 				}
 				continue
 			}
+			w.phase = phaseBegin
+			w.ended = w.endedWaiting()
+			fallthrough
+		case phaseBegin:
+			if a := w.attempt; a != nil {
+				if w.ended == nil {
+					w.ended = a.begin()
+				}
+				if w.ended != nil {
+					if !w.withdraw() {
+						return
+					}
+					continue
+				}
+			}
 			w.phase = phaseRun
 			w.start()
 		case phaseRun:
@@ -385,6 +401,56 @@ func (w *worker) deliver() {
 	w.reports, w.event = w.reportSpace[:0], TaskEvent{} // which refers to the task
 }
 
+// endedWaiting returns why w's task must not start, as what it belongs to ended
+// while it waited; nil if it may. The context's AfterFunc may be late, so this is
+// where it counts. A context that cannot end costs nothing here, and one with a
+// deadline a look at the clock.
+func (w *worker) endedWaiting() *ending {
+	if w.attempt == nil {
+		return nil
+	}
+	h := w.attempt.h
+	if h.stop == nil {
+		return nil
+	}
+	if e := h.work.group.end(); e != nil {
+		return e
+	}
+	return w.pool.contextEnd(h.ctx)
+}
+
+// withdraw settles w's task, whose attempt does not begin, as if it still waited:
+// this attempt was none. It returns false if the worker has nothing more to do.
+func (w *worker) withdraw() bool {
+	p, h, cause := w.pool, w.job.h, w.ended.cause
+	p.lock()
+	if w.gaveUp {
+		p.unlock()
+		return w.late()
+	}
+	p.unwatchLocked(w)
+	w.busy, w.attempt.over = false, true
+	h.attempts--
+	p.total.withdrawn++
+	p.dispatched.takeBack(w.priority)
+	if h.canceled != nil {
+		cause = h.canceled
+	}
+	if u := w.unfinished; u != nil && cause == ErrClosed {
+		u.State, u.Attempt = Queued, h.attempts
+		p.cut.Unfinished = append(p.cut.Unfinished, *u)
+	}
+	p.settleWaitingLocked(entry{h: h}, h.task.Priority, Canceled, cause, &w.reports)
+	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
+	if len(w.reports) == 0 {
+		return w.takeLocked()
+	}
+	w.phase = phaseReport
+	p.restoreLocked()
+	p.unlock()
+	return true
+}
+
 // start tells hooks that an attempt starts.
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
@@ -402,16 +468,43 @@ func (w *worker) run() {
 	if len(w.reports) > 0 { // start's goroutine has died in a hook
 		w.deliver()
 	}
-	if w.tooLate() {
-		w.err = errTooLate
-		return
-	}
 	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundTried {
+		if w.err = w.mayRun(); w.err != nil {
+			return
+		}
 		w.runAround(hooks)
 	}
-	if !w.ran && !w.tooLate() {
-		w.err = w.call(w.context())
+	if !w.ran {
+		if w.err = w.mayRun(); w.err == nil {
+			w.err = w.call(w.context())
+		}
 	}
+}
+
+// mayRun returns nil if Run may be called, else what the attempt comes to without:
+// it was given up, or its context ended since it began.
+func (w *worker) mayRun() error {
+	a, hooks := w.attempt, &w.pool.hooks
+	switch {
+	case w.tooLate():
+		return errTooLate
+	case a == nil:
+		return nil
+	}
+	end := a.end.Load()
+	if end == nil && (hooks.started != nil || hooks.around != nil) { // else it began just now
+		if end = a.h.work.group.end(); end == nil {
+			end = a.ended()
+		}
+	}
+	if end == nil {
+		return nil
+	}
+	w.pool.finish(a, end)
+	if end.kind == endTimeout {
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
 }
 
 // errTooLate is what run returns to a hook that calls it after the attempt was
@@ -469,10 +562,11 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 		switch {
 		case w.ran:
 			return errors.New("taskpool: hook Around called run a second time")
-		case w.tooLate():
-			return errTooLate
 		}
-		w.err = w.callRecovered(ctx)
+		if w.err = w.mayRun(); w.err == nil {
+			w.err = w.callRecovered(ctx)
+		}
+		w.ran = true
 		return w.err
 	}
 	for i := len(hooks) - 1; i >= 0; i-- {
@@ -735,7 +829,7 @@ func (w *worker) late() bool {
 		p.finish(a, returned)
 	}
 	p.lock()
-	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil
+	w.job, w.attempt, w.ended, w.err, w.verdict.err = entry{}, nil, nil, nil, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
 		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })

@@ -1,0 +1,521 @@
+package taskpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A hookCounts is what hooks are told of the tasks of a pool.
+type hookCounts struct{ started, finished atomic.Int64 }
+
+func (l *hookCounts) hooks() taskpool.Option {
+	return taskpool.WithHooks(taskpool.Hooks{
+		Started: func(taskpool.TaskEvent) { l.started.Add(1) },
+		Finished: func(e taskpool.TaskEvent) {
+			if e.Task.State == taskpool.Canceled {
+				l.finished.Add(1)
+			}
+		},
+	})
+}
+
+// The worker looks itself: what cancels tasks that wait is a goroutine of package
+// context, which comes when the Go scheduler lets it.
+func TestWhatHasEndedNeverStarts(t *testing.T) {
+	tasks := 10_000
+	if raceEnabled {
+		tasks /= 10
+	}
+	for _, told := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hooks=%t", told), func(t *testing.T) {
+			for range 3 {
+				log, opts := new(hookCounts), []taskpool.Option{taskpool.WithWorkers(1)}
+				if told {
+					opts = append(opts, log.hooks())
+				}
+				p := newPool(t, opts...)
+				release := block(t, p)
+				ctx, cancel := context.WithCancelCause(patience(t))
+				cause := errors.New("enough")
+				var started atomic.Int64
+				var all []*taskpool.Handle
+				for range tasks {
+					h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { started.Add(1); return nil }})
+					require.NoError(t, err)
+					all = append(all, h)
+				}
+				cancel(cause)
+				release()
+				for _, h := range all {
+					require.Same(t, cause, h.Wait(patience(t)))
+					require.Equal(t, taskpool.Canceled, h.State())
+				}
+				require.NoError(t, p.WaitIdle(patience(t)))
+				require.Zero(t, started.Load())
+				s := p.Stats()
+				requireConserved(t, s)
+				require.EqualValues(t, tasks, s.Canceled)
+				require.EqualValues(t, 1, s.Attempts)
+				require.Equal(t, map[taskpool.Priority]uint64{taskpool.High: 1}, s.Dispatched)
+				require.NoError(t, p.Shutdown(patience(t))) // hooks have been called
+				if told {
+					require.EqualValues(t, 1, log.started.Load())
+					require.EqualValues(t, tasks, log.finished.Load())
+				}
+			}
+		})
+	}
+}
+
+// A unheardContext ends and tells nobody: its Done channel is never closed, its Err and
+// Deadline say how things are.
+type unheardContext struct {
+	context.Context
+	done     chan struct{}
+	deadline time.Time
+	err      atomic.Pointer[error]
+}
+
+func newUnheardContext(parent context.Context) *unheardContext {
+	return &unheardContext{Context: parent, done: make(chan struct{})}
+}
+
+func (c *unheardContext) Done() <-chan struct{}       { return c.done }
+func (c *unheardContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *unheardContext) Value(any) any               { return nil }
+
+func (c *unheardContext) AfterFunc(func()) func() bool { return func() bool { return true } }
+
+func (c *unheardContext) Err() error {
+	if err := c.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// unheardEnds are the ways in which a unheardContext ends.
+var unheardEnds = map[string]struct {
+	end  func(*unheardContext)
+	want error
+}{
+	"canceled": {func(c *unheardContext) { err := context.Canceled; c.err.Store(&err) }, context.Canceled},
+	"deadline": {func(c *unheardContext) {}, context.DeadlineExceeded}, // it has passed by itself
+}
+
+func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
+	for name, end := range unheardEnds {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := new(hookCounts)
+				p := newPool(t, taskpool.WithWorkers(1), log.hooks())
+				release := block(t, p)
+				ctx := newUnheardContext(context.Background())
+				ctx.deadline = time.Now().Add(time.Second)
+				var got []taskpool.TaskInfo
+				for _, retry := range []taskpool.Retry{{}, atOnce(3)} {
+					h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(context.Context) error { panic("must not run") }})
+					require.NoError(t, err)
+					defer func() {
+						require.ErrorIs(t, h.Err(), end.want)
+						require.Equal(t, taskpool.Canceled, h.State())
+					}()
+				}
+				time.Sleep(time.Second)
+				end.end(ctx)
+				got = p.Tasks(taskpool.Queued)
+				require.Len(t, got, 2, "nobody knows yet")
+				release()
+				synctest.Wait()
+				s := p.Stats()
+				require.EqualValues(t, 2, s.Canceled)
+				require.EqualValues(t, 1, s.Attempts)
+				require.EqualValues(t, 1, log.started.Load())
+				require.EqualValues(t, 2, log.finished.Load())
+			})
+		})
+	}
+}
+
+func TestDeadlineThatIsAheadStopsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		ctx := newUnheardContext(context.Background())
+		ctx.deadline = time.Now().Add(1)
+		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		require.NoError(t, err)
+		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+// A retry whose context ended meanwhile is no attempt either.
+func TestNoRetryStartsOnceTheContextHasEnded(t *testing.T) {
+	for name, end := range unheardEnds {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				ctx := newUnheardContext(context.Background())
+				ctx.deadline = time.Now().Add(time.Second)
+				failed := errors.New("failed")
+				retry := taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Minute }}
+				h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(context.Context) error { return failed }})
+				require.NoError(t, err)
+				synctest.Wait()
+				require.Equal(t, taskpool.Delayed, h.State())
+				time.Sleep(time.Second)
+				end.end(ctx)
+				time.Sleep(time.Hour)
+				require.Equal(t, taskpool.Canceled, h.State())
+				require.ErrorIs(t, h.Err(), end.want)
+				require.NotErrorIs(t, h.Err(), failed)
+				require.EqualValues(t, 1, p.Stats().Attempts)
+				require.EqualValues(t, 1, p.Stats().Retries)
+			})
+		})
+	}
+}
+
+// What every way of submitting does with a context that has ended. cancel is called
+// once the worker is busy and the work waits.
+func TestEveryWayToSubmitStartsNothingThatHasEnded(t *testing.T) {
+	bad := func(context.Context) error { panic("must not run") }
+	ways := map[string]func(ctx context.Context, p *taskpool.Pool) error{
+		"Submit": func(ctx context.Context, p *taskpool.Pool) error {
+			h, err := p.Submit(ctx, taskpool.Task{Run: bad})
+			if err != nil {
+				return err
+			}
+			return h.Wait(context.WithoutCancel(ctx))
+		},
+		"SubmitFunc": func(ctx context.Context, p *taskpool.Pool) error {
+			f, err := taskpool.SubmitFunc(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, bad(ctx) })
+			if err != nil {
+				return err
+			}
+			_, err = f.Get(context.WithoutCancel(ctx))
+			return err
+		},
+		"Call": func(ctx context.Context, p *taskpool.Pool) error {
+			_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, bad(ctx) })
+			return err
+		},
+		"Map": func(ctx context.Context, p *taskpool.Pool) (err error) {
+			for _, err = range taskpool.Map(ctx, p, taskpool.Task{}, upTo(100), func(ctx context.Context, _ int) (int, error) { return 0, bad(ctx) }) {
+			}
+			return err
+		},
+		"Group": func(ctx context.Context, p *taskpool.Pool) error {
+			g := p.Group(ctx, taskpool.Task{})
+			for range 100 {
+				g.Go(bad)
+			}
+			return g.Wait()
+		},
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			for range 100 {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					release := block(t, p)
+					ctx, cancel := context.WithCancel(context.Background())
+					done := make(chan error, 1)
+					go func() { done <- way(ctx, p) }()
+					synctest.Wait()
+					cancel()
+					release()
+					require.ErrorIs(t, <-done, context.Canceled)
+					synctest.Wait()
+					s := p.Stats()
+					require.EqualValues(t, 1, s.Attempts)
+					require.Zero(t, outstanding(p))
+				})
+			}
+		})
+	}
+}
+
+func TestCallThatHasReturnedHasWithdrawnItsTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		defer block(t, p)()
+		ctx := newUnheardContext(context.Background()) // tells nobody but those who wait
+		go func() {
+			time.Sleep(time.Second)
+			unheardEnds["canceled"].end(ctx)
+			close(ctx.done)
+		}()
+		_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(context.Context) (int, error) { panic("must not run") })
+		require.ErrorIs(t, err, context.Canceled)
+		s := p.Stats()
+		require.Zero(t, s.Queued)
+		require.EqualValues(t, 1, s.Canceled)
+	})
+}
+
+func TestChildNeverStartsAfterItsParentHasReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		for range 200 {
+			var child *taskpool.Handle
+			parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
+				child, err = p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { panic("must not run") }})
+				return err
+			}})
+			require.NoError(t, parent.Wait(t.Context()))
+			require.ErrorIs(t, child.Wait(t.Context()), context.Canceled)
+		}
+		s := p.Stats()
+		require.EqualValues(t, 200, s.Attempts)
+		require.EqualValues(t, 200, s.Canceled)
+	})
+}
+
+func TestNoMemberStartsAfterTheFirstErrorOfItsGroup(t *testing.T) {
+	boom := errors.New("boom")
+	rounds := 2000
+	if raceEnabled {
+		rounds /= 10
+	}
+	t.Run("members that wait", func(t *testing.T) {
+		const members = 1000
+		for range 5 {
+			p := newPool(t, taskpool.WithWorkers(1))
+			release := block(t, p)
+			g := p.Group(patience(t), taskpool.Task{})
+			var started atomic.Int64
+			for range members {
+				g.Go(func(context.Context) error { started.Add(1); return boom })
+			}
+			release()
+			require.Same(t, boom, g.Wait())
+			require.EqualValues(t, 1, started.Load())
+			require.NoError(t, p.WaitIdle(patience(t)))
+			s := p.Stats()
+			require.EqualValues(t, 2, s.Attempts)
+			require.EqualValues(t, members-1, s.Canceled)
+			require.NoError(t, p.Shutdown(patience(t)))
+		}
+	})
+	t.Run("members that come", func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		for range rounds {
+			g := p.Group(patience(t), taskpool.Task{})
+			g.SetLimit(1)
+			var started atomic.Int64
+			for i := range 5 {
+				g.Go(func(context.Context) error {
+					if started.Add(1); i == 1 {
+						return boom
+					}
+					return nil
+				})
+			}
+			require.Same(t, boom, g.Wait())
+			require.EqualValues(t, 2, started.Load())
+		}
+	})
+	t.Run("after Wait", func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		for range rounds / 10 {
+			g := p.Group(patience(t), taskpool.Task{})
+			var wait sync.WaitGroup
+			wait.Go(func() { assert.NoError(t, g.Wait()) })
+			wait.Wait()
+			before := p.Stats()
+			g.Go(func(context.Context) error { panic("must not run") })
+			require.ErrorIs(t, g.Wait(), context.Canceled)
+			require.Equal(t, before.Submitted, p.Stats().Submitted)
+			require.Equal(t, before.Refused+1, p.Stats().Refused)
+		}
+	})
+}
+
+// Where a hook took its time the attempt has begun, as others were told. It comes to
+// its end without Run.
+func TestRunIsNotCalledWhereTheContextEndedInAHook(t *testing.T) {
+	type hook int
+	const (
+		started hook = iota
+		around
+	)
+	for _, in := range []hook{started, around} {
+		for name, end := range unheardEnds {
+			t.Run(fmt.Sprintf("%s in hook %d", name, in), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ctx := newUnheardContext(context.Background())
+					ctx.deadline = time.Now().Add(time.Second)
+					slow := func(of hook) {
+						if in == of {
+							time.Sleep(time.Second)
+							end.end(ctx)
+						}
+					}
+					var finished []taskpool.TaskEvent
+					var shown error
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+						Started:  func(taskpool.TaskEvent) { slow(started) },
+						Finished: func(e taskpool.TaskEvent) { finished = append(finished, e) },
+						Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+							slow(around)
+							shown = run(ctx)
+							return shown
+						},
+					}))
+					h, err := p.Submit(ctx, taskpool.Task{Retry: atOnce(3), Run: func(context.Context) error { panic("must not run") }})
+					require.NoError(t, err)
+					err = h.Wait(t.Context())
+					require.ErrorIs(t, err, end.want)
+					require.Equal(t, taskpool.Canceled, h.State())
+					if in == around {
+						require.ErrorIs(t, shown, context.Canceled)
+					}
+					synctest.Wait()
+					require.Len(t, finished, 1)
+					require.Equal(t, "interrupted", finished[0].Result)
+					require.Equal(t, 1, finished[0].Task.Attempt)
+					s := p.Stats()
+					require.EqualValues(t, 1, s.Attempts)
+					require.EqualValues(t, 1, s.Interrupted)
+				})
+			})
+		}
+	}
+}
+
+// A task without a context of its own, canceled by its handle in the hook.
+func TestRunIsNotCalledAfterCancelOrTimeoutInAHook(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		in      func(taskpool.TaskInfo)
+		state   taskpool.State
+		want    error
+		attempt int
+	}{
+		{"cancel", func(i taskpool.TaskInfo) { i.Handle.Cancel(nil) }, taskpool.Canceled, context.Canceled, 1},
+		{"timeout", func(taskpool.TaskInfo) { time.Sleep(time.Second) }, taskpool.Failed, taskpool.ErrTimeout, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+					Started: func(e taskpool.TaskEvent) { test.in(e.Task) },
+				}))
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Retry: atOnce(2), Run: func(context.Context) error { panic("must not run") }})
+				err := h.Wait(t.Context())
+				require.ErrorIs(t, err, test.want)
+				require.Equal(t, test.state, h.State())
+				s := p.Stats()
+				require.EqualValues(t, test.attempt, s.Attempts)
+				require.EqualValues(t, test.attempt, s.Interrupted+s.Timeouts)
+			})
+		})
+	}
+}
+
+// An evilContext lets a worker that looks at it die, or tries to.
+type evilContext struct {
+	*unheardContext
+	in  string
+	evi func()
+	on  *atomic.Bool
+}
+
+func (c evilContext) do(what string) {
+	if c.on.Load() && c.in == what {
+		c.evi()
+	}
+}
+func (c evilContext) Err() error { c.do("Err"); return c.unheardContext.Err() }
+func (c evilContext) Deadline() (time.Time, bool) {
+	c.do("Deadline")
+	return c.unheardContext.Deadline()
+}
+func (c evilContext) Value(any) any { c.do("Value"); return nil }
+
+func TestContextThatFailsAWorkerThatLooksAtItHarmsNobody(t *testing.T) {
+	for _, in := range []string{"Err", "Deadline", "Value"} {
+		for how, die := range map[string]func(){"panic": func() { panic("in a context") }, "Goexit": runtime.Goexit} {
+			t.Run(how+" in "+in, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1))
+					release := block(t, p)
+					ctx := evilContext{newUnheardContext(context.Background()), in, die, new(atomic.Bool)}
+					ran := false
+					h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { ran = true; return nil }})
+					require.NoError(t, err)
+					if in == "Value" {
+						unheardEnds["canceled"].end(ctx.unheardContext)
+					}
+					ctx.on.Store(true)
+					release()
+					synctest.Wait()
+					require.True(t, taskpool.Succeeded == h.State() == ran)
+					require.Equal(t, in != "Value" || how == "Goexit", ran, "%v", h.Err())
+					ctx.on.Store(false)
+					require.Zero(t, outstanding(p))
+					requireWorkers(t, p, 1)
+				})
+			})
+		}
+	}
+}
+
+// Whoever asks sees attempts that begin, and never fewer than before.
+func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(2))
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for last := p.Stats(); ; {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s := p.Stats()
+			requireConserved(t, s)
+			ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs
+			assert.LessOrEqual(t, ended+uint64(s.Running+s.Parked), s.Attempts)
+			assert.GreaterOrEqual(t, s.Attempts-uint64(s.Running), last.Attempts-uint64(last.Running), "attempts that have ended")
+			assert.GreaterOrEqual(t, s.Attempts, last.Attempts)
+			sum := uint64(0)
+			for pr, n := range s.Dispatched {
+				assert.GreaterOrEqual(t, n, last.Dispatched[pr])
+				sum += n
+			}
+			assert.Equal(t, s.Attempts, sum)
+			waiting := 0
+			for _, w := range s.Waiting {
+				waiting += w.Queued
+			}
+			assert.Equal(t, s.Queued, waiting)
+			assert.True(t, slices.IsSortedFunc(s.Waiting, func(a, b taskpool.PriorityStats) int { return int(a.Priority - b.Priority) }))
+			last = s
+		}
+	})
+	ran := new(atomic.Int64)
+	for range 100 {
+		ctx, cancel := context.WithCancel(patience(t))
+		for i := range 30 {
+			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Priority(i % 3), Run: func(context.Context) error { ran.Add(1); return nil }})
+			require.NoError(t, err)
+		}
+		cancel()
+	}
+	require.NoError(t, p.WaitIdle(patience(t)))
+	close(stop)
+	asking.Wait()
+	require.EqualValues(t, ran.Load(), p.Stats().Attempts-p.Stats().Interrupted)
+}
