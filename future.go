@@ -74,16 +74,25 @@ func (f *Future[T]) get(w *wait) (T, error) {
 }
 
 // Call runs f as a task of p and returns its result: [SubmitFunc] and
-// [Future.Get] in one. When ctx ends it cancels the task and returns ctx's
-// cause, without waiting for f to return. Inside a task, of any pool, that task
-// gives its slot back meanwhile.
+// [Future.Get] in one.
+//
+// Call returns when ctx ends, though f may go on: with an error that is not f's,
+// the variables that f has captured may still be read and written, so do not use
+// them again. f's context has ended too, and f does not start if it has not started
+// by then. Call returns ctx's cause then, without waiting for f.
+//
+// Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
 	fut, err := SubmitFunc(ctx, p, t, f)
 	if err != nil {
 		var zero T
 		return zero, err
 	}
-	return fut.Get(ctx)
+	v, err := fut.Get(ctx)
+	if err != nil {
+		fut.Cancel(err) // if it is ctx's: here and now, so that f does not start later
+	}
+	return v, err
 }
 
 // errStopped cancels the tasks of a Map whose loop was left.
