@@ -117,7 +117,10 @@
 // up so at a time; what they return later is discarded. The grace counts only
 // while the task has a slot or works in Block. A task with a Heartbeat is also
 // watched for silence: its context ends with [ErrHung] if it calls neither Yield
-// nor [Beat] for too long.
+// nor [Beat] for too long. Time that the program did not have, because the process was
+// stopped or the machine is busy with others, counts neither for the grace nor as
+// silence: the supervisor, which waits for their end in many short steps, judges by
+// how late it comes itself.
 //
 // Nothing can be done in this process about os.Exit and fatal errors of the
 // runtime, such as concurrent writes to a map.

@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -427,7 +428,11 @@ func (p *Pool) MakeLate(d time.Duration) int {
 	defer p.unlock()
 	due := time.Now().Add(-d)
 	for _, w := range p.watched { // all alike, so the heap stays one
-		w.watch = due
+		if w.watch = due; w.ending {
+			w.graceEnd = due
+		} else {
+			w.beatDue, w.half = due, true
+		}
 	}
 	p.alarmLocked()
 	return len(p.watched)
@@ -437,6 +442,28 @@ func (p *Pool) MakeLate(d time.Duration) int {
 // it holds no lock.
 func WithGivingUp(f func()) Option {
 	return optionFunc(func(c *config) { c.givingUp = f })
+}
+
+// MakeRoundLate has the supervisor take a turn at once at which the round under way
+// is late by d. It returns false if there are no rounds.
+func (p *Pool) MakeRoundLate(d time.Duration) bool {
+	p.lock()
+	defer p.unlock()
+	if p.rounds.long == 0 {
+		return false
+	}
+	p.rounds.next = time.Now().Add(-d)
+	p.alarmLocked()
+	return true
+}
+
+// SilenceOnly returns a channel that is closed when the context of an attempt ends,
+// if that is for its silence.
+func SilenceOnly(ctx context.Context) <-chan struct{} {
+	if a := attemptFrom(ctx); a.h.task.Heartbeat > 0 {
+		return ctx.Done()
+	}
+	return nil
 }
 
 // Marks returns how many marks of arrivals the pool keeps for Stats.

@@ -1188,3 +1188,121 @@ func TestYesOfThePolicyComesTooLateForATaskThatIsOver(t *testing.T) {
 		})
 	}
 }
+
+// On a busy machine every wake-up comes a little late, that of the supervisor as
+// those of the task. While it waits for the end of a grace or of a silence it takes
+// many short waits, and what these take too long does not count.
+func TestTimeThatTheMachineTookDoesNotCount(t *testing.T) {
+	const bound, late = 10 * time.Second, time.Second
+	for name, submitIt := range map[string]func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle{
+		"grace": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			h := submit(t, p, taskpool.Task{Run: run})
+			synctest.Wait()
+			h.Cancel(errCause)
+			return h
+		},
+		"silence": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			return submit(t, p, taskpool.Task{Heartbeat: bound, Run: run})
+		},
+		"grace, in part in Block": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				_ = taskpool.Block(ctx, func() error { time.Sleep(6800 * time.Millisecond); return nil })
+				return run(ctx)
+			}})
+			synctest.Wait()
+			h.Cancel(errCause)
+			return h
+		},
+	} {
+		for _, times := range []int{0, 1, 5} {
+			t.Run(fmt.Sprintf("%s, %d times", name, times), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(bound))
+					gate := make(chan struct{})
+					h := submitIt(t, p, func(ctx context.Context) error {
+						select {
+						case <-gate:
+						case <-taskpool.SilenceOnly(ctx):
+						}
+						return ctx.Err()
+					})
+					time.Sleep(bound * 6 / 10)
+					for range times {
+						require.True(t, p.MakeRoundLate(late), "a round is under way")
+						synctest.Wait()
+						time.Sleep(bound / 20)
+					}
+					time.Sleep(bound*4/10 - time.Duration(times)*bound/20)
+					if times > 0 {
+						synctest.Wait()
+						require.Equal(t, taskpool.Running, h.State(), "the lateness is granted")
+						time.Sleep(time.Duration(times)*late - 1)
+						synctest.Wait()
+						require.Equal(t, taskpool.Running, h.State(), "all of it")
+						time.Sleep(1)
+					}
+					synctest.Wait()
+					require.ErrorIs(t, h.Err(), taskpool.ErrHung, "and no more")
+					require.False(t, p.MakeRoundLate(late), "nothing counts any more")
+					close(gate)
+				})
+			})
+		}
+	}
+}
+
+// Hooks that do not return are waited for until the last end of a Shutdown that is
+// cut short, and that too is put off.
+func TestEndOfShutdownIsPutOffByTheTimeThatTheMachineTook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second),
+			taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { <-gate }}))
+		submit(t, p, taskpool.Task{Run: nop})
+		synctest.Wait()
+		began := time.Now()
+		down := make(chan error)
+		go func() { down <- p.Shutdown(endedContext()) }()
+		time.Sleep(time.Second)
+		require.True(t, p.MakeRoundLate(3*time.Second))
+		require.NoError(t, <-down)
+		require.Equal(t, 23*time.Second, time.Since(began))
+		close(gate)
+	})
+}
+
+// The rounds go on while something counts, and at no other time: a pool that waits
+// uses no CPU.
+func TestNoRoundsWhereNothingCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithHangGrace(time.Minute))
+		gate := make(chan struct{})
+		hour := 10 * time.Hour
+		for _, task := range []taskpool.Task{
+			{Timeout: hour, Run: untilEnd},
+			{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
+				for range 1000 {
+					time.Sleep(10 * time.Second)
+					taskpool.Beat(ctx)
+				}
+				return nil
+			}},
+			{Timeout: time.Second, Run: func(ctx context.Context) error { // parked for longer than its context lives
+				return taskpool.Block(context.WithoutCancel(ctx), func() error { <-gate; return nil })
+			}},
+		} {
+			submit(t, p, task)
+		}
+		require.False(t, p.MakeRoundLate(time.Second))
+		for range 100 {
+			time.Sleep(time.Duration(rand.Int64N(int64(time.Minute))))
+			if p.Stats().Hangs > 0 { // the grace of the last is over
+				synctest.Wait()
+				require.False(t, p.MakeRoundLate(time.Second))
+			}
+		}
+		require.EqualValues(t, 1, p.Stats().Hangs)
+		close(gate)
+		require.NoError(t, p.WaitIdle(aYear(t)))
+	})
+}

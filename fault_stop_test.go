@@ -101,10 +101,12 @@ func stoppedChild(t *testing.T) {
 	}
 	// Each step of the work is a wake-up. So one that was stopped has steps to
 	// go before it can show that it is alive. No two tasks take alike many, or a
-	// stop would find them all at the same point.
+	// stop would find them all at the same point. On a machine with much else to
+	// do each wake-up comes late; so do those of the supervisor, of which there are
+	// more before it judges a task.
 	steps := func(n int) {
 		for range n {
-			<-time.After(2 * time.Millisecond)
+			<-time.After(8 * time.Millisecond)
 		}
 	}
 	var all []*taskpool.Handle
@@ -115,7 +117,7 @@ func stoppedChild(t *testing.T) {
 		all = append(all, submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
 			defer close(signs[i])
 			for !over.Load() {
-				steps(20 + 3*i)
+				steps(5 + i)
 				taskpool.Beat(ctx)
 				progressed(i)
 				if ctx.Err() != nil {
@@ -129,7 +131,7 @@ func stoppedChild(t *testing.T) {
 	for i := range stopTasks { // tasks that outlive their contexts by some steps
 		outlives := taskpool.Task{Timeout: time.Millisecond, Run: func(ctx context.Context) error {
 			<-ctx.Done()
-			steps(20 + 3*i)
+			steps(5 + i)
 			return errLife
 		}}
 		go func() {

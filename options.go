@@ -186,7 +186,9 @@ func WithAging(step time.Duration) Option {
 }
 
 // WithHangGrace sets how long a task may go on after its context has ended
-// before it is given up as hung. It must be positive. Default: 5 s.
+// before it is given up as hung. It must be positive. A grace of 10 ms and more is put
+// off by as much as the machine holds the program up meanwhile, see the section on
+// supervision. Default: 5 s.
 func WithHangGrace(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.hangGrace = d })
 }

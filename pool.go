@@ -91,6 +91,7 @@ type Pool struct {
 	lost      []*worker // given up with their slot, as too many are abandoned
 	abandoned []*worker // given up without a slot, still running
 	nextTurn  time.Time // when the supervisor's timer is set for; zero: not set
+	rounds    rounds    // how late the supervisor comes
 	lastID    int       // number of the newest worker
 
 	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
@@ -107,11 +108,12 @@ type Pool struct {
 	reports   []report // for the reporter, see reportLocked
 	reporting bool     // it runs
 
-	closed bool           // Shutdown was called
-	cut    *ShutdownError // what is left undone, once a Shutdown's context has ended too early
-	logged bool           // with cut: the log was told
-	final  time.Time      // when user code is not waited for any longer; zero: no such time
-	over   bool           // terminated is closed, or about to be
+	closed       bool           // Shutdown was called
+	cut          *ShutdownError // what is left undone, once a Shutdown's context has ended too early
+	logged       bool           // with cut: the log was told
+	final        time.Time      // when user code is not waited for any longer; zero: no such time
+	grantedFinal time.Duration  // of rounds.lateness: final has been put off by so much
+	over         bool           // terminated is closed, or about to be
 }
 
 // New starts a pool with the given options. Its workers and its supervisor run

@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"time"
 )
 
 // Shutdown ends the pool. From the moment it is called no task is accepted,
@@ -99,8 +98,7 @@ func (p *Pool) cutShort(cause error) {
 		p.unlock()
 		return
 	}
-	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
-	p.alarmAtLocked(p.final)
+	p.setFinalLocked()
 	if p.outstandingLocked() == 0 { // but a hook keeps a goroutine
 		p.unlock()
 		return

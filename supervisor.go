@@ -3,6 +3,7 @@ package taskpool
 import (
 	"bytes"
 	"container/heap"
+	"math/bits"
 	"runtime"
 	"slices"
 	"time"
@@ -66,6 +67,7 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	var hung []*worker
 	if len(p.delayed) > 0 || len(p.watched) > 0 || !p.final.IsZero() {
 		now := time.Now()
+		p.rounds.tick(now)
 		for len(p.delayed) > 0 && !now.Before(p.delayed[0].due) {
 			h := heap.Pop(&p.delayed).(*Handle)
 			p.count[Delayed]--
@@ -77,7 +79,9 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 			}
 		}
 		if !p.final.IsZero() && !now.Before(p.final) {
-			p.desertLocked()
+			if p.final = p.final.Add(p.rounds.grant(&p.grantedFinal)); !now.Before(p.final) {
+				p.desertLocked()
+			}
 		}
 	}
 	p.restoreLocked()
@@ -100,6 +104,9 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	}
 	if !p.final.IsZero() {
 		due(p.final)
+	}
+	if p.rounds.long > 0 {
+		due(p.rounds.next)
 	}
 	return p.nextTurn, p.over
 }
@@ -140,23 +147,37 @@ func (w *worker) deathLocked() string {
 // sign of life is due only while it has a slot.
 func (p *Pool) rewatchLocked(w *worker) {
 	var at time.Time
+	var long time.Duration // for how long the grace or the silence counts
 	parked := w.attempt != nil && w.attempt.parking != nil
 	switch {
 	case w.suspect:
 	case w.ending:
 		counts := !parked || w.attempt.parking.working
 		if now := time.Now(); counts && w.graceEnd.IsZero() {
-			w.graceEnd = now.Add(w.graceLeft)
+			w.graceEnd, w.granted = now.Add(w.graceLeft), p.rounds.lateness
 		} else if !counts && !w.graceEnd.IsZero() {
-			w.graceLeft, w.graceEnd = w.graceEnd.Sub(now), time.Time{}
+			w.graceLeft = w.graceEnd.Add(p.rounds.grant(&w.granted)).Sub(now)
+			w.graceEnd = time.Time{}
 		}
-		at = w.graceEnd
+		if at = w.graceEnd; counts {
+			long = p.cfg.hangGrace
+		}
 	default:
 		at = w.attempt.deadline
-		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() && (at.IsZero() || beat.Before(at)) {
-			at = beat
+		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() {
+			if half := w.job.h.task.Heartbeat / 2; p.rounds.kind(half) == 0 {
+				w.half = true // as good as
+			} else if !w.half {
+				beat = beat.Add(-half)
+			} else if w.attempt.signal.Load()&signalBeat != 0 {
+				long = half
+			}
+			if at.IsZero() || beat.Before(at) {
+				at = beat
+			}
 		}
 	}
+	p.countLocked(w, long)
 	w.watch = at
 	switch {
 	case at.IsZero():
@@ -172,9 +193,101 @@ func (p *Pool) rewatchLocked(w *worker) {
 	p.alarmAtLocked(at)
 }
 
+// Rounds tell the supervisor how much of the time by the clock the program had. A
+// task is judged by the clock, and that is wrong if the process was stopped, or if
+// other programs had the CPU. Nobody says so, but the supervisor can see how late it
+// comes itself. So while a grace or a silence counts it does not sleep to its end,
+// but in short waits one after the other, the rounds, and what these take too long
+// puts the verdict off. A task that needs fewer wake-ups than there are rounds for
+// what is left to do has the time for it, however slow the machine is; one that
+// hangs is given up all the same, after as many rounds. There are none while no
+// context of a running task has ended and no task has been silent for half its
+// Heartbeat.
+type rounds struct {
+	counting [64]int       // what counts, by the kind of its length; without any there are no rounds
+	long     int           // the kind of the shortest of them, 0 if there is none
+	next     time.Time     // when the round should be over
+	lateness time.Duration // by how much all rounds so far have taken longer
+}
+
+const (
+	roundsEach = 16               // at least so many in a grace, or half a Heartbeat,
+	minRound   = time.Millisecond // if they are not shorter; timers are no finer than that everywhere
+	minRounds  = 10               // where these would be fewer there are none
+)
+
+// kind returns the kind of what counts for d: its number of bits. It is 0 if d is
+// too short for rounds.
+func (r *rounds) kind(d time.Duration) int {
+	if d < minRounds*minRound {
+		return 0
+	}
+	return bits.Len64(uint64(d))
+}
+
+func (r *rounds) every() time.Duration { return max(1<<(r.long-1)/roundsEach, minRound) }
+
+// end takes note that something of that kind counts no longer.
+func (r *rounds) end(kind int) {
+	if kind == 0 {
+		return
+	}
+	for r.counting[kind]--; r.long > 0 && r.counting[r.long] == 0; {
+		r.long = (r.long + 1) % len(r.counting)
+	}
+}
+
+// tick takes note that the supervisor is at work at now.
+func (r *rounds) tick(now time.Time) {
+	if r.long > 0 && !now.Before(r.next) {
+		r.lateness += now.Sub(r.next)
+		r.next = now.Add(r.every())
+	}
+}
+
+// grant returns what lateness there is beyond what has been granted.
+func (r *rounds) grant(granted *time.Duration) time.Duration {
+	more := r.lateness - *granted
+	*granted = r.lateness
+	return more
+}
+
+// countLocked says for how long what is counted for w's task is to count, from now
+// on; 0: it does not.
+func (p *Pool) countLocked(w *worker, d time.Duration) {
+	if kind := p.rounds.kind(d); kind != w.counting {
+		p.beginRoundLocked(kind)
+		p.rounds.end(w.counting)
+		w.counting = kind
+	}
+}
+
+// beginRoundLocked begins a round, if those under way are too long for something of
+// that kind that counts from now on.
+func (p *Pool) beginRoundLocked(kind int) {
+	if kind == 0 {
+		return
+	}
+	r := &p.rounds
+	if r.counting[kind]++; r.long == 0 || kind < r.long {
+		r.long = kind
+		r.next = time.Now().Add(r.every())
+		p.alarmAtLocked(r.next)
+	}
+}
+
+// setFinalLocked sets the time at which user code is not waited for any longer.
+func (p *Pool) setFinalLocked() {
+	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
+	p.grantedFinal = p.rounds.lateness
+	p.alarmAtLocked(p.final)
+	p.beginRoundLocked(p.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
+}
+
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
 	w.ending, w.suspect, w.hung, w.beatDue = false, false, nil, time.Time{}
+	p.countLocked(w, 0)
 	if w.watchI >= 0 {
 		heap.Remove(&p.watched, w.watchI)
 	}
@@ -190,7 +303,7 @@ func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
 			close(a.beatDue)
 			a.beatDue = nil
 		}
-		w.beatDue = now.Add(every)
+		w.beatDue, w.half = now.Add(every), false
 	}
 }
 
@@ -214,7 +327,12 @@ func (p *Pool) endLocked(a *attempt, e *ending) {
 // whether the task hangs.
 func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 	a, late := w.attempt, now.Sub(w.watch)
+	if w.counting > 0 {
+		late -= p.rounds.grant(&w.granted)
+	}
 	switch {
+	case w.ending && late < 0:
+		w.graceEnd = now.Add(-late)
 	case w.ending && late > p.cfg.hangGrace/4:
 		// This turn comes late: the process was stopped, or starved of CPU.
 		// Then so was the task, and it gets that time once more.
@@ -223,8 +341,13 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 		w.suspect, hung = true, true
 	case !a.deadline.IsZero() && !now.Before(a.deadline):
 		p.endLocked(a, timedOut) // the derived context has a timer of its own
+	case !w.half: // from here silence counts
+		w.half, w.granted = true, p.rounds.lateness
+		w.beatDue = w.beatDue.Add(late)
 	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
 		p.expectBeatLocked(w, now) // it gave a sign of life, or had no time to
+	case late < 0:
+		w.beatDue = now.Add(-late)
 	default:
 		p.endLocked(a, silent)
 		p.helpers++

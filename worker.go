@@ -73,6 +73,9 @@ type worker struct {
 	watch     time.Time     // when it looks after the task; zero: never
 	watchI    int           // index in Pool.watched while watch is set
 	beatDue   time.Time     // when a sign of life is due; zero without a Heartbeat
+	half      bool          // half of the time until then is over
+	counting  int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
+	granted   time.Duration // of rounds.lateness: the rest is still to be granted
 	ending    bool          // the task's context has ended: the hang grace counts
 	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
 	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
