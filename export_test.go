@@ -100,14 +100,15 @@ func (p *Pool) betweenLocked() bool {
 // checkCountsLocked is the part of CheckQueue beyond the two queues; parked is the
 // number of parked attempts in the queue.
 func (p *Pool) checkCountsLocked(parked int) error {
-	for i, h := range p.delayed {
+	later, retrying := 0, 0
+	for _, h := range p.delayed.tasks {
 		switch {
-		case h.heapI != i:
-			return fmt.Errorf("delayed: task %d is at %d and believes %d", h.id, i, h.heapI)
-		case h.state != Delayed || h.place.lane != nil:
+		case h.state != Delayed:
 			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
-		case i > 0 && p.delayed.Less(i, (i-1)/2):
-			return fmt.Errorf("delayed: the heap is out of order at %d", i)
+		case h.attempts > 0:
+			retrying++
+		default:
+			later++
 		}
 	}
 	for _, w := range p.dead {
@@ -119,6 +120,22 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		if w.dead {
 			return fmt.Errorf("worker %d was given up and is still counted, though its goroutine has ended", w.id)
 		}
+	}
+	for _, e := range p.queue.all() {
+		if e.h != nil && e.h.laterLocked() {
+			later++
+		}
+	}
+	for _, h := range p.doorDelayed.tasks {
+		switch {
+		case h.id != 0 || h.refused != nil || !h.due.Equal(h.task.NotBefore):
+			return errors.New("door of delayed: it holds a task that does not wait for room at it")
+		case h.canceled == nil && p.laterRoomLocked():
+			return errors.New("door of delayed: a submitter waits while there is room")
+		}
+	}
+	if err := cmp.Or(p.delayed.check("delayed"), p.doorDelayed.check("door of delayed")); err != nil {
+		return err
 	}
 	for i, w := range p.watched {
 		if w.watchI != i || w.watch.IsZero() || i > 0 && p.watched.Less(i, (i-1)/2) {
@@ -149,7 +166,9 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		got, want int
 	}{
 		{"queued tasks", p.count[Queued], p.queue.n - parked},
-		{"delayed tasks", p.count[Delayed], len(p.delayed)},
+		{"delayed tasks", p.count[Delayed], p.delayed.Len()},
+		{"tasks that wait for a retry", p.retrying, retrying},
+		{"tasks that were delayed and have not started", p.later, later},
 		{"running tasks", p.count[Running], busy[Running]},
 		{"parked tasks", p.count[Parked], busy[Parked]},
 		{"slots held", p.held, held},
@@ -223,6 +242,21 @@ func (p *Pool) CheckAtRest() error {
 		}
 	}
 	return p.checkArrivalsLocked()
+}
+
+// check checks the invariants of d.
+func (d *dueHeap) check(name string) error {
+	for i, h := range d.tasks {
+		switch {
+		case h.heapI != i:
+			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.heapI)
+		case h.place.lane != nil:
+			return fmt.Errorf("%s: task %d is in a lane too", name, h.id)
+		case i > 0 && d.Less(i, (i-1)/2):
+			return fmt.Errorf("%s: the heap is out of order at %d", name, i)
+		}
+	}
+	return nil
 }
 
 // CheckArrivals looks for a fault in what the fast path keeps beside the queue. It

@@ -120,7 +120,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 	// Nine kinds hold a slot: the others give theirs back, wait or never have one.
 	const low = 50
 	c.p = newPool(t, taskpool.WithWorkers(9*n), taskpool.WithFairShare(0), taskpool.WithMaxParked(10*n),
-		taskpool.WithCapacity(6*n+1, taskpool.OverflowWait), taskpool.WithHangGrace(time.Minute),
+		taskpool.WithCapacity(5*n, taskpool.OverflowWait), taskpool.WithHangGrace(time.Minute),
 		taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 			c.mu.Lock()
 			defer c.mu.Unlock()

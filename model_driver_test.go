@@ -122,6 +122,7 @@ type trial struct {
 	failure   string // the first difference
 	undefined bool   // the documentation does not say what comes next
 	peek      bool   // look at contexts after each step, which makes the lazy part of them
+	delays    bool   // most tasks have a time before which they do not start
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
 	patience  context.Context                 // Shutdown's
@@ -179,6 +180,9 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		opts = append(opts, taskpool.WithReserved(c.reserved, c.reservedFor))
 	}
 	d.peek = d.n(2) == 0
+	if n := len(bytes); n > 0 { // the last byte once more, so that old tapes still mean what they did
+		d.delays = bytes[n-1]%4 == 1
+	}
 	pool, err := taskpool.New(opts...)
 	if !assert.NoError(t, err) {
 		t.FailNow()
@@ -403,7 +407,9 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 	if d.n(6) == 0 {
 		t.heartbeat = d.unique(choose(d.tape, 20*time.Millisecond, time.Second))
 	}
-	if d.n(6) == 0 {
+	if n := d.n(6); d.delays && n < 4 {
+		t.notBefore = now + d.unique(choose(d.tape, 30*time.Millisecond, 500*time.Millisecond, 10*time.Second))
+	} else if n == 0 {
 		t.notBefore = now + d.unique(choose(d.tape, 30*time.Millisecond, 500*time.Millisecond))
 	}
 	if t.most > 1 {

@@ -29,7 +29,7 @@ type modelPool struct {
 
 	tasks   []*modelTask    // all that were ever submitted
 	queue   []*modelTask    // waiting for a slot, in the order in which they came
-	door    []*modelTask    // waiting for room, likewise
+	door    []*modelTask    // waiting for room, likewise; those that are not due wait for room among the delayed
 	leaving []*modelAttempt // on their way out, and in want of a slot
 	turns   map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
 	entries map[bool]int    // the same at the door
@@ -95,6 +95,7 @@ type modelTask struct {
 	waiters   []*modelAttempt // in Wait for it
 	canceled  error           // while at the door or under way
 	due       time.Duration   // while Delayed
+	apart     bool            // was delayed when it was accepted
 	order     int64           // in the queue or at the door
 	resuming  bool            // in the queue: goes before others of its priority
 }
@@ -312,9 +313,29 @@ func (m *modelPool) free(pr taskpool.Priority) int {
 	return max(free-min(asking(true), forLess), 0)
 }
 
-// room reports whether one more task may be accepted.
-func (m *modelPool) room(pr taskpool.Priority) bool {
-	return m.capacity < 0 || m.inState(taskpool.Queued)+m.inState(taskpool.Delayed) < m.capacity+m.free(pr)
+// room reports whether t may be accepted. What is delayed when it is accepted
+// counts apart until it starts, and among those that wait once it is due.
+func (m *modelPool) room(t *modelTask) bool {
+	waiting, later := m.inState(taskpool.Queued), 0
+	for _, t := range m.tasks {
+		if !t.accepted {
+			continue
+		}
+		if t.state == taskpool.Delayed && t.started > 0 {
+			waiting++
+		}
+		if t.apart && t.started == 0 && !final(t.state) {
+			later++
+		}
+	}
+	switch {
+	case m.capacity < 0:
+		return true
+	case m.later(t):
+		return later < m.capacity+m.slots
+	default:
+		return waiting < m.capacity+m.free(t.priority)
+	}
 }
 
 func (m *modelPool) later(t *modelTask) bool { return t.notBefore > m.now }
@@ -399,17 +420,26 @@ func (m *modelPool) admit() {
 func (m *modelPool) leaveDoor(t *modelTask) { m.door = remove(m.door, t) }
 
 func (m *modelPool) nextAtDoor() *modelTask {
+	if t := m.nextDelayedAtDoor(); t != nil {
+		return t
+	}
 	for restricted := false; ; {
-		i, choice := m.pick(m.door, restricted, m.entries[restricted])
+		var door []*modelTask
+		for _, t := range m.door {
+			if !m.later(t) {
+				door = append(door, t)
+			}
+		}
+		i, choice := m.pick(door, restricted, m.entries[restricted])
 		if i < 0 {
 			return nil
 		}
-		t := m.door[i]
+		t := door[i]
 		switch {
 		case t.canceled != nil:
 			m.leaveDoor(t)
 			continue
-		case m.room(t.priority):
+		case m.room(t):
 			m.turn(m.entries, restricted, choice)
 			m.leaveDoor(t)
 			return t
@@ -418,6 +448,26 @@ func (m *modelPool) nextAtDoor() *modelTask {
 			return nil
 		}
 		restricted = true
+	}
+}
+
+// nextDelayedAtDoor returns the first to be due of those that wait for room among
+// the delayed, if there is room.
+func (m *modelPool) nextDelayedAtDoor() *modelTask {
+	for {
+		var first *modelTask
+		for _, t := range m.door {
+			if m.later(t) && (first == nil || t.notBefore < first.notBefore) {
+				first = t
+			}
+		}
+		if first == nil || first.canceled == nil && !m.room(first) {
+			return nil
+		}
+		m.leaveDoor(first)
+		if first.canceled == nil {
+			return first
+		}
 	}
 }
 
@@ -446,9 +496,9 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	}
 	switch {
-	case m.room(t.priority):
+	case m.room(t):
 	case m.overflow == taskpool.OverflowShed:
-		victim := m.victim(t.priority)
+		victim := m.victim(t)
 		if victim == nil {
 			m.refuse(t, taskpool.ErrFull)
 			return
@@ -480,10 +530,10 @@ func (m *modelPool) submit(t *modelTask) {
 func (m *modelPool) continues(a *modelAttempt) bool { return a != nil && !a.over && !m.cut }
 
 // victim returns the newest of the least urgent tasks that never started, if it
-// is less urgent than pr.
-func (m *modelPool) victim(pr taskpool.Priority) (v *modelTask) {
+// is less urgent than one that could run now.
+func (m *modelPool) victim(by *modelTask) (v *modelTask) {
 	for _, t := range m.queue {
-		if t.started == 0 && t.priority > pr && (v == nil || t.priority >= v.priority) {
+		if !m.later(by) && t.started == 0 && t.priority > by.priority && (v == nil || t.priority >= v.priority) {
 			v = t
 		}
 	}
@@ -494,7 +544,7 @@ func (m *modelPool) accept(t *modelTask) {
 	m.submitted++
 	t.accepted = true
 	if m.later(t) {
-		t.state, t.due = taskpool.Delayed, t.notBefore
+		t.state, t.due, t.apart = taskpool.Delayed, t.notBefore, true
 	} else {
 		m.enqueue(t)
 	}
@@ -519,6 +569,21 @@ func (m *modelPool) submitReturns(t *modelTask) {
 		a.doing, a.on = doingNothing, nil
 	}
 	m.note("submit #%d: %s", t.n, describe(t.submitErr))
+}
+
+// atDoor returns those at the door, most urgent first, and then those that are not
+// due in the order in which they will be.
+func (m *modelPool) atDoor() []*modelTask {
+	var due, later []*modelTask
+	for _, t := range m.door {
+		if m.later(t) {
+			later = append(later, t)
+		} else {
+			due = append(due, t)
+		}
+	}
+	slices.SortFunc(later, func(a, b *modelTask) int { return cmp.Compare(a.notBefore, b.notBefore) })
+	return append(byPriority(due), later...)
 }
 
 // turnAway refuses a submitter at the door.
@@ -1087,6 +1152,13 @@ func (m *modelPool) events() (next []event) {
 		if t.accepted && t.state == taskpool.Delayed {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
 		}
+		if slices.Contains(m.door, t) && m.later(t) {
+			add(t.notBefore, fmt.Sprintf("#%d is due at the door", t.n), func() {
+				m.door = append(remove(m.door, t), t)
+				t.order = m.nextOrder()
+				m.restore()
+			})
+		}
 	}
 	m.each(func(a *modelAttempt) {
 		switch {
@@ -1137,7 +1209,7 @@ func (m *modelPool) shutdown() {
 		return
 	}
 	m.closed, m.paused = true, false
-	for _, t := range byPriority(m.door) {
+	for _, t := range m.atDoor() {
 		if !m.continues(t.parent) {
 			m.turnAway(t)
 		}
@@ -1152,7 +1224,7 @@ func (m *modelPool) cutShort() {
 	}
 	m.cut, m.final = true, m.now+2*m.grace
 	m.reclaim()
-	for _, t := range byPriority(m.door) {
+	for _, t := range m.atDoor() {
 		m.turnAway(t)
 	}
 	var ended []*modelAttempt

@@ -352,15 +352,15 @@ func TestYieldWithNothingWaitingReturnsTheCauseOfTheEnd(t *testing.T) {
 func TestHeapsOfTheSupervisorLetGoOfWhatIsPopped(t *testing.T) {
 	delayed, watched := new(dueHeap), new(watchHeap)
 	for range 3 {
-		heap.Push(delayed, new(Handle))
+		delayed.add(new(Handle))
 		heap.Push(watched, new(worker))
 	}
 	for range 3 {
-		heap.Pop(delayed)
+		delayed.remove(delayed.first())
 		heap.Pop(watched)
 	}
 	for i := range 3 {
-		require.Nil(t, (*delayed)[:3][i])
+		require.Nil(t, delayed.tasks[:3][i].Handle)
 		require.Nil(t, (*watched)[:3][i])
 	}
 }

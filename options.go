@@ -23,7 +23,8 @@ type Overflow int
 const (
 	// OverflowWait makes Submit wait for room. The most urgent submitter is
 	// let in first, with the pool's fair share or ageing, and in order of
-	// arrival among equals. Go does not wait but returns ErrFull.
+	// arrival among equals; WithCapacity says which of those whose tasks are
+	// not due. Go does not wait but returns ErrFull.
 	OverflowWait Overflow = iota
 
 	// OverflowReject makes Submit and Go return ErrFull.
@@ -153,13 +154,23 @@ func WithWorkers(n int) Option {
 	return optionFunc(func(c *config) { c.workers = n })
 }
 
-// WithCapacity bounds the number of tasks that wait, queued or delayed, because
-// no slot is free to n, and says what becomes of a task beyond that: a newcomer
-// has room while fewer tasks wait than n plus the number of free slots. With 0 a
-// task is accepted only if there is a slot for it. A retry keeps its place and is
-// never refused, so more than n may wait, by one for each worker and each task
-// that was parked; where these are retries that wait for their time, newcomers
-// overflow although a worker is idle.
+// WithCapacity bounds the number of tasks that wait because no slot is free to n,
+// and says what becomes of a task beyond that: a newcomer has room while fewer
+// tasks wait than n plus the number of free slots. With 0 a task is accepted only
+// if there is a slot for it. A retry keeps its place and is never refused, so more
+// than n may wait, by one for each worker and each task that was parked; where
+// these are retries that wait for their time, newcomers overflow although a worker
+// is idle.
+//
+// A task that is not due when it is submitted, see [Task], takes no room from those
+// that could run: there may be n plus the number of workers of these, counted
+// apart, from when they are accepted until they start. For one beyond that,
+// OverflowWait makes Submit wait until one of them starts or is canceled, the first
+// due first and no longer than until its own time comes, when it is a newcomer like
+// all others; the other two return ErrFull, as nothing is shed for a task that could
+// not run. Those that become due join the queue though it may be full, and then
+// count among those that wait, too: so many more than n may wait.
+//
 // Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
 	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })

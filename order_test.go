@@ -757,32 +757,27 @@ func TestGrowingThePoolLetsWaitersIn(t *testing.T) {
 
 func TestCancelOfAWaitingTaskLetsASubmitterIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(3, taskpool.OverflowWait))
+		p, release := occupiedPool(t, taskpool.WithCapacity(2, taskpool.OverflowWait))
 		var log startLog
 		queued := submit(t, p, log.task("queued", 0))
-		task := log.task("delayed", 0)
-		task.NotBefore = later()
-		delayed := submit(t, p, task)
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		_, err := p.Submit(ctx, log.task("context", 0))
 		require.NoError(t, err)
 		var calls []*doorCall
-		for i := range 4 {
+		for i := range 3 {
 			calls = append(calls, submitAtDoor(context.Background(), p, log.task(fmt.Sprint(i), 0)))
 		}
-		for i, leave := range []func(){
-			func() { queued.Cancel(nil) }, func() { delayed.Cancel(nil) }, cancel,
-		} {
+		for i, leave := range []func(){func() { queued.Cancel(nil) }, cancel} {
 			requireWaiting(t, calls[i])
 			leave()
 			requireAccepted(t, calls[i])
-			require.Equal(t, 3, p.Stats().Queued+p.Stats().Delayed)
+			require.Equal(t, 2, p.Stats().Queued)
 		}
-		requireWaiting(t, calls[3])
+		requireWaiting(t, calls[2])
 		release()
 		drain(t, p)
-		require.Equal(t, []string{"0", "1", "2", "3"}, log.all())
+		require.Equal(t, []string{"0", "1", "2"}, log.all())
 	})
 }
 
@@ -1076,17 +1071,20 @@ func TestDelayedTaskIsNeverShed(t *testing.T) {
 		task := log.task("delayed", taskpool.Low)
 		task.NotBefore = time.Now().Add(time.Second)
 		delayed := submit(t, p, task)
+		queued := submit(t, p, log.task("queued", taskpool.Medium))
+		submit(t, p, log.task("high 1", taskpool.High))
+		require.Equal(t, taskpool.Shed, queued.State(), "though it is more urgent")
 		_, err := p.Submit(context.Background(), log.task("refused", taskpool.High))
 		require.ErrorIs(t, err, taskpool.ErrFull)
 		require.Equal(t, taskpool.Delayed, delayed.State())
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Equal(t, taskpool.Queued, delayed.State())
-		submit(t, p, log.task("high", taskpool.High))
+		submit(t, p, log.task("high 2", taskpool.High))
 		require.Equal(t, taskpool.Shed, delayed.State(), "once it is due it is like any other")
 		release()
 		drain(t, p)
-		require.Equal(t, []string{"high"}, log.all())
+		require.Equal(t, []string{"high 1", "high 2"}, log.all())
 	})
 }
 
@@ -1150,31 +1148,6 @@ func TestRetriesThatWaitLeaveNewcomersNoRoom(t *testing.T) {
 			})
 		}
 	}
-}
-
-func TestDelayedTasksCountForCapacity(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(2, taskpool.OverflowReject))
-		var log startLog
-		delayed := func() (*taskpool.Handle, error) {
-			task := log.task("delayed", 0)
-			task.NotBefore = later()
-			return p.Submit(context.Background(), task)
-		}
-		for range 3 { // the capacity and the free slot
-			_, err := delayed()
-			require.NoError(t, err)
-		}
-		_, err := delayed()
-		require.ErrorIs(t, err, taskpool.ErrFull)
-		_, err = p.Submit(context.Background(), log.task("refused", 0))
-		require.ErrorIs(t, err, taskpool.ErrFull)
-		require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
-		drain(t, p) // an hour later
-		submit(t, p, log.task("after", 0))
-		drain(t, p)
-		require.Equal(t, []string{"delayed", "delayed", "delayed", "after"}, log.all())
-	})
 }
 
 func TestRetryMayExceedTheCapacity(t *testing.T) {

@@ -1,7 +1,6 @@
 package taskpool
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -61,8 +60,16 @@ type Pool struct {
 	queue   priorityQueue
 	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
 	door    priorityQueue // submitters that wait for room, in their task's place
-	delayed dueHeap
-	seq     int64 // last order handed out
+	seq     int64         // last order handed out
+
+	// Tasks that wait for their time. Those that have never started take no room
+	// from what could run at once: they are bounded by themselves, and so their
+	// submitters wait at a door of their own, where the first due is the first to
+	// be let in. One that becomes due there goes on to the other door.
+	delayed     dueHeap
+	retrying    int     // how many in delayed wait for a retry
+	later       int     // tasks that were delayed when they were accepted and have not started: in delayed or, as they are due, in queue
+	doorDelayed dueHeap // submitters that wait for room among these, until their task is due
 
 	// What the functions in fast_path.go need.
 	spare          *segment  // empty, for arrivals.batch
@@ -185,7 +192,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	var reports []report
 	err := ErrClosed
 	if !p.closed {
-		err = p.makeRoomLocked(pr, &reports)
+		err = p.makeRoomLocked(pr, false, &reports)
 	}
 	if err != nil {
 		p.total.refused++
@@ -387,8 +394,9 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 				err = ErrClosed
 			}
 		default:
-			if err = p.makeRoomLocked(h.task.Priority, &reports); err == nil {
-				p.acceptLocked(h)
+			later := h.task.later()
+			if err = p.makeRoomLocked(h.task.Priority, later, &reports); err == nil {
+				p.acceptLocked(h, later)
 			} else if h.work.room == roomNow || h.work.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else if !w.identified {
@@ -396,7 +404,7 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 				decided = false
 			} else {
 				h.parent = parent
-				err = p.waitForRoomLocked(h, w)
+				err = p.waitForRoomLocked(h, later, w)
 			}
 		}
 	}
@@ -412,12 +420,18 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 }
 
 // waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
-// pool is closed. p.mu is unlocked meanwhile.
-func (p *Pool) waitForRoomLocked(h *Handle, w *wait) error {
-	p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+// pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
+func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
+	if later {
+		h.due = h.task.NotBefore
+		p.doorDelayed.add(h)
+		p.alarmAtLocked(h.due)
+	} else {
+		p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+	}
 	defer func() { // also if h's context panics
-		if h.place.lane != nil && h.id == 0 {
-			p.door.remove(h)
+		if h.id == 0 {
+			p.leaveDoorLocked(h)
 		}
 		h.parent = nil
 		p.restoreLocked()
@@ -430,6 +444,17 @@ func (p *Pool) waitForRoomLocked(h *Handle, w *wait) error {
 		h.refused = errGaveUp
 	}
 	return h.refused
+}
+
+// leaveDoorLocked takes h, which was not accepted, away from the door where it
+// waits, if it does.
+func (p *Pool) leaveDoorLocked(h *Handle) {
+	switch {
+	case h.place.lane != nil:
+		p.door.remove(h)
+	case h.heapI >= 0:
+		p.doorDelayed.remove(h)
+	}
 }
 
 // unlocked calls f without p.mu, which the caller holds and holds again when f
@@ -446,10 +471,8 @@ func (p *Pool) continuesLocked(a *attempt) bool {
 	return a != nil && a.pool == p && !a.over && p.cut == nil
 }
 
-// laterLocked reports whether h, if accepted now, has to wait for its time.
-func (h *Handle) laterLocked() bool {
-	return !h.task.NotBefore.IsZero() && time.Now().Before(h.task.NotBefore)
-}
+// later reports whether t has to wait for its time.
+func (t *Task) later() bool { return !t.NotBefore.IsZero() && time.Now().Before(t.NotBefore) }
 
 // freeLocked returns the number of slots that are free for a newcomer of
 // priority pr, and how many queued tasks take no room, as others are free for
@@ -461,7 +484,7 @@ func (p *Pool) freeLocked(pr Priority) (free, promised int) {
 	forLess := min(free, p.slots-p.cfg.reserved-p.heldLess)
 	less := p.queue.classes[1].queued // 0 without a reservation
 	queued := p.count[Queued] - less
-	if p.paused || p.door.n > 0 {
+	if p.paused || p.door.n > 0 || p.doorDelayed.Len() > 0 {
 		queued, less = 0, 0
 	} else if free > 0 && p.ask+p.askLess > 0 {
 		// Whose turn it is has a slot before those that ask for one.
@@ -565,22 +588,31 @@ func (p *Pool) freeSlotLocked(w *worker) {
 	}
 }
 
-// roomLocked reports whether one more task of priority pr may be accepted.
+// roomLocked reports whether one more task of priority pr, which may start at
+// once, may be accepted.
 func (p *Pool) roomLocked(pr Priority) bool {
 	if p.cfg.capacity == unbounded {
 		return true
 	}
 	free, promised := p.freeLocked(pr)
-	return p.count[Queued]-promised+p.count[Delayed]-free < p.cfg.capacity
+	return p.count[Queued]-promised+p.retrying-free < p.cfg.capacity
+}
+
+// laterRoomLocked is roomLocked for a task that has to wait for its time: there
+// may be as many as may be accepted when nothing runs. One counts until it starts,
+// as a queue that is full does not keep it out when it is due.
+func (p *Pool) laterRoomLocked() bool {
+	return p.cfg.capacity == unbounded || p.later-p.slots < p.cfg.capacity
 }
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
-// after shedding one.
-func (p *Pool) makeRoomLocked(pr Priority, reports *[]report) error {
-	if p.roomLocked(pr) {
+// after shedding one. later says that the task has to wait for its time: nothing
+// is shed for one that could not run.
+func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) error {
+	switch {
+	case later && p.laterRoomLocked(), !later && p.roomLocked(pr):
 		return nil
-	}
-	if p.cfg.overflow != OverflowShed {
+	case later, p.cfg.overflow != OverflowShed:
 		return ErrFull
 	}
 	e, victim, ok := p.queue.takeShed(pr)
@@ -591,11 +623,12 @@ func (p *Pool) makeRoomLocked(pr Priority, reports *[]report) error {
 	return nil
 }
 
-// acceptLocked makes h one of the pool's tasks.
-func (p *Pool) acceptLocked(h *Handle) {
+// acceptLocked makes h one of the pool's tasks. later says that it has to wait for
+// its time.
+func (p *Pool) acceptLocked(h *Handle, later bool) {
 	p.total.submitted++
 	h.id = p.total.submitted
-	if h.laterLocked() {
+	if later {
 		p.delayLocked(h, h.task.NotBefore)
 	} else {
 		p.enqueueLocked(entry{h: h}, h.task.Priority)
@@ -633,9 +666,25 @@ func (p *Pool) orderLocked() int64 {
 func (p *Pool) delayLocked(h *Handle, due time.Time) {
 	h.state, h.due = Delayed, due
 	p.count[Delayed]++
-	heap.Push(&p.delayed, h)
+	if h.attempts == 0 {
+		p.later++
+	} else {
+		p.retrying++
+	}
+	p.delayed.add(h)
 	p.alarmAtLocked(due)
 }
+
+// undelayLocked takes h out of the delayed ones. The caller sees to its state.
+func (p *Pool) undelayLocked(h *Handle) {
+	if h.attempts > 0 {
+		p.retrying--
+	}
+	p.delayed.remove(h)
+}
+
+// laterLocked reports whether h, which was accepted, counts in Pool.later.
+func (h *Handle) laterLocked() bool { return h.attempts == 0 && !h.due.IsZero() }
 
 // settleWaitingLocked settles a task that was just taken out of the queue or
 // the delayed ones, and adds what is to be reported.
@@ -645,6 +694,9 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 		p.count[Queued]--
 		p.total.settled(s)
 	} else {
+		if h.laterLocked() {
+			p.later--
+		}
 		p.settleLocked(h, s, err, reports)
 		if info = h.infoLocked(); h.stop != nil {
 			*reports = append(*reports, report{call: func() { h.stop() }})
@@ -705,7 +757,7 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 // withdrawLocked takes a waiting handle out of the queue or the delayed ones.
 func (p *Pool) withdrawLocked(h *Handle) entry {
 	if h.state == Delayed {
-		heap.Remove(&p.delayed, h.heapI)
+		p.undelayLocked(h)
 		return entry{h: h}
 	}
 	return p.queue.remove(h)
@@ -803,7 +855,7 @@ func (p *Pool) nextLocked(w *worker) bool {
 	restricted := p.restrictedLocked()
 	if i := p.nextLeavingLocked(restricted); i >= 0 {
 		pk := p.leaving[i]
-		p.leaving = slices.Delete(p.leaving, i, i+1)
+		p.leaving = shrunk(slices.Delete(p.leaving, i, i+1))
 		p.unparkLocked(pk)
 		return true
 	}
@@ -835,10 +887,23 @@ func (p *Pool) nextLeavingLocked(restricted bool) int {
 
 // admitLocked lets submitters in while there is room.
 func (p *Pool) admitLocked() {
-	for h := p.nextAtDoorLocked(); h != nil; h = p.nextAtDoorLocked() {
-		p.acceptLocked(h)
-		p.wakeLocked(&h.waiters)
+	// Those that are not due first: they take no room from others, but the tasks
+	// that submit them ask for their slots.
+	for h := p.doorDelayed.first(); h != nil && (h.canceled != nil || p.laterRoomLocked()); h = p.doorDelayed.first() {
+		p.doorDelayed.remove(h)
+		if h.canceled == nil { // else its Submit is about to find out
+			p.letInLocked(h, true)
+		}
 	}
+	for h := p.nextAtDoorLocked(); h != nil; h = p.nextAtDoorLocked() {
+		p.letInLocked(h, false)
+	}
+}
+
+// letInLocked accepts h, which has left the door.
+func (p *Pool) letInLocked(h *Handle, later bool) {
+	p.acceptLocked(h, later)
+	p.wakeLocked(&h.waiters)
 }
 
 // nextAtDoorLocked takes the next submitter for whom there is room from the

@@ -347,6 +347,6 @@ func (p *Pool) unparkOverLocked(a *attempt) {
 	if a.h.place.lane != nil {
 		p.queue.remove(a.h)
 	}
-	p.leaving = slices.DeleteFunc(p.leaving, func(l *parking) bool { return l == pk })
+	p.leaving = shrunk(slices.DeleteFunc(p.leaving, func(l *parking) bool { return l == pk }))
 	p.goneLocked(pk)
 }

@@ -1,7 +1,6 @@
 package taskpool
 
 import (
-	"container/heap"
 	"context"
 	"log/slog"
 	"slices"
@@ -80,9 +79,10 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	for _, e := range p.door.all() {
 		all = append(all, e.h)
 	}
+	all = append(all, p.doorDelayed.all()...)
 	for _, h := range all {
 		if refuse(h) {
-			p.door.remove(h)
+			p.leaveDoorLocked(h)
 			h.refused = ErrClosed
 			p.wakeLocked(&h.waiters)
 		}
@@ -134,8 +134,8 @@ func (p *Pool) cutShort(cause error) {
 	for e, pr, ok := p.queue.pop(false); ok; e, pr, ok = p.queue.pop(false) {
 		settle(e, pr)
 	}
-	for len(p.delayed) > 0 {
-		h := heap.Pop(&p.delayed).(*Handle)
+	for h := p.delayed.first(); h != nil; h = p.delayed.first() {
+		p.undelayLocked(h)
 		settle(entry{h: h}, h.task.Priority)
 	}
 	p.reportLocked(reports)

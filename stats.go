@@ -198,7 +198,7 @@ func (p *Pool) Stats() Stats {
 		Parked:    p.count[Parked],
 		Abandoned: len(p.abandoned),
 		Lost:      len(p.lost),
-		Blocked:   p.door.n,
+		Blocked:   p.door.n + p.doorDelayed.Len(),
 		Paused:    p.paused,
 		Closed:    p.closed,
 	}
@@ -567,7 +567,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	if slices.Contains(states, Delayed) {
-		for _, h := range p.delayed {
+		for _, h := range p.delayed.tasks {
 			all = append(all, h.infoLocked())
 		}
 	}

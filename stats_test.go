@@ -153,7 +153,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 
 func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithCapacity(6, taskpool.OverflowWait),
+		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithCapacity(5, taskpool.OverflowWait),
 			taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second))
 		levels := func() taskpool.Stats {
 			synctest.Wait()
@@ -163,7 +163,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 			s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Canceled, s.Shed = 0, 0, 0, 0, 0, 0
 			s.Attempts, s.Retries, s.Panics, s.Goexits, s.Hangs, s.Replaced = 0, 0, 0, 0, 0, 0
 			s.Timeouts, s.ReplacedHung, s.Dispatched = 0, 0, nil
-			require.Equal(t, 6, s.Capacity)
+			require.Equal(t, 5, s.Capacity)
 			s.Capacity = 0
 			// Times are for TestWaitsAndWorkAreTimed.
 			s.InProgress, s.Longest = 0, 0

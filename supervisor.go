@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"bytes"
+	"cmp"
 	"container/heap"
 	"math/bits"
 	"runtime"
@@ -62,16 +63,23 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 		p.replaceLocked(p.dead[replaced])
 		replaced++
 	}
-	p.dead = slices.Delete(p.dead, 0, replaced)
+	p.dead = shrunk(slices.Delete(p.dead, 0, replaced))
 
 	var hung []*worker
-	if len(p.delayed) > 0 || len(p.watched) > 0 || !p.final.IsZero() {
+	if p.delayed.Len() > 0 || p.doorDelayed.Len() > 0 || len(p.watched) > 0 || !p.final.IsZero() {
 		now := time.Now()
 		p.rounds.tick(now)
-		for len(p.delayed) > 0 && !now.Before(p.delayed[0].due) {
-			h := heap.Pop(&p.delayed).(*Handle)
+		for p.delayed.due(now) {
+			h := p.delayed.first()
+			p.undelayLocked(h)
 			p.count[Delayed]--
 			p.enqueueLocked(entry{h: h}, h.task.Priority)
+		}
+		for p.doorDelayed.due(now) { // it might start at once now
+			h := p.doorDelayed.first()
+			p.doorDelayed.remove(h)
+			h.due = time.Time{}
+			p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 		}
 		for len(p.watched) > 0 && !now.Before(p.watched[0].watch) {
 			if w := p.watched[0]; p.expireLocked(w, now) {
@@ -96,8 +104,11 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 			p.nextTurn = t
 		}
 	}
-	if len(p.delayed) > 0 {
-		due(p.delayed[0].due)
+	if h := p.delayed.first(); h != nil {
+		due(h.due)
+	}
+	if h := p.doorDelayed.first(); h != nil {
+		due(h.due)
 	}
 	if len(p.watched) > 0 {
 		due(p.watched[0].watch)
@@ -493,7 +504,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 
 // returnedLateLocked takes note of the end of an abandoned worker.
 func (p *Pool) returnedLateLocked(w *worker) {
-	p.abandoned = slices.DeleteFunc(p.abandoned, func(a *worker) bool { return a == w })
+	p.abandoned = shrunk(slices.DeleteFunc(p.abandoned, func(a *worker) bool { return a == w }))
 	p.engageLocked(-1)
 	p.reclaimLocked()
 	p.restoreLocked()
@@ -505,7 +516,7 @@ func (p *Pool) reclaimLocked() {
 	var reports []report
 	for len(p.lost) > 0 && (len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil) {
 		w := p.lost[0]
-		p.lost = slices.Delete(p.lost, 0, 1)
+		p.lost = shrunk(slices.Delete(p.lost, 0, 1))
 		p.abandonLocked(w, &reports)
 	}
 	p.reportLocked(reports)
@@ -579,6 +590,7 @@ func (p *Pool) reportAll() {
 			go p.reportAll()
 			return
 		}
+		p.reports = nil // it may have been long
 		p.reporting = false
 		p.helpers--
 		p.restoreLocked()
@@ -598,30 +610,84 @@ func (p *Pool) reportAll() {
 	}
 }
 
-// A dueHeap is a [heap.Interface] of delayed handles, the first due on top.
-type dueHeap []*Handle
-
-func (d dueHeap) Len() int { return len(d) }
-func (d dueHeap) Less(i, j int) bool {
-	if d[i].due.Equal(d[j].due) {
-		return d[i].id < d[j].id
+// shrunk returns s, in less memory if it takes up little of what it has: a slice
+// that only shrinks by itself keeps the memory for the most that it ever held. It
+// copies as many elements as have gone since the last time at most.
+func shrunk[S ~[]E, E any](s S) S {
+	if cap(s) < leastShrunk || len(s) > cap(s)/4 {
+		return s
 	}
-	return d[i].due.Before(d[j].due)
+	return append(make(S, 0, cap(s)/2), s...)
 }
-func (d dueHeap) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].heapI, d[j].heapI = i, j
+
+const leastShrunk = 256
+
+// A dueHeap is a [heap.Interface] of handles that wait for their time, the first
+// due on top; of those due at one time, the first that came. heapI is a handle's
+// place in it, -1 outside.
+type dueHeap struct {
+	tasks []dueTask
+	last  uint64 // number of the last that came
+}
+
+type dueTask struct {
+	*Handle
+	number uint64
+}
+
+// add lets h wait for h.due.
+func (d *dueHeap) add(h *Handle) { heap.Push(d, h) }
+
+// remove takes h out.
+func (d *dueHeap) remove(h *Handle) { heap.Remove(d, h.heapI) }
+
+// first returns the handle that is due first, nil if there is none.
+func (d *dueHeap) first() *Handle {
+	if len(d.tasks) == 0 {
+		return nil
+	}
+	return d.tasks[0].Handle
+}
+
+// due reports whether the time of a handle has come.
+func (d *dueHeap) due(now time.Time) bool { return len(d.tasks) > 0 && !now.Before(d.tasks[0].due) }
+
+// all returns the handles in the order in which they are due.
+func (d *dueHeap) all() []*Handle {
+	sorted := slices.Clone(d.tasks)
+	slices.SortFunc(sorted, func(a, b dueTask) int {
+		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.number, b.number))
+	})
+	all := make([]*Handle, len(sorted))
+	for i, t := range sorted {
+		all[i] = t.Handle
+	}
+	return all
+}
+
+func (d *dueHeap) Len() int { return len(d.tasks) }
+func (d *dueHeap) Less(i, j int) bool {
+	a, b := &d.tasks[i], &d.tasks[j]
+	if a.due.Equal(b.due) {
+		return a.number < b.number
+	}
+	return a.due.Before(b.due)
+}
+func (d *dueHeap) Swap(i, j int) {
+	d.tasks[i], d.tasks[j] = d.tasks[j], d.tasks[i]
+	d.tasks[i].heapI, d.tasks[j].heapI = i, j
 }
 func (d *dueHeap) Push(x any) {
 	h := x.(*Handle)
-	h.heapI = len(*d)
-	*d = append(*d, h)
+	h.heapI = len(d.tasks)
+	d.last++
+	d.tasks = append(d.tasks, dueTask{h, d.last})
 }
 func (d *dueHeap) Pop() any {
-	last := len(*d) - 1
-	h := (*d)[last]
-	(*d)[last] = nil
-	*d = (*d)[:last]
+	last := len(d.tasks) - 1
+	h := d.tasks[last].Handle
+	d.tasks[last] = dueTask{}
+	d.tasks = shrunk(d.tasks[:last])
 	h.heapI = -1
 	return h
 }
@@ -644,7 +710,7 @@ func (q *watchHeap) Pop() any {
 	last := len(*q) - 1
 	w := (*q)[last]
 	(*q)[last] = nil
-	*q = (*q)[:last]
+	*q = shrunk((*q)[:last])
 	w.watchI = -1
 	return w
 }

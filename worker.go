@@ -150,6 +150,9 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 		h.pool, h.work.f, h.id = nil, nil, 0
 		functionHandles.Put(h)
 	} else if h != nil {
+		if h.laterLocked() {
+			p.later--
+		}
 		w.attempt = h.beginAttemptLocked(w)
 		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
 			p.expectBeatLocked(w, w.attempt.started)
@@ -233,6 +236,7 @@ func (p *Pool) dismissIdleLocked() bool {
 	if w == nil {
 		return false
 	}
+	p.idle = shrunk(p.idle)
 	p.leaveLocked(w)
 	w.dismissed = true
 	w.wake <- struct{}{}
@@ -245,7 +249,7 @@ func (p *Pool) leaveLocked(w *worker) {
 	moved := p.crew[last]
 	p.crew[w.crewI], moved.crewI = moved, w.crewI
 	p.crew[last] = nil
-	p.crew = p.crew[:last]
+	p.crew = shrunk(p.crew[:last])
 }
 
 // main is the worker's goroutine.
@@ -835,7 +839,7 @@ func (w *worker) late() bool {
 	w.job, w.attempt, w.ended, w.err, w.verdict.err = entry{}, nil, nil, nil, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
-		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })
+		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
 	}
 	return w.takeLocked()
 }
