@@ -51,7 +51,7 @@ type awaited struct {
 	room    *Handle // that this task, which is being submitted, is accepted or refused
 	members *Group  // that all members of this group have settled
 	limit   *Group  // that it has fewer members than its limit
-	idle    *Pool   // that nothing is outstanding in this pool
+	idle    *Pool   // that this pool is quiet
 }
 
 // overLocked reports whether it has come about.
@@ -66,7 +66,7 @@ func (a *awaited) overLocked() bool {
 	case a.limit != nil:
 		return a.limit.limit < 0 || a.limit.members < a.limit.limit
 	default:
-		return a.idle.outstandingLocked() == 0
+		return a.idle.quietLocked()
 	}
 }
 

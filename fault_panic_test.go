@@ -590,6 +590,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 	deadLoop := func(s *faultScene, ctx context.Context) {
 		for range taskpool.Map(ctx, s.p, taskpool.Task{}, three, func(ctx context.Context, i int) (int, error) {
 			if i == 0 {
+				time.Sleep(time.Second) // until all three are in flight
 				return 0, nil
 			}
 			return waitForEnd(ctx, i)

@@ -1,11 +1,13 @@
 package taskpool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"time"
 )
 
@@ -19,8 +21,8 @@ import (
 // told.
 //
 // A hook that panics or calls [runtime.Goexit] is logged and changes no task's
-// outcome. A hook must not wait for the pool it is called by: on a worker
-// Shutdown and WaitIdle return ErrInside.
+// outcome. [Pool.Shutdown] and [Pool.WaitIdle] wait for hooks, whatever goroutine they
+// are called on, and return [ErrInside] in a hook of the pool.
 //
 // A hook costs each task its time and that of a look or two at the clock, which
 // for short functions given to Go may be as much as they take themselves; see
@@ -101,6 +103,7 @@ type hookTable struct {
 	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
 	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
 
+	outside bool     // some hook may be told on a goroutine that is none of the pool's
 	timed   bool     // some hook is told how long a task waited, or a function took
 	all     bool     // some hook is told of each function given to Go
 	samples []uint64 // GoEvery of the others
@@ -154,6 +157,7 @@ func (h Hooks) sampled() Hooks {
 
 func newHookTable(hooks []Hooks) (t hookTable) {
 	for _, h := range hooks {
+		t.outside = t.outside || h.Queued != nil || h.Shed != nil || h.Finished != nil
 		t.timed = t.timed || h.Started != nil || h.Finished != nil
 		if h.GoEvery > 1 {
 			t.samples = append(t.samples, uint64(h.GoEvery))
@@ -233,19 +237,63 @@ func next(rs *[]report) report {
 	return r
 }
 
-// deliverAll makes the reports, those after a Goexit on another goroutine.
+// oweLocked notes that the caller, on whatever goroutine, is about to make reports with
+// deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
+func (p *Pool) oweLocked(rs []report) {
+	if len(rs) > 0 && p.hooks.outside {
+		p.helpers++
+		p.telling++
+	}
+}
+
+// deliverAll makes the reports that oweLocked has noted, those after a Goexit on
+// another goroutine.
 func (p *Pool) deliverAll(rs []report) {
 	if len(rs) == 0 {
 		return
 	}
 	defer func() {
-		if len(rs) > 0 {
-			p.lock()
-			defer p.unlock()
-			p.reportLocked(rs)
+		if len(rs) == 0 && !p.hooks.outside {
+			return
+		}
+		p.lock()
+		defer p.unlock()
+		p.reportLocked(rs)
+		if p.hooks.outside {
+			p.helpers--
+			p.telling--
+			p.restoreLocked()
 		}
 	}()
-	p.deliver(&rs)
+	if p.hooks.outside {
+		p.tellHere(&rs)
+	} else {
+		p.deliver(&rs)
+	}
+}
+
+// tellHere is deliver where hooks may be told on a goroutine that is none of the pool's:
+// tellsHere looks for it, and for p, on the stack.
+//
+//go:noinline
+func (p *Pool) tellHere(rs *[]report) {
+	p.deliver(rs)
+	runtime.KeepAlive(p) // so that stacks show it
+}
+
+// tellsHere reports whether the calling goroutine is in tellHere of p. The number by
+// which the runtime knows a goroutine would cost whoever tells hooks more than that is
+// worth, as hooks hardly ever ask; this costs who asks.
+func (p *Pool) tellsHere() bool {
+	p.lock()
+	telling := p.telling
+	p.unlock()
+	if telling == 0 {
+		return false
+	}
+	stack := make([]byte, 64<<10)
+	stack = stack[:runtime.Stack(stack, false)]
+	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
 }
 
 // contain calls user code that must not harm anyone and reports whether it

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -1105,4 +1106,186 @@ func (l *lateContext) Done() <-chan struct{} {
 func (l *lateContext) Value(key any) any {
 	l.onValue(key)
 	return l.foreignContext.Value(key)
+}
+
+// callersHooks are the events that hooks are told of on the goroutine of whoever brought
+// them about. Each function is called with a pool of one worker, at work, and a queue with
+// room for one task, and returns when the hooks have.
+var callersHooks = map[string]func(*testing.T, *taskpool.Pool){
+	"Queued by Go":     func(t *testing.T, p *taskpool.Pool) { require.NoError(t, p.Go(0, func() {})) },
+	"Queued by Submit": func(t *testing.T, p *taskpool.Pool) { submit(t, p, taskpool.Task{Run: nop}) },
+	"Finished by Cancel": func(t *testing.T, p *taskpool.Pool) {
+		require.True(t, submit(t, p, taskpool.Task{Run: mustNotRun}).Cancel(nil))
+	},
+	"Shed by Go": func(t *testing.T, p *taskpool.Pool) {
+		require.NoError(t, p.Go(taskpool.Low, func() { panic("must not run") }))
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+	},
+	"Finished by Submit, that sheds": func(t *testing.T, p *taskpool.Pool) {
+		require.NoError(t, p.Go(taskpool.Low, func() { panic("must not run") }))
+		submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+	},
+}
+
+// testCallersHooks calls f for each event in callersHooks with a pool whose hook of that
+// event is hook, and with what brings the event about.
+func testCallersHooks(t *testing.T, hook func(*taskpool.Pool), f func(*testing.T, *taskpool.Pool, func())) {
+	for name, bring := range callersHooks {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var p *taskpool.Pool
+				armed := false
+				call := func(taskpool.TaskEvent) {
+					if armed {
+						armed = false // the worker's events, later, are none of ours
+						hook(p)
+					}
+				}
+				var hooks taskpool.Hooks
+				switch event, _, _ := strings.Cut(name, " "); event {
+				case "Queued":
+					hooks.Queued = call
+				case "Finished":
+					hooks.Finished = call
+				case "Shed":
+					hooks.Shed = call
+				}
+				p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed), taskpool.WithHooks(hooks))
+				release := block(t, p)
+				armed = true
+				f(t, p, func() { bring(t, p) })
+				release()
+			})
+		})
+	}
+}
+
+func TestShutdownWaitsForHooksOnTheirCallersGoroutine(t *testing.T) {
+	returned := false
+	hook := func(*taskpool.Pool) {
+		time.Sleep(time.Hour)
+		returned = true
+	}
+	testCallersHooks(t, hook, func(t *testing.T, p *taskpool.Pool, bring func()) {
+		returned = false
+		go bring()
+		synctest.Wait() // in the hook
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
+		t.Cleanup(cancel)
+		down := make(chan error, 1)
+		go func() { down <- p.Shutdown(ctx) }()
+		t.Cleanup(func() { // the worker's task has returned by then
+			assert.NoError(t, <-down)
+			assert.True(t, returned)
+		})
+	})
+}
+
+func TestWaitIdleWaitsForHooksOnTheirCallersGoroutine(t *testing.T) {
+	returned := false
+	hook := func(*taskpool.Pool) {
+		time.Sleep(time.Hour)
+		returned = true
+	}
+	testCallersHooks(t, hook, func(t *testing.T, p *taskpool.Pool, bring func()) {
+		returned = false
+		go bring()
+		synctest.Wait() // in the hook
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
+		t.Cleanup(cancel)
+		idle := make(chan error, 1)
+		go func() { idle <- p.WaitIdle(ctx) }()
+		t.Cleanup(func() { // the worker's task has returned by then
+			assert.NoError(t, <-idle)
+			assert.True(t, returned)
+		})
+	})
+}
+
+// A hook that never returns holds a Shutdown up until its context has ended, and then for
+// two graces.
+func TestShutdownGivesUpOnHooksOnTheirCallersGoroutine(t *testing.T) {
+	var gate chan struct{}
+	testCallersHooks(t, func(*taskpool.Pool) { <-gate }, func(t *testing.T, p *taskpool.Pool, bring func()) {
+		gate = make(chan struct{})
+		go bring()
+		synctest.Wait() // in the hook
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		t.Cleanup(cancel)
+		down := make(chan time.Duration, 1)
+		began := time.Now()
+		go func() {
+			_ = p.Shutdown(ctx)
+			down <- time.Since(began)
+		}()
+		t.Cleanup(func() {
+			assert.Equal(t, time.Hour+2*p.HangGrace(), <-down)
+			close(gate)
+		})
+	})
+}
+
+func TestShutdownAndWaitIdleInAHookOnItsCallersGoroutineReturnErrInside(t *testing.T) {
+	told := false
+	hook := func(p *taskpool.Pool) {
+		told = true
+		assert.Equal(t, taskpool.ErrInside, p.Shutdown(context.Background()))
+		assert.Equal(t, taskpool.ErrInside, p.WaitIdle(context.Background()))
+	}
+	testCallersHooks(t, hook, func(t *testing.T, p *taskpool.Pool, bring func()) {
+		told = false
+		bring()
+		require.True(t, told)
+		require.NoError(t, p.Resize(1), "it is not shut down")
+	})
+}
+
+// A hook of one pool may wait for another, also while somebody else is in a hook of that.
+func TestAHookMayWaitForAnotherPool(t *testing.T) {
+	told := false
+	var other *taskpool.Pool
+	hook := func(*taskpool.Pool) {
+		told = true
+		assert.NoError(t, other.WaitIdle(context.Background()))
+		assert.NoError(t, other.Shutdown(context.Background()))
+	}
+	testCallersHooks(t, hook, func(t *testing.T, p *taskpool.Pool, bring func()) {
+		told = false
+		other = newPool(t, taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) { time.Sleep(time.Second) }}))
+		go func() { assert.NoError(t, other.Go(0, func() {})) }()
+		synctest.Wait()
+		bring()
+		require.True(t, told)
+	})
+}
+
+func TestWaitIdleComesBackWhenFinishedHooksHave(t *testing.T) {
+	for name, task := range map[string]taskpool.Task{
+		"success": {Run: nop},
+		"failure": {Run: func(context.Context) error { return errors.New("boom") }},
+		"panic":   {Run: func(context.Context) error { panic("boom") }},
+		"hang": {Timeout: time.Second, Run: func(context.Context) error {
+			time.Sleep(20 * time.Minute)
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				finished := 0
+				var mu sync.Mutex
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(5), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
+					time.Sleep(time.Minute)
+					mu.Lock()
+					defer mu.Unlock()
+					finished++
+				}}))
+				for range 5 {
+					submit(t, p, task)
+				}
+				require.NoError(t, p.WaitIdle(patience(t)))
+				require.Equal(t, 5, finished)
+				time.Sleep(time.Hour) // until the last has returned
+			})
+		})
+	}
 }

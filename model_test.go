@@ -351,7 +351,7 @@ func (m *modelPool) restore() {
 		m.admit()
 	}
 	if m.outstanding() == 0 {
-		for ; m.idlers > 0; m.idlers-- {
+		for ; m.idlers > 0 && m.held() == m.lost(); m.idlers-- { // else somebody still reports
 			m.note("idle")
 		}
 		if m.closed {

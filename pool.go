@@ -108,9 +108,10 @@ type Pool struct {
 	marks      []mark         // see oldestWaitLocked
 
 	paused   bool
-	idlers   waiters         // those who wait until nothing is outstanding
+	idlers   waiters         // those who wait until the pool is quiet
 	helpers  int             // goroutines that Shutdown waits for, beside the crew
-	insiders map[uint64]bool // their numbers
+	insiders map[uint64]bool // the numbers of those that are the pool's
+	telling  int             // the others, which tell hooks of something; see tellHere
 
 	reports   []report // for the reporter, see reportLocked
 	reporting bool     // it runs
@@ -212,6 +213,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
 	}
 	p.restoreLocked()
+	p.oweLocked(reports)
 	p.unlock()
 	p.deliverAll(reports)
 	return nil
@@ -416,6 +418,7 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
 	}
 	p.restoreLocked()
+	p.oweLocked(reports)
 	return reports, nil
 }
 
@@ -746,6 +749,7 @@ func (p *Pool) cancel(h *Handle, e *ending) bool {
 		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, &reports)
 	}
 	p.restoreLocked()
+	p.oweLocked(reports)
 	p.unlock()
 	if a != nil {
 		p.finish(a, e)
@@ -931,12 +935,21 @@ func (p *Pool) nextAtDoorLocked() *Handle {
 	return nil
 }
 
+// quietLocked reports whether nothing is outstanding, and hooks have been told of all
+// that was. A worker that has something to tell still has its slot, and who else has is
+// a helper.
+func (p *Pool) quietLocked() bool {
+	return p.outstandingLocked() == 0 && p.held == len(p.lost) && p.helpers == 0
+}
+
 // drainedLocked tells those who wait for it that nothing is outstanding.
 func (p *Pool) drainedLocked() {
 	p.extra = 0
 	for len(p.crew) > p.slots && p.dismissIdleLocked() {
 	}
-	p.wakeLocked(&p.idlers)
+	if p.quietLocked() {
+		p.wakeLocked(&p.idlers)
+	}
 	if p.closed {
 		p.dismissLocked()
 	}
@@ -947,10 +960,11 @@ func (p *Pool) outstandingLocked() int {
 	return p.count[Queued] + p.count[Delayed] + p.count[Running] + p.count[Parked]
 }
 
-// WaitIdle waits until no task is queued, delayed, parked or running, and
-// returns nil; others may submit the next one at any time. If ctx ends first, it
-// returns ctx's cause. In a task of the pool it returns [ErrInside]; one of
-// another pool gives its slot back meanwhile, see [Handle.Wait].
+// WaitIdle waits until no task is queued, delayed, parked or running and the hooks that
+// were told of the tasks have returned, and returns nil; others may submit the next
+// one at any time. If ctx ends first, it returns ctx's cause. In a task or a hook of the
+// pool it returns [ErrInside]; a task of another pool gives its slot back meanwhile, see
+// [Handle.Wait].
 func (p *Pool) WaitIdle(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
@@ -961,10 +975,10 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 	return p.awaitLocked(&wait{what: awaited{idle: p}, ctx: ctx, task: task})
 }
 
-// inside reports whether the caller is a task or a hook on a goroutine of the
-// pool, or has the context of a task of the pool.
+// inside reports whether the caller is a task or a hook of the pool, or has the context
+// of a task of the pool.
 func (p *Pool) inside(ctx context.Context) bool {
-	if a := attemptFrom(ctx); a != nil && a.pool == p {
+	if a := attemptFrom(ctx); a != nil && a.pool == p || p.tellsHere() {
 		return true
 	}
 	if w := currentWorker(); w != nil && w.pool == p {

@@ -9,7 +9,7 @@ import (
 // Shutdown ends the pool. From the moment it is called no task is accepted,
 // except what running tasks submit with their own context, and a pause is
 // lifted. It waits until all accepted tasks have settled, delayed ones and
-// retries included, and returns nil.
+// retries included, and all hooks have returned, and returns nil.
 //
 // If ctx ends first, waiting tasks are Canceled and the contexts of running ones
 // end, both with [ErrClosed]; those get the hang grace to return and are given
@@ -20,7 +20,7 @@ import (
 // When it has returned, no goroutine of the pool is left but those given up as
 // hung and those whose hooks did not return. Any number of calls get the same
 // answer, and the one with the least patience counts. A call from inside a task
-// of the pool returns [ErrInside] at once and shuts nothing down.
+// or a hook of the pool returns [ErrInside] at once and shuts nothing down.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside

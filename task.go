@@ -218,7 +218,7 @@ var closedChannel = func() <-chan struct{} {
 // it succeeded. If ctx ends first, it returns ctx's cause and the task goes on;
 // a task that has settled is reported even if ctx is over. Everything that the
 // task did happens before Wait returns its error. The hook Finished may still be
-// about to be called then; only Shutdown waits for hooks.
+// about to be called then; [Pool.WaitIdle] and [Pool.Shutdown] wait for hooks.
 //
 // Inside a task, of any pool, Wait gives that task's slot back for as long as it
 // waits, so that tasks may wait for each other to any depth, on one worker too. With
