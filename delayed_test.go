@@ -304,3 +304,100 @@ func TestSubmittersOfDelayedTasksGiveUpWithTheirContext(t *testing.T) {
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
+
+func TestShutdownWaitsForDelayedTasksUnlessToldOtherwise(t *testing.T) {
+	for policy, want := range map[taskpool.DelayedPolicy]time.Duration{taskpool.DelayedWait: time.Hour, taskpool.DelayedCancel: time.Minute} {
+		t.Run(policy.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				events := new(eventLog)
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks())}
+				if policy != taskpool.DelayedWait {
+					opts = append(opts, taskpool.WithDelayedAtShutdown(policy))
+				}
+				p := newPool(t, opts...)
+				away := submit(t, p, in(time.Hour))
+				first := true
+				retried := submit(t, p, taskpool.Task{
+					NotBefore: time.Now().Add(time.Millisecond),
+					Retry:     taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
+					Run: func(context.Context) error {
+						if first {
+							first = false
+							return errFault
+						}
+						return nil
+					}})
+				// One that waits for it, so that both go on.
+				waits := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = away.Wait(ctx); return nil }})
+				time.Sleep(time.Millisecond)
+				synctest.Wait()
+				began := time.Now()
+				down := make(chan error, 1)
+				go func() { down <- p.Shutdown(context.Background()) }()
+				synctest.Wait()
+				canceled := 0
+				if policy == taskpool.DelayedCancel {
+					canceled = 1
+					require.Equal(t, taskpool.Canceled, away.State(), "at once")
+					require.ErrorIs(t, away.Err(), taskpool.ErrClosed)
+					require.Equal(t, taskpool.Succeeded, waits.State())
+				}
+				require.NoError(t, <-down)
+				require.WithinRange(t, time.Now(), began.Add(want-time.Millisecond), began.Add(want))
+				require.Equal(t, taskpool.Succeeded, retried.State(), "what waits for a retry is waited for")
+				s := p.Stats()
+				require.EqualValues(t, canceled, s.Canceled)
+				require.EqualValues(t, 3-canceled, s.Succeeded)
+				requireConserved(t, s)
+				require.Len(t, events.named("Finished"), 3)
+			})
+		})
+	}
+}
+
+func TestShutdownThatCancelsDelayedTasksTakesNoMoreOfThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait),
+			taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
+		gate := make(chan struct{})
+		inside := make(chan error, 1)
+		atDoor := make(chan error, 1)
+		submit(t, p, taskpool.Task{Name: "submits", Run: func(ctx context.Context) error {
+			submit(t, p, in(time.Hour))
+			_, err := p.Submit(ctx, in(time.Hour)) // waits for room
+			atDoor <- err
+			<-gate
+			_, err = p.Submit(ctx, in(time.Hour))
+			inside <- err
+			h, err := p.Submit(ctx, in(0)) // due, so it is part of what was accepted
+			if err != nil {
+				return err
+			}
+			return h.Wait(ctx)
+		}})
+		requireWaits(t, atDoor)
+		down := make(chan error, 1)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		require.ErrorIs(t, requireNow(t, atDoor), taskpool.ErrClosed)
+		close(gate)
+		require.ErrorIs(t, requireNow(t, inside), taskpool.ErrClosed)
+		require.NoError(t, requireNow(t, down))
+		s := p.Stats()
+		require.Equal(t, []uint64{3, 2, 1}, []uint64{s.Submitted, s.Succeeded, s.Canceled})
+	})
+}
+
+func TestDelayedTasksCanceledByShutdownAreNotUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
+		for i := range 100 {
+			submit(t, p, in(time.Hour*time.Duration(1+i%7)))
+		}
+		submit(t, p, taskpool.Task{Name: "runs", Run: untilEnd})
+		synctest.Wait()
+		left := requireShutdownError(t, p.Shutdown(endedContext()))
+		require.Len(t, left, 1)
+		require.Contains(t, left, "runs")
+		require.EqualValues(t, 101, p.Stats().Canceled)
+	})
+}

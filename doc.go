@@ -131,7 +131,8 @@
 //
 // After [Pool.Shutdown] is called a task is refused with [ErrClosed], and what
 // was accepted is finished, including what running tasks submit with their own
-// contexts. If Shutdown's context ends first, the rest is cut off and listed in
+// contexts; [WithDelayedAtShutdown] says whether that goes for what is not due
+// yet. If Shutdown's context ends first, the rest is cut off and listed in
 // a [*ShutdownError], so that it can be saved or submitted elsewhere. To stop
 // softly first and hard later, submit with a context that does not end with the
 // soft signal, and give Shutdown one that ends with the hard one.

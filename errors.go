@@ -17,7 +17,8 @@ import (
 // The errors that callers branch on, with [errors.Is].
 var (
 	// ErrClosed is returned by Submit and Go once Shutdown was called, and
-	// is the error of a task that was cut off when Shutdown's context ended.
+	// is the error of a task that was cut off when Shutdown's context ended,
+	// or canceled by Shutdown as WithDelayedAtShutdown says.
 	ErrClosed = errors.New("taskpool: pool is shut down")
 
 	// ErrFull is returned by Submit and Go when the queue has no room for

@@ -182,6 +182,8 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 	d.peek = d.n(2) == 0
 	if n := len(bytes); n > 0 { // the last byte once more, so that old tapes still mean what they did
 		d.delays = bytes[n-1]%4 == 1
+		c.delayed = choose(&tape{bytes[n-1:]}, taskpool.DelayedWait, taskpool.DelayedCancel, taskpool.DelayedWait)
+		opts = append(opts, taskpool.WithDelayedAtShutdown(c.delayed))
 	}
 	pool, err := taskpool.New(opts...)
 	if !assert.NoError(t, err) {

@@ -64,6 +64,7 @@ type modelConfig struct {
 	maxParked    int
 	quantum      time.Duration
 	grace        time.Duration
+	delayed      taskpool.DelayedPolicy
 }
 
 // A modelTask is one call of Submit or Go.
@@ -491,7 +492,7 @@ func (m *modelPool) submit(t *modelTask) {
 		m.refuse(t, ctxError(a.cause))
 		return
 	}
-	if m.closed && !m.continues(t.parent) {
+	if m.closed && !m.continues(t.parent) || m.tooLate(t) {
 		m.refuse(t, taskpool.ErrClosed)
 		return
 	}
@@ -1210,11 +1211,26 @@ func (m *modelPool) shutdown() {
 	}
 	m.closed, m.paused = true, false
 	for _, t := range m.atDoor() {
-		if !m.continues(t.parent) {
+		if !m.continues(t.parent) || m.tooLate(t) {
 			m.turnAway(t)
 		}
 	}
+	var canceled []*modelTask
+	for _, t := range m.tasks {
+		if t.accepted && t.state == taskpool.Delayed && t.started == 0 && m.tooLate(t) {
+			canceled = append(canceled, t)
+		}
+	}
+	slices.SortFunc(canceled, func(a, b *modelTask) int { return cmp.Compare(a.due, b.due) })
+	for _, t := range canceled {
+		m.settle(t, taskpool.Canceled, taskpool.ErrClosed)
+	}
 	m.restore()
+}
+
+// tooLate reports whether a pool that is closed does not wait for t's time to come.
+func (m *modelPool) tooLate(t *modelTask) bool {
+	return m.closed && m.delayed == taskpool.DelayedCancel && m.later(t)
 }
 
 // cutShort is the end of Shutdown's context.

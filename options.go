@@ -50,6 +50,29 @@ func (o Overflow) String() string {
 	return "Overflow(" + strconv.Itoa(int(o)) + ")"
 }
 
+// DelayedPolicy says what a shutdown does with tasks that have never started and
+// whose NotBefore time has not come.
+type DelayedPolicy int
+
+const (
+	// DelayedWait makes Shutdown wait for them, like for all others.
+	DelayedWait DelayedPolicy = iota
+
+	// DelayedCancel makes Shutdown cancel them.
+	DelayedCancel
+)
+
+// String returns "wait", "cancel" or a number.
+func (d DelayedPolicy) String() string {
+	switch d {
+	case DelayedWait:
+		return "wait"
+	case DelayedCancel:
+		return "cancel"
+	}
+	return "DelayedPolicy(" + strconv.Itoa(int(d)) + ")"
+}
+
 const (
 	defaultFairShare = 16
 	defaultHangGrace = 5 * time.Second
@@ -73,6 +96,7 @@ type config struct {
 	reservedFor  Priority
 	quantum      time.Duration
 	maxParked    int
+	delayed      DelayedPolicy // at Shutdown
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
 
@@ -137,6 +161,8 @@ func (c *config) validate() error {
 		return bad("WithQuantum: d", "be positive", c.quantum)
 	case c.maxParked < 0:
 		return bad("WithMaxParked: n", "not be negative", c.maxParked)
+	case c.delayed < DelayedWait || c.delayed > DelayedCancel:
+		return bad("WithDelayedAtShutdown: policy", "be DelayedWait or DelayedCancel", c.delayed)
 	case c.loggerSet && c.logger == nil:
 		return bad("WithLogger: logger", "not be nil (slog.DiscardHandler makes one that is silent)", "nil")
 	}
@@ -241,6 +267,18 @@ func WithQuantum(d time.Duration) Option {
 // Default: 10,000.
 func WithMaxParked(n int) Option {
 	return optionFunc(func(c *config) { c.maxParked = n })
+}
+
+// WithDelayedAtShutdown sets what [Pool.Shutdown] does with tasks that have never
+// started and whose NotBefore time has not come. With DelayedWait it waits for
+// them, be it for hours. With DelayedCancel they are Canceled with [ErrClosed] at the
+// moment it is called: what is due after that will not be done here, and they are
+// not in the [*ShutdownError], as nobody began them; [Stats] counts them with the
+// canceled ones. From then on Submit refuses such a task with ErrClosed also where a
+// running task calls it. Tasks that wait for a retry are waited for all the same.
+// Default: DelayedWait.
+func WithDelayedAtShutdown(policy DelayedPolicy) Option {
+	return optionFunc(func(c *config) { c.delayed = policy })
 }
 
 // WithHooks adds functions that are called on the events in a task's and a

@@ -385,6 +385,8 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 		switch {
 		case h.canceled != nil:
 			err = errGaveUp
+		case p.tooLateLocked(&h.task):
+			err = ErrClosed
 		case p.closed && !p.continuesLocked(parent):
 			// A member may be the one that adds to its group.
 			if w.ask && !w.identified {

@@ -8,8 +8,9 @@ import (
 
 // Shutdown ends the pool. From the moment it is called no task is accepted,
 // except what running tasks submit with their own context, and a pause is
-// lifted. It waits until all accepted tasks have settled, delayed ones and
-// retries included, and all hooks have returned, and returns nil.
+// lifted. It waits until all accepted tasks have settled, retries included and,
+// unless [WithDelayedAtShutdown] says otherwise, delayed ones, and until all hooks
+// have returned, and returns nil.
 //
 // If ctx ends first, waiting tasks are Canceled and the contexts of running ones
 // end, both with [ErrClosed]; those get the hang grace to return and are given
@@ -53,8 +54,29 @@ func (p *Pool) close() {
 	p.closed, p.paused = true, false
 	p.arrivals.close()
 	p.takeInLocked()
-	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) })
+	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) || p.tooLateLocked(&h.task) })
+	if p.cfg.delayed == DelayedCancel {
+		p.cancelDelayedLocked()
+	}
 	p.restoreLocked()
+}
+
+// tooLateLocked reports whether t is to start so late that the pool, which is
+// closed, does not wait for it.
+func (p *Pool) tooLateLocked(t *Task) bool {
+	return p.closed && p.cfg.delayed == DelayedCancel && t.later()
+}
+
+// cancelDelayedLocked cancels the tasks that have never started and are not due, the
+// first to be due first.
+func (p *Pool) cancelDelayedLocked() {
+	var reports []report
+	for _, h := range p.delayed.all() {
+		if h.attempts == 0 && h.task.later() {
+			p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, ErrClosed, &reports)
+		}
+	}
+	p.reportLocked(reports)
 }
 
 // answer returns what Shutdown returns once the pool has terminated.

@@ -64,8 +64,8 @@ type Task struct {
 
 	// NotBefore is the earliest time at which the task may start. Zero, or a
 	// time in the past: at once. The task is accepted now, so Shutdown waits
-	// for it, and it takes no room from tasks that could run, see
-	// [WithCapacity].
+	// for it or cancels it, see [WithDelayedAtShutdown], and it takes no room
+	// from tasks that could run, see [WithCapacity].
 	NotBefore time.Time
 }
 
