@@ -472,9 +472,9 @@ func TestWorkersAreLabeledInProfiles(t *testing.T) {
 		close(gate)
 		return b.String()
 	}
-	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"1"}`)
+	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"1", "worker_goroutine":"`)
 	require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
-	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"2"}`, "so is its replacement")
+	require.Contains(t, profile(), `labels: {"pool":"labeled", "worker":"2", "worker_goroutine":"`, "so is its replacement")
 }
 
 func TestTracesHaveTasksAndRegions(t *testing.T) {

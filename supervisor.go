@@ -1,11 +1,9 @@
 package taskpool
 
 import (
-	"bytes"
 	"cmp"
 	"container/heap"
 	"math/bits"
-	"runtime"
 	"slices"
 	"time"
 )
@@ -297,7 +295,7 @@ func (p *Pool) setFinalLocked() {
 
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
-	w.ending, w.suspect, w.hung, w.beatDue = false, false, nil, time.Time{}
+	w.ending, w.suspect, w.hung, w.beatDue, w.glimpse = false, false, nil, time.Time{}, nil
 	p.countLocked(w, 0)
 	if w.watchI >= 0 {
 		heap.Remove(&p.watched, w.watchI)
@@ -375,22 +373,56 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 // their stacks, and those whose Run returns, panics or calls Goexit meanwhile have
 // made it in time: they are suspect no more.
 func (p *Pool) giveUpLocked(hung []*worker) {
-	ids := make([]uint64, len(hung))
-	for i, w := range hung {
-		ids[i] = w.goroutine.Load()
+	type target struct {
+		w         *worker
+		goroutine uint64
+		job       uint64
+	}
+	var looked []target // those that hang, and those that may before long
+	var goroutines []uint64
+	add := func(w *worker) {
+		looked = append(looked, target{w, w.goroutine.Load(), w.jobs})
+		goroutines = append(goroutines, w.goroutine.Load())
+	}
+	for _, w := range hung {
+		add(w)
+	}
+	for _, w := range p.watched {
+		if w.ending {
+			add(w)
+		}
 	}
 	p.unlock()
-	stacks := goroutineStacks(ids)
+	now := time.Now()
+	why := "its stack could not be found"
+	var stacks map[uint64][]byte
+	if looks.ask(now) {
+		stacks = look(goroutines)
+		looks.spend(time.Since(now))
+	} else {
+		why = "its stack was not looked for: that may take 1 % of the time, and many tasks hang"
+	}
 	if f := p.cfg.givingUp; f != nil {
 		f()
 	}
 	p.lock()
+	for _, g := range looked {
+		if stack := stacks[g.goroutine]; stack != nil && g.w.ending && g.w.jobs == g.job {
+			g.w.glimpse, g.w.glimpsedAt = stack, now
+		}
+	}
 	var reports []report
 	for i, w := range hung {
 		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
 			continue
 		}
-		v := p.hungLocked(w, stacks[ids[i]])
+		stack := w.glimpse
+		if stack == nil {
+			stack = noStack(goroutines[i], why)
+		} else if w.glimpsedAt != now {
+			stack = earlier(stack, now.Sub(w.glimpsedAt))
+		}
+		v := p.hungLocked(w, stack)
 		a := w.attempt
 		if a != nil && !a.over && a.h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.helpers++
@@ -713,26 +745,4 @@ func (q *watchHeap) Pop() any {
 	*q = shrunk((*q)[:last])
 	w.watchI = -1
 	return w
-}
-
-// maxStackDump bounds the memory for finding hung goroutines among all.
-const maxStackDump = 64 << 20
-
-// goroutineStacks returns the stacks of the goroutines with the given numbers,
-// without those that could not be found. It stops the world for as long as it
-// takes to print the stacks of all goroutines.
-func goroutineStacks(ids []uint64) map[uint64][]byte {
-	buf := make([]byte, 64<<10)
-	n := runtime.Stack(buf, true)
-	for n == len(buf) && n < maxStackDump {
-		buf = make([]byte, 4*len(buf))
-		n = runtime.Stack(buf, true)
-	}
-	found := make(map[uint64][]byte)
-	for dump := range bytes.SplitSeq(buf[:n], []byte("\n\n")) {
-		if id := parseGoroutineID(dump[:min(len(dump), 64)]); slices.Contains(ids, id) {
-			found[id] = bytes.Clone(dump)
-		}
-	}
-	return found
 }

@@ -58,6 +58,6 @@ func (pk *parking) endRegion() {
 // label labels the calling goroutine, that of a worker, in profiles. Goroutines
 // that its tasks start inherit the labels.
 func (w *worker) label() {
-	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(),
-		pprof.Labels("pool", w.pool.cfg.name, "worker", strconv.Itoa(w.id))))
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("pool", w.pool.cfg.name,
+		"worker", strconv.Itoa(w.id), labelGoroutine, strconv.FormatUint(w.goroutine.Load(), 10))))
 }

@@ -70,17 +70,19 @@ type worker struct {
 
 	// What the supervisor watches; see rewatchLocked.
 
-	watch     time.Time     // when it looks after the task; zero: never
-	watchI    int           // index in Pool.watched while watch is set
-	beatDue   time.Time     // when a sign of life is due; zero without a Heartbeat
-	half      bool          // half of the time until then is over
-	counting  int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
-	granted   time.Duration // of rounds.lateness: the rest is still to be granted
-	ending    bool          // the task's context has ended: the hang grace counts
-	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
-	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
-	suspect   bool          // the grace is over: about to be given up
-	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
+	watch      time.Time     // when it looks after the task; zero: never
+	watchI     int           // index in Pool.watched while watch is set
+	beatDue    time.Time     // when a sign of life is due; zero without a Heartbeat
+	half       bool          // half of the time until then is over
+	counting   int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
+	granted    time.Duration // of rounds.lateness: the rest is still to be granted
+	ending     bool          // the task's context has ended: the hang grace counts
+	graceEnd   time.Time     // with ending: when the grace is over; zero while it does not count
+	graceLeft  time.Duration // with ending, while the grace does not count: what is left of it
+	suspect    bool          // the grace is over: about to be given up
+	glimpse    []byte        // with ending: its stack, if it was looked for,
+	glimpsedAt time.Time     // and when
+	hung       *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
 }
 
 // A phase is the next step of a worker. It is set before user code is called
