@@ -79,7 +79,8 @@ var (
 type derivedContext struct {
 	context.Context
 	cancel      context.CancelCauseFunc
-	stopTimeout context.CancelFunc // nil without a Timeout
+	stopTimeout context.CancelFunc  // nil without a Timeout
+	labels      atomic.Pointer[any] // for package runtime/pprof; nil until somebody asks
 }
 
 // attemptFrom returns the attempt that ctx belongs to, nil if none.
@@ -215,6 +216,8 @@ func (a *attempt) Value(key any) any {
 	switch key {
 	case remote.AttemptKey{}, remote.WaiterKey:
 		return a
+	case labelKey:
+		return a.labels()
 	}
 	return a.derive().Value(key)
 }

@@ -154,7 +154,10 @@
 // [Hooks.Around] goes around each attempt. Every panic, hang and final failure is
 // logged at level Error, a retry at Warn and the success of a task given to Submit at
 // Debug, see [WithLogger]. In profiles the goroutines of workers have the labels
-// pool and worker; while an execution trace is recorded, each attempt is a task of
+// pool, worker and worker_goroutine, its number in stack dumps, and Run's context has
+// them beside those of the context given to Submit. What a task or a hook does to the
+// labels ends with it; but of functions given to Go that run one after the other, up to
+// 63 may have those that the one before has left. While an execution trace is recorded, each attempt is a task of
 // package [runtime/trace] with the task's name and a region, and so are functions
 // given to Go, as the region taskpool.func, and the time in which an attempt is
 // parked, as taskpool.parked. What nobody asks for costs nothing: without hooks, a

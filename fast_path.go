@@ -393,7 +393,10 @@ func (w *worker) takeFromRun() bool {
 // runFunctions makes the attempt of w's task, a function, and those of the run. It
 // returns false if the worker has nothing more to do.
 func (w *worker) runFunctions() bool {
-	for more := true; more; more = w.takeFromRun() {
+	for n, more := 1, true; more; n, more = n+1, w.takeFromRun() {
+		if n%labelEvery == 0 {
+			w.relabel()
+		}
 		w.inRun = true
 		if trace.IsEnabled() {
 			traceFunction(w.priority, w.job.f)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,13 +18,14 @@ import (
 type Pool struct {
 	cfg        *config
 	hooks      hookTable
-	epoch      time.Time     // ageing counts from here
-	alarm      chan struct{} // wakes the supervisor; buffered, so that sending never waits
-	terminated chan struct{} // closed when Shutdown has nothing left to wait for
-	direct     bool          // tasks may arrive without mu: neither room nor a hook has to be looked after
-	hooked     bool          // there are hooks around the attempts of functions
-	sampled    bool          // some functions, or all, are timed
-	ageing     bool          // WithAging is given
+	labels     context.Context // has those of its goroutines, but for workers, in profiles
+	epoch      time.Time       // ageing counts from here
+	alarm      chan struct{}   // wakes the supervisor; buffered, so that sending never waits
+	terminated chan struct{}   // closed when Shutdown has nothing left to wait for
+	direct     bool            // tasks may arrive without mu: neither room nor a hook has to be looked after
+	hooked     bool            // there are hooks around the attempts of functions
+	sampled    bool            // some functions, or all, are timed
+	ageing     bool            // WithAging is given
 
 	arrivals arrivals
 
@@ -147,6 +149,7 @@ func newPool(c *config) *Pool {
 	p := &Pool{
 		cfg:        c,
 		hooks:      newHookTable(c.hooks),
+		labels:     newWorkerLabels("pool", c.name).ctx,
 		epoch:      time.Now(),
 		alarm:      make(chan struct{}, 1),
 		terminated: make(chan struct{}),
@@ -788,6 +791,7 @@ func (h *Handle) contextEnded() {
 // helps makes the calling goroutine known to inside, as one that Shutdown waits
 // for. It is called after p.helpers++, and helperDone gets what it returns.
 func (p *Pool) helps() (id uint64) {
+	pprof.SetGoroutineLabels(p.labels) // else it has those of whoever started it, which may be a task
 	id = goroutineID()
 	p.lock()
 	defer p.unlock()

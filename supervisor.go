@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"math/bits"
+	"runtime/pprof"
 	"slices"
 	"time"
 )
@@ -14,6 +15,7 @@ import (
 // wakes no CPU. It calls no user code; what it has to tell is reported from
 // another goroutine.
 func (p *Pool) supervise() {
+	pprof.SetGoroutineLabels(p.labels)
 	timer := time.NewTimer(0)
 	timer.Stop()
 	for {

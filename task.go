@@ -46,6 +46,12 @@ type Task struct {
 	// Run does the work. It is required by Submit, and must be nil where a
 	// function stands beside the Task, as with [Call] and [Map]. Its context ends when the attempt is over, times
 	// out or is canceled; see [Detach] for work that is to outlive it.
+	//
+	// A Run that leaves its thread locked, see [runtime.LockOSThread], leaves it
+	// so for the tasks that come after it on the same goroutine. The pool does not
+	// unlock it: that would hand a thread that Run may have changed for good to the
+	// whole program. A Run that has done so ends with [runtime.Goexit], and the
+	// thread with it. A panic in a goroutine that Run has started ends the process.
 	Run func(ctx context.Context) error
 
 	// Timeout bounds one attempt, from its start. Then the context of the

@@ -55,9 +55,79 @@ func (pk *parking) endRegion() {
 	}
 }
 
+// What a task or a hook does to the labels of its worker's goroutine ends with it: the
+// worker sets its own again before each task, before hooks are told and before it
+// sleeps. That takes a few nanoseconds, too many for functions given to Go that run one
+// after the other, where it does so once in labelEvery. And Run's context has the
+// worker's labels in addition to those of the context given to Submit, so that
+// pprof.Do leaves the goroutine with them. They are made when somebody asks for them,
+// by the key under which package runtime/pprof keeps labels in contexts; that it does
+// not tell, but it asks a context for it.
+
+const labelEvery = 64
+
+// labelKey is that key; nil if package runtime/pprof does not work in that way.
+var labelKey = func() any {
+	var probe keyProbe
+	pprof.WithLabels(&probe, pprof.Labels())
+	return probe.key
+}()
+
+// A keyProbe is a context that takes note of the first key that it is asked for.
+type keyProbe struct {
+	context.Context
+	key any
+}
+
+func (p *keyProbe) Value(key any) any {
+	if p.key == nil {
+		p.key = key
+	}
+	return nil
+}
+
+// workerLabels are the labels of a worker.
+type workerLabels struct {
+	set pprof.LabelSet
+	ctx context.Context // that has them and is asked for nothing else
+}
+
+// A labelContext is a context that is asked for nothing but labels.
+type labelContext struct {
+	context.Context
+	labels any
+}
+
+func (c *labelContext) Value(any) any { return c.labels }
+
+func newWorkerLabels(labels ...string) *workerLabels {
+	l := &workerLabels{set: pprof.Labels(labels...)}
+	l.ctx = pprof.WithLabels(context.Background(), l.set)
+	if labels := l.ctx.Value(labelKey); labels != nil {
+		l.ctx = &labelContext{l.ctx, labels}
+	}
+	return l
+}
+
 // label labels the calling goroutine, that of a worker, in profiles. Goroutines
 // that its tasks start inherit the labels.
 func (w *worker) label() {
-	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("pool", w.pool.cfg.name,
-		"worker", strconv.Itoa(w.id), labelGoroutine, strconv.FormatUint(w.goroutine.Load(), 10))))
+	w.labels.Store(newWorkerLabels("pool", w.pool.cfg.name,
+		"worker", strconv.Itoa(w.id), labelGoroutine, strconv.FormatUint(w.goroutine.Load(), 10)))
+	w.relabel()
+}
+
+// relabel labels it again.
+func (w *worker) relabel() { pprof.SetGoroutineLabels(w.labels.Load().ctx) }
+
+// labels is what the attempt's context holds for package runtime/pprof. It calls
+// methods of the context given to Submit, so no lock may be held.
+func (a *attempt) labels() any {
+	d := a.derive()
+	if l := d.labels.Load(); l != nil {
+		return *l
+	}
+	labels := pprof.WithLabels(d.Context, a.w.labels.Load().set).Value(labelKey)
+	d.labels.Store(&labels)
+	return labels
 }

@@ -25,6 +25,9 @@ type worker struct {
 	// set before that calls user code; 0 until then.
 	goroutine atomic.Uint64
 
+	// labels are those of the goroutine in profiles.
+	labels atomic.Pointer[workerLabels]
+
 	// The fields below belong to the worker's goroutine.
 
 	job         entry // f, or h and its attempt
@@ -349,10 +352,12 @@ func (w *worker) work() {
 	for {
 		switch w.phase {
 		case phaseSleep:
+			w.relabel()
 			if <-w.wake; !w.look() {
 				return
 			}
 		case phaseStart:
+			w.relabel()
 			if w.attempt == nil && !w.pool.hooked && !w.timed {
 				if !w.runFunctions() {
 					return
@@ -388,6 +393,7 @@ func (w *worker) work() {
 				return
 			}
 		case phaseReport:
+			w.relabel()
 			w.deliver()
 			w.phase = phaseTake
 		case phaseTake:
@@ -469,6 +475,7 @@ func (w *worker) start() {
 			w.reports[i].start = true
 		}
 		w.deliver()
+		w.relabel()
 	}
 }
 
