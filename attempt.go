@@ -42,6 +42,10 @@ type attempt struct {
 	// its slot. Protected by pool.mu.
 	excused bool
 
+	// asked is set if signalStall was, at the supervisor's last look whether anything
+	// moves. Protected by pool.mu.
+	asked bool
+
 	// beatDue is closed when a sign of life is due; nil while nobody waits for
 	// that. Protected by pool.mu.
 	beatDue chan struct{}

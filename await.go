@@ -135,7 +135,7 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 			continue
 		}
 		if pk := p.parkHereLocked(w.task); pk != nil {
-			pk.waits = w.what
+			p.waitsLocked(pk, w.what)
 			on := w.what.waiters()
 			on.parked = append(on.parked, pk)
 			p.restoreLocked()
@@ -207,10 +207,16 @@ func (a *attempt) park(what awaited) *parking {
 	defer p.unlock()
 	pk := p.parkLocked(a)
 	if pk != nil {
-		pk.waits = what
+		p.waitsLocked(pk, what)
 		p.restoreLocked()
 	}
 	return pk
+}
+
+// waitsLocked takes note of what an attempt waits for.
+func (p *Pool) waitsLocked(pk *parking, what awaited) {
+	pk.waits = what
+	p.watchStallLocked()
 }
 
 // wait waits until the attempt has a slot again, asking for one when a context ends w.

@@ -125,6 +125,12 @@
 // Nothing can be done in this process about os.Exit and fatal errors of the
 // runtime, such as concurrent writes to a map.
 //
+// A pool may also stand still although nothing is wrong with it: tasks wait for each
+// other, or all slots are held by tasks that wait for what only a queued one could
+// bring about. When nothing has moved for one to two hang graces while something
+// waits, the log says so once, at Warn, with the tasks' names, and [Pool.Health] and
+// [Stats] say it for as long as it lasts, see [ErrStalled].
+//
 // An idle pool uses no CPU. There is no polling and no ticker in this package.
 //
 // # Shutdown

@@ -36,6 +36,13 @@ var (
 	// ErrHung is what every [HungError] is.
 	ErrHung = errors.New("taskpool: task hung")
 
+	// ErrStalled is returned by Health while a pool stands still, for one to two hang
+	// graces at least: all slots are held, and nothing has started, ended, resumed or
+	// come to a safe point (Yield or Beat) while tasks or submitters wait, which tasks
+	// that just take long without a safe point look like too; or tasks wait for each
+	// other in a circle.
+	ErrStalled = errors.New("taskpool: pool stands still")
+
 	// ErrGoexit is the error of a task that called [runtime.Goexit], as
 	// testing.T.FailNow does.
 	ErrGoexit = errors.New("taskpool: task called runtime.Goexit")

@@ -41,6 +41,7 @@ type arrivals struct {
 	scout     *worker // to be woken by the next arrival; nil if nobody is
 	closed    bool    // Shutdown was called
 	detour    bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	watch     bool    // the next arrival has the supervisor look whether the pool stands still
 	latest    int64   // with ageing: the order of the last arrival
 	courtesy  courtesy
 
@@ -124,6 +125,10 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	} else {
 		if p.hooks.timed && last+1 < maxTimed {
 			in.began[last+1] = p.cameAt(e)
+		}
+		if in.watch {
+			in.watch = false
+			p.alarmLocked() // which needs no lock
 		}
 		in.stretches = append(in.stretches, stretch{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))

@@ -938,6 +938,10 @@ func (d *trial) census() census {
 	if ended > s.Attempts || started != s.Attempts {
 		return census{health: fmt.Sprintf("attempts do not add up: %+v", s)}
 	}
+	health := d.pool.Health()
+	if errors.Is(health, taskpool.ErrStalled) { // the model knows nothing of that
+		health = nil
+	}
 	var waiting []string
 	for _, w := range s.Waiting {
 		waiting = append(waiting, fmt.Sprint(w.Priority, w.Queued))
@@ -947,7 +951,7 @@ func (d *trial) census() census {
 		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
 		slots: s.Slots, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
 		abandoned: s.Abandoned, lost: s.Lost, blocked: s.Blocked, paused: s.Paused, closed: s.Closed,
-		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(d.pool.Health()),
+		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(health),
 	}
 }
 

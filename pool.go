@@ -95,6 +95,7 @@ type Pool struct {
 	scout  *worker   // asleep too, to be woken by the next arrival; nil: none is, or nobody has noticed yet that it was woken
 	coming int       // how many were woken, or hired, and have not looked yet
 
+	stall     stallWatch
 	dead      []*worker // to be replaced by the supervisor
 	watched   watchHeap // workers whose task must end in time
 	lost      []*worker // given up with their slot, as too many are abandoned
@@ -437,6 +438,7 @@ func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
 	} else {
 		p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 	}
+	p.watchFullLocked()
 	defer func() { // also if h's context panics
 		if h.id == 0 {
 			p.leaveDoorLocked(h)
@@ -562,7 +564,9 @@ func (p *Pool) restrictedLocked() bool {
 // holdSlotLocked gives w a slot for its task.
 func (p *Pool) holdSlotLocked(w *worker) {
 	w.holds = true
-	p.held++
+	if p.held++; p.held == p.slots {
+		p.watchFullLocked()
+	}
 	p.engageLocked(+1)
 	if p.lessUrgent(w.priority) {
 		p.heldLess++
@@ -655,6 +659,7 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	l := p.queue.lane(laneKey{pr, false})
 	p.queue.pushLane(l, e)
 	p.count[Queued]++
+	p.watchFullLocked()
 	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.ageing {
 		p.addMarkLocked(e.order, p.cameAt(e)) // as markArrivalsLocked does
 	}

@@ -35,6 +35,7 @@ type parking struct {
 
 	waits awaited // what for; zero in Yield and Block
 	asked bool    // for a slot
+	seen  bool    // by lookForStallLocked
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool
@@ -45,6 +46,7 @@ const (
 	signalBegun uint32 = 1 << iota // Run is about to be called, or was; see attempt.begin
 	signalEnded                    // the context has ended, or the attempt is over
 	signalBeat                     // the supervisor waits for a sign of life
+	signalStall                    // it looks whether anything moves
 )
 
 // Yield is a safe point: it lets more urgent work run first. If a strictly more
@@ -188,8 +190,8 @@ func Beat(ctx context.Context) {
 	}
 	if a = attemptFrom(ctx); a == nil {
 		remote.Beat(ctx)
-	} else if a.signal.Load()&signalBeat != 0 {
-		a.signal.And(^signalBeat)
+	} else if a.signal.Load()&(signalBeat|signalStall) != 0 {
+		a.signal.And(^(signalBeat | signalStall))
 	}
 }
 
@@ -327,6 +329,7 @@ func (p *Pool) hurryLocked(a *attempt) {
 func (p *Pool) unparkLocked(pk *parking) {
 	a := pk.a
 	p.goneLocked(pk)
+	p.total.resumes++
 	a.h.state = Running
 	p.count[Parked]--
 	p.count[Running]++

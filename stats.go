@@ -46,17 +46,18 @@ type Stats struct {
 
 	// Levels.
 
-	Capacity  int // tasks that may wait, as set by WithCapacity; -1: any number
-	Slots     int // tasks that may run at once, as set by WithWorkers and Resize
-	Workers   int // live workers: as many as slots, and more while tasks are parked
-	Idle      int // of these, workers without a task
-	Queued    int // tasks that wait for a worker
-	Delayed   int // tasks that wait for their time
-	Running   int // tasks with an attempt under way
-	Parked    int // tasks that have given their slot back
-	Abandoned int // goroutines given up as hung that still run
-	Lost      int // slots held by hung tasks beyond WithMaxAbandoned
-	Blocked   int // calls of Submit that wait for room
+	Capacity  int  // tasks that may wait, as set by WithCapacity; -1: any number
+	Slots     int  // tasks that may run at once, as set by WithWorkers and Resize
+	Workers   int  // live workers: as many as slots, and more while tasks are parked
+	Idle      int  // of these, workers without a task
+	Queued    int  // tasks that wait for a worker
+	Delayed   int  // tasks that wait for their time
+	Running   int  // tasks with an attempt under way
+	Parked    int  // tasks that have given their slot back
+	Abandoned int  // goroutines given up as hung that still run
+	Lost      int  // slots held by hung tasks beyond WithMaxAbandoned
+	Blocked   int  // calls of Submit that wait for room
+	Stalled   bool // nothing moves, or tasks wait for each other, see ErrStalled
 	Paused    bool
 	Closed    bool // Shutdown was called
 
@@ -89,7 +90,7 @@ type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
 	attempts, withdrawn               uint64 // tasks given to workers, and those of them of which no attempt began
-	retries, parks                    uint64
+	retries, parks, resumes           uint64
 	errors, timeouts, interrupted     uint64
 	panics, goexits, hangs            uint64
 
@@ -199,6 +200,7 @@ func (p *Pool) Stats() Stats {
 		Abandoned: len(p.abandoned),
 		Lost:      len(p.lost),
 		Blocked:   p.door.n + p.doorDelayed.Len(),
+		Stalled:   p.stalledLocked() != nil,
 		Paused:    p.paused,
 		Closed:    p.closed,
 	}
@@ -619,9 +621,10 @@ func (p *Pool) goroutineOf(number int) uint64 {
 	return 0
 }
 
-// Health returns nil if the pool accepts tasks and has all its slots. Otherwise
-// it returns [ErrClosed], or an error that says how many slots are lost to hung
-// tasks because WithMaxAbandoned goroutines were given up already.
+// Health returns nil if the pool accepts tasks, has all its slots, and something moves
+// where something waits. Otherwise it returns [ErrClosed], an error that is [ErrHung] and
+// says how many slots are lost to hung tasks because WithMaxAbandoned goroutines were
+// given up already, or one that is [ErrStalled].
 func (p *Pool) Health() error {
 	p.lock()
 	defer p.unlock()
@@ -632,5 +635,5 @@ func (p *Pool) Health() error {
 		return fmt.Errorf("%w: %d of %d slots lost, with %d hung goroutines abandoned already",
 			ErrHung, len(p.lost), p.slots, len(p.abandoned))
 	}
-	return nil
+	return p.stalledLocked()
 }

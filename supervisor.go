@@ -19,10 +19,13 @@ func (p *Pool) supervise() {
 	timer := time.NewTimer(0)
 	timer.Stop()
 	for {
-		next, over := p.supervisorTurn()
+		next, circle, over := p.supervisorTurn()
 		if over {
 			close(p.terminated)
 			return
+		}
+		if circle {
+			p.lookForCircle()
 		}
 		if next.IsZero() {
 			<-p.alarm
@@ -37,7 +40,7 @@ func (p *Pool) supervise() {
 	}
 }
 
-// alarmLocked has the supervisor take a turn.
+// alarmLocked has the supervisor take a turn. It may be called without the lock.
 func (p *Pool) alarmLocked() {
 	select {
 	case p.alarm <- struct{}{}:
@@ -54,8 +57,9 @@ func (p *Pool) alarmAtLocked(t time.Time) {
 }
 
 // supervisorTurn does what is due. It returns when the next turn is, zero if
-// that is not known yet, and whether there will be none.
-func (p *Pool) supervisorTurn() (next time.Time, over bool) {
+// that is not known yet, whether tasks may wait for each other in a circle, and whether
+// there will be no turn any more.
+func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.lock()
 	defer p.unlock()
 	replaced := 0
@@ -98,6 +102,15 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 		p.restoreLocked()
 	}
 
+	if p.stall.arrival {
+		p.arrivedLocked()
+	}
+	if !p.stall.next.IsZero() {
+		if now := time.Now(); !now.Before(p.stall.next) {
+			circle = p.lookForStallLocked(now)
+		}
+	}
+
 	p.nextTurn = time.Time{}
 	due := func(t time.Time) {
 		if p.nextTurn.IsZero() || t.Before(p.nextTurn) {
@@ -119,7 +132,10 @@ func (p *Pool) supervisorTurn() (next time.Time, over bool) {
 	if p.rounds.long > 0 {
 		due(p.rounds.next)
 	}
-	return p.nextTurn, p.over
+	if !p.stall.next.IsZero() && !p.over {
+		due(p.stall.next)
+	}
+	return p.nextTurn, circle, p.over
 }
 
 // replaceLocked starts a new goroutine where one died. It goes on with what the

@@ -1,0 +1,421 @@
+package taskpool
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A pool can stand still although nothing in it is broken: its tasks wait for each other
+// in a circle, or all slots are held by tasks that wait for what only a queued task could
+// bring about, on a channel of their own. Nobody can end that for them, but it is told:
+// once in the log, and by Health and Stats for as long as it lasts.
+//
+//   - All slots are held, something waits, and for a hang grace nothing has moved: no
+//     attempt has started, resumed, been parked or ended, and no task has called Yield or
+//     Beat. Long tasks without a safe point look just the same.
+//   - Attempts are parked for a hang grace, and each waits for what only others of them
+//     could bring about, in this pool or another.
+//
+// The supervisor looks for both. Its timer is set when something waits while all slots are
+// held, or when a task begins to wait, and again after each look as long as that may be
+// a stall, so that it costs a look at the clock each grace and nothing a task. What it
+// finds has lasted for one to two graces.
+
+// A stallWatch is what a pool knows of its standing still. Protected by pool.mu.
+type stallWatch struct {
+	next    time.Time  // when the supervisor looks; zero: there is nothing to look after
+	arrival bool       // with next zero: the next task to arrive has it look, see arrivals.watch
+	moves   uint64     // movesLocked at the last look
+	waited  bool       // at the last look all slots were held and something waited
+	stalled bool       // and since then nothing moved
+	circle  []*parking // attempts found to wait for each other
+}
+
+// watchStallLocked has the supervisor look in a grace whether the pool stands still.
+func (p *Pool) watchStallLocked() {
+	if s := &p.stall; s.next.IsZero() {
+		s.next, s.waited = time.Now().Add(p.cfg.hangGrace), false
+		p.alarmAtLocked(s.next)
+	}
+}
+
+// watchFullLocked is called when the last slot was taken, or something waits while none is
+// free. If nothing waits yet, the next task to arrive has the supervisor look.
+func (p *Pool) watchFullLocked() {
+	s := &p.stall
+	switch {
+	case !s.next.IsZero() || p.held < p.slots:
+	case p.queue.n > 0 || p.door.n > 0:
+		p.watchStallLocked()
+	case !s.arrival:
+		in := &p.arrivals
+		lockSoon(&in.mu)
+		arrived := in.n > 0
+		s.arrival, in.watch = !arrived, !arrived
+		in.mu.Unlock()
+		if arrived {
+			p.watchStallLocked()
+		}
+	}
+}
+
+// arrivedLocked takes note that a task has arrived that was to have the supervisor look.
+func (p *Pool) arrivedLocked() {
+	in := &p.arrivals
+	lockSoon(&in.mu)
+	fired := p.stall.arrival && !in.watch
+	in.mu.Unlock()
+	if fired {
+		p.stall.arrival = false
+		p.watchStallLocked()
+	}
+}
+
+// movesLocked returns a number that changes whenever something moves.
+func (p *Pool) movesLocked() uint64 {
+	t := &p.total
+	return t.attempts + t.parks + t.resumes + t.succeeded + t.failed + t.canceled + t.shed + t.retries
+}
+
+// stillLocked reports whether all slots are held while something waits for one, or for
+// room.
+func (p *Pool) stillLocked() bool {
+	return p.held >= p.slots && !p.paused && p.cut == nil && (p.queue.n > 0 || p.door.n > 0)
+}
+
+// safePointLocked reports whether a task has come to a safe point since askLocked.
+func (p *Pool) safePointLocked() bool {
+	for _, w := range p.crew {
+		if a := w.attempt; w.busy && a != nil && a.asked && a.signal.Load()&signalStall == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// lookForStallLocked is the supervisor's look, which is due at now. It reports whether
+// there may be a circle, which is to be looked for without the lock.
+func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
+	s := &p.stall
+	late := now.Sub(s.next) > p.cfg.hangGrace/4 // then tasks had no time to move either
+	moved := s.moves != p.movesLocked() || p.safePointLocked()
+	still := p.stillLocked()
+	if was := s.stalled; still && s.waited && !moved && !late {
+		if s.stalled = true; !was {
+			p.reportLocked(p.stallReportLocked(now))
+		}
+	} else if moved || !still {
+		s.stalled = false
+	}
+	s.moves, s.waited = p.movesLocked(), still
+	waiting := false
+	for _, w := range p.crew {
+		a := w.attempt
+		if a == nil || !w.busy {
+			continue
+		}
+		a.asked = a.parking == nil
+		if a.asked {
+			a.signal.Or(signalStall)
+		} else if pk := a.parking; pk.waits != (awaited{}) && !pk.asked {
+			circle = circle || pk.seen && !late
+			waiting = waiting || !pk.seen || late // else no circle can come about without another wait
+			pk.seen = true
+		}
+	}
+	s.circle = slices.DeleteFunc(s.circle, func(pk *parking) bool { return !pk.waitingLocked() })
+	s.next = time.Time{}
+	if still || waiting {
+		s.next = now.Add(p.cfg.hangGrace)
+	} else {
+		p.watchFullLocked()
+	}
+	return circle
+}
+
+// waitingLocked reports whether the attempt still waits, and has not yet got what for.
+func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.asked }
+
+// stalledLocked returns what Health says of a pool that stands still, nil if it does not.
+func (p *Pool) stalledLocked() error {
+	s := &p.stall
+	if s.stalled && p.stillLocked() && s.moves == p.movesLocked() && !p.safePointLocked() {
+		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
+			ErrStalled, p.slots, p.cfg.hangGrace, p.count[Queued], p.door.n)
+	}
+	for _, pk := range s.circle {
+		if pk.waitingLocked() {
+			return fmt.Errorf("%w: %d tasks wait for each other", ErrStalled, len(s.circle))
+		}
+	}
+	return nil
+}
+
+// maxNamed is how many tasks a record in the log names.
+const maxNamed = 10
+
+// stallReportLocked returns the report that the pool stands still.
+func (p *Pool) stallReportLocked(now time.Time) []report {
+	var tasks []string
+	more := 0
+	for _, w := range p.crew {
+		if !w.busy || !w.holds {
+			continue
+		}
+		if len(tasks) == maxNamed {
+			more++
+			continue
+		}
+		info, since := w.infoLocked(), w.sinceLocked(now)
+		tasks = append(tasks, fmt.Sprintf("%s for %v", describeTask(info), now.Sub(since)))
+	}
+	attrs := []slog.Attr{slog.Int("slots", p.slots), slog.Int("queued", p.count[Queued]),
+		slog.Int("submitters_waiting", p.door.n), slog.Int("parked", p.count[Parked]), slog.Any("running", tasks)}
+	if more > 0 {
+		attrs = append(attrs, slog.Int("running_more", more))
+	}
+	return []report{{call: func() {
+		p.log(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
+	}}}
+}
+
+// describeTask names a task in a sentence.
+func describeTask(t TaskInfo) string {
+	if t.ID == 0 {
+		return t.Priority.String() + " function of worker " + strconv.Itoa(t.Worker)
+	}
+	if t.Name == "" {
+		return "task " + strconv.FormatUint(t.ID, 10)
+	}
+	return fmt.Sprintf("task %d %q", t.ID, t.Name)
+}
+
+// circles guards the search for circles, so that one of several pools tells of a circle
+// through all of them.
+var circles sync.Mutex
+
+// A waitNode is an attempt that is parked and waits.
+type waitNode struct {
+	pk    *parking
+	waits awaited
+	info  TaskInfo
+	free  bool // what it waits for may come about
+}
+
+// waitGraph is the attempts that wait, of all pools that some of them wait for.
+type waitGraph struct {
+	nodes   []*waitNode
+	byTask  map[*Handle]*waitNode
+	members map[*Group][]*waitNode // members of groups
+	byPool  map[*Pool][]*waitNode
+	sizes   map[*Group]int // how many members of a group have not settled
+}
+
+// lookForCircle looks for tasks that wait for each other, tells of those that are new, and
+// notes them in their pools. No lock may be held.
+//
+// Where a task waits for another, or for all members of a group, or for an idle pool, it
+// is stuck if that other task, any member or any task is; where it waits for the limit of
+// a group, if all members are. All others are free, which is found out from the free ones
+// on. The pools are looked at one after the other. That is no harm: who is stuck stays so,
+// and in the end those found are looked up once more, so that there was a moment at which
+// all of them waited.
+func (p *Pool) lookForCircle() {
+	circles.Lock()
+	defer circles.Unlock()
+	g := p.waitGraph()
+	g.release()
+	stuck := make(map[*Pool][]*waitNode)
+	for _, n := range g.nodes {
+		if !n.free {
+			q := n.pk.a.pool
+			stuck[q] = append(stuck[q], n)
+		}
+	}
+	for q, nodes := range stuck {
+		if !q.stillWait(nodes) {
+			return // something has changed; the next look will find what remains
+		}
+	}
+	var told []string
+	more, fresh := 0, false
+	for q, nodes := range stuck {
+		fresh = q.noteCircle(nodes) || fresh
+		for _, n := range nodes {
+			if len(told) == maxNamed {
+				more++
+				continue
+			}
+			told = append(told, describeTask(n.info)+" waits for "+n.target())
+		}
+	}
+	if !fresh {
+		return
+	}
+	slices.Sort(told)
+	attrs := []slog.Attr{slog.Any("tasks", told)}
+	if more > 0 {
+		attrs = append(attrs, slog.Int("tasks_more", more))
+	}
+	p.lock()
+	defer p.unlock()
+	p.reportLocked([]report{{call: func() {
+		p.log(slog.LevelWarn, "taskpool: tasks wait for each other", attrs...)
+	}}})
+}
+
+// waitGraph collects the attempts that wait in p, and in the pools that these wait for.
+func (p *Pool) waitGraph() *waitGraph {
+	g := &waitGraph{byTask: make(map[*Handle]*waitNode), members: make(map[*Group][]*waitNode),
+		byPool: make(map[*Pool][]*waitNode), sizes: make(map[*Group]int)}
+	pools, seen := []*Pool{p}, map[*Pool]bool{p: true}
+	for len(pools) > 0 {
+		q := pools[0]
+		pools = pools[1:]
+		from := len(g.nodes)
+		g.collect(q)
+		for _, n := range g.nodes[from:] {
+			if t := n.waits.pool(); t != nil && !seen[t] {
+				seen[t] = true
+				pools = append(pools, t)
+			}
+		}
+	}
+	return g
+}
+
+// pool returns the pool of what is waited for.
+func (a *awaited) pool() *Pool {
+	switch {
+	case a.settled != nil:
+		return a.settled.pool
+	case a.room != nil:
+		return a.room.pool
+	case a.members != nil:
+		return a.members.p
+	case a.limit != nil:
+		return a.limit.p
+	default:
+		return a.idle
+	}
+}
+
+// collect adds the attempts that wait in p.
+func (g *waitGraph) collect(p *Pool) {
+	p.lock()
+	defer p.unlock()
+	for _, w := range p.crew {
+		a := w.attempt
+		if !w.busy || a == nil || a.parking == nil || !a.parking.waitingLocked() || a.parking.waits == (awaited{}) {
+			continue
+		}
+		n := &waitNode{pk: a.parking, waits: a.parking.waits, info: a.infoLocked()}
+		g.nodes = append(g.nodes, n)
+		g.byTask[a.h] = n
+		g.byPool[p] = append(g.byPool[p], n)
+		if group := a.h.work.group; group != nil {
+			g.members[group] = append(g.members[group], n)
+			g.sizes[group] = group.members
+		}
+	}
+}
+
+// release finds out who is free.
+func (g *waitGraph) release() {
+	waiting := make(map[*waitNode][]*waitNode) // those who wait for a node among others
+	for _, n := range g.nodes {
+		for _, on := range g.targets(n) {
+			waiting[on] = append(waiting[on], n)
+		}
+	}
+	again := slices.Clone(g.nodes)
+	for len(again) > 0 {
+		n := again[len(again)-1]
+		again = again[:len(again)-1]
+		if !n.free && g.isFree(n) {
+			n.free = true
+			again = append(again, waiting[n]...)
+		}
+	}
+}
+
+// targets returns those on whom it depends whether n is free.
+func (g *waitGraph) targets(n *waitNode) []*waitNode {
+	switch w := &n.waits; {
+	case w.settled != nil:
+		if on := g.byTask[w.settled]; on != nil {
+			return []*waitNode{on}
+		}
+		return nil
+	case w.members != nil:
+		return g.members[w.members]
+	case w.limit != nil:
+		return g.members[w.limit]
+	case w.idle != nil:
+		return g.byPool[w.idle]
+	}
+	return nil
+}
+
+// isFree reports whether what n waits for may come about, as far as it is known now who is
+// free.
+func (g *waitGraph) isFree(n *waitNode) bool {
+	stuck := 0
+	for _, on := range g.targets(n) {
+		if !on.free {
+			stuck++
+		}
+	}
+	if n.waits.limit != nil {
+		return stuck < max(g.sizes[n.waits.limit], 1)
+	}
+	return stuck == 0
+}
+
+// stillWait reports whether all of nodes, which are attempts of p, wait as they did.
+func (p *Pool) stillWait(nodes []*waitNode) bool {
+	p.lock()
+	defer p.unlock()
+	for _, n := range nodes {
+		if !n.pk.waitingLocked() {
+			return false
+		}
+	}
+	return true
+}
+
+// noteCircle takes note that nodes are attempts of p that wait for each other, and reports
+// whether any was not known to.
+func (p *Pool) noteCircle(nodes []*waitNode) (fresh bool) {
+	p.lock()
+	defer p.unlock()
+	for _, n := range nodes {
+		if !slices.Contains(p.stall.circle, n.pk) {
+			p.stall.circle = append(p.stall.circle, n.pk)
+			fresh = true
+		}
+	}
+	return fresh
+}
+
+// target says in words what n waits for.
+func (n *waitNode) target() string {
+	switch w := &n.waits; {
+	case w.settled != nil:
+		h := w.settled
+		h.pool.lock()
+		defer h.pool.unlock()
+		return describeTask(h.infoLocked())
+	case w.members != nil:
+		return "the members of a group"
+	case w.limit != nil:
+		return "the limit of a group"
+	case w.idle != nil:
+		return "an idle pool"
+	}
+	return "room"
+}
