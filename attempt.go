@@ -74,6 +74,7 @@ const (
 
 var (
 	timedOut = &ending{cause: ErrTimeout, kind: endTimeout}
+	workOver = &ending{cause: ErrTimeout, kind: endTimeout} // by its WorkTimeout
 	silent   = &ending{cause: ErrHung, kind: endSilent}
 	returned = &ending{cause: errReturned, kind: endReturned}
 	cutOff   = &ending{cause: ErrClosed, kind: endCanceled}
@@ -135,7 +136,7 @@ func (d *derivedContext) finish(cause error) {
 func (a *attempt) finish(e *ending) {
 	a.noteEnd(e)
 	if d := a.derived.Load(); d != nil {
-		d.finish(e.cause)
+		d.finish(a.end.Load().cause)
 	}
 }
 

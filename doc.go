@@ -110,7 +110,7 @@
 // A panic and a call of [runtime.Goexit] end the worker's goroutine. The
 // supervisor, one goroutine for each pool, puts a new one in its place, and the
 // task's error is a [*PanicError] or [ErrGoexit]. The supervisor also watches
-// tasks whose context has ended, by their Timeout or otherwise: one that has not
+// tasks whose context has ended, by one of their timeouts or otherwise: one that has not
 // returned within the hang grace is given up. Its error is a [*HungError], and a
 // new worker takes the slot, so that the pool has its full capacity while the
 // goroutine that cannot be stopped goes on. At most [WithMaxAbandoned] are given

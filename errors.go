@@ -29,8 +29,8 @@ var (
 	// make room for a more urgent one. It is an ErrFull.
 	ErrShed error = &kindError{"taskpool: task shed for a more urgent one", ErrFull}
 
-	// ErrTimeout ends the context of an attempt that ran longer than its
-	// task's Timeout. It is a [context.DeadlineExceeded] too.
+	// ErrTimeout ends the context of an attempt that took longer than its
+	// task's Timeout or WorkTimeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout error = &kindError{"taskpool: attempt timed out", context.DeadlineExceeded}
 
 	// ErrHung is what every [HungError] is.

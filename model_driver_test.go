@@ -122,6 +122,7 @@ type trial struct {
 	failure   string // the first difference
 	undefined bool   // the documentation does not say what comes next
 	peek      bool   // look at contexts after each step, which makes the lazy part of them
+	works     bool   // timeouts are such of the work alone, some beside a longer one
 	delays    bool   // most tasks have a time before which they do not start
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
@@ -182,6 +183,7 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 	d.peek = d.n(2) == 0
 	if n := len(bytes); n > 0 { // the last byte once more, so that old tapes still mean what they did
 		d.delays = bytes[n-1]%4 == 1
+		d.works = bytes[n-1]%5 > 2
 		c.delayed = choose(&tape{bytes[n-1:]}, taskpool.DelayedWait, taskpool.DelayedCancel, taskpool.DelayedWait)
 		opts = append(opts, taskpool.WithDelayedAtShutdown(c.delayed))
 	}
@@ -406,6 +408,13 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 	if d.n(4) == 0 {
 		t.timeout = d.unique(choose(d.tape, 50*time.Millisecond, time.Second))
 	}
+	if d.works && t.timeout > 0 {
+		if t.workTimeout = t.timeout; t.n%3 == 0 {
+			t.timeout += d.unique(time.Second)
+		} else {
+			t.timeout = 0
+		}
+	}
 	if d.n(6) == 0 {
 		t.heartbeat = d.unique(choose(d.tape, 20*time.Millisecond, time.Second))
 	}
@@ -470,8 +479,8 @@ func (d *trial) submit(parent *modelAttempt) {
 	if parent != nil {
 		by = fmt.Sprintf(" in #%d.%d (with its end: %v, as its own: %v)", parent.t.n, parent.number, t.ctxOf != nil, t.parent != nil)
 	}
-	what := fmt.Sprintf("submit #%d%s: %v timeout=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
-		t.n, by, t.priority, t.timeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
+	what := fmt.Sprintf("submit #%d%s: %v timeout=%v work=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
+		t.n, by, t.priority, t.timeout, t.workTimeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
 	do := func(ctx context.Context) {
 		h, err := d.pool.Submit(own(ctx), d.real(t))
 		if err == nil {
@@ -492,7 +501,7 @@ func (d *trial) submit(parent *modelAttempt) {
 
 // real returns the task that t is the model of.
 func (d *trial) real(t *modelTask) taskpool.Task {
-	task := taskpool.Task{Name: t.name(), Priority: t.priority, Timeout: t.timeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
+	task := taskpool.Task{Name: t.name(), Priority: t.priority, Timeout: t.timeout, WorkTimeout: t.workTimeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
 	if t.notBefore > 0 {
 		task.NotBefore = d.start.Add(t.notBefore)
 	}

@@ -73,6 +73,7 @@ type modelTask struct {
 	isGo        bool
 	priority    taskpool.Priority
 	timeout     time.Duration
+	workTimeout time.Duration
 	heartbeat   time.Duration
 	most        int // attempts
 	backoff     time.Duration
@@ -126,6 +127,8 @@ type modelAttempt struct {
 	reason endReason
 
 	deadline  time.Duration // 0: none
+	workLeft  time.Duration // with a WorkTimeout: what was left of it,
+	workFrom  time.Duration // at this time, since when it has counted; -1: it does not count now
 	beatDue   time.Duration
 	beatOwed  bool
 	ending    bool          // the grace counts down,
@@ -609,6 +612,7 @@ func (m *modelPool) start(t *modelTask) {
 	if t.timeout > 0 {
 		a.deadline = m.now + t.timeout
 	}
+	a.workLeft, a.workFrom = t.workTimeout, m.now
 	m.expectBeat(a)
 	m.note("start #%d.%d", t.n, a.number)
 }
@@ -1101,13 +1105,20 @@ func (m *modelPool) expectBeat(a *modelAttempt) {
 	}
 }
 
-// watchGrace stops or starts the count of the grace: it counts while the task
-// has a slot or works in Block.
+// watchGrace stops or starts the count of the WorkTimeout and of the grace: they
+// count while the task has a slot or works in Block.
 func (m *modelPool) watchGrace(a *modelAttempt) {
+	counts := !a.parked || a.working
+	switch {
+	case counts && a.workFrom < 0:
+		a.workFrom = m.now
+	case !counts && a.workFrom >= 0:
+		a.workLeft -= m.now - a.workFrom
+		a.workFrom = -1
+	}
 	if !a.ending {
 		return
 	}
-	counts := !a.parked || a.working
 	switch {
 	case counts && a.graceFrom < 0:
 		a.graceFrom = m.now
@@ -1171,6 +1182,9 @@ func (m *modelPool) events() (next []event) {
 		default:
 			if a.deadline > 0 {
 				add(a.deadline, fmt.Sprintf("#%d.%d times out", a.t.n, a.number), func() { m.end(a, taskpool.ErrTimeout, endedTimeout) })
+			}
+			if a.t.workTimeout > 0 && a.workFrom >= 0 {
+				add(a.workFrom+a.workLeft, fmt.Sprintf("#%d.%d has worked too long", a.t.n, a.number), func() { m.end(a, errWorked, endedTimeout) })
 			}
 			if a.t.heartbeat > 0 && !a.parked && !a.excused {
 				add(a.beatDue, fmt.Sprintf("#%d.%d is to beat", a.t.n, a.number), func() {
@@ -1307,11 +1321,14 @@ var (
 	errLasting  = errors.New("the task's lasting error")
 	errOfPanic  = errors.New("the task's panic")
 	errOfCaller = errors.New("the canceler's cause")
+
+	// errWorked is the ErrTimeout of a WorkTimeout, which is no deadline.
+	errWorked = fmt.Errorf("%w", taskpool.ErrTimeout)
 )
 
 // ctxError is the error of a Submit whose context has ended.
 func ctxError(cause error) error {
-	if errors.Is(cause, context.DeadlineExceeded) {
+	if errors.Is(cause, context.DeadlineExceeded) && !errors.Is(cause, errWorked) {
 		return errors.Join(context.DeadlineExceeded, cause)
 	}
 	return errors.Join(context.Canceled, cause)

@@ -28,7 +28,7 @@ type Stats struct {
 	// are not counted here returned no error. A task that was handed to a worker is
 	// Queued until that begins the attempt.
 	Errors      uint64 // returned an error,
-	Timeouts    uint64 // did so after their Timeout, or without a Beat for too long,
+	Timeouts    uint64 // did so after their Timeout or WorkTimeout, or without a Beat for too long,
 	Interrupted uint64 // did so after they were canceled
 	Panics      uint64 // panicked
 	Goexits     uint64 // called runtime.Goexit
@@ -482,7 +482,7 @@ type TaskInfo struct {
 	// work, as one that runs after another out of a backlog costs no look at the clock,
 	// nor does any without a hook that is told of starts or ends; zero if none has.
 	Started  time.Time
-	Deadline time.Time // Running and Parked: when the attempt times out; zero without a Timeout
+	Deadline time.Time // Running and Parked: when the attempt's Timeout is over; zero without one, WorkTimeout or not
 	Due      time.Time // Delayed: when the task will be queued
 	Err      error     // of the last failed attempt, if any
 	Handle   *Handle   // nil for a function given to Go

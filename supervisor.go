@@ -169,17 +169,17 @@ func (w *worker) deathLocked() string {
 }
 
 // rewatchLocked has the supervisor look after w's task when something may be due:
-// its timeout, a sign of life or, once its context has ended, the end of the
-// grace. The grace counts while the task has a slot or works in Block, and a
-// sign of life is due only while it has a slot.
+// one of its timeouts, a sign of life or, once its context has ended, the end of
+// the grace. The grace and WorkTimeout count while the task has a slot or works in
+// Block, and a sign of life is due only while it has a slot.
 func (p *Pool) rewatchLocked(w *worker) {
 	var at time.Time
 	var long time.Duration // for how long the grace or the silence counts
 	parked := w.attempt != nil && w.attempt.parking != nil
+	counts := !parked || w.attempt.parking.working
 	switch {
 	case w.suspect:
 	case w.ending:
-		counts := !parked || w.attempt.parking.working
 		if now := time.Now(); counts && w.graceEnd.IsZero() {
 			w.graceEnd, w.granted = now.Add(w.graceLeft), p.rounds.lateness
 		} else if !counts && !w.graceEnd.IsZero() {
@@ -191,6 +191,12 @@ func (p *Pool) rewatchLocked(w *worker) {
 		}
 	default:
 		at = w.attempt.deadline
+		if w.job.h.task.WorkTimeout > 0 {
+			w.countWorkLocked(counts, time.Now())
+			if !w.workEnd.IsZero() && (at.IsZero() || w.workEnd.Before(at)) {
+				at = w.workEnd
+			}
+		}
 		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() {
 			if half := w.job.h.task.Heartbeat / 2; p.rounds.kind(half) == 0 {
 				w.half = true // as good as
@@ -218,6 +224,16 @@ func (p *Pool) rewatchLocked(w *worker) {
 		heap.Push(&p.watched, w)
 	}
 	p.alarmAtLocked(at)
+}
+
+// countWorkLocked has the time from now on count for WorkTimeout, or not. What was
+// over before it stopped counting stays over.
+func (w *worker) countWorkLocked(counts bool, now time.Time) {
+	if counts && w.workEnd.IsZero() {
+		w.workEnd = now.Add(w.workLeft)
+	} else if !counts && now.Before(w.workEnd) {
+		w.workLeft, w.workEnd = w.workEnd.Sub(now), time.Time{}
+	}
 }
 
 // Rounds tell the supervisor how much of the time by the clock the program had. A
@@ -314,6 +330,7 @@ func (p *Pool) setFinalLocked() {
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
 	w.ending, w.suspect, w.hung, w.beatDue, w.glimpse = false, false, nil, time.Time{}, nil
+	w.workEnd = time.Time{}
 	p.countLocked(w, 0)
 	if w.watchI >= 0 {
 		heap.Remove(&p.watched, w.watchI)
@@ -368,6 +385,9 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 		w.suspect, hung = true, true
 	case !a.deadline.IsZero() && !now.Before(a.deadline):
 		p.endLocked(a, timedOut) // the derived context has a timer of its own
+	case !w.workEnd.IsZero() && !now.Before(w.workEnd):
+		p.endLocked(a, workOver)
+		p.finishSoonLocked(a, workOver)
 	case !w.half: // from here silence counts
 		w.half, w.granted = true, p.rounds.lateness
 		w.beatDue = w.beatDue.Add(late)
@@ -377,14 +397,20 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 		w.beatDue = now.Add(-late)
 	default:
 		p.endLocked(a, silent)
-		p.helpers++
-		go func() { // finish may call user code
-			defer p.helperDone(p.helps())
-			p.finish(a, silent)
-		}()
+		p.finishSoonLocked(a, silent)
 	}
 	p.rewatchLocked(w)
 	return hung
+}
+
+// finishSoonLocked has the derived context of a ended on another goroutine, as that
+// may call user code.
+func (p *Pool) finishSoonLocked(a *attempt, e *ending) {
+	p.helpers++
+	go func() {
+		defer p.helperDone(p.helps())
+		p.finish(a, e)
+	}()
 }
 
 // giveUpLocked gives up on tasks that hang. It unlocks p.mu while it looks for

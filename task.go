@@ -54,9 +54,19 @@ type Task struct {
 	// thread with it. A panic in a goroutine that Run has started ends the process.
 	Run func(ctx context.Context) error
 
-	// Timeout bounds one attempt, from its start. Then the context of the
-	// attempt ends with [ErrTimeout]. Zero: no bound.
+	// Timeout bounds one attempt from its start to its end, the time in which
+	// it is parked included: in [Block], and while it waits for its turn, for
+	// other tasks or for room. Then the context of the attempt ends with
+	// [ErrTimeout]. Zero: no bound.
 	Timeout time.Duration
+
+	// WorkTimeout bounds the time in which one attempt has a slot or is at
+	// work in the function given to [Block]; what it waits for its turn, for
+	// other tasks or for room does not count. Then the context of the attempt
+	// ends with [ErrTimeout] as cause. It is no deadline, as nobody knows when
+	// that will be, so the context's Err is [context.Canceled]. Each attempt
+	// has it anew, and Timeout may be set too. Zero: no bound.
+	WorkTimeout time.Duration
 
 	// Heartbeat is the longest silence allowed between the calls of [Yield]
 	// and [Beat] of an attempt, while it is not parked. A task that is silent
@@ -120,6 +130,8 @@ func (t *Task) validate() error {
 	switch r := &t.Retry; {
 	case t.Timeout < 0:
 		return bad("Timeout", "not be negative", t.Timeout)
+	case t.WorkTimeout < 0:
+		return bad("WorkTimeout", "not be negative", t.WorkTimeout)
 	case t.Heartbeat < 0:
 		return bad("Heartbeat", "not be negative", t.Heartbeat)
 	case r.MaxAttempts < 0:

@@ -75,6 +75,8 @@ type worker struct {
 
 	watch      time.Time     // when it looks after the task; zero: never
 	watchI     int           // index in Pool.watched while watch is set
+	workEnd    time.Time     // when the task has worked for its WorkTimeout; zero without, and while it does not count
+	workLeft   time.Duration // while that does not count: what is left of it
 	beatDue    time.Time     // when a sign of life is due; zero without a Heartbeat
 	half       bool          // half of the time until then is over
 	counting   int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
@@ -159,7 +161,10 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 			p.later--
 		}
 		w.attempt = h.beginAttemptLocked(w)
-		if h.task.Timeout > 0 || h.task.Heartbeat > 0 {
+		if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
+			if h.task.WorkTimeout > 0 {
+				w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
+			}
 			p.expectBeatLocked(w, w.attempt.started)
 			p.rewatchLocked(w)
 		}
@@ -735,6 +740,9 @@ func (w *worker) inTimeLocked() bool {
 	w.succeeded = w.err == nil
 	if a := w.attempt; a != nil {
 		a.over = true
+		if !w.workEnd.IsZero() && !time.Now().Before(w.workEnd) { // the supervisor may be late
+			a.noteEnd(workOver)
+		}
 		if a.parking != nil {
 			w.pool.unparkOverLocked(a)
 			w.pool.restoreLocked() // the slot it asked for is room at the door
