@@ -230,6 +230,9 @@ func (a *attempt) Value(key any) any {
 // Current returns the task that ctx was given to, or that it derives from the
 // context of. It returns false outside a task.
 func Current(ctx context.Context) (TaskInfo, bool) {
+	if ctx == nil {
+		panic(nilArgument("Current", "ctx").Error())
+	}
 	a := attemptFrom(ctx)
 	if a == nil {
 		return TaskInfo{}, false
@@ -244,6 +247,9 @@ func Current(ctx context.Context) (TaskInfo, bool) {
 // task nor counts as part of it. What was added to ctx on its way from the task
 // is not in it. Outside a task Detach returns ctx.
 func Detach(ctx context.Context) context.Context {
+	if ctx == nil {
+		panic(nilArgument("Detach", "ctx").Error())
+	}
 	a := attemptFrom(ctx)
 	if a == nil {
 		return ctx

@@ -152,6 +152,10 @@
 // The bare context.Canceled and context.DeadlineExceeded that a context's Err
 // returns add nothing to the reason and are left out.
 //
+// A context or a function that is nil, and a Pool, Handle, Group or Future that no call
+// has returned, is refused before anything is done: with an error that names the call and
+// what must not be nil or, where the call returns no error, by a panic with that text.
+//
 // # Seeing inside
 //
 // [Pool.Stats], [Pool.Tasks] and [Pool.Stack] answer questions while the pool is at

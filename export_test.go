@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"runtime"
 	"slices"
 	"time"
@@ -512,4 +513,13 @@ func (p *Pool) Marks() int {
 	p.lock()
 	defer p.unlock()
 	return len(p.marks)
+}
+
+// CopyOf returns a copy of p, as an assignment of *p makes it.
+func CopyOf(p *Pool) *Pool {
+	p.lock()
+	defer p.unlock()
+	c := reflect.New(reflect.TypeFor[Pool]())
+	c.Elem().Set(reflect.ValueOf(p).Elem())
+	return c.Interface().(*Pool)
 }

@@ -19,15 +19,20 @@ type Future[T any] struct {
 // SubmitFunc submits a task that does its work with f and has a result. t is a
 // pattern: its Run must be nil. It is [Pool.Submit] in everything else.
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
-	if f == nil {
-		return nil, errors.New("taskpool: f must be a function, got nil")
-	}
-	return submitFunc(ctx, p, t, f, roomAsSet)
+	return submitFunc("SubmitFunc", ctx, p, t, f, roomAsSet)
 }
 
-// submitFunc is SubmitFunc; room says what becomes of the task if there is none.
-func submitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
-	if t.Run != nil {
+// submitFunc is SubmitFunc for a call of that name; room says what becomes of the task if
+// there is none.
+func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
+	switch {
+	case p.misused():
+		return nil, p.misuse(call)
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case f == nil:
+		return nil, nilArgument(call, "f")
+	case t.Run != nil:
 		return nil, errRunSet
 	}
 	fut := new(Future[T])
@@ -63,7 +68,16 @@ func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
 
 // Get waits as [Handle.Wait] does and returns the task's result, or the zero
 // value and the error that Wait returns.
-func (f *Future[T]) Get(ctx context.Context) (T, error) { return f.get(&wait{ctx: ctx}) }
+func (f *Future[T]) Get(ctx context.Context) (T, error) {
+	var zero T
+	switch {
+	case f == nil || f.Handle == nil:
+		return zero, errFutureMisused
+	case ctx == nil:
+		return zero, nilArgument("Future.Get", "ctx")
+	}
+	return f.get(&wait{ctx: ctx})
+}
 
 func (f *Future[T]) get(w *wait) (T, error) {
 	if err := f.wait(w); err != nil {
@@ -83,7 +97,7 @@ func (f *Future[T]) get(w *wait) (T, error) {
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
-	fut, err := SubmitFunc(ctx, p, t, f)
+	fut, err := submitFunc("Call", ctx, p, t, f, roomAsSet)
 	if err != nil {
 		var zero T
 		return zero, err
@@ -139,8 +153,21 @@ func MapLimit[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter
 func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked func() int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		var zero R
-		if f == nil {
-			yield(zero, fmt.Errorf("taskpool: %s: f must be a function, got nil", name))
+		var bad error
+		switch {
+		case p.misused():
+			bad = p.misuse(name)
+		case ctx == nil:
+			bad = nilArgument(name, "ctx")
+		case in == nil:
+			bad = nilArgument(name, "in")
+		case f == nil:
+			bad = nilArgument(name, "f")
+		case t.Run != nil:
+			bad = errRunSet
+		}
+		if bad != nil {
+			yield(zero, bad)
 			return
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -165,7 +192,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, roomWait)
+			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, roomWait)
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)

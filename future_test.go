@@ -138,42 +138,6 @@ func TestPatternWithRunIsRefused(t *testing.T) {
 	require.Zero(t, p.Stats().Submitted)
 }
 
-func TestNilFunctionIsRefused(t *testing.T) {
-	const want = "f must be a function, got nil"
-	t.Run("SubmitFunc", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		fut, err := taskpool.SubmitFunc[int](t.Context(), p, taskpool.Task{}, nil)
-		require.ErrorContains(t, err, want)
-		require.Nil(t, fut)
-		require.Zero(t, p.Stats().Submitted)
-	})
-	t.Run("Call", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		v, err := taskpool.Call[int](t.Context(), p, taskpool.Task{}, nil)
-		require.ErrorContains(t, err, want)
-		require.Zero(t, v)
-		require.Zero(t, p.Stats().Submitted)
-	})
-	t.Run("Map", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		pairs := 0
-		for v, err := range taskpool.Map[int, int](t.Context(), p, taskpool.Task{}, slices.Values([]int{1, 2}), nil) {
-			pairs++
-			require.Zero(t, v)
-			require.ErrorContains(t, err, want)
-		}
-		require.Equal(t, 1, pairs)
-		require.Zero(t, p.Stats().Submitted)
-	})
-	t.Run("Group", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		g := p.Group(t.Context(), taskpool.Task{})
-		g.Go(nil)
-		require.ErrorContains(t, g.Wait(), want)
-		require.Zero(t, p.Stats().Submitted)
-	})
-}
-
 func TestRetryOverwritesTheResult(t *testing.T) {
 	boom := errors.New("boom")
 	// The hook fails an attempt that has come to a result, which a plain

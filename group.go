@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 )
 
@@ -32,8 +31,12 @@ type Group struct {
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
 // The members' contexts derive from ctx, and end when a member fails or Wait
 // returns. Inside a task, Wait and Go at the limit give that task's slot back,
-// whatever ctx is.
+// whatever ctx is. It panics if ctx is nil.
 func (p *Pool) Group(ctx context.Context, t Task) *Group {
+	p.mustBeUsable("Group")
+	if ctx == nil {
+		panic(nilArgument("Group", "ctx").Error())
+	}
 	g := &Group{p: p, t: t, parent: ctx, inside: attemptFrom(ctx), limit: -1}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	return g
@@ -43,6 +46,7 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 // means no bound. Beyond it Go waits. It panics if there are members that have
 // not settled, or for n = 0, with which Go would wait for ever.
 func (g *Group) SetLimit(n int) {
+	g.mustBeUsable("Group.SetLimit")
 	g.p.lock()
 	members := g.members
 	if members == 0 && n != 0 {
@@ -64,15 +68,18 @@ func (g *Group) SetLimit(n int) {
 // made the group or a member, and does not wait longer than until that task's
 // context ends. A member that is not accepted is an error of the
 // group; after an error, and after Wait, none is, and f does not run. A member that
-// waits when the first error comes does not run either: it is Canceled.
+// waits when the first error comes does not run either: it is Canceled. Go panics if
+// f is nil.
 func (g *Group) Go(f func(context.Context) error) {
+	g.mustBeUsable("Group.Go")
+	if f == nil {
+		panic(nilArgument("Group.Go", "f").Error())
+	}
 	accepts, err := g.enter()
 	switch {
 	case !accepts:
 	case err != nil:
 		g.refused(err)
-	case f == nil:
-		g.refused(errors.New("taskpool: Group.Go: f must be a function, got nil"))
 	case g.t.Run != nil:
 		g.refused(errRunSet)
 	default:
@@ -141,6 +148,9 @@ func (g *Group) refused(err error) {
 // context the group was made with; members whose context that is are on their way
 // out. Inside a member of the group it returns [ErrInside].
 func (g *Group) Wait() error {
+	if err := g.misuse("Group.Wait"); err != nil {
+		return err
+	}
 	if err := g.await(); err != nil {
 		return err
 	}

@@ -14,7 +14,8 @@ import (
 
 // A Pool runs tasks on a fixed number of workers, the most urgent first. Make
 // one with [New] and end it with [Pool.Shutdown]; its methods may be called from
-// any goroutine. A Pool must not be copied.
+// any goroutine. A Pool must not be copied: the methods of a copy, of a zero Pool and of
+// a nil one return an error, or panic where they return none.
 type Pool struct {
 	cfg        *config
 	hooks      hookTable
@@ -26,6 +27,7 @@ type Pool struct {
 	hooked     bool            // there are hooks around the attempts of functions
 	sampled    bool            // some functions, or all, are timed
 	ageing     bool            // WithAging is given
+	self       *Pool           // the pool that New made: others are refused, see misuse.go
 
 	arrivals arrivals
 
@@ -157,6 +159,7 @@ func newPool(c *config) *Pool {
 		insiders:   make(map[uint64]bool),
 		slots:      c.workers,
 	}
+	p.self = p
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
 	p.ageing = c.aging > 0
 	p.hooked = p.hooks.all
@@ -183,8 +186,11 @@ func newPool(c *config) *Pool {
 // Go returns [ErrFull] if the queue has no room, with OverflowWait too, and
 // [ErrClosed] after Shutdown was called.
 func (p *Pool) Go(pr Priority, f func()) error {
+	if p.misused() {
+		return p.misuse("Go")
+	}
 	if f == nil {
-		return errors.New("taskpool: Go: f must be a function, got nil")
+		return nilArgument("Go", "f")
 	}
 	e := entry{f: f}
 	if p.sampled {
@@ -260,13 +266,13 @@ var functionHandles = sync.Pool{New: func() any {
 // nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
 // wait alone.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun(ctx, ctx, t, work{})
+	return p.submitRun("Submit", ctx, ctx, t, work{})
 }
 
 // TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
 // [OverflowWait], it returns [ErrFull].
 func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun(ctx, ctx, t, work{room: roomNow})
+	return p.submitRun("TrySubmit", ctx, ctx, t, work{room: roomNow})
 }
 
 // SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
@@ -280,19 +286,36 @@ func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
 // Inside a task it is wait that tells which task submits. If ctx ends while
 // SubmitWithin waits, it returns too.
 func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
-	if wait != nil && ctx != nil && ctx.Done() != nil {
+	const call = "SubmitWithin"
+	switch {
+	case p.misused():
+		return nil, p.misuse(call)
+	case wait == nil:
+		return nil, nilArgument(call, "wait")
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case wait.Err() != nil:
+		return nil, p.refuseOver(wait)
+	}
+	if ctx.Done() != nil {
 		both, cancel := context.WithCancelCause(wait)
 		defer cancel(nil)
 		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 		wait = both
 	}
-	return p.submitRun(wait, ctx, t, work{})
+	return p.submitRun(call, wait, ctx, t, work{})
 }
 
-// submitRun is SubmitWithin; work says how to get room.
-func (p *Pool) submitRun(wait, ctx context.Context, t Task, work work) (*Handle, error) {
-	if t.Run == nil {
-		return nil, errors.New("taskpool: Task.Run must be a function, got nil")
+// submitRun is SubmitWithin, whose wait has not ended, for a call of that name; work says
+// how to get room.
+func (p *Pool) submitRun(call string, wait, ctx context.Context, t Task, work work) (*Handle, error) {
+	switch {
+	case p.misused():
+		return nil, p.misuse(call)
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case t.Run == nil:
+		return nil, nilArgument(call, "Task.Run")
 	}
 	work.run = t.Run
 	return p.submit(wait, ctx, t, work)
@@ -321,21 +344,11 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
-	if ctx == nil || wait == nil {
-		return nil, errors.New("taskpool: ctx must not be nil")
-	}
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
-	over := ctx
-	if ctx.Err() == nil {
-		over = wait
-	}
-	if over.Err() != nil {
-		p.lock()
-		p.total.refused++
-		p.unlock()
-		return nil, p.contextError(over)
+	if ctx.Err() != nil {
+		return nil, p.refuseOver(ctx)
 	}
 	if ctx.Done() != nil {
 		h.stop = context.AfterFunc(ctx, h.contextEnded)
@@ -353,7 +366,8 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 			h.stop()
 		}
 		if err == errGaveUp {
-			if over = ctx; ctx.Err() == nil {
+			over := ctx
+			if ctx.Err() == nil {
 				over = wait
 			}
 			err = p.contextError(over)
@@ -362,6 +376,14 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 	}
 	p.deliverAll(reports)
 	return h, nil
+}
+
+// refuseOver counts a task that is not accepted as ctx is over, and returns the error.
+func (p *Pool) refuseOver(ctx context.Context) error {
+	p.lock()
+	p.total.refused++
+	p.unlock()
+	return p.contextError(ctx)
 }
 
 // errGaveUp stands for contextError where a lock forbids to ask the context.
@@ -977,6 +999,12 @@ func (p *Pool) outstandingLocked() int {
 // pool it returns [ErrInside]; a task of another pool gives its slot back meanwhile, see
 // [Handle.Wait].
 func (p *Pool) WaitIdle(ctx context.Context) error {
+	switch {
+	case p.misused():
+		return p.misuse("WaitIdle")
+	case ctx == nil:
+		return nilArgument("WaitIdle", "ctx")
+	}
 	if p.inside(ctx) {
 		return ErrInside
 	}
@@ -1017,6 +1045,7 @@ func (p *Pool) helping() bool {
 // accepted as before. Shutdown lifts the pause, and after
 // it Pause does nothing.
 func (p *Pool) Pause() {
+	p.mustBeUsable("Pause")
 	p.lock()
 	defer p.unlock()
 	p.paused = !p.closed
@@ -1025,6 +1054,7 @@ func (p *Pool) Pause() {
 
 // Resume ends a Pause.
 func (p *Pool) Resume() {
+	p.mustBeUsable("Resume")
 	p.lock()
 	defer p.unlock()
 	p.paused = false
@@ -1036,6 +1066,9 @@ func (p *Pool) Resume() {
 // end when they have finished their task. Resize does not wait for that. It
 // returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
+	if p.misused() {
+		return p.misuse("Resize")
+	}
 	if least := p.cfg.reserved + 1; workers < least {
 		err := fmt.Errorf("taskpool: Resize: workers must be at least %d, got %d", least, workers)
 		if p.cfg.reserved > 0 {

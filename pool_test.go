@@ -76,7 +76,7 @@ func TestSubmitRefusesWhatCannotBe(t *testing.T) {
 		mention []string // the field, the value and what is allowed
 	}{
 		{"nil context", nil, with(func(*taskpool.Task) {}), []string{"ctx", "must not be nil"}},
-		{"nil Run", context.Background(), bad, []string{"Task.Run", "function", "nil"}},
+		{"nil Run", context.Background(), bad, []string{"Task.Run", "must not be nil"}},
 		{"negative Timeout", context.Background(), with(func(t *taskpool.Task) { t.Timeout = -time.Second }),
 			[]string{"Task.Timeout", "not be negative", "-1s"}},
 		{"negative MaxAttempts", context.Background(), with(func(t *taskpool.Task) { t.Retry.MaxAttempts = -2 }),
@@ -112,7 +112,7 @@ func TestSubmitRefusesWhatCannotBe(t *testing.T) {
 func TestGoRefusesNil(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(1))
 	err := p.Go(taskpool.High, nil)
-	require.EqualError(t, err, "taskpool: Go: f must be a function, got nil")
+	require.EqualError(t, err, "taskpool: Go: f must not be nil")
 	require.Zero(t, p.Stats().Submitted)
 }
 

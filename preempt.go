@@ -74,6 +74,9 @@ func Yield(ctx context.Context) error {
 
 // yield is Yield when there may be something to do.
 func yield(ctx context.Context) error {
+	if ctx == nil {
+		return nilArgument("Yield", "ctx")
+	}
 	a := attemptFrom(ctx)
 	if a == nil {
 		remote.Beat(ctx)
@@ -140,6 +143,12 @@ func (a *attempt) cause() error {
 // Outside a task, and with [WithMaxParked] tasks parked, f is just called. Hold
 // no lock across Block that other tasks need.
 func Block(ctx context.Context, f func() error) error {
+	switch {
+	case ctx == nil:
+		return nilArgument("Block", "ctx")
+	case f == nil:
+		return nilArgument("Block", "f")
+	}
 	a := attemptFrom(ctx)
 	if a == nil {
 		return f()
@@ -187,6 +196,9 @@ func Beat(ctx context.Context) {
 	a, own := ctx.(*attempt)
 	if own && a.signal.Load() == signalBegun {
 		return
+	}
+	if ctx == nil {
+		panic(nilArgument("Beat", "ctx").Error())
 	}
 	if a = attemptFrom(ctx); a == nil {
 		remote.Beat(ctx)

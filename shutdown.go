@@ -23,6 +23,12 @@ import (
 // answer, and the one with the least patience counts. A call from inside a task
 // or a hook of the pool returns [ErrInside] at once and shuts nothing down.
 func (p *Pool) Shutdown(ctx context.Context) error {
+	switch {
+	case p.misused():
+		return p.misuse("Shutdown")
+	case ctx == nil:
+		return nilArgument("Shutdown", "ctx")
+	}
 	if p.inside(ctx) {
 		return ErrInside
 	}

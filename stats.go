@@ -162,6 +162,7 @@ func (v *verdict) result() string {
 // Stats returns a snapshot. Its cost grows with the number of distinct priorities,
 // workers and parked tasks, not with the number of tasks that wait.
 func (p *Pool) Stats() Stats {
+	p.mustBeUsable("Stats")
 	p.lock()
 	defer p.unlock()
 	s := Stats{
@@ -463,11 +464,17 @@ func (c *dispatchCounts) byPriority() map[Priority]uint64 {
 }
 
 // Name returns the name given to [WithName], "" if there is none.
-func (p *Pool) Name() string { return p.cfg.name }
+func (p *Pool) Name() string {
+	p.mustBeUsable("Name")
+	return p.cfg.name
+}
 
 // HangGrace returns the time set with [WithHangGrace]: what a task may take, beyond its
 // Timeout, before it is given up.
-func (p *Pool) HangGrace() time.Duration { return p.cfg.hangGrace }
+func (p *Pool) HangGrace() time.Duration {
+	p.mustBeUsable("HangGrace")
+	return p.cfg.hangGrace
+}
 
 // TaskInfo describes a task at one moment.
 type TaskInfo struct {
@@ -551,6 +558,7 @@ func (w *worker) lot() uint64 {
 // kept. All are of one moment. Its cost grows with the number of tasks in the
 // states asked for, and the pool stands still meanwhile.
 func (p *Pool) Tasks(states ...State) []TaskInfo {
+	p.mustBeUsable("Tasks")
 	if len(states) == 0 {
 		states = []State{Delayed, Running, Parked, Abandoned}
 	}
@@ -600,6 +608,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 // the program for a moment and costs tens of milliseconds of CPU with 20,000
 // goroutines.
 func (p *Pool) Stack(number int) []byte {
+	p.mustBeUsable("Stack")
 	id := p.goroutineOf(number)
 	if id == 0 {
 		return nil
@@ -626,6 +635,9 @@ func (p *Pool) goroutineOf(number int) uint64 {
 // says how many slots are lost to hung tasks because WithMaxAbandoned goroutines were
 // given up already, or one that is [ErrStalled].
 func (p *Pool) Health() error {
+	if p.misused() {
+		return p.misuse("Health")
+	}
 	p.lock()
 	defer p.unlock()
 	switch {

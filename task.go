@@ -214,6 +214,7 @@ type Handle struct {
 
 // Done returns a channel that is closed when the task has settled.
 func (h *Handle) Done() <-chan struct{} {
+	h.mustBeUsable("Handle.Done")
 	h.pool.lock()
 	defer h.pool.unlock()
 	return h.doneLocked()
@@ -245,6 +246,12 @@ var closedChannel = func() <-chan struct{} {
 // task's context is for one that is to go on waiting. Called inside the very task it
 // returns [ErrInside], whatever the context.
 func (h *Handle) Wait(ctx context.Context) error {
+	if err := h.misuse("Handle.Wait"); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return nilArgument("Handle.Wait", "ctx")
+	}
 	return h.wait(&wait{ctx: ctx})
 }
 
@@ -265,6 +272,7 @@ func (h *Handle) wait(w *wait) error {
 // Err returns the task's error once it has settled: nil if it succeeded. Until
 // then it returns nil too; State tells the two apart.
 func (h *Handle) Err() error {
+	h.mustBeUsable("Handle.Err")
 	h.pool.lock()
 	defer h.pool.unlock()
 	return h.err
@@ -272,6 +280,7 @@ func (h *Handle) Err() error {
 
 // State returns the state the task is in.
 func (h *Handle) State() State {
+	h.mustBeUsable("Handle.State")
 	h.pool.lock()
 	defer h.pool.unlock()
 	return h.state
@@ -283,6 +292,7 @@ func (h *Handle) State() State {
 // then returns an error and Succeeded if it returns nil. Cancel does not wait
 // for that. It returns false if the task had settled already.
 func (h *Handle) Cancel(cause error) bool {
+	h.mustBeUsable("Handle.Cancel")
 	if cause == nil {
 		cause = context.Canceled
 	}
@@ -293,6 +303,7 @@ func (h *Handle) Cancel(cause error) bool {
 // that wait there, even if that is the priority it has. It returns false if the
 // task no longer waits: it runs, is parked or has settled.
 func (h *Handle) SetPriority(pr Priority) bool {
+	h.mustBeUsable("Handle.SetPriority")
 	p := h.pool
 	p.lock()
 	defer p.unlock()

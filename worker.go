@@ -583,6 +583,8 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 		switch {
 		case w.ran:
 			return errors.New("taskpool: hook Around called run a second time")
+		case ctx == nil:
+			return errors.New("taskpool: hook Around called run with a nil context")
 		}
 		if w.err = w.mayRun(); w.err == nil {
 			w.err = w.callRecovered(ctx)

@@ -1,0 +1,77 @@
+package taskpool
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What cannot be meant, as a nil context or function, or a Pool, Handle, Group or Future
+// that is nil, zero or, of a Pool, a copy, is refused by each call before it has done
+// anything: with an error that names the call where it returns one, and else by a panic
+// with the same text.
+
+// nilArgument is the error of a call whose argument is nil.
+func nilArgument(call, name string) error {
+	return fmt.Errorf("taskpool: %s: %s must not be nil", call, name)
+}
+
+// misused reports whether p is none of New's pools.
+func (p *Pool) misused() bool { return p == nil || p.self != p }
+
+// misuse is the error of a call with a pool that is misused.
+func (p *Pool) misuse(call string) error {
+	got := "a copy"
+	switch {
+	case p == nil:
+		got = "nil"
+	case p.self == nil:
+		got = "a zero Pool"
+	}
+	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, got)
+}
+
+// mustBeUsable panics in a call that returns no error if p is misused.
+func (p *Pool) mustBeUsable(call string) {
+	if p.misused() {
+		panic(p.misuse(call).Error())
+	}
+}
+
+// misuse returns the error of a call with a handle that is nil or zero, else nil.
+func (h *Handle) misuse(call string) error {
+	switch {
+	case h == nil:
+		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got nil", call)
+	case h.pool == nil:
+		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got a zero Handle", call)
+	}
+	return nil
+}
+
+// mustBeUsable panics in a call that returns no error of its own if h is nil or zero.
+func (h *Handle) mustBeUsable(call string) {
+	if err := h.misuse(call); err != nil {
+		panic(err.Error())
+	}
+}
+
+// misuse returns the error of a call with a group that is nil or zero, else nil.
+func (g *Group) misuse(call string) error {
+	switch {
+	case g == nil:
+		return fmt.Errorf("taskpool: %s: the Group must be one that Pool.Group has returned, got nil", call)
+	case g.p == nil:
+		return fmt.Errorf("taskpool: %s: the Group must be one that Pool.Group has returned, got a zero Group", call)
+	}
+	return nil
+}
+
+// mustBeUsable panics in a call that returns no error if g is nil or zero.
+func (g *Group) mustBeUsable(call string) {
+	if err := g.misuse(call); err != nil {
+		panic(err.Error())
+	}
+}
+
+// errFutureMisused is the error of Get of a future that is nil or zero.
+var errFutureMisused = errors.New("taskpool: Future.Get: the Future must be one that SubmitFunc has returned, got nil or a zero Future")

@@ -1,0 +1,204 @@
+package taskpool_test
+
+import (
+	"context"
+	"iter"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A misuse is a call that cannot be meant, and what it says: as its error or, if panics is
+// set, by a panic.
+type misuse struct {
+	call   func() error
+	says   string
+	panics bool
+}
+
+func (m misuse) check(t *testing.T) {
+	t.Helper()
+	panicked := true
+	err := func() (err error) {
+		defer func() {
+			if panicked {
+				require.Equal(t, m.says, recover())
+			}
+		}()
+		err = m.call()
+		panicked = false
+		return err
+	}()
+	require.Equal(t, m.panics, panicked, m.says)
+	if !panicked {
+		require.EqualError(t, err, m.says)
+	}
+}
+
+// errorOf drops what comes with an error.
+func errorOf[T any](_ T, err error) error { return err }
+
+// lastOf returns the error of the only pair.
+func lastOf[R any](t *testing.T, seq iter.Seq2[R, error]) error {
+	all := pairsOf(seq)
+	require.Len(t, all, 1)
+	require.Zero(t, all[0].v)
+	return all[0].err
+}
+
+func noError(f func()) func() error {
+	return func() error { f(); return nil }
+}
+
+func answer(context.Context) (int, error) { return 42, nil }
+
+func TestNilContextsAndFunctionsAreRefusedByName(t *testing.T) {
+	p := newPool(t)
+	h := submit(t, p, taskpool.Task{Run: nop})
+	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{}, answer)
+	require.NoError(t, err)
+	g := p.Group(t.Context(), taskpool.Task{})
+	require.NoError(t, p.WaitIdle(t.Context()))
+	before := p.Stats()
+	var none context.Context
+	ctx, task := t.Context(), taskpool.Task{Run: mustNotRun}
+	all := []misuse{
+		{func() error { return p.Go(0, nil) }, "taskpool: Go: f must not be nil", false},
+		{func() error { return errorOf(p.Submit(none, task)) }, "taskpool: Submit: ctx must not be nil", false},
+		{func() error { return errorOf(p.Submit(ctx, taskpool.Task{})) }, "taskpool: Submit: Task.Run must not be nil", false},
+		{func() error { return errorOf(p.TrySubmit(none, task)) }, "taskpool: TrySubmit: ctx must not be nil", false},
+		{func() error { return errorOf(p.TrySubmit(ctx, taskpool.Task{})) }, "taskpool: TrySubmit: Task.Run must not be nil", false},
+		{func() error { return errorOf(p.SubmitWithin(none, ctx, task)) }, "taskpool: SubmitWithin: wait must not be nil", false},
+		{func() error { return errorOf(p.SubmitWithin(ctx, none, task)) }, "taskpool: SubmitWithin: ctx must not be nil", false},
+		{func() error { return errorOf(p.SubmitWithin(ctx, ctx, taskpool.Task{})) }, "taskpool: SubmitWithin: Task.Run must not be nil", false},
+		{func() error { return p.WaitIdle(none) }, "taskpool: WaitIdle: ctx must not be nil", false},
+		{func() error { return p.Shutdown(none) }, "taskpool: Shutdown: ctx must not be nil", false},
+		{noError(func() { p.Group(none, taskpool.Task{}) }), "taskpool: Group: ctx must not be nil", true},
+		{noError(func() { g.Go(nil) }), "taskpool: Group.Go: f must not be nil", true},
+		{func() error { return h.Wait(none) }, "taskpool: Handle.Wait: ctx must not be nil", false},
+		{func() error { return errorOf(fut.Get(none)) }, "taskpool: Future.Get: ctx must not be nil", false},
+		{func() error { return errorOf(taskpool.SubmitFunc(none, p, taskpool.Task{}, answer)) }, "taskpool: SubmitFunc: ctx must not be nil", false},
+		{func() error { return errorOf(taskpool.SubmitFunc[int](ctx, p, taskpool.Task{}, nil)) }, "taskpool: SubmitFunc: f must not be nil", false},
+		{func() error { return errorOf(taskpool.Call(none, p, taskpool.Task{}, answer)) }, "taskpool: Call: ctx must not be nil", false},
+		{func() error { return errorOf(taskpool.Call[int](ctx, p, taskpool.Task{}, nil)) }, "taskpool: Call: f must not be nil", false},
+		{func() error { return lastOf(t, taskpool.Map(none, p, taskpool.Task{}, upTo(3), square)) }, "taskpool: Map: ctx must not be nil", false},
+		{func() error { return lastOf(t, taskpool.Map(ctx, p, taskpool.Task{}, nil, square)) }, "taskpool: Map: in must not be nil", false},
+		{func() error { return lastOf(t, taskpool.Map[int, int](ctx, p, taskpool.Task{}, upTo(3), nil)) }, "taskpool: Map: f must not be nil", false},
+		{func() error { return lastOf(t, taskpool.MapLimit(none, p, 1, taskpool.Task{}, upTo(3), square)) }, "taskpool: MapLimit: ctx must not be nil", false},
+		{func() error { return taskpool.Yield(none) }, "taskpool: Yield: ctx must not be nil", false},
+		{func() error { return taskpool.Block(none, func() error { panic("must not be called") }) }, "taskpool: Block: ctx must not be nil", false},
+		{func() error { return taskpool.Block(ctx, nil) }, "taskpool: Block: f must not be nil", false},
+		{noError(func() { taskpool.Beat(none) }), "taskpool: Beat: ctx must not be nil", true},
+		{noError(func() { taskpool.Current(none) }), "taskpool: Current: ctx must not be nil", true},
+		{noError(func() { taskpool.Detach(none) }), "taskpool: Detach: ctx must not be nil", true},
+	}
+	for _, m := range all {
+		m.check(t)
+	}
+	after := p.Stats()
+	require.Equal(t, before.Submitted, after.Submitted, "nothing was started")
+	require.NoError(t, g.Wait(), "the group has no member")
+	require.Equal(t, 42, func() int { v, err := fut.Get(ctx); require.NoError(t, err); return v }())
+	// Inside a task too.
+	require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		for _, m := range all {
+			m.check(t)
+		}
+		misuse{func() error { return taskpool.Block(ctx, nil) }, "taskpool: Block: f must not be nil", false}.check(t)
+		return taskpool.Yield(ctx)
+	}}).Wait(ctx))
+	requireWorkers(t, p, p.Stats().Slots)
+}
+
+// poolCalls are the calls with a pool.
+func poolCalls(p *taskpool.Pool) map[string]func() error {
+	ctx := context.Background()
+	return map[string]func() error{
+		"Go":           func() error { return p.Go(0, func() { panic("must not run") }) },
+		"Submit":       func() error { return errorOf(p.Submit(ctx, taskpool.Task{Run: mustNotRun})) },
+		"TrySubmit":    func() error { return errorOf(p.TrySubmit(ctx, taskpool.Task{Run: mustNotRun})) },
+		"SubmitWithin": func() error { return errorOf(p.SubmitWithin(ctx, ctx, taskpool.Task{Run: mustNotRun})) },
+		"WaitIdle":     func() error { return p.WaitIdle(ctx) },
+		"Resize":       func() error { return p.Resize(1) },
+		"Shutdown":     func() error { return p.Shutdown(ctx) },
+		"Health":       func() error { return p.Health() },
+		"SubmitFunc":   func() error { return errorOf(taskpool.SubmitFunc(ctx, p, taskpool.Task{}, answer)) },
+		"Call":         func() error { return errorOf(taskpool.Call(ctx, p, taskpool.Task{}, answer)) },
+		"Map": func() error {
+			for _, err := range taskpool.Map(ctx, p, taskpool.Task{}, upTo(3), square) {
+				return err
+			}
+			return nil
+		},
+		"MapLimit": func() error {
+			for _, err := range taskpool.MapLimit(ctx, p, 1, taskpool.Task{}, upTo(3), square) {
+				return err
+			}
+			return nil
+		},
+		"Group":     noError(func() { p.Group(ctx, taskpool.Task{}) }),
+		"Pause":     noError(func() { p.Pause() }),
+		"Resume":    noError(func() { p.Resume() }),
+		"Stats":     noError(func() { p.Stats() }),
+		"Tasks":     noError(func() { p.Tasks() }),
+		"Stack":     noError(func() { p.Stack(1) }),
+		"Name":      noError(func() { _ = p.Name() }),
+		"HangGrace": noError(func() { p.HangGrace() }),
+	}
+}
+
+var callsWithoutError = map[string]bool{"Group": true, "Pause": true, "Resume": true, "Stats": true, "Tasks": true,
+	"Stack": true, "Name": true, "HangGrace": true}
+
+func TestPoolsThatNewHasNotReturnedAreRefused(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	require.NoError(t, p.Go(0, func() {}))
+	require.NoError(t, p.WaitIdle(t.Context()))
+	// As *p would, without a complaint of vet about it.
+	copied := taskpool.CopyOf(p)
+	for got, bad := range map[string]*taskpool.Pool{"nil": nil, "a zero Pool": {}, "a copy": copied} {
+		t.Run(got, func(t *testing.T) {
+			for name, call := range poolCalls(bad) {
+				misuse{call, "taskpool: " + name + ": the Pool must be one that New has returned, got " + got, callsWithoutError[name]}.check(t)
+			}
+		})
+	}
+	require.NoError(t, p.Go(0, func() {}), "the pool itself is none the worse")
+	require.NoError(t, p.WaitIdle(t.Context()))
+	require.EqualValues(t, 2, p.Stats().Succeeded)
+}
+
+func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
+	ctx := context.Background()
+	for got, h := range map[string]*taskpool.Handle{"nil": nil, "a zero Handle": {}} {
+		for name, call := range map[string]func(){
+			"Done": func() { h.Done() }, "Err": func() { _ = h.Err() }, "State": func() { h.State() },
+			"Cancel": func() { h.Cancel(nil) }, "SetPriority": func() { h.SetPriority(0) },
+		} {
+			misuse{noError(call), "taskpool: Handle." + name + ": the Handle must be one that Submit has returned, got " + got, true}.check(t)
+		}
+		misuse{func() error { return h.Wait(ctx) }, "taskpool: Handle.Wait: the Handle must be one that Submit has returned, got " + got, false}.check(t)
+	}
+	for got, g := range map[string]*taskpool.Group{"nil": nil, "a zero Group": {}} {
+		const must = ": the Group must be one that Pool.Group has returned, got "
+		misuse{noError(func() { g.Go(mustNotRun) }), "taskpool: Group.Go" + must + got, true}.check(t)
+		misuse{noError(func() { g.SetLimit(1) }), "taskpool: Group.SetLimit" + must + got, true}.check(t)
+		misuse{func() error { return g.Wait() }, "taskpool: Group.Wait" + must + got, false}.check(t)
+	}
+	for _, f := range []*taskpool.Future[int]{nil, {}} {
+		misuse{func() error { return errorOf(f.Get(ctx)) },
+			"taskpool: Future.Get: the Future must be one that SubmitFunc has returned, got nil or a zero Future", false}.check(t)
+	}
+	misuse{func() error { return new(taskpool.Future[int]).Wait(ctx) },
+		"taskpool: Handle.Wait: the Handle must be one that Submit has returned, got nil", false}.check(t)
+}
+
+func TestAHookThatRunsWithANilContextIsTold(t *testing.T) {
+	p := newPool(t, taskpool.WithHooks(taskpool.Hooks{
+		Around: func(_ context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(nil) },
+	}))
+	h := submit(t, p, taskpool.Task{Run: mustNotRun})
+	require.EqualError(t, h.Wait(t.Context()), "taskpool: hook Around called run with a nil context")
+}
