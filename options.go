@@ -289,9 +289,9 @@ func WithHooks(h Hooks) Option {
 }
 
 // WithLogger sets where the pool logs: panics, hangs and final failures at
-// level Error, retries and an incomplete shutdown at Warn, and the success of tasks
-// given to Submit at Debug; that of a function given to Go is not logged. Records
-// have the attributes pool, priority, attempt, id and task (its name), elapsed,
+// level Error, retries and a shutdown that takes long or is incomplete at Warn, and
+// the success of tasks given to Submit at Debug; that of a function given to Go is
+// not logged. Records have the attributes pool, priority, attempt, id and task (its name), elapsed,
 // error, stack and retry_in, where there is such a thing; what a task works on is
 // never logged, except for what its errors say. Default: what [slog.Default]
 // returns at the time.

@@ -122,6 +122,7 @@ type Pool struct {
 	reporting bool     // it runs
 
 	closed       bool           // Shutdown was called
+	closing      closing        // with closed: what the log is told of it
 	cut          *ShutdownError // what is left undone, once a Shutdown's context has ended too early
 	logged       bool           // with cut: the log was told
 	final        time.Time      // when user code is not waited for any longer; zero: no such time

@@ -1,9 +1,12 @@
 package taskpool
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 )
 
 // Shutdown ends the pool. From the moment it is called no task is accepted,
@@ -17,6 +20,11 @@ import (
 // up as hung after it. Then Shutdown returns a [*ShutdownError] that lists every
 // task that did not finish, ready to be submitted to another pool. Hooks that do
 // not return are waited for at most another grace.
+//
+// A Shutdown that waits says so in the log, at level Warn, when the hang grace is
+// over, and then whenever it has taken twice as long: which tasks are still under
+// way and for how long, how many wait, when the last delayed one is due, and the
+// earliest deadline of ctx.
 //
 // When it has returned, no goroutine of the pool is left but those given up as
 // hung and those whose hooks did not return. Any number of calls get the same
@@ -32,7 +40,8 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	if p.inside(ctx) {
 		return ErrInside
 	}
-	p.close()
+	deadline, _ := ctx.Deadline()
+	p.close(deadline)
 	select {
 	case <-p.terminated:
 		return p.answer()
@@ -50,10 +59,14 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	return p.answer()
 }
 
-// close stops the pool from accepting tasks.
-func (p *Pool) close() {
+// close stops the pool from accepting tasks. deadline is that of the context given
+// to Shutdown, zero if there is none.
+func (p *Pool) close(deadline time.Time) {
 	p.lock()
 	defer p.unlock()
+	if c := &p.closing; !deadline.IsZero() && (c.deadline.IsZero() || deadline.Before(c.deadline)) {
+		c.deadline = deadline
+	}
 	if p.closed {
 		return
 	}
@@ -65,6 +78,107 @@ func (p *Pool) close() {
 		p.cancelDelayedLocked()
 	}
 	p.restoreLocked()
+	p.watchClosingLocked()
+}
+
+// closing is a Shutdown that may take long. The log is told what it waits for, after
+// the hang grace and then whenever it has taken twice as long.
+type closing struct {
+	began    time.Time
+	next     time.Time // when the log is told next; zero: not any more
+	deadline time.Time // the earliest of those of Shutdown's contexts; zero: none
+}
+
+// watchClosingLocked has the log told should Shutdown, which has just begun, take
+// long.
+func (p *Pool) watchClosingLocked() {
+	if p.over {
+		return
+	}
+	now := time.Now()
+	for _, w := range p.crew {
+		if w.busy {
+			w.sinceLocked(now) // from here it is known how long functions take
+		}
+	}
+	p.closing.began, p.closing.next = now, now.Add(p.cfg.hangGrace)
+	p.alarmAtLocked(p.closing.next)
+}
+
+// tellOfClosingLocked has the log told what Shutdown waits for, if that is due. Once
+// it is cut short its end is near.
+func (p *Pool) tellOfClosingLocked() {
+	c := &p.closing
+	if p.over || !p.final.IsZero() {
+		c.next = time.Time{}
+	}
+	if c.next.IsZero() {
+		return
+	}
+	now := time.Now()
+	if now.Before(c.next) {
+		return
+	}
+	for !now.Before(c.next) {
+		c.next = c.began.Add(2 * c.next.Sub(c.began))
+	}
+	msg := "taskpool: shutdown waits for tasks"
+	if p.outstandingLocked() == 0 {
+		msg = "taskpool: shutdown waits for hooks that have not returned"
+	}
+	attrs := p.waitsForLocked(now)
+	p.reportLocked([]report{{call: func() { p.log(slog.LevelWarn, msg, attrs...) }}})
+}
+
+// waitsForLocked says what Shutdown waits for, and until when as far as that is
+// known.
+func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
+	type underWay struct {
+		w     *worker
+		since time.Time
+	}
+	var all []underWay // parked ones last, and else those first that have taken longest
+	for _, w := range p.crew {
+		if w.busy {
+			all = append(all, underWay{w, w.sinceLocked(now)})
+		}
+	}
+	slices.SortFunc(all, func(a, b underWay) int {
+		switch {
+		case a.w.holds == b.w.holds:
+			return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.w.id, b.w.id))
+		case a.w.holds:
+			return -1
+		}
+		return 1
+	})
+	var names []string
+	for _, u := range all[:min(len(all), maxNamed)] {
+		name := fmt.Sprintf("%s for %v", describeTask(u.w.infoLocked()), now.Sub(u.since))
+		if !u.w.holds {
+			name += ", parked"
+		}
+		names = append(names, name)
+	}
+	attrs := []slog.Attr{slog.Duration("waited", now.Sub(p.closing.began)), slog.Any("running", names)}
+	if more := len(all) - len(names); more > 0 {
+		attrs = append(attrs, slog.Int("running_more", more))
+	}
+	attrs = append(attrs, slog.Int("queued", p.count[Queued]), slog.Int("delayed", p.count[Delayed]),
+		slog.Int("parked", p.count[Parked]), slog.Int("submitters_waiting", p.door.n+p.doorDelayed.Len()))
+	var last time.Time
+	for _, t := range p.delayed.tasks {
+		if t.due.After(last) {
+			last = t.due
+		}
+	}
+	if !last.IsZero() {
+		attrs = append(attrs, slog.Time("last_due", last))
+	}
+	if d := p.closing.deadline; !d.IsZero() {
+		attrs = append(attrs, slog.Time("deadline", d))
+	}
+	return attrs
 }
 
 // tooLateLocked reports whether t is to start so late that the pool, which is

@@ -1054,3 +1054,117 @@ func TestShutdownCutShortTellsOfEveryTaskItGivesUp(t *testing.T) {
 		close(hang)
 	})
 }
+
+// waitsLogged returns when, since began, the log was told that a shutdown waits, and
+// what, from the attributes of each record.
+func waitsLogged(log *logRecorder, began time.Time) (at []time.Duration, attrs []map[string]any) {
+	for i, r := range log.records {
+		if strings.HasPrefix(r.Message, "taskpool: shutdown waits") {
+			at, attrs = append(at, r.Time.Sub(began)), append(attrs, log.attrs(i))
+		}
+	}
+	return at, attrs
+}
+
+func TestShutdownThatWaitsSaysForWhat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(14), taskpool.WithCapacity(3, taskpool.OverflowWait),
+			taskpool.WithLogger(log.logger()), taskpool.WithName("orders"))
+		sleep := func(d time.Duration) func(context.Context) error {
+			return func(context.Context) error { time.Sleep(d); return nil }
+		}
+		submit(t, p, taskpool.Task{Name: "away", NotBefore: time.Now().Add(2 * time.Minute), Run: nop})
+		submit(t, p, taskpool.Task{Name: "first", Run: sleep(36 * time.Second)})
+		time.Sleep(time.Second)
+		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(19 * time.Second) }))
+		submit(t, p, taskpool.Task{Name: "blocked", Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { return sleep(19 * time.Second)(ctx) })
+		}})
+		synctest.Wait()
+		for range 12 {
+			submit(t, p, taskpool.Task{Run: sleep(9 * time.Second)})
+		}
+		for range 3 {
+			submit(t, p, taskpool.Task{Run: nop})
+		}
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		later, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+		defer cancel()
+		go func() { _ = p.Shutdown(later) }()
+		synctest.Wait()
+		require.NoError(t, p.Shutdown(ctx))
+		at, attrs := waitsLogged(log, began)
+		const grace = 5 * time.Second
+		require.Equal(t, []time.Duration{grace, 2 * grace, 4 * grace, 8 * grace, 16 * grace}, at)
+		for _, a := range attrs {
+			require.Equal(t, began.Add(time.Hour), a["deadline"])
+			require.Equal(t, "orders", a["pool"])
+		}
+		require.Equal(t, []any{int64(14 - 10 + 1), int64(3), int64(1), int64(1), int64(0), grace, began.Add(2*time.Minute - time.Second)},
+			[]any{attrs[0]["running_more"], attrs[0]["queued"], attrs[0]["delayed"], attrs[0]["parked"], attrs[0]["submitters_waiting"], attrs[0]["waited"], attrs[0]["last_due"]})
+		names := attrs[0]["running"].([]string)
+		require.Len(t, names, 10)
+		require.Equal(t, `task 2 "first" for 6s`, names[0])
+		for _, name := range names[1:] { // those of which there are more
+			require.Regexp(t, `^(task \d+|high function of worker \d+) for 5s$`, name)
+		}
+		names = attrs[1]["running"].([]string)
+		require.Len(t, names, 3)
+		require.Equal(t, `task 2 "first" for 11s`, names[0])
+		require.Regexp(t, `^high function of worker \d+ for 10s$`, names[1])
+		require.Equal(t, `task 4 "blocked" for 10s, parked`, names[2])
+		require.NotContains(t, attrs[1], "running_more")
+		require.Equal(t, []string{`task 2 "first" for 21s`}, attrs[2]["running"])
+		require.Equal(t, []any{[]string(nil), int64(0), int64(1)}, []any{attrs[3]["running"], attrs[3]["queued"], attrs[3]["delayed"]})
+		require.Len(t, log.messages(), 5)
+	})
+}
+
+func TestShutdownThatIsSoonOverSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(5*time.Second - 1); return nil }})
+		require.NoError(t, p.Shutdown(context.Background()))
+		time.Sleep(time.Hour)
+		require.Empty(t, log.messages())
+	})
+}
+
+// When it is cut short, there is one more word, on what was left.
+func TestShutdownThatIsCutShortWaitsWithoutAWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(4 * time.Second)
+			return ctx.Err()
+		}})
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		require.Error(t, p.Shutdown(ctx))
+		require.Equal(t, 12*time.Second, time.Since(began))
+		at, _ := waitsLogged(log, began)
+		require.Equal(t, []time.Duration{5 * time.Second}, at)
+		require.Contains(t, log.messages(), "WARN taskpool: shutdown left tasks unfinished")
+	})
+}
+
+func TestShutdownThatWaitsForAHookSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
+			Finished: func(taskpool.TaskEvent) { time.Sleep(7 * time.Second) }}))
+		submit(t, p, taskpool.Task{Run: nop})
+		synctest.Wait()
+		require.NoError(t, p.Shutdown(context.Background()))
+		require.Equal(t, []string{"WARN taskpool: shutdown waits for hooks that have not returned"}, log.messages())
+	})
+}

@@ -111,6 +111,8 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		}
 	}
 
+	p.tellOfClosingLocked()
+
 	p.nextTurn = time.Time{}
 	due := func(t time.Time) {
 		if p.nextTurn.IsZero() || t.Before(p.nextTurn) {
@@ -128,6 +130,9 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	}
 	if !p.final.IsZero() {
 		due(p.final)
+	}
+	if !p.closing.next.IsZero() {
+		due(p.closing.next)
 	}
 	if p.rounds.long > 0 {
 		due(p.rounds.next)
