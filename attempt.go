@@ -20,10 +20,26 @@ type attempt struct {
 	// signal tells Yield and Beat that there is something to do; see preempt.go.
 	signal atomic.Uint32
 
+	// over is set once Run has returned, died or been given up: the attempt
+	// has no say any more. Protected by pool.mu.
+	over bool
+	// excused is set while no sign of life is due although the attempt has
+	// its slot. Protected by pool.mu.
+	excused bool
+	// asked is set if signalStall was, at the supervisor's last look whether anything
+	// moves. Protected by pool.mu.
+	asked bool
+
+	// ctx is the context given to Submit. It is here and not in the handle, which is
+	// kept by whoever wants to know how the task went, while an attempt is kept by
+	// those who are at work with its context.
+	ctx context.Context
+
 	// Set when the attempt is dispatched, fixed thereafter.
 	pool     *Pool
 	priority int64
 	h        *Handle
+	group    *Group // that the task is a member of; nil if none
 	w        *worker
 	number   int // from 1
 	run      func(context.Context) error
@@ -31,20 +47,9 @@ type attempt struct {
 	started  time.Time
 	deadline time.Time // zero without a Timeout
 
-	// over is set once Run has returned, died or been given up: the attempt
-	// has no say any more. Protected by pool.mu.
-	over bool
 	// parking is the attempt's stay off its slot while its task is Parked.
 	// Protected by pool.mu.
 	parking *parking
-
-	// excused is set while no sign of life is due although the attempt has
-	// its slot. Protected by pool.mu.
-	excused bool
-
-	// asked is set if signalStall was, at the supervisor's last look whether anything
-	// moves. Protected by pool.mu.
-	asked bool
 
 	// beatDue is closed when a sign of life is due; nil while nobody waits for
 	// that. Protected by pool.mu.
@@ -104,7 +109,7 @@ func (a *attempt) derive() *derivedContext {
 		return d
 	}
 	d := new(derivedContext)
-	ctx, ended := a.h.ctx, a.end.Load()
+	ctx, ended := a.ctx, a.end.Load()
 	if ended != nil && !ended.byContext {
 		ctx = context.WithoutCancel(ctx) // should it have ended too by now: not first
 	}
@@ -195,7 +200,7 @@ func (a *attempt) ended() *ending {
 	if e := a.end.Load(); e != nil {
 		return e
 	}
-	if e := a.pool.contextEnd(a.h.ctx); e != nil {
+	if e := a.pool.contextEnd(a.ctx); e != nil {
 		return e
 	}
 	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {
@@ -207,7 +212,7 @@ func (a *attempt) ended() *ending {
 // Deadline returns the earlier of the attempt's deadline and that of the
 // context given to Submit.
 func (a *attempt) Deadline() (time.Time, bool) {
-	d, ok := a.h.ctx.Deadline()
+	d, ok := a.ctx.Deadline()
 	if !a.deadline.IsZero() && (!ok || a.deadline.Before(d)) {
 		return a.deadline, true
 	}
@@ -254,7 +259,7 @@ func Detach(ctx context.Context) context.Context {
 	if a == nil {
 		return ctx
 	}
-	ctx = a.h.ctx
+	ctx = a.ctx
 	if attemptFrom(ctx) != nil { // the task was submitted by a task
 		return context.WithValue(ctx, remote.AttemptKey{}, nil)
 	}

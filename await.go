@@ -94,7 +94,7 @@ func (a *awaited) isItself(task *attempt) bool {
 	case a.settled != nil:
 		return task.h == a.settled
 	case a.members != nil:
-		return task.h.work.group == a.members
+		return task.group == a.members
 	case a.idle != nil:
 		return task.pool == a.idle
 	}
@@ -298,9 +298,10 @@ func (w *worker) adopt() {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	h := &Handle{pool: p, ctx: context.Background(), function: true, heapI: -1, state: Running, attempts: 1,
-		work: work{f: w.job.f}, task: Task{Priority: w.priority}, draw: w.lot()}
-	a := &h.first
+	h := newHandle(context.Background())
+	h.pool, h.function, h.state, h.attempts, h.draw = p, true, Running, 1, w.lot()
+	h.work.f, h.task.Priority = w.job.f, w.priority
+	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
 	a.slice.Store(int64(now.Sub(p.epoch)))
 	a.signal.Store(signalBegun)

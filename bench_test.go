@@ -325,3 +325,88 @@ func BenchmarkHooks(b *testing.B) {
 		})
 	}
 }
+
+// One context ends that 100,000 tasks wait with, and all are canceled. Beside it is
+// what one would write by hand, a context.AfterFunc for each that counts under a mutex.
+func BenchmarkCancelStorm(b *testing.B) {
+	const tasks = 100_000
+	b.Run("AfterFunc", func(b *testing.B) {
+		for range b.N {
+			b.StopTimer()
+			ctx, cancel := context.WithCancel(context.Background())
+			var mu sync.Mutex
+			n, all := 0, make(chan struct{})
+			for range tasks {
+				context.AfterFunc(ctx, func() {
+					mu.Lock()
+					defer mu.Unlock()
+					if n++; n == tasks {
+						close(all)
+					}
+				})
+			}
+			b.StartTimer()
+			cancel()
+			<-all
+		}
+	})
+	for _, distinct := range []bool{false, true} {
+		b.Run(fmt.Sprintf("distinct=%t", distinct), func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				p := newPool(b, taskpool.WithWorkers(1))
+				release := block(b, p)
+				ctx, cancel := context.WithCancel(context.Background())
+				var all []*taskpool.Handle
+				for range tasks {
+					own := ctx
+					if distinct {
+						var end context.CancelFunc
+						own, end = context.WithCancel(ctx)
+						defer end()
+					}
+					h, err := p.Submit(own, taskpool.Task{Run: emptyRun})
+					require.NoError(b, err)
+					all = append(all, h)
+				}
+				b.StartTimer()
+				cancel()
+				for _, h := range all {
+					require.Error(b, h.Wait(context.Background()))
+				}
+				b.StopTimer()
+				release()
+				require.NoError(b, p.Shutdown(context.Background()))
+			}
+		})
+	}
+}
+
+// Submit with a context that can end: one for all tasks, or one for each.
+func BenchmarkSubmitWithContext(b *testing.B) {
+	for _, distinct := range []bool{false, true} {
+		for _, producers := range benchProducers {
+			b.Run(fmt.Sprintf("distinct=%t/producers=%d", distinct, producers), func(b *testing.B) {
+				p := newPool(b, taskpool.WithWorkers(2))
+				shared, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				b.ReportAllocs()
+				b.ResetTimer()
+				produce(b, producers, func(int) error {
+					ctx, cancel := shared, func() {}
+					if distinct {
+						ctx, cancel = context.WithCancel(shared)
+					}
+					h, err := p.Submit(ctx, taskpool.Task{Run: emptyRun})
+					if err == nil {
+						err = h.Wait(context.Background())
+					}
+					cancel()
+					return err
+				})
+				b.StopTimer()
+				requireDone(b, p, b.N)
+			})
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -518,4 +519,268 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 	close(stop)
 	asking.Wait()
 	require.EqualValues(t, ran.Load(), p.Stats().Attempts-p.Stats().Interrupted)
+}
+
+// One registration for each Done channel, however many tasks wait with it.
+
+func TestEndOfAContextStartsNoGoroutineForEachTask(t *testing.T) {
+	tasks := 100_000
+	if raceEnabled {
+		tasks /= 10
+	}
+	var most atomic.Int64
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+		if e.Task.State == taskpool.Canceled {
+			most.Store(max(most.Load(), int64(runtime.NumGoroutine())))
+		}
+	}}))
+	release := block(t, p)
+	defer release()
+	ctx, cancel := context.WithCancelCause(patience(t))
+	all := make([]*taskpool.Handle, tasks)
+	for i := range all {
+		// They share a Done channel, and each has a context of its own.
+		h, err := p.Submit(context.WithValue(ctx, new(int), i), taskpool.Task{Run: nop})
+		require.NoError(t, err)
+		all[i] = h
+	}
+	before := runtime.NumGoroutine()
+	cause := errors.New("enough")
+	cancel(cause)
+	for _, h := range all {
+		require.Same(t, cause, h.Wait(patience(t)))
+	}
+	require.Less(t, int(most.Load()), before+100)
+	require.EqualValues(t, tasks, p.Stats().Canceled)
+	require.NoError(t, p.CheckQueue())
+}
+
+// Contexts that share a Done channel may end for causes of their own, and contexts may be
+// of types that cannot be compared.
+type causedContext struct {
+	context.Context
+	cause []error // makes it incomparable
+}
+
+func (c causedContext) Value(key any) any { // so that package context does not see the one inside
+	return nil
+}
+
+func (c causedContext) Err() error {
+	if c.Context.Err() != nil {
+		return c.cause[0]
+	}
+	return nil
+}
+
+func TestTasksOfOneDoneChannelHaveTheirOwnCauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, q := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		ctx, cancel := context.WithCancelCause(context.Background())
+		std, own := errors.New("std"), errors.New("own")
+		release := []func(){block(t, p), block(t, q)}
+		var all []*taskpool.Handle
+		for _, pool := range []*taskpool.Pool{p, q} {
+			for _, c := range []context.Context{ctx, causedContext{ctx, []error{own}}, context.WithValue(ctx, new(int), 0)} {
+				h, err := pool.Submit(c, taskpool.Task{Run: nop})
+				require.NoError(t, err)
+				all = append(all, h)
+			}
+		}
+		cancel(std)
+		synctest.Wait()
+		for i, h := range all {
+			require.Equal(t, []error{std, own, std}[i%3], h.Err())
+		}
+		for _, f := range release {
+			f()
+		}
+	})
+}
+
+// Tasks come and go with a context while it ends, in several pools; each has one end.
+func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
+	rounds := 300
+	if raceEnabled {
+		rounds /= 10
+	}
+	pools := []*taskpool.Pool{newPool(t, taskpool.WithWorkers(2)), newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(50, taskpool.OverflowWait))}
+	for range rounds {
+		ctx, cancel := context.WithCancel(patience(t))
+		var over atomic.Bool
+		var wg sync.WaitGroup
+		for k := range 4 {
+			wg.Go(func() {
+				var all []*taskpool.Handle
+				for i := range 100 {
+					own := ctx
+					if i%3 == 0 {
+						var end context.CancelFunc
+						own, end = context.WithCancel(ctx)
+						defer end()
+					}
+					h, err := pools[k%2].Submit(own, taskpool.Task{Run: func(ctx context.Context) error { return ctx.Err() }})
+					if err != nil {
+						assert.ErrorIs(t, err, context.Canceled)
+						assert.True(t, over.Load())
+						break
+					}
+					all = append(all, h)
+				}
+				for _, h := range all {
+					if err := h.Wait(patience(t)); err != nil {
+						assert.ErrorIs(t, err, context.Canceled)
+						assert.Equal(t, taskpool.Canceled, h.State())
+					}
+				}
+			})
+		}
+		wg.Go(func() { runtime.Gosched(); over.Store(true); cancel() })
+		wg.Wait()
+	}
+	for _, p := range pools {
+		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.CheckQueue())
+		requireConserved(t, p.Stats())
+		require.Zero(t, p.Watches())
+	}
+}
+
+// The last task that leaves ends the registration.
+func TestNothingIsLeftWithAContextWhoseTasksHaveEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		ctx := &customContext{Context: context.Background()}
+		std, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		ctx.Context = std
+		for range 3 {
+			release := block(t, p)
+			var all []*taskpool.Handle
+			for range 10 {
+				for _, c := range []context.Context{ctx, std} {
+					h, err := p.Submit(c, taskpool.Task{Run: nop})
+					require.NoError(t, err)
+					all = append(all, h)
+				}
+			}
+			require.EqualValues(t, 10, ctx.waiting.Load(), "its AfterFunc is its own affair, so each task asks for itself")
+			require.Equal(t, 1, p.Watches())
+			for _, h := range all[:8] {
+				h.Cancel(nil)
+			}
+			release()
+			synctest.Wait()
+			require.Zero(t, ctx.waiting.Load())
+			require.Zero(t, p.Watches())
+		}
+	})
+}
+
+// What a handle keeps alive once its task has settled.
+
+type secret struct{ _ [64]byte }
+
+//go:noinline
+func submitWithSecret(t *testing.T, p *taskpool.Pool, wrap func(context.Context) context.Context, run func(context.Context) error) (*taskpool.Handle, weak.Pointer[secret]) {
+	s := new(secret)
+	h, err := p.Submit(wrap(context.WithValue(context.Background(), secret{}, s)), taskpool.Task{Run: run, Retry: atOnce(2)})
+	require.NoError(t, err)
+	return h, weak.Make(s)
+}
+
+func requireGone(t *testing.T, w weak.Pointer[secret]) {
+	t.Helper()
+	for range 100 {
+		if runtime.GC(); w.Value() == nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	require.Fail(t, "the submitter's context is kept")
+}
+
+func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
+	withCancel := func(ctx context.Context) context.Context {
+		ctx, end := context.WithCancel(ctx)
+		_ = end // nobody keeps it alive
+		return ctx
+	}
+	for name, wrap := range map[string]func(context.Context) context.Context{
+		"cannot end": func(ctx context.Context) context.Context { return ctx },
+		"can end":    withCancel,
+	} {
+		for how, run := range map[string]func(context.Context) error{
+			"succeeds":            nop,
+			"fails":               func(context.Context) error { return errors.New("failed") },
+			"looks at its values": func(ctx context.Context) error { _ = ctx.Value(0); return ctx.Err() },
+		} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				h, w := submitWithSecret(t, p, wrap, run)
+				_ = h.Wait(t.Context())
+				require.NoError(t, p.WaitIdle(t.Context()))
+				requireGone(t, w)
+				require.NotEqual(t, taskpool.Running, h.State())
+			})
+		}
+	}
+	t.Run("canceled while it waits", func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		release := block(t, p)
+		h, w := submitWithSecret(t, p, withCancel, nop)
+		h.Cancel(nil)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		requireGone(t, w)
+		require.Equal(t, taskpool.Canceled, h.State())
+	})
+	t.Run("a member of a group", func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h, w := memberWithSecret(t, p)
+		requireGone(t, w)
+		require.Equal(t, taskpool.Succeeded, h.State())
+	})
+}
+
+//go:noinline
+func memberWithSecret(t *testing.T, p *taskpool.Pool) (h *taskpool.Handle, w weak.Pointer[secret]) {
+	s := new(secret)
+	g := p.Group(context.WithValue(context.Background(), secret{}, s), taskpool.Task{})
+	g.Go(func(ctx context.Context) error {
+		info, _ := taskpool.Current(ctx)
+		h = info.Handle
+		return nil
+	})
+	require.NoError(t, g.Wait())
+	return h, weak.Make(s)
+}
+
+// Whoever is still at work with the context of an attempt has its values, deadline and
+// Detach as before.
+func TestContextOfAnAttemptKeepsItsValuesAfterTheTaskHasSettled(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	outer, cancel := context.WithTimeout(context.WithValue(t.Context(), secret{}, "value"), time.Hour)
+	defer cancel()
+	deadline, _ := outer.Deadline()
+	for _, asks := range []bool{false, true} {
+		var kept context.Context
+		h, err := p.Submit(outer, taskpool.Task{Run: func(ctx context.Context) error {
+			if kept = ctx; asks {
+				return ctx.Err()
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, "value", kept.Value(secret{}))
+		d, ok := kept.Deadline()
+		require.True(t, ok)
+		require.Equal(t, deadline, d)
+		require.ErrorIs(t, kept.Err(), context.Canceled)
+		require.Equal(t, outer, taskpool.Detach(kept))
+		info, ok := taskpool.Current(kept)
+		require.True(t, ok)
+		require.Same(t, h, info.Handle)
+	}
 }

@@ -556,7 +556,7 @@ func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		ctx := unhurriedContext{context.Background(), make(chan struct{}), make(chan struct{})}
-		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { return ctx.Err() }}) // so that there is something to stop
 		require.NoError(t, err)
 		synctest.Wait() // in stop
 		require.Equal(t, taskpool.Running, h.State())

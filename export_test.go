@@ -249,7 +249,7 @@ func (p *Pool) CheckAtRest() error {
 func (d *dueHeap) check(name string) error {
 	for i, h := range d.tasks {
 		switch {
-		case h.heapI != i:
+		case int(h.heapI) != i:
 			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.heapI)
 		case h.place.lane != nil:
 			return fmt.Errorf("%s: task %d is in a lane too", name, h.id)
@@ -522,4 +522,25 @@ func CopyOf(p *Pool) *Pool {
 	c := reflect.New(reflect.TypeFor[Pool]())
 	c.Elem().Set(reflect.ValueOf(p).Elem())
 	return c.Interface().(*Pool)
+}
+
+// Watches returns for how many Done channels the pool is registered, and checks what
+// holds between them and the tasks.
+func (p *Pool) Watches() int {
+	p.lock()
+	defer p.unlock()
+	ws := &p.watches
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for done, w := range ws.byDone {
+		if len(w.handles) == 0 || w.done != done {
+			return -1
+		}
+		for i, h := range w.handles {
+			if h.watch != w || int(h.watchI) != i || h.state.final() {
+				return -1
+			}
+		}
+	}
+	return len(ws.byDone)
 }

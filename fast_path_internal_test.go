@@ -451,12 +451,19 @@ func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
 	require.NoError(t, p.Shutdown(context.Background()))
 }
 
+// handleOf returns the handle of a task of p that was not submitted.
+func handleOf(p *Pool, run func(context.Context) error) *Handle {
+	h := newHandle(context.Background())
+	h.pool, h.work.run = p, run
+	return h
+}
+
 // A task whose context ends within Submit, before it arrives, was never accepted.
 func TestATaskThatIsCanceledBeforeItArrivesDoesNot(t *testing.T) {
 	p, gate := occupiedPool(t)
 	h := &Handle{pool: p, canceled: context.Canceled}
 	require.False(t, p.arrive(entry{h: h}, Low))
-	require.True(t, p.arrive(entry{h: &Handle{pool: p, work: work{run: func(context.Context) error { return nil }}}}, Low))
+	require.True(t, p.arrive(entry{h: handleOf(p, func(context.Context) error { return nil })}, Low))
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.Zero(t, h.id)
@@ -761,7 +768,8 @@ func (b *batchPair) arrive() {
 		b.nextID++
 		e := entry{f: func() { b.called = id }}
 		if handles > 0 && b.rng.IntN(5*handles) == 0 {
-			e = entry{h: &Handle{pool: p, task: Task{Priority: pr}}}
+			e = entry{h: handleOf(p, nil)}
+			e.h.task.Priority = pr
 		}
 		if p.ageing {
 			p.arrivals.latest = order
@@ -861,7 +869,7 @@ func (b *batchPair) alone() {
 		p.seq = order
 		b.push(Priority(b.rng.IntN(4)), order, b.rng.IntN(2) == 0, b.rng.IntN(2) == 0)
 		if h := b.ref.tasks[len(b.ref.tasks)-1].h; h != nil {
-			h.pool = p
+			h.pool, h.first = p, new(attempt)
 		}
 	case 1:
 		if n := len(b.ref.tasks); n > 0 {
@@ -1013,7 +1021,7 @@ func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 
 func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
-	require.True(t, p.arrive(entry{h: &Handle{pool: p}}, Low))
+	require.True(t, p.arrive(entry{h: handleOf(p, nil)}, Low))
 	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
 	require.NoError(t, p.CheckArrivals())
 	w := wokenWorker(t, p)

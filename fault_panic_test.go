@@ -1537,6 +1537,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			require.Equal(s, errBroken, h.Err())
 			s.want.Submitted, s.want.Failed = 1, 1
 			asked(s, "Deadline", "Done", "Err", "Value")
+			asked(s, "Done", "Value") // once for the attempt's context, once for the interest in the task's
 		})
 		place("once an attempt succeeds", func(s *faultScene) {
 			ctx, _ := s.badContext(method)

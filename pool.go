@@ -30,6 +30,7 @@ type Pool struct {
 	self       *Pool           // the pool that New made: others are refused, see misuse.go
 
 	arrivals arrivals
+	watches  watches
 
 	// waiting is the most urgent priority of which a task waits in the queue,
 	// for Yield to look at without the lock; none if none waits or the pool
@@ -249,7 +250,7 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 // functionHandles are handles that stand for functions, to be used again: nobody
 // but the queue has them.
 var functionHandles = sync.Pool{New: func() any {
-	return &Handle{ctx: context.Background(), function: true, heapI: -1}
+	return &Handle{function: true, heapI: -1}
 }}
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
@@ -341,7 +342,8 @@ const (
 
 // submit is SubmitWithin of a task that does work.
 func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, err error) {
-	h := &Handle{pool: p, ctx: ctx, task: t, work: work, heapI: -1}
+	h := newHandle(ctx)
+	h.pool, h.task, h.work = p, t, work
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
@@ -352,7 +354,8 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 		return nil, p.refuseOver(ctx)
 	}
 	if ctx.Done() != nil {
-		h.stop = context.AfterFunc(ctx, h.contextEnded)
+		h.ends = true
+		p.watches.watch(p, h, ctx)
 	}
 	if p.hooks.timed {
 		h.queuedAt = time.Since(p.epoch)
@@ -363,8 +366,8 @@ func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, 
 	}
 	reports, err := p.admit(wait, h, parent)
 	if err != nil {
-		if h.stop != nil {
-			h.stop()
+		if forget := p.watches.leave(h); forget != nil {
+			forget()
 		}
 		if err == errGaveUp {
 			over := ctx
@@ -734,9 +737,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 			p.later--
 		}
 		p.settleLocked(h, s, err, reports)
-		if info = h.infoLocked(); h.stop != nil {
-			*reports = append(*reports, report{call: func() { h.stop() }})
-		}
+		info = h.infoLocked()
 	}
 	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
 	if s == Shed {
@@ -750,45 +751,59 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.count[h.state]--
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
-	h.work.run, h.work.f, h.task.Run, h.task.Retry = nil, nil, nil, Retry{} // let go of what they refer to
+	g := h.work.group
+	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
 	p.wakeLocked(&h.waiters)
-	if h.work.group != nil {
-		h.work.group.settledLocked(err, reports)
+	if h.watch != nil {
+		if forget := p.watches.leave(h); forget != nil {
+			*reports = append(*reports, report{call: forget})
+		}
+	}
+	if g != nil {
+		g.settledLocked(err, reports)
 	}
 }
 
-// cancel implements Handle.Cancel and the end of a task's context.
-func (p *Pool) cancel(h *Handle, e *ending) bool {
+// cancel implements Handle.Cancel.
+func (p *Pool) cancel(h *Handle, cause error) bool {
 	p.lock()
 	var reports []report
-	cause, a := e.cause, h.attempt
-	switch {
-	case h.state.final():
-		p.unlock()
-		return false
-	case h.id == 0: // Submit will find out
-		p.arrivals.mu.Lock() // as arrive looks at it
-		h.canceled = cause
-		p.arrivals.mu.Unlock()
-		p.unlock()
-		return true
-	case a != nil:
-		if h.canceled == nil {
-			h.canceled = cause
-		}
-		p.endLocked(a, e)
-		p.settleJudgedLocked(a.w, &reports)
-	default:
-		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, &reports)
+	a, e, ok := p.cancelLocked(h, cause, false, &reports)
+	if ok {
+		p.restoreLocked()
 	}
-	p.restoreLocked()
 	p.oweLocked(reports)
 	p.unlock()
 	if a != nil {
 		p.finish(a, e)
 	}
 	p.deliverAll(reports)
-	return true
+	return ok
+}
+
+// cancelLocked cancels h, byContext if the context given to Submit has ended. It returns
+// false if h has settled, and the attempt under way, if there is one, with the ending that
+// its context is to get without the lock.
+func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
+	switch {
+	case h.state.final():
+		return nil, nil, false
+	case h.id == 0: // Submit will find out
+		p.arrivals.mu.Lock() // as arrive looks at it
+		h.canceled = cause
+		p.arrivals.mu.Unlock()
+		return nil, nil, true
+	case h.attempt == nil:
+		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, reports)
+		return nil, nil, true
+	}
+	if h.canceled == nil {
+		h.canceled = cause
+	}
+	a, e = h.attempt, &ending{cause: cause, kind: endCanceled, byContext: byContext}
+	p.endLocked(a, e)
+	p.settleJudgedLocked(a.w, reports)
+	return a, e, true
 }
 
 // withdrawLocked takes a waiting handle out of the queue or the delayed ones.
@@ -798,22 +813,6 @@ func (p *Pool) withdrawLocked(h *Handle) entry {
 		return entry{h: h}
 	}
 	return p.queue.remove(h)
-}
-
-// contextEnded is called when the context given to Submit has ended.
-func (h *Handle) contextEnded() {
-	p := h.pool
-	p.lock()
-	if h.state.final() || p.over {
-		p.unlock()
-		return
-	}
-	p.helpers++
-	p.unlock()
-	defer p.helperDone(p.helps()) // also if a hook calls Goexit
-	e := &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
-	defer func() { p.cancel(h, e) }() // also after a Goexit
-	p.contain("a context's method", func() { e.cause = context.Cause(h.ctx) })
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits

@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"math/big"
@@ -855,7 +856,7 @@ type retained struct {
 func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak.Pointer[retained], weak.Pointer[Handle]) {
 	r := &retained{}
 	if handle {
-		h := &Handle{task: Task{Run: nil, Name: "x"}, stop: func() bool { return r.self == nil }}
+		h := &Handle{task: Task{Name: "x", Run: func(context.Context) error { r.self = r; return nil }}}
 		q.push(entry{h: h, order: order}, pr, false)
 		return weak.Make(r), weak.Make(h)
 	}

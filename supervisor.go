@@ -535,13 +535,9 @@ func (p *Pool) settleJudgedLocked(w *worker, reports *[]report) {
 // settleHungLocked settles the task of w as v says, while its goroutine still
 // runs it.
 func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
-	h := w.job.h
 	p.settleAttemptLocked(w, v, reports)
 	if a := w.attempt; a != nil { // it may never return to do so itself
 		*reports = append(*reports, report{call: func() { a.finish(returned) }})
-	}
-	if h != nil && h.stop != nil && !v.retry {
-		*reports = append(*reports, report{call: func() { h.stop() }})
 	}
 	w.gaveUp = true
 	if !w.holds || len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil {
@@ -720,7 +716,7 @@ type dueTask struct {
 func (d *dueHeap) add(h *Handle) { heap.Push(d, h) }
 
 // remove takes h out.
-func (d *dueHeap) remove(h *Handle) { heap.Remove(d, h.heapI) }
+func (d *dueHeap) remove(h *Handle) { heap.Remove(d, int(h.heapI)) }
 
 // first returns the handle that is due first, nil if there is none.
 func (d *dueHeap) first() *Handle {
@@ -756,11 +752,11 @@ func (d *dueHeap) Less(i, j int) bool {
 }
 func (d *dueHeap) Swap(i, j int) {
 	d.tasks[i], d.tasks[j] = d.tasks[j], d.tasks[i]
-	d.tasks[i].heapI, d.tasks[j].heapI = i, j
+	d.tasks[i].heapI, d.tasks[j].heapI = int32(i), int32(j)
 }
 func (d *dueHeap) Push(x any) {
 	h := x.(*Handle)
-	h.heapI = len(d.tasks)
+	h.heapI = int32(len(d.tasks))
 	d.last++
 	d.tasks = append(d.tasks, dueTask{h, d.last})
 }

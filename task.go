@@ -180,9 +180,11 @@ func (s State) final() bool { return s >= Succeeded && s <= Shed }
 // goroutine at any time.
 type Handle struct {
 	pool *Pool
-	ctx  context.Context // as given to Submit
-	// stop ends the pool's interest in ctx; nil if ctx cannot end.
-	stop func() bool
+	ends bool // the context given to Submit can end
+
+	function bool // it stands for a function given to Go, see timedFunction
+
+	watch *contextWatch // of that context; nil if there is none, or none any more, see watches
 
 	// The fields below are protected by pool.mu.
 
@@ -194,14 +196,14 @@ type Handle struct {
 	lastErr  error         // of the last failed attempt
 	attempts int           // started so far
 	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
-	function bool          // it stands for a function given to Go, see timedFunction
 	draw     uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
-	first    attempt       // saves an allocation for the tasks, most of them, that need one attempt
+	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
 
-	place place     // where it waits while Queued
-	due   time.Time // when Delayed ends
-	heapI int       // index in Pool.delayed while Delayed
+	place  place     // where it waits while Queued
+	due    time.Time // when Delayed ends
+	heapI  int32     // index in Pool.delayed while Delayed
+	watchI int32     // index in watch
 	// canceled is the cause of Cancel or of ctx's end, if that came before
 	// the task was accepted or while an attempt was under way.
 	canceled error
@@ -210,6 +212,21 @@ type Handle struct {
 	// waiters wait until the task has settled or, while it waits for room itself, until
 	// it is accepted or refused.
 	waiters waiters
+}
+
+// newHandle returns the handle of a task that was submitted with ctx, with its first
+// attempt. The two are one object, which saves an allocation, where the attempt keeps
+// nothing of the caller's alive while the handle is kept.
+func newHandle(ctx context.Context) *Handle {
+	if ctx == context.Background() || ctx == context.TODO() {
+		both := new(struct {
+			Handle
+			attempt
+		})
+		both.Handle.first, both.Handle.heapI, both.attempt.ctx = &both.attempt, -1, ctx
+		return &both.Handle
+	}
+	return &Handle{first: &attempt{ctx: ctx}, heapI: -1}
 }
 
 // Done returns a channel that is closed when the task has settled.
@@ -296,7 +313,7 @@ func (h *Handle) Cancel(cause error) bool {
 	if cause == nil {
 		cause = context.Canceled
 	}
-	return h.pool.cancel(h, &ending{cause: cause, kind: endCanceled})
+	return h.pool.cancel(h, cause)
 }
 
 // SetPriority moves a waiting task to another priority, at the back of those

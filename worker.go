@@ -184,14 +184,14 @@ func (p *Pool) noteStartLocked(w *worker, wait time.Duration) {
 
 // beginAttemptLocked makes h's next attempt.
 func (h *Handle) beginAttemptLocked(w *worker) *attempt {
-	a := &h.first
+	a := h.first
 	if h.attempts > 0 {
-		a = new(attempt)
+		a = &attempt{ctx: a.ctx}
 	}
 	h.attempts++
 	h.state, h.attempt = Running, a
 	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
-	a.pool, a.priority, a.retry = h.pool, int64(h.task.Priority), h.task.Retry
+	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.task.Priority), h.task.Retry
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
 	}
@@ -429,14 +429,14 @@ func (w *worker) endedWaiting() *ending {
 	if w.attempt == nil {
 		return nil
 	}
-	h := w.attempt.h
-	if h.stop == nil {
+	a := w.attempt
+	if !a.h.ends {
 		return nil
 	}
-	if e := h.work.group.end(); e != nil {
+	if e := a.group.end(); e != nil {
 		return e
 	}
-	return w.pool.contextEnd(h.ctx)
+	return w.pool.contextEnd(a.ctx)
 }
 
 // withdraw settles w's task, whose attempt does not begin, as if it still waited:
@@ -514,7 +514,7 @@ func (w *worker) mayRun() error {
 	}
 	end := a.end.Load()
 	if end == nil && (hooks.started != nil || hooks.around != nil) { // else it began just now
-		if end = a.h.work.group.end(); end == nil {
+		if end = a.group.end(); end == nil {
 			end = a.ended()
 		}
 	}
@@ -652,9 +652,13 @@ func (w *worker) judge() bool {
 	w.phase = phaseSettle
 	v := &w.verdict
 	*v = verdict{state: Succeeded}
-	// Before user code is called, and the interest in the task's context ends
-	// below, it must be sure that the task has no other attempt by now.
-	if w.attempt != nil && (w.err != nil || w.attempt.h.stop != nil) && !w.inTime() {
+	a := w.attempt
+	if a != nil && w.err == nil {
+		a.noteEnd(returned) // from here on derived stays as it is, or ends itself
+	}
+	// Before user code is called it must be sure that the task has no other attempt by
+	// now.
+	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) && !w.inTime() {
 		return w.late()
 	}
 	if w.err != nil {
@@ -663,7 +667,6 @@ func (w *worker) judge() bool {
 		}
 		*v = verdict{state: Failed, err: w.err, kind: w.kind}
 	}
-	a := w.attempt
 	if a == nil {
 		return true
 	}
@@ -672,7 +675,9 @@ func (w *worker) judge() bool {
 	if v.kind != attemptOK {
 		w.pool.contain("a context's method", func() { end = a.ended() })
 	}
-	w.pool.finish(a, returned)
+	if w.err != nil || a.derived.Load() != nil {
+		w.pool.finish(a, returned)
+	}
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
 		if end.kind == endCanceled {
@@ -688,9 +693,6 @@ func (w *worker) judge() bool {
 		case end == cutOff: // it panicked, and might have been retried
 			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
 		}
-	}
-	if stop := a.h.stop; stop != nil && !v.retry {
-		w.pool.contain("a context's method", func() { stop() }) // the pool's interest in it ends
 	}
 	if v.kind == attemptOK && !a.h.function {
 		w.pool.contain("a logger", func() { v.log = w.pool.logs(slog.LevelDebug) })
@@ -890,9 +892,6 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			// Canceled too late for judge to see.
 			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == Failed) {
 				v.state, v.err = Canceled, withReason(h.canceled, v.err)
-			}
-			if v.retry && h.stop != nil {
-				*reports = append(*reports, report{call: func() { h.stop() }})
 			}
 			v.retry = false
 		}

@@ -1,0 +1,306 @@
+package taskpool
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// watches hear of the end of the contexts that tasks were submitted with. There is one
+// registration with package context for each Done channel, however many tasks there are:
+// contexts that share it end together, though with their own values and causes. When it
+// is closed, one goroutine, the pass, cancels all tasks that are concerned, a chunk at a
+// time. Package context starts a goroutine for each registration; where many contexts
+// end at once, all but one of these do no more than to hand theirs to the pass.
+//
+// What holds:
+//
+//   - A task is watched from before it is accepted until it has settled or the pass has
+//     taken it: then h.watch.handles[h.watchI] is h, and otherwise h.watch is nil.
+//   - A watch in byDone has handles, and its context has not ended as far as is known.
+//   - A watch that the last handle has left, and whose context has not ended, is
+//     forgotten, and its registration ended by who took that handle out.
+//   - A watch that was told that its context has ended is in the list told until the pass
+//     takes the list. Who finds told nil starts the pass, which leaves passing there until
+//     it ends.
+//
+// The pass is not what keeps such tasks from starting: a worker looks for itself, see
+// worker.endedWaiting.
+type watches struct {
+	// mu protects the fields below, those of contextWatch but stop and forget, and
+	// Handle.watchI. Handle.watch is protected by Pool.mu too once the task is
+	// accepted. It may be locked under Pool.mu, and no user code runs under it.
+	mu     sync.Mutex
+	byDone map[<-chan struct{}]*contextWatch
+	spare  []*contextWatch // to be used again, with what they have allocated
+
+	// The watches that were told, the last one first. It takes no lock to add one, as
+	// there may be very many at once.
+	told atomic.Pointer[contextWatch]
+}
+
+// A contextWatch is one registration for the end of contexts.
+type contextWatch struct {
+	pool    *Pool
+	done    <-chan struct{} // key in byDone; nil if it is not there
+	over    atomic.Bool     // the context has ended
+	handles []*Handle
+	only    [1]*Handle    // where handles are while there is one
+	next    *contextWatch // in the list told, whose last this is if it is nil
+
+	// Fixed while there are handles.
+
+	stop   func() bool // ends the registration
+	ended  func()      // is told that the context has ended
+	forget func()      // ends the registration of a watch that has no handles any more
+}
+
+const (
+	passChunk    = 256 // tasks canceled in one critical section
+	spareWatches = 64
+)
+
+// watch has h, which is not accepted yet, canceled when ctx ends, which it can. It calls
+// methods of ctx.
+func (ws *watches) watch(p *Pool, h *Handle, ctx context.Context) {
+	done := ctx.Done()
+	if _, own := ctx.(interface{ AfterFunc(func()) func() bool }); own {
+		done = nil // who knows what it does: no other task depends on that
+	}
+	ws.mu.Lock()
+	if w := ws.byDone[done]; w != nil {
+		w.add(h)
+		ws.mu.Unlock()
+		return
+	}
+	w := ws.newWatch(p)
+	ws.mu.Unlock()
+	w.stop = context.AfterFunc(ctx, w.ended)
+	if !ws.register(w, h, done) {
+		w.stop() // another was faster
+	}
+}
+
+// newWatch returns a watch without handles.
+func (ws *watches) newWatch(p *Pool) *contextWatch {
+	if last := len(ws.spare) - 1; last >= 0 {
+		w := ws.spare[last]
+		ws.spare[last] = nil
+		ws.spare = ws.spare[:last]
+		return w
+	}
+	w := &contextWatch{pool: p}
+	w.handles = w.only[:0:1]
+	w.ended, w.forget = w.contextEnded, w.endRegistration
+	return w
+}
+
+// register gives h to w, a new watch of done, or to one that is there by now; then it
+// returns false.
+func (ws *watches) register(w *contextWatch, h *Handle, done <-chan struct{}) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	first := ws.byDone[done]
+	switch {
+	case first != nil:
+		first.add(h)
+		return false
+	case w.over.Load(): // already
+		h.canceled = context.Canceled // Submit will find out, and say why
+		return true
+	}
+	if w.done = done; done != nil {
+		if ws.byDone == nil {
+			ws.byDone = make(map[<-chan struct{}]*contextWatch)
+		}
+		ws.byDone[done] = w
+	}
+	w.add(h)
+	return true
+}
+
+func (w *contextWatch) add(h *Handle) {
+	h.watch, h.watchI = w, int32(len(w.handles))
+	w.handles = append(w.handles, h)
+}
+
+// remove takes the handle at i out.
+func (w *contextWatch) remove(i int32) {
+	last := len(w.handles) - 1
+	w.handles[i].watch = nil
+	w.handles[i] = w.handles[last]
+	w.handles[i].watchI = i
+	w.handles[last] = nil
+	w.handles = shrunk(w.handles[:last])
+}
+
+// leave ends the interest in the end of h's context. It returns what is to be called for
+// that without a lock, nil if nothing is: it calls methods of the context.
+func (ws *watches) leave(h *Handle) (forget func()) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w := h.watch
+	if w == nil {
+		return nil
+	}
+	w.remove(h.watchI)
+	if len(w.handles) > 0 || w.over.Load() {
+		return nil
+	}
+	if w.done != nil {
+		delete(ws.byDone, w.done)
+	}
+	return w.forget
+}
+
+// endRegistration ends the registration of w, which nobody else knows any more.
+func (w *contextWatch) endRegistration() {
+	if !w.stop() {
+		return // contextEnded was called, or is about to be
+	}
+	ws := &w.pool.watches
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if len(ws.spare) < spareWatches {
+		w.done, w.stop, w.handles = nil, nil, w.only[:0:1]
+		ws.spare = append(ws.spare, w)
+	}
+}
+
+// contextEnded is called, on a goroutine of its own, when w's context has ended.
+func (w *contextWatch) contextEnded() {
+	ws := &w.pool.watches
+	w.over.Store(true)
+	for told := false; !told; {
+		w.next = ws.told.Load()
+		told = ws.told.CompareAndSwap(w.next, w)
+	}
+	if w.next == nil {
+		w.pool.pass()
+	}
+}
+
+// passing is in watches.told, behind all others, while the pass is under way.
+var passing = new(contextWatch)
+
+// A chunk is tasks that the pass cancels together.
+type chunk struct {
+	told    *contextWatch // of the list told: what is left of it
+	tasks   []endedTask
+	asked   int         // for how many of them the cause is known
+	running []endedTask // whose attempt has to be told
+	reports []report
+}
+
+// An endedTask is a task whose context has ended.
+type endedTask struct {
+	h     *Handle
+	ctx   context.Context
+	cause error
+	a     *attempt // the one under way, and why it ends
+	e     *ending
+}
+
+// pass cancels the tasks whose context has ended.
+func (p *Pool) pass() {
+	p.lock()
+	if p.over { // all tasks have settled
+		p.unlock()
+		return
+	}
+	p.helpers++
+	p.unlock()
+	p.passOn(&chunk{tasks: make([]endedTask, 0, passChunk)})
+}
+
+// passOn is the goroutine of the pass. Should user code end it, another goes on where it
+// has stopped.
+func (p *Pool) passOn(c *chunk) {
+	id, done := p.helps(), false
+	defer func() {
+		if done {
+			p.helperDone(id)
+			return
+		}
+		p.lock()
+		defer p.unlock()
+		delete(p.insiders, id)
+		go p.passOn(c)
+	}()
+	for more := true; more; more = p.nextChunk(c) {
+		p.askCauses(c)
+		p.cancelChunk(c)
+		for len(c.running) > 0 {
+			t := c.running[0]
+			c.running = c.running[1:]
+			p.finish(t.a, t.e)
+		}
+		reports := c.reports
+		c.reports = nil
+		p.deliverAll(reports)
+	}
+	done = true
+}
+
+// nextChunk takes tasks to cancel. It returns false if there are none: then the pass is
+// over.
+func (p *Pool) nextChunk(c *chunk) bool {
+	ws := &p.watches
+	p.lock() // as the tasks that settle let go of their context
+	defer p.unlock()
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	c.tasks, c.asked = c.tasks[:0], 0
+	for len(c.tasks) < passChunk {
+		if c.told == nil || c.told == passing {
+			if len(c.tasks) > 0 || ws.told.CompareAndSwap(passing, nil) {
+				break
+			}
+			c.told = ws.told.Swap(passing)
+		}
+		w := c.told
+		if w.done != nil && ws.byDone[w.done] == w {
+			delete(ws.byDone, w.done)
+		}
+		for last := len(w.handles) - 1; last >= 0 && len(c.tasks) < passChunk; last-- {
+			h := w.handles[last]
+			w.remove(int32(last))
+			c.tasks = append(c.tasks, endedTask{h: h, ctx: h.first.ctx, cause: context.Canceled})
+		}
+		if len(w.handles) == 0 {
+			c.told = w.next
+		}
+	}
+	return len(c.tasks) > 0
+}
+
+// askCauses asks why the contexts of c's tasks have ended.
+func (p *Pool) askCauses(c *chunk) {
+	for c.asked < len(c.tasks) {
+		t := &c.tasks[c.asked]
+		c.asked++
+		p.contain("a context's method", func() {
+			if cause := context.Cause(t.ctx); cause != nil {
+				t.cause = cause
+			}
+		})
+	}
+}
+
+// cancelChunk cancels c's tasks.
+func (p *Pool) cancelChunk(c *chunk) {
+	if len(c.tasks) == 0 { // a goroutine before has done so, and was ended
+		return
+	}
+	p.lock()
+	defer p.unlock()
+	for _, t := range c.tasks {
+		if t.a, t.e, _ = p.cancelLocked(t.h, t.cause, true, &c.reports); t.a != nil {
+			c.running = append(c.running, t)
+		}
+	}
+	clear(c.tasks)
+	c.tasks = c.tasks[:0]
+	p.restoreLocked()
+	p.oweLocked(c.reports)
+}
