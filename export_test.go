@@ -292,6 +292,9 @@ func (in *arrivals) check(ageing bool) error {
 	if l, m := in.least.Load(), in.most.Load(); l != least || m != most {
 		return fmt.Errorf("arrivals: priorities from %d to %d, said to be from %d to %d", least, most, l, m)
 	}
+	if in.batch == nil {
+		return nil
+	}
 	for i, e := range in.batch.slots {
 		switch {
 		case i >= in.n && (e.live() || e.order != 0) || i < in.n && (!e.live() || e.f != nil && e.h != nil):
@@ -311,7 +314,7 @@ func (in *arrivals) check(ageing bool) error {
 }
 
 func (p *Pool) checkSpareLocked() error {
-	if s := p.spare; s == p.arrivals.batch || s.size != batchSize || s.next != nil || !segmentCleared(s) {
+	if s := p.spare; s != nil && (s == p.arrivals.batch || s.size != batchSize || s.next != nil || !segmentCleared(s)) {
 		return errors.New("the spare segment is not clear")
 	}
 	return nil
@@ -321,7 +324,7 @@ func (p *Pool) checkSpareLocked() error {
 // task arrives.
 func (p *Pool) checkIdleLocked() error {
 	in := &p.arrivals
-	free := p.direct && !p.paused && p.held < p.slots
+	free := p.direct && !p.closed && !p.paused && p.held < p.slots
 	asleep := make(map[*worker]bool)
 	for _, w := range p.idle {
 		asleep[w] = true
@@ -336,6 +339,8 @@ func (p *Pool) checkIdleLocked() error {
 		}
 	}
 	switch {
+	case in.batch == nil && p.direct && !in.detour && !in.closed:
+		return errors.New("arrivals: there is no batch")
 	case p.detour != in.detour:
 		return fmt.Errorf("detour is %t, but %t for arrivals", p.detour, in.detour)
 	case in.scout != nil && in.scout != p.scout:
@@ -344,10 +349,12 @@ func (p *Pool) checkIdleLocked() error {
 		return errors.New("the scout is up, and nobody knows")
 	case in.scout != nil && in.n > 0:
 		return errors.New("tasks have arrived, and the scout was not woken")
+	case p.unhired < 0 || p.unhired > p.slots:
+		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.unhired, p.slots)
 	case p.coming < 0 || p.coming > others:
 		return fmt.Errorf("%d workers are on their way, of %d", p.coming, others)
 	case p.coming > 0: // they will see to the rest
-	case p.scout != nil && !free || p.scout == nil && free && len(p.idle) > 0:
+	case p.scout != nil && !free || p.scout == nil && free && (len(p.idle) > 0 || p.unhired > 0 && len(p.crew) > 0):
 		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))
 	case p.detour != (free && p.scout == nil):
 		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))

@@ -25,7 +25,8 @@ import (
 //   - While a slot is free, the next arrival wakes an idle worker, the scout, or a
 //     worker is on its way. It takes in what has arrived, takes the task whose turn
 //     it is and, if there are more, wakes the next worker. Where there is none to
-//     be woken, arrivals take the detour by Pool.lock, and one is hired.
+//     be woken, be it that none was hired yet, arrivals take the detour by
+//     Pool.lock, and one is hired.
 
 // arrivals holds the tasks that nobody has taken in yet.
 type arrivals struct {
@@ -34,7 +35,7 @@ type arrivals struct {
 	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment  // the tasks, in order; with ageing, their order is the time
+	batch     *segment  // the tasks, in order; with ageing, their order is the time. Nil until the first detour is over
 	n         int       // how many
 	stretches []stretch // their priorities
 	began     beginnings
@@ -77,7 +78,6 @@ const (
 )
 
 func (in *arrivals) init() {
-	in.batch = newSegment(batchSize)
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 }
@@ -128,7 +128,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		}
 		if in.watch {
 			in.watch = false
-			p.alarmLocked() // which needs no lock
+			p.ring()
 		}
 		in.stretches = append(in.stretches, stretch{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))
@@ -209,6 +209,9 @@ func (p *Pool) takeInLocked() {
 	in := &p.arrivals
 	if in.least.Load() == none {
 		return
+	}
+	if p.spare == nil {
+		p.spare = p.queue.segment(batchSize)
 	}
 	lockSoon(&in.mu)
 	batch, n, stretches := in.batch, in.n, in.stretches
@@ -449,7 +452,7 @@ func (p *Pool) wakeNextLocked() {
 	if p.coming > 0 || !waiting && p.expectLocked() {
 		return
 	}
-	if len(p.idle) == 0 && p.scout == nil { // it has to be hired
+	if len(p.idle) == 0 && p.scout == nil && p.unhired == 0 { // those with parked tasks have it first
 		p.endRunLocked()
 		p.takeInLocked()
 		p.restoreLocked()
@@ -464,7 +467,10 @@ func (p *Pool) expectLocked() bool {
 	if p.coming > 0 {
 		return true
 	}
-	free := p.direct && !p.paused && p.held < p.slots
+	free := p.direct && !p.closed && !p.paused && p.held < p.slots
+	if free && p.scout == nil && len(p.idle) == 0 && p.unhired > 0 && len(p.crew) > 0 {
+		p.hireLocked() // as they are needed, one is kept in store
+	}
 	scout := free && (len(p.idle) > 0 || p.scout != nil)
 	detour := free && !scout
 	if scout == (p.scout != nil) && detour == p.detour {
@@ -477,6 +483,9 @@ func (p *Pool) expectLocked() bool {
 		return false
 	}
 	p.detour, in.detour = detour, detour
+	if !detour && in.batch == nil {
+		in.batch = newSegment(batchSize)
+	}
 	if scout {
 		last := len(p.idle) - 1
 		p.scout, in.scout = p.idle[last], p.idle[last]

@@ -34,6 +34,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 						}
 					}}))
 					require.NoError(t, err)
+					warm(t, p)
 					started, gate := make(chan struct{}), make(chan struct{})
 					if busy {
 						require.NoError(t, p.Go(High, func() { close(started); <-gate }))
@@ -128,6 +129,7 @@ func TestUrgentFunctionOvertakesThoseForWhichWorkersWereWoken(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, err := New(WithWorkers(4))
 			require.NoError(t, err)
+			warm(t, p)
 			synctest.Wait()
 			gate := make(chan struct{})
 			var mu sync.Mutex
@@ -287,6 +289,7 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 	for _, n := range []int{worthWhole, maxArrivals} {
 		p, err := New(WithWorkers(3))
 		require.NoError(t, err)
+		warm(t, p)
 		gate := make(chan struct{})
 		p.lock() // nobody takes anything in
 		for range n {
@@ -568,6 +571,13 @@ func occupiedPool(t *testing.T, opts ...Option) (p *Pool, gate chan struct{}) {
 	return p, gate
 }
 
+// warm has a new pool hire its first worker: until then arrivals take a detour.
+func warm(t *testing.T, p *Pool) {
+	t.Helper()
+	require.NoError(t, p.Go(High, func() {}))
+	require.NoError(t, p.WaitIdle(context.Background()))
+}
+
 // awaitSupervisor waits until the supervisor has had its first turn, in which it
 // takes in what has arrived, and all is idle.
 func awaitSupervisor(t *testing.T, p *Pool) {
@@ -657,6 +667,7 @@ func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // which reports a goroutine that stays
 		p, err := New(WithWorkers(1))
 		require.NoError(t, err)
+		warm(t, p)
 		synctest.Wait()
 		p.mu.Lock()
 		h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
@@ -729,7 +740,7 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 		p.seq = int64(1000 * time.Hour) // beyond what the clock says
 	}
 	p.arrivals.init()
-	p.spare = newSegment(batchSize)
+	p.arrivals.batch, p.spare = newSegment(batchSize), newSegment(batchSize)
 	p.queue = *b.q
 	p.queue.init()
 	b.q, b.nextID = &p.queue, 1
@@ -897,6 +908,7 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						p, err := New(WithWorkers(slots))
 						require.NoError(t, err)
+						warm(t, p)
 						gate := make(chan struct{})
 						for range parked {
 							_, err := p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
@@ -942,7 +954,7 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 						close(gate)
 						require.NoError(t, p.Shutdown(context.Background()))
 						require.Equal(t, functions-over, ran)
-						require.EqualValues(t, functions+parked+1, p.Stats().Succeeded)
+						require.EqualValues(t, functions+parked+2, p.Stats().Succeeded)
 					})
 				})
 			}
@@ -957,6 +969,7 @@ func handPool(t *testing.T, workers int, opts ...Option) *Pool {
 	c, err := newConfig(append([]Option{WithWorkers(workers)}, opts...))
 	require.NoError(t, err)
 	p := newPool(c)
+	p.supervised = true // by nobody
 	for i := range workers {
 		w := &worker{pool: p, wake: make(chan struct{}, 1), id: i + 1, crewI: i, watchI: -1}
 		p.crew = append(p.crew, w)

@@ -78,6 +78,7 @@ const (
 	defaultHangGrace = 5 * time.Second
 	defaultQuantum   = 10 * time.Millisecond
 	defaultMaxParked = 10_000
+	maxWorkers       = 1_000_000
 	unbounded        = -1 // of config.capacity
 	likeWorkers      = -1 // of config.maxAbandoned
 )
@@ -139,6 +140,8 @@ func (c *config) validate() error {
 	switch {
 	case c.workers < 1:
 		return bad("WithWorkers: n", "be at least 1", c.workers)
+	case c.workers > maxWorkers:
+		return bad("WithWorkers: n", fmt.Sprintf("be at most %d", maxWorkers), c.workers)
 	case c.capacitySet && c.capacity < 0:
 		return bad("WithCapacity: n", "not be negative", c.capacity)
 	case c.overflow < OverflowWait || c.overflow > OverflowShed:
@@ -175,7 +178,9 @@ func (c *config) validate() error {
 }
 
 // WithWorkers sets the number of workers, which is the number of tasks that run
-// at once: at least 1. Default: [runtime.GOMAXPROCS].
+// at once: at least 1 and at most 1,000,000. A worker starts when it is first
+// needed, so a set that is larger than need be costs nothing. Default:
+// [runtime.GOMAXPROCS].
 func WithWorkers(n int) Option {
 	return optionFunc(func(c *config) { c.workers = n })
 }

@@ -2,7 +2,9 @@ package taskpool_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -206,4 +208,47 @@ func TestOverflowNamesItself(t *testing.T) {
 	} {
 		require.Equal(t, want, o.String())
 	}
+}
+
+// A slip of the pen must not take all memory there is.
+func TestNumberOfWorkersIsBounded(t *testing.T) {
+	const most = 1_000_000
+	for _, n := range []int{most + 1, math.MaxInt} {
+		_, err := taskpool.New(taskpool.WithWorkers(n))
+		require.EqualError(t, err, fmt.Sprintf("taskpool: WithWorkers: n must be at most 1000000, got %d", n))
+	}
+	p := newPool(t, taskpool.WithWorkers(most))
+	require.EqualError(t, p.Resize(math.MaxInt), fmt.Sprintf("taskpool: Resize: workers must be at most 1000000, got %d", math.MaxInt))
+	require.Equal(t, most, p.Stats().Slots)
+	require.NoError(t, p.Resize(1))
+	require.NoError(t, p.Resize(most))
+	s := p.Stats()
+	require.Equal(t, []int{most, most, most}, []int{s.Slots, s.Workers, s.Idle})
+}
+
+// The largest values that options take mean what they say: nothing overflows.
+func TestOptionsTakeTheLargestValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
+			for _, order := range []taskpool.Option{taskpool.WithAging(math.MaxInt64), taskpool.WithFairShare(math.MaxInt)} {
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, math.MinInt), order,
+					taskpool.WithCapacity(math.MaxInt, overflow), taskpool.WithMaxParked(math.MaxInt),
+					taskpool.WithMaxAbandoned(math.MaxInt), taskpool.WithQuantum(math.MaxInt64), taskpool.WithHangGrace(math.MaxInt64))
+				release := occupy(t, p)
+				g := p.Group(t.Context(), taskpool.Task{Timeout: math.MaxInt64, Heartbeat: math.MaxInt64})
+				g.SetLimit(math.MaxInt)
+				for range 3 {
+					g.Go(func(ctx context.Context) error { time.Sleep(time.Second); return taskpool.Yield(ctx) })
+				}
+				h := submit(t, p, taskpool.Task{Priority: math.MaxInt, Retry: taskpool.Retry{MaxAttempts: math.MaxInt,
+					Backoff: func(int) time.Duration { return math.MaxInt64 }}, Run: func(context.Context) error { return errors.New("again") }})
+				release()
+				require.NoError(t, g.Wait())
+				synctest.Wait()
+				require.Equal(t, taskpool.Delayed, h.State())
+				require.True(t, h.Cancel(nil))
+				require.NoError(t, p.Shutdown(context.Background()))
+			}
+		}
+	})
 }

@@ -84,18 +84,22 @@ type Pool struct {
 	// Slots. A slot is held from the moment a worker takes a task until it has
 	// settled and reported it, but for the time in which the task is parked;
 	// also while a dead worker waits to be replaced.
-	slots    int       // how many there are
-	held     int       // how many are held; more than slots after Resize, for a while
-	heldLess int       // how many of these by tasks less urgent than those of WithReserved
-	ask      int       // parked attempts that ask for one,
-	askLess  int       // and the less urgent ones
-	crew     []*worker // all workers but those abandoned; in no order
-	engaged  int       // slots held, attempts parked and workers abandoned
-	extra    int       // how many workers beyond slots were hired, for the tasks that ran while others were parked
+	slots    int // how many there are
+	held     int // how many are held; more than slots after Resize, for a while
+	heldLess int // how many of these by tasks less urgent than those of WithReserved
+	ask      int // parked attempts that ask for one,
+	askLess  int // and the less urgent ones
+	engaged  int // slots held, attempts parked and workers abandoned
 
-	// Workers without a task; a free slot need not have one.
+	// Workers. A worker is hired when it is first needed: until then it is a
+	// number in unhired and idle like those that sleep.
+	crew    []*worker // all that were hired but those abandoned; in no order
+	unhired int       // how many more there are
+	extra   int       // how many there are beyond slots, for the tasks that ran while others were parked
+
+	// Those without a task; a free slot need not have one.
 	idle   []*worker // asleep, the last to come on top
-	scout  *worker   // asleep too, to be woken by the next arrival; nil: none is, or nobody has noticed yet that it was woken
+	scout  *worker   // asleep too, to be woken by the next arrival; nil: none is, or somebody has noticed that it was woken
 	coming int       // how many were woken, or hired, and have not looked yet
 
 	stall     stallWatch
@@ -129,10 +133,12 @@ type Pool struct {
 	final        time.Time      // when user code is not waited for any longer; zero: no such time
 	grantedFinal time.Duration  // of rounds.lateness: final has been put off by so much
 	over         bool           // terminated is closed, or about to be
+
+	supervised bool // the supervisor was started
 }
 
-// New starts a pool with the given options. Its workers and its supervisor run
-// until Shutdown.
+// New makes a pool with the given options. Its workers and its supervisor are
+// started when they are first needed, and run until Shutdown.
 func New(opts ...Option) (*Pool, error) {
 	c, err := newConfig(opts)
 	if err != nil {
@@ -141,15 +147,12 @@ func New(opts ...Option) (*Pool, error) {
 	p := newPool(c)
 	p.lock()
 	defer p.unlock()
-	for range c.workers {
-		p.hireLocked()
-	}
+	p.unhired = c.workers
 	p.restoreLocked()
-	go p.supervise()
 	return p, nil
 }
 
-// newPool returns a pool without workers and supervisor.
+// newPool returns a pool without workers.
 func newPool(c *config) *Pool {
 	p := &Pool{
 		cfg:        c,
@@ -167,7 +170,6 @@ func newPool(c *config) *Pool {
 	p.hooked = p.hooks.all
 	p.sampled = p.hooked && p.hooks.timed || len(p.hooks.samples) > 0
 	p.arrivals.init()
-	p.spare = newSegment(batchSize)
 	p.waiting.Store(none)
 	p.queue.share, p.queue.step = uint64(c.fairShare), c.aging
 	if c.reserved > 0 {
@@ -978,8 +980,7 @@ func (p *Pool) quietLocked() bool {
 // drainedLocked tells those who wait for it that nothing is outstanding.
 func (p *Pool) drainedLocked() {
 	p.extra = 0
-	for len(p.crew) > p.slots && p.dismissIdleLocked() {
-	}
+	p.trimLocked(p.slots)
 	if p.quietLocked() {
 		p.wakeLocked(&p.idlers)
 	}
@@ -1061,10 +1062,10 @@ func (p *Pool) Resume() {
 	p.restoreLocked()
 }
 
-// Resize changes the number of workers, to at least 1 and to more than
-// [WithReserved] keeps. Added workers start at once; workers that are too many
-// end when they have finished their task. Resize does not wait for that. It
-// returns [ErrClosed] after Shutdown was called.
+// Resize changes the number of workers, to at least 1, to more than
+// [WithReserved] keeps and to at most 1,000,000. Added workers take tasks at once;
+// workers that are too many end when they have finished their task. Resize does
+// not wait for that. It returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
 	if p.misused() {
 		return p.misuse("Resize")
@@ -1076,18 +1077,18 @@ func (p *Pool) Resize(workers int) error {
 		}
 		return err
 	}
+	if workers > maxWorkers {
+		return fmt.Errorf("taskpool: Resize: workers must be at most %d, got %d", maxWorkers, workers)
+	}
 	p.lock()
 	defer p.unlock()
 	if p.closed {
 		return ErrClosed
 	}
 	p.slots = workers
-	for len(p.crew) < workers {
-		p.hireLocked()
-	}
+	p.unhired += max(workers-p.sizeLocked(), 0)
 	p.reclaimLocked()
-	for len(p.crew) > workers+p.extra && p.dismissIdleLocked() {
-	}
+	p.trimLocked(workers + p.extra)
 	p.restoreLocked()
 	return nil
 }

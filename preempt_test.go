@@ -165,7 +165,10 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				nothing := goroutines()
 				p := newPool(t, append(v.options, taskpool.WithWorkers(workers), taskpool.WithQuantum(time.Microsecond))...)
 				synctest.Wait()
-				before := goroutines()
+				requireWorkers(t, p, workers) // and so they were started
+				require.NoError(t, p.WaitIdle(aYear(t)))
+				synctest.Wait()
+				before := goroutines() + 1 // the supervisor may come
 				m := &mix{t: t, p: p}
 				var handles []*taskpool.Handle
 				for p.Stats().Parks < parks*v.percent/100 {

@@ -57,6 +57,7 @@ func (p *Pool) watchFullLocked() {
 		arrived := in.n > 0
 		s.arrival, in.watch = !arrived, !arrived
 		in.mu.Unlock()
+		p.superviseLocked()
 		if arrived {
 			p.watchStallLocked()
 		}

@@ -192,7 +192,7 @@ func (p *Pool) Stats() Stats {
 
 		Capacity:  p.cfg.capacity,
 		Slots:     p.slots,
-		Workers:   len(p.crew) - len(p.lost),
+		Workers:   p.sizeLocked() - len(p.lost),
 		Idle:      p.idleLocked(),
 		Queued:    p.count[Queued],
 		Delayed:   p.count[Delayed],

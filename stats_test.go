@@ -290,10 +290,10 @@ func TestTasksDescribesEachTask(t *testing.T) {
 				require.Empty(t, ids)
 			case taskpool.Running:
 				require.ElementsMatch(t, want[state], got)
-				require.ElementsMatch(t, []int{1, 2, 4}, ids, "3 was abandoned")
+				require.ElementsMatch(t, []int{2, 3, 4}, ids, "1 was abandoned")
 			case taskpool.Abandoned:
 				require.ElementsMatch(t, want[state], got)
-				require.Equal(t, []int{3}, ids)
+				require.Equal(t, []int{1}, ids)
 			default:
 				require.ElementsMatch(t, want[state], got, state)
 				require.Empty(t, ids)

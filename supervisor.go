@@ -40,8 +40,22 @@ func (p *Pool) supervise() {
 	}
 }
 
-// alarmLocked has the supervisor take a turn. It may be called without the lock.
+// alarmLocked has the supervisor take a turn.
 func (p *Pool) alarmLocked() {
+	p.superviseLocked()
+	p.ring()
+}
+
+// superviseLocked starts the supervisor, when it is first needed.
+func (p *Pool) superviseLocked() {
+	if !p.supervised && !p.over {
+		p.supervised = true
+		go p.supervise()
+	}
+}
+
+// ring is alarmLocked without the lock, by one who knows that the supervisor was started.
+func (p *Pool) ring() {
 	select {
 	case p.alarm <- struct{}{}:
 	default: // it will anyway
@@ -572,8 +586,9 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 		p.engageLocked(+1)
 		tell(reports, p.hooks.workerAbandoned, e)
 	}
-	if len(p.crew) < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
+	if p.sizeLocked() < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
 		p.total.replacedHung++
+		p.unhired++
 		e.Replacement = p.hireLocked().id
 		tell(reports, p.hooks.workerReplaced, e)
 	}
@@ -602,8 +617,7 @@ func (p *Pool) reclaimLocked() {
 // dismissLocked ends the workers of a pool that is closed and drained, and says
 // so once the last has gone.
 func (p *Pool) dismissLocked() {
-	for p.dismissIdleLocked() {
-	}
+	p.trimLocked(0)
 	var reports []report
 	for _, w := range p.lost {
 		p.abandonLocked(w, &reports)
@@ -618,7 +632,11 @@ func (p *Pool) dismissLocked() {
 	p.reportLocked(reports)
 	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
 		p.over = true
-		p.alarmLocked()
+		if p.supervised {
+			p.alarmLocked()
+		} else {
+			close(p.terminated)
+		}
 	}
 }
 

@@ -128,13 +128,20 @@ const (
 	attemptHung
 )
 
-// hireLocked adds a worker, asleep until it is wanted.
+// sizeLocked returns the number of workers, without those abandoned.
+func (p *Pool) sizeLocked() int { return len(p.crew) + p.unhired }
+
+// hireLocked starts one of the workers that were not needed yet, or else one more.
+// It sleeps until it is wanted.
 func (p *Pool) hireLocked() *worker {
 	p.lastID++
 	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), watchI: -1}
 	p.crew = append(p.crew, w)
 	p.idle = append(p.idle, w)
-	p.extra = max(p.extra, len(p.crew)-p.slots)
+	if p.unhired > 0 {
+		p.unhired--
+	}
+	p.extra = max(p.extra, p.sizeLocked()-p.slots)
 	go w.main()
 	return w
 }
@@ -200,7 +207,7 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 
 // idleLocked returns the number of workers without a task.
 func (p *Pool) idleLocked() int {
-	n := len(p.idle) + p.coming
+	n := p.unhired + len(p.idle) + p.coming
 	if p.scout != nil {
 		n++
 	}
@@ -223,8 +230,8 @@ func (p *Pool) takeIdleLocked() *worker {
 	return w
 }
 
-// summonLocked has one more worker come and look. Where none is asleep and a slot is
-// free, some are with parked tasks, and a new one is hired.
+// summonLocked has one more worker come and look. If none is asleep one is hired:
+// where a slot is free and all were hired, some are with parked tasks.
 func (p *Pool) summonLocked() {
 	coming := p.coming
 	w := p.takeIdleLocked()
@@ -237,6 +244,13 @@ func (p *Pool) summonLocked() {
 	}
 	p.coming++
 	w.wake <- struct{}{}
+}
+
+// trimLocked lets idle workers go while there are more than most.
+func (p *Pool) trimLocked(most int) {
+	p.unhired -= min(p.unhired, max(p.sizeLocked()-most, 0))
+	for len(p.crew) > most && p.dismissIdleLocked() {
+	}
 }
 
 // dismissIdleLocked lets the idle worker on top go. It returns false if none is
@@ -829,7 +843,7 @@ func (w *worker) takeLocked() bool {
 func (w *worker) takeOrSleepLocked() bool {
 	p := w.pool
 	switch {
-	case len(p.crew) > p.slots+p.extra: // after Resize
+	case p.sizeLocked() > p.slots+p.extra: // after Resize
 		w.dismissed = true
 	case p.idleLocked() >= p.slots: // enough for what may be parked next
 		w.dismissed = true

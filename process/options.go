@@ -26,6 +26,9 @@ type optionFunc func(*config)
 
 func (f optionFunc) apply(c *config) { f(c) }
 
+// maxWorkers is more processes than most machines let a user have.
+const maxWorkers = 10_000
+
 type config struct {
 	workers      int
 	maxCalls     int   // 0: no limit
@@ -40,7 +43,7 @@ type config struct {
 }
 
 // WithWorkers sets how many children there are, and so how many calls are at work
-// at once: at least 1. The default is [runtime.GOMAXPROCS].
+// at once: at least 1 and at most 10,000. The default is [runtime.GOMAXPROCS].
 //
 // The children share that many processors: each has its part, and at least one, as
 // GOMAXPROCS. WithEnv("GOMAXPROCS=8") gives each eight. Small calls are fastest with
@@ -132,6 +135,8 @@ func (c *config) validate() error {
 	switch {
 	case c.workers < 1:
 		return bad("WithWorkers: n", "be at least 1", c.workers)
+	case c.workers > maxWorkers:
+		return bad("WithWorkers: n", fmt.Sprintf("be at most %d", maxWorkers), c.workers)
 	case c.maxCallsSet && c.maxCalls < 1:
 		return bad("WithMaxCalls: n", "be at least 1", c.maxCalls)
 	case c.maxMemorySet && c.maxMemory < 1:

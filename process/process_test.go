@@ -240,6 +240,7 @@ func TestRegisterPanicsOnWhatCannotBe(t *testing.T) {
 
 func TestStartRefusesBadOptions(t *testing.T) {
 	for want, option := range map[string]process.Option{
+		"process: WithWorkers: n must be at most 10000, got 10001":                                   process.WithWorkers(10_001),
 		"process: WithWorkers: n must be at least 1, got 0":                                          process.WithWorkers(0),
 		"process: WithMaxCalls: n must be at least 1, got 0":                                         process.WithMaxCalls(0),
 		"process: WithMaxMemory: bytes must be at least 1, got -1":                                   process.WithMaxMemory(-1),
