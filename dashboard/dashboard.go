@@ -58,6 +58,7 @@ func New(opts ...Option) *Dashboard {
 // its task. They tell pools apart by their names, and note nothing of a pool until it is
 // watched. Functions given to Go are a sample, see [WithGoEvery].
 func (d *Dashboard) Hooks() taskpool.Hooks {
+	d.mustBeUsable("Hooks")
 	note := func(to func(*history, taskpool.TaskEvent)) func(taskpool.TaskEvent) {
 		return func(e taskpool.TaskEvent) {
 			if h := (*d.histories.Load())[e.Pool]; h != nil {
@@ -80,6 +81,9 @@ func (d *Dashboard) Hooks() taskpool.Hooks {
 // until [Dashboard.Unwatch], it stays on the page. In case of an error, that of a bad option given to [New] among
 // them, none is added.
 func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
+	if err := d.misuse("Watch"); err != nil {
+		return err
+	}
 	if d.bad != nil {
 		return d.bad
 	}
@@ -119,6 +123,7 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 // Unwatch takes a pool off the page, and forgets what its hooks have told. It reports
 // whether the pool was watched.
 func (d *Dashboard) Unwatch(p *taskpool.Pool) bool {
+	d.mustBeUsable("Unwatch")
 	d.looking.Lock()
 	defer d.looking.Unlock()
 	d.mu.Lock()
@@ -132,6 +137,20 @@ func (d *Dashboard) Unwatch(p *taskpool.Pool) bool {
 	d.pools, d.taken = slices.Delete(slices.Clone(d.pools), i, i+1), time.Time{}
 	d.histories.Store(&histories)
 	return true
+}
+
+// misuse returns the error of a call with a dashboard that New has not returned, else nil.
+func (d *Dashboard) misuse(call string) error {
+	if d == nil || d.clients == nil {
+		return fmt.Errorf("dashboard: %s: the Dashboard must be one that New has returned, got nil or a zero one", call)
+	}
+	return nil
+}
+
+func (d *Dashboard) mustBeUsable(call string) {
+	if err := d.misuse(call); err != nil {
+		panic(err.Error())
+	}
 }
 
 // find returns the watched pool with an id, nil if there is none.
@@ -154,6 +173,7 @@ func (d *Dashboard) find(id int) *watched {
 //
 // It may be called more than once.
 func (d *Dashboard) Close() {
+	d.mustBeUsable("Close")
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true

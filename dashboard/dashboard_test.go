@@ -715,3 +715,15 @@ func TestPageKeepsNothingOfTheTasksInItAlive(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 	require.Equal(t, http.StatusOK, request(d, http.MethodGet, "style.css", "").Code) // d is alive
 }
+
+func TestADashboardThatNewHasNotReturnedIsRefused(t *testing.T) {
+	const must = ": the Dashboard must be one that New has returned, got nil or a zero one"
+	for _, d := range []*dashboard.Dashboard{nil, {}} {
+		require.EqualError(t, d.Watch(), "dashboard: Watch"+must)
+		require.PanicsWithValue(t, "dashboard: Hooks"+must, func() { d.Hooks() })
+		require.PanicsWithValue(t, "dashboard: Unwatch"+must, func() { d.Unwatch(nil) })
+		require.PanicsWithValue(t, "dashboard: Close"+must, func() { d.Close() })
+		require.PanicsWithValue(t, "dashboard: ServeHTTP"+must, func() { d.ServeHTTP(nil, nil) })
+	}
+	require.False(t, dashboard.New().Unwatch(nil))
+}

@@ -250,7 +250,7 @@ type Kind[T any] struct {
 // Register adds a handler of jobs of the named kind to reg and returns what enqueues
 // them. It is meant for package level and panics on a programmer's error: a name
 // that is taken, or is not 2 to 127 ASCII letters, digits and . _ - / with a letter
-// or digit first; a nil handler; a T that has, in a field or an element too, what
+// or digit first; a nil reg or handler; a T that has, in a field or an element too, what
 // package encoding/json cannot encode or decode, or that has no exported field; a
 // policy with a value that is not allowed.
 func Register[T any](reg *Registry, name string, handler func(ctx context.Context, m Meta, payload T) error, p Policy) *Kind[T] {
@@ -259,6 +259,9 @@ func Register[T any](reg *Registry, name string, handler func(ctx context.Contex
 	}
 	if !validKind(name) {
 		fail("name must be %s", kindRule)
+	}
+	if reg == nil {
+		fail("reg must not be nil")
 	}
 	if handler == nil {
 		fail("handler must not be nil")
@@ -344,11 +347,26 @@ func implements[I any](t reflect.Type) bool {
 }
 
 // Name returns the kind's name.
-func (k *Kind[T]) Name() string { return k.name }
+func (k *Kind[T]) Name() string {
+	if k == nil || k.name == "" {
+		panic("jobs: Kind.Name: " + notRegistered)
+	}
+	return k.name
+}
+
+const notRegistered = "the Kind must be one that Register has returned, got nil or a zero Kind"
 
 // Enqueue encodes payload and adds a job to q, see [Queue]. It returns the job's ID;
 // with ErrDuplicate, the ID of the job that has the same unique key.
 func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (ID, error) {
+	switch {
+	case k == nil || k.name == "":
+		return "", errors.New("jobs: Kind.Enqueue: " + notRegistered)
+	case ctx == nil:
+		return "", errors.New("jobs: Kind.Enqueue: ctx must not be nil")
+	case q == nil:
+		return "", errors.New("jobs: Kind.Enqueue: q must not be nil")
+	}
 	if o.MaxAttempts < 0 || o.MaxAttempts > maxAttempts {
 		return "", fmt.Errorf("jobs: Options.MaxAttempts must be from 0 to %d, got %d", maxAttempts, o.MaxAttempts)
 	}
@@ -372,8 +390,11 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 // jobs are enqueued. f is called on a goroutine of its own, for which the engine waits:
 // of [Local] a slow f holds up a worker, of engines that store jobs the events that
 // follow, and one that waits for the queue may wait for ever. If f panics or calls [runtime.Goexit] that is logged with [slog.Default] and changes
-// nothing. Events of one job come in order.
+// nothing. Events of one job come in order. Observe panics if f is nil.
 func (reg *Registry) Observe(f func(Event)) {
+	if f == nil {
+		panic("jobs: Registry.Observe: f must not be nil")
+	}
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	reg.observers = append(reg.observers, f)

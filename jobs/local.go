@@ -48,7 +48,15 @@ type localJob struct {
 //
 // A job is known until it has settled; what it came to is told to the observers of
 // reg. Each unsettled job takes a goroutine that waits for its end.
+//
+// It panics if pool or reg is nil.
 func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
+	switch {
+	case pool == nil:
+		panic("jobs: Local: pool must not be nil")
+	case reg == nil:
+		panic("jobs: Local: reg must not be nil")
+	}
 	return &LocalQueue{pool: pool, reg: reg, jobs: make(map[ID]*localJob), unique: make(map[uniqueKey]*localJob)}
 }
 
@@ -58,6 +66,9 @@ func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
 // key is just being added it waits for that, a handler in taskpool.Block. If it
 // returns an error the job was not added, and no handler has been called.
 func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
+	if err := q.misuse("Enqueue", ctx); err != nil {
+		return "", err
+	}
 	if err := r.Validate(); err != nil {
 		return "", err
 	}
@@ -82,6 +93,18 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	}
 	q.accepted(j, h)
 	return j.meta.ID, nil
+}
+
+// misuse returns the error of a call with a queue that is nil or zero, or a nil context;
+// else nil.
+func (q *LocalQueue) misuse(call string, ctx context.Context) error {
+	switch {
+	case q == nil || q.pool == nil:
+		return fmt.Errorf("jobs: LocalQueue.%s: the LocalQueue must be one that Local has returned, got nil or a zero one", call)
+	case ctx == nil:
+		return fmt.Errorf("jobs: LocalQueue.%s: ctx must not be nil", call)
+	}
+	return nil
 }
 
 func contextOver(ctx context.Context) error {
@@ -223,7 +246,10 @@ func (q *LocalQueue) tell(j *localJob, e Event) {
 
 // Cancel ends a job, see [Queue]. Its error is then [context.Canceled]. It never
 // waits.
-func (q *LocalQueue) Cancel(_ context.Context, id ID) error {
+func (q *LocalQueue) Cancel(ctx context.Context, id ID) error {
+	if err := q.misuse("Cancel", ctx); err != nil {
+		return err
+	}
 	if h := q.Handle(id); h == nil || !h.Cancel(nil) {
 		return fmt.Errorf("%w: %q", ErrNotFound, string(id))
 	}
@@ -234,6 +260,9 @@ func (q *LocalQueue) Cancel(_ context.Context, id ID) error {
 // it or to move it to another priority. It is nil if the job has settled, is still
 // being added, or never was.
 func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
+	if err := q.misuse("Handle", context.Background()); err != nil {
+		panic(err.Error())
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if j := q.jobs[id]; j != nil && j.handle != nil && !final(j.handle) {
@@ -250,6 +279,9 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 // are submitted to another pool; this queue's observers are not told of that. In a
 // handler, called with its context, Stop returns taskpool.ErrInside and stops nothing.
 func (q *LocalQueue) Stop(ctx context.Context) error {
+	if err := q.misuse("Stop", ctx); err != nil {
+		return err
+	}
 	err := q.pool.Shutdown(ctx)
 	if errors.Is(err, taskpool.ErrInside) {
 		return err

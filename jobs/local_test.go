@@ -800,3 +800,41 @@ func TestAttemptThatAHookFailsIsRetriedLikeAnyOther(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
+	ctx := t.Context()
+	var none context.Context
+	enqueue := func(k *jobs.Kind[int], ctx context.Context, q jobs.Queue) error {
+		id, err := k.Enqueue(ctx, q, 0, jobs.Options{})
+		require.Empty(t, id)
+		return err
+	}
+	for _, bad := range []*jobs.Kind[int]{nil, {}} {
+		require.EqualError(t, enqueue(bad, ctx, q), "jobs: Kind.Enqueue: the Kind must be one that Register has returned, got nil or a zero Kind")
+		require.PanicsWithValue(t, "jobs: Kind.Name: the Kind must be one that Register has returned, got nil or a zero Kind", func() { _ = bad.Name() })
+	}
+	require.EqualError(t, enqueue(k, none, q), "jobs: Kind.Enqueue: ctx must not be nil")
+	require.EqualError(t, enqueue(k, ctx, nil), "jobs: Kind.Enqueue: q must not be nil")
+	for _, bad := range []*jobs.LocalQueue{nil, {}} {
+		const must = ": the LocalQueue must be one that Local has returned, got nil or a zero one"
+		require.EqualError(t, enqueue(k, ctx, bad), "jobs: LocalQueue.Enqueue"+must)
+		require.EqualError(t, bad.Cancel(ctx, "1"), "jobs: LocalQueue.Cancel"+must)
+		require.EqualError(t, bad.Stop(ctx), "jobs: LocalQueue.Stop"+must)
+		require.PanicsWithValue(t, "jobs: LocalQueue.Handle"+must, func() { bad.Handle("1") })
+	}
+	_, err := q.Enqueue(none, jobs.Request{})
+	require.EqualError(t, err, "jobs: LocalQueue.Enqueue: ctx must not be nil")
+	require.EqualError(t, q.Cancel(none, "1"), "jobs: LocalQueue.Cancel: ctx must not be nil")
+	require.EqualError(t, q.Stop(none), "jobs: LocalQueue.Stop: ctx must not be nil")
+	require.PanicsWithValue(t, "jobs: Local: pool must not be nil", func() { jobs.Local(nil, &reg) })
+	p, err := taskpool.New()
+	require.NoError(t, err)
+	defer p.Shutdown(ctx)
+	require.PanicsWithValue(t, "jobs: Local: reg must not be nil", func() { jobs.Local(p, nil) })
+	require.PanicsWithValue(t, "jobs: Registry.Observe: f must not be nil", func() { reg.Observe(nil) })
+	require.PanicsWithValue(t, `jobs: Register "other": reg must not be nil`, func() { jobs.Register(nil, "other", nothing[int], jobs.Policy{}) })
+	must(t)(k.Enqueue(ctx, q, 0, jobs.Options{})) // nothing was lost
+}

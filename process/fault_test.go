@@ -47,3 +47,6 @@ func Faults() []string {
 	faults.found = nil
 	return found
 }
+
+// CopyOf returns what a call sees of a copy of w.
+func CopyOf(w *Workers) *Workers { return &Workers{self: w.self, cfg: w.cfg} }

@@ -105,7 +105,23 @@ func (fn *Func[In, Out]) call(ctx context.Context, decode func(any) error) (any,
 }
 
 // Name returns the name that the function was registered under.
-func (fn *Func[In, Out]) Name() string { return fn.name }
+func (fn *Func[In, Out]) Name() string {
+	if err := fn.misuse("Func.Name"); err != nil {
+		panic(err.Error())
+	}
+	return fn.name
+}
+
+// misuse returns the error of a call with a function that is nil or zero, else nil.
+func (fn *Func[In, Out]) misuse(call string) error {
+	switch {
+	case fn == nil:
+		return fmt.Errorf("process: %s: the Func must be one that Register has returned, got nil", call)
+	case fn.f == nil:
+		return fmt.Errorf("process: %s: the Func must be one that Register has returned, got a zero Func", call)
+	}
+	return nil
+}
 
 // Call calls the function in a child process of w and returns what it returns. It
 // waits for a free child, the most urgent caller first: the priority is that of
@@ -130,6 +146,9 @@ func (fn *Func[In, Out]) Name() string { return fn.name }
 // A call costs two frames, some tens of microseconds or more, and the encoding of In and Out.
 func (fn *Func[In, Out]) Call(ctx context.Context, w *Workers, in In) (Out, error) {
 	var out value[Out]
+	if err := fn.misuse("Func.Call"); err != nil {
+		return out.V, err
+	}
 	if err := w.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
 		var zero Out
 		return zero, err

@@ -257,9 +257,26 @@ func TestStartRefusesBadOptions(t *testing.T) {
 	}
 }
 
-func TestCallNeedsWorkers(t *testing.T) {
-	_, err := add.Call(context.Background(), nil, point{})
-	require.EqualError(t, err, "process: Call of add: w must not be nil")
+func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
+	ctx := context.Background()
+	var none context.Context
+	w := start(t, process.WithWorkers(1))
+	for got, bad := range map[string]*process.Workers{"nil": nil, "zero Workers": {}, "a copy": process.CopyOf(w)} {
+		_, err := add.Call(ctx, bad, point{})
+		require.EqualError(t, err, "process: Call of add: the Workers must be what Start has returned, got "+got)
+		require.EqualError(t, bad.Shutdown(ctx), "process: Workers.Shutdown: the Workers must be what Start has returned, got "+got)
+		require.PanicsWithValue(t, "process: Workers.Stats: the Workers must be what Start has returned, got "+got, func() { bad.Stats() })
+	}
+	for got, bad := range map[string]*process.Func[point, int]{"nil": nil, "a zero Func": {}} {
+		_, err := bad.Call(ctx, w, point{})
+		require.EqualError(t, err, "process: Func.Call: the Func must be one that Register has returned, got "+got)
+		require.PanicsWithValue(t, "process: Func.Name: the Func must be one that Register has returned, got "+got, func() { _ = bad.Name() })
+	}
+	_, err := add.Call(none, w, point{})
+	require.EqualError(t, err, "process: Call of add: ctx must not be nil")
+	require.EqualError(t, w.Shutdown(none), "process: Workers.Shutdown: ctx must not be nil")
+	require.Zero(t, w.Stats().Calls)
+	require.Equal(t, 3, call(t, w, add, point{1, 2}))
 }
 
 func TestTheEnvironmentIsThisProgramsAndWithEnvs(t *testing.T) {

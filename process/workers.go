@@ -46,6 +46,7 @@ const (
 //     only falls, and drained is closed when it is 0.
 //   - A child that is known to have died is not idle.
 type Workers struct {
+	self    *Workers // what Start has returned: others are refused
 	cfg     *config
 	stderr  *serialWriter
 	stop    chan struct{} // closed when the keepers are to end
@@ -115,6 +116,7 @@ func Start(opts ...Option) (*Workers, error) {
 		stop: make(chan struct{}), ended: make(chan struct{}), drained: make(chan struct{}),
 		children: make(map[*worker]struct{}),
 	}
+	w.self = w
 	first := make(chan error, cfg.workers)
 	for range cfg.workers {
 		k := &keeper{w: w}
@@ -135,6 +137,20 @@ func Start(opts ...Option) (*Workers, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// misuse returns the error of a call with Workers that Start has not returned, else nil.
+func (w *Workers) misuse(call string) error {
+	got := "a copy"
+	switch {
+	case w == nil:
+		got = "nil"
+	case w.self == w:
+		return nil
+	case w.self == nil:
+		got = "zero Workers"
+	}
+	return fmt.Errorf("process: %s: the Workers must be what Start has returned, got %s", call, got)
 }
 
 // A keeper keeps one child alive.
@@ -334,8 +350,11 @@ func (w *Workers) refuseLocked(err error) {
 
 // call has a child call a function; see [Func.Call].
 func (w *Workers) call(ctx context.Context, name string, in, out any) error {
-	if w == nil {
-		return fmt.Errorf("process: Call of %s: w must not be nil", name)
+	if err := w.misuse("Call of " + name); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return fmt.Errorf("process: Call of %s: ctx must not be nil", name)
 	}
 	ended := ctx.Err() != nil
 	w.mu.Lock()
@@ -486,6 +505,12 @@ func (w *Workers) stopKeepers() {
 // returns how many there were and the cause of ctx's end. A further call of Shutdown
 // waits as well.
 func (w *Workers) Shutdown(ctx context.Context) error {
+	if err := w.misuse("Workers.Shutdown"); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return errors.New("process: Workers.Shutdown: ctx must not be nil")
+	}
 	w.mu.Lock()
 	if !w.closing {
 		w.closing = true
@@ -527,6 +552,9 @@ func (w *Workers) cutOff() int {
 
 // Stats returns figures of this moment.
 func (w *Workers) Stats() Stats {
+	if err := w.misuse("Workers.Stats"); err != nil {
+		panic(err.Error())
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats

@@ -14,7 +14,9 @@ import (
 
 // workersWithout makes Workers that have no keepers, and so no children of their own.
 func workersWithout(n int) *Workers {
-	return &Workers{cfg: &config{workers: n}, drained: make(chan struct{}), children: map[*worker]struct{}{}}
+	w := &Workers{cfg: &config{workers: n}, drained: make(chan struct{}), children: map[*worker]struct{}{}}
+	w.self = w
+	return w
 }
 
 func (w *Workers) offer(c *worker) {
