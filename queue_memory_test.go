@@ -5,9 +5,14 @@
 package taskpool
 
 import (
+	"container/heap"
+	"context"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -55,4 +60,121 @@ func TestMemoryOfABacklog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a peak took is given back when it is over: what waits for its time, what the
+// supervisor watches, and whatever else there is a list of.
+func TestMemoryOfAPeakIsGivenBack(t *testing.T) {
+	const peak, left = 50_000, 20_000 // bytes
+	handles := make([]Handle, peak)
+	workers := make([]worker, peak)
+	now := time.Now()
+	for i := range handles {
+		handles[i].due, handles[i].heapI = now.Add(time.Duration(i*7919%peak)), -1
+		workers[i].watch, workers[i].watchI = handles[i].due, -1
+	}
+	for name, test := range map[string]func() (rise, fall func(), keep any){
+		"delayed": func() (rise, fall func(), keep any) {
+			d := new(dueHeap)
+			return func() {
+					for i := range handles {
+						d.add(&handles[i])
+					}
+				}, func() {
+					for d.Len() > 0 {
+						d.remove(d.first())
+					}
+				}, d
+		},
+		"watched": func() (rise, fall func(), keep any) {
+			q := new(watchHeap)
+			return func() {
+					for i := range workers {
+						heap.Push(q, &workers[i])
+					}
+				}, func() {
+					for q.Len() > 0 {
+						heap.Pop(q)
+					}
+				}, q
+		},
+		"lists": func() (rise, fall func(), keep any) {
+			l := new([]*worker)
+			return func() {
+					for i := range workers {
+						*l = append(*l, &workers[i])
+					}
+				}, func() {
+					for len(*l) > 0 {
+						*l = shrunk((*l)[:len(*l)-1])
+					}
+				}, l
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rise, fall, keep := test()
+			before := liveHeap()
+			rise()
+			require.Greater(t, liveHeap()-before, 8*peak*9/10)
+			fall()
+			require.LessOrEqual(t, liveHeap()-before, left)
+			runtime.KeepAlive(keep)
+			runtime.KeepAlive(handles)
+			runtime.KeepAlive(workers)
+		})
+	}
+}
+
+// To give memory back costs no more than to take elements out.
+func TestShrinkingCopiesNoMoreThanWasTakenOut(t *testing.T) {
+	copied, removed := 0, 0
+	s := make([]int, 100_000)
+	for len(s) > 0 {
+		s = s[:len(s)-1]
+		removed++
+		before := cap(s)
+		if s = shrunk(s); cap(s) != before {
+			copied += len(s)
+		}
+		require.LessOrEqual(t, copied, removed)
+	}
+	require.Less(t, cap(s), leastShrunk)
+}
+
+func TestListsOfAPoolShrink(t *testing.T) {
+	const peak = 3000
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(1), WithLogger(slog.New(slog.DiscardHandler)), WithMaxAbandoned(peak), WithHangGrace(time.Second))
+		require.NoError(t, err)
+		sizes := func() []int {
+			synctest.Wait()
+			p.lock()
+			defer p.unlock()
+			return []int{cap(p.crew), cap(p.idle), cap(p.dead), cap(p.leaving), cap(p.abandoned), cap(p.watched),
+				cap(p.delayed.tasks), cap(p.reports), cap(p.doorDelayed.tasks)}
+		}
+		require.NoError(t, p.Resize(peak))
+		for range peak {
+			require.NoError(t, p.Go(0, func() { time.Sleep(time.Second); panic("all at once") }))
+		}
+		time.Sleep(2 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range peak {
+			_, err := p.Submit(ctx, Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
+			require.NoError(t, err)
+			_, err = p.Submit(ctx, Task{Run: func(ctx context.Context) error {
+				return Block(ctx, func() error { <-ctx.Done(); time.Sleep(time.Duration(i%2) * 2 * time.Second); return ctx.Err() })
+			}})
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		require.NoError(t, p.Resize(1))
+		cancel()
+		time.Sleep(time.Minute)
+		for i, n := range sizes() {
+			require.LessOrEqual(t, n, leastShrunk, "list %d", i)
+		}
+		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.Shutdown(context.Background()))
+	})
 }

@@ -128,7 +128,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 			pk.seen = true
 		}
 	}
-	s.circle = slices.DeleteFunc(s.circle, func(pk *parking) bool { return !pk.waitingLocked() })
+	s.circle = shrunk(slices.DeleteFunc(s.circle, func(pk *parking) bool { return !pk.waitingLocked() }))
 	s.next = time.Time{}
 	if still || waiting {
 		s.next = now.Add(p.cfg.hangGrace)

@@ -425,6 +425,9 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 // finishSoonLocked has the derived context of a ended on another goroutine, as that
 // may call user code.
 func (p *Pool) finishSoonLocked(a *attempt, e *ending) {
+	if a.derived.Load() == nil {
+		return // whoever derives it sees that it has ended
+	}
 	p.helpers++
 	go func() {
 		defer p.helperDone(p.helps())
@@ -577,7 +580,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	if w.dead {
 		e.Reason = w.deathLocked()
-		p.dead = slices.DeleteFunc(p.dead, func(d *worker) bool { return d == w })
+		p.dead = shrunk(slices.DeleteFunc(p.dead, func(d *worker) bool { return d == w }))
 		w.reports = slices.DeleteFunc(w.reports, func(r report) bool { return r.start })
 		*reports = append(*reports, w.reports...) // as its replacement would have
 		tell(reports, p.hooks.workerDied, e)
@@ -712,7 +715,7 @@ func shrunk[S ~[]E, E any](s S) S {
 	if cap(s) < leastShrunk || len(s) > cap(s)/4 {
 		return s
 	}
-	return append(make(S, 0, cap(s)/2), s...)
+	return append(make(S, 0, max(2*len(s), leastShrunk/2)), s...)
 }
 
 const leastShrunk = 256

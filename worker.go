@@ -260,7 +260,6 @@ func (p *Pool) dismissIdleLocked() bool {
 	if w == nil {
 		return false
 	}
-	p.idle = shrunk(p.idle)
 	p.leaveLocked(w)
 	w.dismissed = true
 	w.wake <- struct{}{}
@@ -273,7 +272,7 @@ func (p *Pool) leaveLocked(w *worker) {
 	moved := p.crew[last]
 	p.crew[w.crewI], moved.crewI = moved, w.crewI
 	p.crew[last] = nil
-	p.crew = shrunk(p.crew[:last])
+	p.crew, p.idle = shrunk(p.crew[:last]), shrunk(p.idle)
 }
 
 // main is the worker's goroutine.
@@ -348,7 +347,7 @@ func (w *worker) died(goexit bool) {
 	case w.gaveUp:
 		// It is about to have its slot again. Nobody must abandon it until then:
 		// its goroutine has ended.
-		p.lost = slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w })
+		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
 	case w.attempt != nil && (w.phase == phaseJudge || w.phase == phaseSettle):
 		// That its replacement has yet to say so is no reason to give it up.
 		w.inTimeLocked()
