@@ -255,7 +255,9 @@ func Permanent(err error) error {
 
 // RetryAfter wraps an error together with the time to wait before the next
 // attempt, in place of what the policy's Backoff would say; a negative d counts
-// as 0. It grants no retry that the policy does not. It returns nil for nil.
+// as 0. It grants no retry that the policy does not. When d is over, the retry joins
+// the queue behind all tasks of its priority that wait there, see [Retry]. It returns
+// nil for nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

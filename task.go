@@ -86,6 +86,13 @@ type Task struct {
 }
 
 // Retry is a task's policy for failed attempts.
+//
+// A retry that is due joins the queue behind all tasks of its priority that wait
+// there, also without any delay: with a backlog of its priority it starts when that
+// is done. So tasks that fail again and again take turns with those that have not
+// started, and never keep them waiting; docs/starvation.md says why nothing else
+// would hold. For a retry that is to come sooner, loop in Run, or move the task
+// with [Handle.SetPriority] while it waits, as a hook Retried may do.
 type Retry struct {
 	// MaxAttempts is the number of attempts in all, the first included. With
 	// 0 and 1 there is no retry, and then Backoff and If must be nil.

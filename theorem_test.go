@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -822,4 +823,53 @@ func TestTheoremUnderAgeingMoreWaitingNeverHurts(t *testing.T) {
 		}
 		require.Greater(t, sooner, int(traces())/2)
 	})
+}
+
+// Tasks that fail for ever and are due again at once take turns with those of their
+// priority that have not started, whatever the policy: with m older tasks before it,
+// one of these starts within m+1 dispatches.
+func TestTheoremRetriesPassNoFirstAttempt(t *testing.T) {
+	for name, policy := range map[string]taskpool.Option{
+		"strict":     taskpool.WithFairShare(0),
+		"fair share": taskpool.WithFairShare(16),
+		"ageing":     taskpool.WithAging(time.Second),
+	} {
+		for _, workers := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, taskpool.WithWorkers(workers), policy)
+					var starts atomic.Int64
+					var failing []*taskpool.Handle
+					for range 2 * workers {
+						failing = append(failing, submit(t, p, taskpool.Task{
+							Retry: taskpool.Retry{MaxAttempts: 1 << 30},
+							Run: func(ctx context.Context) error {
+								starts.Add(1)
+								time.Sleep(time.Millisecond)
+								return taskpool.RetryAfter(0, errFault)
+							}}))
+					}
+					for i := range 50 {
+						time.Sleep(time.Duration(i%3) * time.Millisecond)
+						synctest.Wait()
+						older, before := p.Stats().Queued, starts.Load()
+						submit(t, p, taskpool.Task{Run: func(context.Context) error {
+							if n := starts.Add(1) - before; n > int64(older+workers) { // workers count their starts in any order
+								t.Errorf("task %d: %d older tasks waited, and it was number %d to start", i, older, n)
+							}
+							time.Sleep(time.Millisecond)
+							return nil
+						}})
+					}
+					time.Sleep(time.Second)
+					synctest.Wait()
+					require.EqualValues(t, 50, p.Stats().Succeeded)
+					for _, h := range failing {
+						require.True(t, h.Cancel(nil))
+					}
+					require.NoError(t, p.Shutdown(context.Background()))
+				})
+			})
+		}
+	}
 }
