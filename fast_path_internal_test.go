@@ -582,6 +582,9 @@ func warm(t *testing.T, p *Pool) {
 // takes in what has arrived, and all is idle.
 func awaitSupervisor(t *testing.T, p *Pool) {
 	t.Helper()
+	p.mu.Lock()
+	p.stall.next = time.Now().Add(time.Hour) // or it comes in between, to see whether anything moves
+	p.mu.Unlock()
 	h, err := p.Submit(context.Background(), Task{
 		NotBefore: time.Now().Add(time.Millisecond),
 		Run:       func(context.Context) error { return nil },
