@@ -378,7 +378,7 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 							time.Sleep(time.Second - 1)
 							synctest.Wait()
 							require.Equal(t, taskpool.Parked, h.State())
-							time.Sleep(1)
+							time.Sleep(time.Nanosecond)
 							if end.end != nil {
 								end.end(h, cancel)
 							}

@@ -153,7 +153,7 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(0), taskpool.WithHooks(events.hooks()), taskpool.WithGivingUp(func() {
 					if calls++; calls == 2 {
 						close(first)
-						time.Sleep(1)
+						time.Sleep(time.Nanosecond)
 					}
 				}))
 				hang := func(gate chan struct{}) *taskpool.Handle {

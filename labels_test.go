@@ -241,7 +241,7 @@ func TestLabelsOfCallersDoNotReachTheReporter(t *testing.T) {
 					}
 				}}))
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		})
 		synctest.Wait()
 		require.Equal(t, `{"pool":"labeled"}`, labelsOf(t))
