@@ -165,9 +165,12 @@ func TestWorkTimeoutBesideTimeoutAndHeartbeat(t *testing.T) {
 		"WorkTimeout of a task that beats": {
 			taskpool.Task{WorkTimeout: time.Minute, Heartbeat: time.Second}, time.Minute, taskpool.ErrTimeout,
 			func(_ *taskpool.Pool, ctx context.Context) {
-				for ctx.Err() == nil {
-					time.Sleep(500 * time.Millisecond)
-					taskpool.Beat(ctx)
+				for beat := time.Tick(500 * time.Millisecond); ctx.Err() == nil; {
+					select {
+					case <-beat:
+						taskpool.Beat(ctx)
+					case <-ctx.Done():
+					}
 				}
 			},
 		},
