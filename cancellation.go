@@ -6,18 +6,19 @@ import (
 	"sync/atomic"
 )
 
-// watches hear of the end of the contexts that tasks were submitted with. There is one
-// registration with package context for each Done channel, however many tasks there are:
-// contexts that share it end together, though with their own values and causes. When it
-// is closed, one goroutine, the pass, cancels all tasks that are concerned, a chunk at a
-// time. Package context starts a goroutine for each registration; where many contexts
-// end at once, all but one of these do no more than to hand theirs to the pass.
+// watches hear of the end of the contexts that tasks were submitted with. But for a few
+// tasks, there is one registration with package context for each Done channel, however
+// many tasks there are: contexts that share it end together, though with their own values
+// and causes. When it is closed, one goroutine, the pass, cancels all tasks that are
+// concerned, a chunk at a time. Package context starts a goroutine for each registration;
+// where many contexts end at once, all but one of these do no more than to hand theirs to
+// the pass.
 //
 // What holds:
 //
 //   - A task is watched from before it is accepted until it has settled or the pass has
 //     taken it: then h.watch.handles[h.watchI] is h, and otherwise h.watch is nil.
-//   - A watch in byDone has handles, and its context has not ended as far as is known.
+//   - A watch in byDone has handles. Others have one at most; alone counts those that do.
 //   - A watch that the last handle has left, and whose context has not ended, is
 //     forgotten, and its registration ended by who took that handle out.
 //   - A watch that was told that its context has ended is in the list told until the pass
@@ -32,6 +33,7 @@ type watches struct {
 	// accepted. It may be locked under Pool.mu, and no user code runs under it.
 	mu     sync.Mutex
 	byDone map[<-chan struct{}]*contextWatch
+	alone  int             // watches that are not there, and have a handle
 	spare  []*contextWatch // to be used again, with what they have allocated
 
 	// The watches that were told, the last one first. It takes no lock to add one, as
@@ -58,6 +60,11 @@ type contextWatch struct {
 const (
 	passChunk    = 256 // tasks canceled in one critical section
 	spareWatches = 64
+
+	// So many tasks have a registration of their own before others share theirs. A few
+	// goroutines do no harm, and the map costs more than it saves where contexts end
+	// with their one task.
+	mostAlone = 32
 )
 
 // watch has h, which is not accepted yet, canceled when ctx ends, which it can. It calls
@@ -67,18 +74,33 @@ func (ws *watches) watch(p *Pool, h *Handle, ctx context.Context) {
 	if _, own := ctx.(interface{ AfterFunc(func()) func() bool }); own {
 		done = nil // who knows what it does: no other task depends on that
 	}
-	ws.mu.Lock()
-	if w := ws.byDone[done]; w != nil {
-		w.add(h)
-		ws.mu.Unlock()
+	w, alone := ws.enter(p, h, done)
+	if w == nil {
 		return
 	}
-	w := ws.newWatch(p)
-	ws.mu.Unlock()
 	w.stop = context.AfterFunc(ctx, w.ended)
-	if !ws.register(w, h, done) {
+	if !alone && !ws.share(w, h, done) {
 		w.stop() // another was faster
 	}
+}
+
+// enter gives h to the watch of done or, if there is none, returns one that has to be
+// registered. That has h already if it is to be alone.
+func (ws *watches) enter(p *Pool, h *Handle, done <-chan struct{}) (w *contextWatch, alone bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if len(ws.byDone) > 0 {
+		if w := ws.byDone[done]; w != nil {
+			w.add(h)
+			return nil, false
+		}
+	}
+	w = ws.newWatch(p)
+	if alone = done == nil || ws.alone < mostAlone; alone {
+		w.add(h)
+		ws.alone++
+	}
+	return w, alone
 }
 
 // newWatch returns a watch without handles.
@@ -95,9 +117,9 @@ func (ws *watches) newWatch(p *Pool) *contextWatch {
 	return w
 }
 
-// register gives h to w, a new watch of done, or to one that is there by now; then it
-// returns false.
-func (ws *watches) register(w *contextWatch, h *Handle, done <-chan struct{}) bool {
+// share gives h to w, a new watch of done for others to find, or to one that is there by
+// now; then it returns false.
+func (ws *watches) share(w *contextWatch, h *Handle, done <-chan struct{}) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	first := ws.byDone[done]
@@ -109,12 +131,11 @@ func (ws *watches) register(w *contextWatch, h *Handle, done <-chan struct{}) bo
 		h.canceled = context.Canceled // Submit will find out, and say why
 		return true
 	}
-	if w.done = done; done != nil {
-		if ws.byDone == nil {
-			ws.byDone = make(map[<-chan struct{}]*contextWatch)
-		}
-		ws.byDone[done] = w
+	if ws.byDone == nil {
+		ws.byDone = make(map[<-chan struct{}]*contextWatch)
 	}
+	w.done = done
+	ws.byDone[done] = w
 	w.add(h)
 	return true
 }
@@ -143,14 +164,23 @@ func (ws *watches) leave(h *Handle) (forget func()) {
 	if w == nil {
 		return nil
 	}
-	w.remove(h.watchI)
-	if len(w.handles) > 0 || w.over.Load() {
+	if w.remove(h.watchI); len(w.handles) > 0 {
 		return nil
 	}
-	if w.done != nil {
-		delete(ws.byDone, w.done)
+	ws.drop(w)
+	if w.over.Load() {
+		return nil
 	}
 	return w.forget
+}
+
+// drop takes w, which has no handles any more, from where it is found or counted.
+func (ws *watches) drop(w *contextWatch) {
+	if w.done == nil {
+		ws.alone--
+	} else if ws.byDone[w.done] == w {
+		delete(ws.byDone, w.done)
+	}
 }
 
 // endRegistration ends the registration of w, which nobody else knows any more.
@@ -260,14 +290,18 @@ func (p *Pool) nextChunk(c *chunk) bool {
 		}
 		w := c.told
 		if w.done != nil && ws.byDone[w.done] == w {
-			delete(ws.byDone, w.done)
+			delete(ws.byDone, w.done) // others are to register anew
 		}
+		some := len(w.handles) > 0
 		for last := len(w.handles) - 1; last >= 0 && len(c.tasks) < passChunk; last-- {
 			h := w.handles[last]
 			w.remove(int32(last))
 			c.tasks = append(c.tasks, endedTask{h: h, ctx: h.first.ctx, cause: context.Canceled})
 		}
 		if len(w.handles) == 0 {
+			if some {
+				ws.drop(w)
+			}
 			c.told = w.next
 		}
 	}

@@ -531,7 +531,7 @@ func CopyOf(p *Pool) *Pool {
 	return c.Interface().(*Pool)
 }
 
-// Watches returns for how many Done channels the pool is registered, and checks what
+// Watches returns how many registrations for the end of contexts the pool has, and checks what
 // holds between them and the tasks.
 func (p *Pool) Watches() int {
 	p.lock()
@@ -539,6 +539,9 @@ func (p *Pool) Watches() int {
 	ws := &p.watches
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	if len(ws.byDone) == 0 && ws.alone > 0 && p.outstandingLocked() == 0 {
+		return -1
+	}
 	for done, w := range ws.byDone {
 		if len(w.handles) == 0 || w.done != done {
 			return -1
@@ -549,5 +552,5 @@ func (p *Pool) Watches() int {
 			}
 		}
 	}
-	return len(ws.byDone)
+	return len(ws.byDone) + ws.alone
 }
