@@ -249,7 +249,8 @@ func Current(ctx context.Context) (TaskInfo, bool) {
 
 // Detach returns the context that the task of ctx was submitted with, without
 // that task's identity: with it, work that a task starts neither ends with the
-// task nor counts as part of it. What was added to ctx on its way from the task
+// task nor counts as part of it. Without it such work is canceled when the task returns:
+// the log has a warning then, and [Stats] counts it as Orphaned. What was added to ctx on its way from the task
 // is not in it. Outside a task Detach returns ctx.
 func Detach(ctx context.Context) context.Context {
 	if ctx == nil {

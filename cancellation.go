@@ -224,11 +224,12 @@ type chunk struct {
 
 // An endedTask is a task whose context has ended.
 type endedTask struct {
-	h     *Handle
-	ctx   context.Context
-	cause error
-	a     *attempt // the one under way, and why it ends
-	e     *ending
+	h      *Handle
+	ctx    context.Context
+	cause  error
+	parent *attempt // if it may be an orphan
+	a      *attempt // the one under way, and why it ends
+	e      *ending
 }
 
 // pass cancels the tasks whose context has ended.
@@ -318,6 +319,9 @@ func (p *Pool) askCauses(c *chunk) {
 				t.cause = cause
 			}
 		})
+		if t.cause == errReturned {
+			t.parent = p.returnedParent(t.ctx)
+		}
 	}
 }
 
@@ -329,6 +333,9 @@ func (p *Pool) cancelChunk(c *chunk) {
 	p.lock()
 	defer p.unlock()
 	for _, t := range c.tasks {
+		if t.parent != nil && t.h.id != 0 && !t.h.state.final() {
+			t.h.parent = t.parent
+		}
 		if t.a, t.e, _ = p.cancelLocked(t.h, t.cause, true, &c.reports); t.a != nil {
 			c.running = append(c.running, t)
 		}

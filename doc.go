@@ -96,7 +96,8 @@
 // [Stats] the counts add up. The context given to Submit governs the task from
 // the wait for room in the queue to the end of its last attempt, and Run's
 // context derives from it. When Run has returned, that context is over, so what
-// a task submits with it ends with the task; [Detach] gives the context for work
+// a task submits with it ends with the task, and the log has a warning with the
+// number of tasks that were canceled so; [Detach] gives the context for work
 // that is to go on. A task that submits itself again does so with Detach, and
 // gets [ErrClosed] once the pool is shut down.
 //

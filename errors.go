@@ -53,10 +53,6 @@ var (
 	ErrInside = errors.New("taskpool: called inside the task it would wait for")
 )
 
-// errReturned ends the context of an attempt that is over.
-var errReturned error = &kindError{
-	"taskpool: the task this context was given to has returned (see Detach)", context.Canceled}
-
 // A taskOverError is the error of a call that waited in a task until that task's context
 // ended.
 type taskOverError struct {

@@ -118,7 +118,8 @@ type Pool struct {
 	marks      []mark         // see oldestWaitLocked
 
 	paused   bool
-	idlers   waiters         // those who wait until the pool is quiet
+	idlers   waiters // those who wait until the pool is quiet
+	orphans  orphans
 	helpers  int             // goroutines that Shutdown waits for, beside the crew
 	insiders map[uint64]bool // the numbers of those that are the pool's
 	telling  int             // the others, which tell hooks of something; see tellHere
@@ -331,6 +332,8 @@ type work struct {
 	f     func() // a function given to Go
 	group *Group // that the task is a member of; nil if none
 	room  roomMode
+
+	answered bool // whoever submits it is told of its end: no orphan
 }
 
 // A roomMode is what becomes of a task for which there is no room.
@@ -753,7 +756,11 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	p.count[h.state]--
 	p.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
+	if s == Canceled {
+		p.orphanedLocked(h, err)
+	}
 	g := h.work.group
+	h.parent = nil
 	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
 	p.wakeLocked(&h.waiters)
 	if h.watch != nil {

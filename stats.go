@@ -20,6 +20,7 @@ type Stats struct {
 	Failed    uint64
 	Canceled  uint64
 	Shed      uint64
+	Orphaned  uint64 // of the canceled ones, those canceled because the task whose context they were submitted with had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
 	Parks     uint64 // times that a running task gave its slot back
@@ -89,6 +90,7 @@ type PriorityStats struct {
 type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
+	orphaned                          uint64
 	attempts, withdrawn               uint64 // tasks given to workers, and those of them of which no attempt began
 	retries, parks, resumes           uint64
 	errors, timeouts, interrupted     uint64
@@ -172,6 +174,7 @@ func (p *Pool) Stats() Stats {
 		Failed:    p.total.failed,
 		Canceled:  p.total.canceled,
 		Shed:      p.total.shed,
+		Orphaned:  p.total.orphaned,
 		Attempts:  p.total.attempts - p.total.withdrawn,
 		Retries:   p.total.retries,
 		Parks:     p.total.parks,

@@ -126,6 +126,9 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	}
 
 	p.tellOfClosingLocked()
+	if !p.orphans.next.IsZero() && !time.Now().Before(p.orphans.next) {
+		p.tellOfOrphansLocked()
+	}
 
 	p.nextTurn = time.Time{}
 	due := func(t time.Time) {
@@ -147,6 +150,9 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	}
 	if !p.closing.next.IsZero() {
 		due(p.closing.next)
+	}
+	if !p.orphans.next.IsZero() {
+		due(p.orphans.next)
 	}
 	if p.rounds.long > 0 {
 		due(p.rounds.next)
@@ -633,6 +639,7 @@ func (p *Pool) dismissLocked() {
 		}
 	}
 	p.reportLocked(reports)
+	p.tellOfOrphansLocked()
 	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
 		p.over = true
 		if p.supervised {

@@ -215,7 +215,7 @@ type Handle struct {
 	// the task was accepted or while an attempt was under way.
 	canceled error
 	refused  error    // why a submitter that waited for room was turned away
-	parent   *attempt // the one that submits, while it waits for room
+	parent   *attempt // the one that submits, while it waits for room; of an orphan that settles, the one that has returned
 	// waiters wait until the task has settled or, while it waits for room itself, until
 	// it is accepted or refused.
 	waiters waiters

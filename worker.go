@@ -34,11 +34,12 @@ type worker struct {
 	attempt     *attempt
 	priority    Priority
 	phase       phase
-	inRun       bool    // user code of the task is on the stack
-	ran         bool    // Run was called
-	aroundTried bool    // Around was called
-	ended       *ending // why the attempt must not begin; nil if it may
-	err         error   // what the attempt came to, and how
+	inRun       bool     // user code of the task is on the stack
+	ran         bool     // Run was called
+	aroundTried bool     // Around was called
+	ended       *ending  // why the attempt must not begin; nil if it may
+	parent      *attempt // of a task that is, or may become, an orphan
+	err         error    // what the attempt came to, and how
 	kind        attemptKind
 	verdict     verdict   // what becomes of the task
 	reports     []report  // to be made before the next task
@@ -446,10 +447,14 @@ func (w *worker) endedWaiting() *ending {
 	if !a.h.ends {
 		return nil
 	}
-	if e := a.group.end(); e != nil {
-		return e
+	e := a.group.end()
+	if e == nil {
+		e = w.pool.contextEnd(a.ctx)
 	}
-	return w.pool.contextEnd(a.ctx)
+	if e != nil && e.cause == errReturned {
+		w.parent = w.pool.returnedParent(a.ctx)
+	}
+	return e
 }
 
 // withdraw settles w's task, whose attempt does not begin, as if it still waited:
@@ -473,6 +478,7 @@ func (w *worker) withdraw() bool {
 		u.State, u.Attempt = Queued, h.attempts
 		p.cut.Unfinished = append(p.cut.Unfinished, *u)
 	}
+	w.findParentLocked(h)
 	p.settleWaitingLocked(entry{h: h}, h.task.Priority, Canceled, cause, &w.reports)
 	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
 	if len(w.reports) == 0 {
@@ -482,6 +488,13 @@ func (w *worker) withdraw() bool {
 	p.restoreLocked()
 	p.unlock()
 	return true
+}
+
+// findParentLocked notes the parent of h, w's task, in case it is an orphan.
+func (w *worker) findParentLocked(h *Handle) {
+	if w.parent != nil {
+		h.parent, w.parent = w.parent, nil
+	}
 }
 
 // start tells hooks that an attempt starts.
@@ -696,6 +709,9 @@ func (w *worker) judge() bool {
 		if end.kind == endCanceled {
 			v.state = Canceled
 		}
+		if end.cause == errReturned {
+			w.parent = w.pool.returnedParent(a.ctx)
+		}
 	}
 	v.hung = end != nil && end.kind == endSilent
 	v.late = v.hung || end != nil && end.kind == endTimeout
@@ -870,7 +886,7 @@ func (w *worker) late() bool {
 		p.finish(a, returned)
 	}
 	p.lock()
-	w.job, w.attempt, w.ended, w.err, w.verdict.err = entry{}, nil, nil, nil, nil
+	w.job, w.attempt, w.ended, w.parent, w.err, w.verdict.err = entry{}, nil, nil, nil, nil, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
 		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
@@ -919,6 +935,9 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 				info.Due = h.due
 			}
 		} else {
+			if reports == &w.reports { // else w is not at rest
+				w.findParentLocked(h)
+			}
 			p.settleLocked(h, v.state, v.err, reports)
 		}
 	}
