@@ -532,3 +532,25 @@ func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testi
 		}
 	}
 }
+
+// A deadline that has passed, and of which nobody is told.
+type overdueContext struct {
+	context.Context
+	deadline time.Time
+	done     chan struct{}
+}
+
+func (c overdueContext) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c overdueContext) Done() <-chan struct{}       { return c.done }
+
+func TestADelayedTaskThatDoesNotStartIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))
+		ctx := overdueContext{context.Background(), time.Now().Add(time.Second), make(chan struct{})}
+		h, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(2 * time.Second), Run: nop})
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Wait(patience(t)), context.DeadlineExceeded)
+		require.Zero(t, p.Stats().Attempts)
+		require.NoError(t, p.CheckQueue())
+	})
+}

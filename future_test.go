@@ -776,6 +776,7 @@ func TestLeavingAMapCancelsAndWaitsForTheTasksInFlight(t *testing.T) {
 func TestMapLeavesNoGoroutineBehind(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(2))
 	requireWorkers(t, p, 2) // and so they were started
+	require.NoError(t, p.WaitIdle(t.Context()))
 	before := goleak.IgnoreCurrent()
 	for _, leaveAt := range []int{0, 1, 7, 30} {
 		pulled := 0

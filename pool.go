@@ -637,8 +637,14 @@ func (p *Pool) roomLocked(pr Priority) bool {
 	if p.cfg.capacity == unbounded {
 		return true
 	}
+	return p.excessLocked(pr) <= 0
+}
+
+// excessLocked returns how many tasks have to leave a bounded queue for one more of
+// priority pr that may start at once.
+func (p *Pool) excessLocked(pr Priority) int {
 	free, promised := p.freeLocked(pr)
-	return p.count[Queued]-promised+p.retrying-free < p.cfg.capacity
+	return p.count[Queued] - promised + p.retrying - free - p.cfg.capacity + 1
 }
 
 // laterRoomLocked is roomLocked for a task that has to wait for its time: there
@@ -658,11 +664,16 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) error 
 	case later, p.cfg.overflow != OverflowShed:
 		return ErrFull
 	}
-	e, victim, ok := p.queue.takeShed(pr)
-	if !ok {
+	// More than one has to go where tasks that became due, or retries, have made the
+	// queue longer than its capacity: or it would grow by one with each that is shed.
+	excess := p.excessLocked(pr)
+	if p.queue.sheddable(pr, excess) < excess {
 		return ErrFull
 	}
-	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	for range excess {
+		e, victim, _ := p.queue.takeShed(pr)
+		p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	}
 	return nil
 }
 
@@ -674,6 +685,7 @@ func (p *Pool) acceptLocked(h *Handle, later bool) {
 	if later {
 		p.delayLocked(h, h.task.NotBefore)
 	} else {
+		h.due = time.Time{} // it may have become due while it waited for room
 		p.enqueueLocked(entry{h: h}, h.task.Priority)
 	}
 }

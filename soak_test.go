@@ -1097,6 +1097,7 @@ func (t *soakTask) refuse(err error) {
 func (g *soakPool) checkRefusal(err error, endable, waits bool) {
 	switch {
 	case strings.Contains(err.Error(), "context is over") && endable:
+	case strings.Contains(err.Error(), "context of the task that waits is over"):
 	case err == taskpool.ErrClosed && g.closing.Load():
 	case err == taskpool.ErrFull && g.capacity >= 0 && !waits:
 	default:
@@ -1723,7 +1724,7 @@ func (g *soakPool) disturb(r *rand.Rand) {
 			cancel()
 		case k == 10:
 			err := g.p.Health()
-			if err != nil && !(errors.Is(err, taskpool.ErrHung) && g.hangs) && !(err == taskpool.ErrClosed && g.closing.Load()) {
+			if err != nil && !errors.Is(err, taskpool.ErrStalled) && !(errors.Is(err, taskpool.ErrHung) && g.hangs) && !(err == taskpool.ErrClosed && g.closing.Load()) {
 				g.fail("Health: %v", err)
 			}
 		default:

@@ -167,6 +167,7 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 	} else if h != nil {
 		if h.laterLocked() {
 			p.later--
+			h.due = time.Time{} // it is counted no more, also if it should be withdrawn
 		}
 		w.attempt = h.beginAttemptLocked(w)
 		if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {

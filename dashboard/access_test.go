@@ -360,7 +360,9 @@ func TestUnauthorizedChangesAreRefused(t *testing.T) {
 		return nil
 	}))
 	p := newPool(t, d, taskpool.WithWorkers(2))
-	h := submit(t, p, taskpool.Task{Run: untilEnd})
+	started := make(chan struct{})
+	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { close(started); return untilEnd(ctx) }})
+	<-started
 	for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
 		w := request(d, http.MethodPost, "control", "pool=1&"+form)
 		require.Equal(t, http.StatusForbidden, w.Code)
