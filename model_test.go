@@ -748,6 +748,11 @@ func (m *modelPool) settle(t *modelTask, s taskpool.State, err error) {
 		switch {
 		case a.doing != doingWait || a.on != t:
 		case a.parked:
+			if t.cancellable && m.held() < m.slots {
+				// A worker that lets go of a context does so before it gives its slot
+				// back, and a slot that is free already may be taken in between.
+				m.undefined = true
+			}
 			m.back(a)
 		default:
 			m.wake(a)
