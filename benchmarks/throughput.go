@@ -38,6 +38,7 @@ type throughput struct {
 	jobs               func() []*job
 	entrants           []entrant
 	inAll              bool // the time is that of all tasks, in ms
+	ramp               bool // the pool has done the same before, and then was idle for a moment
 }
 
 func throughputs() []throughput {
@@ -62,6 +63,10 @@ func throughputs() []throughput {
 		group: groupSleep, name: "10,000 tasks of 1 ms on 1,000 workers",
 		workers: 1_000, producers: 1, tasks: 10_000, short: 2_000, priorities: 1,
 		jobs: sleepJobs, entrants: unordered(), inAll: true,
+	}, throughput{
+		group: groupSleep, name: "ramp, 10,000 tasks of 1 ms on 1,000 idle workers",
+		workers: 1_000, producers: 1, tasks: 10_000, short: 2_000, priorities: 1,
+		jobs: sleepJobs, entrants: unordered(), inAll: true, ramp: true,
 	})
 	for _, priorities := range []int{3, 1_000} {
 		for _, producers := range []int{1, 8} {
@@ -134,6 +139,11 @@ func (t throughput) round(e entrant, short bool) float64 {
 	p := e.start(t.workers)
 	defer p.close()
 
+	if t.ramp {
+		t.submitAll(p, n, jobs)
+		meet(p, t.workers, t.last())()
+		time.Sleep(20 * time.Millisecond)
+	}
 	begin := time.Now()
 	t.submitAll(p, n, jobs)
 	leave := meet(p, t.workers, t.last())
