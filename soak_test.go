@@ -746,7 +746,7 @@ func (t *soakTask) mayBeCanceled() bool {
 // mayEnd reports whether there is anything that could end an attempt's context
 // before Run returns. Without it, nothing can be hung.
 func (t *soakTask) mayEnd() bool {
-	return t.task.Timeout > 0 || t.task.Heartbeat > 0 || t.mayBeCanceled()
+	return t.task.Timeout > 0 || t.task.WorkTimeout > 0 || t.task.Heartbeat > 0 || t.mayBeCanceled()
 }
 
 // settle checks a task's final state against what its bodies did.
@@ -1022,6 +1022,8 @@ func (g *soakPool) newTask(r *rand.Rand, ctx context.Context, parent *soakTask, 
 			t.task.NotBefore = time.Now().Add(ms(10))
 		case 3:
 			t.task.NotBefore = time.Now().Add(-ms(10))
+		case 4:
+			t.task.WorkTimeout = ms(100)
 		}
 	}
 	return g.register(t)
@@ -1151,7 +1153,9 @@ func (t *soakTask) result(ctx context.Context) (v int64, err error) {
 		t.fail("attempt %d runs after the task was settled: %+v", b.n, s)
 	}
 	if b.n > 1 && (t.task.Retry.If == nil || !t.mayEnd()) { // else the last one may have hung
-		if e := t.ends[b.n-2].Load(); e == nil || e.how != endError && e.how != endPanic || t.noRetry.Load() {
+		e := t.ends[b.n-2].Load()
+		unrun := e == nil && t.bodies[b.n-2].Load() == 0 && t.task.Timeout+t.task.WorkTimeout > 0 // its time was over before Run was called
+		if !unrun && (e == nil || e.how != endError && e.how != endPanic) || t.noRetry.Load() {
 			t.fail("retried after attempt %d, which ended with %+v (canceled then: %v)", b.n-1, e, t.noRetry.Load())
 		}
 	}
