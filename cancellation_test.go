@@ -127,7 +127,7 @@ func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
 				ctx.deadline = time.Now().Add(time.Second)
 				var got []taskpool.TaskInfo
 				for _, retry := range []taskpool.Retry{{}, atOnce(3)} {
-					h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(context.Context) error { panic("must not run") }})
+					h, err := p.Submit(ctx, taskpool.Task{Retry: retry, NotBefore: time.Now().Add(time.Millisecond), Run: func(context.Context) error { panic("must not run") }})
 					require.NoError(t, err)
 					defer func() {
 						require.ErrorIs(t, h.Err(), end.want)
@@ -145,6 +145,7 @@ func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
 				require.EqualValues(t, 1, s.Attempts)
 				require.EqualValues(t, 1, log.started.Load())
 				require.EqualValues(t, 2, log.finished.Load())
+				require.NoError(t, p.CheckQueue())
 			})
 		})
 	}
@@ -158,6 +159,33 @@ func TestDeadlineThatIsAheadStopsNothing(t *testing.T) {
 		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
 		require.NoError(t, err)
 		require.NoError(t, h.Wait(t.Context()))
+	})
+}
+
+// What does not start is no dispatch: it is not counted for the fair share either.
+func TestTasksThatDoNotStartTakeNoTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(16))
+		release := block(t, p)
+		var order []string
+		log := func(what string) func() { return func() { order = append(order, what) } }
+		for range 20 {
+			require.NoError(t, p.Go(taskpool.Low, log("low")))
+		}
+		ctx := newUnheardContext(context.Background())
+		for range 1000 {
+			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { panic("must not run") }})
+			require.NoError(t, err)
+		}
+		for range 17 {
+			require.NoError(t, p.Go(taskpool.High, log("high")))
+		}
+		unheardEnds["canceled"].end(ctx)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		want := slices.Concat(slices.Repeat([]string{"high"}, 15), []string{"low", "high", "high"}, slices.Repeat([]string{"low"}, 19))
+		require.Equal(t, want, order)
+		require.NoError(t, p.CheckQueue())
 	})
 }
 

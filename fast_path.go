@@ -314,6 +314,7 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	if l == nil || l.front().parked() {
 		return false
 	}
+	w.choice, w.restricted = choice, false
 	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
 	if !w.holds {
 		p.holdSlotLocked(w)

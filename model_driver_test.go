@@ -296,7 +296,11 @@ func (d *trial) operate() {
 					func() bool { return d.model.cancel(t, errOfCaller) })
 			}
 		case 29:
-			d.cancelContext()
+			if d.n(2) == 0 {
+				d.cancelContext()
+			} else {
+				d.cancelAndFree()
+			}
 		case 30, 31:
 			if t := d.task(); t != nil {
 				pr := d.priority()
@@ -695,8 +699,8 @@ func (d *trial) ends(a *modelAttempt, c command) {
 }
 
 // clear reports whether the end of a leaves no choice: it frees a slot and ends
-// the contexts of the tasks submitted with its own, and if one of these waits, it
-// may or may not get the slot first.
+// the contexts of the tasks submitted with its own, and if one of these is parked or at
+// the door, it may or may not get the slot or the room first.
 func (d *trial) clear(a *modelAttempt) bool {
 	if a.cause != nil {
 		return true
@@ -705,7 +709,11 @@ func (d *trial) clear(a *modelAttempt) bool {
 		if c.ctxOf != a || c.settled() || c.refused() {
 			continue
 		}
-		if b := c.attempt; b == nil || b.parked && !b.working || !d.clear(b) {
+		b := c.attempt
+		if b == nil && d.vanishes(c) {
+			continue
+		}
+		if b == nil || b.parked && !b.working || !d.clear(b) {
 			return false
 		}
 	}
@@ -735,6 +743,42 @@ func (d *trial) cancelContext() {
 	cancel := d.cancels[t.n]
 	delete(d.cancels, t.n)
 	d.step(fmt.Sprintf("cancel the context of #%d", t.n), func() { cancel(errOfCaller) }, func() { d.model.contextEnds(t, errOfCaller) })
+}
+
+// vanishes reports whether it makes no difference who finds first that the context of t,
+// which waits, has ended when a slot becomes free: what cancels it, or the worker that is
+// about to start it.
+func (d *trial) vanishes(t *modelTask) bool {
+	m := d.model
+	return t.accepted && t.attempt == nil && !t.settled() &&
+		len(t.waiters) == 0 && // else one of them may want the slot
+		len(m.door) == 0 && // and here somebody its room
+		(m.share == 0 || len(m.queue) <= 1) // and here, with it, another may be taken with a choice that is none
+}
+
+// cancelAndFree ends the context of a task that waits and then a task that runs, before
+// anybody has taken note of the former: it does not start.
+func (d *trial) cancelAndFree() {
+	var waiting []*modelTask
+	for _, t := range d.model.tasks {
+		if d.cancels[t.n] != nil && t.ctxEnd == 0 && d.vanishes(t) {
+			waiting = append(waiting, t)
+		}
+	}
+	a := d.ready(true)
+	if len(waiting) == 0 || a == nil || !d.clear(a) {
+		return
+	}
+	t := choose(d.tape, waiting...)
+	cancel := d.cancels[t.n]
+	delete(d.cancels, t.n)
+	d.step(fmt.Sprintf("cancel the context of #%d, which waits, and end #%d.%d", t.n, a.t.n, a.number), func() {
+		cancel(errOfCaller)
+		d.tell(a, command{do: "return"})
+	}, func() {
+		d.model.contextEnds(t, errOfCaller)
+		d.model.finish(a, command{do: "return"})
+	})
 }
 
 func (d *trial) resize() {

@@ -652,17 +652,22 @@ func (m *modelPool) finish(a *modelAttempt, c command) {
 		return
 	}
 	a.over, a.gone = true, false
-	endedBefore := a.cause != nil
+	m.hold++
+	endedBefore, reported := a.cause != nil, false
 	if c.do == "return" && c.err == nil {
 		m.settleAttempt(a, taskpool.Succeeded, nil, false, 0)
-	} else if m.fail(a, c) {
+	} else {
+		reported = m.fail(a, c)
+	}
+	if !endedBefore {
+		m.end(a, context.Canceled, endedReturned) // the tasks submitted with its context never start
+	}
+	m.hold--
+	if reported {
 		m.restore() // the worker reports the failure before it gives its slot back
 	}
 	a.holds, a.gone = false, true
 	m.restore()
-	if !endedBefore {
-		m.end(a, context.Canceled, endedReturned) // for the tasks submitted with its context
-	}
 }
 
 // fail ends an attempt with an error, a panic or a Goexit. It says whether there

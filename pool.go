@@ -929,6 +929,7 @@ func (p *Pool) nextLocked(w *worker) bool {
 	case w == nil || w.busy:
 		return false
 	default:
+		w.choice, w.restricted = choice, restricted
 		p.assignLocked(w, p.queue.takeTurn(l, choice, restricted), l.priority)
 		p.holdSlotLocked(w)
 	}

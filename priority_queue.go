@@ -411,6 +411,15 @@ func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
 	return q.takeTurn(l, choice, restricted), l.priority, true
 }
 
+// giveTurnBack undoes that a task taken with a choice counted for the fair share, as it
+// turned out not to start.
+func (q *priorityQueue) giveTurnBack(restricted bool) {
+	if q.share > 0 {
+		turn := &q.turn[restriction(restricted)]
+		*turn = (*turn + q.share - 1) % q.share
+	}
+}
+
 // takeTurn takes the task whose turn it is, from what next has returned.
 func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 	if choice && q.share > 0 {

@@ -66,6 +66,8 @@ type worker struct {
 	seen       uint64      // jobs when somebody last looked,
 	seenAt     time.Time   // and when it was first seen to be at that job
 	holds      bool        // has a slot
+	choice     bool        // its task was one of several lanes,
+	restricted bool        // and of reserved priorities only
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung; it has no say in it any more
 	dead       bool        // its goroutine has ended, and the supervisor is to start another: it is in Pool.dead and in the crew
@@ -471,6 +473,9 @@ func (w *worker) withdraw() bool {
 	w.busy, w.attempt.over = false, true
 	h.attempts--
 	p.total.withdrawn++
+	if w.choice {
+		p.queue.giveTurnBack(w.restricted)
+	}
 	p.dispatched.takeBack(w.priority)
 	if h.canceled != nil {
 		cause = h.canceled
