@@ -118,11 +118,11 @@ func TestFunctionsMayWaitForTasksToAnyDepthOnOneWorker(t *testing.T) {
 				p := newPool(t, taskpool.WithWorkers(1))
 				other := newPool(t, taskpool.WithWorkers(1))
 				const depth = 100
-				var errs []error
-				reached := 0
+				var reached atomic.Int64
+				errs := make(chan error, depth)
 				var nest func(level int)
 				nest = func(level int) {
-					reached = level
+					reached.Store(int64(level))
 					if level == depth {
 						return
 					}
@@ -130,20 +130,17 @@ func TestFunctionsMayWaitForTasksToAnyDepthOnOneWorker(t *testing.T) {
 					if level%3 == 0 {
 						in, next = other, p
 					}
-					errs = append(errs, call(context.Background(), in, func(context.Context) error {
-						done := make(chan struct{})
-						if err := next.Go(taskpool.Medium, func() { defer close(done); nest(level + 1) }); err != nil {
-							return err
-						}
-						return taskpool.Block(context.Background(), func() error { return nil })
-					}))
+					errs <- call(context.Background(), in, func(context.Context) error {
+						return next.Go(taskpool.Medium, func() { nest(level + 1) })
+					})
 				}
 				require.NoError(t, p.Go(taskpool.Low, func() { nest(0) }))
 				synctest.Wait()
 				require.NoError(t, p.WaitIdle(patience(t)))
 				require.NoError(t, other.WaitIdle(patience(t)))
-				require.Equal(t, depth, reached)
-				for _, err := range errs {
+				require.EqualValues(t, depth, reached.Load())
+				close(errs)
+				for err := range errs {
 					require.NoError(t, err)
 				}
 			})

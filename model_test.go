@@ -502,26 +502,14 @@ func (m *modelPool) submit(t *modelTask) {
 	switch {
 	case m.room(t):
 	case m.overflow == taskpool.OverflowShed:
-		queue := slices.Clone(m.queue)
-		var victims []*modelTask
-		for !m.room(t) {
-			victim := m.victim(t)
-			if victim == nil {
-				for _, v := range victims {
-					v.state = taskpool.Queued
-				}
-				m.queue = queue
-				m.refuse(t, taskpool.ErrFull)
-				return
-			}
-			m.queue = remove(m.queue, victim)
-			victim.state = taskpool.Shed // so that it counts no more
-			victims = append(victims, victim)
+		victim := m.victim(t)
+		if victim == nil {
+			m.refuse(t, taskpool.ErrFull)
+			return
 		}
-		for _, v := range victims {
-			v.state = taskpool.Queued
-			m.settle(v, taskpool.Shed, taskpool.ErrShed)
-		}
+		t.apart = victim.apart
+		m.queue = remove(m.queue, victim)
+		m.settle(victim, taskpool.Shed, taskpool.ErrShed)
 	case m.overflow == taskpool.OverflowReject || t.isGo:
 		m.refuse(t, taskpool.ErrFull)
 		return

@@ -206,9 +206,10 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	p.lock()
 	var reports []report
+	var due time.Time
 	err := ErrClosed
 	if !p.closed {
-		err = p.makeRoomLocked(pr, false, &reports)
+		due, err = p.makeRoomLocked(pr, false, &reports)
 	}
 	if err != nil {
 		p.total.refused++
@@ -216,8 +217,12 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		return err
 	}
 	p.total.submitted++
+	if e.h == nil && !due.IsZero() {
+		e = p.functionHandle(f, pr, p.hooks.unsampled())
+	}
 	if e.h != nil {
 		e.h.id = p.total.submitted
+		p.inheritLocked(e.h, due)
 	}
 	p.enqueueLocked(e, pr)
 	if p.hooks.queued != nil {
@@ -245,6 +250,11 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	if !sampled && !(p.hooked && p.hooks.timed) {
 		return entry{f: f}
 	}
+	return p.functionHandle(f, pr, draw)
+}
+
+// functionHandle returns the entry of a function with a handle that stands for it.
+func (p *Pool) functionHandle(f func(), pr Priority, draw uint64) entry {
 	h := functionHandles.Get().(*Handle)
 	h.pool, h.work.f, h.task.Priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
 	return entry{h: h}
@@ -434,8 +444,12 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 			}
 		default:
 			later := h.task.later()
-			if err = p.makeRoomLocked(h.task.Priority, later, &reports); err == nil {
+			var due time.Time
+			if due, err = p.makeRoomLocked(h.task.Priority, later, &reports); err == nil {
 				p.acceptLocked(h, later)
+				if !later {
+					p.inheritLocked(h, due)
+				}
 			} else if h.work.room == roomNow || h.work.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else if !w.identified {
@@ -637,14 +651,8 @@ func (p *Pool) roomLocked(pr Priority) bool {
 	if p.cfg.capacity == unbounded {
 		return true
 	}
-	return p.excessLocked(pr) <= 0
-}
-
-// excessLocked returns how many tasks have to leave a bounded queue for one more of
-// priority pr that may start at once.
-func (p *Pool) excessLocked(pr Priority) int {
 	free, promised := p.freeLocked(pr)
-	return p.count[Queued] - promised + p.retrying - free - p.cfg.capacity + 1
+	return p.count[Queued]-promised+p.retrying-free < p.cfg.capacity
 }
 
 // laterRoomLocked is roomLocked for a task that has to wait for its time: there
@@ -656,25 +664,33 @@ func (p *Pool) laterRoomLocked() bool {
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
 // after shedding one. later says that the task has to wait for its time: nothing
-// is shed for one that could not run.
-func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) error {
+// is shed for one that could not run. due is set if the task that was shed counted
+// in Pool.later: then the new one is to count there in its place, or a queue that is
+// longer than its capacity, as tasks have become due, would grow with each that is shed.
+func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due time.Time, err error) {
 	switch {
 	case later && p.laterRoomLocked(), !later && p.roomLocked(pr):
-		return nil
+		return time.Time{}, nil
 	case later, p.cfg.overflow != OverflowShed:
-		return ErrFull
+		return time.Time{}, ErrFull
 	}
-	// More than one has to go where tasks that became due, or retries, have made the
-	// queue longer than its capacity: or it would grow by one with each that is shed.
-	excess := p.excessLocked(pr)
-	if p.queue.sheddable(pr, excess) < excess {
-		return ErrFull
+	e, victim, ok := p.queue.takeShed(pr)
+	if !ok {
+		return time.Time{}, ErrFull
 	}
-	for range excess {
-		e, victim, _ := p.queue.takeShed(pr)
-		p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	if e.h != nil && e.h.laterLocked() {
+		due = e.h.due
 	}
-	return nil
+	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	return due, nil
+}
+
+// inheritLocked has h count in Pool.later in the place of a task that was shed for it,
+// if due is set.
+func (p *Pool) inheritLocked(h *Handle, due time.Time) {
+	if h.due = due; !due.IsZero() {
+		p.later++
+	}
 }
 
 // acceptLocked makes h one of the pool's tasks. later says that it has to wait for

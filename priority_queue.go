@@ -491,27 +491,6 @@ func (q *priorityQueue) remove(h *Handle) entry {
 	return q.take(h.place.lane, h.place.seg, h.place.i)
 }
 
-// sheddable returns how many tasks takeShed would take for pr, if not more than most. It
-// costs no more than most times a look at a lane.
-func (q *priorityQueue) sheddable(pr Priority, most int) (n int) {
-	if q.n == 0 {
-		return 0
-	}
-	next := []int{0} // of the heap spare, those whose children may count
-	for len(next) > 0 && n < most {
-		i := next[0]
-		next = next[1:]
-		if i >= len(q.spare.lanes) {
-			continue
-		}
-		if l := q.spare.lanes[i]; l.fresh > 0 && l.priority > pr {
-			n += l.fresh
-			next = append(next, 2*i+1, 2*i+2)
-		}
-	}
-	return min(n, most)
-}
-
 // takeShed takes the newest of the least urgent tasks that have never started,
 // if it is less urgent than pr.
 func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {

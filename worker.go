@@ -164,7 +164,10 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 		w.job = entry{f: h.work.f}
 		w.timed, w.draw, w.started = true, h.draw, time.Now()
 		p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
-		h.pool, h.work.f, h.id = nil, nil, 0
+		if h.laterLocked() {
+			p.later--
+		}
+		h.pool, h.work.f, h.id, h.due = nil, nil, 0, time.Time{}
 		functionHandles.Put(h)
 	} else if h != nil {
 		if h.laterLocked() {
