@@ -544,27 +544,25 @@ func (g *soakPool) hooks() taskpool.Hooks {
 			g.tick()
 		},
 		AttemptFailed: func(e taskpool.TaskEvent) {
-			t, err := known(e), e.Err
-			if t != nil && t.shared {
-				// A Group's members are canceled with the first error, so that
-				// theirs wraps a panic that is not their own.
-				switch err.(type) {
-				case *taskpool.HungError, *taskpool.PanicError:
-				default:
-					if err != taskpool.ErrGoexit {
-						err = nil
-					}
-				}
-			}
+			known(e)
+			// The error alone does not tell: a task that ends with its parent's context, as
+			// a Group's members and their children do, wraps what that has ended with.
 			var hung *taskpool.HungError
 			var panicked *taskpool.PanicError
-			switch {
-			case errors.As(err, &hung):
+			is := true
+			switch e.Result {
+			case "hung":
+				is = errors.As(e.Err, &hung)
 				g.hung.Add(1)
-			case errors.As(err, &panicked):
+			case "panic":
+				is = errors.As(e.Err, &panicked)
 				g.panics.Add(1)
-			case errors.Is(err, taskpool.ErrGoexit):
+			case "goexit":
+				is = errors.Is(e.Err, taskpool.ErrGoexit)
 				g.goexits.Add(1)
+			}
+			if !is || e.Err == nil {
+				g.fail("an attempt ended by %q with %v", e.Result, e.Err)
 			}
 			g.tick()
 		},
