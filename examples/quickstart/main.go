@@ -46,7 +46,9 @@ func run(w io.Writer) error {
 
 	// Low_1 starts at once. It works in slices, with a safe point between two.
 	var gaveWay atomic.Bool
+	started := make(chan struct{})
 	low := submit(taskpool.Task{Name: "Low_1", Priority: taskpool.Low, Run: func(ctx context.Context) error {
+		close(started)
 		for slice := 1; ; slice++ {
 			if err := work(20 * time.Millisecond)(ctx); err != nil || slice == 3 {
 				return err
@@ -59,6 +61,8 @@ func run(w io.Writer) error {
 			}
 		}
 	}})
+
+	<-started
 
 	// Nothing starts before Resume. So the order of the starts is that of the
 	// priorities: Medium_1 comes first here, and third there.
