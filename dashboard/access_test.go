@@ -143,6 +143,7 @@ func TestOtherSitesPagesGetNeitherStacksNorTheStream(t *testing.T) {
 		d := dashboard.New()
 		p := newPool(t, d)
 		defer shutDown(p)
+		require.NoError(t, p.Go(taskpool.Medium, func() {})) // workers start when they are needed
 		synctest.Wait()
 		for site, allowed := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": false, "cross-site": false} {
 			from := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", site) }

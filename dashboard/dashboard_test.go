@@ -614,6 +614,7 @@ func TestStacksOfWorkersAreCapped(t *testing.T) {
 		d := dashboard.New()
 		p := newPool(t, d)
 		defer shutDown(p)
+		require.NoError(t, p.Go(taskpool.Medium, func() {})) // workers start when they are needed
 		synctest.Wait()
 		get := func() int { return request(d, http.MethodGet, "stack?pool=1&worker=1", "").Code }
 		for range 3 {
