@@ -154,10 +154,10 @@ var callsWithoutError = map[string]bool{"Group": true, "Pause": true, "Resume": 
 
 func TestPoolsThatNewHasNotReturnedAreRefused(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(1))
+	// As *p would, without a complaint of vet about it, and before anything runs in it.
+	copied := taskpool.CopyOf(p)
 	require.NoError(t, p.Go(0, func() {}))
 	require.NoError(t, p.WaitIdle(t.Context()))
-	// As *p would, without a complaint of vet about it.
-	copied := taskpool.CopyOf(p)
 	for got, bad := range map[string]*taskpool.Pool{"nil": nil, "a zero Pool": {}, "a copy": copied} {
 		t.Run(got, func(t *testing.T) {
 			for name, call := range poolCalls(bad) {
