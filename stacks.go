@@ -29,7 +29,9 @@ const labelGoroutine = "worker_goroutine"
 
 // workerMain is what all workers, and no goroutines that their tasks start, have on
 // their stacks, unless these are too deep for a profile.
-const workerMain = "github.com/taskpool-go/taskpool.(*worker).main"
+// It is that below main: a worker that was just started still has the labels of the
+// goroutine that started it.
+const workerMain = "github.com/taskpool-go/taskpool.(*worker).recovered"
 
 const (
 	maxSeen    = 1 << 17 // goroutines; with more a look would take seconds
