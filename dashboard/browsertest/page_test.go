@@ -76,7 +76,9 @@ func TestPageShowsWhatIsWrong(t *testing.T) {
 	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithFairShare(0), taskpool.WithHangGrace(time.Second))
 	over := make(chan struct{})
 	defer close(over)
-	submit(t, p, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: func(context.Context) error { <-over; return nil }})
+	stuck := make(chan struct{})
+	submit(t, p, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: func(context.Context) error { close(stuck); <-over; return nil }})
+	<-stuck // or High, that comes before a worker has woken, keeps it from starting
 	var next func()
 	next = func() { // one of these always waits
 		select {
