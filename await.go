@@ -152,29 +152,32 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 	return nil
 }
 
-// identifyLocked finds the task that waits, and what of its end w has to heed. p.mu is
-// unlocked meanwhile, unless there is no need to look.
+// identifyLocked is identify where the pool's lock is held. p.mu is unlocked meanwhile,
+// unless there is no need to look.
 func (p *Pool) identifyLocked(w *wait) {
-	w.identified = true
-	known := w.task != nil && !w.ask
 	switch {
-	case known && w.task.pool == p && w.task.canParkLocked():
-		return
-	case w.task == nil && !p.othersActiveLocked():
-		return // nobody waits on a worker's goroutine
+	case w.task != nil && !w.ask && w.task.pool == p && w.task.canParkLocked():
+	case w.task == nil && !anyPoolActive():
+	default:
+		p.unlocked(w.identify)
 	}
-	p.unlocked(func() {
-		if known && w.task.canPark() {
-			return
-		}
-		other := false
-		if here := currentAttempt(); here != nil && here != w.task {
-			w.task, other = here, true
-		}
-		if w.task != nil && (w.always || other && !w.patient && w.task.ended() == nil) {
-			w.end = w.task.Done()
-		}
-	})
+	w.identified = true
+}
+
+// identify finds the task that waits, and what of its end w has to heed. No lock may be
+// held.
+func (w *wait) identify() {
+	w.identified = true
+	if w.task == nil && !anyPoolActive() || w.task != nil && !w.ask && w.task.canPark() {
+		return
+	}
+	other := false
+	if here := currentAttempt(); here != nil && here != w.task {
+		w.task, other = here, true
+	}
+	if w.task != nil && (w.always || other && !w.patient && w.task.ended() == nil) {
+		w.end = w.task.Done()
+	}
 }
 
 // canPark reports whether a has a slot to give back.
@@ -246,6 +249,10 @@ func (w *wait) sleep(ready <-chan struct{}) error {
 	var done <-chan struct{}
 	if w.ctx != nil {
 		done = w.ctx.Done()
+	}
+	if done == nil && w.end == nil { // half the cost of a select
+		<-ready
+		return nil
 	}
 	select {
 	case <-ready:

@@ -22,9 +22,11 @@ var workersByGoroutine [64]struct {
 	workers map[uint64]*worker
 }
 
-// activePools is the number of pools with tasks that hold a slot or are parked: where
-// there is none, nobody waits on a worker's goroutine.
+// activePools is the number of pools with tasks that hold a slot or are parked.
 var activePools atomic.Int64
+
+// anyPoolActive reports whether anybody may be on a worker's goroutine.
+func anyPoolActive() bool { return activePools.Load() > 0 }
 
 // workerReturn is the address to which the function recovered returns on the
 // goroutine of every worker; 0 before there was one.

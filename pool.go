@@ -629,9 +629,6 @@ func (p *Pool) engageLocked(n int) {
 	}
 }
 
-// othersActiveLocked reports whether anybody may wait on a worker's goroutine.
-func (p *Pool) othersActiveLocked() bool { return activePools.Load() > 0 }
-
 // freeSlotLocked takes w's slot, if it has one.
 func (p *Pool) freeSlotLocked(w *worker) {
 	if !w.holds {
@@ -790,6 +787,7 @@ func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
 	g := h.work.group
 	h.parent = nil
 	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
+	h.settled.Store(true)
 	p.wakeLocked(&h.waiters)
 	if h.watch != nil {
 		if forget := p.watches.leave(h); forget != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -191,6 +192,10 @@ type Handle struct {
 
 	function bool // it stands for a function given to Go, see timedFunction
 
+	// settled is set, under pool.mu, when state and err are final. Whoever has seen it,
+	// or the waiters' channel closed, may read them without the lock.
+	settled atomic.Bool
+
 	watch *contextWatch // of that context; nil if there is none, or none any more, see watches
 
 	// The fields below are protected by pool.mu.
@@ -284,10 +289,30 @@ func (h *Handle) wait(w *wait) error {
 	if w.task = attemptFrom(w.ctx); w.task != nil && w.task.h == h {
 		return ErrInside
 	}
+	if h.settled.Load() {
+		return h.err
+	}
+	if w.task == nil {
+		if w.identify(); w.task == nil {
+			return h.waitOutside(w)
+		}
+	}
 	w.what = awaited{settled: h}
 	h.pool.lock()
 	defer h.pool.unlock()
 	if err := h.pool.awaitLocked(w); err != nil {
+		return err
+	}
+	return h.err
+}
+
+// waitOutside is wait outside of tasks, where no slot is to be given back: the lock is
+// taken only to leave word that somebody waits.
+func (h *Handle) waitOutside(w *wait) error {
+	lockSoon(&h.pool.mu)
+	done := h.doneLocked()
+	h.pool.unlock()
+	if err := w.sleep(done); err != nil && !h.settled.Load() {
 		return err
 	}
 	return h.err
