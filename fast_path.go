@@ -432,8 +432,11 @@ func (w *worker) look() bool {
 	if w.dismissed {
 		return false
 	}
-	p.takeInLocked() // if w is the scout, it is among those that come from here on
-	p.coming--
+	if p.scout == w { // nobody has noticed yet that the first arrival woke it
+		p.scout = nil
+	} else {
+		p.coming--
+	}
 	if w.abandoned { // at the very end of Shutdown
 		p.returnedLateLocked(w)
 		return false
@@ -443,6 +446,7 @@ func (w *worker) look() bool {
 		p.wakeNextLocked()
 		return true
 	}
+	p.takeInLocked()
 	return w.takeOrSleepLocked()
 }
 
@@ -466,6 +470,11 @@ func (p *Pool) wakeNextLocked() {
 // and none is on its way. It returns false if there are arrivals already.
 func (p *Pool) expectLocked() bool {
 	if p.coming > 0 {
+		if p.detour { // no more: who is coming finds what arrives
+			lockSoon(&p.arrivals.mu)
+			p.endDetourLocked()
+			p.arrivals.mu.Unlock()
+		}
 		return true
 	}
 	free := p.direct && !p.closed && !p.paused && p.held < p.slots
@@ -483,9 +492,8 @@ func (p *Pool) expectLocked() bool {
 	if free && in.n > 0 {
 		return false
 	}
-	p.detour, in.detour = detour, detour
-	if !detour && in.batch == nil {
-		in.batch = newSegment(batchSize)
+	if p.detour, in.detour = detour, detour; !detour {
+		p.endDetourLocked()
 	}
 	if scout {
 		last := len(p.idle) - 1
@@ -496,6 +504,15 @@ func (p *Pool) expectLocked() bool {
 		p.endScoutLocked()
 	}
 	return true
+}
+
+// endDetourLocked lets tasks arrive without Pool.mu. It is called with arrivals.mu held.
+func (p *Pool) endDetourLocked() {
+	in := &p.arrivals
+	p.detour, in.detour = false, false
+	if in.batch == nil {
+		in.batch = newSegment(batchSize)
+	}
 }
 
 // releaseScoutLocked makes the scout, if there is one, a worker like any other.
