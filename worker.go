@@ -160,40 +160,55 @@ func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
 		w.timed, w.started = false, time.Time{}
 	}
 	w.jobs++
-	if h := e.h; h != nil && h.function {
-		w.job = entry{f: h.work.f}
-		w.timed, w.draw, w.started = true, h.draw, time.Now()
-		p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
-		if h.laterLocked() {
-			p.later--
-		}
-		h.pool, h.work.f, h.id, h.due = nil, nil, 0, time.Time{}
-		functionHandles.Put(h)
-	} else if h != nil {
-		if h.laterLocked() {
-			p.later--
-			h.due = time.Time{} // it is counted no more, also if it should be withdrawn
-		}
-		w.attempt = h.beginAttemptLocked(w)
-		if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
-			if h.task.WorkTimeout > 0 {
-				w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
-			}
-			p.expectBeatLocked(w, w.attempt.started)
-			p.rewatchLocked(w)
-		}
-		p.noteStartLocked(w, w.attempt.started.Sub(p.epoch)-h.queuedAt)
+	if e.h != nil {
+		p.assignHandleLocked(w, e.h)
 	} else if p.hooks.timed {
 		w.seen, w.seenAt = w.jobs, time.Now()
 	}
 }
 
+// assignHandleLocked is what assignLocked has to do for a handle. Like noteStartLocked it
+// is not inlined, as it takes more stack than the rest of what workers do: with it they
+// outgrow their first stack when they start.
+//
+//go:noinline
+func (p *Pool) assignHandleLocked(w *worker, h *Handle) {
+	if h.function {
+		w.job = entry{f: h.work.f}
+		w.timed, w.draw, w.started = true, h.draw, time.Now()
+		if p.hooks.started != nil {
+			p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
+		}
+		if h.laterLocked() {
+			p.later--
+		}
+		h.pool, h.work.f, h.id, h.due = nil, nil, 0, time.Time{}
+		functionHandles.Put(h)
+		return
+	}
+	if h.laterLocked() {
+		p.later--
+		h.due = time.Time{} // it is counted no more, also if it should be withdrawn
+	}
+	w.attempt = h.beginAttemptLocked(w)
+	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
+		if h.task.WorkTimeout > 0 {
+			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
+		}
+		p.expectBeatLocked(w, w.attempt.started)
+		p.rewatchLocked(w)
+	}
+	if p.hooks.started != nil {
+		p.noteStartLocked(w, w.attempt.started.Sub(p.epoch)-h.queuedAt)
+	}
+}
+
 // noteStartLocked makes the event for the hooks that are told that an attempt
 // starts, after so long in the queue: here, to spare the worker a turn at the lock.
+//
+//go:noinline
 func (p *Pool) noteStartLocked(w *worker, wait time.Duration) {
-	if p.hooks.started != nil {
-		w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
-	}
+	w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
 }
 
 // beginAttemptLocked makes h's next attempt.
