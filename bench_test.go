@@ -326,46 +326,54 @@ func BenchmarkHooks(b *testing.B) {
 	}
 }
 
-// One context ends that 100,000 tasks wait with, and all are canceled. Beside it is
-// what one would write by hand, a context.AfterFunc for each that counts under a mutex.
+// One context ends that 100,000 tasks wait with, or that each of theirs derives from,
+// and all are canceled. Beside it is what one would write by hand, a context.AfterFunc
+// for each that counts under a mutex.
 func BenchmarkCancelStorm(b *testing.B) {
 	const tasks = 100_000
-	b.Run("AfterFunc", func(b *testing.B) {
-		for range b.N {
-			b.StopTimer()
-			ctx, cancel := context.WithCancel(context.Background())
-			var mu sync.Mutex
-			n, all := 0, make(chan struct{})
-			for range tasks {
-				context.AfterFunc(ctx, func() {
-					mu.Lock()
-					defer mu.Unlock()
-					if n++; n == tasks {
-						close(all)
-					}
-				})
-			}
-			b.StartTimer()
-			cancel()
-			<-all
-		}
-	})
 	for _, distinct := range []bool{false, true} {
-		b.Run(fmt.Sprintf("distinct=%t", distinct), func(b *testing.B) {
+		// contexts returns the tasks' contexts, and what ends them.
+		contexts := func() ([]context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(context.Background())
+			all := make([]context.Context, tasks)
+			for i := range all {
+				if all[i] = ctx; distinct {
+					var end context.CancelFunc
+					all[i], end = context.WithCancel(ctx)
+					b.Cleanup(end)
+				}
+			}
+			return all, cancel
+		}
+		b.Run(fmt.Sprintf("AfterFunc/distinct=%t", distinct), func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				ctxs, cancel := contexts()
+				var mu sync.Mutex
+				n, all := 0, make(chan struct{})
+				for _, ctx := range ctxs {
+					context.AfterFunc(ctx, func() {
+						mu.Lock()
+						defer mu.Unlock()
+						if n++; n == tasks {
+							close(all)
+						}
+					})
+				}
+				b.StartTimer()
+				cancel()
+				<-all
+			}
+		})
+		b.Run(fmt.Sprintf("taskpool/distinct=%t", distinct), func(b *testing.B) {
 			for range b.N {
 				b.StopTimer()
 				p := newPool(b, taskpool.WithWorkers(1))
 				release := block(b, p)
-				ctx, cancel := context.WithCancel(context.Background())
+				ctxs, cancel := contexts()
 				var all []*taskpool.Handle
-				for range tasks {
-					own := ctx
-					if distinct {
-						var end context.CancelFunc
-						own, end = context.WithCancel(ctx)
-						defer end()
-					}
-					h, err := p.Submit(own, taskpool.Task{Run: emptyRun})
+				for _, ctx := range ctxs {
+					h, err := p.Submit(ctx, taskpool.Task{Run: emptyRun})
 					require.NoError(b, err)
 					all = append(all, h)
 				}
