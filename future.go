@@ -36,7 +36,7 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 		return nil, errRunSet
 	}
 	fut := new(Future[T])
-	h, err := p.submit(ctx, ctx, t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
+	h, err := p.submit(ctx, ctx, &t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)

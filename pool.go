@@ -281,13 +281,13 @@ var functionHandles = sync.Pool{New: func() any {
 // nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
 // wait alone.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun("Submit", ctx, ctx, t, work{})
+	return p.submitRun("Submit", ctx, ctx, &t, work{})
 }
 
 // TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
 // [OverflowWait], it returns [ErrFull].
 func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun("TrySubmit", ctx, ctx, t, work{room: roomNow})
+	return p.submitRun("TrySubmit", ctx, ctx, &t, work{room: roomNow})
 }
 
 // SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
@@ -318,12 +318,12 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 		wait = both
 	}
-	return p.submitRun(call, wait, ctx, t, work{})
+	return p.submitRun(call, wait, ctx, &t, work{})
 }
 
 // submitRun is SubmitWithin, whose wait has not ended, for a call of that name; work says
 // how to get room.
-func (p *Pool) submitRun(call string, wait, ctx context.Context, t Task, work work) (*Handle, error) {
+func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, work work) (*Handle, error) {
 	switch {
 	case p.misused():
 		return nil, p.misuse(call)
@@ -356,9 +356,9 @@ const (
 )
 
 // submit is SubmitWithin of a task that does work.
-func (p *Pool) submit(wait, ctx context.Context, t Task, work work) (_ *Handle, err error) {
+func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle, err error) {
 	h := newHandle(ctx)
-	h.pool, h.task, h.work = p, t, work
+	h.pool, h.task, h.work = p, *t, work
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
