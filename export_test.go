@@ -351,6 +351,8 @@ func (p *Pool) checkIdleLocked() error {
 		return errors.New("tasks have arrived, and the scout was not woken")
 	case p.unhired < 0 || p.unhired > p.slots:
 		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.unhired, p.slots)
+	case p.extra > max(p.sizeLocked()-p.slots, 0):
+		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.extra, p.sizeLocked(), p.slots)
 	case p.coming < 0 || p.coming > others:
 		return fmt.Errorf("%d workers are on their way, of %d", p.coming, others)
 	case p.coming > 0: // they will see to the rest

@@ -95,7 +95,7 @@ type Pool struct {
 	// number in unhired and idle like those that sleep.
 	crew    []*worker // all that were hired but those abandoned; in no order
 	unhired int       // how many more there are
-	extra   int       // how many there are beyond slots, for the tasks that ran while others were parked
+	extra   int       // how many there are beyond slots, at most, for the tasks that ran while others were parked
 
 	// Those without a task; a free slot need not have one.
 	idle   []*worker // asleep, the last to come on top
@@ -1120,6 +1120,7 @@ func (p *Pool) Resize(workers int) error {
 		return ErrClosed
 	}
 	p.slots = workers
+	p.boundExtraLocked()
 	p.unhired += max(workers-p.sizeLocked(), 0)
 	p.reclaimLocked()
 	p.trimLocked(workers + p.extra)

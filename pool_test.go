@@ -461,6 +461,58 @@ func TestShrinkingAnIdlePoolEndsWorkersAtOnce(t *testing.T) {
 	requireWorkers(t, p, 1)
 }
 
+// Workers that came for tasks which ran while others were parked are not kept for nothing.
+func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
+	const parked = 3
+	for _, c := range []struct {
+		name    string
+		hang    bool
+		workers int
+	}{
+		{"the parked resume", false, 5},
+		{"the parked are given up", true, 5},
+		{"the parked are given up, and others were hired since", true, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				gate := make(chan struct{})
+				open := sync.OnceFunc(func() { close(gate) })
+				defer open()
+				var hs []*taskpool.Handle
+				for range parked {
+					hs = append(hs, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						return taskpool.Block(ctx, func() error { <-gate; return nil })
+					}}))
+				}
+				synctest.Wait()
+				require.Equal(t, parked, p.Stats().Parked)
+				defer occupy(t, p)()
+				require.Equal(t, parked+1, p.Stats().Workers)
+				if c.hang {
+					for _, h := range hs {
+						h.Cancel(nil)
+						require.ErrorIs(t, h.Wait(patience(t)), taskpool.ErrHung)
+					}
+					require.NoError(t, p.Resize(c.workers))
+				} else {
+					require.NoError(t, p.Resize(c.workers))
+					open()
+					for _, h := range hs {
+						require.NoError(t, h.Wait(patience(t)))
+					}
+				}
+				synctest.Wait()
+				require.Equal(t, c.workers, p.Stats().Workers)
+				require.NoError(t, p.Resize(1))
+				synctest.Wait()
+				require.NoError(t, p.CheckAtRest())
+				require.Equal(t, 1, p.Stats().Workers)
+			})
+		})
+	}
+}
+
 func TestResizeKeepsItsWordThroughPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(4))

@@ -582,6 +582,7 @@ func (p *Pool) maxAbandonedLocked() int {
 func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	w.gaveUp, w.abandoned = true, true
 	p.leaveLocked(w)
+	p.boundExtraLocked()
 	p.freeSlotLocked(w)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	if w.dead {

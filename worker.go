@@ -268,6 +268,10 @@ func (p *Pool) summonLocked() {
 	w.wake <- struct{}{}
 }
 
+// boundExtraLocked forgets those beyond slots that have become workers like all others,
+// as there are more slots, or that were abandoned.
+func (p *Pool) boundExtraLocked() { p.extra = min(p.extra, max(p.sizeLocked()-p.slots, 0)) }
+
 // trimLocked lets idle workers go while there are more than most.
 func (p *Pool) trimLocked(most int) {
 	p.unhired -= min(p.unhired, max(p.sizeLocked()-most, 0))
