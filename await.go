@@ -18,6 +18,9 @@ import (
 //     free cannot go to a less urgent task.
 //   - A wait ends with its context. Where that is not the task's, it ends with the task's
 //     as well, unless that had ended before: then the task is cleaning up.
+//   - Who waits for room is at the door no longer than the wait lasts. The task that
+//     submits may have to wait for its slot after that, and what it would have submitted
+//     is not accepted meanwhile.
 
 // waiters are those who wait for one thing: attempts of the pool that it belongs to, which
 // are parked meanwhile, and others. Protected by that pool's mu.
@@ -116,7 +119,7 @@ type wait struct {
 	patient bool
 
 	identified bool            // task is known, as far as it can be
-	byTask     bool            // it was end that ended the wait
+	byTask     error           // the cause, if it was end that ended the wait
 	end        <-chan struct{} // of task's context, if that ends the wait and ctx does not tell of it
 }
 
@@ -196,10 +199,10 @@ func (w *wait) elsewhere(done <-chan struct{}) error {
 	if a := w.task; a != nil {
 		if pk := a.park(w.what); pk != nil {
 			defer pk.back()
-			pk.beginRegion(w.context())
+			return w.stay(pk, done)
 		}
 	}
-	return w.sleep(done)
+	return w.stay(nil, done)
 }
 
 // park takes a's slot for a wait for something in another pool. It returns nil if a has
@@ -232,8 +235,40 @@ func (pk *parking) wait(w *wait) error {
 			pk.back()
 		}
 	}()
-	pk.beginRegion(w.context())
-	return w.sleep(pk.ready)
+	return w.stay(pk, pk.ready)
+}
+
+// stay is sleep of an attempt that is parked as pk; nil if none is. If w is over before
+// there is room, the door is left here.
+func (w *wait) stay(pk *parking, ready <-chan struct{}) (err error) {
+	if w.what.room != nil {
+		err = errGaveUp // also if a method of a context panics
+		defer func() {
+			if err != nil {
+				w.giveUpRoom()
+			}
+		}()
+	}
+	if pk != nil {
+		pk.beginRegion(w.context())
+	}
+	return w.sleep(ready)
+}
+
+// giveUpRoom refuses the task that waits for room, unless that was decided before.
+func (w *wait) giveUpRoom() {
+	h := w.what.room
+	p := h.pool
+	p.lock()
+	defer p.unlock()
+	if w.what.overLocked() {
+		return
+	}
+	p.leaveDoorLocked(h)
+	if h.refused = errGaveUp; w.byTask != nil {
+		h.refused = &taskOverError{"Submit", w.byTask}
+	}
+	p.restoreLocked()
 }
 
 // context returns a context of what waits.
@@ -264,8 +299,8 @@ func (w *wait) sleep(ready <-chan struct{}) error {
 	}
 	select {
 	case <-w.end:
-		w.byTask = true
-		return context.Cause(w.task)
+		w.byTask = context.Cause(w.task)
+		return w.byTask
 	default:
 		return nil
 	}

@@ -94,15 +94,15 @@ func (g *Group) enter() (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
 	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
-	err = g.p.awaitLocked(w)
+	_ = g.p.awaitLocked(w)
 	if !g.acceptsLocked() {
 		return false, nil
 	}
 	g.members++
-	if !w.byTask {
+	if w.byTask == nil {
 		return true, nil
 	}
-	return true, &taskOverError{"Group.Go", err}
+	return true, &taskOverError{"Group.Go", w.byTask}
 }
 
 // acceptsLocked reports whether the group takes one more member, and takes note of

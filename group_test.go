@@ -298,6 +298,35 @@ func TestGroupLimitMustNotBeZeroOrLate(t *testing.T) {
 	require.NoError(t, g.Wait())
 }
 
+// The task needs its slot back when the wait for a place is over. A place that is free by
+// then changes nothing.
+func TestGoThatWaitsForALimitEndsWithTheTasksContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		g := p.Group(patience(t), taskpool.Task{})
+		g.SetLimit(1)
+		gate := make(chan struct{})
+		g.Go(func(context.Context) error { <-gate; return nil })
+		synctest.Wait()
+		returned := false
+		task := submit(t, p, taskpool.Task{Run: func(context.Context) error {
+			g.Go(mustNotRun)
+			returned = true
+			return nil
+		}})
+		synctest.Wait()
+		defer occupy(t, p)()
+		cause := errors.New("enough")
+		require.True(t, task.Cancel(cause))
+		synctest.Wait()
+		require.False(t, returned, "it has no slot")
+		close(gate)
+		synctest.Wait()
+		require.True(t, returned)
+		require.ErrorIs(t, g.Wait(), cause)
+	})
+}
+
 func TestGoThatWaitsForALimitEndsWithTheGroupsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(2))

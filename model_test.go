@@ -95,7 +95,7 @@ type modelTask struct {
 	made      []*modelAttempt
 	attempt   *modelAttempt   // under way
 	waiters   []*modelAttempt // in Wait for it
-	canceled  error           // while at the door or under way
+	canceled  error           // while under way
 	due       time.Duration   // while Delayed
 	apart     bool            // was delayed when it was accepted
 	order     int64           // in the queue or at the door
@@ -439,11 +439,7 @@ func (m *modelPool) nextAtDoor() *modelTask {
 			return nil
 		}
 		t := door[i]
-		switch {
-		case t.canceled != nil:
-			m.leaveDoor(t)
-			continue
-		case m.room(t):
+		if m.room(t) {
 			m.turn(m.entries, restricted, choice)
 			m.leaveDoor(t)
 			return t
@@ -458,21 +454,17 @@ func (m *modelPool) nextAtDoor() *modelTask {
 // nextDelayedAtDoor returns the first to be due of those that wait for room among
 // the delayed, if there is room.
 func (m *modelPool) nextDelayedAtDoor() *modelTask {
-	for {
-		var first *modelTask
-		for _, t := range m.door {
-			if m.later(t) && (first == nil || t.notBefore < first.notBefore) {
-				first = t
-			}
-		}
-		if first == nil || first.canceled == nil && !m.room(first) {
-			return nil
-		}
-		m.leaveDoor(first)
-		if first.canceled == nil {
-			return first
+	var first *modelTask
+	for _, t := range m.door {
+		if m.later(t) && (first == nil || t.notBefore < first.notBefore) {
+			first = t
 		}
 	}
+	if first == nil || !m.room(first) {
+		return nil
+	}
+	m.leaveDoor(first)
+	return first
 }
 
 // byPriority returns the tasks most urgent first, in order of arrival among
@@ -591,10 +583,11 @@ func (m *modelPool) atDoor() []*modelTask {
 	return append(byPriority(due), later...)
 }
 
-// turnAway refuses a submitter at the door.
-func (m *modelPool) turnAway(t *modelTask) {
+// turnAway refuses a submitter at the door. Where a task submits, that returns when it
+// has its slot back.
+func (m *modelPool) turnAway(t *modelTask, err error) {
 	m.leaveDoor(t)
-	t.submitErr = taskpool.ErrClosed
+	t.submitErr = err
 	if t.caller != nil && t.caller.parked {
 		m.back(t.caller)
 	} else {
@@ -816,8 +809,14 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 		case a.asked && !slices.Contains(m.leaving, a):
 			m.queue = remove(m.queue, a.t)
 			m.leaving = append(m.leaving, a)
-		case a.doing == doingWait && a.bound, a.doing == doingSubmit && (a.on.ctxOf == a || a.on.bound):
+		case a.doing == doingWait && a.bound:
 			m.back(a) // the end of the context is that of the call
+		case a.doing == doingSubmit && slices.Contains(m.door, a.on):
+			if a.on.ctxOf == a {
+				m.turnAway(a.on, ctxError(cause))
+			} else if a.on.bound {
+				m.turnAway(a.on, fmt.Errorf("the task's: %w", cause))
+			}
 		}
 	}
 	if first {
@@ -843,21 +842,10 @@ func (m *modelPool) contextEnds(t *modelTask, cause error) {
 	case t.accepted:
 		m.cancel(t, cause)
 	case t.returned || t.submitErr != nil:
-	case t.caller == nil || !t.caller.parked && !slices.Contains(m.awake, t.caller):
-		t.canceled = cause
-		m.giveUpDoor(t)
-	default: // the submitter finds out when it has its slot back
-		t.canceled = cause
+	default:
+		m.turnAway(t, ctxError(cause))
 		m.restore()
 	}
-}
-
-// giveUpDoor is the end of a wait at the door.
-func (m *modelPool) giveUpDoor(t *modelTask) {
-	m.leaveDoor(t)
-	t.submitErr = ctxError(t.canceled)
-	m.submitReturns(t)
-	m.restore()
 }
 
 func (m *modelPool) cancel(t *modelTask, cause error) bool {
@@ -989,16 +977,8 @@ func (m *modelPool) goOn(a *modelAttempt) {
 			m.callReturns(a, "wait", a.cause)
 		}
 	case doingSubmit:
-		switch t := a.on; {
-		case t.accepted || t.submitErr != nil:
+		if t := a.on; t.accepted || t.submitErr != nil {
 			m.submitReturns(t)
-		case t.bound && a.cause != nil:
-			m.leaveDoor(t)
-			t.submitErr = fmt.Errorf("the task's: %w", a.cause)
-			m.submitReturns(t)
-			m.restore()
-		case t.ctxOf != nil && t.ctxOf.cause != nil:
-			m.giveUpDoor(t)
 		}
 	}
 }
@@ -1237,7 +1217,7 @@ func (m *modelPool) shutdown() {
 	m.closed, m.paused = true, false
 	for _, t := range m.atDoor() {
 		if !m.continues(t.parent) || m.tooLate(t) {
-			m.turnAway(t)
+			m.turnAway(t, taskpool.ErrClosed)
 		}
 	}
 	var canceled []*modelTask
@@ -1266,7 +1246,7 @@ func (m *modelPool) cutShort() {
 	m.cut, m.final = true, m.now+2*m.grace
 	m.reclaim()
 	for _, t := range m.atDoor() {
-		m.turnAway(t)
+		m.turnAway(t, taskpool.ErrClosed)
 	}
 	var ended []*modelAttempt
 	m.each(func(a *modelAttempt) {

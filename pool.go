@@ -491,13 +491,7 @@ func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
 		h.parent = nil
 		p.restoreLocked()
 	}()
-	switch err := p.awaitLocked(w); {
-	case err == nil:
-	case w.byTask:
-		h.refused = &taskOverError{"Submit", err}
-	default:
-		h.refused = errGaveUp
-	}
+	_ = p.awaitLocked(w) // where a context has ended the wait, stay has refused h
 	return h.refused
 }
 

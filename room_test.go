@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -163,6 +164,108 @@ func TestSubmitWithinInATaskIsPartOfTheWorkAccepted(t *testing.T) {
 		require.NoError(t, <-down)
 		require.True(t, ran)
 	})
+}
+
+// A task that submits needs its slot back when its wait for room is over. Room that comes
+// while it waits for that is for others.
+func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
+	cause := errors.New("enough")
+	type ends struct {
+		task *taskpool.Handle        // that submits
+		wait context.CancelCauseFunc // of a context of its own
+	}
+	for _, c := range []struct {
+		name   string
+		submit func(p *taskpool.Pool, own, other context.Context, child taskpool.Task) error
+		end    func(ends)
+	}{
+		{
+			"wait of SubmitWithin",
+			func(p *taskpool.Pool, _, other context.Context, child taskpool.Task) error {
+				_, err := p.SubmitWithin(other, context.Background(), child)
+				return err
+			},
+			func(e ends) { e.wait(cause) },
+		},
+		{
+			"context of the child",
+			func(p *taskpool.Pool, _, other context.Context, child taskpool.Task) error {
+				_, err := p.Submit(other, child)
+				return err
+			},
+			func(e ends) { e.wait(cause) },
+		},
+		{
+			"context of the task, which is the child's",
+			func(p *taskpool.Pool, own, _ context.Context, child taskpool.Task) error {
+				_, err := p.Submit(own, child)
+				return err
+			},
+			func(e ends) { e.task.Cancel(cause) },
+		},
+		{
+			"context of the task, which is not the child's",
+			func(p *taskpool.Pool, own, _ context.Context, child taskpool.Task) error {
+				_, err := p.Submit(taskpool.Detach(own), child)
+				return err
+			},
+			func(e ends) { e.task.Cancel(cause) },
+		},
+	} {
+		for _, elsewhere := range []bool{false, true} {
+			for _, later := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, elsewhere=%t, later=%t", c.name, elsewhere, later), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+						home := p
+						if elsewhere {
+							home = newPool(t, taskpool.WithWorkers(1))
+							defer block(t, p)()
+						}
+						other, end := context.WithCancelCause(t.Context())
+						defer end(nil)
+						child := taskpool.Task{Priority: taskpool.Low, Run: mustNotRun}
+						if later {
+							child.NotBefore = time.Now().Add(time.Hour)
+						}
+						do, refused := make(chan struct{}), error(nil)
+						task := submit(t, home, taskpool.Task{Run: func(ctx context.Context) error {
+							<-do
+							refused = c.submit(p, ctx, other, child)
+							return nil
+						}})
+						synctest.Wait()
+						gate := make(chan struct{})
+						open := sync.OnceFunc(func() { close(gate) })
+						defer open()
+						require.NoError(t, home.Go(taskpool.High, func() { <-gate }))
+						var fill []*doorCall // what takes the child's room
+						for range 2 {
+							fill = append(fill, submitAtDoor(t.Context(), p, taskpool.Task{Run: nop, NotBefore: child.NotBefore}))
+						}
+						close(do)
+						synctest.Wait() // it waits at the door, and its slot is taken
+						require.Equal(t, taskpool.Parked, task.State())
+
+						c.end(ends{task, end})
+						synctest.Wait()
+						require.Equal(t, taskpool.Parked, task.State(), "it has no slot")
+						for _, f := range fill {
+							requireAccepted(t, f)
+							f.h.Cancel(nil)
+						}
+						require.Zero(t, p.Stats().Blocked, "nobody waits for room")
+						open()
+						synctest.Wait()
+						require.ErrorIs(t, refused, cause)
+						require.EqualValues(t, 1, p.Stats().Refused)
+						require.NoError(t, task.Err())
+						require.Equal(t, taskpool.Succeeded, task.State())
+					})
+				})
+			}
+		}
+	}
 }
 
 // Whenever the wait ends, the task is refused and never runs, or is accepted and runs.
