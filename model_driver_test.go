@@ -21,7 +21,10 @@ import (
 	"github.com/taskpool-go/taskpool"
 )
 
-var modelRuns = flag.Int("model.runs", 1000, "how many random sequences of operations TestPoolAgreesWithModel tries")
+var (
+	modelRuns  = flag.Int("model.runs", 1000, "how many random sequences of operations TestPoolAgreesWithModel tries")
+	modelFirst = flag.Uint64("model.first", 0, "the seed of the first of them")
+)
 
 // Random operations on a Pool and on its model: tasks of all kinds that end in
 // all ways, yield, block, wait, submit; cancel, set priority, pause, resize,
@@ -34,7 +37,8 @@ func TestPoolAgreesWithModel(t *testing.T) {
 		runs /= 10
 	}
 	var steps, undefined int
-	for seed := range uint64(runs) {
+	for i := range uint64(runs) {
+		seed := *modelFirst + i
 		r := rand.New(rand.NewPCG(seed, 0))
 		tape := make([]byte, 50+r.IntN(1000))
 		for i := range tape {
@@ -701,7 +705,10 @@ func (d *trial) ends(a *modelAttempt, c command) {
 // clear reports whether the end of a leaves no choice: it frees a slot and ends
 // the contexts of the tasks submitted with its own, and if one of these is parked or at
 // the door, it may or may not get the slot or the room first.
-func (d *trial) clear(a *modelAttempt) bool {
+func (d *trial) clear(a *modelAttempt) bool { return d.clearFor(a, a) }
+
+// clearFor is clear of a where it is by ends that the slot becomes free.
+func (d *trial) clearFor(a, by *modelAttempt) bool {
 	if a.cause != nil {
 		return true
 	}
@@ -710,10 +717,10 @@ func (d *trial) clear(a *modelAttempt) bool {
 			continue
 		}
 		b := c.attempt
-		if b == nil && d.vanishes(c) {
+		if b == nil && d.vanishes(c, by) {
 			continue
 		}
-		if b == nil || b.parked && !b.working || !d.clear(b) {
+		if b == nil || b.parked && !b.working || !d.clearFor(b, by) {
 			return false
 		}
 	}
@@ -746,27 +753,41 @@ func (d *trial) cancelContext() {
 }
 
 // vanishes reports whether it makes no difference who finds first that the context of t,
-// which waits, has ended when a slot becomes free: what cancels it, or the worker that is
-// about to start it.
-func (d *trial) vanishes(t *modelTask) bool {
+// which waits, has ended when the end of by frees a slot: what cancels it, or the worker
+// that is about to start it.
+func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 	m := d.model
 	return t.accepted && t.attempt == nil && !t.settled() &&
 		len(t.waiters) == 0 && // else one of them may want the slot
 		len(m.door) == 0 && // and here somebody its room
-		(m.share == 0 || len(m.queue) <= 1) // and here, with it, another may be taken with a choice that is none
+		(m.share == 0 && m.step == 0 || m.aloneOnceEnded(by))
+}
+
+// aloneOnceEnded reports whether no more than one task waits for the slot that a leaves.
+// With others beside one that is to vanish, the fair share may count a choice that is none;
+// and with ageing, those of its priority that resume may have their turn by its age.
+func (m *modelPool) aloneOnceEnded(a *modelAttempt) bool {
+	joins := len(a.t.waiters)
+	if a.number < a.t.most { // it may be retried at once
+		joins++
+	}
+	return len(m.queue)+joins <= 1
 }
 
 // cancelAndFree ends the context of a task that waits and then a task that runs, before
 // anybody has taken note of the former: it does not start.
 func (d *trial) cancelAndFree() {
+	a := d.ready(true)
+	if a == nil || !d.clear(a) {
+		return
+	}
 	var waiting []*modelTask
 	for _, t := range d.model.tasks {
-		if d.cancels[t.n] != nil && t.ctxEnd == 0 && d.vanishes(t) {
+		if d.cancels[t.n] != nil && t.ctxEnd == 0 && d.vanishes(t, a) {
 			waiting = append(waiting, t)
 		}
 	}
-	a := d.ready(true)
-	if len(waiting) == 0 || a == nil || !d.clear(a) {
+	if len(waiting) == 0 {
 		return
 	}
 	t := choose(d.tape, waiting...)
