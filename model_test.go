@@ -795,7 +795,7 @@ func (m *modelPool) reclaim() {
 // submitted with it.
 func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 	m.hold++ // several may want a slot now: no order is promised
-	first := a.cause == nil
+	first, door := a.cause == nil, len(m.door) > 0
 	if first {
 		a.cause, a.reason = cause, reason
 	}
@@ -824,9 +824,9 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 			if t.ctxOf != a {
 				continue
 			}
-			if t.accepted && t.attempt == nil && !t.settled() && len(m.door) > 0 {
+			if t.accepted && t.attempt == nil && !t.settled() && door {
 				// The room it leaves may be seen at the door before its
-				// submitter asks for the free slot, or after.
+				// submitter asks for the free slot, or a leaves the door, or after.
 				m.undefined = true
 			}
 			m.contextEnds(t, cause)
