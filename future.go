@@ -53,9 +53,12 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 
 // commit stores the result of attempt a, unless that was given up on: then the
 // task may have another attempt under way, or have settled. a is nil if a hook
-// gave f a context that does not derive from Run's, and of another pool if a
-// shutdown left the task undone and it was submitted again.
+// gave f a context that does not derive from Run's: then the goroutine tells. It is
+// of another pool if a shutdown left the task undone and it was submitted again.
 func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
+	if a == nil {
+		a = currentAttempt()
+	}
 	if a != nil && a.pool != p {
 		return
 	}

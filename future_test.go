@@ -257,6 +257,37 @@ func TestLateResultOfAbandonedAttemptNeverReplacesThatOfItsRetry(t *testing.T) {
 	}
 }
 
+func TestLateResultIsDiscardedWhereAHookGaveAContextOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		around := func(_ context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+			return run(context.Background())
+		}
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second),
+			taskpool.WithHooks(taskpool.Hooks{Around: around}))
+		var attempts atomic.Int32
+		gate := make(chan struct{})
+		task := taskpool.Task{Timeout: time.Second, Retry: atOnce(2)}
+		task.Retry.If = func(error) bool { return true }
+		fut, err := taskpool.SubmitFunc(patience(t), p, task, func(context.Context) (int, error) {
+			if attempts.Add(1) == 1 {
+				<-gate
+				return 1, nil
+			}
+			return 2, nil
+		})
+		require.NoError(t, err)
+		require.NoError(t, fut.Wait(patience(t)))
+		require.Equal(t, 1, p.Stats().Abandoned)
+		close(gate)
+		for range 2 {
+			v, err := fut.Get(patience(t)) // also while the first attempt returns, says the race detector
+			require.NoError(t, err)
+			require.Equal(t, 2, v)
+			synctest.Wait()
+		}
+	})
+}
+
 func TestGetEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, taskpool.WithWorkers(1))
