@@ -292,10 +292,11 @@ func (w *wait) sleep(ready <-chan struct{}) error {
 	select {
 	case <-ready:
 	case <-done:
+		return causeOf(w.ctx)
 	case <-w.end:
 	}
 	if w.ctx != nil && w.ctx.Err() != nil {
-		return context.Cause(w.ctx)
+		return causeOf(w.ctx)
 	}
 	select {
 	case <-w.end:
@@ -304,6 +305,15 @@ func (w *wait) sleep(ready <-chan struct{}) error {
 	default:
 		return nil
 	}
+}
+
+// causeOf returns why ctx, which is over, has ended. That is never nil, also where a context
+// of the caller's own has closed Done and says nothing of it in Err.
+func causeOf(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return context.Canceled
 }
 
 // parkCaller takes the slot of the task that ctx belongs to or, where that has none to give,

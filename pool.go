@@ -410,7 +410,10 @@ var errGaveUp = errors.New("taskpool: context is over")
 
 // contextError says that Submit's context is over.
 func (p *Pool) contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
+	err, cause := ctx.Err(), causeOf(ctx)
+	if err == nil {
+		err = cause
+	}
 	wraps := false
 	p.contain("an error's Is or Unwrap", func() { wraps = errors.Is(cause, err) })
 	if wraps {

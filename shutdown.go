@@ -53,7 +53,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	select {
 	case <-p.terminated:
 	case <-ctx.Done():
-		p.cutShort(context.Cause(ctx))
+		p.cutShort(causeOf(ctx))
 		<-p.terminated
 	}
 	return p.answer()
