@@ -157,7 +157,15 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 
 // identifyLocked is identify where the pool's lock is held. p.mu is unlocked meanwhile,
 // unless there is no need to look.
+//
+// A task may have got the context of another, which then gives its slot back in the place
+// of the one that waits: in the same pool one slot is as good as another. In another pool
+// it is not where p has none left, as the goroutine may have p's last one, so then it is
+// looked at.
 func (p *Pool) identifyLocked(w *wait) {
+	if w.task != nil && w.task.pool != p && p.held >= p.slots-p.cfg.reserved {
+		w.ask = true
+	}
 	switch {
 	case w.task != nil && !w.ask && w.task.pool == p && w.task.canParkLocked():
 	case w.task == nil && !anyPoolActive():

@@ -551,3 +551,100 @@ func TestADelayedTaskThatDoesNotStartIsCountedOnce(t *testing.T) {
 		require.NoError(t, p.CheckQueue())
 	})
 }
+
+// A function given to Go has no context, and members of a group may use that of the task
+// around them by mistake.
+func TestWhatWaitsWithTheContextOfAnotherPoolsTaskGivesItsSlotBack(t *testing.T) {
+	one := func(context.Context) (int, error) { return 1, nil }
+	for name, f := range map[string]func(ctx context.Context, p *taskpool.Pool) error{
+		"Call": func(ctx context.Context, p *taskpool.Pool) error {
+			_, err := taskpool.Call(ctx, p, taskpool.Task{}, one)
+			return err
+		},
+		"Wait": func(ctx context.Context, p *taskpool.Pool) error {
+			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			if err != nil {
+				return err
+			}
+			return h.Wait(ctx)
+		},
+		"Submit": func(ctx context.Context, p *taskpool.Pool) error {
+			for range 3 { // the queue has room for one
+				if _, err := p.Submit(ctx, taskpool.Task{Run: nop}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		for way, begin := range map[string]func(ctx context.Context, p *taskpool.Pool, f func() error) error{
+			"function": func(_ context.Context, p *taskpool.Pool, f func() error) error {
+				return p.Go(taskpool.Medium, func() { _ = f() })
+			},
+			"task": func(ctx context.Context, p *taskpool.Pool, f func() error) error {
+				_, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return f() }})
+				return err
+			},
+		} {
+			t.Run(name+" in a "+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					around := newPool(t, taskpool.WithWorkers(1))
+					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+					_, err := taskpool.Call(patience(t), around, taskpool.Task{}, func(ctx context.Context) (int, error) {
+						answer := make(chan error, 1)
+						err := begin(ctx, p, func() error {
+							err := f(ctx, p)
+							answer <- err
+							return err
+						})
+						if err != nil {
+							return 0, err
+						}
+						return 0, <-answer // while it still has its own slot
+					})
+					require.NoError(t, err)
+				})
+			})
+		}
+	}
+}
+
+// deafContext is a context whose Done is closed while its Err says that nothing has ended:
+// its author forgot it.
+type deafContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c *deafContext) Done() <-chan struct{} { return c.done }
+
+func TestWaitNeverReportsATaskThatHasNotSettled(t *testing.T) {
+	for _, inTask := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in a task: %t", inTask), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				gate := make(chan struct{})
+				fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{}, func(context.Context) (int, error) {
+					<-gate
+					return 1, nil
+				})
+				require.NoError(t, err)
+				ctx := &deafContext{context.Background(), make(chan struct{})}
+				close(ctx.done)
+				get := func(context.Context) (int, error) { return fut.Get(ctx) }
+				if inTask {
+					_, err = taskpool.Call(patience(t), newPool(t), taskpool.Task{}, get)
+				} else {
+					_, err = get(nil)
+				}
+				require.ErrorIs(t, err, context.Canceled)
+				require.ErrorIs(t, p.WaitIdle(ctx), context.Canceled)
+				close(gate)
+				synctest.Wait()
+				v, err := fut.Get(ctx)
+				require.NoError(t, err)
+				require.Equal(t, 1, v)
+			})
+		})
+	}
+}
