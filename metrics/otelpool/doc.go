@@ -41,6 +41,7 @@
 //	taskpool.tasks.submitted             {task}     accepted
 //	taskpool.tasks.refused               {task}     no room, closed, or a context that ended first
 //	taskpool.tasks.finished{outcome}     {task}     succeeded, failed, canceled, shed
+//	taskpool.tasks.orphaned              {task}     of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}     queued, delayed, running, parked
 //	taskpool.attempts.started{priority}  {attempt}
 //	taskpool.attempts.ended{result}      {attempt}  success, error, timeout, interrupted, panic, goexit, hung
@@ -57,6 +58,7 @@
 //	taskpool.slots                       {task}     tasks that may run at once
 //	taskpool.capacity                    {task}     tasks that may wait; only if that is bounded
 //	taskpool.submitters.blocked          {call}     calls of Submit that wait for room
+//	taskpool.stalled                     1          1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool.paused, taskpool.closed     1          1 if so
 //
 // [taskpool.Stats] says more about each. As the spans come from an Around hook, which is

@@ -14,7 +14,8 @@ type instruments struct {
 	submitted, refused, finished, unfinished metric.Int64Observable
 	started, ended, retries, parks           metric.Int64Observable
 	depth, workers, replaced                 metric.Int64Observable
-	slots, capacity, blocked, paused, closed metric.Int64Observable
+	slots, capacity, blocked                 metric.Int64Observable
+	orphaned, stalled, paused, closed        metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
 	wait, duration metric.Float64Histogram
@@ -62,6 +63,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
 	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
+	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
 	in.started = counter("attempts.started", "{attempt}", "Attempts started, by priority.")
 	in.ended = counter("attempts.ended", "{attempt}", "Attempts that have ended.")
@@ -78,6 +80,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.slots = level("slots", "{task}", "Tasks that may run at once.")
 	in.capacity = level("capacity", "{task}", "Tasks that may wait.")
 	in.blocked = level("submitters.blocked", "{call}", "Calls of Submit that wait for room.")
+	in.stalled = flag("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")
 	in.paused = flag("paused", "Whether the pool is paused.")
 	in.closed = flag("closed", "Whether the pool was shut down.")
 	return &in, first

@@ -34,6 +34,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	o.ObserveInt64(in.submitted, int64(s.Submitted), alone)
 	o.ObserveInt64(in.refused, int64(s.Refused), alone)
 	each(in.finished, "outcome", metricset.Outcomes(&s))
+	o.ObserveInt64(in.orphaned, int64(s.Orphaned), alone)
 	each(in.unfinished, "state", metricset.Tasks(&s))
 	each(in.ended, "result", metricset.Results(&s))
 	o.ObserveInt64(in.retries, int64(s.Retries), alone)
@@ -47,6 +48,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	o.ObserveInt64(in.blocked, int64(s.Blocked), alone)
 	o.ObserveFloat64(in.inProgress, s.InProgress.Seconds(), alone)
 	o.ObserveFloat64(in.longest, s.Longest.Seconds(), alone)
+	o.ObserveInt64(in.stalled, oneIf(s.Stalled), alone)
 	o.ObserveInt64(in.paused, oneIf(s.Paused), alone)
 	o.ObserveInt64(in.closed, oneIf(s.Closed), alone)
 	for _, r := range metricset.Rows(&s, w.priorities) {

@@ -322,6 +322,30 @@ func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
 	require.Len(t, ids, int(attempts.Load()))
 }
 
+func TestOrphansAndStandingStillAreSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		release := make(chan struct{})
+		_, err := p.Submit(t.Context(), taskpool.Task{Run: func(ctx context.Context) error {
+			_, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+			<-release
+			return err
+		}})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		got := b.collect()
+		require.EqualValues(t, 1, got.sum("taskpool.stalled", "a"))
+		require.EqualValues(t, 0, got.sum("taskpool.tasks.orphaned", "a"))
+		close(release)
+		synctest.Wait()
+		got = b.collect()
+		require.EqualValues(t, 0, got.sum("taskpool.stalled", "a"))
+		require.EqualValues(t, 1, got.sum("taskpool.tasks.orphaned", "a"))
+		shutdown(t, p)
+	})
+}
+
 func TestShutdownEndsTheSpansOfWhatItCutsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, b := newCollector(t)

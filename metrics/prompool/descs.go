@@ -12,7 +12,7 @@ type descs struct {
 	wait, duration                      *prometheus.Desc
 	workers, restarts, slots, capacity  *prometheus.Desc
 	blocked, unfinished, longest        *prometheus.Desc
-	paused, closed                      *prometheus.Desc
+	orphaned, stalled, paused, closed   *prometheus.Desc
 }
 
 func newDescs(taskNames bool) (d descs) {
@@ -25,6 +25,7 @@ func newDescs(taskNames bool) (d descs) {
 	d.submitted = desc("tasks_submitted_total", "Tasks accepted.")
 	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
 	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
+	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.started = desc("attempts_started_total", "Attempts started.")
 	d.ended = desc("attempts_total", "Attempts that have ended.", "result")
@@ -46,6 +47,7 @@ func newDescs(taskNames bool) (d descs) {
 	d.blocked = desc("blocked_submitters", "Calls of Submit that wait for room.")
 	d.unfinished = desc("unfinished_work_seconds", "Time that the attempts under way have taken so far, added up.")
 	d.longest = desc("longest_running_attempt_seconds", "Time that the longest attempt under way has taken so far.")
+	d.stalled = desc("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")
 	d.paused = desc("paused", "Whether the pool is paused.")
 	d.closed = desc("closed", "Whether the pool was shut down.")
 	return d

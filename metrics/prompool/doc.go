@@ -23,6 +23,7 @@
 //	taskpool_tasks_submitted_total                  accepted
 //	taskpool_tasks_refused_total                    no room, closed, or a context that ended first
 //	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
+//	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_attempts_started_total
 //	taskpool_attempts_total{result}                 ended: success, error, timeout, interrupted, panic, goexit, hung
@@ -40,6 +41,7 @@
 //	taskpool_blocked_submitters                     calls of Submit that wait for room
 //	taskpool_unfinished_work_seconds                time that attempts under way have taken, added up
 //	taskpool_longest_running_attempt_seconds        the longest of them
+//	taskpool_stalled                                1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool_paused, taskpool_closed                1 if so
 //
 // [taskpool.Stats] says more about each.

@@ -188,6 +188,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	for _, v := range metricset.Tasks(&s) {
 		gauge(d.tasks, float64(v.N), v.Label)
 	}
+	counter(d.orphaned, s.Orphaned)
 	counter(d.started, s.Attempts)
 	for _, v := range metricset.Results(&s) {
 		counter(d.ended, v.N, v.Label)
@@ -207,6 +208,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	gauge(d.blocked, float64(s.Blocked))
 	gauge(d.unfinished, s.InProgress.Seconds())
 	gauge(d.longest, s.Longest.Seconds())
+	gauge(d.stalled, oneIf(s.Stalled))
 	gauge(d.paused, oneIf(s.Paused))
 	gauge(d.closed, oneIf(s.Closed))
 	for _, r := range metricset.Rows(&s, w.priorities) {

@@ -184,6 +184,28 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 	})
 }
 
+func TestOrphansAndStandingStillAreSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_stalled"))
+		release := make(chan struct{})
+		_, err := p.Submit(t.Context(), taskpool.Task{Run: func(ctx context.Context) error {
+			_, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+			<-release
+			return err
+		}})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_stalled"))
+		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_tasks_orphaned_total"))
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_stalled"))
+		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_tasks_orphaned_total"))
+	})
+}
+
 // A parked task has made the pool hire, so when the next hangs no worker is replaced:
 // what is left to raise an alert is the attempt and the goroutine.
 func TestParkedWorkersAndHangsAreShown(t *testing.T) {
@@ -506,6 +528,7 @@ func ExampleCollector() {
 	// taskpool_tasks_finished_total{outcome="failed",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="shed",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="succeeded",pool="mail"} 3
+	// taskpool_tasks_orphaned_total{pool="mail"} 0
 	// taskpool_tasks_refused_total{pool="mail"} 0
 	// taskpool_tasks_submitted_total{pool="mail"} 3
 }
