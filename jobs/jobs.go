@@ -385,6 +385,13 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 	return q.Enqueue(ctx, r)
 }
 
+// mustNotBeNil panics in a call that returns no error if reg is nil.
+func (reg *Registry) mustNotBeNil(call string) {
+	if reg == nil {
+		panic("jobs: Registry." + call + ": the Registry must not be nil")
+	}
+}
+
 // Observe has f called with what each attempt, and each job that ended without one,
 // came to, on whichever engine runs the handlers of reg. Register observers before
 // jobs are enqueued. f is called on a goroutine of its own, for which the engine waits:
@@ -392,6 +399,7 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 // follow, and one that waits for the queue may wait for ever. If f panics or calls [runtime.Goexit] that is logged with [slog.Default] and changes
 // nothing. Events of one job come in order. Observe panics if f is nil.
 func (reg *Registry) Observe(f func(Event)) {
+	reg.mustNotBeNil("Observe")
 	if f == nil {
 		panic("jobs: Registry.Observe: f must not be nil")
 	}
@@ -404,6 +412,7 @@ func (reg *Registry) Observe(f func(Event)) {
 
 // Tell calls the observers.
 func (reg *Registry) Tell(e Event) {
+	reg.mustNotBeNil("Tell")
 	reg.mu.RLock()
 	observers := slices.Clone(reg.observers)
 	reg.mu.RUnlock()
@@ -414,6 +423,7 @@ func (reg *Registry) Tell(e Event) {
 
 // Kinds returns the names of the kinds, sorted.
 func (reg *Registry) Kinds() []string {
+	reg.mustNotBeNil("Kinds")
 	reg.mu.RLock()
 	defer reg.mu.RUnlock()
 	return slices.Sorted(maps.Keys(reg.kinds))
@@ -422,6 +432,7 @@ func (reg *Registry) Kinds() []string {
 // Policy returns the policy of a kind, with MaxAttempts at least 1. It returns false
 // if there is no such kind.
 func (reg *Registry) Policy(name string) (Policy, bool) {
+	reg.mustNotBeNil("Policy")
 	if k := reg.kind(name); k != nil {
 		return k.policy, true
 	}
@@ -438,6 +449,12 @@ func (reg *Registry) kind(name string) *kind {
 // returns the handler's error, or a permanent one that is ErrUnknownKind or
 // ErrPayload.
 func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
+	switch {
+	case reg == nil:
+		return errors.New("jobs: Registry.Run: the Registry must not be nil")
+	case ctx == nil:
+		return errors.New("jobs: Registry.Run: ctx must not be nil")
+	}
 	k := reg.kind(m.Kind)
 	if k == nil {
 		return taskpool.Permanent(fmt.Errorf("%w %q", ErrUnknownKind, m.Kind))
@@ -448,6 +465,7 @@ func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
 // Judge says what an attempt that ended with err means for a job that was not
 // canceled. It calls the policy's Backoff.
 func (reg *Registry) Judge(m Meta, err error) Event {
+	reg.mustNotBeNil("Judge")
 	if err == nil {
 		return Event{Meta: m}
 	}

@@ -842,6 +842,16 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	defer p.Shutdown(ctx)
 	require.PanicsWithValue(t, "jobs: Local: reg must not be nil", func() { jobs.Local(p, nil) })
 	require.PanicsWithValue(t, "jobs: Registry.Observe: f must not be nil", func() { reg.Observe(nil) })
+	var nobody *jobs.Registry
+	for name, call := range map[string]func(){
+		"Observe": func() { nobody.Observe(func(jobs.Event) {}) }, "Tell": func() { nobody.Tell(jobs.Event{}) },
+		"Kinds": func() { nobody.Kinds() }, "Policy": func() { nobody.Policy("one") },
+		"Judge": func() { nobody.Judge(jobs.Meta{}, nil) },
+	} {
+		require.PanicsWithValue(t, "jobs: Registry."+name+": the Registry must not be nil", call)
+	}
+	require.EqualError(t, nobody.Run(ctx, jobs.Meta{}, nil), "jobs: Registry.Run: the Registry must not be nil")
+	require.EqualError(t, reg.Run(none, jobs.Meta{Kind: "one"}, nil), "jobs: Registry.Run: ctx must not be nil")
 	require.PanicsWithValue(t, `jobs: Register "other": reg must not be nil`, func() { jobs.Register(nil, "other", nothing[int], jobs.Policy{}) })
 	must(t)(k.Enqueue(ctx, q, 0, jobs.Options{})) // nothing was lost
 }
