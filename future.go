@@ -10,10 +10,11 @@ import (
 // errRunSet is the error for a Task with a Run where a function stands beside it.
 var errRunSet = errors.New("taskpool: Task.Run must be nil where a function stands beside the Task")
 
-// A Future is the handle to a task that has a result.
+// A Future is the handle to a task that has a result. A copy is as good as the Future
+// itself.
 type Future[T any] struct {
 	*Handle
-	value T // protected by pool.mu until the task has settled
+	result *T // protected by pool.mu until the task has settled; of all copies
 }
 
 // SubmitFunc submits a task that does its work with f and has a result. t is a
@@ -35,7 +36,12 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 	case t.Run != nil:
 		return nil, errRunSet
 	}
-	fut := new(Future[T])
+	both := new(struct { // one allocation
+		Future[T]
+		value T
+	})
+	fut := &both.Future
+	fut.result = &both.value
 	h, err := p.submit(ctx, ctx, &t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
@@ -65,7 +71,7 @@ func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
 	p.lock()
 	defer p.unlock()
 	if a == nil || !a.over {
-		f.value = v
+		*f.result = v
 	}
 }
 
@@ -74,7 +80,7 @@ func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
 func (f *Future[T]) Get(ctx context.Context) (T, error) {
 	var zero T
 	switch {
-	case f == nil || f.Handle == nil:
+	case f == nil || f.Handle == nil || f.result == nil:
 		return zero, errFutureMisused
 	case ctx == nil:
 		return zero, nilArgument("Future.Get", "ctx")
@@ -87,7 +93,7 @@ func (f *Future[T]) get(w *wait) (T, error) {
 		var zero T
 		return zero, err
 	}
-	return f.value, nil
+	return *f.result, nil
 }
 
 // Call runs f as a task of p and returns its result: [SubmitFunc] and

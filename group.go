@@ -8,9 +8,11 @@ import (
 // A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
 // on a pool: the first error cancels the others' contexts, and [Group.Wait]
 // returns it. No member starts after it. Make one with [Pool.Group]. Its methods may be called from any
-// goroutine.
+// goroutine. A Group must not be copied: the methods of a copy panic, and Wait returns an
+// error.
 type Group struct {
 	p      *Pool
+	self   *Group // the one that Pool.Group returned: copies are refused, see misuse.go
 	t      Task
 	parent context.Context // as given to Pool.Group
 	inside *attempt        // that parent belongs to; nil outside a task
@@ -38,6 +40,7 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 		panic(nilArgument("Group", "ctx").Error())
 	}
 	g := &Group{p: p, t: t, parent: ctx, inside: attemptFrom(ctx), limit: -1}
+	g.self = g
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	return g
 }

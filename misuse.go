@@ -6,7 +6,7 @@ import (
 )
 
 // What cannot be meant, as a nil context or function, or a Pool, Handle, Group or Future
-// that is nil, zero or, of a Pool, a copy, is refused by each call before it has done
+// that is nil, zero or a copy (of a Future a copy is as good), is refused by each call before it has done
 // anything: with an error that names the call where it returns one, and else by a panic
 // with the same text.
 
@@ -37,36 +37,40 @@ func (p *Pool) mustBeUsable(call string) {
 	}
 }
 
-// misuse returns the error of a call with a handle that is nil or zero, else nil.
+// misuse returns the error of a call with a handle that is nil, zero or a copy, else nil.
 func (h *Handle) misuse(call string) error {
 	switch {
 	case h == nil:
 		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got nil", call)
 	case h.pool == nil:
 		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got a zero Handle", call)
+	case h.self != h:
+		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got a copy", call)
 	}
 	return nil
 }
 
-// mustBeUsable panics in a call that returns no error of its own if h is nil or zero.
+// mustBeUsable panics in a call that returns no error of its own if h is misused.
 func (h *Handle) mustBeUsable(call string) {
 	if err := h.misuse(call); err != nil {
 		panic(err.Error())
 	}
 }
 
-// misuse returns the error of a call with a group that is nil or zero, else nil.
+// misuse returns the error of a call with a group that is nil, zero or a copy, else nil.
 func (g *Group) misuse(call string) error {
 	switch {
 	case g == nil:
 		return fmt.Errorf("taskpool: %s: the Group must be one that Pool.Group has returned, got nil", call)
 	case g.p == nil:
 		return fmt.Errorf("taskpool: %s: the Group must be one that Pool.Group has returned, got a zero Group", call)
+	case g.self != g:
+		return fmt.Errorf("taskpool: %s: the Group must be one that Pool.Group has returned, got a copy", call)
 	}
 	return nil
 }
 
-// mustBeUsable panics in a call that returns no error if g is nil or zero.
+// mustBeUsable panics in a call that returns no error if g is misused.
 func (g *Group) mustBeUsable(call string) {
 	if err := g.misuse(call); err != nil {
 		panic(err.Error())

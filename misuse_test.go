@@ -3,6 +3,7 @@ package taskpool_test
 import (
 	"context"
 	"iter"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -201,4 +202,61 @@ func TestAHookThatRunsWithANilContextIsTold(t *testing.T) {
 	}))
 	h := submit(t, p, taskpool.Task{Run: mustNotRun})
 	require.EqualError(t, h.Wait(t.Context()), "taskpool: hook Around called run with a nil context")
+}
+
+// copyOf returns a copy of *p, without a complaint of vet about it.
+func copyOf[T any](p *T) *T {
+	c := reflect.New(reflect.TypeFor[T]()).Elem()
+	c.Set(reflect.ValueOf(p).Elem())
+	return c.Addr().Interface().(*T)
+}
+
+func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
+	ctx := context.Background()
+	p := newPool(t, taskpool.WithWorkers(1))
+	p.Pause()
+	const must = ": the Handle must be one that Submit has returned, got a copy"
+	for _, with := range []context.Context{ctx, t.Context()} { // two ways to make a handle
+		h, err := p.Submit(with, taskpool.Task{Run: nop})
+		require.NoError(t, err)
+		c := copyOf(h)
+		for name, call := range map[string]func(){
+			"Done": func() { c.Done() }, "Err": func() { _ = c.Err() }, "State": func() { c.State() },
+			"Cancel": func() { c.Cancel(nil) }, "SetPriority": func() { c.SetPriority(0) },
+		} {
+			misuse{noError(call), "taskpool: Handle." + name + must, true}.check(t)
+		}
+		misuse{func() error { return c.Wait(ctx) }, "taskpool: Handle.Wait" + must, false}.check(t)
+		require.Equal(t, taskpool.Queued, h.State(), "the task is none the worse")
+	}
+	g := p.Group(ctx, taskpool.Task{})
+	g.Go(nop)
+	c := copyOf(g)
+	const mustGroup = ": the Group must be one that Pool.Group has returned, got a copy"
+	misuse{noError(func() { c.Go(mustNotRun) }), "taskpool: Group.Go" + mustGroup, true}.check(t)
+	misuse{noError(func() { c.SetLimit(1) }), "taskpool: Group.SetLimit" + mustGroup, true}.check(t)
+	misuse{func() error { return c.Wait() }, "taskpool: Group.Wait" + mustGroup, false}.check(t)
+	p.Resume()
+	require.NoError(t, g.Wait())
+	require.NoError(t, p.WaitIdle(ctx))
+}
+
+func TestCopyOfAFutureHasItsResult(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	p.Pause()
+	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{}, answer)
+	require.NoError(t, err)
+	early := *fut
+	p.Resume()
+	want, err := fut.Get(t.Context())
+	require.NoError(t, err)
+	require.NotZero(t, want)
+	late := *fut
+	for _, f := range []*taskpool.Future[int]{&early, &late} {
+		v, err := f.Get(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, v)
+	}
+	_, err = (&taskpool.Future[int]{Handle: fut.Handle}).Get(t.Context())
+	require.EqualError(t, err, "taskpool: Future.Get: the Future must be one that SubmitFunc has returned, got nil or a zero Future")
 }

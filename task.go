@@ -185,10 +185,12 @@ func (s State) String() string {
 func (s State) final() bool { return s >= Succeeded && s <= Shed }
 
 // A Handle refers to one submitted task. Its methods may be called from any
-// goroutine at any time.
+// goroutine at any time. A Handle must not be copied: the methods of a copy panic, and
+// Wait returns an error.
 type Handle struct {
 	pool *Pool
-	ends bool // the context given to Submit can end
+	self *Handle // the one that Submit returned: copies are refused, see misuse.go
+	ends bool    // the context given to Submit can end
 
 	function bool // it stands for a function given to Go, see timedFunction
 
@@ -235,10 +237,13 @@ func newHandle(ctx context.Context) *Handle {
 			Handle
 			attempt
 		})
-		both.Handle.first, both.Handle.heapI, both.attempt.ctx = &both.attempt, -1, ctx
-		return &both.Handle
+		h := &both.Handle
+		h.self, h.first, h.heapI, both.attempt.ctx = h, &both.attempt, -1, ctx
+		return h
 	}
-	return &Handle{first: &attempt{ctx: ctx}, heapI: -1}
+	h := &Handle{first: &attempt{ctx: ctx}, heapI: -1}
+	h.self = h
+	return h
 }
 
 // Done returns a channel that is closed when the task has settled.
