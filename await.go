@@ -133,26 +133,45 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 			return err
 		case w.what.isItself(w.task):
 			return ErrInside
+		case !w.identified && w.task == nil && anyPoolActive():
+			// As a rule that is no task, so word is left first and the goroutine looked at
+			// with the lock let go of once. Where it is one after all, it is parked next.
+			done := w.what.waiters().channelLocked()
+			p.unlocked(func() {
+				if w.identify(); w.task == nil {
+					err = w.elsewhere(done)
+				}
+			})
+			if w.task != nil {
+				continue
+			}
 		case !w.identified:
 			p.identifyLocked(w)
 			continue
-		}
-		if pk := p.parkHereLocked(w.task); pk != nil {
-			p.waitsLocked(pk, w.what)
-			on := w.what.waiters()
-			on.parked = append(on.parked, pk)
-			p.restoreLocked()
-			p.unlocked(func() { err = pk.wait(w) })
-			on.parked = slices.DeleteFunc(on.parked, func(o *parking) bool { return o == pk })
-		} else {
-			done := w.what.waiters().channelLocked()
-			p.unlocked(func() { err = w.elsewhere(done) })
+		default:
+			err = p.waitAsLocked(w)
 		}
 		if w.what.idle != nil && err == nil {
 			return nil // it was idle, though it may have something to do again
 		}
 	}
 	return nil
+}
+
+// waitAsLocked waits once, with the task that waits, if there is one, parked.
+func (p *Pool) waitAsLocked(w *wait) (err error) {
+	if pk := p.parkHereLocked(w.task); pk != nil {
+		p.waitsLocked(pk, w.what)
+		on := w.what.waiters()
+		on.parked = append(on.parked, pk)
+		p.restoreLocked()
+		p.unlocked(func() { err = pk.wait(w) })
+		on.parked = slices.DeleteFunc(on.parked, func(o *parking) bool { return o == pk })
+	} else {
+		done := w.what.waiters().channelLocked()
+		p.unlocked(func() { err = w.elsewhere(done) })
+	}
+	return err
 }
 
 // identifyLocked is identify where the pool's lock is held. p.mu is unlocked meanwhile,

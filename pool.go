@@ -455,9 +455,6 @@ func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (report
 				}
 			} else if h.work.room == roomNow || h.work.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
-			} else if !w.identified {
-				p.identifyLocked(w)
-				decided = false
 			} else {
 				h.parent = parent
 				err = p.waitForRoomLocked(h, later, w)

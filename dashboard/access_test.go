@@ -312,7 +312,9 @@ func TestReadOnlyUnlessControlIsGiven(t *testing.T) {
 func TestGetChangesNothing(t *testing.T) {
 	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(3))
-	h := submit(t, p, taskpool.Task{Run: untilEnd})
+	started := make(chan struct{})
+	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { close(started); return untilEnd(ctx) }})
+	<-started
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
 			w := request(d, method, "control?pool=1&"+form, "")
