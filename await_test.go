@@ -648,3 +648,28 @@ func TestWaitNeverReportsATaskThatHasNotSettled(t *testing.T) {
 		})
 	}
 }
+
+func TestShutdownOfAnotherPoolEndsWithTheTaskThatWaits(t *testing.T) {
+	for name, with := range map[string]func(context.Context) context.Context{
+		"background": func(context.Context) context.Context { return context.Background() },
+		"detached":   taskpool.Detach,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+				long := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+				began := time.Now()
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+					err := other.Shutdown(with(ctx))
+					require.ErrorIs(t, err, taskpool.ErrTimeout)
+					require.Equal(t, time.Second, time.Since(began))
+					return err
+				}})
+				require.ErrorIs(t, h.Wait(patience(t)), taskpool.ErrTimeout)
+				require.NoError(t, other.Shutdown(patience(t)), "nothing was cut short")
+				require.NoError(t, long.Err())
+				require.Equal(t, time.Hour, time.Since(began))
+			})
+		})
+	}
+}

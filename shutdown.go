@@ -29,7 +29,10 @@ import (
 // When it has returned, no goroutine of the pool is left but those given up as
 // hung and those whose hooks did not return. Any number of calls get the same
 // answer, and the one with the least patience counts. A call from inside a task
-// or a hook of the pool returns [ErrInside] at once and shuts nothing down.
+// or a hook of the pool returns [ErrInside] at once and shuts nothing down. A task of
+// another pool gives its slot back while it waits, see [Handle.Wait]; if it waits with a
+// context that is not its own, and its own ends first, Shutdown returns the cause, and the
+// pool goes on to shut down.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	switch {
 	case p.misused():
@@ -47,11 +50,18 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		return p.answer()
 	default:
 	}
-	if pk := parkCaller(ctx); pk != nil { // a task of another pool
+	var task *attempt // of another pool, that waits with a context that is not its own
+	var over <-chan struct{}
+	if pk := parkCaller(ctx); pk != nil {
 		defer pk.back()
+		if pk.a != attemptFrom(ctx) && pk.a.ended() == nil {
+			task, over = pk.a, pk.a.Done()
+		}
 	}
 	select {
 	case <-p.terminated:
+	case <-over: // nobody has said that the pool is to be cut short
+		return &taskOverError{"Shutdown", context.Cause(task)}
 	case <-ctx.Done():
 		p.cutShort(causeOf(ctx))
 		<-p.terminated
