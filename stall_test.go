@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,17 +141,18 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		ring  ring
+		tasks int
 		names []string
 	}{
-		"two": {handles(func(_ int, p, _ *taskpool.Pool) *taskpool.Pool { return p }, 2),
+		"two": {handles(func(_ int, p, _ *taskpool.Pool) *taskpool.Pool { return p }, 2), 2,
 			[]string{`task 1 "ring 0" waits for task 2 "ring 1"`, `task 2 "ring 1" waits for task 1 "ring 0"`}},
-		"five": {handles(func(_ int, p, _ *taskpool.Pool) *taskpool.Pool { return p }, 5), []string{`"ring 4" waits for task 1 "ring 0"`}},
+		"five": {handles(func(_ int, p, _ *taskpool.Pool) *taskpool.Pool { return p }, 5), 5, []string{`"ring 4" waits for task 1 "ring 0"`}},
 		"through two pools": {handles(func(i int, p, other *taskpool.Pool) *taskpool.Pool {
 			if i%2 == 0 {
 				return p
 			}
 			return other
-		}, 4), []string{`"ring 3" waits for task 1 "ring 0"`}},
+		}, 4), 4, []string{`"ring 3" waits for task 1 "ring 0"`}},
 		"a child that waits for the group of its parent": {func(p, _ *taskpool.Pool) func() {
 			ctx, cancel := context.WithCancel(context.Background())
 			_, _ = p.Submit(ctx, taskpool.Task{Name: "maker", Run: func(ctx context.Context) error {
@@ -162,7 +164,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 				return g.Wait()
 			}})
 			return cancel
-		}, []string{`"maker" waits for the members of a group`, `"member" waits for task 3 "child"`, `"child" waits for the members of a group`}},
+		}, 3, []string{`"maker" waits for the members of a group`, `"member" waits for task 3 "child"`, `"child" waits for the members of a group`}},
 		"members that wait for the limit of their group": {func(p, _ *taskpool.Pool) func() {
 			ctx, cancel := context.WithCancel(context.Background())
 			g := p.Group(ctx, taskpool.Task{Name: "member"})
@@ -173,7 +175,20 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 			}
 			close(ready)
 			return cancel
-		}, []string{`"member" waits for the limit of a group`}},
+		}, 2, []string{`"member" waits for the limit of a group`}},
+		"groups of two pools": {func(p, other *taskpool.Pool) func() {
+			return twoGroups(p, other, func(g *taskpool.Group) { _ = g.Wait() })
+		}, 2, []string{`"a" waits for the members of a group`, `"b" waits for the members of a group`}},
+		"limits of groups of two pools": {func(p, other *taskpool.Pool) func() {
+			return twoGroups(p, other, func(g *taskpool.Group) { g.Go(nop) })
+		}, 2, []string{`"a" waits for the limit of a group`, `"b" waits for the limit of a group`}},
+		"an idle pool": {func(p, other *taskpool.Pool) func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			a, _ := p.Submit(ctx, taskpool.Task{Name: "a", Run: other.WaitIdle})
+			_, _ = other.Submit(ctx, taskpool.Task{Name: "b", Run: a.Wait})
+			_, _ = other.Submit(ctx, taskpool.Task{Name: "c", Run: a.Wait})
+			return cancel
+		}, 3, []string{`"a" waits for an idle pool`, `"b" waits for task 1 "a"`, `"c" waits for task 1 "a"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -183,12 +198,15 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 				cancel := c.ring(p, other)
 				time.Sleep(time.Second - 1)
 				require.NoError(t, p.Health())
-				for range 100 { // other work goes on
+				for range 100 { // other work goes on, and other tasks wait
 					time.Sleep(100 * time.Millisecond)
-					submit(t, p, taskpool.Task{Run: nop})
+					if name != "an idle pool" {
+						submit(t, other, taskpool.Task{Run: submit(t, p, taskpool.Task{Run: waitsForAWhile(p)}).Wait})
+					}
 				}
 				told := stalls(&log, inACircle)
 				require.Len(t, told, 1)
+				require.Len(t, attrOf(told[0], "tasks").Any(), c.tasks)
 				for _, name := range c.names {
 					require.Contains(t, fmt.Sprint(attrOf(told[0], "tasks").Any()), name)
 				}
@@ -198,6 +216,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 					require.ErrorIs(t, other.Health(), taskpool.ErrStalled)
 				}
 				cancel()
+				time.Sleep(time.Second)
 				synctest.Wait()
 				require.NoError(t, p.Health())
 				require.NoError(t, other.Health())
@@ -205,6 +224,27 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 			})
 		})
 	}
+}
+
+// waitsForAWhile is a task that waits in p for 150 ms.
+func waitsForAWhile(p *taskpool.Pool) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(context.Context) (int, error) { time.Sleep(150 * time.Millisecond); return 0, nil })
+		return err
+	}
+}
+
+// twoGroups has a member of a group of each pool wait for the group of the other.
+func twoGroups(p, other *taskpool.Pool, wait func(*taskpool.Group)) (cancel func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	a, b := p.Group(ctx, taskpool.Task{Name: "a"}), other.Group(ctx, taskpool.Task{Name: "b"})
+	a.SetLimit(1)
+	b.SetLimit(1)
+	ready := make(chan struct{})
+	a.Go(func(context.Context) error { <-ready; wait(b); return nil })
+	b.Go(func(context.Context) error { <-ready; wait(a); return nil })
+	close(ready)
+	return cancel
 }
 
 func TestLongWaitsThatEndAreNoCircle(t *testing.T) {
@@ -223,5 +263,400 @@ func TestLongWaitsThatEndAreNoCircle(t *testing.T) {
 		require.NoError(t, h.Wait(aYear(t)))
 		require.Empty(t, stalls(&log, inACircle))
 		require.Empty(t, stalls(&log, nothingMoves))
+	})
+}
+
+// stallTrial is a pool with a grace of one second, and what it logs.
+func stallTrial(t *testing.T, workers int, opts ...taskpool.Option) (*taskpool.Pool, *logRecorder) {
+	log := new(logRecorder)
+	return newPool(t, append(opts, taskpool.WithWorkers(workers), taskpool.WithLogger(slog.New(log)), taskpool.WithHangGrace(time.Second))...), log
+}
+
+func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
+	for _, workers := range []int{10, 12} {
+		synctest.Test(t, func(t *testing.T) {
+			p, log := stallTrial(t, workers)
+			gate := make(chan struct{})
+			// One that is parked holds no slot.
+			submit(t, p, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { <-gate; return nil })
+			}})
+			synctest.Wait()
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			for range workers - 1 {
+				require.NoError(t, p.Go(taskpool.Low, func() { <-gate }))
+				synctest.Wait()
+			}
+			submit(t, p, taskpool.Task{Run: nop})
+			time.Sleep(3 * time.Second)
+			told := stalls(log, nothingMoves)
+			require.Len(t, told, 1)
+			running := attrOf(told[0], "running").Any().([]string)
+			require.Len(t, running, 10)
+			require.NotContains(t, fmt.Sprint(running), "parked")
+			require.Contains(t, fmt.Sprint(running), "task 2 for ")
+			require.Contains(t, fmt.Sprint(running), taskpool.Low.String()+" function of worker ")
+			require.EqualValues(t, 1, attrOf(told[0], "parked").Int64())
+			if workers == 10 {
+				require.Equal(t, slog.Value{}, attrOf(told[0], "running_more"))
+			} else {
+				require.EqualValues(t, 2, attrOf(told[0], "running_more").Int64())
+			}
+			close(gate)
+			require.NoError(t, p.WaitIdle(patience(t)))
+		})
+	}
+}
+
+func TestAReportOfACircleNamesTenTasksInOrderAndCountsTheRest(t *testing.T) {
+	for _, n := range []int{10, 12} {
+		synctest.Test(t, func(t *testing.T) {
+			p, log := stallTrial(t, n)
+			cancel := ring(t, p, n)
+			time.Sleep(3 * time.Second)
+			told := stalls(log, inACircle)
+			require.Len(t, told, 1)
+			tasks := attrOf(told[0], "tasks").Any().([]string)
+			require.Len(t, tasks, 10)
+			require.True(t, slices.IsSorted(tasks), "%q", tasks)
+			if n == 10 {
+				require.Equal(t, slog.Value{}, attrOf(told[0], "tasks_more"))
+			} else {
+				require.EqualValues(t, 2, attrOf(told[0], "tasks_more").Int64())
+			}
+			cancel()
+			require.NoError(t, p.WaitIdle(patience(t)))
+		})
+	}
+}
+
+// ring submits n tasks each of which waits for the next one.
+func ring(t *testing.T, p *taskpool.Pool, n int) (cancel func()) {
+	all := make([]*taskpool.Handle, n)
+	ready := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	for i := range n {
+		h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+			<-ready
+			return all[(i+1)%n].Wait(ctx)
+		}})
+		require.NoError(t, err)
+		all[i] = h
+	}
+	close(ready)
+	return cancel
+}
+
+// Whichever comes first, that no slot is free or that something waits, for one or for room.
+func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T, p *taskpool.Pool){
+		"what waits was there first": func(t *testing.T, p *taskpool.Pool) {
+			p.Pause()
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			submit(t, p, taskpool.Task{Run: nop})
+			p.Resume()
+		},
+		"at the door": func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+		},
+		"after a look that found nothing": func(t *testing.T, p *taskpool.Pool) {
+			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			h := submit(t, p, taskpool.Task{Run: nop})
+			synctest.Wait()
+			h.Cancel(nil)
+			time.Sleep(5 * time.Second)
+			submit(t, p, taskpool.Task{Run: nop})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				capacity := 2
+				if name == "at the door" {
+					capacity = 0
+				}
+				p, log := stallTrial(t, 1, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
+				begin(t, p)
+				time.Sleep(time.Second - 1)
+				require.NoError(t, p.Health())
+				time.Sleep(2 * time.Second)
+				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+				require.Len(t, stalls(log, nothingMoves), 1)
+				require.NoError(t, p.WaitIdle(aYear(t)))
+			})
+		})
+	}
+}
+
+func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
+	for name, move := range map[string]func(next chan struct{}, p *taskpool.Pool){
+		"a task ends":        func(next chan struct{}, _ *taskpool.Pool) { next <- struct{}{} },
+		"a safe point":       func(next chan struct{}, _ *taskpool.Pool) { close(next) },
+		"pause, then resume": func(_ chan struct{}, p *taskpool.Pool) { p.Pause() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, log := stallTrial(t, 1)
+				next, gate := make(chan struct{}), make(chan struct{})
+				for range 3 {
+					submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						select {
+						case _, end := <-next:
+							if end {
+								return nil
+							}
+							taskpool.Beat(ctx)
+						case <-gate:
+						}
+						<-gate
+						return nil
+					}})
+				}
+				time.Sleep(3500 * time.Millisecond) // between two looks
+				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+				move(next, p)
+				synctest.Wait()
+				require.NoError(t, p.Health())
+				time.Sleep(time.Second)
+				require.NoError(t, p.Health())
+				p.Resume()
+				if name == "pause, then resume" {
+					next <- struct{}{} // a pause is no work, and ends the watch
+				}
+				time.Sleep(3 * time.Second)
+				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+				require.Len(t, stalls(log, nothingMoves), 2)
+				close(gate)
+				require.NoError(t, p.WaitIdle(patience(t)))
+			})
+		})
+	}
+}
+
+// There is a look each second here, because of a task that waits.
+func TestNoStallIsToldOfBeforeAGraceOrWhereNothingWaits(t *testing.T) {
+	begin := func(t *testing.T) (p *taskpool.Pool, log *logRecorder, gate chan struct{}) {
+		p, log = stallTrial(t, 1)
+		gate = make(chan struct{})
+		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		submit(t, p, taskpool.Task{Run: later.Wait})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		return p, log, gate
+	}
+	for name, then := range map[string]func(t *testing.T, p *taskpool.Pool, log *logRecorder){
+		"nothing waits": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) { time.Sleep(10 * time.Second) },
+		"not for a grace": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
+			time.Sleep(1900 * time.Millisecond)
+			submit(t, p, taskpool.Task{Run: nop})
+			time.Sleep(600 * time.Millisecond)
+		},
+		"paused": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
+			p.Pause()
+			submit(t, p, taskpool.Task{Run: nop})
+			time.Sleep(time.Minute)
+		},
+		"paused between two looks": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
+			submit(t, p, taskpool.Task{Run: nop})
+			time.Sleep(1500 * time.Millisecond)
+			p.Pause()
+			time.Sleep(time.Minute)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, log, gate := begin(t)
+				then(t, p, log)
+				require.NoError(t, p.Health())
+				require.Empty(t, stalls(log, nothingMoves))
+				p.Resume()
+				close(gate)
+				require.NoError(t, p.WaitIdle(aYear(t)))
+			})
+		})
+	}
+}
+
+// Each kind of move is one, although others come with it.
+func TestWhateverMovesIsNoStall(t *testing.T) {
+	const period = 300 * time.Millisecond
+	work := func() { time.Sleep(period) }
+	for name, run := range map[string]func(ctx context.Context) error{
+		"retries":  func(context.Context) error { work(); return errBroken },
+		"failures": func(context.Context) error { work(); return taskpool.Permanent(errBroken) },
+		"canceled": func(ctx context.Context) error {
+			work()
+			h, _ := taskpool.Current(ctx)
+			h.Handle.Cancel(nil)
+			return ctx.Err()
+		},
+		"parked and resumed": func(ctx context.Context) error {
+			for range 50 {
+				work()
+				if err := taskpool.Block(ctx, func() error { time.Sleep(time.Millisecond); return nil }); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, log := stallTrial(t, 1)
+				retry := taskpool.Retry{MaxAttempts: 20, Backoff: func(int) time.Duration { return time.Millisecond }}
+				n := 100
+				if name == "retries" || name == "parked and resumed" {
+					n = 5
+				}
+				for range n {
+					submit(t, p, taskpool.Task{Retry: retry, Run: run})
+				}
+				for range 20 {
+					time.Sleep(time.Second)
+					require.NoError(t, p.Health())
+				}
+				require.Empty(t, stalls(log, nothingMoves))
+				require.NoError(t, p.WaitIdle(aYear(t)))
+			})
+		})
+	}
+}
+
+func TestACircleIsToldOfOnceItHasLastedForAGraceThoughOthersWaitForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := stallTrial(t, 4)
+		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		var a, b *taskpool.Handle
+		ready := make(chan struct{})
+		ctx, cancel := context.WithCancel(context.Background())
+		a, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
+		b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
+		synctest.Wait()
+		submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
+		time.Sleep(500 * time.Millisecond)
+		close(ready)
+		time.Sleep(time.Second - 1)
+		require.NoError(t, p.Health())
+		time.Sleep(time.Second + 1)
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		require.Len(t, stalls(log, inACircle), 1)
+		cancel()
+		require.NoError(t, p.WaitIdle(aYear(t)))
+	})
+}
+
+func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
+	t.Run("though they have no slot yet", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, _ := stallTrial(t, 1)
+			cancel := ring2(t, p)
+			time.Sleep(3 * time.Second)
+			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+			release := block(t, p)
+			cancel()
+			synctest.Wait()
+			require.NoError(t, p.Health())
+			release()
+			require.NoError(t, p.WaitIdle(patience(t)))
+		})
+	})
+	t.Run("as a task was over while a helper waited", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, _ := stallTrial(t, 2)
+			var a, b *taskpool.Handle
+			ready, end := make(chan struct{}), make(chan struct{})
+			run := func(on **taskpool.Handle) func(context.Context) error {
+				return func(ctx context.Context) error {
+					<-ready
+					go func() { _ = (*on).Wait(ctx) }()
+					<-end
+					return nil
+				}
+			}
+			a = submit(t, p, taskpool.Task{Run: run(&b)})
+			b = submit(t, p, taskpool.Task{Run: run(&a)})
+			close(ready)
+			time.Sleep(3 * time.Second)
+			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+			close(end)
+			synctest.Wait()
+			require.NoError(t, p.Health())
+			require.NoError(t, p.WaitIdle(patience(t)))
+		})
+	})
+	t.Run("and the next is counted by itself", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, log := stallTrial(t, 3)
+			for i, n := range []int{2, 3} {
+				cancel := ring(t, p, n)
+				time.Sleep(3 * time.Second)
+				require.ErrorContains(t, p.Health(), fmt.Sprintf("%d tasks wait for each other", n))
+				require.Len(t, stalls(log, inACircle), i+1)
+				cancel()
+				time.Sleep(3 * time.Second)
+				require.NoError(t, p.Health())
+			}
+			require.NoError(t, p.WaitIdle(patience(t)))
+		})
+	})
+}
+
+// ring2 is a circle of two on one worker.
+func ring2(t *testing.T, p *taskpool.Pool) (cancel func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var b *taskpool.Handle
+	a, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+		var err error
+		for b == nil {
+			if err = taskpool.Block(ctx, func() error { time.Sleep(time.Millisecond); return nil }); err != nil {
+				return err
+			}
+		}
+		return b.Wait(ctx)
+	}})
+	require.NoError(t, err)
+	synctest.Wait()
+	b, err = p.Submit(ctx, taskpool.Task{Run: a.Wait})
+	require.NoError(t, err)
+	return cancel
+}
+
+// It waits for ever as well.
+func TestWhoWaitsForACircleIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := stallTrial(t, 3)
+		other, _ := stallTrial(t, 20)
+		ctx, cancel := context.WithCancel(context.Background())
+		var a, b *taskpool.Handle
+		ready := make(chan struct{})
+		a, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
+		b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
+		close(ready)
+		time.Sleep(3 * time.Second)
+		require.Len(t, stalls(log, inACircle), 1)
+		for range 10 {
+			_, err := other.Submit(ctx, taskpool.Task{Run: a.Wait})
+			require.NoError(t, err)
+			time.Sleep(3 * time.Second)
+			require.ErrorIs(t, other.Health(), taskpool.ErrStalled)
+		}
+		cancel()
+		require.NoError(t, other.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(patience(t)))
+	})
+}
+
+func TestAMemberThatWaitsForTheLimitWhileAnotherWorksIsInNoCircle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := stallTrial(t, 4)
+		g := p.Group(context.Background(), taskpool.Task{})
+		g.SetLimit(2)
+		ready := make(chan struct{})
+		g.Go(func(context.Context) error { time.Sleep(time.Minute); return nil })
+		g.Go(func(context.Context) error { <-ready; g.Go(nop); return nil })
+		close(ready)
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.Health())
+		require.NoError(t, g.Wait())
+		require.Empty(t, stalls(log, inACircle))
 	})
 }
