@@ -797,3 +797,114 @@ func TestMemberOfAGroupMadeOutsideMayAddMembersWhileDraining(t *testing.T) {
 		require.EqualValues(t, 3, ran.Load())
 	})
 }
+
+func TestAMemberThatComesAfterWaitIsToldThatTheGroupIsOver(t *testing.T) {
+	mustNotRun := func(context.Context) error { panic("must not run") }
+	for _, members := range []int{0, 1} {
+		p := newPool(t, taskpool.WithWorkers(1))
+		g := p.Group(t.Context(), taskpool.Task{})
+		for range members {
+			g.Go(nop)
+		}
+		require.NoError(t, g.Wait())
+		g.Go(mustNotRun)
+		require.EqualError(t, g.Wait(), "taskpool: Group.Go: the group is over, Wait has returned")
+		g.Go(mustNotRun)
+		require.EqualError(t, g.Wait(), "taskpool: Group.Go: the group is over, Wait has returned")
+	}
+	p := newPool(t, taskpool.WithWorkers(1))
+	g := p.Group(t.Context(), taskpool.Task{})
+	g.Go(func(context.Context) error { return errBroken })
+	require.Equal(t, errBroken, g.Wait())
+	g.Go(mustNotRun)
+	require.Equal(t, errBroken, g.Wait(), "the first error remains")
+}
+
+func TestALimitThatIsRefusedChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2))
+		g := p.Group(t.Context(), taskpool.Task{})
+		gate := make(chan struct{})
+		untilOpen := func(context.Context) error { <-gate; return nil }
+		g.Go(untilOpen)
+		require.PanicsWithValue(t, "taskpool: Group.SetLimit: the group has members already", func() { g.SetLimit(1) })
+		g.Go(untilOpen) // does not wait
+		close(gate)
+		require.NoError(t, g.Wait())
+	})
+}
+
+func TestAGroupWhosePatternRunsSomethingRefusesItsMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		mustNotRun := func(context.Context) error { panic("must not run") }
+		g := p.Group(t.Context(), taskpool.Task{Run: mustNotRun})
+		g.Go(mustNotRun)
+		require.ErrorContains(t, g.Wait(), "Run must be nil")
+	})
+}
+
+// Whose context it is that ends while members do not heed theirs.
+func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.T) {
+	for _, inside := range []bool{true, false} {
+		t.Run(fmt.Sprintf("made inside %t", inside), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
+				heedless := func(context.Context) error { time.Sleep(time.Minute); return nil }
+				var waited time.Duration
+				var got error
+				wait := func(g *taskpool.Group) {
+					start := time.Now()
+					got = g.Wait()
+					waited = time.Since(start)
+				}
+				outside, cancel := context.WithTimeout(context.Background(), time.Second)
+				defer cancel()
+				g := p.Group(outside, taskpool.Task{})
+				h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					if inside {
+						ctx, cancel := context.WithTimeout(ctx, time.Second)
+						defer cancel()
+						g = p.Group(ctx, taskpool.Task{})
+					}
+					g.Go(heedless)
+					wait(g)
+					return nil
+				}})
+				require.NoError(t, h.Wait(patience(t)))
+				if inside {
+					require.Equal(t, time.Second, waited)
+					require.ErrorIs(t, got, context.DeadlineExceeded)
+				} else {
+					require.Equal(t, time.Minute, waited)
+					require.NoError(t, got)
+				}
+				require.NoError(t, p.WaitIdle(patience(t)))
+			})
+		})
+	}
+}
+
+// A hook that takes its time comes between the error and the end of the others' context.
+func TestNoMemberStartsBetweenTheFirstErrorAndTheEndOfTheContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{
+			Finished: func(taskpool.TaskEvent) { time.Sleep(time.Second) },
+		}))
+		g := p.Group(t.Context(), taskpool.Task{})
+		var started atomic.Int64
+		fail, gate := make(chan struct{}), make(chan struct{})
+		g.Go(func(context.Context) error { <-fail; return errBroken })
+		g.Go(func(context.Context) error { <-gate; return nil })
+		synctest.Wait()
+		for range 10 {
+			g.Go(func(context.Context) error { started.Add(1); return nil })
+		}
+		close(fail)
+		synctest.Wait()
+		close(gate)
+		require.Equal(t, errBroken, g.Wait())
+		require.Zero(t, started.Load())
+		require.NoError(t, p.WaitIdle(patience(t)))
+	})
+}
