@@ -400,3 +400,53 @@ func TestGoroutinesOfThePoolAreForgottenWhenTheyEnd(t *testing.T) {
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
+
+// On a machine with too much to do tasks had no time to move either.
+func TestALookThatIsLateProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(1), WithLogger(slog.New(slog.DiscardHandler)), WithHangGrace(time.Second))
+		require.NoError(t, err)
+		lookLate := func() (circle bool) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			defer func() { require.False(t, p.stall.next.IsZero(), "there is another look") }()
+			return p.lookForStallLocked(p.stall.next.Add(p.cfg.hangGrace/4 + 1))
+		}
+		gate := make(chan struct{})
+		later, err := p.Submit(context.Background(), Task{NotBefore: time.Now().Add(time.Minute), Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		_, err = p.Submit(context.Background(), Task{Run: later.Wait})
+		require.NoError(t, err)
+		for range 2 {
+			require.NoError(t, p.Go(Medium, func() { <-gate }))
+		}
+		time.Sleep(1500 * time.Millisecond) // after the first look
+		require.False(t, lookLate())
+		require.NoError(t, p.Health())
+		time.Sleep(3 * time.Second)
+		require.ErrorIs(t, p.Health(), ErrStalled)
+		lookLate()
+		require.ErrorIs(t, p.Health(), ErrStalled)
+		close(gate)
+		require.NoError(t, p.WaitIdle(context.Background()))
+		require.NoError(t, p.Shutdown(context.Background()))
+	})
+}
+
+func TestNoLookIsDueWhereNothingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(1), WithHangGrace(time.Second))
+		require.NoError(t, err)
+		h, err := p.Submit(context.Background(), Task{Run: func(ctx context.Context) error {
+			_, err := Call(ctx, p, Task{}, func(context.Context) (int, error) { return 0, nil })
+			return err
+		}})
+		require.NoError(t, err)
+		require.NoError(t, h.Wait(context.Background()))
+		time.Sleep(3 * time.Second)
+		p.mu.Lock()
+		require.Zero(t, p.stall.next)
+		p.mu.Unlock()
+		require.NoError(t, p.Shutdown(context.Background()))
+	})
+}

@@ -36,6 +36,7 @@ type parking struct {
 	waits awaited // what for; zero in Yield and Block
 	asked bool    // for a slot
 	seen  bool    // by lookForStallLocked
+	lasts bool    // it was seen before, a grace ago
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool

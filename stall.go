@@ -123,8 +123,11 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 		if a.asked {
 			a.signal.Or(signalStall)
 		} else if pk := a.parking; pk.waits != (awaited{}) && !pk.asked {
-			circle = circle || pk.seen && !late
-			waiting = waiting || !pk.seen || late // else no circle can come about without another wait
+			if pk.seen && !late {
+				pk.lasts, circle = true, true
+			} else {
+				waiting = true // else no circle can come about without another wait
+			}
 			pk.seen = true
 		}
 	}
@@ -305,13 +308,13 @@ func (a *awaited) pool() *Pool {
 	}
 }
 
-// collect adds the attempts that wait in p.
+// collect adds the attempts that have waited in p for a grace. The others are free as yet.
 func (g *waitGraph) collect(p *Pool) {
 	p.lock()
 	defer p.unlock()
 	for _, w := range p.crew {
 		a := w.attempt
-		if !w.busy || a == nil || a.parking == nil || !a.parking.waitingLocked() || a.parking.waits == (awaited{}) {
+		if !w.busy || a == nil || a.parking == nil || !a.parking.lasts || !a.parking.waitingLocked() {
 			continue
 		}
 		n := &waitNode{pk: a.parking, waits: a.parking.waits, info: a.infoLocked()}

@@ -200,9 +200,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 				require.NoError(t, p.Health())
 				for range 100 { // other work goes on, and other tasks wait
 					time.Sleep(100 * time.Millisecond)
-					if name != "an idle pool" {
-						submit(t, other, taskpool.Task{Run: submit(t, p, taskpool.Task{Run: waitsForAWhile(p)}).Wait})
-					}
+					submit(t, p, taskpool.Task{Run: waitsForAWhile(p)})
 				}
 				told := stalls(&log, inACircle)
 				require.Len(t, told, 1)
@@ -311,7 +309,10 @@ func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
 func TestAReportOfACircleNamesTenTasksInOrderAndCountsTheRest(t *testing.T) {
 	for _, n := range []int{10, 12} {
 		synctest.Test(t, func(t *testing.T) {
-			p, log := stallTrial(t, n)
+			p, log := stallTrial(t, n+1)
+			release := make(chan struct{})
+			require.NoError(t, p.Go(taskpool.Medium, func() { <-release }))
+			synctest.Wait()
 			cancel := ring(t, p, n)
 			time.Sleep(3 * time.Second)
 			told := stalls(log, inACircle)
@@ -324,6 +325,7 @@ func TestAReportOfACircleNamesTenTasksInOrderAndCountsTheRest(t *testing.T) {
 			} else {
 				require.EqualValues(t, 2, attrOf(told[0], "tasks_more").Int64())
 			}
+			close(release)
 			cancel()
 			require.NoError(t, p.WaitIdle(patience(t)))
 		})
@@ -420,9 +422,7 @@ func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
 				time.Sleep(time.Second)
 				require.NoError(t, p.Health())
 				p.Resume()
-				if name == "pause, then resume" {
-					next <- struct{}{} // a pause is no work, and ends the watch
-				}
+				require.NoError(t, p.Health(), "not for a grace again")
 				time.Sleep(3 * time.Second)
 				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 				require.Len(t, stalls(log, nothingMoves), 2)
@@ -532,7 +532,7 @@ func TestACircleIsToldOfOnceItHasLastedForAGraceThoughOthersWaitForLonger(t *tes
 		b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
 		synctest.Wait()
 		submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond)
 		close(ready)
 		time.Sleep(time.Second - 1)
 		require.NoError(t, p.Health())
@@ -603,20 +603,18 @@ func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
 // ring2 is a circle of two on one worker.
 func ring2(t *testing.T, p *taskpool.Pool) (cancel func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var b *taskpool.Handle
+	other := make(chan *taskpool.Handle, 1)
 	a, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
-		var err error
-		for b == nil {
-			if err = taskpool.Block(ctx, func() error { time.Sleep(time.Millisecond); return nil }); err != nil {
-				return err
-			}
+		var b *taskpool.Handle
+		if err := taskpool.Block(ctx, func() error { b = <-other; return nil }); err != nil {
+			return err
 		}
 		return b.Wait(ctx)
 	}})
 	require.NoError(t, err)
-	synctest.Wait()
-	b, err = p.Submit(ctx, taskpool.Task{Run: a.Wait})
+	b, err := p.Submit(ctx, taskpool.Task{Run: a.Wait})
 	require.NoError(t, err)
+	other <- b
 	return cancel
 }
 
@@ -624,7 +622,7 @@ func ring2(t *testing.T, p *taskpool.Pool) (cancel func()) {
 func TestWhoWaitsForACircleIsToldOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := stallTrial(t, 3)
-		other, _ := stallTrial(t, 20)
+		other, otherLog := stallTrial(t, 20)
 		ctx, cancel := context.WithCancel(context.Background())
 		var a, b *taskpool.Handle
 		ready := make(chan struct{})
@@ -633,14 +631,32 @@ func TestWhoWaitsForACircleIsToldOf(t *testing.T) {
 		close(ready)
 		time.Sleep(3 * time.Second)
 		require.Len(t, stalls(log, inACircle), 1)
-		for range 10 {
+		for i := range 10 {
 			_, err := other.Submit(ctx, taskpool.Task{Run: a.Wait})
 			require.NoError(t, err)
 			time.Sleep(3 * time.Second)
 			require.ErrorIs(t, other.Health(), taskpool.ErrStalled)
+			require.Len(t, stalls(otherLog, inACircle), i+1)
 		}
 		cancel()
 		require.NoError(t, other.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(patience(t)))
+	})
+}
+
+// What less urgent tasks wait for is as it should be.
+func TestAFreeReservedSlotIsNoStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := stallTrial(t, 2, taskpool.WithReserved(1, taskpool.High))
+		gate := make(chan struct{})
+		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Minute), Run: nop})
+		submit(t, p, taskpool.Task{Run: later.Wait}) // has the supervisor look
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		submit(t, p, taskpool.Task{Run: nop})
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.Health())
+		require.Empty(t, stalls(log, nothingMoves))
+		close(gate)
 		require.NoError(t, p.WaitIdle(patience(t)))
 	})
 }
