@@ -316,7 +316,7 @@ func TestPanicCostsOneRequest(t *testing.T) {
 
 func TestHealthSaysWhenWorkersAreLost(t *testing.T) {
 	goOn := make(chan struct{})
-	f := start(t, config{workers: 1, timeout: time.Millisecond}, func(context.Context) error {
+	f := start(t, config{workers: 1, timeout: 2 * time.Second}, func(context.Context) error { // in which it surely starts
 		<-goOn
 		return nil
 	}, taskpool.WithHangGrace(time.Millisecond), taskpool.WithMaxAbandoned(0))
