@@ -373,11 +373,11 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				capacity := 2
+				var opts []taskpool.Option
 				if name == "at the door" {
-					capacity = 0
+					opts = append(opts, taskpool.WithCapacity(0, taskpool.OverflowWait))
 				}
-				p, log := stallTrial(t, 1, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
+				p, log := stallTrial(t, 1, opts...)
 				begin(t, p)
 				time.Sleep(time.Second - 1)
 				require.NoError(t, p.Health())
@@ -522,26 +522,28 @@ func TestWhateverMovesIsNoStall(t *testing.T) {
 }
 
 func TestACircleIsToldOfOnceItHasLastedForAGraceThoughOthersWaitForLonger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, log := stallTrial(t, 4)
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-		var a, b *taskpool.Handle
-		ready := make(chan struct{})
-		ctx, cancel := context.WithCancel(context.Background())
-		a, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
-		b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
-		synctest.Wait()
-		submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
-		time.Sleep(1500 * time.Millisecond)
-		close(ready)
-		time.Sleep(time.Second - 1)
-		require.NoError(t, p.Health())
-		time.Sleep(time.Second + 1)
-		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		require.Len(t, stalls(log, inACircle), 1)
-		cancel()
-		require.NoError(t, p.WaitIdle(aYear(t)))
-	})
+	for _, after := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			p, log := stallTrial(t, 4)
+			later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+			var a, b *taskpool.Handle
+			ready := make(chan struct{})
+			ctx, cancel := context.WithCancel(context.Background())
+			a, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
+			b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
+			synctest.Wait()
+			submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
+			time.Sleep(after)
+			close(ready)
+			time.Sleep(time.Second - 1)
+			require.NoError(t, p.Health())
+			time.Sleep(time.Second + 1)
+			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+			require.Len(t, stalls(log, inACircle), 1)
+			cancel()
+			require.NoError(t, p.WaitIdle(aYear(t)))
+		})
+	}
 }
 
 func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
