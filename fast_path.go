@@ -68,6 +68,10 @@ type beginnings [maxTimed]time.Duration
 // cacheLine keeps what different goroutines write out of each other's way.
 type cacheLine [64]byte
 
+// gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
+// beginning of a cache line where pointers have 64 bits.
+const gapBeforeMu = 64 + 40
+
 const (
 	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
 	batchSize   = int32(len(segmentSlots) - 1)

@@ -17,6 +17,10 @@ import (
 // any goroutine. A Pool must not be copied: the methods of a copy, of a zero Pool and of
 // a nil one return an error, or panic where they return none.
 type Pool struct {
+	// arrivals comes first and mu behind a gap of the right size, as each is to be at the
+	// beginning of a cache line: what is needed for each task fits into one then.
+	arrivals arrivals
+
 	cfg        *config
 	hooks      hookTable
 	labels     context.Context // has those of its goroutines, but for workers, in profiles
@@ -29,15 +33,14 @@ type Pool struct {
 	ageing     bool            // WithAging is given
 	self       *Pool           // the pool that New made: others are refused, see misuse.go
 
-	arrivals arrivals
-	watches  watches
+	watches watches
 
 	// waiting is the most urgent priority of which a task waits in the queue,
 	// for Yield to look at without the lock; none if none waits or the pool
 	// is paused. Written under mu, and rarely.
 	waiting atomic.Int64
 
-	_ cacheLine
+	_ [gapBeforeMu]byte
 
 	// mu protects the fields below and what says so in Handle, attempt and
 	// worker. No user code runs under it: no task, hook, policy or logger,

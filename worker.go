@@ -19,24 +19,18 @@ import (
 // whatever user code does, every step of an attempt is made once.
 type worker struct {
 	pool *Pool
-	wake chan struct{} // wakes it to look, or to end if it is dismissed; buffered, so that sending never waits
 
-	// goroutine is the number of the worker's goroutine, as in stack dumps. It is
-	// set before that calls user code; 0 until then.
-	goroutine atomic.Uint64
-
-	// labels are those of the goroutine in profiles.
-	labels atomic.Pointer[workerLabels]
-
-	// The fields below belong to the worker's goroutine.
+	// The fields below belong to the worker's goroutine, but for jobs. What each function
+	// needs comes first, to be in one cache line.
 
 	job         entry // f, or h and its attempt
 	attempt     *attempt
 	priority    Priority
+	jobs        uint64 // how many tasks it was given; protected by pool.mu
+	inRun       bool   // user code of the task is on the stack
+	ran         bool   // Run was called
+	aroundTried bool   // Around was called
 	phase       phase
-	inRun       bool     // user code of the task is on the stack
-	ran         bool     // Run was called
-	aroundTried bool     // Around was called
 	ended       *ending  // why the attempt must not begin; nil if it may
 	parent      *attempt // of a task that is, or may become, an orphan
 	err         error    // what the attempt came to, and how
@@ -56,13 +50,21 @@ type worker struct {
 	value    any
 	site     panicSite
 
+	wake chan struct{} // wakes it to look, or to end if it is dismissed; buffered, so that sending never waits
+
+	// goroutine is the number of the worker's goroutine, as in stack dumps. It is
+	// set before that calls user code; 0 until then.
+	goroutine atomic.Uint64
+
+	// labels are those of the goroutine in profiles.
+	labels atomic.Pointer[workerLabels]
+
 	// The fields below are protected by pool.mu.
 
 	id         int
 	crewI      int         // index in Pool.crew
 	dismissed  bool        // to end, as it is one too many or the pool is drained
 	busy       bool        // has a task that has not settled
-	jobs       uint64      // how many it was given
 	seen       uint64      // jobs when somebody last looked,
 	seenAt     time.Time   // and when it was first seen to be at that job
 	holds      bool        // has a slot
