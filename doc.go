@@ -62,9 +62,8 @@
 // begins when the task's has ended already is bounded by its own context alone, for
 // cleaning up. Finding the task by its goroutine costs some 5 to 100 µs, depending on
 // the depth of the stack, and a wait on any other goroutine well below a microsecond;
-// a wait that need not wait costs neither. The context of another task that is at work has
-// that one give its slot back, unless it is a task of another pool than the one that has no
-// slot left for what is waited for: so do not wait with it.
+// a wait that need not wait costs neither. Do not wait with the context of another task
+// that is at work: as a rule that task gives its slot back in place of the one that waits.
 //
 // A parked task resumes before tasks of its own priority that have not started,
 // and before everything if its context has ended, as it is on its way out then.

@@ -450,7 +450,7 @@ func (w *worker) look() bool {
 		p.wakeNextLocked()
 		return true
 	}
-	p.takeInLocked()
+	p.takeInLocked() // not before: who finds a task in the queue leaves submitters alone
 	return w.takeOrSleepLocked()
 }
 

@@ -765,7 +765,7 @@ func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 
 // aloneOnceEnded reports whether no more than one task waits for the slot that a leaves.
 // With others beside one that is to vanish, the fair share may count a choice that is none;
-// and with ageing, those of its priority that resume may have their turn by its age.
+// and with aging, those of its priority that resume may have their turn by its age.
 func (m *modelPool) aloneOnceEnded(a *modelAttempt) bool {
 	joins := len(a.t.waiters)
 	if a.number < a.t.most { // it may be retried at once

@@ -311,8 +311,9 @@ func (h *Handle) wait(w *wait) error {
 	return h.err
 }
 
-// waitOutside is wait outside of tasks, where no slot is to be given back: the lock is
-// taken only to leave word that somebody waits.
+// waitOutside is wait outside of tasks, where no slot is to be given back. The lock is
+// taken once, to leave word that somebody waits, and without a look at what has arrived:
+// with that, many who submit and wait would be in the workers' way.
 func (h *Handle) waitOutside(w *wait) error {
 	lockSoon(&h.pool.mu)
 	done := h.doneLocked()
