@@ -484,7 +484,7 @@ func TestATaskIsFoundByItsGoroutineHoweverDeepTheStack(t *testing.T) {
 
 func TestOtherGoroutinesWaitWithoutATask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := newPool(t, taskpool.WithWorkers(2))
 		gate := make(chan struct{})
 		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		var all sync.WaitGroup
