@@ -107,6 +107,7 @@ func (a *awaited) isItself(task *attempt) bool {
 // A wait is one stay in awaitLocked.
 type wait struct {
 	what awaited
+	call string          // with what.room: the call that waits
 	ctx  context.Context // bounds it; nil if only the end of the task does
 	task *attempt        // that waits; nil if none does, or if it is not known yet
 
@@ -293,7 +294,7 @@ func (w *wait) giveUpRoom() {
 	}
 	p.leaveDoorLocked(h)
 	if h.refused = errGaveUp; w.byTask != nil {
-		h.refused = &taskOverError{"Submit", w.byTask}
+		h.refused = &taskOverError{w.call, w.byTask}
 	}
 	p.restoreLocked()
 }

@@ -17,6 +17,37 @@ type Future[T any] struct {
 	result *T // protected by pool.mu until the task has settled; of all copies
 }
 
+// handle returns the handle of f, and panics in a call of that name if there is none.
+func (f *Future[T]) handle(call string) *Handle {
+	if f == nil || f.Handle == nil {
+		panic(futureMisuse(call).Error())
+	}
+	return f.Handle
+}
+
+// Done is [Handle.Done].
+func (f *Future[T]) Done() <-chan struct{} { return f.handle("Done").Done() }
+
+// Wait is [Handle.Wait].
+func (f *Future[T]) Wait(ctx context.Context) error {
+	if f == nil || f.Handle == nil {
+		return futureMisuse("Wait")
+	}
+	return f.Handle.Wait(ctx)
+}
+
+// Err is [Handle.Err].
+func (f *Future[T]) Err() error { return f.handle("Err").Err() }
+
+// State is [Handle.State].
+func (f *Future[T]) State() State { return f.handle("State").State() }
+
+// Cancel is [Handle.Cancel].
+func (f *Future[T]) Cancel(cause error) bool { return f.handle("Cancel").Cancel(cause) }
+
+// SetPriority is [Handle.SetPriority].
+func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority").SetPriority(pr) }
+
 // SubmitFunc submits a task that does its work with f and has a result. t is a
 // pattern: its Run must be nil. It is [Pool.Submit] in everything else.
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
@@ -42,7 +73,7 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 	})
 	fut := &both.Future
 	fut.result = &both.value
-	h, err := p.submit(ctx, ctx, &t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
+	h, err := p.submit(call, ctx, ctx, &t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
@@ -81,7 +112,7 @@ func (f *Future[T]) Get(ctx context.Context) (T, error) {
 	var zero T
 	switch {
 	case f == nil || f.Handle == nil || f.result == nil:
-		return zero, errFutureMisused
+		return zero, futureMisuse("Get")
 	case ctx == nil:
 		return zero, nilArgument("Future.Get", "ctx")
 	}

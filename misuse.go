@@ -1,14 +1,15 @@
 package taskpool
 
 import (
-	"errors"
 	"fmt"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // What cannot be meant, as a nil context or function, or a Pool, Handle, Group or Future
-// that is nil, zero or a copy (of a Future a copy is as good), is refused by each call before it has done
-// anything: with an error that names the call where it returns one, and else by a panic
-// with the same text.
+// that is nil, zero or a copy (of a Future a copy is as good), is refused by each call
+// before it has done anything: with an error that names the call where it returns one,
+// and else by a panic with the same text.
 
 // nilArgument is the error of a call whose argument is nil.
 func nilArgument(call, name string) error {
@@ -20,14 +21,24 @@ func (p *Pool) misused() bool { return p == nil || p.self != p }
 
 // misuse is the error of a call with a pool that is misused.
 func (p *Pool) misuse(call string) error {
-	got := "a copy"
+	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, p.whatElse())
+}
+
+// whatElse says what p is if it is misused, else "".
+func (p *Pool) whatElse() string {
 	switch {
 	case p == nil:
-		got = "nil"
+		return "nil"
 	case p.self == nil:
-		got = "a zero Pool"
+		return "a zero Pool"
+	case p.self != p:
+		return "a copy"
 	}
-	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, got)
+	return ""
+}
+
+func init() {
+	remote.PoolMisuse = func(pool any) string { return pool.(*Pool).whatElse() }
 }
 
 // mustBeUsable panics in a call that returns no error if p is misused.
@@ -77,5 +88,7 @@ func (g *Group) mustBeUsable(call string) {
 	}
 }
 
-// errFutureMisused is the error of Get of a future that is nil or zero.
-var errFutureMisused = errors.New("taskpool: Future.Get: the Future must be one that SubmitFunc has returned, got nil or a zero Future")
+// futureMisuse is the error of a call with a future that is nil or zero.
+func futureMisuse(call string) error {
+	return fmt.Errorf("taskpool: Future.%s: the Future must be one that SubmitFunc has returned, got nil or a zero Future", call)
+}

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"reflect"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -191,9 +193,69 @@ func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
 	for _, f := range []*taskpool.Future[int]{nil, {}} {
 		misuse{func() error { return errorOf(f.Get(ctx)) },
 			"taskpool: Future.Get: the Future must be one that SubmitFunc has returned, got nil or a zero Future", false}.check(t)
+		const must = ": the Future must be one that SubmitFunc has returned, got nil or a zero Future"
+		misuse{func() error { return f.Wait(ctx) }, "taskpool: Future.Wait" + must, false}.check(t)
+		for name, call := range map[string]func(){
+			"Done": func() { f.Done() }, "Err": func() { _ = f.Err() }, "State": func() { f.State() },
+			"Cancel": func() { f.Cancel(nil) }, "SetPriority": func() { f.SetPriority(0) },
+		} {
+			misuse{noError(call), "taskpool: Future." + name + must, true}.check(t)
+		}
 	}
-	misuse{func() error { return new(taskpool.Future[int]).Wait(ctx) },
-		"taskpool: Handle.Wait: the Handle must be one that Submit has returned, got nil", false}.check(t)
+}
+
+// A handle's method that a Future lacks would be a nil dereference with a nil Future.
+func TestFutureHasAllMethodsOfItsHandleByItself(t *testing.T) {
+	handle, future := reflect.TypeFor[*taskpool.Handle](), reflect.TypeFor[taskpool.Future[int]]()
+	for i := range handle.NumMethod() {
+		name := handle.Method(i).Name
+		_, promoted := future.MethodByName(name)            // to the value, which has none of its own
+		require.Equal(t, name == "Waiting", promoted, name) // that one is for tests alone
+	}
+}
+
+func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		task := taskpool.Task{Run: mustNotRun}
+		run := func(context.Context) (int, error) { panic("must not run") }
+		bg := context.Background()
+		calls := map[string]func(context.Context) error{
+			"Submit":       func(ctx context.Context) error { return errorOf(p.Submit(ctx, task)) },
+			"TrySubmit":    func(ctx context.Context) error { return errorOf(p.TrySubmit(ctx, task)) },
+			"SubmitWithin": func(ctx context.Context) error { return errorOf(p.SubmitWithin(ctx, bg, task)) },
+			"SubmitFunc":   func(ctx context.Context) error { return errorOf(taskpool.SubmitFunc(ctx, p, taskpool.Task{}, run)) },
+			"Call":         func(ctx context.Context) error { return errorOf(taskpool.Call(ctx, p, taskpool.Task{}, run)) },
+			"Group.Go": func(ctx context.Context) error {
+				g := p.Group(ctx, taskpool.Task{})
+				g.Go(mustNotRun)
+				return g.Wait()
+			},
+		}
+		over, cancel := context.WithCancel(bg)
+		cancel()
+		for name, call := range calls {
+			require.EqualError(t, call(over), "taskpool: "+name+": context is over: context canceled")
+		}
+		require.EqualError(t, errorOf(p.SubmitWithin(bg, over, task)), "taskpool: SubmitWithin: context is over: context canceled")
+
+		// The same where it ends while they wait for room, outside of tasks and inside.
+		free := make(chan struct{})
+		require.NoError(t, p.Go(0, func() { <-free }))
+		synctest.Wait()
+		other := newPool(t, taskpool.WithWorkers(1))
+		for name, call := range calls {
+			if name == "TrySubmit" {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(bg, time.Second)
+			require.EqualError(t, call(ctx), "taskpool: "+name+": context is over: context deadline exceeded")
+			cancel()
+			h := submit(t, other, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { return call(bg) }})
+			require.ErrorContains(t, h.Wait(bg), "taskpool: "+name+": the context of the task that waits is over: taskpool: attempt timed out")
+		}
+		close(free)
+	})
 }
 
 func TestAHookThatRunsWithANilContextIsTold(t *testing.T) {

@@ -313,7 +313,7 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 	case ctx == nil:
 		return nil, nilArgument(call, "ctx")
 	case wait.Err() != nil:
-		return nil, p.refuseOver(wait)
+		return nil, p.refuseOver(call, wait)
 	}
 	if ctx.Done() != nil {
 		both, cancel := context.WithCancelCause(wait)
@@ -336,7 +336,7 @@ func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, work w
 		return nil, nilArgument(call, "Task.Run")
 	}
 	work.run = t.Run
-	return p.submit(wait, ctx, t, work)
+	return p.submit(call, wait, ctx, t, work)
 }
 
 // work is what Submit does not leave to its caller.
@@ -358,8 +358,8 @@ const (
 	roomNow                   // it does not wait
 )
 
-// submit is SubmitWithin of a task that does work.
-func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle, err error) {
+// submit is SubmitWithin of a task that does work, for a call of that name.
+func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work) (_ *Handle, err error) {
 	h := newHandle(ctx)
 	h.pool, h.task, h.work = p, *t, work
 	if g := work.group; g != nil {
@@ -369,7 +369,7 @@ func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle,
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, p.refuseOver(ctx)
+		return nil, p.refuseOver(call, ctx)
 	}
 	if ctx.Done() != nil {
 		h.ends = true
@@ -382,7 +382,7 @@ func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle,
 	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := p.admit(wait, h, parent)
+	reports, err := p.admit(call, wait, h, parent)
 	if err != nil {
 		if forget := p.watches.leave(h); forget != nil {
 			forget()
@@ -392,7 +392,7 @@ func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle,
 			if ctx.Err() == nil {
 				over = wait
 			}
-			err = p.contextError(over)
+			err = p.contextError(call, over)
 		}
 		return nil, err
 	}
@@ -400,19 +400,20 @@ func (p *Pool) submit(wait, ctx context.Context, t *Task, work work) (_ *Handle,
 	return h, nil
 }
 
-// refuseOver counts a task that is not accepted as ctx is over, and returns the error.
-func (p *Pool) refuseOver(ctx context.Context) error {
+// refuseOver counts a task that is not accepted as ctx is over, and returns the error of
+// call.
+func (p *Pool) refuseOver(call string, ctx context.Context) error {
 	p.lock()
 	p.total.refused++
 	p.unlock()
-	return p.contextError(ctx)
+	return p.contextError(call, ctx)
 }
 
 // errGaveUp stands for contextError where a lock forbids to ask the context.
 var errGaveUp = errors.New("taskpool: context is over")
 
-// contextError says that Submit's context is over.
-func (p *Pool) contextError(ctx context.Context) error {
+// contextError says that a context given to call is over.
+func (p *Pool) contextError(call string, ctx context.Context) error {
 	err, cause := ctx.Err(), causeOf(ctx)
 	if err == nil {
 		err = cause
@@ -420,17 +421,17 @@ func (p *Pool) contextError(ctx context.Context) error {
 	wraps := false
 	p.contain("an error's Is or Unwrap", func() { wraps = errors.Is(cause, err) })
 	if wraps {
-		return fmt.Errorf("taskpool: Submit: context is over: %w", cause)
+		return fmt.Errorf("taskpool: %s: context is over: %w", call, cause)
 	}
-	return fmt.Errorf("taskpool: Submit: context is over: %w: %w", err, cause)
+	return fmt.Errorf("taskpool: %s: context is over: %w: %w", call, err, cause)
 }
 
 // admit has h accepted or returns why not. within bounds how long that may take, and
 // parent is the attempt that submits, as that context says.
-func (p *Pool) admit(within context.Context, h *Handle, parent *attempt) (reports []report, err error) {
+func (p *Pool) admit(call string, within context.Context, h *Handle, parent *attempt) (reports []report, err error) {
 	p.lock()
 	defer p.unlock()
-	w := &wait{what: awaited{room: h}, ctx: within, task: parent, ask: h.work.group != nil}
+	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.work.group != nil}
 	for decided := false; !decided; {
 		decided = true
 		switch {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // A Dashboard is a live page about the pools that it watches. Make one with [New].
@@ -95,6 +96,9 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 	for i, p := range pools {
 		if p == nil {
 			return fmt.Errorf("dashboard: Watch: pool %d must not be nil", i+1)
+		}
+		if got := remote.PoolMisuse(p); got != "" {
+			return fmt.Errorf("dashboard: Watch: pool %d must be one that taskpool.New has returned, got %s", i+1, got)
 		}
 		at := slices.IndexFunc(all, func(w *watched) bool { return w.pool.Name() == p.Name() })
 		switch {

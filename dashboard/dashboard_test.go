@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"regexp"
 	"runtime"
 	"slices"
@@ -729,4 +730,18 @@ func TestADashboardThatNewHasNotReturnedIsRefused(t *testing.T) {
 		require.PanicsWithValue(t, "dashboard: ServeHTTP"+must, func() { d.ServeHTTP(nil, nil) })
 	}
 	require.False(t, dashboard.New().Unwatch(nil))
+}
+
+func TestPoolsThatNewHasNotReturnedAreNotWatched(t *testing.T) {
+	p, err := taskpool.New()
+	require.NoError(t, err)
+	defer p.Shutdown(t.Context())
+	copied := reflect.New(reflect.TypeFor[taskpool.Pool]()).Elem()
+	copied.Set(reflect.ValueOf(p).Elem())
+	for got, bad := range map[string]*taskpool.Pool{"a zero Pool": {}, "a copy": copied.Addr().Interface().(*taskpool.Pool)} {
+		d := dashboard.New()
+		require.EqualError(t, d.Watch(p, bad), "dashboard: Watch: pool 2 must be one that taskpool.New has returned, got "+got)
+		require.False(t, d.Unwatch(p), "none is added")
+		require.False(t, d.Unwatch(bad))
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // A LocalQueue runs jobs in a pool of this process, in memory.
@@ -49,11 +50,14 @@ type localJob struct {
 // A job is known until it has settled; what it came to is told to the observers of
 // reg. Each unsettled job takes a goroutine that waits for its end.
 //
-// It panics if pool or reg is nil.
+// It panics if pool is none that taskpool.New has returned, or reg is nil.
 func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
+	got := remote.PoolMisuse(pool)
 	switch {
 	case pool == nil:
 		panic("jobs: Local: pool must not be nil")
+	case got != "":
+		panic("jobs: Local: pool must be one that taskpool.New has returned, got " + got)
 	case reg == nil:
 		panic("jobs: Local: reg must not be nil")
 	}

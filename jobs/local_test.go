@@ -837,6 +837,7 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	require.EqualError(t, q.Cancel(none, "1"), "jobs: LocalQueue.Cancel: ctx must not be nil")
 	require.EqualError(t, q.Stop(none), "jobs: LocalQueue.Stop: ctx must not be nil")
 	require.PanicsWithValue(t, "jobs: Local: pool must not be nil", func() { jobs.Local(nil, &reg) })
+	require.PanicsWithValue(t, "jobs: Local: pool must be one that taskpool.New has returned, got a zero Pool", func() { jobs.Local(new(taskpool.Pool), &reg) })
 	p, err := taskpool.New()
 	require.NoError(t, err)
 	defer p.Shutdown(ctx)

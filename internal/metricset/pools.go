@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 // Pools are the pools that a collector watches, each with a W. The zero value is empty.
@@ -57,6 +58,9 @@ func (s *Pools[W]) Watch(caller string, pools []*taskpool.Pool, make func(*taskp
 	for i, p := range pools {
 		if p == nil {
 			return fmt.Errorf("%s: Watch: pool %d must not be nil", caller, i+1)
+		}
+		if got := remote.PoolMisuse(p); got != "" {
+			return fmt.Errorf("%s: Watch: pool %d must be one that taskpool.New has returned, got %s", caller, i+1, got)
 		}
 		name := p.Name()
 		if !utf8.ValidString(name) {

@@ -36,6 +36,7 @@ func TestPoolsAreWatchedInOrderAndAllOrNone(t *testing.T) {
 
 	for want, bad := range map[string]*taskpool.Pool{
 		"test: Watch: pool 2 must not be nil":                                                                                            nil,
+		"test: Watch: pool 2 must be one that taskpool.New has returned, got a zero Pool":                                                {},
 		"test: Watch: pool 2 must have a name in UTF-8, got \"\\xff\" (see taskpool.WithName)":                                           pool("\xff"),
 		`test: Watch: pool 2 must have a name of its own, got "a", which another pool has (see taskpool.WithName and Collector.Unwatch)`: pool("a"),
 	} {

@@ -1,6 +1,7 @@
-// Package remote is what taskpool shares with packages process and jobs, so that a
-// task can have its work done in another process: signs of life cross the border, and
-// so do the verdicts on an error that a retry policy looks at.
+// Package remote is what taskpool shares with the packages around it. A task can have
+// its work done in another process: signs of life cross the border, and so do the
+// verdicts on an error that a retry policy looks at. And a pool that cannot be used is
+// refused in the name of the call that got it.
 package remote
 
 import (
@@ -63,3 +64,7 @@ type RetryAfterError struct {
 
 func (e *RetryAfterError) Error() string { return e.Err.Error() }
 func (e *RetryAfterError) Unwrap() error { return e.Err }
+
+// PoolMisuse says what a *taskpool.Pool is, "nil", "a zero Pool" or "a copy", that is none
+// of taskpool.New's, and "" of one that is. Package taskpool sets it.
+var PoolMisuse func(pool any) (got string)

@@ -17,6 +17,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/remote"
 	"github.com/taskpool-go/taskpool/jobs"
 )
 
@@ -145,6 +146,9 @@ func (c *Config) complete(reg *jobs.Registry) error {
 	if c.Pool == nil {
 		rc.JobTimeout = cmp.Or(rc.JobTimeout, rc.RescueStuckJobsAfter) // River's default may be more, which it refuses
 		return nil
+	}
+	if got := remote.PoolMisuse(c.Pool); got != "" {
+		return fmt.Errorf("riverjobs: Config.Pool must be one that taskpool.New has returned, got %s", got)
 	}
 	slots, workers := c.Pool.Stats().Slots, 0
 	if rc.Queues == nil {

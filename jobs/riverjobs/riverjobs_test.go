@@ -547,11 +547,12 @@ func TestConfigThatCannotBeIsRefusedByName(t *testing.T) {
 	queues := map[string]river.QueueConfig{"a": {MaxWorkers: 1}, "b": {MaxWorkers: 2}}
 	driver := riversqlite.New(newSQLite(t))
 	for want, c := range map[string]riverjobs.Config{
-		"Config.River.Workers must be nil":                                  {River: river.Config{Workers: river.NewWorkers()}},
-		"Config.River.JobTimeout must not be negative, got -1ns":            {River: river.Config{JobTimeout: -1}},
-		"Config.Pool must not be nil where Config.River.Queues is set":      {River: river.Config{Queues: queues}},
-		"must not have more workers than the pool's 2, got 3":               {Pool: pool, River: river.Config{Queues: queues}},
-		"riverjobs: FetchPollInterval cannot be shorter than FetchCooldown": {River: river.Config{JobTimeout: 3 * time.Hour, FetchCooldown: time.Hour}},
+		"Config.River.Workers must be nil":                                        {River: river.Config{Workers: river.NewWorkers()}},
+		"Config.River.JobTimeout must not be negative, got -1ns":                  {River: river.Config{JobTimeout: -1}},
+		"Config.Pool must not be nil where Config.River.Queues is set":            {River: river.Config{Queues: queues}},
+		"Config.Pool must be one that taskpool.New has returned, got a zero Pool": {Pool: new(taskpool.Pool)},
+		"must not have more workers than the pool's 2, got 3":                     {Pool: pool, River: river.Config{Queues: queues}},
+		"riverjobs: FetchPollInterval cannot be shorter than FetchCooldown":       {River: river.Config{JobTimeout: 3 * time.Hour, FetchCooldown: time.Hour}},
 		"Config.River.JobTimeout must not be more than 44s, which is RescueStuckJobsAfter, 1m0s, " +
 			"less the pool's hang grace, 10s, and a margin of 6s, got 45s": {Pool: pool, River: river.Config{JobTimeout: 45 * time.Second, RescueStuckJobsAfter: time.Minute}},
 		"Config.River.RescueStuckJobsAfter must leave time for attempts: more than the pool's hang grace, 10s, " +
