@@ -174,7 +174,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		{"parked tasks", p.count[Parked], busy[Parked]},
 		{"slots held", p.held, held},
 		{"slots held by less urgent tasks", p.heldLess, heldLess},
-		{"attempts that ask for a slot", p.ask + p.askLess, parked + len(p.leaving)},
+		{"attempts that ask for a slot", p.ask + p.askLess, parked + len(p.leaving) + len(p.leavingLess)},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("counted %d %s, found %d", c.got, c.what, c.want)
@@ -201,10 +201,8 @@ func (p *Pool) checkDispatchLocked() error {
 		return nil
 	}
 	restricted := p.restrictedLocked()
-	for _, pk := range p.leaving {
-		if !restricted || !p.lessUrgent(pk.a.w.priority) {
-			return errors.New("a task on its way out waits while a slot is free")
-		}
+	if len(p.leaving) > 0 || len(p.leavingLess) > 0 && !restricted {
+		return errors.New("a task on its way out waits while a slot is free")
 	}
 	queued, asking := [2]int{}, 0
 	for i := range p.queue.classes {

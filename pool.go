@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"runtime/pprof"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,7 +65,7 @@ type Pool struct {
 	run run
 
 	queue   priorityQueue
-	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first
+	leaving []*parking    // parked attempts whose context has ended and that ask for a slot; they go first. See leavingLess
 	door    priorityQueue // submitters that wait for room, in their task's place
 	seq     int64         // last order handed out
 
@@ -139,6 +138,9 @@ type Pool struct {
 	over         bool           // terminated is closed, or about to be
 
 	supervised bool // the supervisor was started
+
+	leavingLess []*parking // as leaving, but those less urgent than WithReserved's
+	left        int64      // number of the last that came to one of the two
 }
 
 // New makes a pool with the given options. Its workers and its supervisor are
@@ -543,7 +545,7 @@ func (p *Pool) freeLocked(pr Priority) (free, promised int) {
 		// Whose turn it is has a slot before those that ask for one.
 		restricted := p.restrictedLocked()
 		switch l, _ := p.queue.next(restricted); {
-		case p.nextLeavingLocked(restricted) >= 0 || l == nil || l.front().parked():
+		case p.nextLeavingLocked(restricted) != nil || l == nil || l.front().parked():
 		case p.lessUrgent(l.priority):
 			promised, free, forLess, less = 1, free-1, forLess-1, less-1
 		default:
@@ -923,9 +925,12 @@ func (p *Pool) dispatchLocked(w *worker) {
 // there is none, or if it needs a worker and w is none, or has a task.
 func (p *Pool) nextLocked(w *worker) bool {
 	restricted := p.restrictedLocked()
-	if i := p.nextLeavingLocked(restricted); i >= 0 {
-		pk := p.leaving[i]
-		p.leaving = shrunk(slices.Delete(p.leaving, i, i+1))
+	if from := p.nextLeavingLocked(restricted); from != nil {
+		pk := (*from)[0]
+		(*from)[0] = nil
+		if *from = (*from)[1:]; len(*from) == 0 {
+			*from = nil
+		}
 		p.unparkLocked(pk)
 		return true
 	}
@@ -948,12 +953,16 @@ func (p *Pool) nextLocked(w *worker) bool {
 	return true
 }
 
-// nextLeavingLocked returns the index of the first parked attempt on its way out that
-// may have a free slot, -1 if there is none.
-func (p *Pool) nextLeavingLocked(restricted bool) int {
-	return slices.IndexFunc(p.leaving, func(pk *parking) bool {
-		return !restricted || !p.lessUrgent(pk.a.w.priority)
-	})
+// nextLeavingLocked returns the list whose first is the first parked attempt on its way
+// out that may have a free slot, nil if there is none.
+func (p *Pool) nextLeavingLocked(restricted bool) *[]*parking {
+	switch all, less := p.leaving, p.leavingLess; {
+	case len(less) > 0 && !restricted && (len(all) == 0 || less[0].left < all[0].left):
+		return &p.leavingLess
+	case len(all) > 0:
+		return &p.leaving
+	}
+	return nil
 }
 
 // admitLocked lets submitters in while there is room.
@@ -1123,5 +1132,6 @@ func (p *Pool) Resize(workers int) error {
 	p.reclaimLocked()
 	p.trimLocked(workers + p.extra)
 	p.restoreLocked()
+	p.watchFullLocked() // there may be fewer slots than are held
 	return nil
 }

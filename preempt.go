@@ -37,6 +37,7 @@ type parking struct {
 	asked bool    // for a slot
 	seen  bool    // by lookForStallLocked
 	lasts bool    // it was seen before, a grace ago
+	left  int64   // number in order of leaving; 0: it is not there, see goFirstLocked
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool
@@ -290,11 +291,28 @@ func (p *Pool) backLocked(pk *parking) {
 	p.askLocked(pk)
 	p.rewatchLocked(pk.a.w)
 	if pk.a.signal.Load()&signalEnded != 0 {
-		p.leaving = append(p.leaving, pk)
-		return
+		p.goFirstLocked(pk)
+	} else {
+		h := pk.a.h
+		p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
 	}
-	h := pk.a.h
-	p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
+	p.watchFullLocked()
+}
+
+// leavingOf returns the list of those on their way out that pk belongs to.
+func (p *Pool) leavingOf(pk *parking) *[]*parking {
+	if p.lessUrgent(pk.a.w.priority) {
+		return &p.leavingLess
+	}
+	return &p.leaving
+}
+
+// goFirstLocked puts an attempt whose context has ended before everything.
+func (p *Pool) goFirstLocked(pk *parking) {
+	p.left++
+	pk.left = p.left
+	to := p.leavingOf(pk)
+	*to = append(*to, pk)
 }
 
 // backOfLaneLocked is backLocked for an attempt whose quantum is over.
@@ -334,7 +352,7 @@ func (p *Pool) goneLocked(pk *parking) {
 func (p *Pool) hurryLocked(a *attempt) {
 	if a.h.place.lane != nil {
 		p.queue.remove(a.h)
-		p.leaving = append(p.leaving, a.parking)
+		p.goFirstLocked(a.parking)
 	}
 }
 
@@ -363,6 +381,9 @@ func (p *Pool) unparkOverLocked(a *attempt) {
 	if a.h.place.lane != nil {
 		p.queue.remove(a.h)
 	}
-	p.leaving = shrunk(slices.DeleteFunc(p.leaving, func(l *parking) bool { return l == pk }))
+	if pk.left > 0 {
+		from := p.leavingOf(pk)
+		*from = shrunk(slices.DeleteFunc(*from, func(l *parking) bool { return l == pk }))
+	}
 	p.goneLocked(pk)
 }

@@ -150,7 +150,7 @@ func TestListsOfAPoolShrink(t *testing.T) {
 			synctest.Wait()
 			p.lock()
 			defer p.unlock()
-			return []int{cap(p.crew), cap(p.idle), cap(p.dead), cap(p.leaving), cap(p.abandoned), cap(p.watched),
+			return []int{cap(p.crew), cap(p.idle), cap(p.dead), cap(p.leaving), cap(p.leavingLess), cap(p.abandoned), cap(p.watched),
 				cap(p.delayed.tasks), cap(p.reports), cap(p.doorDelayed.tasks)}
 		}
 		require.NoError(t, p.Resize(peak))

@@ -49,7 +49,7 @@ func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
 	case !s.next.IsZero() || p.held < p.slots:
-	case p.queue.n > 0 || p.door.n > 0:
+	case p.askingLocked() > 0 || p.door.n > 0:
 		p.watchStallLocked()
 	case !s.arrival:
 		in := &p.arrivals
@@ -85,8 +85,11 @@ func (p *Pool) movesLocked() uint64 {
 // stillLocked reports whether all slots are held while something waits for one, or for
 // room.
 func (p *Pool) stillLocked() bool {
-	return p.held >= p.slots && !p.paused && p.cut == nil && (p.queue.n > 0 || p.door.n > 0)
+	return p.held >= p.slots && !p.paused && p.cut == nil && (p.askingLocked() > 0 || p.door.n > 0)
 }
+
+// askingLocked returns how many tasks wait for a slot, to start or to go on.
+func (p *Pool) askingLocked() int { return p.queue.n + len(p.leaving) + len(p.leavingLess) }
 
 // safePointLocked reports whether a task has come to a safe point since askLocked.
 func (p *Pool) safePointLocked() bool {
@@ -149,7 +152,7 @@ func (p *Pool) stalledLocked() error {
 	s := &p.stall
 	if s.stalled && p.stillLocked() && s.moves == p.movesLocked() && !p.safePointLocked() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
-			ErrStalled, p.slots, p.cfg.hangGrace, p.count[Queued], p.door.n)
+			ErrStalled, p.slots, p.cfg.hangGrace, p.askingLocked(), p.door.n)
 	}
 	for _, pk := range s.circle {
 		if pk.waitingLocked() {

@@ -678,3 +678,53 @@ func TestAMemberThatWaitsForTheLimitWhileAnotherWorksIsInNoCircle(t *testing.T) 
 		require.Empty(t, stalls(log, inACircle))
 	})
 }
+
+func TestTasksThatWaitForASlotToGoOnAreInAStall(t *testing.T) {
+	for _, ended := range []bool{false, true} { // then it goes before all others
+		synctest.Test(t, func(t *testing.T) {
+			p, log := stallTrial(t, 1)
+			gate, back := make(chan struct{}), make(chan struct{})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			parked, err := p.Submit(ctx, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { <-back; return nil })
+			}})
+			require.NoError(t, err)
+			synctest.Wait()
+			submit(t, p, taskpool.Task{Name: "holds", Run: func(context.Context) error { <-gate; return nil }})
+			synctest.Wait()
+			if ended {
+				cancel()
+				synctest.Wait()
+			}
+			close(back)
+			synctest.Wait()
+			require.Equal(t, taskpool.Parked, parked.State())
+			require.NoError(t, p.Health())
+			time.Sleep(time.Hour)
+			require.ErrorContains(t, p.Health(), "while 1 tasks and 0 submitters wait", "ended: %v", ended)
+			told := stalls(log, nothingMoves)
+			require.Len(t, told, 1)
+			require.EqualValues(t, 1, attrOf(told[0], "parked").Int64())
+			close(gate)
+			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.Health())
+		})
+	}
+}
+
+func TestAStallOfAPoolThatWasMadeSmallerIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := stallTrial(t, 2)
+		gate := make(chan struct{})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		synctest.Wait()
+		require.NoError(t, p.Resize(1))
+		require.NoError(t, p.Go(0, func() { close(gate) }))
+		time.Sleep(time.Hour)
+		require.Len(t, stalls(log, nothingMoves), 1)
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		require.NoError(t, p.Resize(2))
+		require.NoError(t, p.WaitIdle(patience(t)))
+	})
+}
