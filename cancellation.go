@@ -18,7 +18,8 @@ import (
 //
 //   - A task is watched from before it is accepted until it has settled or the pass has
 //     taken it: then h.watch.handles[h.watchI] is h, and otherwise h.watch is nil.
-//   - A watch in byDone has handles. Others have one at most; alone counts those that do.
+//   - A watch in byDone has handles, also once its context has ended: the pass has not
+//     come to those yet. Others have one at most; alone counts those that do.
 //   - A watch that the last handle has left, and whose context has not ended, is
 //     forgotten, and its registration ended by who took that handle out.
 //   - A watch that was told that its context has ended is in the list told until the pass
@@ -178,7 +179,7 @@ func (ws *watches) leave(h *Handle) (forget func()) {
 func (ws *watches) drop(w *contextWatch) {
 	if w.done == nil {
 		ws.alone--
-	} else if ws.byDone[w.done] == w {
+	} else {
 		delete(ws.byDone, w.done)
 	}
 }
@@ -210,7 +211,8 @@ func (w *contextWatch) contextEnded() {
 	}
 }
 
-// passing is in watches.told, behind all others, while the pass is under way.
+// passing is in watches.told, behind all others, while the pass is under way. The pass
+// takes it for a watch without handles.
 var passing = new(contextWatch)
 
 // A chunk is tasks that the pass cancels together.
@@ -281,18 +283,15 @@ func (p *Pool) nextChunk(c *chunk) bool {
 	defer p.unlock()
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	c.tasks, c.asked = c.tasks[:0], 0
+	c.asked = 0
 	for len(c.tasks) < passChunk {
-		if c.told == nil || c.told == passing {
+		if c.told == nil {
 			if len(c.tasks) > 0 || ws.told.CompareAndSwap(passing, nil) {
 				break
 			}
 			c.told = ws.told.Swap(passing)
 		}
 		w := c.told
-		if w.done != nil && ws.byDone[w.done] == w {
-			delete(ws.byDone, w.done) // others are to register anew
-		}
 		some := len(w.handles) > 0
 		for last := len(w.handles) - 1; last >= 0 && len(c.tasks) < passChunk; last-- {
 			h := w.handles[last]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -699,11 +700,184 @@ func TestNothingIsLeftWithAContextWhoseTasksHaveEnded(t *testing.T) {
 				h.Cancel(nil)
 			}
 			require.EqualValues(t, 5, ctx.waiting.Load())
+			require.Positive(t, p.Watches())
 			release()
 			synctest.Wait()
 			require.Zero(t, ctx.waiting.Load())
 			require.Zero(t, p.Watches())
 		}
+	})
+}
+
+// What another package does when its contexts end is not known, so no two share a
+// registration, however many there are.
+func TestTheEndOfAContextOfAnotherPackageEndsItsOwnTaskOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		defer block(t, p)()
+		const tasks = 100
+		var all [tasks]*taskpool.Handle
+		var ends [tasks]context.CancelFunc
+		for i := range all {
+			std, end := context.WithCancel(context.Background())
+			h, err := p.Submit(&customContext{Context: std}, taskpool.Task{Run: nop})
+			require.NoError(t, err)
+			all[i], ends[i] = h, end
+		}
+		for last := tasks - 1; last >= 0; last-- {
+			ends[last]()
+			synctest.Wait()
+			for i, h := range all {
+				require.Equal(t, i >= last, h.State() == taskpool.Canceled, "task %d, after the end of %d", i, last)
+			}
+		}
+	})
+}
+
+// An askedContext is of another package and calls asked once, when package context asks it
+// for a value, as it does when something is registered for its end.
+type askedContext struct {
+	context.Context
+	asked func()
+}
+
+func (c *askedContext) Value(key any) any {
+	if _, std := key.(*int); std && c.asked != nil { // the context package's own key
+		asked := c.asked
+		c.asked = nil
+		asked()
+	}
+	return nil
+}
+
+// registrations is the number of goroutines that package context has for the end of
+// contexts of other packages.
+func registrations() int {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	return strings.Count(string(stacks), "created by context.(*cancelCtx).propagateCancel")
+}
+
+func TestTasksThatComeAtTheSameTimeShareOneRegistration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		release := block(t, p)
+		defer release()
+		before := registrations()
+		std, cancel := context.WithCancel(context.Background())
+		var all []*taskpool.Handle
+		add := func(ctx context.Context) {
+			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			require.NoError(t, err)
+			all = append(all, h)
+		}
+		for range 50 { // enough for them to share
+			some, end := context.WithCancel(context.Background())
+			defer end()
+			add(some)
+		}
+		watches := p.Watches()
+		add(&askedContext{std, func() { add(std) }})
+		require.Len(t, all, 52)
+		synctest.Wait()
+		require.LessOrEqual(t, registrations(), before, "who came second has ended its own")
+		require.Equal(t, watches+1, p.Watches())
+		cancel()
+		synctest.Wait()
+		for i, h := range all {
+			require.Equal(t, i >= 50, h.State() == taskpool.Canceled)
+		}
+		require.Equal(t, watches, p.Watches())
+	})
+}
+
+// However many tasks there are, running or not, with shared contexts or not, and whoever
+// ends first: all that a context concerns are canceled when it ends, without a worker.
+func TestAllTasksOfAContextEndWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const contexts, each = 5, 700
+		p := newPool(t, taskpool.WithWorkers(contexts), taskpool.WithHangGrace(time.Hour))
+		start := time.Now()
+		var all [contexts][]*taskpool.Handle
+		var ends [contexts]context.CancelCauseFunc
+		var causes [contexts]error
+		var contextOf [contexts]context.Context
+		var told [contexts]time.Duration
+		for k := range all {
+			ctx, end := context.WithCancelCause(context.Background())
+			ends[k], causes[k] = end, fmt.Errorf("cause %d", k)
+			h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
+				<-ctx.Done()
+				told[k] = time.Since(start)
+				time.Sleep(time.Minute) // it takes its time
+				return ctx.Err()
+			}})
+			require.NoError(t, err)
+			all[k], contextOf[k] = append(all[k], h), ctx
+		}
+		synctest.Wait()
+		for k, ctx := range contextOf {
+			for range each {
+				h, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { panic("must not run") }})
+				require.NoError(t, err)
+				all[k] = append(all[k], h)
+			}
+		}
+		for k := range all {
+			time.Sleep(time.Second)
+			ends[k](causes[k])
+			synctest.Wait()
+			require.Equal(t, time.Duration(k+1)*time.Second, told[k])
+			for j := range all {
+				for i, h := range all[j] {
+					if i == 0 {
+						require.Equal(t, taskpool.Running, h.State())
+					} else if j > k {
+						require.Equal(t, taskpool.Queued, h.State())
+					} else {
+						require.Same(t, causes[j], h.Err())
+					}
+				}
+			}
+			require.Equal(t, 2*(contexts-k-1), p.Watches(), "one for who runs, one for those who wait")
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.Equal(t, time.Minute+contexts*time.Second, time.Since(start))
+		for k := range all {
+			require.ErrorIs(t, all[k][0].Err(), causes[k])
+		}
+		require.Zero(t, p.Watches())
+		require.EqualValues(t, contexts*(each+1), p.Stats().Canceled)
+	})
+}
+
+// The room that canceled tasks leave is taken at once, also while hooks are told of them.
+func TestASubmitterGetsTheRoomOfACanceledTaskBeforeHooksHaveReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHooks(taskpool.Hooks{
+			Finished: func(e taskpool.TaskEvent) {
+				if e.Task.State == taskpool.Canceled {
+					time.Sleep(time.Hour)
+				}
+			},
+		}))
+		release := block(t, p)
+		ctx, cancel := context.WithCancel(context.Background())
+		_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		require.NoError(t, err)
+		begin, took := time.Now(), time.Duration(-1)
+		go func() {
+			_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+			assert.NoError(t, err)
+			took = time.Since(begin)
+		}()
+		synctest.Wait()
+		require.Equal(t, time.Duration(-1), took)
+		cancel()
+		synctest.Wait()
+		require.Zero(t, took)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
 	})
 }
 

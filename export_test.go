@@ -551,6 +551,11 @@ func (p *Pool) Watches() int {
 				return -1
 			}
 		}
+		for _, h := range w.handles[len(w.handles):cap(w.handles)] {
+			if h != nil {
+				return -1 // it is kept
+			}
+		}
 	}
 	return len(ws.byDone) + ws.alone
 }

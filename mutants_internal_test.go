@@ -450,3 +450,205 @@ func TestNoLookIsDueWhereNothingWaits(t *testing.T) {
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
+
+// A watchTrial is a pool whose worker is busy and that has as many tasks with contexts of
+// their own as need to wait before others share a registration.
+func watchTrial(t *testing.T) (p *Pool, end func()) {
+	p, err := New(WithWorkers(1), WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	gate := make(chan struct{})
+	require.NoError(t, p.Go(High, func() { <-gate }))
+	synctest.Wait()
+	var ends []context.CancelFunc
+	for range mostAlone {
+		ctx, cancel := context.WithCancel(context.Background())
+		ends = append(ends, cancel)
+		watchedTask(t, p, ctx)
+	}
+	return p, func() {
+		close(gate)
+		require.NoError(t, p.Shutdown(context.Background()))
+		for _, cancel := range ends {
+			cancel()
+		}
+	}
+}
+
+func watchedTask(t *testing.T, p *Pool, ctx context.Context) *Handle {
+	h, err := p.Submit(ctx, Task{Run: func(context.Context) error { return nil }})
+	require.NoError(t, err)
+	return h
+}
+
+func TestTasksShareARegistrationOnceThereAreEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		require.Equal(t, mostAlone, p.watches.alone)
+		require.Empty(t, p.watches.byDone)
+		for i := range 5 {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			for range 10 {
+				watchedTask(t, p, ctx)
+				require.Len(t, p.watches.byDone, i+1)
+				require.Equal(t, mostAlone, p.watches.alone)
+			}
+			require.Len(t, p.watches.byDone[ctx.Done()].handles, 10)
+		}
+		end()
+		require.Zero(t, p.Watches())
+	})
+}
+
+// It takes some time from the registration to its being found by others.
+func TestATaskWhoseContextEndsWhileItIsRegisteredIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		defer end()
+		ws, h := &p.watches, &Handle{pool: p}
+		done := make(chan struct{})
+		w, alone := ws.enter(p, h, done)
+		require.False(t, alone)
+		w.contextEnded()
+		require.True(t, ws.share(w, h, done), "the registration has ended by itself")
+		require.Equal(t, context.Canceled, h.canceled)
+		require.Nil(t, h.watch)
+		require.Empty(t, ws.byDone)
+		require.Nil(t, ws.told.Load(), "the pass is over")
+	})
+}
+
+// The last task may leave just when the context has ended.
+func TestAWatchWithoutTasksIsNotCountedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		defer end()
+		h := watchedTask(t, p, &ownContext{Context: context.Background(), done: make(chan struct{})})
+		require.Equal(t, mostAlone+1, p.watches.alone)
+		w := h.watch
+		w.over.Store(true)
+		require.Nil(t, p.watches.leave(h), "it has ended already")
+		require.Equal(t, mostAlone, p.watches.alone)
+		require.Nil(t, p.watches.leave(h), "it is not there")
+		w.contextEnded()
+		require.Equal(t, mostAlone, p.watches.alone)
+	})
+}
+
+// An ownContext does what it likes when it ends.
+type ownContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c *ownContext) Done() <-chan struct{}          { return c.done }
+func (c *ownContext) AfterFunc(f func()) func() bool { return func() bool { return true } }
+
+func TestThePassTakesAChunkAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var all []*Handle
+		for range 2*passChunk + 2 {
+			all = append(all, watchedTask(t, p, ctx))
+		}
+		p.watches.told.Store(p.watches.byDone[ctx.Done()])
+		c := new(chunk)
+		var sizes []int
+		for p.nextChunk(c) {
+			sizes = append(sizes, len(c.tasks))
+			p.askCauses(c)
+			p.cancelChunk(c)
+			for _, e := range c.tasks[:passChunk] {
+				require.Zero(t, e, "it is let go of")
+			}
+		}
+		require.Equal(t, []int{passChunk, passChunk, 2}, sizes)
+		for _, h := range all {
+			require.Equal(t, context.Canceled, h.Err())
+		}
+		end()
+		require.Zero(t, p.Watches())
+	})
+}
+
+// A context that has ended may say nothing in Err.
+func TestATaskWhoseContextHasEndedWithoutAWordGetsACause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		defer end()
+		h := watchedTask(t, p, context.Background())
+		c := &chunk{tasks: []endedTask{{h: h, ctx: &ownContext{Context: context.Background()}, cause: context.Canceled}}}
+		p.askCauses(c)
+		p.cancelChunk(c)
+		require.Equal(t, context.Canceled, h.Err())
+	})
+}
+
+// Which task is an orphan of whom is noted where it is counted, and nowhere else: a handle
+// must not keep the task alive that it comes from.
+func TestThePassTellsTheParentToWhatItCancelsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		defer end()
+		at, other := &attempt{h: &Handle{}}, &attempt{h: &Handle{}}
+		cancel := func(h *Handle, parent *attempt) {
+			p.cancelChunk(&chunk{tasks: []endedTask{{h: h, cause: errReturned, parent: parent}}})
+		}
+		settled := watchedTask(t, p, context.Background())
+		settled.Cancel(nil)
+		cancel(settled, at)
+		require.Nil(t, settled.parent)
+		require.Empty(t, p.orphans.untold)
+
+		atDoor := &Handle{pool: p, parent: other}
+		cancel(atDoor, at)
+		require.Same(t, other, atDoor.parent)
+		require.Equal(t, errReturned, atDoor.canceled)
+
+		waiting := watchedTask(t, p, context.Background())
+		cancel(waiting, at)
+		require.Equal(t, map[*attempt]int{at: 1}, p.orphans.untold)
+
+		justIn := watchedTask(t, p, context.Background()) // and its Submit does not know yet
+		justIn.parent = other
+		cancel(justIn, nil)
+		require.Equal(t, map[*attempt]int{at: 1, other: 1}, p.orphans.untold)
+	})
+}
+
+// What registrations have allocated is used again, up to a bound.
+func TestRegistrationsAreUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		ws := &p.watches
+		var all []*Handle
+		for range 2 * spareWatches {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			for range 2 {
+				all = append(all, watchedTask(t, p, ctx))
+			}
+		}
+		for _, h := range all {
+			h.Cancel(nil)
+		}
+		require.Len(t, ws.spare, spareWatches)
+		for i := spareWatches - 1; i >= 0; i-- {
+			w := ws.spare[i]
+			require.Zero(t, w.done)
+			require.Nil(t, w.stop, "it keeps the context")
+			require.Empty(t, w.handles)
+			require.Equal(t, 1, cap(w.handles), "it keeps the list of its tasks")
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			h := watchedTask(t, p, ctx)
+			require.Same(t, w, h.watch)
+			require.Len(t, ws.spare, i)
+			require.Nil(t, ws.spare[:i+1][i], "it is kept")
+		}
+		require.Equal(t, 1, cap(ws.newWatch(p).handles), "one task takes no memory besides")
+		end()
+	})
+}
