@@ -89,7 +89,8 @@ func (a *awaited) waiters() *waiters {
 	}
 }
 
-// isItself reports whether it is the end of task, nil standing for none.
+// isItself reports whether it is the end of task, nil standing for none. WaitIdle asks
+// for itself, before it waits.
 func (a *awaited) isItself(task *attempt) bool {
 	switch {
 	case task == nil:
@@ -98,8 +99,6 @@ func (a *awaited) isItself(task *attempt) bool {
 		return task.h == a.settled
 	case a.members != nil:
 		return task.group == a.members
-	case a.idle != nil:
-		return task.pool == a.idle
 	}
 	return false
 }

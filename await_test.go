@@ -174,6 +174,7 @@ func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
 				require.Equal(t, taskpool.High, tasks[0].Priority)
 				require.Equal(t, 1, tasks[0].Attempt)
 				require.NotZero(t, tasks[0].Worker)
+				require.Equal(t, time.Now(), tasks[0].Started)
 				require.NoError(t, p.CheckQueue())
 				close(gate)
 				synctest.Wait()
@@ -521,7 +522,12 @@ func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testi
 						}); err != nil {
 							return err
 						}
-						return wait(derive(ctx), other)
+						if err := wait(derive(ctx), other); err != nil {
+							return err
+						}
+						info, _ := taskpool.Current(ctx)
+						require.Equal(t, taskpool.Running, info.State, "it has a slot again")
+						return nil
 					}})
 					require.NoError(t, h.Wait(patience(t)))
 				})
@@ -669,6 +675,256 @@ func TestShutdownOfAnotherPoolEndsWithTheTaskThatWaits(t *testing.T) {
 				require.NoError(t, other.Shutdown(patience(t)), "nothing was cut short")
 				require.NoError(t, long.Err())
 				require.Equal(t, time.Hour, time.Since(began))
+			})
+		})
+	}
+}
+
+// The context of a task that has returned tells nothing of who waits with it.
+func TestWhatWaitsWithTheContextOfATaskThatIsOverGivesItsSlotBack(t *testing.T) {
+	all := map[string]func(*testing.T, context.Context, *taskpool.Pool) error{
+		"Shutdown of another pool": func(t *testing.T, ctx context.Context, p *taskpool.Pool) error {
+			other := newPool(t, taskpool.WithWorkers(1))
+			if err := other.Go(taskpool.Medium, func() {
+				_, _ = taskpool.Call(ctx, p, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
+			}); err != nil {
+				return err
+			}
+			return other.Shutdown(ctx)
+		},
+	}
+	for name, call := range waits {
+		all[name] = func(_ *testing.T, ctx context.Context, p *taskpool.Pool) error { return call(ctx, p, nop) }
+	}
+	for name, call := range all {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(1))
+				kept, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) (context.Context, error) { return context.WithoutCancel(ctx), nil })
+				require.NoError(t, err)
+				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return call(t, kept, p) }})
+				require.NoError(t, h.Wait(patience(t)))
+			})
+		})
+	}
+}
+
+// That is how a task says that it will wait, also where it has given its slot back already.
+func TestAWaitWithoutCancelInBlockGoesOnAfterTheEndOfTheTask(t *testing.T) {
+	for _, pools := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d pools", pools), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
+				in := []*taskpool.Pool{p, newPool(t, taskpool.WithWorkers(1))}[pools-1]
+				long := submit(t, in, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+				start := time.Now()
+				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+					return taskpool.Block(ctx, func() error { return long.Wait(context.WithoutCancel(ctx)) })
+				}})
+				require.NoError(t, h.Wait(t.Context()))
+				require.Equal(t, time.Minute, time.Since(start))
+				require.EqualValues(t, 1, p.Stats().Parks)
+			})
+		})
+	}
+}
+
+func TestMapWaitsForItsTasksThoughTheTaskThatWaitsHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Hour))
+		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+			for range taskpool.Map(context.Background(), other, taskpool.Task{}, upTo(3), func(context.Context, int) (int, error) { time.Sleep(time.Minute); return 0, nil }) {
+			}
+			require.Zero(t, other.Stats().Running)
+			return nil
+		}})
+		start := time.Now()
+		_ = h.Wait(t.Context())
+		require.Equal(t, time.Minute, time.Since(start))
+	})
+}
+
+// It was idle, and the task that waits for that learns it when it has a slot again.
+func TestWaitIdleReturnsThoughThereIsSomethingToDoAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		sleep := func(p *taskpool.Pool, pr taskpool.Priority, d time.Duration) {
+			require.NoError(t, p.Go(pr, func() { time.Sleep(d) }))
+		}
+		sleep(p, taskpool.Medium, time.Second)
+		start := time.Now()
+		h := submit(t, other, taskpool.Task{Run: func(context.Context) error { return p.WaitIdle(context.Background()) }})
+		synctest.Wait()
+		sleep(other, taskpool.High, 10*time.Second) // has the slot meanwhile
+		time.Sleep(2 * time.Second)
+		sleep(p, taskpool.Medium, time.Minute)
+		require.NoError(t, h.Wait(t.Context()))
+		require.Equal(t, 10*time.Second, time.Since(start))
+	})
+}
+
+// A hook that is told on a worker's goroutine of a function's end is no task.
+func TestAHookThatWaitsAfterAFunctionParksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := newPool(t, taskpool.WithWorkers(1))
+		var got []error
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
+			h := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+			got = append(got, h.Wait(context.Background()))
+		}}))
+		for range 2 {
+			require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.Equal(t, []error{nil, nil}, got)
+		require.Zero(t, p.Stats().Parks)
+		require.EqualValues(t, 2, p.Stats().Succeeded)
+		require.NoError(t, p.CheckQueue())
+	})
+}
+
+// A hook before Run has the slot of its attempt, and that is given back.
+func TestAHookThatWaitsBeforeRunParksItsAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *taskpool.Pool
+		first := true
+		p = newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {
+			if first {
+				first = false
+				require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(context.Background()))
+			}
+		}}))
+		require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(patience(t)))
+		require.EqualValues(t, 1, p.Stats().Parks)
+	})
+}
+
+// A function that waits has started, so it is not shed when it asks for a slot.
+func TestAFunctionThatWaitsIsNeverShed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		other := newPool(t, taskpool.WithWorkers(1))
+		h := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		got := errCause
+		require.NoError(t, p.Go(taskpool.Low, func() { got = h.Wait(context.Background()) }))
+		synctest.Wait()
+		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Minute) }))
+		time.Sleep(2 * time.Second)
+		victim := submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: mustNotRun})
+		submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+		require.Equal(t, taskpool.Shed, victim.State())
+		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, got)
+		require.NoError(t, p.CheckQueue())
+	})
+}
+
+func TestHooksAreToldOfTheSameFunctionsAlsoWhereTheseWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started, finished := map[taskpool.Priority]int{}, map[taskpool.Priority]int{}
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+			GoEvery:  4,
+			Started:  func(e taskpool.TaskEvent) { started[e.Task.Priority]++ },
+			Finished: func(e taskpool.TaskEvent) { finished[e.Task.Priority]++ },
+		}))
+		other := newPool(t, taskpool.WithWorkers(1))
+		for i := range 200 {
+			require.NoError(t, p.Go(taskpool.Priority(i), func() {
+				_, _ = taskpool.Call(context.Background(), other, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
+			}))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.NotEmpty(t, started)
+		require.Less(t, len(started), 150)
+		require.Equal(t, started, finished)
+	})
+}
+
+// Its end came before it had anything to wait for, and a group heeds that.
+func TestAFunctionThatWasCutOffWaitsForNoGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, other := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), newPool(t, taskpool.WithWorkers(1))
+		var got error
+		var took time.Duration
+		require.NoError(t, p.Go(taskpool.Medium, func() {
+			time.Sleep(time.Minute)
+			g := other.Group(context.Background(), taskpool.Task{})
+			g.Go(func(context.Context) error { time.Sleep(time.Hour); return nil })
+			start := time.Now()
+			got = g.Wait()
+			took = time.Since(start)
+		}))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		require.Error(t, p.Shutdown(ctx))
+		require.ErrorIs(t, got, taskpool.ErrClosed)
+		require.Zero(t, took)
+		require.NoError(t, other.WaitIdle(aYear(t)))
+	})
+}
+
+// badWait is a context for SubmitWithin whose Done panics the second time that it is asked.
+type badWait struct {
+	context.Context
+	asked int
+}
+
+func (c *badWait) Done() <-chan struct{} {
+	if c.asked++; c.asked > 1 {
+		panic("in Done")
+	}
+	return c.Context.Done()
+}
+
+// Who waits for room leaves the door when the wait is over, and not when the task that
+// waited has its slot again. Those behind it move up.
+func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
+	for name, within := range map[string]func(t *testing.T) context.Context{
+		"deadline": func(t *testing.T) context.Context {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			t.Cleanup(cancel)
+			return ctx
+		},
+		"panic in Done": func(*testing.T) context.Context { return &badWait{Context: context.Background()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				around := newPool(t, taskpool.WithWorkers(1))
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+				release := block(t, p)
+				submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+				var err error
+				waiter := submit(t, around, taskpool.Task{Run: func(context.Context) error {
+					defer func() {
+						if v := recover(); v != nil {
+							err = errCause
+						}
+					}()
+					require.NoError(t, around.Go(taskpool.High, func() { time.Sleep(time.Hour) })) // has the slot after that
+					ctx := within(t)
+					if bad, ok := ctx.(*badWait); ok {
+						bad.asked = 1 // Submit does not ask what it waits with
+					}
+					_, err = p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: mustNotRun})
+					return nil
+				}})
+				time.Sleep(2 * time.Second)
+				require.Equal(t, taskpool.Parked, waiter.State())
+				require.Zero(t, p.Stats().Blocked)
+				ran := time.Duration(0)
+				start := time.Now()
+				go func() {
+					_, err := p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error { ran = time.Since(start); return nil }})
+					require.NoError(t, err)
+				}()
+				synctest.Wait()
+				release()
+				require.NoError(t, around.WaitIdle(aYear(t)))
+				require.Error(t, err)
+				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.Equal(t, time.Minute, ran)
+				require.EqualValues(t, 3, p.Stats().Succeeded)
+				require.NoError(t, p.CheckQueue())
 			})
 		})
 	}
