@@ -1,6 +1,7 @@
 package taskpool
 
 import (
+	"bytes"
 	"container/heap"
 	"context"
 	"errors"
@@ -650,5 +651,55 @@ func TestRegistrationsAreUsedAgain(t *testing.T) {
 		}
 		require.Equal(t, 1, cap(ws.newWatch(p).handles), "one task takes no memory besides")
 		end()
+	})
+}
+
+func TestTheParentOfAnOrphanIsTheNearestTaskThatHasReturned(t *testing.T) {
+	var log bytes.Buffer
+	p, err := New(WithWorkers(1), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	require.NoError(t, err)
+	oldest := &attempt{ctx: context.Background()}
+	older := &attempt{ctx: context.WithValue(oldest, 0, 0)}
+	old := &attempt{ctx: older}
+	ctx := context.WithValue(old, 0, 0)
+	require.Nil(t, p.returnedParent(ctx))
+	oldest.noteEnd(returned)
+	require.Same(t, oldest, p.returnedParent(ctx))
+	older.noteEnd(returned)
+	require.Same(t, older, p.returnedParent(ctx))
+	old.noteEnd(timedOut)
+	require.Same(t, older, p.returnedParent(ctx))
+	require.NoError(t, p.Shutdown(context.Background()))
+	require.Empty(t, log.String())
+}
+
+// The list is that of all pools, and must not grow.
+func TestGoroutinesOfWorkersAreForgottenWhenTheyEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(3), WithLogger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		listed := func() (n int) {
+			for i := range workersByGoroutine {
+				shard := &workersByGoroutine[i]
+				shard.mu.Lock()
+				for id, w := range shard.workers {
+					if w.pool == p {
+						n++
+						require.Equal(t, id, w.goroutine.Load())
+					}
+				}
+				shard.mu.Unlock()
+			}
+			return n
+		}
+		require.NoError(t, p.Go(0, func() { panic("die") }))
+		for range 3 {
+			require.NoError(t, p.Go(0, func() { time.Sleep(time.Second) }))
+		}
+		synctest.Wait()
+		require.Equal(t, 3, listed())
+		require.NoError(t, p.Shutdown(context.Background()))
+		synctest.Wait()
+		require.Zero(t, listed())
 	})
 }

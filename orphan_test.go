@@ -67,6 +67,10 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 			defer synctest.Wait()
 			return submitAll(ctx, p, 4, same, untilEnd)
 		}, 4},
+		"children that end with an error of their own": {5, func(ctx context.Context, p *taskpool.Pool) error {
+			defer synctest.Wait()
+			return submitAll(ctx, p, 4, same, func(ctx context.Context) error { <-ctx.Done(); return errBroken })
+		}, 4},
 		"children that wait for their time": {1, func(ctx context.Context, p *taskpool.Pool) error {
 			_, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: mustNotRun})
 			return err
@@ -136,6 +140,43 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A terseContext tells package context all and others nothing.
+type terseContext struct{ context.Context }
+
+func (c terseContext) Value(key any) any {
+	if _, std := key.(*int); std {
+		return c.Context.Value(key)
+	}
+	return nil
+}
+
+func TestOrphansAreCountedAndLoggedAlsoWhereTheirParentIsNotKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, lines := orphanTrial(t, 1, func(ctx context.Context, p *taskpool.Pool) error {
+			return submitAll(ctx, p, 3, func(ctx context.Context) context.Context { return terseContext{ctx} }, mustNotRun)
+		})
+		require.EqualValues(t, 3, p.Stats().Orphaned)
+		require.Equal(t, map[string][]int64{"": {3}}, lines)
+	})
+}
+
+// The moment within which the log is told begins with the first of them.
+func TestLogIsToldOfOrphansThoughMoreKeepComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logRecorder)
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		for range 5 {
+			h := submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
+				return submitAll(ctx, p, 1, func(ctx context.Context) context.Context { return ctx }, mustNotRun)
+			}})
+			require.NoError(t, h.Wait(t.Context()))
+			time.Sleep(60 * time.Millisecond)
+		}
+		synctest.Wait()
+		require.Equal(t, map[string][]int64{"parent": {1, 1, 1, 1}}, orphanLines(log), "each 120 ms")
+	})
 }
 
 func submitAll(ctx context.Context, p *taskpool.Pool, n int, own func(context.Context) context.Context, run func(context.Context) error) error {
