@@ -1,6 +1,7 @@
 package taskpool
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/taskpool-go/taskpool/internal/remote"
@@ -37,8 +38,14 @@ func (p *Pool) whatElse() string {
 	return ""
 }
 
-func init() {
+func init() { // what the packages around this one use
 	remote.PoolMisuse = func(pool any) string { return pool.(*Pool).whatElse() }
+	remote.TaskHere = func() context.Context {
+		if a := currentAttempt(); a != nil {
+			return a
+		}
+		return nil
+	}
 }
 
 // mustBeUsable panics in a call that returns no error if p is misused.

@@ -67,8 +67,8 @@ func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
 // Enqueue adds a job, see [Queue]. A kind that the registry does not have is
 // ErrUnknownKind. After the pool was shut down it returns taskpool.ErrClosed, except
 // to a handler that calls it with its own context. While a job with the same kind and
-// key is just being added it waits for that, a handler in taskpool.Block. If it
-// returns an error the job was not added, and no handler has been called.
+// key is just being added it waits for that, a handler in taskpool.Block, whatever its
+// context. If it returns an error the job was not added, and no handler has been called.
 func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if err := q.misuse("Enqueue", ctx); err != nil {
 		return "", err
@@ -139,19 +139,35 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 		if there {
 			return first, false, nil
 		}
-		// A handler that waits here must not keep the slot that makes the room.
-		err := taskpool.Block(ctx, func() error {
-			select {
-			case <-first.admitted:
-				return nil
-			case <-ctx.Done():
-				return contextOver(ctx)
-			}
-		})
-		if err != nil {
+		if err := q.awaitAdmission(ctx, first); err != nil {
 			return nil, false, err
 		}
 	}
+}
+
+// awaitAdmission waits until j, which is being added, is accepted or refused.
+func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
+	// A handler that waits here must not keep the slot that makes the room, and may have
+	// been given, or have made, a context that is not its own.
+	task, done := ctx, (<-chan struct{})(nil)
+	if _, ok := taskpool.Current(ctx); !ok {
+		if here := remote.TaskHere(); here != nil {
+			task = here
+			if here.Err() == nil { // else the handler is cleaning up
+				done = here.Done()
+			}
+		}
+	}
+	return taskpool.Block(task, func() error {
+		select {
+		case <-j.admitted:
+			return nil
+		case <-ctx.Done():
+			return contextOver(ctx)
+		case <-done:
+			return contextOver(task)
+		}
+	})
 }
 
 // accepted notes that j is the task of h, and has its end watched. It is called by

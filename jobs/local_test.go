@@ -856,3 +856,46 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	require.PanicsWithValue(t, `jobs: Register "other": reg must not be nil`, func() { jobs.Register(nil, "other", nothing[int], jobs.Policy{}) })
 	must(t)(k.Enqueue(ctx, q, 0, jobs.Options{})) // nothing was lost
 }
+
+func TestAHandlerGivesItsSlotBackWhileItWaitsForAJobThatIsJustBeingAddedWhateverItsContext(t *testing.T) {
+	for name, with := range map[string]func(ctx context.Context) context.Context{
+		"its own":    func(ctx context.Context) context.Context { return ctx },
+		"another":    func(context.Context) context.Context { return context.Background() },
+		"a detached": taskpool.Detach,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var reg jobs.Registry
+			var q *jobs.LocalQueue
+			start, ended := make(chan struct{}), make(chan struct{})
+			one := jobs.Options{UniqueKey: "key"}
+			second := jobs.Register(&reg, "second", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+			first := jobs.Register(&reg, "first", func(ctx context.Context, _ jobs.Meta, _ int) error {
+				defer close(ended)
+				<-start
+				_, err := second.Enqueue(with(ctx), q, 1, one)
+				assert.True(t, err == nil || errors.Is(err, jobs.ErrDuplicate), "%s context: %v", name, err)
+				return nil
+			}, jobs.Policy{Timeout: time.Minute})
+			q = newLocal(t, &reg, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+			_, err := first.Enqueue(t.Context(), q, 1, jobs.Options{})
+			require.NoError(t, err)
+			synctest.Wait()
+			began := time.Now()
+			added := make(chan error)
+			go func() {
+				_, err := second.Enqueue(context.Background(), q, 1, one) // there is room once the handler gives its slot back
+				added <- err
+			}()
+			synctest.Wait()
+			close(start)
+			select {
+			case err := <-added:
+				require.NoError(t, err)
+			case <-time.After(time.Hour):
+				require.Fail(t, "both wait for ever", "%s context", name)
+			}
+			<-ended
+			require.Zero(t, time.Since(began), "%s context", name)
+		})
+	}
+}

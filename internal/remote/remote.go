@@ -68,3 +68,7 @@ func (e *RetryAfterError) Unwrap() error { return e.Err }
 // PoolMisuse says what a *taskpool.Pool is, "nil", "a zero Pool" or "a copy", that is none
 // of taskpool.New's, and "" of one that is. Package taskpool sets it.
 var PoolMisuse func(pool any) (got string)
+
+// TaskHere returns the context of the task, of any pool, on whose goroutine it is called,
+// nil if there is none. Package taskpool sets it.
+var TaskHere func() context.Context
