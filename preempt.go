@@ -37,6 +37,7 @@ type parking struct {
 	asked bool    // for a slot
 	seen  bool    // by lookForStallLocked
 	lasts bool    // it was seen before, a grace ago
+	told  bool    // it is, or was, in stallWatch.circle
 	left  int64   // number in order of leaving; 0: it is not there, see goFirstLocked
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.

@@ -210,6 +210,7 @@ type waitNode struct {
 	pk    *parking
 	waits awaited
 	info  TaskInfo
+	stuck int  // of its targets, those that are not free
 	free  bool // what it waits for may come about
 }
 
@@ -335,7 +336,9 @@ func (g *waitGraph) collect(p *Pool) {
 func (g *waitGraph) release() {
 	waiting := make(map[*waitNode][]*waitNode) // those who wait for a node among others
 	for _, n := range g.nodes {
-		for _, on := range g.targets(n) {
+		targets := g.targets(n)
+		n.stuck = len(targets)
+		for _, on := range targets {
 			waiting[on] = append(waiting[on], n)
 		}
 	}
@@ -345,6 +348,9 @@ func (g *waitGraph) release() {
 		again = again[:len(again)-1]
 		if !n.free && g.isFree(n) {
 			n.free = true
+			for _, w := range waiting[n] {
+				w.stuck--
+			}
 			again = append(again, waiting[n]...)
 		}
 	}
@@ -371,16 +377,10 @@ func (g *waitGraph) targets(n *waitNode) []*waitNode {
 // isFree reports whether what n waits for may come about, as far as it is known now who is
 // free.
 func (g *waitGraph) isFree(n *waitNode) bool {
-	stuck := 0
-	for _, on := range g.targets(n) {
-		if !on.free {
-			stuck++
-		}
-	}
 	if n.waits.limit != nil {
-		return stuck < max(g.sizes[n.waits.limit], 1)
+		return n.stuck < max(g.sizes[n.waits.limit], 1)
 	}
-	return stuck == 0
+	return n.stuck == 0
 }
 
 // stillWait reports whether all of nodes, which are attempts of p, wait as they did.
@@ -401,9 +401,9 @@ func (p *Pool) noteCircle(nodes []*waitNode) (fresh bool) {
 	p.lock()
 	defer p.unlock()
 	for _, n := range nodes {
-		if !slices.Contains(p.stall.circle, n.pk) {
+		if !n.pk.told {
+			n.pk.told, fresh = true, true
 			p.stall.circle = append(p.stall.circle, n.pk)
-			fresh = true
 		}
 	}
 	return fresh
