@@ -176,23 +176,17 @@ func (s *profileScanner) take(id uint64, stack string) {
 		}
 		site.frames = append(site.frames, uintptr(pc))
 	}
-	first, last := "", ""
+	worker, last := false, ""
 	for frames, more := runtime.CallersFrames(site.frames), len(site.frames) > 0; more; {
 		var f runtime.Frame
-		if f, more = frames.Next(); f.Function == workerMain {
-			s.found[id] = site
-			return
-		}
-		if first == "" {
-			first = f.Function
-		}
-		last = f.Function
+		f, more = frames.Next()
+		worker, last = worker || f.Function == workerMain, f.Function
 	}
-	if last == "runtime.goexit" {
-		return // it has all frames, and is of a goroutine that a task has started
-	}
-	if _, ok := s.found[id]; !ok { // too deep to tell; the worker itself, if it is there, takes its place
-		site.cut = true
+	site.cut = last != "runtime.goexit"
+	switch _, found := s.found[id]; {
+	case worker:
 		s.found[id] = site
-	}
+	case site.cut && !found: // too deep to tell; the worker itself, if it is there, takes its place
+		s.found[id] = site
+	} // else it has all frames, and is of a goroutine that a task has started
 }

@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -94,6 +95,35 @@ func TestStackIsThatOfTheWorker(t *testing.T) {
 	for _, q := range others {
 		require.NoError(t, q.Shutdown(t.Context()))
 	}
+}
+
+// A profile has 128 frames of a stack. Wherever that cuts it off, the text says so.
+func TestStackThatIsCutOffSaysSo(t *testing.T) {
+	p := quietPool(t, WithWorkers(1))
+	cut := 0
+	for depth := 100; depth <= 130; depth++ {
+		gate := make(chan struct{})
+		h, err := p.Submit(t.Context(), Task{Run: func(context.Context) error { sitsDeep(depth, gate); return nil }})
+		require.NoError(t, err)
+		text := ""
+		for !strings.Contains(text, "sitsHere") { // once it is there
+			runtime.Gosched()
+			if running := p.Tasks(Running); len(running) > 0 {
+				text = string(p.Stack(running[0].Worker))
+			}
+		}
+		elided := strings.Contains(text, "additional frames elided")
+		if elided {
+			cut++
+		} else {
+			require.Contains(t, text, "taskpool.(*worker).main")
+		}
+		close(gate)
+		require.NoError(t, h.Wait(t.Context()))
+	}
+	require.Positive(t, cut)
+	require.Less(t, cut, 31)
+	require.NoError(t, p.Shutdown(t.Context()))
 }
 
 // A hang each 20 ms, with looks of 30 ms and of 2 s.

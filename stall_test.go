@@ -184,9 +184,11 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 		}, 2, []string{`"a" waits for the limit of a group`, `"b" waits for the limit of a group`}},
 		"an idle pool": {func(p, other *taskpool.Pool) func() {
 			ctx, cancel := context.WithCancel(context.Background())
-			a, _ := p.Submit(ctx, taskpool.Task{Name: "a", Run: other.WaitIdle})
+			ready := make(chan struct{})
+			a, _ := p.Submit(ctx, taskpool.Task{Name: "a", Run: func(ctx context.Context) error { <-ready; return other.WaitIdle(ctx) }})
 			_, _ = other.Submit(ctx, taskpool.Task{Name: "b", Run: a.Wait})
 			_, _ = other.Submit(ctx, taskpool.Task{Name: "c", Run: a.Wait})
+			close(ready) // the other pool is not idle any more
 			return cancel
 		}, 3, []string{`"a" waits for an idle pool`, `"b" waits for task 1 "a"`, `"c" waits for task 1 "a"`}},
 	} {
