@@ -47,9 +47,9 @@ var (
 	// testing.T.FailNow does.
 	ErrGoexit = errors.New("taskpool: task called runtime.Goexit")
 
-	// ErrInside is returned by a call that would wait for the task it is
-	// made in: Shutdown and WaitIdle inside a task of the pool, and Wait for
-	// a task's own handle.
+	// ErrInside is returned by a call that would wait for the task or hook it
+	// is made in: Shutdown and WaitIdle inside a task or a hook of the pool,
+	// Wait for a task's own handle, and Group.Wait in a member of the group.
 	ErrInside = errors.New("taskpool: called inside the task it would wait for")
 )
 

@@ -297,7 +297,7 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 // taskpool.ErrClosed, and the observers may be told of them later. The tasks that the
 // *[taskpool.ShutdownError] then lists call the handler with its payload when they
 // are submitted to another pool; this queue's observers are not told of that. In a
-// handler, called with its context, Stop returns taskpool.ErrInside and stops nothing.
+// handler, or with a handler's context, Stop returns taskpool.ErrInside and stops nothing.
 func (q *LocalQueue) Stop(ctx context.Context) error {
 	if err := q.misuse("Stop", ctx); err != nil {
 		return err
