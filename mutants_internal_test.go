@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -584,6 +585,48 @@ func TestATaskWhoseContextHasEndedWithoutAWordGetsACause(t *testing.T) {
 		p.askCauses(c)
 		p.cancelChunk(c)
 		require.Equal(t, context.Canceled, h.Err())
+	})
+}
+
+// A deadlyContext ends the goroutine that asks it whether it has ended, once.
+type deadlyContext struct {
+	ownContext
+	asked atomic.Bool
+}
+
+func (c *deadlyContext) Err() error {
+	if c.asked.CompareAndSwap(true, false) {
+		runtime.Goexit()
+	}
+	return nil
+}
+
+func TestAPassThatUserCodeEndsGoesOnAndIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, end := watchTrial(t)
+		ctx := &deadlyContext{ownContext: ownContext{context.Background(), make(chan struct{})}}
+		h := watchedTask(t, p, ctx)
+		ctx.asked.Store(true)
+		go h.watch.contextEnded()
+		synctest.Wait()
+		require.False(t, ctx.asked.Load())
+		require.Equal(t, context.Canceled, h.Err())
+		require.Empty(t, p.insiders)
+		require.Zero(t, p.helpers)
+		end()
+	})
+}
+
+// A goroutine of the pass may be ended after it has canceled a chunk: the next one must
+// not owe the same reports once more.
+func TestReportsOfAPassAreOwedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(1), WithHooks(Hooks{Finished: func(TaskEvent) {}}))
+		require.NoError(t, err)
+		require.True(t, p.hooks.outside)
+		p.cancelChunk(&chunk{reports: make([]report, 1)})
+		require.Zero(t, p.helpers)
+		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
 
