@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
@@ -702,8 +703,11 @@ func TestWhatWaitsWithTheContextOfATaskThatIsOverGivesItsSlotBack(t *testing.T) 
 				p := newPool(t, taskpool.WithWorkers(1))
 				kept, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) (context.Context, error) { return context.WithoutCancel(ctx), nil })
 				require.NoError(t, err)
+				info, _ := taskpool.Current(kept)
 				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return call(t, kept, p) }})
 				require.NoError(t, h.Wait(patience(t)))
+				require.Equal(t, taskpool.Succeeded, info.Handle.State(), "nothing has become of it")
+				require.NoError(t, p.CheckQueue())
 			})
 		})
 	}
@@ -733,9 +737,10 @@ func TestMapWaitsForItsTasksThoughTheTaskThatWaitsHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, other := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Hour))
 		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
-			for range taskpool.Map(context.Background(), other, taskpool.Task{}, upTo(3), func(context.Context, int) (int, error) { time.Sleep(time.Minute); return 0, nil }) {
+			for _, err := range taskpool.Map(context.Background(), other, taskpool.Task{}, upTo(3), func(context.Context, int) (int, error) { time.Sleep(time.Minute); return 0, nil }) {
+				assert.NoError(t, err, "the results of those in flight come first")
 			}
-			require.Zero(t, other.Stats().Running)
+			assert.Zero(t, other.Stats().Running)
 			return nil
 		}})
 		start := time.Now()
