@@ -559,3 +559,14 @@ func (p *Pool) Watches() int {
 	}
 	return len(ws.byDone) + ws.alone
 }
+
+// UntilNextLook returns when the supervisor looks again whether p stands still, from now
+// on; 0 if there is nothing to look after.
+func (p *Pool) UntilNextLook() time.Duration {
+	p.lock()
+	defer p.unlock()
+	if p.stall.next.IsZero() {
+		return 0
+	}
+	return time.Until(p.stall.next)
+}

@@ -1101,6 +1101,7 @@ func (p *Pool) Resume() {
 	defer p.unlock()
 	p.paused = false
 	p.restoreLocked()
+	p.watchFullLocked()
 }
 
 // Resize changes the number of workers, to at least 1, to more than

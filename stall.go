@@ -23,7 +23,8 @@ import (
 // The supervisor looks for both. Its timer is set when something waits while all slots are
 // held, or when a task begins to wait, and again after each look as long as that may be
 // a stall, so that it costs a look at the clock each grace and nothing a task. What it
-// finds has lasted for one to two graces.
+// finds has lasted for one to two graces. While a stall lasts it looks less and less often,
+// down to once in maxStillLooks graces, and as late may a stall be found that follows it.
 
 // A stallWatch is what a pool knows of its standing still. Protected by pool.mu.
 type stallWatch struct {
@@ -32,14 +33,25 @@ type stallWatch struct {
 	moves   uint64     // movesLocked at the last look
 	waited  bool       // at the last look all slots were held and something waited
 	stalled bool       // and since then nothing moved
+	pause   int        // graces to the next look
 	circle  []*parking // attempts found to wait for each other
 }
 
+// maxStillLooks is how many graces there are at most between two looks.
+const maxStillLooks = 16
+
 // watchStallLocked has the supervisor look in a grace whether the pool stands still.
 func (p *Pool) watchStallLocked() {
-	if s := &p.stall; s.next.IsZero() {
-		s.next, s.waited = time.Now().Add(p.cfg.hangGrace), false
-		p.alarmAtLocked(s.next)
+	s := &p.stall
+	switch {
+	case s.next.IsZero():
+		s.waited = false
+	case s.pause == 1:
+		return
+	}
+	if next := time.Now().Add(p.cfg.hangGrace); s.next.IsZero() || next.Before(s.next) {
+		s.next, s.pause = next, 1
+		p.alarmAtLocked(next)
 	}
 }
 
@@ -48,7 +60,7 @@ func (p *Pool) watchStallLocked() {
 func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
-	case !s.next.IsZero() || p.held < p.slots:
+	case !s.next.IsZero() || p.held < p.slots || p.paused || p.cut != nil:
 	case p.askingLocked() > 0 || p.door.n > 0:
 		p.watchStallLocked()
 	case !s.arrival:
@@ -137,7 +149,12 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	s.circle = shrunk(slices.DeleteFunc(s.circle, func(pk *parking) bool { return !pk.waitingLocked() }))
 	s.next = time.Time{}
 	if still || waiting {
-		s.next = now.Add(p.cfg.hangGrace)
+		if s.stalled && !waiting {
+			s.pause = min(2*s.pause, maxStillLooks)
+		} else {
+			s.pause = 1
+		}
+		s.next = now.Add(time.Duration(s.pause) * p.cfg.hangGrace)
 	} else {
 		p.watchFullLocked()
 	}

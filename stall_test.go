@@ -730,3 +730,74 @@ func TestAStallOfAPoolThatWasMadeSmallerIsFound(t *testing.T) {
 		require.NoError(t, p.WaitIdle(patience(t)))
 	})
 }
+
+// It must not wake the processor for ever, nor take years of virtual time in a test.
+func TestAStallThatLastsIsLookedAfterLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		var log logRecorder
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
+		gate := make(chan struct{})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		time.Sleep(2*grace + 1)
+		synctest.Wait()
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		require.LessOrEqual(t, p.UntilNextLook(), 2*grace)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		for range 16 {
+			if p.UntilNextLook() > 15*grace {
+				break
+			}
+			time.Sleep(grace)
+			synctest.Wait()
+		}
+		require.Greater(t, p.UntilNextLook(), 15*grace)
+		require.LessOrEqual(t, p.UntilNextLook(), 16*grace)
+
+		gate <- struct{}{} // the second is at work, and a third waits: the next stall
+		synctest.Wait()
+		require.NoError(t, p.Health())
+		submit(t, p, taskpool.Task{Run: nop})
+		time.Sleep(18 * grace)
+		synctest.Wait()
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		require.Len(t, stalls(&log, nothingMoves), 2)
+		require.LessOrEqual(t, p.UntilNextLook(), 2*grace)
+
+		p.Pause() // nothing is to move
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.NoError(t, p.Health())
+		require.Zero(t, p.UntilNextLook())
+		p.Resume()
+		time.Sleep(2*grace + 1)
+		synctest.Wait()
+		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
+		close(gate)
+	})
+}
+
+// A circle that comes about meanwhile is found in time all the same.
+func TestACircleIsFoundInTimeWhileAStallLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		var log logRecorder
+		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
+		gate, all := make(chan struct{}), make([]*taskpool.Handle, 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range all {
+			all[i], _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-gate; return all[1-i].Wait(ctx) }})
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Len(t, stalls(&log, nothingMoves), 1)
+		close(gate)
+		time.Sleep(2*grace + 1)
+		synctest.Wait()
+		require.Len(t, stalls(&log, inACircle), 1)
+		cancel()
+	})
+}
