@@ -534,13 +534,14 @@ func (p *Pool) hungLocked(w *worker, stack []byte) verdict {
 func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 	id := p.helps()
 	defer func() { // also after a Goexit
-		defer p.helperDone(id) // restores the invariant
+		defer p.helperDone(id)
 		p.lock()
 		defer p.unlock()
 		if !a.over {
 			var reports []report
 			p.settleHungLocked(w, &v, &reports)
 			p.reportLocked(reports)
+			p.restoreLocked()
 		}
 	}()
 	p.decideRetry(&v, r, a.number)
