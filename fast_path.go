@@ -323,6 +323,11 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	if !w.holds {
 		p.holdSlotLocked(w)
 	}
+	if p.held < p.slots && p.ask+p.askLess > 0 { // it may be the turn of one of those now
+		p.dispatchLocked(nil)
+		p.tellYieldLocked()
+		return true
+	}
 	p.tellYieldLocked()
 	p.beginRunLocked()
 	return true
