@@ -30,7 +30,7 @@ import (
 
 // arrivals holds the tasks that nobody has taken in yet.
 type arrivals struct {
-	_ cacheLine
+	_ toNextLine
 
 	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
@@ -67,6 +67,10 @@ type beginnings [maxTimed]time.Duration
 
 // cacheLine keeps what different goroutines write out of each other's way.
 type cacheLine [64]byte
+
+// toNextLine, at the beginning of a large object, puts what follows at the beginning of a
+// cache line: the allocator has a word of its own before such an object.
+type toNextLine [64 - 8]byte
 
 // gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
 // beginning of a cache line where pointers have 64 bits.
