@@ -73,14 +73,14 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 	})
 	fut := &both.Future
 	fut.result = &both.value
-	h, err := p.submit(call, ctx, ctx, &t, work{room: room, answered: call != "SubmitFunc", run: func(ctx context.Context) error {
+	h, err := p.submit(call, ctx, ctx, &t, work{run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
 		}
 		fut.commit(p, attemptFrom(ctx), v)
 		return err
-	}})
+	}}, terms{room: room, answered: call != "SubmitFunc"})
 	if err != nil {
 		return nil, err
 	}

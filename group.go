@@ -86,7 +86,7 @@ func (g *Group) Go(f func(context.Context) error) {
 	case g.t.Run != nil:
 		g.refused(errRunSet)
 	default:
-		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g, room: roomWait}) // tells submitted
+		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{room: roomWait}) // tells submitted
 	}
 }
 

@@ -48,7 +48,7 @@ func (p *Pool) returnedParent(ctx context.Context) (parent *attempt) {
 
 // orphanedLocked takes note of h, which was canceled with err, if it is an orphan.
 func (p *Pool) orphanedLocked(h *Handle, err error) {
-	if !causedByReturn(err) || h.work.answered {
+	if !causedByReturn(err) || h.terms.answered {
 		return
 	}
 	p.total.orphaned++

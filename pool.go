@@ -286,13 +286,13 @@ var functionHandles = sync.Pool{New: func() any {
 // nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
 // wait alone.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun("Submit", ctx, ctx, &t, work{})
+	return p.submitRun("Submit", ctx, ctx, &t, roomAsSet)
 }
 
 // TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
 // [OverflowWait], it returns [ErrFull].
 func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
-	return p.submitRun("TrySubmit", ctx, ctx, &t, work{room: roomNow})
+	return p.submitRun("TrySubmit", ctx, ctx, &t, roomNow)
 }
 
 // SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
@@ -323,12 +323,12 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 		wait = both
 	}
-	return p.submitRun(call, wait, ctx, &t, work{})
+	return p.submitRun(call, wait, ctx, &t, roomAsSet)
 }
 
-// submitRun is SubmitWithin, whose wait has not ended, for a call of that name; work says
+// submitRun is SubmitWithin, whose wait has not ended, for a call of that name; room says
 // how to get room.
-func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, work work) (*Handle, error) {
+func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room roomMode) (*Handle, error) {
 	switch {
 	case p.misused():
 		return nil, p.misuse(call)
@@ -337,8 +337,7 @@ func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, work w
 	case t.Run == nil:
 		return nil, nilArgument(call, "Task.Run")
 	}
-	work.run = t.Run
-	return p.submit(call, wait, ctx, t, work)
+	return p.submit(call, wait, ctx, t, work{run: t.Run}, terms{room: room})
 }
 
 // work is what Submit does not leave to its caller.
@@ -346,8 +345,11 @@ type work struct {
 	run   func(context.Context) error
 	f     func() // a function given to Go
 	group *Group // that the task is a member of; nil if none
-	room  roomMode
+}
 
+// terms are how a task is submitted.
+type terms struct {
+	room     roomMode
 	answered bool // whoever submits it is told of its end: no orphan
 }
 
@@ -360,10 +362,10 @@ const (
 	roomNow                   // it does not wait
 )
 
-// submit is SubmitWithin of a task that does work, for a call of that name.
-func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work) (_ *Handle, err error) {
+// submit is SubmitWithin of a task that does work, on these terms, for a call of that name.
+func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h := newHandle(ctx)
-	h.pool, h.task, h.work = p, *t, work
+	h.pool, h.task, h.work, h.terms = p, *t, work, terms
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
@@ -459,7 +461,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 				if !later {
 					p.inheritLocked(h, due)
 				}
-			} else if h.work.room == roomNow || h.work.room != roomWait && p.cfg.overflow != OverflowWait {
+			} else if h.terms.room == roomNow || h.terms.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else {
 				h.parent = parent

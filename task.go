@@ -193,6 +193,7 @@ type Handle struct {
 	ends bool    // the context given to Submit can end
 
 	function bool // it stands for a function given to Go, see timedFunction
+	terms    terms
 
 	// settled is set, under pool.mu, when state and err are final. Whoever has seen it,
 	// or the waiters' channel closed, may read them without the lock.
