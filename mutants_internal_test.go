@@ -701,10 +701,11 @@ func TestTheParentOfAnOrphanIsTheNearestTaskThatHasReturned(t *testing.T) {
 	var log bytes.Buffer
 	p, err := New(WithWorkers(1), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	require.NoError(t, err)
+	type key struct{}
 	oldest := &attempt{ctx: context.Background()}
-	older := &attempt{ctx: context.WithValue(oldest, 0, 0)}
+	older := &attempt{ctx: context.WithValue(oldest, key{}, 0)}
 	old := &attempt{ctx: older}
-	ctx := context.WithValue(old, 0, 0)
+	ctx := context.WithValue(old, key{}, 0)
 	require.Nil(t, p.returnedParent(ctx))
 	oldest.noteEnd(returned)
 	require.Same(t, oldest, p.returnedParent(ctx))
