@@ -210,7 +210,11 @@ func (p *Pool) lock() {
 	}
 }
 
-func (p *Pool) unlock() { p.mu.Unlock() }
+// unlock unlocks mu.
+func (p *Pool) unlock() {
+	p.checkedLocked()
+	p.mu.Unlock()
+}
 
 // takeInLocked puts what has arrived into the queue.
 func (p *Pool) takeInLocked() {
@@ -408,7 +412,7 @@ func (w *worker) takeFromRun() bool {
 	r.slots = r.slots[1:]
 	r.taken++
 	w.jobs++
-	p.mu.Unlock()
+	p.unlock()
 	return true
 }
 
@@ -440,7 +444,7 @@ func (w *worker) runFunctions() bool {
 func (w *worker) look() bool {
 	p := w.pool
 	lockSoon(&p.mu)
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.endRunLocked()
 	if w.dismissed {
 		return false

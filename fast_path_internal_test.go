@@ -1,3 +1,5 @@
+//go:build invariants
+
 package taskpool
 
 import (
@@ -53,7 +55,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 					handles[canceled].canceled = cause
 					p.arrivals.mu.Unlock()
 					p.mu.Unlock()
-					require.NoError(t, p.CheckQueue())
+					require.NoError(t, p.CheckInvariants())
 					require.Equal(t, Canceled, handles[canceled].State())
 					if busy {
 						require.Equal(t, n-1, p.Stats().Queued)
@@ -119,7 +121,7 @@ func TestNoTaskIsPutAsideForAWorker(t *testing.T) {
 					}
 				}
 				require.Equal(t, append([]Priority{High}, slices.Repeat([]Priority{Low}, workers-1)...), order)
-				require.NoError(t, p.CheckQueue())
+				require.NoError(t, p.CheckInvariants())
 			})
 		}
 	}
@@ -172,7 +174,7 @@ func TestAWorkerWokenBeforeAPauseStartsNothing(t *testing.T) {
 				<-w.wake
 				require.True(t, w.look())
 				require.Equal(t, p.paused, !w.busy)
-				require.NoError(t, p.CheckQueue())
+				require.NoError(t, p.CheckInvariants())
 			}
 			require.Equal(t, btoi(!p.paused), p.held)
 			p.Resume()
@@ -198,7 +200,7 @@ func TestYieldDoesNotParkForATaskThatHasASlot(t *testing.T) {
 		require.NoError(t, p.Go(Low, func() {}))
 		require.NoError(t, Yield(w.attempt))
 		require.Equal(t, Running, h.State())
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 	}
 }
 
@@ -224,7 +226,7 @@ func TestTasksThatWaitForAWorkerTakeNoRoom(t *testing.T) {
 		for i := range 2 + capacity {
 			require.NoError(t, p.Go(Priority(i), func() {}))
 			require.Equal(t, min(i+1, 2), p.coming)
-			require.NoError(t, p.CheckQueue())
+			require.NoError(t, p.CheckInvariants())
 		}
 		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
 		require.True(t, wokenWorker(t, p).look())
@@ -245,7 +247,7 @@ func TestTasksThatWaitForAWorkerLeaveOthersTheirSlots(t *testing.T) {
 	}{{Low, true}, {High, true}, {Low, true}, {Low, false}, {High, false}} {
 		err := p.Go(test.pr, func() {})
 		require.Equal(t, !test.room, errors.Is(err, ErrFull), "%v", test)
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 	}
 	p = handPool(t, 3, WithReserved(1, High), WithCapacity(0, OverflowReject))
 	for range 2 {
@@ -254,7 +256,7 @@ func TestTasksThatWaitForAWorkerLeaveOthersTheirSlots(t *testing.T) {
 	require.ErrorIs(t, p.Go(Low, func() {}), ErrFull, "the third slot is not for it")
 	require.NoError(t, p.Go(High, func() {}))
 	require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
-	require.NoError(t, p.CheckQueue())
+	require.NoError(t, p.CheckInvariants())
 }
 
 // Where a task that has yet to start comes before one that goes on, that one follows
@@ -276,12 +278,12 @@ func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
 		p.backLocked(pk)
 		p.restoreLocked()
 		p.unlock()
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 		require.Equal(t, fresh == Low, h.state == Running)
 		require.True(t, wokenWorker(t, p).look())
 		require.Equal(t, Running, h.state)
 		require.Equal(t, 2, p.held)
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 	}
 }
 
@@ -304,7 +306,7 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 		require.Equal(t, []int32{0, int32(n), int32(n)}, []int32{l.head.head, l.head.tail, l.head.live})
 		p.restoreLocked()
 		p.unlock()
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
 	}
@@ -468,7 +470,7 @@ func TestATaskThatIsCanceledBeforeItArrivesDoesNot(t *testing.T) {
 	p, gate := occupiedPool(t)
 	h := &Handle{pool: p, canceled: context.Canceled}
 	require.False(t, p.arrive(entry{h: h}, Low))
-	require.True(t, p.arrive(entry{h: handleOf(p, func(context.Context) error { return nil })}, Low))
+	require.True(t, p.arrive(entry{h: handleOf(p, func(context.Context) error { return nil })}, Medium))
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.Zero(t, h.id)
@@ -510,7 +512,7 @@ func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 	require.Equal(t, later+2, p.seq)
 	p.restoreLocked()
 	p.unlock()
-	require.NoError(t, p.CheckQueue())
+	require.NoError(t, p.CheckInvariants())
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 }
@@ -533,7 +535,7 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 				handles[i] = h
 			}
 			p.mu.Unlock()
-			require.NoError(t, p.CheckQueue())
+			require.NoError(t, p.CheckInvariants())
 			var want []int
 			for i, h := range handles {
 				require.Equal(t, uint64(i+2), h.id)
@@ -550,7 +552,7 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 					want = append(want, i)
 				}
 			}
-			require.NoError(t, p.CheckQueue())
+			require.NoError(t, p.CheckInvariants())
 			close(gate)
 			require.NoError(t, p.Shutdown(context.Background()))
 			// One worker, and with a fair share the oldest has a turn now and then.
@@ -738,7 +740,7 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 	b := &batchPair{
 		queuePair: newQueuePair(t, mode.share, mode.step, mode.shed),
 		rng:       rand.New(rand.NewPCG(31, 37)),
-		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, ageing: mode.step > 0, epoch: time.Now()},
+		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, ageing: mode.step > 0, checkClock: checkClock{never: true}, epoch: time.Now()},
 	}
 	p := b.pool
 	if p.ageing {
@@ -793,7 +795,7 @@ func (b *batchPair) arrive() {
 		require.True(b.t, p.arrive(e, pr))
 		b.ref.push(naiveTask{id: id, h: e.h, priority: pr, order: order, fresh: true})
 	}
-	require.NoError(b.t, p.arrivals.check(p.ageing))
+	require.NoError(b.t, p.arrivals.check(p.ageing, true))
 }
 
 // takeFromRun takes the next of the run, if there is one.
@@ -858,7 +860,7 @@ func (b *batchPair) takeNext() {
 	}
 	require.Equal(b.t, want.id, id)
 	require.Equal(b.t, want.priority, w.priority)
-	require.NoError(b.t, p.checkSpareLocked())
+	require.NoError(b.t, p.checkSpareLocked(true))
 }
 
 // taken takes note of what became of a batch that may have been taken in.
@@ -877,7 +879,7 @@ func (b *batchPair) alone() {
 	p.takeInLocked()
 	b.taken(batch)
 	p.total.succeeded = p.total.attempts
-	require.NoError(b.t, cmp.Or(p.checkSpareLocked(), p.arrivals.check(p.ageing)))
+	require.NoError(b.t, cmp.Or(p.checkSpareLocked(true), p.arrivals.check(p.ageing, true)))
 	b.checkAll()
 	switch b.rng.IntN(4) {
 	case 0:
@@ -955,7 +957,7 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 						require.Equal(t, slots, p.held)
 						p.mu.Unlock()
 						require.Equal(t, slots-1, ran)
-						require.NoError(t, p.CheckQueue())
+						require.NoError(t, p.CheckInvariants())
 						close(gate)
 						require.NoError(t, p.Shutdown(context.Background()))
 						require.Equal(t, functions-over, ran)
@@ -974,6 +976,7 @@ func handPool(t *testing.T, workers int, opts ...Option) *Pool {
 	c, err := newConfig(append([]Option{WithWorkers(workers)}, opts...))
 	require.NoError(t, err)
 	p := newPool(c)
+	p.checkClock.never = true
 	p.supervised = true // by nobody
 	for i := range workers {
 		w := &worker{pool: p, wake: make(chan struct{}, 1), id: i + 1, crewI: i, watchI: -1}
@@ -1010,7 +1013,7 @@ func TestOneScoutWakesTheNext(t *testing.T) {
 				require.NotContains(t, p.idle, w)
 				require.Equal(t, btoi(i+1 < min(tasks, workers)), p.coming)
 			}
-			require.NoError(t, p.CheckQueue())
+			require.NoError(t, p.CheckInvariants())
 			require.Equal(t, max(tasks-workers, 0), p.queue.n)
 		}
 	}
@@ -1059,7 +1062,7 @@ func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 			require.True(t, p.arrive(entry{f: func() {}}, Low))
 			require.NoError(t, p.CheckArrivals())
 			p.lock()
-			require.NoError(t, p.checkArrivalsLocked())
+			require.NoError(t, p.checkArrivalsLocked(true))
 			require.Equal(t, 1, p.coming)
 			require.Equal(t, i, p.held)
 			p.unlock()
@@ -1155,7 +1158,7 @@ func TestAWorkerIsHiredForTheMostUrgentOfAll(t *testing.T) {
 		p.mu.Unlock()
 		synctest.Wait()
 		require.Equal(t, []Priority{High}, order)
-		require.NoError(t, p.CheckQueue())
+		require.NoError(t, p.CheckInvariants())
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, []Priority{High, Low}, order)
@@ -1191,7 +1194,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 					p.backLocked(h.attempt.parking)
 				}
 				p.restoreLocked()
-				inOrder := p.checkArrivalsLocked()
+				inOrder := p.checkArrivalsLocked(true)
 				ran := false
 				for range 3 {
 					require.NoError(t, p.Go(Low, func() { ran = true }))
@@ -1200,7 +1203,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 				synctest.Wait()
 				require.NoError(t, cmp.Or(inOrder, p.CheckArrivals()))
 				require.False(t, ran)
-				require.NoError(t, p.CheckQueue())
+				require.NoError(t, p.CheckInvariants())
 				p.Resume()
 				synctest.Wait()
 				require.Equal(t, paused, ran)

@@ -56,7 +56,6 @@ func TestWhatEndsWhileItIsGivenUpHasEndedInTime(t *testing.T) {
 					require.True(t, tt.right(err), "%v", err)
 					require.NotErrorIs(t, err, taskpool.ErrHung)
 					time.Sleep(time.Second)
-					require.NoError(t, p.CheckQueue())
 					s := p.Stats()
 					require.Zero(t, s.Hangs)
 					require.Zero(t, s.Abandoned)
@@ -96,7 +95,6 @@ func TestWhatEndsWhileItIsGivenUpAtShutdownIsNotAbandonedForEver(t *testing.T) {
 					require.Zero(t, s.Abandoned)
 					require.Zero(t, s.Hangs)
 					requireConserved(t, s)
-					require.NoError(t, p.CheckQueue())
 					if h != nil {
 						err := h.Err()
 						require.True(t, tt.right(err), "%v", err)
@@ -129,7 +127,6 @@ func TestHookThatEndsItsGoroutineWhileItIsGivenUpLeavesNothing(t *testing.T) {
 				require.ErrorIs(t, h.Err(), taskpool.ErrHung)
 				require.False(t, ran)
 				require.Zero(t, p.Stats().Abandoned)
-				require.NoError(t, p.CheckQueue())
 				require.Len(t, events.named("Finished"), 1)
 				require.Len(t, events.named("WorkerDied"), 1)
 				require.Empty(t, events.named("WorkerAbandoned"))
@@ -170,7 +167,6 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 				require.Zero(t, s.Lost)
 				require.EqualValues(t, 2, s.Hangs)
 				require.Len(t, events.named("WorkerAbandoned"), 1, "the last one")
-				require.NoError(t, p.CheckQueue())
 			})
 		})
 	}
@@ -187,10 +183,8 @@ func TestDeadWorkersAreNotAbandonedAtTheEndOfShutdown(t *testing.T) {
 		}
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		synctest.Wait()
-		require.NoError(t, p.CheckQueue())
 		require.Error(t, p.Shutdown(endedContext()))
 		require.Zero(t, p.Stats().Abandoned)
-		require.NoError(t, p.CheckQueue())
 		close(gate)
 	})
 }

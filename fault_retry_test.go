@@ -231,7 +231,6 @@ func retryStorm(t *testing.T, n int, busy bool) {
 				full++
 			}
 			if samples%10 == 0 {
-				require.NoError(t, p.CheckQueue())
 			}
 			samples++
 			time.Sleep(500 * time.Millisecond)

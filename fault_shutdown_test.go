@@ -254,7 +254,6 @@ func newCrowd(t *testing.T, n int) *crowd {
 	s := c.p.Stats()
 	require.Equal(t, []int{9 * n, 5 * n, 4 * n, 2*n + 1, 2 * n},
 		[]int{s.Running, s.Parked, s.Queued, s.Delayed, s.Blocked}, "running, parked, queued, delayed, at the door")
-	require.NoError(t, c.p.CheckQueue())
 	return c
 }
 
@@ -298,7 +297,6 @@ func (c *crowd) requireSettled(t *testing.T, want func(*cutTask) taskpool.State)
 	requireConserved(t, s)
 	require.EqualValues(t, accepted+c.children, s.Submitted)
 	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked+s.Workers)
-	require.NoError(t, c.p.CheckQueue())
 }
 
 // crowdSize is the number of tasks of each kind; a fifth under the race detector.
@@ -476,7 +474,6 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 		} else {
 			require.NoError(t, err)
 		}
-		require.NoError(t, p.CheckQueue())
 		again.Store(true)
 		second := newPool(t)
 		for _, u := range left {

@@ -49,7 +49,7 @@ func (f *heapFaults) priority(rnd *rand.Rand) taskpool.Priority {
 // act takes part with a number of random operations.
 func (f *heapFaults) act(actor, operations int, rnd *rand.Rand) {
 	var mine []*taskpool.Handle
-	for i := range operations {
+	for range operations {
 		h := f.recent[rnd.IntN(len(f.recent))].Load()
 		switch op := rnd.IntN(100); {
 		case op < 40 || h == nil:
@@ -85,9 +85,6 @@ func (f *heapFaults) act(actor, operations int, rnd *rand.Rand) {
 			f.p.Pause()
 			runtime.Gosched()
 			f.p.Resume()
-		}
-		if i%200 == 0 {
-			f.fault(f.p.CheckQueue())
 		}
 	}
 	f.mu.Lock()
@@ -161,17 +158,14 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 			}
 			require.Equal(t, min(tt.capacity, fill), f.p.Stats().Queued)
 			require.Greater(t, len(f.p.Stats().Waiting), 250)
-			require.NoError(t, f.p.CheckQueue())
 			f.p.Resume()
 			var wg sync.WaitGroup
 			for actor := range actors {
 				wg.Go(func() { f.act(actor, operations, rand.New(rand.NewPCG(uint64(seed), uint64(actor)))) })
 			}
 			wg.Wait()
-			f.fault(f.p.CheckQueue())
 			require.Empty(t, f.faults, "seed %d", seed)
 			require.NoError(t, f.p.Shutdown(context.Background()))
-			require.NoError(t, f.p.CheckQueue())
 
 			want := make(map[taskpool.State]int) // by what their handles say
 			for _, h := range f.handles {
@@ -554,7 +548,6 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					for _, h := range r.fill {
 						require.NoError(t, h.Wait(context.Background()))
 					}
-					require.NoError(t, p.CheckQueue())
 					if race.afresh {
 						p = nil
 						continue

@@ -228,7 +228,7 @@ func (d *trial) step(what string, pool, model func()) {
 	d.steps++
 	pool()
 	synctest.Wait()
-	if err := d.pool.CheckAtRest(); err != nil {
+	if err := atRest(d.pool); err != nil {
 		d.failf("%v", err)
 	}
 	model()

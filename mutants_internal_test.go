@@ -1,3 +1,5 @@
+//go:build invariants
+
 package taskpool
 
 import (
@@ -133,7 +135,7 @@ func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
 					}
 				}
 				require.Equal(t, turn, q.turn)
-				require.NoError(t, invariants(&q))
+				require.NoError(t, q.checkHeaps(true))
 				parked := make(map[laneKey]int)
 				for _, n := range waiting {
 					if n.h != nil && n.h.state == Parked {
@@ -284,7 +286,7 @@ func TestRemovingFromBehindTheFrontComparesNothing(t *testing.T) {
 		}
 		require.Equal(t, 664, removed)
 		require.Zero(t, *n, "share %d, step %v", mode.share, mode.step)
-		require.NoError(t, invariants(&q))
+		require.NoError(t, q.checkHeaps(true))
 	}
 }
 

@@ -137,6 +137,8 @@ type Pool struct {
 	grantedFinal time.Duration  // of rounds.lateness: final has been put off by so much
 	over         bool           // terminated is closed, or about to be
 
+	checkClock checkClock // see invariants.go
+
 	supervised bool // the supervisor was started
 
 	leavingLess []*parking // as leaving, but those less urgent than WithReserved's

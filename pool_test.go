@@ -506,7 +506,7 @@ func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
 				require.Equal(t, c.workers, p.Stats().Workers)
 				require.NoError(t, p.Resize(1))
 				synctest.Wait()
-				require.NoError(t, p.CheckAtRest())
+				require.NoError(t, atRest(p))
 				require.Equal(t, 1, p.Stats().Workers)
 			})
 		})

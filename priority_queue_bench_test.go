@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -109,4 +110,25 @@ func BenchmarkQueueFillAndDrain(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(load.waiting), "ns/task")
 		})
 	}
+}
+
+// queueMode is a way to set up a queue.
+type queueMode struct {
+	name  string
+	share uint64
+	step  time.Duration
+	shed  bool
+}
+
+func queueModes() (modes []queueMode) {
+	for _, shed := range []bool{false, true} {
+		modes = append(modes, queueMode{fmt.Sprintf("strict,shed=%v", shed), 0, 0, shed})
+		for _, n := range []uint64{1, 2, 3, 16} {
+			modes = append(modes, queueMode{fmt.Sprintf("share=%d,shed=%v", n, shed), n, 0, shed})
+		}
+		for _, step := range []time.Duration{1, 10, 1000, time.Hour, math.MaxInt64} {
+			modes = append(modes, queueMode{fmt.Sprintf("step=%d,shed=%v", step, shed), 0, step, shed})
+		}
+	}
+	return modes
 }

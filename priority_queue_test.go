@@ -1,3 +1,5 @@
+//go:build invariants
+
 package taskpool
 
 import (
@@ -241,12 +243,12 @@ func (p *queuePair) removeAt(i int) (removed bool) {
 // lane but the one that was touched.
 func (p *queuePair) check() {
 	p.t.Helper()
-	if err := invariants(p.q); err != nil {
+	if err := p.q.checkHeaps(true); err != nil {
 		p.t.Fatalf("after %s: %v", p.op, err)
 	}
 	for _, resuming := range []bool{false, true} {
 		if l := p.q.lanes[laneKey{p.lane, resuming}]; l != nil {
-			if err := laneInvariants(p.q, l); err != nil {
+			if err := l.check(); err != nil {
 				p.t.Fatalf("after %s: lane %v: %v", p.op, l.laneKey, err)
 			}
 		}
@@ -263,7 +265,7 @@ func (p *queuePair) checkAll() {
 	p.t.Helper()
 	p.check()
 	for pr, l := range p.q.lanes {
-		if err := laneInvariants(p.q, l); err != nil {
+		if err := l.check(); err != nil {
 			p.t.Fatalf("after %s: lane %v: %v", p.op, pr, err)
 		}
 	}
@@ -284,152 +286,6 @@ func (p *queuePair) checkAll() {
 	if i != len(want) {
 		p.t.Fatalf("after %s: all lists %d tasks, want %d", p.op, i, len(want))
 	}
-}
-
-// invariants returns what is wrong with q, if anything. For the lanes themselves
-// see laneInvariants.
-func invariants(q *priorityQueue) error {
-	total, empty, waiting := 0, 0, 0
-	for pr, l := range q.lanes {
-		if l.laneKey != pr {
-			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
-		}
-		if total += l.n; l.n == 0 {
-			empty++
-		} else if waiting++; !l.front().live() {
-			return fmt.Errorf("lane %v: the first slot is not live", pr)
-		} else if !l.tail.slots[l.tail.tail-1].live() {
-			return fmt.Errorf("lane %v: the last slot is not live", pr)
-		} else if l.age > l.order() {
-			return fmt.Errorf("lane %v has age %d, above its front's order %d", pr, l.age, l.order())
-		} else if q.step > 0 && l.key != q.key(l) {
-			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
-		}
-		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
-			switch i := l.pos[h.id]; {
-			case h.off:
-			case l.n == 0 && i != -1:
-				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
-			case l.n > 0 && (i < 0 || i >= len(h.lanes) || h.lanes[i] != l):
-				return fmt.Errorf("lane %v is not where it should be in heap %d", pr, h.id)
-			case l.n > 0 && i > 0 && h.less(l, h.lanes[(i-1)/2]):
-				return fmt.Errorf("lane %v is out of order in heap %d", pr, h.id)
-			}
-		}
-	}
-	if total != q.n {
-		return fmt.Errorf("the lanes hold %d tasks, the queue says %d", total, q.n)
-	}
-	if empty > keptLanes {
-		return fmt.Errorf("%d empty lanes are kept", empty)
-	}
-	if len(q.lanes) > q.peak {
-		return fmt.Errorf("%d lanes, at most %d so far", len(q.lanes), q.peak)
-	}
-	for id := range numHeaps {
-		lanes, off := 0, false
-		for _, h := range heapsOf(q) {
-			if h.id == id {
-				lanes, off = lanes+len(h.lanes), h.off
-			}
-		}
-		if want := waiting; !off && lanes != want || off && lanes != 0 {
-			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
-		}
-	}
-	for i, l := range q.recent {
-		if l != nil && (q.lanes[l.laneKey] != l || q.recently(l.laneKey) != &q.recent[i]) {
-			return fmt.Errorf("lane %v is recent and should not be, or not there", l.laneKey)
-		}
-	}
-	for size, free := range q.free {
-		n := 0
-		for s := free.top; s != nil; s = s.next {
-			if n++; int(s.size) != size || len(s.slots) != segmentSlots[size] || !segmentCleared(s) {
-				return fmt.Errorf("free segment %d of size %d is not clear", n, size)
-			}
-		}
-		if n != free.n || n*segmentSlots[size] > keptSlots {
-			return fmt.Errorf("%d segments of size %d are free, counted %d", n, size, free.n)
-		}
-	}
-	return nil
-}
-
-// laneInvariants returns what is wrong with l, if anything.
-func laneInvariants(q *priorityQueue, l *lane) error {
-	n, fresh := 0, 0
-	order := int64(math.MinInt64)
-	var prev *segment
-	for s := l.head; s != nil; prev, s = s, s.next {
-		if s.prev != prev {
-			return fmt.Errorf("a segment's prev is wrong")
-		}
-		live, freshHere := 0, 0
-		for i := range s.slots {
-			e := &s.slots[i]
-			if !e.live() {
-				if e.order != 0 {
-					return fmt.Errorf("slot %d is not clear", i)
-				}
-				continue
-			}
-			if int32(i) < s.head || int32(i) >= s.tail {
-				return fmt.Errorf("slot %d is live outside [%d:%d)", i, s.head, s.tail)
-			}
-			if s.base+e.order < order {
-				return fmt.Errorf("order %d comes behind %d", s.base+e.order, order)
-			}
-			if order = s.base + e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
-				return fmt.Errorf("handle in slot %d has another place", i)
-			}
-			if live++; e.fresh() {
-				freshHere++
-			}
-		}
-		if int(s.live) != live || int(s.fresh) != freshHere {
-			return fmt.Errorf("a segment counts %d live and %d fresh, want %d and %d", s.live, s.fresh, live, freshHere)
-		}
-		if live == 0 {
-			return fmt.Errorf("a segment without a live slot is left")
-		}
-		n, fresh = n+live, fresh+freshHere
-	}
-	switch {
-	case l.tail != prev:
-		return fmt.Errorf("the last segment is not the tail")
-	case l.n != n || l.fresh != fresh:
-		return fmt.Errorf("counts %d live and %d fresh, want %d and %d", l.n, l.fresh, n, fresh)
-	case n == 0 && l.head != nil:
-		return fmt.Errorf("empty, with a segment")
-	}
-	return nil
-}
-
-func segmentCleared(s *segment) bool {
-	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 && s.handles == 0 && s.base == 0 &&
-		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })
-}
-
-// queueMode is a way to set up a queue.
-type queueMode struct {
-	name  string
-	share uint64
-	step  time.Duration
-	shed  bool
-}
-
-func queueModes() (modes []queueMode) {
-	for _, shed := range []bool{false, true} {
-		modes = append(modes, queueMode{fmt.Sprintf("strict,shed=%v", shed), 0, 0, shed})
-		for _, n := range []uint64{1, 2, 3, 16} {
-			modes = append(modes, queueMode{fmt.Sprintf("share=%d,shed=%v", n, shed), n, 0, shed})
-		}
-		for _, step := range []time.Duration{1, 10, 1000, time.Hour, math.MaxInt64} {
-			modes = append(modes, queueMode{fmt.Sprintf("step=%d,shed=%v", step, shed), 0, step, shed})
-		}
-	}
-	return modes
 }
 
 func TestQueueAgreesWithNaiveQueue(t *testing.T) {
@@ -562,7 +418,7 @@ func TestQueueKeepsLongLanesInOrder(t *testing.T) {
 					if i%7 == 0 {
 						p.pop()
 					}
-					if err := invariants(p.q); err != nil {
+					if err := p.q.checkHeaps(true); err != nil {
 						t.Fatalf("after %s: %v", p.op, err)
 					}
 					if i%16 == 0 {
@@ -603,7 +459,7 @@ func TestPlacesForRecentLanesGrowWithThem(t *testing.T) {
 		}
 		require.Len(t, q.recent, want, "%d lanes", n)
 	}
-	require.NoError(t, invariants(&q))
+	require.NoError(t, q.checkHeaps(true))
 }
 
 // Lanes that are forgotten and made again, those in q.recent among them.
@@ -660,7 +516,7 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 			p.checkAll()
 			require.Equal(t, keptLanes-1, len(p.ref.tasks), "waited when the queue shrank")
 			require.Len(t, p.q.lanes, len(p.ref.tasks), "without empty lanes")
-			for _, h := range heapsOf(p.q) {
+			for _, h := range p.q.heaps() {
 				require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
 			}
 			p.push(Low, priorities, true, true)
@@ -683,7 +539,7 @@ func TestAllHeapsShrink(t *testing.T) {
 		for q.n >= keptLanes {
 			q.pop(false)
 		}
-		for _, h := range heapsOf(&q) {
+		for _, h := range q.heaps() {
 			require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
 		}
 	}
@@ -750,8 +606,8 @@ func TestSkipPassesWhatWasRemoved(t *testing.T) {
 	l := q.lane(laneKey{Low, false})
 	clear(l.head.slots[:2])
 	q.skip(l, 2)
-	require.NoError(t, invariants(&q))
-	require.NoError(t, laneInvariants(&q, l))
+	require.NoError(t, q.checkHeaps(true))
+	require.NoError(t, l.check())
 	e, _, _ := q.pop(false)
 	e.f()
 	require.Equal(t, 3, called)
@@ -770,7 +626,7 @@ func TestTasksOfABatchMayBeShed(t *testing.T) {
 	}
 	s.base = 3
 	q.pushSegment(s, worthWhole, Low)
-	require.NoError(t, invariants(&q))
+	require.NoError(t, q.checkHeaps(true))
 	e, pr, ok := q.takeShed(High)
 	require.True(t, ok)
 	require.Equal(t, Low, pr)
@@ -795,7 +651,7 @@ func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
 		for q.n > 0 {
 			q.pop(false)
 		}
-		require.NoError(t, invariants(&q)) // it counts them
+		require.NoError(t, q.checkHeaps(true)) // it counts them
 	}
 	for size, free := range q.free[:len(q.free)-1] { // the last size is for arrivals
 		require.Equal(t, keptSlots/segmentSlots[size], free.n, "of size %d", segmentSlots[size])
@@ -928,20 +784,10 @@ func TestTakenTaskIsGarbageAtOnce(t *testing.T) {
 	}
 }
 
-// heapsOf returns all heaps of q, those not needed included.
-func heapsOf(q *priorityQueue) []*laneHeap {
-	hs := []*laneHeap{&q.spare}
-	for i := range q.classes {
-		c := &q.classes[i]
-		hs = append(hs, &c.lead, &c.keyed, &c.old)
-	}
-	return hs
-}
-
 // countComparisons has *n count the comparisons that q's heaps make.
 func countComparisons(q *priorityQueue) (n *int) {
 	n = new(int)
-	for _, h := range heapsOf(q) {
+	for _, h := range q.heaps() {
 		less := h.less
 		h.less = func(a, b *lane) bool { *n++; return less(a, b) }
 	}

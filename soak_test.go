@@ -1777,9 +1777,6 @@ func (g *soakPool) sample(deep bool) {
 	if !deep {
 		return
 	}
-	if err := g.p.CheckQueue(); err != nil {
-		g.fail("CheckQueue: %v", err)
-	}
 	tasks := g.p.Tasks(taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Parked)
 	seen := make(map[uint64]bool, len(tasks))
 	var last *taskpool.TaskInfo

@@ -1,0 +1,622 @@
+//go:build invariants
+
+package taskpool
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"slices"
+)
+
+// With the build tag invariants every critical section of a pool ends with a look at what
+// is to hold between its parts, as it is written at their types. Tests of any package are
+// run so: go test -tags invariants. It is slow, and not for programs.
+
+// checkedLocked is called before Pool.mu is unlocked. It ends the program if it finds a
+// fault: a panic might be contained.
+func (p *Pool) checkedLocked() {
+	things := p.queue.n + p.door.n + p.delayed.Len() + p.doorDelayed.Len() + len(p.crew)
+	switch {
+	case !p.checkClock.due(things):
+	case p.run.lane != nil: // what it has taken is not counted yet
+		mustHold(p.checkArrivalsLocked(p.checkClock.deep()))
+	default:
+		mustHold(p.checkInvariantsLocked(p.checkClock.deep()))
+	}
+}
+
+// A checkClock has the looks at large pools be as rare as they take long.
+type checkClock struct {
+	since int
+	looks int
+	never bool // set by tests that bring a pool into a state by hand
+}
+
+// due reports whether it is time to look at things of that number: always if these
+// are few.
+func (c *checkClock) due(things int) bool {
+	const few = 16
+	if c.since += few; c.since < things || c.never {
+		return false
+	}
+	c.since = 0
+	return true
+}
+
+// deep reports whether it is time to look at every slot of segments that are empty, or
+// that arrivals fill.
+func (c *checkClock) deep() bool {
+	c.looks++
+	return c.looks%64 == 0
+}
+
+func mustHold(err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "taskpool: an invariant does not hold: %v\n\n%s", err, debug.Stack())
+		os.Exit(2)
+	}
+}
+
+// CheckInvariants looks for a fault, see checkInvariantsLocked. Like CheckAtRest it is
+// there with the tag only.
+func (p *Pool) CheckInvariants() error {
+	p.lock()
+	defer p.mu.Unlock()
+	return p.checkInvariantsLocked(true)
+}
+
+// checkInvariantsLocked walks every heap and every lane of the queue and of the door and
+// checks the invariants written at type priorityQueue, then those of the delayed and
+// watched heaps, the counts that go with them and the invariant at Pool.mu. It changes
+// nothing, not even the ages that a dispatch would bring up to date, so it hides no fault.
+// It returns nil if all is well.
+func (p *Pool) checkInvariantsLocked(deep bool) error {
+	parked, err := p.queue.check(p.cfg.aging == 0, deep)
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	if n, err := p.door.check(p.cfg.aging == 0, deep); err != nil {
+		return fmt.Errorf("door: %w", err)
+	} else if n != 0 {
+		return fmt.Errorf("door: %d attempts are parked in it", n)
+	}
+	for pr, e := range p.queue.all() {
+		if h := e.h; h != nil {
+			switch {
+			case h.task.Priority != pr:
+				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.task.Priority, pr)
+			case h.state != Queued && h.state != Parked:
+				return fmt.Errorf("queue: task %d is %v", h.id, h.state)
+			case h.id == 0 && !h.function:
+				return errors.New("queue: it holds a task that was not accepted")
+			}
+		}
+	}
+	for pr, e := range p.door.all() {
+		h := e.h
+		switch {
+		case h == nil || h.id != 0 || h.refused != nil || h.task.Priority != pr:
+			return fmt.Errorf("door: lane %d holds a task that does not wait for room in it", pr)
+		case p.betweenLocked() || h.canceled != nil: // not to be let in
+		case p.roomLocked(pr):
+			return fmt.Errorf("door: a submitter of priority %d waits while there is room", pr)
+		}
+	}
+	return cmp.Or(p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
+}
+
+// betweenLocked reports whether a worker is between two critical sections of the
+// end of an attempt: what the attempt asked for is free, but not given away yet.
+func (p *Pool) betweenLocked() bool {
+	for _, w := range p.crew {
+		if w.busy && w.attempt != nil && w.attempt.over {
+			return true
+		}
+	}
+	return false
+}
+
+// checkCountsLocked is the part of checkInvariantsLocked beyond the two queues; parked is the
+// number of parked attempts in the queue.
+func (p *Pool) checkCountsLocked(parked int) error {
+	later, retrying := 0, 0
+	for _, h := range p.delayed.tasks {
+		switch {
+		case h.state != Delayed:
+			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
+		case h.attempts > 0:
+			retrying++
+		default:
+			later++
+		}
+	}
+	for _, w := range p.dead {
+		if !w.dead || w.abandoned || w.crewI >= len(p.crew) || p.crew[w.crewI] != w {
+			return fmt.Errorf("worker %d is to be replaced, and is not in the crew", w.id)
+		}
+	}
+	for _, w := range slices.Concat(p.abandoned, p.lost) {
+		if w.dead {
+			return fmt.Errorf("worker %d was given up and is still counted, though its goroutine has ended", w.id)
+		}
+	}
+	for _, e := range p.queue.all() {
+		if e.h != nil && e.h.laterLocked() {
+			later++
+		}
+	}
+	for _, h := range p.doorDelayed.tasks {
+		switch {
+		case h.id != 0 || h.refused != nil || !h.due.Equal(h.task.NotBefore):
+			return errors.New("door of delayed: it holds a task that does not wait for room at it")
+		case h.canceled == nil && p.laterRoomLocked():
+			return errors.New("door of delayed: a submitter waits while there is room")
+		}
+	}
+	if err := cmp.Or(p.delayed.check("delayed"), p.doorDelayed.check("door of delayed")); err != nil {
+		return err
+	}
+	for i, w := range p.watched {
+		if w.watchI != i || w.watch.IsZero() || i > 0 && p.watched.Less(i, (i-1)/2) {
+			return fmt.Errorf("watched: the heap is broken at %d", i)
+		}
+	}
+	held, heldLess, busy := 0, 0, [numStates]int{}
+	for i, w := range p.crew {
+		if w.crewI != i {
+			return fmt.Errorf("crew: worker %d is at %d and believes %d", w.id, i, w.crewI)
+		}
+		if w.holds {
+			held++
+			if p.lessUrgent(w.priority) {
+				heldLess++
+			}
+		}
+		if w.busy {
+			s := Running
+			if w.job.h != nil {
+				s = w.job.h.state
+			}
+			busy[s]++
+		}
+	}
+	for _, c := range []struct {
+		what      string
+		got, want int
+	}{
+		{"queued tasks", p.count[Queued], p.queue.n - parked},
+		{"delayed tasks", p.count[Delayed], p.delayed.Len()},
+		{"tasks that wait for a retry", p.retrying, retrying},
+		{"tasks that were delayed and have not started", p.later, later},
+		{"running tasks", p.count[Running], busy[Running]},
+		{"parked tasks", p.count[Parked], busy[Parked]},
+		{"slots held", p.held, held},
+		{"slots held by less urgent tasks", p.heldLess, heldLess},
+		{"attempts that ask for a slot", p.ask + p.askLess, parked + len(p.leaving) + len(p.leavingLess)},
+	} {
+		if c.got != c.want {
+			return fmt.Errorf("counted %d %s, found %d", c.got, c.what, c.want)
+		}
+	}
+	if sum := p.total.succeeded + p.total.failed + p.total.canceled + p.total.shed +
+		uint64(p.outstandingLocked()); p.total.submitted != sum {
+		return fmt.Errorf("counted %d tasks submitted, found %d", p.total.submitted, sum)
+	}
+	if p.paused {
+		return nil
+	}
+	if pr, ok := p.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.contendedLocked(math.MaxInt) {
+		return fmt.Errorf("Yield is told %d, while a task of priority %d waits", p.waiting.Load(), pr)
+	}
+	return p.checkDispatchLocked()
+}
+
+// checkDispatchLocked checks that whoever is to have a free slot gets one: a parked
+// attempt at once, and others by a worker on its way.
+func (p *Pool) checkDispatchLocked() error {
+	free := p.slots - p.held
+	if free <= 0 || p.paused {
+		return nil
+	}
+	restricted := p.restrictedLocked()
+	if len(p.leaving) > 0 || len(p.leavingLess) > 0 && !restricted {
+		return errors.New("a task on its way out waits while a slot is free")
+	}
+	queued, asking := [2]int{}, 0
+	for i := range p.queue.classes {
+		for _, l := range p.queue.classes[i].lead.lanes {
+			queued[i] += l.n - l.parked
+			if i == 0 || !restricted {
+				asking += l.parked
+			}
+		}
+	}
+	want := min(free, queued[0]+min(queued[1], max(p.slots-p.cfg.reserved-p.heldLess, 0)))
+	switch {
+	case want != p.wantedLocked():
+		return fmt.Errorf("%d workers are wanted, and %d by the pool", want, p.wantedLocked())
+	case want == 0 && asking > 0:
+		return errors.New("a parked attempt waits while a slot is free")
+	case want > 0 && p.coming == 0:
+		return errors.New("a task waits while a slot is free, and no worker is on its way")
+	case p.coming < want && !p.direct:
+		return fmt.Errorf("%d workers are on their way, for %d tasks", p.coming, want)
+	}
+	return nil
+}
+
+// CheckAtRest is checkArrivals where nothing moves any more: no worker is on its
+// way, so nothing waits that might run.
+func (p *Pool) CheckAtRest() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.coming != 0 {
+		return fmt.Errorf("%d workers are said to be on their way", p.coming)
+	}
+	if p.run.lane == nil {
+		if err := p.checkDispatchLocked(); err != nil {
+			return err
+		}
+	}
+	return p.checkArrivalsLocked(true)
+}
+
+// check checks the invariants of d.
+func (d *dueHeap) check(name string) error {
+	for i, h := range d.tasks {
+		switch {
+		case int(h.heapI) != i:
+			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.heapI)
+		case h.place.lane != nil:
+			return fmt.Errorf("%s: task %d is in a lane too", name, h.id)
+		case i > 0 && d.Less(i, (i-1)/2):
+			return fmt.Errorf("%s: the heap is out of order at %d", name, i)
+		}
+	}
+	return nil
+}
+
+// CheckArrivals looks for a fault in what the fast path keeps beside the queue. It
+// takes nothing in and ends no run, so it sees things as CheckInvariants never does.
+func (p *Pool) CheckArrivals() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.checkArrivalsLocked(true)
+}
+
+func (p *Pool) checkArrivalsLocked(deep bool) error {
+	in := &p.arrivals
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return cmp.Or(in.check(p.ageing, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
+}
+
+// check checks what has arrived, with in.mu held.
+func (in *arrivals) check(ageing, deep bool) error {
+	handles, order, i := int32(0), int64(math.MinInt64), 0
+	least, most := int64(none), int64(math.MinInt64)
+	for k, s := range in.stretches {
+		if s.end <= i || k > 0 && s.priority == in.stretches[k-1].priority {
+			return fmt.Errorf("arrivals: stretch %d of %v is empty, or no stretch of its own", k, in.stretches)
+		}
+		least, most = min(least, int64(s.priority)), max(most, int64(s.priority))
+		i = s.end
+	}
+	if i != in.n {
+		return fmt.Errorf("arrivals: the stretches end at %d of %d", i, in.n)
+	}
+	if l, m := in.least.Load(), in.most.Load(); l != least || m != most {
+		return fmt.Errorf("arrivals: priorities from %d to %d, said to be from %d to %d", least, most, l, m)
+	}
+	if in.batch == nil || !deep {
+		return nil
+	}
+	for i, e := range in.batch.slots {
+		switch {
+		case i >= in.n && (e.live() || e.order != 0) || i < in.n && (!e.live() || e.f != nil && e.h != nil):
+			return fmt.Errorf("arrivals: slot %d of %d arrivals is in use: %t", i, in.n, e.live())
+		case i >= in.n:
+		case !ageing && e.order != int64(i) || ageing && (e.order < order || e.order > in.latest):
+			return fmt.Errorf("arrivals: slot %d has order %d, behind %d", i, e.order, order)
+		case e.h != nil:
+			handles++
+		}
+		order = e.order
+	}
+	if s := in.batch; s.handles != handles || s.size != batchSize || s.base != 0 || s.live != 0 || s.next != nil || s.prev != nil {
+		return fmt.Errorf("arrivals: the batch counts %d handles, found %d, or is not clear", s.handles, handles)
+	}
+	return nil
+}
+
+func (p *Pool) checkSpareLocked(deep bool) error {
+	if s := p.spare; s != nil && (s == p.arrivals.batch || s.size != batchSize || s.next != nil || deep && !s.cleared()) {
+		return errors.New("the spare segment is not clear")
+	}
+	return nil
+}
+
+// checkIdleLocked checks the workers without a task, and who wakes one when the next
+// task arrives.
+func (p *Pool) checkIdleLocked() error {
+	in := &p.arrivals
+	free := p.direct && !p.closed && !p.paused && p.held < p.slots
+	asleep := make(map[*worker]bool)
+	for _, w := range p.idle {
+		asleep[w] = true
+	}
+	if p.scout != nil {
+		asleep[p.scout] = true
+	}
+	others := 0 // may be on their way
+	for _, w := range p.crew {
+		if !asleep[w] && !w.busy && !w.holds {
+			others++
+		}
+	}
+	switch {
+	case in.batch == nil && p.direct && !in.detour && !in.closed:
+		return errors.New("arrivals: there is no batch")
+	case p.detour != in.detour:
+		return fmt.Errorf("detour is %t, but %t for arrivals", p.detour, in.detour)
+	case in.scout != nil && in.scout != p.scout:
+		return errors.New("the scout is another than the pool says")
+	case in.scout == nil && p.scout != nil && in.n == 0:
+		return errors.New("the scout is up, and nobody knows")
+	case in.scout != nil && in.n > 0:
+		return errors.New("tasks have arrived, and the scout was not woken")
+	case p.unhired < 0 || p.unhired > p.slots:
+		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.unhired, p.slots)
+	case p.extra > max(p.sizeLocked()-p.slots, 0):
+		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.extra, p.sizeLocked(), p.slots)
+	case p.coming < 0 || p.coming > others:
+		return fmt.Errorf("%d workers are on their way, of %d", p.coming, others)
+	case p.coming > 0: // they will see to the rest
+	case p.scout != nil && !free || p.scout == nil && free && (len(p.idle) > 0 || p.unhired > 0 && len(p.crew) > 0):
+		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))
+	case p.detour != (free && p.scout == nil):
+		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))
+	}
+	for w := range asleep {
+		if woken := w == p.scout && in.scout == nil; w.busy || w.holds || w.dismissed || len(w.wake) > 0 && !woken {
+			return fmt.Errorf("worker %d is idle and busy: %t, woken: %t", w.id, w.busy, len(w.wake) > 0)
+		}
+	}
+	for _, w := range p.idle[len(p.idle):cap(p.idle)] {
+		if w != nil {
+			return errors.New("a worker that is not idle is kept")
+		}
+	}
+	return nil
+}
+
+func (p *Pool) checkRunLocked() error {
+	r := &p.run
+	if r.lane == nil {
+		if r.slots != nil || r.taken != 0 {
+			return errors.New("a run that has ended is not clear")
+		}
+		return nil
+	}
+	l := r.lane
+	s := l.head
+	first := int(s.head) + r.taken
+	switch {
+	case !p.plainLocked():
+		return errors.New("a run goes on where it should not")
+	case r.priority != int64(l.priority) || r.taken+len(r.slots) > min(int(s.tail-s.head), l.n-1):
+		return fmt.Errorf("a run of %d, %d of them taken, in a lane of %d", r.taken+len(r.slots), r.taken, l.n)
+	case len(r.slots) > 0 && &r.slots[0] != &s.slots[first]:
+		return errors.New("a run is not where its lane is")
+	}
+	for i := int(s.head); i < first; i++ {
+		if e := s.slots[i]; e.live() || e.order != 0 {
+			return fmt.Errorf("slot %d of a run was taken and is not clear", i)
+		}
+	}
+	return nil
+}
+
+// check checks the invariants of q and returns how many parked attempts it holds.
+// strict says that no two tasks of a lane have the same order.
+func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
+	if err := q.checkHeaps(deep); err != nil {
+		return 0, err
+	}
+	filled, queued := [2]int{}, [2]int{}
+	for k, l := range q.lanes {
+		if err := l.check(); err != nil {
+			return 0, fmt.Errorf("lane %v: %w", k, err)
+		}
+		class := 1
+		if q.reserve != nil && k.priority <= *q.reserve {
+			class = 0
+		}
+		if l.class != &q.classes[class] {
+			return 0, fmt.Errorf("lane %v is in the wrong class", k)
+		}
+		if l.n > 0 {
+			filled[class]++
+		}
+		here, last := 0, int64(math.MinInt64)
+		for s := l.head; s != nil && l.n > 0; s = s.next {
+			for _, e := range s.slots[s.head:s.tail] {
+				switch e.order += s.base; {
+				case !e.live():
+					continue
+				case strict && e.order == last:
+					return 0, fmt.Errorf("lane %v: order %d is there twice", k, last)
+				case e.parked():
+					here++
+				}
+				last = e.order
+			}
+		}
+		switch {
+		case here != l.parked:
+			return 0, fmt.Errorf("lane %v counts %d parked, want %d", k, l.parked, here)
+		case k.resuming && l.fresh > 0:
+			return 0, fmt.Errorf("lane %v: %d tasks resume that have not started", k, l.fresh)
+		}
+		parked += here
+		queued[class] += l.n - here
+	}
+	for i := range q.classes {
+		c := &q.classes[i]
+		if q.reserve == nil {
+			queued[i] = 0
+		}
+		if c.queued != queued[i] {
+			return 0, fmt.Errorf("class %d counts %d tasks that are not parked, found %d", i, c.queued, queued[i])
+		}
+		for _, h := range []*laneHeap{&c.lead, &c.keyed, &c.old} {
+			if !h.off && len(h.lanes) != filled[i] {
+				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.lanes), filled[i])
+			}
+		}
+		if q.share > 0 && q.turn[i] >= q.share {
+			return 0, fmt.Errorf("fair-share turn %d of %d", q.turn[i], q.share)
+		}
+	}
+	return parked, nil
+}
+
+// checkHeaps returns what is wrong with q, if anything. For the lanes themselves see
+// lane.check.
+func (q *priorityQueue) checkHeaps(deep bool) error {
+	total, empty, waiting := 0, 0, 0
+	for pr, l := range q.lanes {
+		if l.laneKey != pr {
+			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
+		}
+		if total += l.n; l.n == 0 {
+			empty++
+		} else if waiting++; !l.front().live() {
+			return fmt.Errorf("lane %v: the first slot is not live", pr)
+		} else if !l.tail.slots[l.tail.tail-1].live() {
+			return fmt.Errorf("lane %v: the last slot is not live", pr)
+		} else if l.age > l.order() {
+			return fmt.Errorf("lane %v has age %d, above its front's order %d", pr, l.age, l.order())
+		} else if q.step > 0 && l.key != q.key(l) {
+			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
+		}
+		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
+			switch i := l.pos[h.id]; {
+			case h.off:
+			case l.n == 0 && i != -1:
+				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
+			case l.n > 0 && (i < 0 || i >= len(h.lanes) || h.lanes[i] != l):
+				return fmt.Errorf("lane %v is not where it should be in heap %d", pr, h.id)
+			case l.n > 0 && i > 0 && h.less(l, h.lanes[(i-1)/2]):
+				return fmt.Errorf("lane %v is out of order in heap %d", pr, h.id)
+			}
+		}
+	}
+	if total != q.n {
+		return fmt.Errorf("the lanes hold %d tasks, the queue says %d", total, q.n)
+	}
+	if empty > keptLanes {
+		return fmt.Errorf("%d empty lanes are kept", empty)
+	}
+	if len(q.lanes) > q.peak {
+		return fmt.Errorf("%d lanes, at most %d so far", len(q.lanes), q.peak)
+	}
+	for id := range numHeaps {
+		lanes, off := 0, false
+		for _, h := range q.heaps() {
+			if h.id == id {
+				lanes, off = lanes+len(h.lanes), h.off
+			}
+		}
+		if want := waiting; !off && lanes != want || off && lanes != 0 {
+			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
+		}
+	}
+	for i, l := range q.recent {
+		if l != nil && (q.lanes[l.laneKey] != l || q.recently(l.laneKey) != &q.recent[i]) {
+			return fmt.Errorf("lane %v is recent and should not be, or not there", l.laneKey)
+		}
+	}
+	for size, free := range q.free {
+		n := 0
+		for s := free.top; s != nil; s = s.next {
+			if n++; int(s.size) != size || len(s.slots) != segmentSlots[size] || deep && !s.cleared() {
+				return fmt.Errorf("free segment %d of size %d is not clear", n, size)
+			}
+		}
+		if n != free.n || n*segmentSlots[size] > keptSlots {
+			return fmt.Errorf("%d segments of size %d are free, counted %d", n, size, free.n)
+		}
+	}
+	return nil
+}
+
+// check returns what is wrong with l, if anything.
+func (l *lane) check() error {
+	n, fresh := 0, 0
+	order := int64(math.MinInt64)
+	var prev *segment
+	for s := l.head; s != nil; prev, s = s, s.next {
+		if s.prev != prev {
+			return fmt.Errorf("a segment's prev is wrong")
+		}
+		live, freshHere := 0, 0
+		for i := range s.slots {
+			e := &s.slots[i]
+			if !e.live() {
+				if e.order != 0 {
+					return fmt.Errorf("slot %d is not clear", i)
+				}
+				continue
+			}
+			if int32(i) < s.head || int32(i) >= s.tail {
+				return fmt.Errorf("slot %d is live outside [%d:%d)", i, s.head, s.tail)
+			}
+			if s.base+e.order < order {
+				return fmt.Errorf("order %d comes behind %d", s.base+e.order, order)
+			}
+			if order = s.base + e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
+				return fmt.Errorf("handle in slot %d has another place", i)
+			}
+			if live++; e.fresh() {
+				freshHere++
+			}
+		}
+		if int(s.live) != live || int(s.fresh) != freshHere {
+			return fmt.Errorf("a segment counts %d live and %d fresh, want %d and %d", s.live, s.fresh, live, freshHere)
+		}
+		if live == 0 {
+			return fmt.Errorf("a segment without a live slot is left")
+		}
+		n, fresh = n+live, fresh+freshHere
+	}
+	switch {
+	case l.tail != prev:
+		return fmt.Errorf("the last segment is not the tail")
+	case l.n != n || l.fresh != fresh:
+		return fmt.Errorf("counts %d live and %d fresh, want %d and %d", l.n, l.fresh, n, fresh)
+	case n == 0 && l.head != nil:
+		return fmt.Errorf("empty, with a segment")
+	}
+	return nil
+}
+
+// cleared reports whether s, which is in no lane, is as a new one.
+func (s *segment) cleared() bool {
+	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 && s.handles == 0 && s.base == 0 &&
+		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })
+}
+
+// heaps returns all heaps of lanes.
+func (q *priorityQueue) heaps() []*laneHeap {
+	hs := []*laneHeap{&q.spare}
+	for i := range q.classes {
+		c := &q.classes[i]
+		hs = append(hs, &c.lead, &c.keyed, &c.old)
+	}
+	return hs
+}
