@@ -3,11 +3,12 @@ MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
 
 .PHONY: test lint bench microbench examples fuzz soak mutate
 
-# Every test of every module.
+# Every test of every module. With the tag invariants each step of a pool is followed by a
+# look at what is to hold between its parts, see invariants.go.
 test:
 	@[ -n "$$TASKPOOL_POSTGRES_URL" ] || jobs/riverjobs/postgres.sh installed || echo "The tests on PostgreSQL will be skipped."
 	@set -e; for m in $(MODULES); do \
-		echo "== test $$m"; (cd $$m && go test -race -shuffle=on -timeout 20m ./...); \
+		echo "== test $$m"; (cd $$m && go test -race -tags invariants -shuffle=on -timeout 40m ./...); \
 	done
 
 # Formatting, vet, staticcheck, tidy modules, and what the library imports.
@@ -32,7 +33,7 @@ examples:
 # child's pipes, guided by coverage. What fails is written to testdata/fuzz.
 FUZZTIME ?= 1m
 fuzz:
-	go test -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) .
+	go test -tags invariants -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) .
 	@set -e; for f in FuzzFrames FuzzParentReadsAnything FuzzChildReadsAnything; do \
 		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./process; \
 	done
@@ -42,10 +43,10 @@ fuzz:
 # -timeout.
 DURATION ?= 5m
 soak:
-	go test -race -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 .
+	go test -race -tags invariants -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 .
 
 # Changes the source one thing at a time and lists the changes that no test
 # notices, see docs/testing.md. All files take hours;
 # MUTATE='-only preempt.go -j 2' gives it less to do.
 mutate:
-	go run ./internal/mutate $(MUTATE)
+	GOFLAGS=-tags=invariants go run ./internal/mutate $(MUTATE)

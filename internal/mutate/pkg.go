@@ -96,10 +96,13 @@ func (s *source) config() *types.Config {
 	return &types.Config{Importer: s.importer, Sizes: types.SizesFor("gc", runtime.GOARCH)}
 }
 
-// choose returns the files named in only, all if it is empty.
+// choose returns the files named in only. If it is empty these are all but those with a
+// build constraint, which are there for one kind of build only.
 func (s *source) choose(only string) ([]string, error) {
 	if only == "" {
-		return s.files, nil
+		return slices.DeleteFunc(slices.Clone(s.files), func(name string) bool {
+			return bytes.HasPrefix(s.text[name], []byte("//go:build "))
+		}), nil
 	}
 	chosen := strings.Split(only, ",")
 	for _, name := range chosen {
