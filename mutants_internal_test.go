@@ -22,7 +22,7 @@ import (
 )
 
 // The promises here were found by changing the library one thing at a time and
-// looking for what no test noticed, see internal/mutate.
+// looking for what no test noticed, see tools/mutate.
 
 // With a reservation the lanes are in two classes, and there is a fair share of
 // its own for the slots that only the first class may have. The reference looks

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -46,6 +47,26 @@ func readExplained(name string) (*explained, error) {
 		x.reasons[k] = f[4]
 	}
 	return x, nil
+}
+
+func (k key) String() string {
+	return strings.Join([]string{k.file, k.function, k.line, k.change}, "\t")
+}
+
+// beyond returns what is explained and none of ms, in order: of one of the files or,
+// if only is empty, of any, also of one that is gone.
+func (x *explained) beyond(ms []mutant, only []string) (stale []key) {
+	there := make(map[key]bool, len(ms))
+	for _, m := range ms {
+		there[m.key] = true
+	}
+	for k := range x.reasons {
+		if !there[k] && (len(only) == 0 || slices.Contains(only, k.file)) {
+			stale = append(stale, k)
+		}
+	}
+	slices.SortFunc(stale, func(a, b key) int { return strings.Compare(a.String(), b.String()) })
+	return stale
 }
 
 func (x *explained) has(m mutant) bool {

@@ -312,6 +312,32 @@ func TestSurvivorsAreReportedUntilExplained(t *testing.T) {
 	require.NotContains(t, out, "survived:")
 	require.Contains(t, out, "5 survived, 5 of these explained")
 	require.Contains(t, out, "explained, but killed:\ta.go:14\t(*counter).add\tc.n++\tdrop c.n++\n")
+
+	// Explanations of lines that have changed since, or of a file that is gone, are told.
+	check := func(args ...string) (int, string) { return mutateModule(t, dir, append(args, "-check")...) }
+	status, out = check()
+	require.Equal(t, 0, status, out)
+	require.Empty(t, out)
+	list.WriteString("a.go\t(*counter).add\tc.n += 2\tdrop c.n += 2\tno reason\nb.go\tf\tg()\tdrop g()\tno reason\n")
+	require.NoError(t, os.WriteFile(explained, []byte(list.String()), 0o666))
+	const changed, gone = "explained, but there is no such change:\ta.go\t(*counter).add\tc.n += 2\tdrop c.n += 2\n", "explained, but there is no such change:\tb.go\tf\tg()\tdrop g()\n"
+	status, out = check()
+	require.Equal(t, 1, status)
+	require.Equal(t, changed+gone, out)
+	status, out = check("-only", "a.go")
+	require.Equal(t, 1, status)
+	require.Equal(t, changed, out)
+}
+
+// Files of one kind of build are not changed unless they are asked for.
+func TestFilesWithABuildConstraintAreLeftAlone(t *testing.T) {
+	const sign = "package fixture\n\nfunc sign(n int) bool { return n > 0 }\n"
+	dir := module(t, map[string]string{"a.go": sign, "b.go": "//go:build !never\n\n" + strings.Replace(sign, "sign", "other", 1), "a_test.go": "package fixture\n"})
+	_, out := mutateModule(t, dir, "-list")
+	require.Contains(t, out, "a.go:3")
+	require.NotContains(t, out, "b.go")
+	_, out = mutateModule(t, dir, "-list", "-only", "b.go")
+	require.Contains(t, out, "b.go:5")
 }
 
 func TestLaterStagesKillWhatEarlierOnesLeave(t *testing.T) {
