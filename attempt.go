@@ -231,38 +231,3 @@ func (a *attempt) Value(key any) any {
 	}
 	return a.derive().Value(key)
 }
-
-// Current returns the task that ctx was given to, or that it derives from the
-// context of. It returns false outside a task.
-func Current(ctx context.Context) (TaskInfo, bool) {
-	if ctx == nil {
-		panic(nilArgument("Current", "ctx").Error())
-	}
-	a := attemptFrom(ctx)
-	if a == nil {
-		return TaskInfo{}, false
-	}
-	a.h.pool.lock()
-	defer a.h.pool.unlock()
-	return a.infoLocked(), true
-}
-
-// Detach returns the context that the task of ctx was submitted with, without
-// that task's identity: with it, work that a task starts neither ends with the
-// task nor counts as part of it. Without it such work is canceled when the task returns:
-// the log has a warning then, and [Stats] counts it as Orphaned. What was added to ctx on its way from the task
-// is not in it. Outside a task Detach returns ctx.
-func Detach(ctx context.Context) context.Context {
-	if ctx == nil {
-		panic(nilArgument("Detach", "ctx").Error())
-	}
-	a := attemptFrom(ctx)
-	if a == nil {
-		return ctx
-	}
-	ctx = a.ctx
-	if attemptFrom(ctx) != nil { // the task was submitted by a task
-		return context.WithValue(ctx, remote.AttemptKey{}, nil)
-	}
-	return ctx
-}

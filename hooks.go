@@ -1,13 +1,9 @@
 package taskpool
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"time"
 )
 
@@ -187,177 +183,78 @@ func add[E any](to *[]func(E), f func(E)) {
 	}
 }
 
-// A report is something to tell hooks and the log about, to be called without
-// a lock: a call or, if that is nil, a hook to be told of an event.
-type report struct {
-	call  func()
-	hook  func(TaskEvent)
-	event *TaskEvent
-	start bool // of the start of an attempt, which is not told once that was given up
+// TaskInfo describes a task at one moment.
+type TaskInfo struct {
+	ID       uint64 // number in order of acceptance, from 1; 0 for a function given to Go
+	Name     string
+	Priority Priority
+	State    State
+	Attempt  int // the attempt under way, or the number of those started; from 1
+	Worker   int // Running, Parked and Abandoned: the worker's number
+	// Started is, of a task that is Running, Parked or Abandoned, the attempt's
+	// start. Of a function given to Go it may be when Stats or Tasks first found it at
+	// work, as one that runs after another out of a backlog costs no look at the clock,
+	// nor does any without a hook that is told of starts or ends; zero if none has.
+	Started  time.Time
+	Deadline time.Time // Running and Parked: when the attempt's Timeout is over; zero without one, WorkTimeout or not
+	Due      time.Time // Delayed: when the task will be queued
+	Err      error     // of the last failed attempt, if any
+	Handle   *Handle   // nil for a function given to Go
+
+	// draw is the lot that says for which hooks' samples a function given to Go
+	// was chosen: those whose GoEvery divides it. 0, all, for other tasks.
+	draw uint64
 }
 
-func (r *report) make() {
-	if r.call != nil {
-		r.call()
-	} else {
-		r.hook(*r.event)
-	}
-}
-
-// tell adds the reports that tell hooks about e.
-func tell[E any](reports *[]report, hooks []func(E), e E) {
-	for _, hook := range hooks {
-		e := e // moves to the heap here, not where there is no hook
-		*reports = append(*reports, report{call: func() { hook(e) }})
-	}
-}
-
-// tellOf adds the reports that tell hooks about *e, which stays as it is until they
-// are made.
-func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
-	for _, hook := range hooks {
-		*reports = append(*reports, report{hook: hook, event: e})
-	}
-}
-
-// deliver makes the reports in order. A panic in one is contained; Goexit is
-// left to the caller's goroutine, and leaves the reports not yet made in *rs.
-func (p *Pool) deliver(rs *[]report) {
-	for len(*rs) > 0 {
-		r := next(rs)
-		p.contain("a hook or logger", func() { r.make() })
-	}
-}
-
-// next takes the first of the reports.
-func next(rs *[]report) report {
-	r := (*rs)[0]
-	(*rs)[0] = report{}
-	*rs = (*rs)[1:]
-	return r
-}
-
-// oweLocked notes that the caller, on whatever goroutine, is about to make reports with
-// deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
-func (p *Pool) oweLocked(rs []report) {
-	if len(rs) > 0 && p.hooks.outside {
-		p.helpers++
-		p.telling++
-	}
-}
-
-// deliverAll makes the reports that oweLocked has noted, those after a Goexit on
-// another goroutine.
-func (p *Pool) deliverAll(rs []report) {
-	if len(rs) == 0 {
-		return
-	}
-	defer func() {
-		if len(rs) == 0 && !p.hooks.outside {
-			return
+// infoLocked describes h, with the attempt under way if any.
+func (h *Handle) infoLocked() TaskInfo {
+	if h.function {
+		t := TaskInfo{Priority: h.task.Priority, State: h.state, draw: h.draw}
+		if a := h.attempt; a != nil { // see worker.adopt
+			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}
-		p.lock()
-		defer p.unlock()
-		p.reportLocked(rs)
-		if p.hooks.outside {
-			p.helpers--
-			p.telling--
-			p.restoreLocked()
-		}
-	}()
-	if p.hooks.outside {
-		p.tellHere(&rs)
-	} else {
-		p.deliver(&rs)
+		return t
 	}
-}
-
-// tellHere is deliver where hooks may be told on a goroutine that is none of the pool's:
-// tellsHere looks for it, and for p, on the stack.
-//
-//go:noinline
-func (p *Pool) tellHere(rs *[]report) {
-	p.deliver(rs)
-	runtime.KeepAlive(p) // so that stacks show it
-}
-
-// tellsHere reports whether the calling goroutine is in tellHere of p. The number by
-// which the runtime knows a goroutine would cost whoever tells hooks more than that is
-// worth, as hooks hardly ever ask; this costs who asks.
-func (p *Pool) tellsHere() bool {
-	p.lock()
-	telling := p.telling
-	p.unlock()
-	if telling == 0 {
-		return false
+	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.task.Priority, State: h.state,
+		Attempt: h.attempts, Err: h.lastErr, Handle: h}
+	if a := h.attempt; a != nil {
+		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline
 	}
-	stack := make([]byte, 64<<10)
-	stack = stack[:runtime.Stack(stack, false)]
-	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
-}
-
-// contain calls user code that must not harm anyone and reports whether it
-// returned. A panic is logged, and so is [runtime.Goexit], which cannot be
-// stopped: it ends the goroutine.
-func (p *Pool) contain(what string, f func()) (ok bool) {
-	defer func() {
-		if !ok {
-			p.logContained(what, recover())
-		}
-	}()
-	f()
-	return true
-}
-
-// finish is attempt.finish, which calls methods of the context given to Submit.
-func (p *Pool) finish(a *attempt, e *ending) {
-	if a.noteEnd(e); a.derived.Load() != nil {
-		p.contain("a context's method", func() { a.finish(e) })
+	if h.state == Delayed {
+		t.Due = h.due
 	}
+	return t
 }
 
-// logContained logs the end of a user's function other than Run by a panic with
-// value v, or by Goexit or panic(nil), if v is nil. The value's own methods and
-// the logger may panic too; then the matter is dropped.
-func (p *Pool) logContained(what string, v any) {
-	defer func() { _ = recover() }()
-	if v == nil {
-		p.log(slog.LevelError, "taskpool: "+what+" called runtime.Goexit")
-		return
+// infoLocked describes a's task as a sees it.
+func (a *attempt) infoLocked() TaskInfo {
+	t := a.h.infoLocked()
+	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.deadline
+	if a.w.gaveUp && a.w.attempt == a {
+		t.State = Abandoned
 	}
-	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
+	return t
 }
 
-// logger returns the pool's logger.
-func (p *Pool) logger() *slog.Logger {
-	if l := p.cfg.logger; l != nil {
-		return l
+// infoLocked describes the task that w is at work on.
+func (w *worker) infoLocked() TaskInfo {
+	if w.attempt != nil {
+		return w.attempt.infoLocked()
 	}
-	return slog.Default()
+	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id, Started: w.started, draw: w.lot()}
+	if w.seen == w.jobs && !w.timed {
+		t.Started = w.seenAt
+	}
+	if w.gaveUp {
+		t.State = Abandoned
+	}
+	return t
 }
 
-// logs reports whether the log takes records of a level. It calls the user's
-// handler, so no lock may be held.
-func (p *Pool) logs(level slog.Level) bool {
-	return p.logger().Enabled(context.Background(), level)
-}
-
-// log writes a record. It calls the user's handler, so no lock may be held.
-func (p *Pool) log(level slog.Level, msg string, attrs ...slog.Attr) {
-	if !p.logs(level) {
-		return
+// lot is TaskInfo.draw of the function that w is at work on.
+func (w *worker) lot() uint64 {
+	if w.timed {
+		return w.draw
 	}
-	if p.cfg.name != "" {
-		attrs = append([]slog.Attr{slog.String("pool", p.cfg.name)}, attrs...)
-	}
-	p.logger().LogAttrs(context.Background(), level, msg, attrs...)
-}
-
-// logTask writes a record about a task.
-func (p *Pool) logTask(level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
-	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
-	if t.ID != 0 {
-		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
-	}
-	p.log(level, msg, append(all, attrs...)...)
+	return w.pool.hooks.unsampled()
 }

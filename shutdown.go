@@ -321,3 +321,56 @@ func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 	}
 	return u
 }
+
+// dismissLocked ends the workers of a pool that is closed and drained, and says
+// so once the last has gone.
+func (p *Pool) dismissLocked() {
+	p.trimLocked(0)
+	var reports []report
+	for _, w := range p.lost {
+		p.abandonLocked(w, &reports)
+	}
+	p.lost = nil
+	if p.cut != nil && !p.logged {
+		p.logged = true
+		if n := len(p.cut.Unfinished); n > 0 {
+			reports = append(reports, report{call: func() { p.logUnfinished(n) }})
+		}
+	}
+	p.reportLocked(reports)
+	p.tellOfOrphansLocked()
+	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
+		p.over = true
+		if p.supervised {
+			p.alarmLocked()
+		} else {
+			close(p.terminated)
+		}
+	}
+}
+
+// desertLocked stops waiting for hooks and policies that do not return, at the
+// very end of a Shutdown that was cut short.
+func (p *Pool) desertLocked() {
+	var reports []report
+	for _, w := range slices.Clone(p.crew) {
+		if w.busy { // Retry.If is still being asked about the end of an attempt
+			v := p.hungLocked(w, nil)
+			p.settleHungLocked(w, &v, &reports)
+		}
+	}
+	p.restoreLocked() // dismisses idle workers
+	for len(p.crew) > 0 {
+		p.abandonLocked(p.crew[0], &reports)
+	}
+	p.reportLocked(reports)
+	p.over = true
+}
+
+// setFinalLocked sets the time at which user code is not waited for any longer.
+func (p *Pool) setFinalLocked() {
+	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
+	p.grantedFinal = p.rounds.lateness
+	p.alarmAtLocked(p.final)
+	p.beginRoundLocked(p.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
+}

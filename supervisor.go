@@ -344,14 +344,6 @@ func (p *Pool) beginRoundLocked(kind int) {
 	}
 }
 
-// setFinalLocked sets the time at which user code is not waited for any longer.
-func (p *Pool) setFinalLocked() {
-	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
-	p.grantedFinal = p.rounds.lateness
-	p.alarmAtLocked(p.final)
-	p.beginRoundLocked(p.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
-}
-
 // unwatchLocked has the supervisor leave w's task alone.
 func (p *Pool) unwatchLocked(w *worker) {
 	w.ending, w.suspect, w.hung, w.beatDue, w.glimpse = false, false, nil, time.Time{}, nil
@@ -623,98 +615,6 @@ func (p *Pool) reclaimLocked() {
 		p.abandonLocked(w, &reports)
 	}
 	p.reportLocked(reports)
-}
-
-// dismissLocked ends the workers of a pool that is closed and drained, and says
-// so once the last has gone.
-func (p *Pool) dismissLocked() {
-	p.trimLocked(0)
-	var reports []report
-	for _, w := range p.lost {
-		p.abandonLocked(w, &reports)
-	}
-	p.lost = nil
-	if p.cut != nil && !p.logged {
-		p.logged = true
-		if n := len(p.cut.Unfinished); n > 0 {
-			reports = append(reports, report{call: func() { p.logUnfinished(n) }})
-		}
-	}
-	p.reportLocked(reports)
-	p.tellOfOrphansLocked()
-	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
-		p.over = true
-		if p.supervised {
-			p.alarmLocked()
-		} else {
-			close(p.terminated)
-		}
-	}
-}
-
-// desertLocked stops waiting for hooks and policies that do not return, at the
-// very end of a Shutdown that was cut short.
-func (p *Pool) desertLocked() {
-	var reports []report
-	for _, w := range slices.Clone(p.crew) {
-		if w.busy { // Retry.If is still being asked about the end of an attempt
-			v := p.hungLocked(w, nil)
-			p.settleHungLocked(w, &v, &reports)
-		}
-	}
-	p.restoreLocked() // dismisses idle workers
-	for len(p.crew) > 0 {
-		p.abandonLocked(p.crew[0], &reports)
-	}
-	p.reportLocked(reports)
-	p.over = true
-}
-
-// maxReports is the number of reports that may wait for the reporter before dead
-// workers are no longer replaced: tasks that panic one after the other wait for the
-// hook that is told of each.
-const maxReports = 1000
-
-// reportLocked has reports made by the reporter, a goroutine that runs while
-// there are any.
-func (p *Pool) reportLocked(reports []report) {
-	p.reports = append(p.reports, reports...)
-	if len(p.reports) > 0 && !p.reporting {
-		p.reporting = true
-		p.helpers++
-		go p.reportAll()
-	}
-}
-
-// reportAll is the reporter. Should a hook end its goroutine, another goes on.
-func (p *Pool) reportAll() {
-	id := p.helps()
-	defer func() {
-		p.lock()
-		defer p.unlock()
-		delete(p.insiders, id)
-		if len(p.reports) > 0 {
-			go p.reportAll()
-			return
-		}
-		p.reports = nil // it may have been long
-		p.reporting = false
-		p.helpers--
-		p.restoreLocked()
-	}()
-	p.lock()
-	defer p.unlock()
-	for len(p.reports) > 0 {
-		next := p.reports[:1:1]
-		if p.reports = p.reports[1:]; len(p.reports) == maxReports/2 && len(p.dead) > 0 {
-			p.alarmLocked()
-		}
-		p.unlock()
-		func() {
-			defer p.lock()
-			p.deliver(&next)
-		}()
-	}
 }
 
 // shrunk returns s, in less memory if it takes up little of what it has: a slice

@@ -1,0 +1,238 @@
+package taskpool
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
+)
+
+// A Handle refers to one submitted task. Its methods may be called from any
+// goroutine at any time. A Handle must not be copied: the methods of a copy panic, and
+// Wait returns an error.
+type Handle struct {
+	pool *Pool
+	self *Handle // the one that Submit returned: copies are refused, see misuse.go
+	ends bool    // the context given to Submit can end
+
+	function bool // it stands for a function given to Go, see timedFunction
+	terms    terms
+
+	// settled is set, under pool.mu, when state and err are final. Whoever has seen it,
+	// or the waiters' channel closed, may read them without the lock.
+	settled atomic.Bool
+
+	watch *contextWatch // of that context; nil if there is none, or none any more, see watches
+
+	// The fields below are protected by pool.mu.
+
+	work     work   // without run once settled
+	id       uint64 // number in order of acceptance, from 1
+	task     Task   // without its functions once settled
+	state    State
+	err      error         // the task's error, once settled
+	lastErr  error         // of the last failed attempt
+	attempts int           // started so far
+	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
+	draw     uint64        // as in TaskInfo
+	attempt  *attempt      // the one under way; nil while there is none
+	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
+
+	place  place     // where it waits while Queued
+	due    time.Time // when Delayed ends
+	heapI  int32     // index in Pool.delayed while Delayed
+	watchI int32     // index in watch
+	// canceled is the cause of Cancel or of ctx's end, if that came before
+	// the task was accepted or while an attempt was under way.
+	canceled error
+	refused  error    // why a submitter that waited for room was turned away
+	parent   *attempt // the one that submits, while it waits for room; of an orphan that settles, the one that has returned
+	// waiters wait until the task has settled or, while it waits for room itself, until
+	// it is accepted or refused.
+	waiters waiters
+}
+
+// newHandle returns the handle of a task that was submitted with ctx, with its first
+// attempt. The two are one object, which saves an allocation, where the attempt keeps
+// nothing of the caller's alive while the handle is kept.
+func newHandle(ctx context.Context) *Handle {
+	if ctx == context.Background() || ctx == context.TODO() {
+		both := new(struct {
+			Handle
+			attempt
+		})
+		h := &both.Handle
+		h.self, h.first, h.heapI, both.attempt.ctx = h, &both.attempt, -1, ctx
+		return h
+	}
+	h := &Handle{first: &attempt{ctx: ctx}, heapI: -1}
+	h.self = h
+	return h
+}
+
+// Done returns a channel that is closed when the task has settled.
+func (h *Handle) Done() <-chan struct{} {
+	h.mustBeUsable("Handle.Done")
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.doneLocked()
+}
+
+func (h *Handle) doneLocked() <-chan struct{} {
+	if h.state.final() {
+		return closedChannel
+	}
+	return h.waiters.channelLocked()
+}
+
+var closedChannel = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// Wait waits until the task has settled and returns its error, which is nil if
+// it succeeded. If ctx ends first, it returns ctx's cause and the task goes on;
+// a task that has settled is reported even if ctx is over. Everything that the
+// task did happens before Wait returns its error. The hook Finished may still be
+// about to be called then; [Pool.WaitIdle] and [Pool.Shutdown] wait for hooks.
+//
+// Inside a task, of any pool, Wait gives that task's slot back for as long as it
+// waits, so that tasks may wait for each other to any depth, on one worker too. With
+// a context that is not the task's, the wait also ends, with the cause, when the
+// task's context does, unless that had ended before; [context.WithoutCancel] of the
+// task's context is for one that is to go on waiting. Called inside the very task it
+// returns [ErrInside], whatever the context.
+func (h *Handle) Wait(ctx context.Context) error {
+	if err := h.misuse("Handle.Wait"); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return nilArgument("Handle.Wait", "ctx")
+	}
+	return h.wait(&wait{ctx: ctx})
+}
+
+// wait is Wait, as w says.
+func (h *Handle) wait(w *wait) error {
+	if w.task = attemptFrom(w.ctx); w.task != nil && w.task.h == h {
+		return ErrInside
+	}
+	if h.settled.Load() {
+		return h.err
+	}
+	if w.task == nil {
+		if w.identify(); w.task == nil {
+			return h.waitOutside(w)
+		}
+	}
+	w.what = awaited{settled: h}
+	h.pool.lock()
+	defer h.pool.unlock()
+	if err := h.pool.awaitLocked(w); err != nil {
+		return err
+	}
+	return h.err
+}
+
+// waitOutside is wait outside of tasks, where no slot is to be given back. The lock is
+// taken once, to leave word that somebody waits, and without a look at what has arrived:
+// with that, many who submit and wait would be in the workers' way.
+func (h *Handle) waitOutside(w *wait) error {
+	lockSoon(&h.pool.mu)
+	done := h.doneLocked()
+	h.pool.unlock()
+	if err := w.sleep(done); err != nil && !h.settled.Load() {
+		return err
+	}
+	return h.err
+}
+
+// Err returns the task's error once it has settled: nil if it succeeded. Until
+// then it returns nil too; State tells the two apart.
+func (h *Handle) Err() error {
+	h.mustBeUsable("Handle.Err")
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.err
+}
+
+// State returns the state the task is in.
+func (h *Handle) State() State {
+	h.mustBeUsable("Handle.State")
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.state
+}
+
+// Cancel ends the task with the given cause, nil standing for
+// [context.Canceled]. A task that waits is gone at once and its room in the
+// queue is free; a running one has its context ended, and is Canceled if Run
+// then returns an error and Succeeded if it returns nil. Cancel does not wait
+// for that. It returns false if the task had settled already.
+func (h *Handle) Cancel(cause error) bool {
+	h.mustBeUsable("Handle.Cancel")
+	if cause == nil {
+		cause = context.Canceled
+	}
+	return h.pool.cancel(h, cause)
+}
+
+// SetPriority moves a waiting task to another priority, at the back of those
+// that wait there, even if that is the priority it has. It returns false if the
+// task no longer waits: it runs, is parked or has settled.
+func (h *Handle) SetPriority(pr Priority) bool {
+	h.mustBeUsable("Handle.SetPriority")
+	p := h.pool
+	p.lock()
+	defer p.unlock()
+	switch h.state {
+	case Queued:
+		e := p.queue.remove(h)
+		h.task.Priority = pr
+		e.order = p.orderLocked()
+		p.queue.push(e, pr, false)
+	case Delayed:
+		h.task.Priority = pr
+	default:
+		return false
+	}
+	p.restoreLocked()
+	return true
+}
+
+// Current returns the task that ctx was given to, or that it derives from the
+// context of. It returns false outside a task.
+func Current(ctx context.Context) (TaskInfo, bool) {
+	if ctx == nil {
+		panic(nilArgument("Current", "ctx").Error())
+	}
+	a := attemptFrom(ctx)
+	if a == nil {
+		return TaskInfo{}, false
+	}
+	a.h.pool.lock()
+	defer a.h.pool.unlock()
+	return a.infoLocked(), true
+}
+
+// Detach returns the context that the task of ctx was submitted with, without
+// that task's identity: with it, work that a task starts neither ends with the
+// task nor counts as part of it. Without it such work is canceled when the task returns:
+// the log has a warning then, and [Stats] counts it as Orphaned. What was added to ctx on its way from the task
+// is not in it. Outside a task Detach returns ctx.
+func Detach(ctx context.Context) context.Context {
+	if ctx == nil {
+		panic(nilArgument("Detach", "ctx").Error())
+	}
+	a := attemptFrom(ctx)
+	if a == nil {
+		return ctx
+	}
+	ctx = a.ctx
+	if attemptFrom(ctx) != nil { // the task was submitted by a task
+		return context.WithValue(ctx, remote.AttemptKey{}, nil)
+	}
+	return ctx
+}

@@ -1,0 +1,293 @@
+package taskpool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// A report is something to tell hooks and the log about, to be called without
+// a lock: a call or, if that is nil, a hook to be told of an event.
+type report struct {
+	call  func()
+	hook  func(TaskEvent)
+	event *TaskEvent
+	start bool // of the start of an attempt, which is not told once that was given up
+}
+
+func (r *report) make() {
+	if r.call != nil {
+		r.call()
+	} else {
+		r.hook(*r.event)
+	}
+}
+
+// tell adds the reports that tell hooks about e.
+func tell[E any](reports *[]report, hooks []func(E), e E) {
+	for _, hook := range hooks {
+		e := e // moves to the heap here, not where there is no hook
+		*reports = append(*reports, report{call: func() { hook(e) }})
+	}
+}
+
+// tellOf adds the reports that tell hooks about *e, which stays as it is until they
+// are made.
+func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
+	for _, hook := range hooks {
+		*reports = append(*reports, report{hook: hook, event: e})
+	}
+}
+
+// deliver makes the reports in order. A panic in one is contained; Goexit is
+// left to the caller's goroutine, and leaves the reports not yet made in *rs.
+func (p *Pool) deliver(rs *[]report) {
+	for len(*rs) > 0 {
+		r := next(rs)
+		p.contain("a hook or logger", func() { r.make() })
+	}
+}
+
+// next takes the first of the reports.
+func next(rs *[]report) report {
+	r := (*rs)[0]
+	(*rs)[0] = report{}
+	*rs = (*rs)[1:]
+	return r
+}
+
+// oweLocked notes that the caller, on whatever goroutine, is about to make reports with
+// deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
+func (p *Pool) oweLocked(rs []report) {
+	if len(rs) > 0 && p.hooks.outside {
+		p.helpers++
+		p.telling++
+	}
+}
+
+// deliverAll makes the reports that oweLocked has noted, those after a Goexit on
+// another goroutine.
+func (p *Pool) deliverAll(rs []report) {
+	if len(rs) == 0 {
+		return
+	}
+	defer func() {
+		if len(rs) == 0 && !p.hooks.outside {
+			return
+		}
+		p.lock()
+		defer p.unlock()
+		p.reportLocked(rs)
+		if p.hooks.outside {
+			p.helpers--
+			p.telling--
+			p.restoreLocked()
+		}
+	}()
+	if p.hooks.outside {
+		p.tellHere(&rs)
+	} else {
+		p.deliver(&rs)
+	}
+}
+
+// tellHere is deliver where hooks may be told on a goroutine that is none of the pool's:
+// tellsHere looks for it, and for p, on the stack.
+//
+//go:noinline
+func (p *Pool) tellHere(rs *[]report) {
+	p.deliver(rs)
+	runtime.KeepAlive(p) // so that stacks show it
+}
+
+// tellsHere reports whether the calling goroutine is in tellHere of p. The number by
+// which the runtime knows a goroutine would cost whoever tells hooks more than that is
+// worth, as hooks hardly ever ask; this costs who asks.
+func (p *Pool) tellsHere() bool {
+	p.lock()
+	telling := p.telling
+	p.unlock()
+	if telling == 0 {
+		return false
+	}
+	stack := make([]byte, 64<<10)
+	stack = stack[:runtime.Stack(stack, false)]
+	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
+}
+
+// contain calls user code that must not harm anyone and reports whether it
+// returned. A panic is logged, and so is [runtime.Goexit], which cannot be
+// stopped: it ends the goroutine.
+func (p *Pool) contain(what string, f func()) (ok bool) {
+	defer func() {
+		if !ok {
+			p.logContained(what, recover())
+		}
+	}()
+	f()
+	return true
+}
+
+// finish is attempt.finish, which calls methods of the context given to Submit.
+func (p *Pool) finish(a *attempt, e *ending) {
+	if a.noteEnd(e); a.derived.Load() != nil {
+		p.contain("a context's method", func() { a.finish(e) })
+	}
+}
+
+// logContained logs the end of a user's function other than Run by a panic with
+// value v, or by Goexit or panic(nil), if v is nil. The value's own methods and
+// the logger may panic too; then the matter is dropped.
+func (p *Pool) logContained(what string, v any) {
+	defer func() { _ = recover() }()
+	if v == nil {
+		p.log(slog.LevelError, "taskpool: "+what+" called runtime.Goexit")
+		return
+	}
+	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
+}
+
+// logger returns the pool's logger.
+func (p *Pool) logger() *slog.Logger {
+	if l := p.cfg.logger; l != nil {
+		return l
+	}
+	return slog.Default()
+}
+
+// logs reports whether the log takes records of a level. It calls the user's
+// handler, so no lock may be held.
+func (p *Pool) logs(level slog.Level) bool {
+	return p.logger().Enabled(context.Background(), level)
+}
+
+// log writes a record. It calls the user's handler, so no lock may be held.
+func (p *Pool) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	if !p.logs(level) {
+		return
+	}
+	if p.cfg.name != "" {
+		attrs = append([]slog.Attr{slog.String("pool", p.cfg.name)}, attrs...)
+	}
+	p.logger().LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// logTask writes a record about a task.
+func (p *Pool) logTask(level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
+	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
+	if t.ID != 0 {
+		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
+	}
+	p.log(level, msg, append(all, attrs...)...)
+}
+
+// maxReports is the number of reports that may wait for the reporter before dead
+// workers are no longer replaced: tasks that panic one after the other wait for the
+// hook that is told of each.
+const maxReports = 1000
+
+// reportLocked has reports made by the reporter, a goroutine that runs while
+// there are any.
+func (p *Pool) reportLocked(reports []report) {
+	p.reports = append(p.reports, reports...)
+	if len(p.reports) > 0 && !p.reporting {
+		p.reporting = true
+		p.helpers++
+		go p.reportAll()
+	}
+}
+
+// reportAll is the reporter. Should a hook end its goroutine, another goes on.
+func (p *Pool) reportAll() {
+	id := p.helps()
+	defer func() {
+		p.lock()
+		defer p.unlock()
+		delete(p.insiders, id)
+		if len(p.reports) > 0 {
+			go p.reportAll()
+			return
+		}
+		p.reports = nil // it may have been long
+		p.reporting = false
+		p.helpers--
+		p.restoreLocked()
+	}()
+	p.lock()
+	defer p.unlock()
+	for len(p.reports) > 0 {
+		next := p.reports[:1:1]
+		if p.reports = p.reports[1:]; len(p.reports) == maxReports/2 && len(p.dead) > 0 {
+			p.alarmLocked()
+		}
+		p.unlock()
+		func() {
+			defer p.lock()
+			p.deliver(&next)
+		}()
+	}
+}
+
+// reportAttempt adds the reports about an attempt that ended with v. started is
+// zero if it is not known when it did, and e is to be the event. It is called with
+// pool.mu held and calls no user code; the reports do.
+func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *TaskEvent, reports *[]report) {
+	var elapsed time.Duration
+	if !started.IsZero() {
+		elapsed = time.Since(started)
+	}
+	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Result: v.result(), Elapsed: elapsed}
+	if v.log {
+		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
+		*reports = append(*reports, report{call: func() {
+			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
+		}})
+	}
+	if v.kind != attemptOK {
+		if v.retry || v.state == Failed || v.kind == attemptPanic {
+			v, info, elapsed := *v, info, elapsed
+			*reports = append(*reports, report{call: func() { p.logAttempt(&v, info, elapsed) }})
+		}
+		tellOf(reports, p.hooks.attemptFailed, e)
+	}
+	if v.retry {
+		retried := *e
+		retried.Delay = v.delay
+		tell(reports, p.hooks.retried, retried)
+	} else {
+		tellOf(reports, p.hooks.finished, e)
+	}
+}
+
+// logAttempt logs an attempt that failed.
+func (p *Pool) logAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
+	level, msg := slog.LevelError, "taskpool: task failed"
+	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
+		level, msg = slog.LevelWarn, "taskpool: attempt failed"
+	}
+	if !p.logs(level) {
+		return
+	}
+	attrs := []slog.Attr{slog.Any("error", v.err)}
+	switch v.kind {
+	case attemptPanic:
+		var e *PanicError
+		errors.As(v.err, &e)
+		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.complete().Stack)))
+	case attemptHung:
+		var e *HungError
+		errors.As(v.err, &e)
+		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
+	}
+	if elapsed > 0 {
+		attrs = append(attrs, slog.Duration("elapsed", elapsed))
+	}
+	if v.retry {
+		attrs = append(attrs, slog.Duration("retry_in", v.delay))
+	}
+	p.logTask(level, msg, info, attrs...)
+}

@@ -1,0 +1,352 @@
+package taskpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Go runs f with priority pr as soon as no more urgent task waits for a worker.
+// It is the fast way for work that needs neither context nor result: it
+// allocates nothing per task and never waits. If f panics, that is logged and
+// counted.
+//
+// Go returns [ErrFull] if the queue has no room, with OverflowWait too, and
+// [ErrClosed] after Shutdown was called.
+func (p *Pool) Go(pr Priority, f func()) error {
+	if p.misused() {
+		return p.misuse("Go")
+	}
+	if f == nil {
+		return nilArgument("Go", "f")
+	}
+	e := entry{f: f}
+	if p.sampled {
+		e = p.timedFunction(f, pr)
+	}
+	if p.arrive(e, pr) {
+		return nil
+	}
+	p.lock()
+	var reports []report
+	var due time.Time
+	err := ErrClosed
+	if !p.closed {
+		due, err = p.makeRoomLocked(pr, false, &reports)
+	}
+	if err != nil {
+		p.total.refused++
+		p.unlock()
+		return err
+	}
+	p.total.submitted++
+	if e.h == nil && !due.IsZero() {
+		e = p.functionHandle(f, pr, p.hooks.unsampled())
+	}
+	if e.h != nil {
+		e.h.id = p.total.submitted
+		p.inheritLocked(e.h, due)
+	}
+	p.enqueueLocked(e, pr)
+	if p.hooks.queued != nil {
+		info := TaskInfo{Priority: pr, draw: p.hooks.unsampled()}
+		if e.h != nil {
+			info = e.h.infoLocked()
+		}
+		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
+	}
+	p.restoreLocked()
+	p.oweLocked(reports)
+	p.unlock()
+	p.deliverAll(reports)
+	return nil
+}
+
+// timedFunction returns the entry of a function. Where a hook is to be told of it,
+// that is a handle, which nobody gets to see, but it knows when the function came.
+// To the worker that takes it, it is a function again.
+func (p *Pool) timedFunction(f func(), pr Priority) entry {
+	draw, sampled := uint64(0), true
+	if len(p.hooks.samples) > 0 {
+		draw, sampled = p.hooks.draws()
+	}
+	if !sampled && !(p.hooked && p.hooks.timed) {
+		return entry{f: f}
+	}
+	return p.functionHandle(f, pr, draw)
+}
+
+// functionHandle returns the entry of a function with a handle that stands for it.
+func (p *Pool) functionHandle(f func(), pr Priority, draw uint64) entry {
+	h := functionHandles.Get().(*Handle)
+	h.pool, h.work.f, h.task.Priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
+	return entry{h: h}
+}
+
+// functionHandles are handles that stand for functions, to be used again: nobody
+// but the queue has them.
+var functionHandles = sync.Pool{New: func() any {
+	return &Handle{function: true, heapI: -1}
+}}
+
+// Submit hands a task to the pool and returns a handle to it. ctx governs the
+// whole task: waiting for room, waiting in the queue and each attempt. When it
+// ends before the task has started, the task is Canceled at once and never
+// runs; nor does an attempt start, the first or a retry, once ctx's deadline has
+// passed. Such a task makes no attempt, and hooks are told of its end only. A task that is to outlive a request gets [context.WithoutCancel]; then
+// nothing but room or Shutdown ends a wait for room.
+//
+// If the queue is full, Submit waits for room, makes some or returns [ErrFull],
+// as [WithCapacity] says. After Shutdown was called it returns [ErrClosed],
+// except to a running task of the pool that submits with its own context. It
+// returns an error that wraps ctx's if ctx ends before the task is accepted, and
+// one that names the field if t is not valid. A task that is not accepted leaves
+// nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
+// wait alone.
+func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
+	return p.submitRun("Submit", ctx, ctx, &t, roomAsSet)
+}
+
+// TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
+// [OverflowWait], it returns [ErrFull].
+func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
+	return p.submitRun("TrySubmit", ctx, ctx, &t, roomNow)
+}
+
+// SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
+// governs the task, and wait how long SubmitWithin may take. If wait ends first, the
+// error wraps its cause, and the task was not accepted; once the task is accepted, the
+// end of wait changes nothing. It is for a task that outlives the request in which it
+// is submitted:
+//
+//	h, err := pool.SubmitWithin(r.Context(), context.WithoutCancel(r.Context()), task)
+//
+// Inside a task it is wait that tells which task submits. If ctx ends while
+// SubmitWithin waits, it returns too.
+func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
+	const call = "SubmitWithin"
+	switch {
+	case p.misused():
+		return nil, p.misuse(call)
+	case wait == nil:
+		return nil, nilArgument(call, "wait")
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case wait.Err() != nil:
+		return nil, p.refuseOver(call, wait)
+	}
+	if ctx.Done() != nil {
+		both, cancel := context.WithCancelCause(wait)
+		defer cancel(nil)
+		defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+		wait = both
+	}
+	return p.submitRun(call, wait, ctx, &t, roomAsSet)
+}
+
+// submitRun is SubmitWithin, whose wait has not ended, for a call of that name; room says
+// how to get room.
+func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room roomMode) (*Handle, error) {
+	switch {
+	case p.misused():
+		return nil, p.misuse(call)
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case t.Run == nil:
+		return nil, nilArgument(call, "Task.Run")
+	}
+	return p.submit(call, wait, ctx, t, work{run: t.Run}, terms{room: room})
+}
+
+// work is what Submit does not leave to its caller.
+type work struct {
+	run   func(context.Context) error
+	f     func() // a function given to Go
+	group *Group // that the task is a member of; nil if none
+}
+
+// terms are how a task is submitted.
+type terms struct {
+	room     roomMode
+	answered bool // whoever submits it is told of its end: no orphan
+}
+
+// A roomMode is what becomes of a task for which there is no room.
+type roomMode byte
+
+const (
+	roomAsSet roomMode = iota // what WithCapacity says
+	roomWait                  // it waits whatever that is
+	roomNow                   // it does not wait
+)
+
+// submit is SubmitWithin of a task that does work, on these terms, for a call of that name.
+func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
+	h := newHandle(ctx)
+	h.pool, h.task, h.work, h.terms = p, *t, work, terms
+	if g := work.group; g != nil {
+		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
+	}
+	if err := t.validate(); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, p.refuseOver(call, ctx)
+	}
+	if ctx.Done() != nil {
+		h.ends = true
+		p.watches.watch(p, h, ctx)
+	}
+	if p.hooks.timed {
+		h.queuedAt = time.Since(p.epoch)
+	}
+	parent := attemptFrom(wait)
+	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
+		return h, nil
+	}
+	reports, err := p.admit(call, wait, h, parent)
+	if err != nil {
+		if forget := p.watches.leave(h); forget != nil {
+			forget()
+		}
+		if err == errGaveUp {
+			over := ctx
+			if ctx.Err() == nil {
+				over = wait
+			}
+			err = p.contextError(call, over)
+		}
+		return nil, err
+	}
+	p.deliverAll(reports)
+	return h, nil
+}
+
+// refuseOver counts a task that is not accepted as ctx is over, and returns the error of
+// call.
+func (p *Pool) refuseOver(call string, ctx context.Context) error {
+	p.lock()
+	p.total.refused++
+	p.unlock()
+	return p.contextError(call, ctx)
+}
+
+// errGaveUp stands for contextError where a lock forbids to ask the context.
+var errGaveUp = errors.New("taskpool: context is over")
+
+// contextError says that a context given to call is over.
+func (p *Pool) contextError(call string, ctx context.Context) error {
+	err, cause := ctx.Err(), causeOf(ctx)
+	if err == nil {
+		err = cause
+	}
+	wraps := false
+	p.contain("an error's Is or Unwrap", func() { wraps = errors.Is(cause, err) })
+	if wraps {
+		return fmt.Errorf("taskpool: %s: context is over: %w", call, cause)
+	}
+	return fmt.Errorf("taskpool: %s: context is over: %w: %w", call, err, cause)
+}
+
+// admit has h accepted or returns why not. within bounds how long that may take, and
+// parent is the attempt that submits, as that context says.
+func (p *Pool) admit(call string, within context.Context, h *Handle, parent *attempt) (reports []report, err error) {
+	p.lock()
+	defer p.unlock()
+	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.work.group != nil}
+	for decided := false; !decided; {
+		decided = true
+		switch {
+		case h.canceled != nil:
+			err = errGaveUp
+		case p.tooLateLocked(&h.task):
+			err = ErrClosed
+		case p.closed && !p.continuesLocked(parent):
+			// A member may be the one that adds to its group.
+			if w.ask && !w.identified {
+				p.identifyLocked(w)
+				decided = false
+			} else if w.ask && p.continuesLocked(w.task) && !w.task.h.function {
+				parent, decided = w.task, false
+			} else {
+				err = ErrClosed
+			}
+		default:
+			later := h.task.later()
+			var due time.Time
+			if due, err = p.makeRoomLocked(h.task.Priority, later, &reports); err == nil {
+				p.acceptLocked(h, later)
+				if !later {
+					p.inheritLocked(h, due)
+				}
+			} else if h.terms.room == roomNow || h.terms.room != roomWait && p.cfg.overflow != OverflowWait {
+				// refused
+			} else {
+				h.parent = parent
+				err = p.waitForRoomLocked(h, later, w)
+			}
+		}
+	}
+	if err != nil {
+		p.total.refused++
+		return nil, err
+	}
+	if p.hooks.queued != nil {
+		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
+	}
+	p.restoreLocked()
+	p.oweLocked(reports)
+	return reports, nil
+}
+
+// waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
+// pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
+func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
+	if later {
+		h.due = h.task.NotBefore
+		p.doorDelayed.add(h)
+		p.alarmAtLocked(h.due)
+	} else {
+		p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+	}
+	p.watchFullLocked()
+	defer func() { // also if h's context panics
+		if h.id == 0 {
+			p.leaveDoorLocked(h)
+		}
+		h.parent = nil
+		p.restoreLocked()
+	}()
+	_ = p.awaitLocked(w) // where a context has ended the wait, stay has refused h
+	return h.refused
+}
+
+// leaveDoorLocked takes h, which was not accepted, away from the door where it
+// waits, if it does.
+func (p *Pool) leaveDoorLocked(h *Handle) {
+	switch {
+	case h.place.lane != nil:
+		p.door.remove(h)
+	case h.heapI >= 0:
+		p.doorDelayed.remove(h)
+	}
+}
+
+// unlocked calls f without p.mu, which the caller holds and holds again when f
+// has returned, or has ended in any other way.
+func (p *Pool) unlocked(f func()) {
+	p.unlock()
+	defer p.lock()
+	f()
+}
+
+// continuesLocked reports whether a, if not nil, is at work in this pool, so
+// that what it submits is part of the work accepted.
+func (p *Pool) continuesLocked(a *attempt) bool {
+	return a != nil && a.pool == p && !a.over && p.cut == nil
+}
+
+// later reports whether t has to wait for its time.
+func (t *Task) later() bool { return !t.NotBefore.IsZero() && time.Now().Before(t.NotBefore) }
