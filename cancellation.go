@@ -344,3 +344,54 @@ func (p *Pool) cancelChunk(c *chunk) {
 	p.restoreLocked()
 	p.oweLocked(c.reports)
 }
+
+// cancel implements Handle.Cancel.
+func (p *Pool) cancel(h *Handle, cause error) bool {
+	p.lock()
+	var reports []report
+	a, e, ok := p.cancelLocked(h, cause, false, &reports)
+	if ok {
+		p.restoreLocked()
+	}
+	p.oweLocked(reports)
+	p.unlock()
+	if a != nil {
+		p.finish(a, e)
+	}
+	p.deliverAll(reports)
+	return ok
+}
+
+// cancelLocked cancels h, byContext if the context given to Submit has ended. It returns
+// false if h has settled, and the attempt under way, if there is one, with the ending that
+// its context is to get without the lock.
+func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
+	switch {
+	case h.state.final():
+		return nil, nil, false
+	case h.id == 0: // Submit will find out
+		p.arrivals.mu.Lock() // as arrive looks at it
+		h.canceled = cause
+		p.arrivals.mu.Unlock()
+		return nil, nil, true
+	case h.attempt == nil:
+		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, reports)
+		return nil, nil, true
+	}
+	if h.canceled == nil {
+		h.canceled = cause
+	}
+	a, e = h.attempt, &ending{cause: cause, kind: endCanceled, byContext: byContext}
+	p.endLocked(a, e)
+	p.settleJudgedLocked(a.w, reports)
+	return a, e, true
+}
+
+// withdrawLocked takes a waiting handle out of the queue or the delayed ones.
+func (p *Pool) withdrawLocked(h *Handle) entry {
+	if h.state == Delayed {
+		p.undelayLocked(h)
+		return entry{h: h}
+	}
+	return p.queue.remove(h)
+}

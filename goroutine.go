@@ -3,6 +3,7 @@ package taskpool
 import (
 	"bytes"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -104,4 +105,63 @@ func parseGoroutineID(head []byte) uint64 {
 	}
 	id, _ := strconv.ParseUint(string(fields[1]), 10, 64)
 	return id
+}
+
+// A panicSite is the stack of a goroutine that panics, or hangs.
+type panicSite struct {
+	goroutine uint64
+	frames    []uintptr
+	cut       bool // it is deeper
+}
+
+const maxPanicFrames = 100
+
+// newPanicSite returns the stack of the calling goroutine, which has the given
+// number, from the call of panic on: the caller is the deferred function that
+// recovers.
+func newPanicSite(goroutine uint64) panicSite {
+	var frames [maxPanicFrames]uintptr
+	n := runtime.Callers(3, frames[:])
+	return panicSite{goroutine, slices.Clone(frames[:n]), n == len(frames)}
+}
+
+// stack returns the stack of the goroutine, which runs, as text.
+func (s panicSite) stack() []byte { return s.text("running") }
+
+// state returns what the goroutine, another one, does.
+func (s panicSite) state() string {
+	if f, _ := runtime.CallersFrames(s.frames).Next(); f.Function == "runtime.gopark" {
+		return "waiting"
+	}
+	return "running"
+}
+
+// text returns the stack as text. Unlike debug.Stack it takes no lock of the
+// runtime, which that does for each word it prints: workers whose tasks panic at
+// the same time would wait for each other.
+func (s panicSite) text(state string) []byte {
+	text := make([]byte, 0, 1024)
+	text = append(text, "goroutine "...)
+	text = strconv.AppendUint(text, s.goroutine, 10)
+	text = append(text, " ["...)
+	text = append(text, state...)
+	text = append(text, "]:\n"...)
+	for frames, more := runtime.CallersFrames(s.frames), true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		name := f.Function
+		if name == "runtime.gopanic" {
+			name = "panic" // as debug.Stack calls it
+		}
+		text = append(text, name...)
+		text = append(text, "(...)\n\t"...)
+		text = append(text, f.File...)
+		text = append(text, ':')
+		text = strconv.AppendInt(text, int64(f.Line), 10)
+		text = append(text, '\n')
+	}
+	if s.cut {
+		text = append(text, "...additional frames elided...\n"...)
+	}
+	return text
 }

@@ -258,3 +258,76 @@ func (w *worker) lot() uint64 {
 	}
 	return w.pool.hooks.unsampled()
 }
+
+// runAround calls run within hooks, the first outermost.
+func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.Context) error) error) {
+	w.aroundTried = true // to a replacement: do not try again
+	w.pool.lock()
+	info := w.infoLocked()
+	w.pool.unlock()
+	run := func(ctx context.Context) error {
+		switch {
+		case w.ran:
+			return errors.New("taskpool: hook Around called run a second time")
+		case ctx == nil:
+			return errors.New("taskpool: hook Around called run with a nil context")
+		}
+		if w.err = w.mayRun(); w.err == nil {
+			w.err = w.callRecovered(ctx)
+		}
+		w.ran = true
+		return w.err
+	}
+	for i := len(hooks) - 1; i >= 0; i-- {
+		hook, next := hooks[i], run
+		run = func(ctx context.Context) error { return hook(ctx, info, next) }
+	}
+	var err error
+	if !w.containAround(func() { err = run(w.context()) }) {
+		return
+	}
+	switch {
+	case w.kind == attemptPanic: // stands
+	case !w.ran && err == nil:
+		w.ran, w.err = true, errNotRun
+	default:
+		w.ran, w.err = true, err
+	}
+}
+
+// containAround is Pool.contain for hooks that go around Run, whose own Goexit is
+// not to be logged as theirs.
+func (w *worker) containAround(f func()) (ok bool) {
+	defer func() {
+		if ok {
+			return
+		}
+		if v := recover(); v != nil || !w.inRun {
+			w.pool.logContained("hook Around", v)
+		}
+	}()
+	f()
+	return true
+}
+
+// callRecovered is call for the hooks that go around it: these see a panic as
+// an error.
+func (w *worker) callRecovered(ctx context.Context) (err error) {
+	normal := false
+	func() {
+		defer func() {
+			if !normal {
+				w.value, w.site = recover(), newPanicSite(w.goroutine.Load())
+				w.panicked = w.value != nil
+			}
+		}()
+		err = w.call(ctx)
+		normal = true
+	}()
+	if !normal { // a Goexit does not come here; died sees to it
+		w.inRun, w.kind = false, attemptPanic
+		err = (&PanicError{Value: w.value, site: w.site}).complete()
+		w.panicked, w.value, w.site = false, nil, panicSite{}
+	}
+	return err
+}

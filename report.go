@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"runtime/pprof"
 	"time"
 )
 
@@ -290,4 +291,24 @@ func (p *Pool) logAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
 		attrs = append(attrs, slog.Duration("retry_in", v.delay))
 	}
 	p.logTask(level, msg, info, attrs...)
+}
+
+// helps makes the calling goroutine known to inside, as one that Shutdown waits
+// for. It is called after p.helpers++, and helperDone gets what it returns.
+func (p *Pool) helps() (id uint64) {
+	pprof.SetGoroutineLabels(p.labels) // else it has those of whoever started it, which may be a task
+	id = goroutineID()
+	p.lock()
+	defer p.unlock()
+	p.insiders[id] = true
+	return id
+}
+
+// helperDone ends what p.helpers++ and helps began.
+func (p *Pool) helperDone(id uint64) {
+	p.lock()
+	defer p.unlock()
+	delete(p.insiders, id)
+	p.helpers--
+	p.restoreLocked()
 }

@@ -1,0 +1,275 @@
+package taskpool
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// totals is the part of Stats that only grows.
+type totals struct {
+	submitted, refused                uint64
+	succeeded, failed, canceled, shed uint64
+	orphaned                          uint64
+	attempts, withdrawn               uint64 // tasks given to workers, and those of them of which no attempt began
+	retries, parks, resumes           uint64
+	errors, timeouts, interrupted     uint64
+	panics, goexits, hangs            uint64
+
+	replacedPanic, replacedGoexit, replacedHung uint64
+}
+
+// settled counts a task that reached final state s.
+func (t *totals) settled(s State) {
+	switch s {
+	case Succeeded:
+		t.succeeded++
+	case Failed:
+		t.failed++
+	case Canceled:
+		t.canceled++
+	case Shed:
+		t.shed++
+	}
+}
+
+// attempt counts an attempt that ended with v.
+func (t *totals) attempt(v *verdict) {
+	switch v.result() {
+	case resultError:
+		t.errors++
+	case resultTimeout:
+		t.timeouts++
+	case resultInterrupted:
+		t.interrupted++
+	case resultPanic:
+		t.panics++
+	case resultGoexit:
+		t.goexits++
+	case resultHung:
+		t.hangs++
+	}
+}
+
+// The values of TaskEvent.Result.
+const (
+	resultSuccess     = "success"
+	resultError       = "error"
+	resultTimeout     = "timeout"
+	resultInterrupted = "interrupted"
+	resultPanic       = "panic"
+	resultGoexit      = "goexit"
+	resultHung        = "hung"
+)
+
+// result says in a word how an attempt ended.
+func (v *verdict) result() string {
+	switch {
+	case v.kind == attemptOK:
+		return resultSuccess
+	case v.kind == attemptPanic:
+		return resultPanic
+	case v.kind == attemptGoexit:
+		return resultGoexit
+	case v.kind == attemptHung:
+		return resultHung
+	case v.state == Canceled:
+		return resultInterrupted
+	case v.late:
+		return resultTimeout
+	}
+	return resultError
+}
+
+// A mark says which tasks had come at a time: those of an order up to seq. So of
+// tasks whose arrival nobody has timed, one can tell how long at least they wait.
+type mark struct {
+	seq int64
+	at  time.Duration // since Pool.epoch
+}
+
+// With more than maxMarks, those are dropped without which a wait is still known to
+// within a part in markPrecision. There are seldom more than half of it then: it
+// takes 32 marks for each e-fold of the time for which a task waits.
+const (
+	maxMarks      = 1024
+	markPrecision = 32
+)
+
+// markLocked notes which tasks have come by now, and forgets the marks that say
+// nothing about those that wait. lanes are those that are not empty.
+func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
+	if p.ageing {
+		return // orders are times
+	}
+	oldest := int64(math.MaxInt64)
+	for _, l := range lanes {
+		oldest = min(oldest, l.order())
+	}
+	first, _ := slices.BinarySearchFunc(p.marks, oldest, mark.compare)
+	p.marks = slices.Delete(p.marks, 0, first)
+	if oldest <= p.seq {
+		p.addMarkLocked(p.seq, now)
+	}
+}
+
+// markArrivalsLocked notes when the tasks of a batch have come that is taken in. With
+// hooks that are told how long tasks wait, that is known of the first of each priority,
+// so that Stats need not have been asked before.
+func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch, began *beginnings) {
+	if p.ageing {
+		return
+	}
+	if p.queue.n == 0 {
+		p.marks = p.marks[:0]
+	}
+	first := 0
+	for i, s := range stretches[:min(len(stretches), maxTimed)] {
+		p.addMarkLocked(batch.base+int64(first), began[i])
+		first = s.end
+	}
+}
+
+// cameAt returns when a task has come, with hooks that are told how long tasks wait:
+// the time was taken already if there is a handle.
+func (p *Pool) cameAt(e entry) time.Duration {
+	if e.h != nil {
+		return e.h.queuedAt
+	}
+	return time.Since(p.epoch)
+}
+
+// addMarkLocked notes that the tasks of an order up to seq had come at a time.
+func (p *Pool) addMarkLocked(seq int64, at time.Duration) {
+	if last := len(p.marks) - 1; last >= 0 {
+		if p.marks[last].seq == seq {
+			return
+		}
+		at = max(at, p.marks[last].at) // was read before a lock
+	}
+	p.marks = append(p.marks, mark{seq, at})
+	for precision := time.Duration(markPrecision); len(p.marks) > maxMarks; precision /= 2 {
+		p.marks = thinOut(p.marks, at, precision)
+	}
+}
+
+// thinOut drops every mark whose neighbors, the one before and the one behind, are
+// no further apart than a part in precision of the age of the latter.
+func thinOut(marks []mark, now, precision time.Duration) []mark {
+	kept := marks[:1]
+	for i, m := range marks[1:] {
+		next := i + 2
+		if next == len(marks) || precision*(marks[next].at-kept[len(kept)-1].at) > now-marks[next].at {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
+
+// oldestWaitLocked returns how long the task at the front of l that is not parked,
+// of which there is one, has waited.
+func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
+	for e := range l.all() {
+		switch {
+		case e.parked():
+			continue
+		case e.h != nil && p.hooks.timed:
+			return now - e.h.queuedAt
+		case p.ageing:
+			return now - time.Duration(e.order)
+		}
+		i, _ := slices.BinarySearchFunc(p.marks, e.order, mark.compare)
+		return now - p.marks[i].at
+	}
+	return 0
+}
+
+// dispatchCounts counts attempts by priority. It is a hash table in which a
+// priority has one place, so that what is counted often is found with a look; it
+// grows as long as that is too little, and then the others are in a map.
+type dispatchCounts struct {
+	places []dispatchCount // a power of two
+	others map[Priority]uint64
+}
+
+type dispatchCount struct {
+	priority Priority
+	n        uint64
+}
+
+const (
+	leastPlaces = 16
+	mostPlaces  = 1 << 12
+	mostOthers  = 1 << 10
+)
+
+// place returns the index of where pr is counted, if it is not among the others.
+func (c *dispatchCounts) place(pr Priority) int { return int(pr) & (len(c.places) - 1) }
+
+func (c *dispatchCounts) add(pr Priority, n uint64) {
+	i := c.place(pr)
+	if uint(i) < uint(len(c.places)) && c.places[i].priority == pr {
+		c.places[i].n += n
+	} else {
+		c.addOther(pr, n)
+	}
+}
+
+// takeBack undoes an add of 1, if that was counted.
+func (c *dispatchCounts) takeBack(pr Priority) {
+	if at := &c.places[c.place(pr)]; at.priority == pr && at.n > 0 {
+		at.n--
+	} else if c.others[pr] > 0 {
+		c.others[pr]--
+	}
+}
+
+// addOther is add of a priority that is not in its place.
+func (c *dispatchCounts) addOther(pr Priority, n uint64) {
+	if c.places == nil {
+		c.places = make([]dispatchCount, leastPlaces)
+	}
+	for {
+		at := &c.places[c.place(pr)]
+		switch {
+		case at.priority == pr || at.n == 0:
+			at.priority = pr
+			at.n += n
+		case len(c.places) < mostPlaces:
+			old := c.places
+			c.places = make([]dispatchCount, 2*len(old)) // no two of old come to one place
+			for _, o := range old {
+				if o.n > 0 {
+					c.places[c.place(o.priority)] = o
+				}
+			}
+			continue
+		default:
+			if _, known := c.others[pr]; known || len(c.others) < mostOthers {
+				if c.others == nil {
+					c.others = make(map[Priority]uint64)
+				}
+				c.others[pr] += n
+			}
+		}
+		return
+	}
+}
+
+func (c *dispatchCounts) byPriority() map[Priority]uint64 {
+	all := make(map[Priority]uint64)
+	for _, d := range c.places {
+		if d.n > 0 {
+			all[d.priority] = d.n
+		}
+	}
+	for pr, n := range c.others { // in its place too, if that was taken back by another
+		if n > 0 {
+			all[pr] += n
+		}
+	}
+	return all
+}

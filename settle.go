@@ -1,0 +1,330 @@
+package taskpool
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
+)
+
+// A verdict is what becomes of a task after an attempt.
+type verdict struct {
+	state State // Succeeded, Failed or Canceled; with retry what it would be without
+	err   error
+	kind  attemptKind
+	hung  bool // too long without a Beat
+	late  bool // its time was over, or it was without a Beat for too long
+	log   bool // of a success: the log takes it
+	retry bool
+	delay time.Duration
+}
+
+// An attemptKind is how an attempt ended.
+type attemptKind int
+
+const (
+	attemptOK attemptKind = iota
+	attemptError
+	attemptPanic
+	attemptGoexit
+	attemptHung
+)
+
+// judge decides what becomes of the task. It returns false if the worker has
+// nothing more to do.
+func (w *worker) judge() bool {
+	w.phase = phaseSettle
+	v := &w.verdict
+	*v = verdict{state: Succeeded}
+	a := w.attempt
+	if a != nil && w.err == nil {
+		a.noteEnd(returned) // from here on derived stays as it is, or ends itself
+	}
+	// Before user code is called it must be sure that the task has no other attempt by
+	// now.
+	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) && !w.inTime() {
+		return w.late()
+	}
+	if w.err != nil {
+		if w.kind == attemptOK {
+			w.kind = attemptError
+		}
+		*v = verdict{state: Failed, err: w.err, kind: w.kind}
+	}
+	if a == nil {
+		return true
+	}
+	a.run = nil // let go of what it refers to; retry is still needed
+	var end *ending
+	if v.kind != attemptOK {
+		w.pool.contain("a context's method", func() { end = a.ended() })
+	}
+	if w.err != nil || a.derived.Load() != nil {
+		w.pool.finish(a, returned)
+	}
+	if v.kind == attemptError && end != nil {
+		v.err = withReason(end.cause, v.err)
+		if end.kind == endCanceled {
+			v.state = Canceled
+		}
+		if end.cause == errReturned {
+			w.parent = w.pool.returnedParent(a.ctx)
+		}
+	}
+	v.hung = end != nil && end.kind == endSilent
+	v.late = v.hung || end != nil && end.kind == endTimeout
+	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
+		switch {
+		case end == nil || end.kind != endCanceled:
+			w.pool.decideRetry(v, a.retry, a.number)
+		case end == cutOff: // it panicked, and might have been retried
+			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
+		}
+	}
+	if v.kind == attemptOK && !a.h.function {
+		w.pool.contain("a logger", func() { v.log = w.pool.logs(slog.LevelDebug) })
+	}
+	return true
+}
+
+// decideRetry asks the policy about an attempt that failed. It calls user code;
+// v is at every such moment what stands if that kills the goroutine.
+func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
+	var permanent *remote.PermanentError
+	var after *remote.RetryAfterError
+	if !p.contain("an error's Is or As", func() {
+		if !errors.As(v.err, &permanent) {
+			errors.As(v.err, &after)
+		}
+	}) || permanent != nil {
+		return
+	}
+	again := !v.hung
+	if r.If != nil {
+		again = false
+		p.contain("Retry.If", func() { again = r.If(v.err) })
+	}
+	if !again {
+		return
+	}
+	v.retry, v.delay = true, defaultBackoff(attempt)
+	switch {
+	case after != nil:
+		v.delay = after.Delay
+	case r.Backoff != nil:
+		p.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
+	}
+}
+
+// inTime takes the attempt out of the supervisor's hands and reports whether it
+// was still in them. From here the worker alone settles it.
+func (w *worker) inTime() bool {
+	w.pool.lock()
+	defer w.pool.unlock()
+	return w.inTimeLocked()
+}
+
+func (w *worker) inTimeLocked() bool {
+	if w.gaveUp {
+		return false
+	}
+	w.succeeded = w.err == nil
+	if a := w.attempt; a != nil {
+		a.over = true
+		if !w.workEnd.IsZero() && !time.Now().Before(w.workEnd) { // the supervisor may be late
+			a.noteEnd(workOver)
+		}
+		if a.parking != nil {
+			w.pool.unparkOverLocked(a)
+			w.pool.restoreLocked() // the slot it asked for is room at the door
+		}
+	}
+	switch cut := w.pool.cut != nil; {
+	case !cut:
+		w.pool.unwatchLocked(w)
+	case w.suspect: // about to be given up; now If and Backoff have the grace
+		w.pool.unwatchLocked(w)
+		w.pool.watchEndLocked(w)
+	} // else they have what is left of it
+	return true
+}
+
+// settle makes the verdict so. If there is nothing to report it goes on to the
+// next task at once. It returns false if the worker has nothing more to do.
+func (w *worker) settle() bool {
+	lockSoon(&w.pool.mu)
+	return w.settleLocked()
+}
+
+func (w *worker) settleLocked() bool {
+	p := w.pool
+	p.endRunLocked()
+	if w.gaveUp {
+		p.unlock()
+		return w.late()
+	}
+	h := w.job.h
+	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.parking == nil
+	if !alone {
+		p.takeInLocked() // as others may join the queue
+	}
+	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && !p.hooked && !w.timed {
+		p.count[Running]--
+		p.total.succeeded++
+		w.busy = false
+		w.job = entry{}
+		return w.takeLocked()
+	}
+	p.settleAttemptLocked(w, &w.verdict, &w.reports)
+	if w.attempt != nil {
+		w.attempt.retry = Retry{}
+	}
+	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // let go of what they refer to
+	if len(w.reports) == 0 {
+		return w.takeLocked()
+	}
+	w.phase = phaseReport
+	if !alone || p.outstandingLocked() == 0 {
+		p.takeInLocked()
+		p.restoreLocked()
+	} // else nothing has changed for others: the slot is still held
+	p.unlock()
+	return true
+}
+
+// late ends an attempt that was settled as hung while Run was still at work.
+// What Run came to is discarded. It returns false if the worker has nothing more
+// to do.
+func (w *worker) late() bool {
+	p := w.pool
+	if a := w.attempt; a != nil {
+		a.run, a.retry = nil, Retry{}
+		p.finish(a, returned)
+	}
+	p.lock()
+	w.job, w.attempt, w.ended, w.parent, w.err, w.verdict.err = entry{}, nil, nil, nil, nil, nil
+	if !w.abandoned { // it still has its slot, and is a worker like any other
+		w.gaveUp = false
+		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
+	}
+	return w.takeLocked()
+}
+
+// settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
+// or waits for its retry. It adds what is to be reported.
+func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
+	p.unwatchLocked(w)
+	w.busy = false
+	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // somebody may have to be
+	var info TaskInfo
+	started := w.started
+	undone := v.kind == attemptHung
+	h := w.job.h
+	if h == nil {
+		if told {
+			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
+		}
+		p.count[Running]--
+		p.total.settled(v.state)
+	} else {
+		if !h.function {
+			started = w.attempt.started
+		}
+		w.attempt.over = true
+		p.unparkOverLocked(w.attempt)
+		h.lastErr = v.err
+		if h.canceled != nil {
+			// Canceled too late for judge to see.
+			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == Failed) {
+				v.state, v.err = Canceled, withReason(h.canceled, v.err)
+			}
+			v.retry = false
+		}
+		undone = undone || v.state == Canceled && h.canceled == ErrClosed
+		if told {
+			info = h.infoLocked()
+			info.State = v.state
+		}
+		if v.retry {
+			p.retryLocked(h, v.delay)
+			if info.State = h.state; h.state == Delayed {
+				info.Due = h.due
+			}
+		} else {
+			if reports == &w.reports { // else w is not at rest
+				w.findParentLocked(h)
+			}
+			p.settleLocked(h, v.state, v.err, reports)
+		}
+	}
+	if w.unfinished != nil && undone {
+		p.cut.Unfinished = append(p.cut.Unfinished, *w.unfinished)
+	}
+	w.unfinished = nil
+	p.total.attempt(v)
+	if told {
+		e := &w.event
+		if reports != &w.reports { // w, which was given up, may be telling hooks of it
+			e = new(TaskEvent)
+		}
+		p.reportAttempt(v, info, started, e, reports)
+	}
+}
+
+// retryLocked lets h wait for its next attempt.
+func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
+	p.total.retries++
+	p.count[h.state]--
+	h.attempt = nil
+	if delay == 0 {
+		p.enqueueLocked(entry{h: h}, h.task.Priority)
+	} else {
+		p.delayLocked(h, time.Now().Add(delay))
+	}
+}
+
+// settleWaitingLocked settles a task that was just taken out of the queue or
+// the delayed ones, and adds what is to be reported.
+func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
+	info := TaskInfo{Priority: pr, State: s, draw: p.hooks.unsampled()}
+	if h := e.h; h == nil {
+		p.count[Queued]--
+		p.total.settled(s)
+	} else {
+		if h.laterLocked() {
+			p.later--
+		}
+		p.settleLocked(h, s, err, reports)
+		info = h.infoLocked()
+	}
+	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
+	if s == Shed {
+		tell(reports, p.hooks.shed, about)
+	}
+	tell(reports, p.hooks.finished, about)
+}
+
+// settleLocked brings h into a final state. That happens once.
+func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
+	p.count[h.state]--
+	p.total.settled(s)
+	h.state, h.err, h.attempt = s, err, nil
+	if s == Canceled {
+		p.orphanedLocked(h, err)
+	}
+	g := h.work.group
+	h.parent = nil
+	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
+	h.settled.Store(true)
+	p.wakeLocked(&h.waiters)
+	if h.watch != nil {
+		if forget := p.watches.leave(h); forget != nil {
+			*reports = append(*reports, report{call: forget})
+		}
+	}
+	if g != nil {
+		g.settledLocked(err, reports)
+	}
+}
