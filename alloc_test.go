@@ -58,7 +58,7 @@ func TestGoDoesNotAllocate(t *testing.T) {
 		{"one worker", []taskpool.Option{taskpool.WithWorkers(1)}},
 		{"many workers", []taskpool.Option{taskpool.WithWorkers(64)}},
 		{"strict order", []taskpool.Option{taskpool.WithFairShare(0)}},
-		{"ageing", []taskpool.Option{taskpool.WithAging(time.Second)}},
+		{"aging", []taskpool.Option{taskpool.WithAging(time.Second)}},
 		{"bounded queue", []taskpool.Option{taskpool.WithCapacity(10, taskpool.OverflowShed)}},
 		{"hooks that see a sample", []taskpool.Option{taskpool.WithHooks(taskpool.Hooks{GoEvery: 1 << 30,
 			Started: func(taskpool.TaskEvent) {}, Finished: func(taskpool.TaskEvent) {}})}},

@@ -31,7 +31,7 @@
 // [WithAging] is an alternative for those who want soft deadlines: waiting for a
 // step is worth one priority level. Both of two waiting tasks age alike, so
 // their order never changes, and a task of priority p is never passed by one of
-// priority q that arrives (p−q)·step or more after it. Ageing has a price: when
+// priority q that arrives (p−q)·step or more after it. Aging has a price: when
 // the backlog has become older than the head start of urgent tasks, these wait
 // in it like all others.
 //
@@ -79,7 +79,7 @@
 // when it asked to: tasks that resume form lanes of their own beside those that
 // have not started, and the fair share's turn serves the oldest of all. So a Low
 // task that yields to lasting urgent work goes on for one interval between its
-// safe points in each turn it is granted, and no further. With ageing, too, a
+// safe points in each turn it is granted, and no further. With aging, too, a
 // task that resumes ages from then on, and it still goes before tasks of its own
 // priority that have not started: it takes the turn of the first of these, and
 // may so pass a third task that it came too late to pass by itself. Tasks whose

@@ -529,7 +529,7 @@ func ExampleWithFairShare() {
 	// Output: high high low high high low high low low low
 }
 
-// With ageing, priorities are soft deadlines: here the number of seconds within
+// With aging, priorities are soft deadlines: here the number of seconds within
 // which a task should start. An hourly report is put off for a click, but not
 // for one that comes when the report has waited for an hour.
 func ExampleWithAging() {

@@ -35,7 +35,7 @@ type arrivals struct {
 	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
 	mu        sync.Mutex
-	batch     *segment  // the tasks, in order; with ageing, their order is the time. Nil until the first detour is over
+	batch     *segment  // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
 	n         int       // how many
 	stretches []stretch // their priorities
 	began     beginnings
@@ -43,7 +43,7 @@ type arrivals struct {
 	closed    bool    // Shutdown was called
 	detour    bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
 	watch     bool    // the next arrival has the supervisor look whether the pool stands still
-	latest    int64   // with ageing: the order of the last arrival
+	latest    int64   // with aging: the order of the last arrival
 	courtesy  courtesy
 
 	_ cacheLine
@@ -103,7 +103,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if !p.direct || int64(pr) == none {
 		return false
 	}
-	if p.ageing {
+	if p.aging {
 		e.order = int64(time.Since(p.epoch))
 	}
 	in := &p.arrivals
@@ -117,7 +117,7 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 		in.mu.Unlock()
 		return false
 	}
-	if p.ageing {
+	if p.aging {
 		in.latest = max(in.latest, e.order)
 		e.order = in.latest
 	} else {
@@ -271,7 +271,7 @@ func (p *Pool) takeInLocked() {
 // these are.
 func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
 	tasks := batch.slots[:n]
-	if p.ageing {
+	if p.aging {
 		for i := 0; i < n && tasks[i].order < p.seq; i++ {
 			tasks[i].order = p.seq // the time was taken before the lock
 		}

@@ -87,7 +87,7 @@ func TestNoTaskIsPutAsideForAWorker(t *testing.T) {
 		"arrivals": nil,
 		"by lock":  {WithCapacity(100, OverflowReject)},
 		"reserved": {WithReserved(1, High), WithCapacity(100, OverflowReject)},
-		"ageing":   {WithAging(time.Second)},
+		"aging":    {WithAging(time.Second)},
 	} {
 		for workers := 1; workers <= 4; workers++ {
 			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {
@@ -478,7 +478,7 @@ func TestATaskThatIsCanceledBeforeItArrivesDoesNot(t *testing.T) {
 
 // Two submitters may hand in their tasks in another order than they have read the
 // clock, and a worker may have read it meanwhile.
-func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
+func TestWithAgingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 	p, gate := occupiedPool(t, WithAging(time.Hour))
 	p.mu.Lock() // nobody takes anything in
 	p.takeInLocked()
@@ -502,7 +502,7 @@ func TestWithAgeingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 		orders = append(orders, e.order)
 	}
 	require.Equal(t, []int64{later, later, later + 1}, orders)
-	require.Zero(t, p.spare.base, "with ageing it stays so")
+	require.Zero(t, p.spare.base, "with aging it stays so")
 	require.Zero(t, p.spare.handles)
 	require.Equal(t, later+1, p.seq)
 	require.NoError(t, p.Go(Low, func() {}))
@@ -740,10 +740,10 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 	b := &batchPair{
 		queuePair: newQueuePair(t, mode.share, mode.step, mode.shed),
 		rng:       rand.New(rand.NewPCG(31, 37)),
-		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, ageing: mode.step > 0, checkClock: checkClock{never: true}, epoch: time.Now()},
+		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, aging: mode.step > 0, checkClock: checkClock{never: true}, epoch: time.Now()},
 	}
 	p := b.pool
-	if p.ageing {
+	if p.aging {
 		p.seq = int64(1000 * time.Hour) // beyond what the clock says
 	}
 	p.arrivals.init()
@@ -757,7 +757,7 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 // order returns the order of the next task.
 func (b *batchPair) order() int64 {
 	p := b.pool
-	if p.ageing {
+	if p.aging {
 		return max(p.seq, p.arrivals.latest) + b.rng.Int64N(min(int64(b.q.step), 100))
 	}
 	return p.seq + int64(p.arrivals.n) + 1
@@ -789,13 +789,13 @@ func (b *batchPair) arrive() {
 			e = entry{h: handleOf(p, nil)}
 			e.h.task.Priority = pr
 		}
-		if p.ageing {
+		if p.aging {
 			p.arrivals.latest = order
 		}
 		require.True(b.t, p.arrive(e, pr))
 		b.ref.push(naiveTask{id: id, h: e.h, priority: pr, order: order, fresh: true})
 	}
-	require.NoError(b.t, p.arrivals.check(p.ageing, true))
+	require.NoError(b.t, p.arrivals.check(p.aging, true))
 }
 
 // takeFromRun takes the next of the run, if there is one.
@@ -879,7 +879,7 @@ func (b *batchPair) alone() {
 	p.takeInLocked()
 	b.taken(batch)
 	p.total.succeeded = p.total.attempts
-	require.NoError(b.t, cmp.Or(p.checkSpareLocked(true), p.arrivals.check(p.ageing, true)))
+	require.NoError(b.t, cmp.Or(p.checkSpareLocked(true), p.arrivals.check(p.aging, true)))
 	b.checkAll()
 	switch b.rng.IntN(4) {
 	case 0:

@@ -27,7 +27,7 @@ func TestEachOfManyFunctionsRunsOnce(t *testing.T) {
 	for name, opts := range map[string][]taskpool.Option{
 		"fair share": nil,
 		"strict":     {taskpool.WithFairShare(0)},
-		"ageing":     {taskpool.WithAging(time.Second)},
+		"aging":      {taskpool.WithAging(time.Second)},
 	} {
 		for _, workers := range []int{1, 2, 8} {
 			for _, producers := range []int{1, 3} {

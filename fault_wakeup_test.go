@@ -132,12 +132,12 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 	}{
 		{"fair share", unbounded, false, nil},
 		{"strict", unbounded, false, with(taskpool.WithFairShare(0))},
-		{"ageing", unbounded, false, with(taskpool.WithAging(time.Millisecond))},
+		{"aging", unbounded, false, with(taskpool.WithAging(time.Millisecond))},
 		{"reserved", unbounded, false, with(taskpool.WithReserved(2, 0))},
 		{"door, reserved", 1000, false, with(taskpool.WithCapacity(1000, taskpool.OverflowWait), taskpool.WithReserved(1, -100), taskpool.WithFairShare(3))},
-		{"reject, ageing, reserved", 3000, false, with(taskpool.WithCapacity(3000, taskpool.OverflowReject), taskpool.WithReserved(1, -100), taskpool.WithAging(time.Microsecond))},
+		{"reject, aging, reserved", 3000, false, with(taskpool.WithCapacity(3000, taskpool.OverflowReject), taskpool.WithReserved(1, -100), taskpool.WithAging(time.Microsecond))},
 		{"shed", 2000, true, with(taskpool.WithCapacity(2000, taskpool.OverflowShed), taskpool.WithFairShare(2))},
-		{"shed, ageing, reserved", 2000, true, with(taskpool.WithCapacity(2000, taskpool.OverflowShed), taskpool.WithAging(time.Millisecond), taskpool.WithReserved(2, 0))},
+		{"shed, aging, reserved", 2000, true, with(taskpool.WithCapacity(2000, taskpool.OverflowShed), taskpool.WithAging(time.Millisecond), taskpool.WithReserved(2, 0))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const fill = 3000

@@ -122,7 +122,7 @@ func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
 		return taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}, GoEvery: every})
 	}
 	for name, opts := range map[string][]taskpool.Option{
-		"ageing":            unbounded(taskpool.WithAging(time.Hour)),
+		"aging":             unbounded(taskpool.WithAging(time.Hour)),
 		"hooks":             unbounded(hooks(1)),
 		"a sample":          unbounded(hooks(1 << 30)),
 		"a sample, bounded": {hooks(1 << 30), taskpool.WithCapacity(10, taskpool.OverflowReject)},
@@ -142,7 +142,7 @@ func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
 					taskpool.Low: 2 * time.Second, taskpool.Medium: time.Second, taskpool.High: time.Second}
 				require.Equal(t, want, oldest(p.Stats()))
 				longest := time.Duration(0)
-				if name != "ageing" {
+				if name != "aging" {
 					longest = 3 * time.Second // that of the function which occupies the pool
 				}
 				require.Equal(t, longest, p.Stats().Longest)

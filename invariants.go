@@ -292,11 +292,11 @@ func (p *Pool) checkArrivalsLocked(deep bool) error {
 	in := &p.arrivals
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return cmp.Or(in.check(p.ageing, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
+	return cmp.Or(in.check(p.aging, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
 }
 
 // check checks what has arrived, with in.mu held.
-func (in *arrivals) check(ageing, deep bool) error {
+func (in *arrivals) check(aging, deep bool) error {
 	handles, order, i := int32(0), int64(math.MinInt64), 0
 	least, most := int64(none), int64(math.MinInt64)
 	for k, s := range in.stretches {
@@ -320,7 +320,7 @@ func (in *arrivals) check(ageing, deep bool) error {
 		case i >= in.n && (e.live() || e.order != 0) || i < in.n && (!e.live() || e.f != nil && e.h != nil):
 			return fmt.Errorf("arrivals: slot %d of %d arrivals is in use: %t", i, in.n, e.live())
 		case i >= in.n:
-		case !ageing && e.order != int64(i) || ageing && (e.order < order || e.order > in.latest):
+		case !aging && e.order != int64(i) || aging && (e.order < order || e.order > in.latest):
 			return fmt.Errorf("arrivals: slot %d has order %d, behind %d", i, e.order, order)
 		case e.h != nil:
 			handles++

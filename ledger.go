@@ -100,7 +100,7 @@ const (
 // markLocked notes which tasks have come by now, and forgets the marks that say
 // nothing about those that wait. lanes are those that are not empty.
 func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
-	if p.ageing {
+	if p.aging {
 		return // orders are times
 	}
 	oldest := int64(math.MaxInt64)
@@ -118,7 +118,7 @@ func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
 // hooks that are told how long tasks wait, that is known of the first of each priority,
 // so that Stats need not have been asked before.
 func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch, began *beginnings) {
-	if p.ageing {
+	if p.aging {
 		return
 	}
 	if p.queue.n == 0 {
@@ -178,7 +178,7 @@ func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
 			continue
 		case e.h != nil && p.hooks.timed:
 			return now - e.h.queuedAt
-		case p.ageing:
+		case p.aging:
 			return now - time.Duration(e.order)
 		}
 		i, _ := slices.BinarySearchFunc(p.marks, e.order, mark.compare)

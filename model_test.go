@@ -57,7 +57,7 @@ type modelConfig struct {
 	capacity     int // -1: unbounded
 	overflow     taskpool.Overflow
 	share        int
-	step         time.Duration // 0: no ageing
+	step         time.Duration // 0: no aging
 	reserved     int
 	reservedFor  taskpool.Priority
 	maxAbandoned int // -1: as many as workers

@@ -22,7 +22,7 @@ type Overflow int
 
 const (
 	// OverflowWait makes Submit wait for room. The most urgent submitter is
-	// let in first, with the pool's fair share or ageing, and in order of
+	// let in first, with the pool's fair share or aging, and in order of
 	// arrival among equals; WithCapacity says which of those whose tasks are
 	// not due. Go does not wait but returns ErrFull.
 	OverflowWait Overflow = iota
@@ -151,7 +151,7 @@ func (c *config) validate() error {
 	case c.agingSet && c.aging <= 0:
 		return bad("WithAging: step", "be positive", c.aging)
 	case c.agingSet && c.fairShareSet:
-		return fmt.Errorf("taskpool: WithAging(%v) and WithFairShare(%d) exclude each other: a fair-share turn would break the promise of ageing", c.aging, c.fairShare)
+		return fmt.Errorf("taskpool: WithAging(%v) and WithFairShare(%d) exclude each other: a fair-share turn would break the promise of aging", c.aging, c.fairShare)
 	case c.hangGrace <= 0:
 		return bad("WithHangGrace: d", "be positive", c.hangGrace)
 	case c.abandonedSet && c.maxAbandoned < 0:

@@ -207,7 +207,7 @@ func TestSetPriorityMovesToTheBackOfTheNewLane(t *testing.T) {
 	})
 }
 
-// To the fair share and to ageing a task that was moved has just arrived.
+// To the fair share and to aging a task that was moved has just arrived.
 func TestSetPriorityMakesATaskTheYoungest(t *testing.T) {
 	for _, opt := range []taskpool.Option{taskpool.WithFairShare(1), taskpool.WithAging(time.Nanosecond)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -410,7 +410,7 @@ func TestFairShareOfOneIsFirstInFirstOut(t *testing.T) {
 	})
 }
 
-func TestAgeingFavoursTheOlder(t *testing.T) {
+func TestAgingFavoursTheOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, release := occupiedPool(t, taskpool.WithAging(time.Second))
 		var log startLog
@@ -426,7 +426,7 @@ func TestAgeingFavoursTheOlder(t *testing.T) {
 
 // A task of priority p is never passed by one of priority q that arrives
 // (p-q)·step or more after it, and is by one that arrives sooner.
-func TestAgeingIsWorthOnePriorityAStep(t *testing.T) {
+func TestAgingIsWorthOnePriorityAStep(t *testing.T) {
 	const step = 250 * time.Millisecond
 	for _, test := range []struct{ p, q taskpool.Priority }{
 		{taskpool.Low, taskpool.High}, {taskpool.Low, taskpool.Medium}, {taskpool.Medium, taskpool.High},
@@ -456,7 +456,7 @@ func TestAgeingIsWorthOnePriorityAStep(t *testing.T) {
 	}
 }
 
-func TestAgeingKeepsItsPromiseAmongMany(t *testing.T) {
+func TestAgingKeepsItsPromiseAmongMany(t *testing.T) {
 	const step = time.Second
 	type arrival struct {
 		pr taskpool.Priority
@@ -489,7 +489,7 @@ func TestAgeingKeepsItsPromiseAmongMany(t *testing.T) {
 	}
 }
 
-func TestAgeingTakesExtremes(t *testing.T) {
+func TestAgingTakesExtremes(t *testing.T) {
 	for _, step := range []time.Duration{1, time.Hour, math.MaxInt64} {
 		synctest.Test(t, func(t *testing.T) {
 			p, release := occupiedPool(t, taskpool.WithAging(step))

@@ -20,13 +20,13 @@ type Pool struct {
 	cfg        *config
 	hooks      hookTable
 	labels     context.Context // has those of its goroutines, but for workers, in profiles
-	epoch      time.Time       // ageing counts from here
+	epoch      time.Time       // aging counts from here
 	alarm      chan struct{}   // wakes the supervisor; buffered, so that sending never waits
 	terminated chan struct{}   // closed when Shutdown has nothing left to wait for
 	direct     bool            // tasks may arrive without mu: neither room nor a hook has to be looked after
 	hooked     bool            // there are hooks around the attempts of functions
 	sampled    bool            // some functions, or all, are timed
-	ageing     bool            // WithAging is given
+	aging      bool            // WithAging is given
 	self       *Pool           // the pool that New made: others are refused, see misuse.go
 
 	watches watches
@@ -171,7 +171,7 @@ func newPool(c *config) *Pool {
 	}
 	p.self = p
 	p.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
-	p.ageing = c.aging > 0
+	p.aging = c.aging > 0
 	p.hooked = p.hooks.all
 	p.sampled = p.hooked && p.hooks.timed || len(p.hooks.samples) > 0
 	p.arrivals.init()

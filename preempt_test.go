@@ -1396,7 +1396,7 @@ func TestFairShareReachesATaskThatResumes(t *testing.T) {
 	})
 }
 
-func TestAgeingCountsFromTheMomentATaskAsksToResume(t *testing.T) {
+func TestAgingCountsFromTheMomentATaskAsksToResume(t *testing.T) {
 	for _, after := range []time.Duration{500 * time.Millisecond, 2500 * time.Millisecond} {
 		t.Run(after.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -28,7 +28,7 @@ import (
 type priorityQueue struct {
 	// Fixed after init.
 	share   uint64        // a fair-share turn comes every share dispatches; 0: never
-	step    time.Duration // ageing: the waiting time worth one priority; 0: off
+	step    time.Duration // aging: the waiting time worth one priority; 0: off
 	reserve *Priority     // the least urgent priority of the first class; nil: there is none
 	shed    bool          // takeShed will be called
 
@@ -48,7 +48,7 @@ type priorityQueue struct {
 type laneClass struct {
 	queued int      // entries that are not parked; counted if there is a reservation
 	lead   laneHeap // the most urgent lane on top
-	keyed  laneHeap // the lane with the least key on top; used with ageing, in place of lead
+	keyed  laneHeap // the lane with the least key on top; used with aging, in place of lead
 	old    laneHeap // the lane with the oldest front on top; used if share > 0
 }
 
@@ -66,7 +66,7 @@ type entry struct {
 	f func()
 	h *Handle
 	// order is the task's age: its number in order of arrival or, with
-	// ageing, its time of arrival in nanoseconds since the pool's start.
+	// aging, its time of arrival in nanoseconds since the pool's start.
 	order int64
 }
 
@@ -284,7 +284,7 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 }
 
 // firstByAge returns how many tasks at the front of l, whose turn it is, come
-// before those of all other lanes with ageing; there is another. It looks at no
+// before those of all other lanes with aging; there is another. It looks at no
 // more than the first n, and at so few that finding out takes little time. Like a
 // run it knows no reservation. Where l's turn has come because its tasks resume,
 // what it returns is about functions that l does not have.

@@ -71,10 +71,10 @@ func BenchmarkQueue(b *testing.B) {
 	}
 }
 
-// What fair share and ageing cost.
+// What fair share and aging cost.
 func BenchmarkQueueMode(b *testing.B) {
 	for _, load := range queueLoads() {
-		for _, mode := range []queueMode{{name: "strict"}, {name: "fair", share: 16}, {name: "ageing", step: time.Second}} {
+		for _, mode := range []queueMode{{name: "strict"}, {name: "fair", share: 16}, {name: "aging", step: time.Second}} {
 			b.Run(load.name+"/"+mode.name, func(b *testing.B) {
 				benchmarkQueue(b, &priorityQueue{share: mode.share, step: mode.step}, load)
 			})

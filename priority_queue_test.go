@@ -724,7 +724,7 @@ func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak
 func removePlaced(q *priorityQueue, h weak.Pointer[Handle]) { q.remove(h.Value()) }
 
 func TestTakenTaskIsGarbageAtOnce(t *testing.T) {
-	const tasks = 250 // of them every third is taken, so that its neighbours stay
+	const tasks = 250 // of them every third is taken, so that its neighbors stay
 	ways := map[string]func(q *priorityQueue, hs []weak.Pointer[Handle]) []int{
 		"pop": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
 			for i := range tasks / 2 {

@@ -39,7 +39,7 @@ func TestMemoryOfABacklog(t *testing.T) {
 		t.Run(fmt.Sprintf("%d tasks of %d priorities", test.tasks, test.priorities), func(t *testing.T) {
 			for _, mode := range queueModes() {
 				if mode.shed != (mode.step > 0) || mode.share != 0 && mode.share != 16 || mode.step > 1 {
-					continue // strict, with fair share, and with ageing and shedding
+					continue // strict, with fair share, and with aging and shedding
 				}
 				q := priorityQueue{share: mode.share, step: mode.step, shed: mode.shed}
 				q.init()

@@ -223,14 +223,14 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	p.queue.pushLane(l, e)
 	p.count[Queued]++
 	p.watchFullLocked()
-	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.ageing {
+	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.aging {
 		p.addMarkLocked(e.order, p.cameAt(e)) // as markArrivalsLocked does
 	}
 }
 
 // orderLocked returns the order of a task that arrives now.
 func (p *Pool) orderLocked() int64 {
-	if p.ageing {
+	if p.aging {
 		p.seq = max(p.seq, int64(time.Since(p.epoch)))
 	} else {
 		p.seq++

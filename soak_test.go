@@ -397,7 +397,7 @@ func (s *soak) newPool() *soakPool {
 		note(taskpool.WithFairShare(share), "share %d", share)
 	case 1:
 		step := time.Duration(1+r.IntN(5000)) * time.Microsecond
-		note(taskpool.WithAging(step), "ageing %v", step)
+		note(taskpool.WithAging(step), "aging %v", step)
 	}
 	if g.slots > 1 && oneIn(r, 3) {
 		g.reserved, g.reservedFor = 1+r.IntN(g.slots-1), taskpool.Priority(r.IntN(3)-1)

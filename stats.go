@@ -78,7 +78,7 @@ type PriorityStats struct {
 	Queued   int
 
 	// OldestWait is how long at least the task that waits longest has waited.
-	// It is exact with ageing and, where a hook is told of starts or ends, for tasks
+	// It is exact with aging and, where a hook is told of starts or ends, for tasks
 	// given to Submit and nearly so for functions given to Go. Without such a hook
 	// no task costs a look at the clock when it comes: its wait counts from the first
 	// call of Stats after that.

@@ -213,9 +213,9 @@ func nextOps(ops []int) bool {
 	return false
 }
 
-// The promise of ageing in exact arithmetic, with any priorities, steps and
+// The promise of aging in exact arithmetic, with any priorities, steps and
 // times, 10,000 traces: saturation weakens it nowhere.
-func TestTheoremAgeingHoldsInExactArithmetic(t *testing.T) {
+func TestTheoremAgingHoldsInExactArithmetic(t *testing.T) {
 	type waiting struct {
 		pr Priority
 		at int64

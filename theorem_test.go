@@ -59,7 +59,7 @@ type traceLane struct {
 
 func (x *traceTask) lane() traceLane { return traceLane{x.pr, x.resuming} }
 
-// before is the order of lanes without a fair-share turn and without ageing.
+// before is the order of lanes without a fair-share turn and without aging.
 func (l traceLane) before(m traceLane) bool {
 	return l.pr < m.pr || l.pr == m.pr && l.resuming && !m.resuming
 }
@@ -67,7 +67,7 @@ func (l traceLane) before(m traceLane) bool {
 // A traceConfig says what the traces of a test are made of.
 type traceConfig struct {
 	shares   []int           // picked from; 0: strict
-	steps    []time.Duration // ageing, in place of the shares: picked from
+	steps    []time.Duration // aging, in place of the shares: picked from
 	extremes bool            // priorities at the ends of int among the others
 	workers  int             // at most
 	yields   bool
@@ -489,7 +489,7 @@ func (tr *orderTrace) started(x *traceTask) {
 		tr.totals.resumptions++
 	}
 	if tr.step > 0 {
-		tr.checkAgeing(x, able)
+		tr.checkAging(x, able)
 	} else if lost {
 		tr.totals.lost++
 		switch last := tr.lastLost[kind]; {
@@ -524,11 +524,11 @@ func (tr *orderTrace) started(x *traceTask) {
 	tr.refresh()
 }
 
-// checkAgeing checks the promise of ageing, in both directions, of the dispatch
+// checkAging checks the promise of aging, in both directions, of the dispatch
 // of x, one of those that could be run. A task that resumes goes before tasks of
 // its priority that have not started, and with that in the place of the first
 // of them.
-func (tr *orderTrace) checkAgeing(x *traceTask, able []*traceTask) {
+func (tr *orderTrace) checkAging(x *traceTask, able []*traceTask) {
 	place := func(pr taskpool.Priority) (at time.Duration) {
 		at = math.MaxInt64
 		for _, w := range able {
@@ -604,18 +604,18 @@ func TestTheoremFairShareOfOneIsFirstInFirstOut(t *testing.T) {
 	require.Greater(t, totals.choices, int(traces())/20)
 }
 
-func TestTheoremAgeingKeepsItsPromise(t *testing.T) {
+func TestTheoremAgingKeepsItsPromise(t *testing.T) {
 	totals := checkTraces(t, traceConfig{steps: []time.Duration{time.Second}, workers: 4})
 	require.Greater(t, totals.passedOver, int(traces())/20)
 }
 
-func TestTheoremAgeingHoldsForTasksThatResume(t *testing.T) {
+func TestTheoremAgingHoldsForTasksThatResume(t *testing.T) {
 	totals := checkTraces(t, traceConfig{steps: []time.Duration{10 * time.Millisecond}, workers: 4, yields: true, reserved: true})
 	require.Greater(t, totals.resumptions, int(traces())/20)
 	require.Greater(t, totals.restricted, int(traces())/20)
 }
 
-func TestTheoremAgeingKeepsItsPromiseAtTheEndsOfInt(t *testing.T) {
+func TestTheoremAgingKeepsItsPromiseAtTheEndsOfInt(t *testing.T) {
 	steps := []time.Duration{1, time.Second, time.Hour}
 	totals := checkTraces(t, traceConfig{steps: steps, workers: 4, extremes: true})
 	require.Greater(t, totals.passedOver, int(traces())/20)
@@ -770,7 +770,7 @@ func TestTheoremUrgentWorkLosesExactlyEveryNth(t *testing.T) {
 
 // More waiting never hurts: a task that arrives earlier, all else being equal,
 // starts after no more dispatches than it would have.
-func TestTheoremUnderAgeingMoreWaitingNeverHurts(t *testing.T) {
+func TestTheoremUnderAgingMoreWaitingNeverHurts(t *testing.T) {
 	type arrival struct {
 		dispatch int // arrives while the task of this dispatch runs
 		pr       taskpool.Priority
@@ -832,7 +832,7 @@ func TestTheoremRetriesPassNoFirstAttempt(t *testing.T) {
 	for name, policy := range map[string]taskpool.Option{
 		"strict":     taskpool.WithFairShare(0),
 		"fair share": taskpool.WithFairShare(16),
-		"ageing":     taskpool.WithAging(time.Second),
+		"aging":      taskpool.WithAging(time.Second),
 	} {
 		for _, workers := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {

@@ -33,7 +33,7 @@ var colours = []color.Color{
 
 var shapes = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.BoxGlyph{}, draw.PyramidGlyph{}, draw.RingGlyph{}}
 
-var gridColour = color.Gray{Y: 210}
+var gridColor = color.Gray{Y: 210}
 
 const (
 	margin       = vg.Length(12)
@@ -374,7 +374,7 @@ func steps(least, greatest float64) (all []float64) {
 // addGrid draws a grid under what is added to p later.
 func addGrid(p *plot.Plot) {
 	grid := plotter.NewGrid()
-	grid.Horizontal.Color, grid.Vertical.Color = gridColour, gridColour
+	grid.Horizontal.Color, grid.Vertical.Color = gridColor, gridColor
 	p.Add(grid)
 }
 

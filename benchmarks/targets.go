@@ -34,7 +34,7 @@ const (
 const bestPeer = "best peer"
 
 const (
-	ageingPromise    = "ageing on: at most 1.3 times ageing off"
+	agingPromise     = "aging on: at most 1.3 times aging off"
 	fairSharePromise = "fair share costs nothing measurable: within 5 % of none"
 	panicAntsPromise = "tasks that panic: no slower than ants"
 	millionPromise   = "1,000,000 waiting: a task costs at most 1.3 times what it does with 1,000"
@@ -70,8 +70,8 @@ var targets = []target{
 		figure{"120 % load", "taskpool", "p99"}, ratio, figure{"", "taskpool, strict", ""}, 2},
 	{yieldPromise,
 		figure{"Yield with nothing to yield to", "taskpool", ""}, absolute, figure{}, 5},
-	{ageingPromise,
-		figure{"options, .*", "ageing 1 s", ""}, ratio, figure{"", "fair share 0", ""}, 1.3},
+	{agingPromise,
+		figure{"options, .*", "aging 1 s", ""}, ratio, figure{"", "fair share 0", ""}, 1.3},
 	{fairSharePromise,
 		figure{"options, .*", "taskpool", ""}, ratio, figure{"", "fair share 0", ""}, 1.05},
 	{panicAntsPromise,
@@ -86,12 +86,12 @@ var targets = []target{
 
 // tried says of targets, by their promise, what was tried where they are missed.
 var tried = map[string]string{
-	ageingPromise: "Ageing has to know when each task arrived. A look at the clock takes 27 ns on this machine, " +
-		"twice as long as an empty task takes without ageing; as long as a task took 60 ns in all, the target was met. " +
+	agingPromise: "Aging has to know when each task arrived. A look at the clock takes 27 ns on this machine, " +
+		"twice as long as an empty task takes without aging; as long as a task took 60 ns in all, the target was met. " +
 		"Tried: to take several tasks of one lane in a row, as far as the next lane's age allows " +
 		"(from 113 to 73 ns with three priorities); to read the clock before the lock, so that producers do so side by side. " +
 		"Not done: one reading for several arrivals. If a producer pauses between them, " +
-		"a task could be passed by one that came later than ageing promises.",
+		"a task could be passed by one that came later than aging promises.",
 	fairSharePromise: "With one and with three priorities it is 1 to 3 ns a task here, next to the noise of the machine. " +
 		"With 1,000 in the queue each 16th task comes from another lane than the one at work, and a heap of the lanes by age is kept in order: 20 to 60 ns. " +
 		"Tried: ages are brought up to date only when they come to the top of that heap, and up to 15 functions between two turns are taken in a row.",

@@ -91,7 +91,7 @@ func throughputs() []throughput {
 			jobs: emptyJobs, entrants: []entrant{
 				taskpoolEntrant("taskpool", ours),
 				taskpoolEntrant("fair share 0", other, taskpool.WithFairShare(0)),
-				taskpoolEntrant("ageing 1 s", other, taskpool.WithAging(time.Second)),
+				taskpoolEntrant("aging 1 s", other, taskpool.WithAging(time.Second)),
 				channelEntrant,
 			},
 		})

@@ -298,10 +298,10 @@ func TestPageFitsAPhone(t *testing.T) {
 const contrast = `(() => {
 	const channel = (c) => (c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
 	const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
-	const colour = (s) => s.match(/[\d.]+/g).map(Number);
+	const color = (s) => s.match(/[\d.]+/g).map(Number);
 	const behind = (e) => {
 		for (; e; e = e.parentElement) {
-			const c = colour(getComputedStyle(e).backgroundColor);
+			const c = color(getComputedStyle(e).backgroundColor);
 			if (c[3] !== 0) return c;
 		}
 		return [255, 255, 255];
@@ -309,7 +309,7 @@ const contrast = `(() => {
 	const bad = new Set();
 	for (const e of document.querySelectorAll("body *")) {
 		if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !e.checkVisibility()) continue;
-		const [a, b] = [light(colour(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
+		const [a, b] = [light(color(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
 		const ratio = (a + .05) / (b + .05);
 		if (ratio < 4.5) bad.add(e.tagName + " " + e.className + " " + e.textContent.trim().slice(0, 20) + " " + ratio.toFixed(2));
 	}

@@ -1,5 +1,5 @@
 // Package starvation measures how long tasks wait under strict priority, under
-// ageing and under the fair share, in a pool that has too much to do. It is a
+// aging and under the fair share, in a pool that has too much to do. It is a
 // program in the form of a test, as its time is virtual: in a bubble of
 // testing/synctest the real pool works through 60 seconds, and the figures come
 // out the same each time.
@@ -43,7 +43,7 @@ type policy struct {
 func policies() []policy {
 	return []policy{
 		{"strict", taskpool.WithFairShare(0)},
-		{"ageing, 1 s", taskpool.WithAging(time.Second)},
+		{"aging, 1 s", taskpool.WithAging(time.Second)},
 		{"fair share, 1 in 16", taskpool.WithFairShare(16)},
 	}
 }

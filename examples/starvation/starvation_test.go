@@ -77,13 +77,13 @@ func TestPlot(t *testing.T) {
 		t.Fatal("missing")
 		return nil
 	}
-	const strict, ageing, fair = 0, 1, 2
+	const strict, aging, fair = 0, 1, 2
 	p99 := func(l, pol int) time.Duration {
 		d, ok := find(l, pol, taskpool.High).quantile(.99)
 		require.True(t, ok)
 		return d
 	}
-	require.Greater(t, p99(1, ageing), 1000*p99(1, strict), "ageing: urgent work waits in the backlog")
+	require.Greater(t, p99(1, aging), 1000*p99(1, strict), "aging: urgent work waits in the backlog")
 	require.Less(t, p99(1, fair), 2*p99(1, strict), "fair share: it does not")
 	require.Less(t, len(find(2, strict, taskpool.Low).waits), 10, "strict: less urgent work starves")
 	require.InDelta(t, horizon.Seconds()*1000/16, len(find(2, fair, taskpool.Low).waits), 10, "fair share: it has its share")

@@ -51,7 +51,7 @@
 //	               are refused. SQLite drops spaces. Strings are the same, their escapes not
 //	               unknown kind: discarded by whichever process fetches it. Set
 //	               Config.River.FetchOnlyKnownKinds where processes know different kinds
-//	not at all     fair share and ageing among the jobs of one queue: urgent jobs starve the
+//	not at all     fair share and aging among the jobs of one queue: urgent jobs starve the
 //	               others there. Give low work a queue with workers of its own, Config.Route
 //	               and the example
 //	               shedding: what a pool sheds goes back; results: let the handler store them

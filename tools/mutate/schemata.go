@@ -350,8 +350,8 @@ func blank(e ast.Expr) bool {
 }
 
 var comparisons = map[token.Token]struct {
-	function           string
-	neighbours, negate []token.Token
+	function          string
+	neighbors, negate []token.Token
 }{
 	token.LSS: {"mutantLess", []token.Token{token.LEQ}, []token.Token{token.GEQ}},
 	token.LEQ: {"mutantLessEqual", []token.Token{token.LSS}, []token.Token{token.GTR}},
@@ -382,11 +382,11 @@ func (r *rewriter) binary(n *ast.BinaryExpr) {
 		}
 	case token.LSS, token.LEQ, token.GTR, token.GEQ:
 		how := comparisons[n.Op]
-		call(how.function, with(how.neighbours[0]), with(how.negate[0]))
+		call(how.function, with(how.neighbors[0]), with(how.negate[0]))
 	case token.EQL, token.NEQ:
 		how := comparisons[n.Op]
 		if r.ordered(n) {
-			call(how.function, with(how.neighbours[0]), with(how.neighbours[1]), with(how.negate[0]))
+			call(how.function, with(how.neighbors[0]), with(how.neighbors[1]), with(how.negate[0]))
 		} else if c := with(how.negate[0]); some(c) {
 			r.wrap("((", fmt.Sprintf(") != (mutant == %s))", c))
 		}
@@ -586,20 +586,20 @@ type mutantInteger interface {
 	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
 }
 
-func mutantLess[T cmp.Ordered](neighbour, negated int, x, y T) bool {
-	return mutant == neighbour && x <= y || mutant == negated && x >= y || mutant != neighbour && mutant != negated && x < y
+func mutantLess[T cmp.Ordered](neighbor, negated int, x, y T) bool {
+	return mutant == neighbor && x <= y || mutant == negated && x >= y || mutant != neighbor && mutant != negated && x < y
 }
 
-func mutantLessEqual[T cmp.Ordered](neighbour, negated int, x, y T) bool {
-	return mutant == neighbour && x < y || mutant == negated && x > y || mutant != neighbour && mutant != negated && x <= y
+func mutantLessEqual[T cmp.Ordered](neighbor, negated int, x, y T) bool {
+	return mutant == neighbor && x < y || mutant == negated && x > y || mutant != neighbor && mutant != negated && x <= y
 }
 
-func mutantGreater[T cmp.Ordered](neighbour, negated int, x, y T) bool {
-	return mutantLess(neighbour, negated, y, x)
+func mutantGreater[T cmp.Ordered](neighbor, negated int, x, y T) bool {
+	return mutantLess(neighbor, negated, y, x)
 }
 
-func mutantGreaterEqual[T cmp.Ordered](neighbour, negated int, x, y T) bool {
-	return mutantLessEqual(neighbour, negated, y, x)
+func mutantGreaterEqual[T cmp.Ordered](neighbor, negated int, x, y T) bool {
+	return mutantLessEqual(neighbor, negated, y, x)
 }
 
 func mutantEqual[T cmp.Ordered](less, greater, negated int, x, y T) bool {
