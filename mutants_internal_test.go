@@ -749,3 +749,35 @@ func TestGoroutinesOfWorkersAreForgottenWhenTheyEnd(t *testing.T) {
 		require.Zero(t, listed())
 	})
 }
+
+// What looks at the invariants must see each of them broken.
+func TestABrokenInvariantIsFound(t *testing.T) {
+	for what, broken := range map[string]func(p *Pool) (mend func()){
+		"a slot that nobody holds": func(p *Pool) func() { p.held++; return func() { p.held-- } },
+		"a task that is not there": func(p *Pool) func() { p.count[Queued]++; return func() { p.count[Queued]-- } },
+		"a task of another priority": func(p *Pool) func() {
+			l, _ := p.queue.next(false)
+			l.priority++
+			return func() { l.priority-- }
+		},
+		"a worker on its way that is none": func(p *Pool) func() { p.coming++; return func() { p.coming-- } },
+		"a task of which Yield is not told": func(p *Pool) func() {
+			least := p.waiting.Swap(none)
+			return func() { p.waiting.Store(least) }
+		},
+		"a total too many": func(p *Pool) func() { p.total.succeeded++; return func() { p.total.succeeded-- } },
+	} {
+		t.Run(what, func(t *testing.T) {
+			p, gate := occupiedPool(t)
+			require.NoError(t, p.Go(Low, func() {}))
+			p.lock()
+			require.NoError(t, p.checkInvariantsLocked(true))
+			mend := broken(p)
+			require.Error(t, p.checkInvariantsLocked(true))
+			mend()
+			p.unlock()
+			close(gate)
+			require.NoError(t, p.Shutdown(context.Background()))
+		})
+	}
+}

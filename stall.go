@@ -33,7 +33,7 @@ type stallWatch struct {
 	moves   uint64     // movesLocked at the last look
 	waited  bool       // at the last look all slots were held and something waited
 	stalled bool       // and since then nothing moved
-	pause   int        // graces to the next look
+	graces  int        // from one look to the next
 	circle  []*parking // attempts found to wait for each other
 }
 
@@ -46,11 +46,11 @@ func (p *Pool) watchStallLocked() {
 	switch {
 	case s.next.IsZero():
 		s.waited = false
-	case s.pause == 1:
+	case s.graces == 1:
 		return
 	}
 	if next := time.Now().Add(p.cfg.hangGrace); s.next.IsZero() || next.Before(s.next) {
-		s.next, s.pause = next, 1
+		s.next, s.graces = next, 1
 		p.alarmAtLocked(next)
 	}
 }
@@ -103,7 +103,7 @@ func (p *Pool) stillLocked() bool {
 // askingLocked returns how many tasks wait for a slot, to start or to go on.
 func (p *Pool) askingLocked() int { return p.queue.n + len(p.leaving) + len(p.leavingLess) }
 
-// safePointLocked reports whether a task has come to a safe point since askLocked.
+// safePointLocked reports whether a task has come to a safe point since the last look.
 func (p *Pool) safePointLocked() bool {
 	for _, w := range p.crew {
 		if a := w.attempt; w.busy && a != nil && a.asked && a.signal.Load()&signalStall == 0 {
@@ -150,11 +150,11 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	s.next = time.Time{}
 	if still || waiting {
 		if s.stalled && !waiting {
-			s.pause = min(2*s.pause, maxStillLooks)
+			s.graces = min(2*s.graces, maxStillLooks)
 		} else {
-			s.pause = 1
+			s.graces = 1
 		}
-		s.next = now.Add(time.Duration(s.pause) * p.cfg.hangGrace)
+		s.next = now.Add(time.Duration(s.graces) * p.cfg.hangGrace)
 	} else {
 		p.watchFullLocked()
 	}
