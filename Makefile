@@ -33,7 +33,7 @@ examples:
 # child's pipes, guided by coverage. What fails is written to testdata/fuzz.
 FUZZTIME ?= 1m
 fuzz:
-	go test -tags invariants -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) .
+	go test -tags invariants -run '^$$' -fuzz '^FuzzPoolAgreesWithModel$$' -fuzztime $(FUZZTIME) ./test/model
 	@set -e; for f in FuzzFrames FuzzParentReadsAnything FuzzChildReadsAnything; do \
 		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./process; \
 	done
@@ -43,10 +43,10 @@ fuzz:
 # -timeout.
 DURATION ?= 5m
 soak:
-	go test -race -tags invariants -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 .
+	go test -race -tags invariants -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 ./test/soak
 
 # Changes the source one thing at a time and lists the changes that no test
 # notices, see docs/testing.md. All files take hours;
 # MUTATE='-only preempt.go -j 2' gives it less to do.
 mutate:
-	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. $(MUTATE)
+	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. -also test/model,test/theorems $(MUTATE)

@@ -27,18 +27,6 @@ func (h *Handle) Waiting() int {
 	return len(h.waiters.parked)
 }
 
-// Together calls f, which calls Go, so that no worker looks before it has returned. It
-// returns false, and does not call f, where Go would have to wait for that.
-func (p *Pool) Together(f func()) bool {
-	p.lock()
-	defer p.unlock()
-	if !p.direct || p.detour || p.closed {
-		return false
-	}
-	f()
-	return true
-}
-
 // MakeLate has the supervisor take a turn at once that comes late by d for every
 // task that it watches, and returns how many these are.
 func (p *Pool) MakeLate(d time.Duration) int {

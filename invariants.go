@@ -265,6 +265,18 @@ func (p *Pool) CheckAtRest() error {
 	return p.checkArrivalsLocked(true)
 }
 
+// Together calls f, which calls Go, so that no worker looks before it has returned. It
+// returns false, and does not call f, where Go would have to wait for that.
+func (p *Pool) Together(f func()) bool {
+	p.lock()
+	defer p.unlock()
+	if !p.direct || p.detour || p.closed {
+		return false
+	}
+	f()
+	return true
+}
+
 // check checks the invariants of d.
 func (d *dueHeap) check(name string) error {
 	for i, h := range d.tasks {

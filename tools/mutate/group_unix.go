@@ -13,12 +13,12 @@ import (
 // command returns a run of the tests in a process group of its own, with bounded
 // memory, as a mutant may well collect things for ever. If stacks is set the end
 // of ctx has it print its stacks first.
-func (b *binary) command(ctx context.Context, args []string, stacks bool) *exec.Cmd {
+func (b *binary) command(ctx context.Context, i int, args []string, stacks bool) *exec.Cmd {
 	bound := ""
 	if b.memory > 0 {
 		bound = fmt.Sprintf("ulimit -v %d; ", b.memory<<10)
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", bound + `exec "$@"`, "sh", b.path()}, args...)...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", bound + `exec "$@"`, "sh", b.path(i)}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		if stacks {

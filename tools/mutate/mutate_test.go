@@ -20,6 +20,7 @@ func module(t *testing.T, files map[string]string) string {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
 	for name, text := range files {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module fixture\n\ngo 1.26\n"), 0o666))
@@ -392,4 +393,13 @@ func TestBadArgumentsAreRefused(t *testing.T) {
 		_, err := readExplained(name)
 		require.Error(t, err, "%q", line)
 	}
+}
+
+func TestTestsOfOtherDirectoriesKillToo(t *testing.T) {
+	dir := module(t, map[string]string{"a.go": "package fixture\n\nfunc Positive(n int) bool { return n > 0 }\n", "a_test.go": "package fixture\n",
+		"more/a_test.go": "package more\n\nimport (\n\t\"testing\"\n\n\t\"fixture\"\n)\n\nfunc Test(t *testing.T) { if fixture.Positive(0) || !fixture.Positive(1) { t.Fatal() } }\n"})
+	status, out := mutateModule(t, dir, "-only", "a.go")
+	require.Equal(t, 1, status, out)
+	status, out = mutateModule(t, dir, "-only", "a.go", "-also", "more")
+	require.Equal(t, 0, status, out)
 }

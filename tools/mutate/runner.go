@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,14 +32,19 @@ func (o outcome) String() string {
 	return [numOutcomes]string{"not run", "survived", "killed by a failure", "killed by the time limit"}[o]
 }
 
-// A binary is the compiled tests with all mutants.
+// A binary is the compiled tests with all mutants: those of the package, and those of
+// others, which come first.
 type binary struct {
-	dir    string // of the package
+	dir    string   // of the package
+	also   []string // of the others, relative to dir
 	temp   string
 	memory int
 }
 
-// build compiles the tests of the package with files in place of those on disk.
+// tests returns the directories whose tests are run.
+func (b *binary) tests() []string { return append(slices.Clone(b.also), ".") }
+
+// build compiles the tests with files in place of those on disk.
 func (b *binary) build(ctx context.Context, files map[string][]byte) error {
 	var overlay struct{ Replace map[string]string }
 	overlay.Replace = make(map[string]string)
@@ -59,16 +65,21 @@ func (b *binary) build(ctx context.Context, files map[string][]byte) error {
 	}
 	// Without cgo the runtime sees a deadlock, which saves waiting for the
 	// time limit.
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", list, "-o", b.path(), ".")
-	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go test -c: %w\n%s", err, out)
+	for i, dir := range b.tests() {
+		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", list, "-o", b.path(i), ".")
+		cmd.Dir = filepath.Join(b.dir, dir)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go test -c in %s: %w\n%s", dir, err, out)
+		}
 	}
 	return nil
 }
 
-func (b *binary) path() string { return filepath.Join(b.temp, "mutants.test") }
+// path returns where the i-th of the tests are.
+func (b *binary) path(i int) string {
+	return filepath.Join(b.temp, fmt.Sprintf("mutants%d.test", i))
+}
 
 // A stage is a part of the tests.
 type stage struct {
@@ -128,13 +139,23 @@ func (b *binary) try(ctx context.Context, stages []stage, id int, out io.Writer)
 func (b *binary) runStage(ctx context.Context, st stage, id int, out io.Writer) outcome {
 	ctx, cancel := context.WithTimeout(ctx, st.limit)
 	defer cancel()
+	for i, dir := range b.tests() {
+		if o := b.runTests(ctx, i, filepath.Join(b.dir, dir), st, id, out); o != survived {
+			return o
+		}
+	}
+	return survived
+}
+
+// runTests runs that part of the i-th of the tests, which are in dir.
+func (b *binary) runTests(ctx context.Context, i int, dir string, st stage, id int, out io.Writer) outcome {
 	work, err := os.MkdirTemp(b.temp, "run-") // for what a killed test leaves behind
 	if err != nil {
 		return notRun
 	}
 	defer os.RemoveAll(work)
-	cmd := b.command(ctx, st.args, out != nil)
-	cmd.Dir = b.dir
+	cmd := b.command(ctx, i, st.args, out != nil)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "MUTANT="+strconv.Itoa(id), "TMPDIR="+work)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 5 * time.Second

@@ -1,4 +1,4 @@
-package taskpool_test
+package theorems_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // The theorems of docs/starvation.md, on the real pool. A trace is driven by
@@ -27,7 +28,7 @@ import (
 // traces is how many random traces each theorem is tested with; the race
 // detector gets a tenth of them.
 func traces() uint64 {
-	if raceEnabled {
+	if pooltest.Race {
 		return 1_000
 	}
 	return 10_000
@@ -154,7 +155,7 @@ func newTrace(t *testing.T, cfg traceConfig, seed uint64, totals *traceTotals) *
 		tr.n = cfg.shares[rng.IntN(len(cfg.shares))]
 		opts = append(opts, taskpool.WithFairShare(tr.n))
 	}
-	tr.p = newPool(discardCleanup{t}, opts...)
+	tr.p = pooltest.New(discardCleanup{t}, opts...)
 	return tr
 }
 
@@ -192,7 +193,7 @@ func (tr *orderTrace) run(t *testing.T) error {
 	require.NoError(t, tr.p.WaitIdle(context.Background()))
 	s := tr.p.Stats()
 	require.NoError(t, tr.p.Shutdown(context.Background()))
-	requireConserved(t, s)
+	pooltest.RequireConserved(t, s)
 	if tr.err == nil && len(tr.waiting) > 0 {
 		return fmt.Errorf("%d tasks have not started", len(tr.waiting))
 	}
@@ -631,7 +632,7 @@ type stepper struct {
 }
 
 func newStepper(t testing.TB, opts ...taskpool.Option) *stepper {
-	s := &stepper{t: t, p: newPool(discardCleanup{t}, opts...), running: map[string][]chan struct{}{}}
+	s := &stepper{t: t, p: pooltest.New(discardCleanup{t}, opts...), running: map[string][]chan struct{}{}}
 	t.Cleanup(s.finish)
 	return s
 }
@@ -790,7 +791,7 @@ func TestTheoremUnderAgingMoreWaitingNeverHurts(t *testing.T) {
 				}
 			}
 			startOf := func(a arrival) (start int) {
-				p := newPool(discardCleanup{t}, taskpool.WithWorkers(1), taskpool.WithAging(step))
+				p := pooltest.New(discardCleanup{t}, taskpool.WithWorkers(1), taskpool.WithAging(step))
 				dispatch := -1
 				var run func()
 				run = func() {
@@ -837,23 +838,23 @@ func TestTheoremRetriesPassNoFirstAttempt(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(workers), policy)
+					p := pooltest.New(t, taskpool.WithWorkers(workers), policy)
 					var starts atomic.Int64
 					var failing []*taskpool.Handle
 					for range 2 * workers {
-						failing = append(failing, submit(t, p, taskpool.Task{
+						failing = append(failing, pooltest.Submit(t, p, taskpool.Task{
 							Retry: taskpool.Retry{MaxAttempts: 1 << 30},
 							Run: func(ctx context.Context) error {
 								starts.Add(1)
 								time.Sleep(time.Millisecond)
-								return taskpool.RetryAfter(0, errFault)
+								return taskpool.RetryAfter(0, errors.New("fails"))
 							}}))
 					}
 					for i := range 50 {
 						time.Sleep(time.Duration(i%3) * time.Millisecond)
 						synctest.Wait()
 						older, before := p.Stats().Queued, starts.Load()
-						submit(t, p, taskpool.Task{Run: func(context.Context) error {
+						pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error {
 							if n := starts.Add(1) - before; n > int64(older+workers) { // workers count their starts in any order
 								t.Errorf("task %d: %d older tasks waited, and it was number %d to start", i, older, n)
 							}

@@ -1,4 +1,4 @@
-package taskpool_test
+package soak_test
 
 import (
 	"cmp"

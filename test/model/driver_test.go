@@ -1,4 +1,4 @@
-package taskpool_test
+package model_test
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 var (
@@ -33,7 +34,7 @@ var (
 // make fuzz.
 func TestPoolAgreesWithModel(t *testing.T) {
 	runs := *modelRuns
-	if raceEnabled {
+	if pooltest.Race {
 		runs /= 10
 	}
 	var steps, undefined int
@@ -228,7 +229,7 @@ func (d *trial) step(what string, pool, model func()) {
 	d.steps++
 	pool()
 	synctest.Wait()
-	if err := atRest(d.pool); err != nil {
+	if err := pooltest.AtRest(d.pool); err != nil {
 		d.failf("%v", err)
 	}
 	model()
@@ -544,7 +545,7 @@ func (d *trial) submitGo() {
 	again := all
 	together := false
 	d.step(what, func() {
-		together = d.pool.Together(func() {
+		together = pooltest.Together(d.pool, func() {
 			for len(all) > 0 {
 				next()
 			}

@@ -1,4 +1,4 @@
-package taskpool_test
+package model_test
 
 import (
 	"cmp"
