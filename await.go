@@ -61,7 +61,7 @@ type awaited struct {
 func (a *awaited) overLocked() bool {
 	switch {
 	case a.settled != nil:
-		return a.settled.state.final()
+		return a.settled.state.Final()
 	case a.room != nil:
 		return a.room.id != 0 || a.room.refused != nil
 	case a.members != nil:

@@ -332,7 +332,7 @@ func (p *Pool) cancelChunk(c *chunk) {
 	p.lock()
 	defer p.unlock()
 	for _, t := range c.tasks {
-		if t.parent != nil && t.h.id != 0 && !t.h.state.final() {
+		if t.parent != nil && t.h.id != 0 && !t.h.state.Final() {
 			t.h.parent = t.parent
 		}
 		if t.a, t.e, _ = p.cancelLocked(t.h, t.cause, true, &c.reports); t.a != nil {
@@ -367,7 +367,7 @@ func (p *Pool) cancel(h *Handle, cause error) bool {
 // its context is to get without the lock.
 func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
 	switch {
-	case h.state.final():
+	case h.state.Final():
 		return nil, nil, false
 	case h.id == 0: // Submit will find out
 		p.arrivals.mu.Lock() // as arrive looks at it

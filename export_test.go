@@ -111,7 +111,7 @@ func (p *Pool) Watches() int {
 			return -1
 		}
 		for i, h := range w.handles {
-			if h.watch != w || int(h.watchI) != i || h.state.final() {
+			if h.watch != w || int(h.watchI) != i || h.state.Final() {
 				return -1
 			}
 		}

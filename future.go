@@ -227,7 +227,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		due := func() bool {
 			p.lock()
 			defer p.unlock()
-			return len(flight) > 0 && (len(flight) >= limitLocked() || flight[0].state.final())
+			return len(flight) > 0 && (len(flight) >= limitLocked() || flight[0].state.Final())
 		}
 		more := true // the loop was not left
 		var cut error

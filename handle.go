@@ -80,7 +80,7 @@ func (h *Handle) Done() <-chan struct{} {
 }
 
 func (h *Handle) doneLocked() <-chan struct{} {
-	if h.state.final() {
+	if h.state.Final() {
 		return closedChannel
 	}
 	return h.waiters.channelLocked()

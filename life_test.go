@@ -1446,3 +1446,13 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 		requireWhole(t, p, 3)
 	})
 }
+
+func TestFourStatesAreFinal(t *testing.T) {
+	var final []taskpool.State
+	for s := taskpool.Queued - 1; s <= taskpool.Abandoned+1; s++ {
+		if s.Final() {
+			final = append(final, s)
+		}
+	}
+	require.Equal(t, []taskpool.State{taskpool.Succeeded, taskpool.Failed, taskpool.Canceled, taskpool.Shed}, final)
+}

@@ -180,5 +180,6 @@ func (s State) String() string {
 	return names[s]
 }
 
-// final reports whether a task in state s has settled.
-func (s State) final() bool { return s >= Succeeded && s <= Shed }
+// Final reports whether s is one of the states in which a task ends: Succeeded, Failed,
+// Canceled and Shed. It is false for Abandoned, which says nothing about the task.
+func (s State) Final() bool { return s >= Succeeded && s <= Shed }

@@ -122,7 +122,7 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 	for {
 		q.mu.Lock()
 		first := q.unique[key]
-		if first == nil || first.handle != nil && final(first.handle) {
+		if first == nil || first.handle != nil && first.handle.State().Final() {
 			q.last++
 			j = &localJob{admitted: make(chan struct{}), over: make(chan struct{}), meta: Meta{
 				ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind, MaxAttempts: r.MaxAttempts,
@@ -285,7 +285,7 @@ func (q *LocalQueue) Handle(id ID) *taskpool.Handle {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j := q.jobs[id]; j != nil && j.handle != nil && !final(j.handle) {
+	if j := q.jobs[id]; j != nil && j.handle != nil && !j.handle.State().Final() {
 		return j.handle
 	}
 	return nil
@@ -320,9 +320,4 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-func final(h *taskpool.Handle) bool {
-	s := h.State()
-	return s >= taskpool.Succeeded && s <= taskpool.Shed
 }

@@ -52,8 +52,7 @@ func (s *spans) started(e *taskpool.TaskEvent) {
 		return
 	}
 	s.pools.Store(h, e.Pool)
-	switch h.State() {
-	case taskpool.Succeeded, taskpool.Failed, taskpool.Canceled, taskpool.Shed:
+	if h.State().Final() {
 		s.pools.Delete(h)
 	}
 }
