@@ -6,7 +6,12 @@ import (
 	"runtime"
 	"strconv"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/option"
 )
+
+// pkg is what the errors of this package begin with.
+const pkg option.Package = "taskpool"
 
 // An Option sets how a pool works; see [New].
 type Option interface {
@@ -117,11 +122,8 @@ func newConfig(opts []Option) (*config, error) {
 		quantum:      defaultQuantum,
 		maxParked:    defaultMaxParked,
 	}
-	for i, o := range opts {
-		if o == nil {
-			return nil, fmt.Errorf("taskpool: option %d must not be nil", i+1)
-		}
-		o.apply(c)
+	if err := option.Apply(pkg, opts, func(o Option) { o.apply(c) }); err != nil {
+		return nil, err
 	}
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -134,9 +136,7 @@ func newConfig(opts []Option) (*config, error) {
 
 // validate reports the first setting that cannot be.
 func (c *config) validate() error {
-	bad := func(option, allowed string, got any) error {
-		return fmt.Errorf("taskpool: %s must %s, got %v", option, allowed, got)
-	}
+	bad := pkg.Bad
 	switch {
 	case c.workers < 1:
 		return bad("WithWorkers: n", "be at least 1", c.workers)

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
 // A report is something to tell hooks and the log about, to be called without
@@ -141,15 +143,10 @@ func (p *Pool) finish(a *attempt, e *ending) {
 }
 
 // logContained logs the end of a user's function other than Run by a panic with
-// value v, or by Goexit or panic(nil), if v is nil. The value's own methods and
-// the logger may panic too; then the matter is dropped.
+// value v, or by Goexit or panic(nil), if v is nil.
 func (p *Pool) logContained(what string, v any) {
-	defer func() { _ = recover() }()
-	if v == nil {
-		p.log(slog.LevelError, "taskpool: "+what+" called runtime.Goexit")
-		return
-	}
-	p.log(slog.LevelError, "taskpool: "+what+" panicked", slog.String("panic", fmt.Sprint(v)))
+	log := func(msg string, attrs ...slog.Attr) { p.log(slog.LevelError, msg, attrs...) }
+	contain.Log(log, "taskpool: "+what, v)
 }
 
 // logger returns the pool's logger.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/taskpool-go/taskpool/internal/backoff"
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
@@ -109,7 +110,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	if !again {
 		return
 	}
-	v.retry, v.delay = true, defaultBackoff(attempt)
+	v.retry, v.delay = true, backoff.FullJitter(attempt)
 	switch {
 	case after != nil:
 		v.delay = after.Delay

@@ -2,8 +2,6 @@ package taskpool
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"time"
 )
@@ -112,28 +110,9 @@ type Retry struct {
 	If func(err error) bool
 }
 
-// Bounds of the default backoff.
-const (
-	backoffBase = 100 * time.Millisecond
-	backoffCap  = 30 * time.Second
-)
-
-// defaultBackoff is exponential backoff with full jitter. Full jitter spreads
-// the retries of tasks that failed together evenly, see Marc Brooker,
-// "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-func defaultBackoff(attempt int) time.Duration {
-	limit := backoffCap
-	if shift := attempt - 1; shift < 20 {
-		limit = min(limit, backoffBase<<shift)
-	}
-	return time.Duration(rand.Int64N(int64(limit) + 1))
-}
-
 // validate reports the first field of t that cannot be accepted, but for Run.
 func (t *Task) validate() error {
-	bad := func(field, allowed string, got any) error {
-		return fmt.Errorf("taskpool: Task.%s must %s, got %v", field, allowed, got)
-	}
+	bad := func(field, allowed string, got any) error { return pkg.Bad("Task."+field, allowed, got) }
 	switch r := &t.Retry; {
 	case t.Timeout < 0:
 		return bad("Timeout", "not be negative", t.Timeout)

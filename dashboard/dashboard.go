@@ -1,16 +1,12 @@
 package dashboard
 
 import (
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/taskpool-go/taskpool"
-	"github.com/taskpool-go/taskpool/internal/remote"
+	"github.com/taskpool-go/taskpool/internal/watch"
 )
 
 // A Dashboard is a live page about the pools that it watches. Make one with [New].
@@ -22,18 +18,15 @@ type Dashboard struct {
 	epoch time.Time
 	stack limiter
 
-	// histories are those of the pools watched, by name. Hooks look here without
-	// a lock; changed under mu.
-	histories atomic.Pointer[map[string]*history]
+	pools watch.Pools[watched] // changed with looking held
 
 	// looking is held while a snapshot is taken, so that the points of a pool are in
 	// order, and while pools come and go. Locked before mu. No user code is called with
 	// either.
 	looking sync.Mutex
+	lastID  int // of pools; protected by looking
 
-	mu      sync.Mutex // protects the fields below
-	pools   []*watched // in order of Watch; never changed but for a new slice
-	lastID  int
+	mu      sync.Mutex        // protects the fields below
 	taken   time.Time         // when the snapshot was begun; zero: a new one is needed
 	page    *page             // the snapshot, which does not change; nil: there is none
 	parts   map[string]string // its parts, as HTML, by their id
@@ -49,7 +42,6 @@ type Dashboard struct {
 func New(opts ...Option) *Dashboard {
 	d := &Dashboard{epoch: time.Now(), clients: make(map[*client]struct{})}
 	d.cfg, d.bad = newConfig(opts)
-	d.histories.Store(&map[string]*history{})
 	return d
 }
 
@@ -62,8 +54,8 @@ func (d *Dashboard) Hooks() taskpool.Hooks {
 	d.mustBeUsable("Hooks")
 	note := func(to func(*history, taskpool.TaskEvent)) func(taskpool.TaskEvent) {
 		return func(e taskpool.TaskEvent) {
-			if h := (*d.histories.Load())[e.Pool]; h != nil {
-				to(h, e)
+			if w := d.pools.Named(e.Pool); w != nil {
+				to(w.history, e)
 			}
 		}
 	}
@@ -92,37 +84,14 @@ func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 	defer d.looking.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := slices.Clone(d.pools)
-	for i, p := range pools {
-		if p == nil {
-			return fmt.Errorf("dashboard: Watch: pool %d must not be nil", i+1)
-		}
-		if got := remote.PoolMisuse(p); got != "" {
-			return fmt.Errorf("dashboard: Watch: pool %d must be one that taskpool.New has returned, got %s", i+1, got)
-		}
-		at := slices.IndexFunc(all, func(w *watched) bool { return w.pool.Name() == p.Name() })
-		switch {
-		case at < 0:
-			all = append(all, d.newWatched(p))
-		case all[at].pool == p:
-		case errors.Is(all[at].pool.Health(), taskpool.ErrClosed):
-			all[at] = d.newWatched(p)
-		default:
-			return fmt.Errorf("dashboard: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Dashboard.Unwatch)", i+1, p.Name())
-		}
+	if err := d.pools.Watch(rules, pools, d.newWatched); err != nil {
+		return err
 	}
-	histories := maps.Clone(*d.histories.Load())
-	for _, w := range all {
-		if w.id == 0 {
-			d.lastID++
-			w.id = d.lastID
-			histories[w.pool.Name()] = w.history
-		}
-	}
-	d.pools, d.taken = all, time.Time{}
-	d.histories.Store(&histories)
+	d.taken = time.Time{}
 	return nil
 }
+
+var rules = watch.Rules{Package: "dashboard", Unwatch: "Dashboard.Unwatch", Succeed: true}
 
 // Unwatch takes a pool off the page, and forgets what its hooks have told. It reports
 // whether the pool was watched.
@@ -132,15 +101,8 @@ func (d *Dashboard) Unwatch(p *taskpool.Pool) bool {
 	defer d.looking.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.pools, func(w *watched) bool { return w.pool == p })
-	if i < 0 {
-		return false
-	}
-	histories := maps.Clone(*d.histories.Load())
-	delete(histories, p.Name())
-	d.pools, d.taken = slices.Delete(slices.Clone(d.pools), i, i+1), time.Time{}
-	d.histories.Store(&histories)
-	return true
+	d.taken = time.Time{}
+	return d.pools.Unwatch(p)
 }
 
 // misuse returns the error of a call with a dashboard that New has not returned, else nil.
@@ -159,9 +121,7 @@ func (d *Dashboard) mustBeUsable(call string) {
 
 // find returns the watched pool with an id, nil if there is none.
 func (d *Dashboard) find(id int) *watched {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, w := range d.pools {
+	for _, w := range d.pools.All {
 		if w.id == id {
 			return w
 		}

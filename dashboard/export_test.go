@@ -10,4 +10,9 @@ func Taken(d *Dashboard) time.Time {
 }
 
 // Histories returns of how many pools the dashboard notes what hooks tell.
-func Histories(d *Dashboard) int { return len(*d.histories.Load()) }
+func Histories(d *Dashboard) (n int) {
+	for range d.pools.All {
+		n++
+	}
+	return n
+}

@@ -6,7 +6,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/option"
 )
+
+// pkg is what the errors of this package begin with.
+const pkg option.Package = "dashboard"
 
 // An Option sets how a dashboard works; see [New].
 type Option interface {
@@ -37,16 +42,10 @@ type config struct {
 
 func newConfig(opts []Option) (config, error) {
 	c := config{maxClients: defaultMaxClients, starvingAfter: defaultStarvingAfter, goEvery: defaultGoEvery}
-	for i, o := range opts {
-		if o == nil {
-			return c, fmt.Errorf("dashboard: option %d must not be nil", i+1)
-		}
-		o.apply(&c)
+	if err := option.Apply(pkg, opts, func(o Option) { o.apply(&c) }); err != nil {
+		return c, err
 	}
-	bad := func(option, allowed string, got any) error {
-		return fmt.Errorf("dashboard: %s must %s, got %v", option, allowed, got)
-	}
-	switch {
+	switch bad := pkg.Bad; {
 	case c.maxClients < 1:
 		return c, bad("WithMaxClients: n", "be at least 1", c.maxClients)
 	case c.starvingAfter <= 0:
@@ -62,7 +61,7 @@ func newConfig(opts []Option) (config, error) {
 	}
 	for _, h := range c.hosts {
 		if name, _ := hostOf(h); h == "" || name != h || strings.ContainsAny(h, "*/ ") {
-			return c, bad("WithHosts: name", "be the name of a host, without a port", strconv.Quote(h))
+			return c, pkg.Bad("WithHosts: name", "be the name of a host, without a port", strconv.Quote(h))
 		}
 	}
 	return c, nil

@@ -148,10 +148,13 @@ type watched struct {
 	since   time.Time // from when on somebody has looked without a gap
 }
 
+// newWatched is called with looking held.
 func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
 	first := newPoint(p)
+	d.lastID++
 	return &watched{
 		pool:    p,
+		id:      d.lastID,
 		history: &history{epoch: d.epoch, goEvery: uint64(max(d.cfg.goEvery, 1))},
 		points:  []point{first},
 		since:   first.at,
@@ -223,14 +226,14 @@ func (d *Dashboard) snapshot(maxAge time.Duration) {
 	d.looking.Lock()
 	defer d.looking.Unlock()
 	d.mu.Lock()
-	pools, taken := d.pools, d.taken
+	taken := d.taken
 	d.mu.Unlock()
 	if !taken.IsZero() && asked.Sub(taken) < maxAge { // perhaps it was begun while this call waited
 		return
 	}
 	now := time.Now()
 	p := &page{At: now, ids: []string{"at", "pools"}}
-	for _, w := range pools {
+	for _, w := range d.pools.All {
 		v := d.view(w)
 		p.Pools = append(p.Pools, v)
 		p.Problems += len(v.Problems)

@@ -46,7 +46,7 @@ func TestTotalsAreInOrderHoweverManyLook(t *testing.T) {
 	looking.Wait()
 	close(stop)
 	busy.Wait()
-	points := d.pools[0].points
+	points := d.find(1).points
 	require.Greater(t, len(points), 50)
 	for i := range points[1:] {
 		before, after := points[i], points[i+1]
@@ -62,14 +62,14 @@ func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
 		d := New()
 		c, err := d.enter()
 		require.NoError(t, err)
-		d.mu.Lock()
-		d.pools = []*watched{nil}
-		d.mu.Unlock()
+		p, err := taskpool.New()
+		require.NoError(t, err)
+		noView := func(*taskpool.Pool) *watched { return nil }
+		require.NoError(t, d.pools.Watch(rules, []*taskpool.Pool{p}, noView))
 		<-c.dropped
 		d.exit(c)
-		d.mu.Lock()
-		d.pools = nil
-		d.mu.Unlock()
+		require.True(t, d.pools.Unwatch(p))
+		require.NoError(t, p.Shutdown(t.Context()))
 		c, err = d.enter()
 		require.NoError(t, err)
 		d.exit(c)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"reflect"
 	"regexp"
 	"slices"
@@ -20,6 +19,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/backoff"
+	"github.com/taskpool-go/taskpool/internal/contain"
+	"github.com/taskpool-go/taskpool/internal/option"
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
@@ -168,11 +170,9 @@ type Policy struct {
 	Heartbeat time.Duration
 }
 
-func (p *Policy) validate() error {
-	bad := func(field, allowed string, got any) error {
-		return fmt.Errorf("%s must %s, got %v", field, allowed, got)
-	}
-	switch {
+// validate reports the first field that cannot be accepted.
+func (p *Policy) validate(of option.Package) error {
+	switch bad := of.Bad; {
 	case p.MaxAttempts < 0 || p.MaxAttempts > maxAttempts:
 		return bad("Policy.MaxAttempts", fmt.Sprintf("be from 0 to %d", maxAttempts), p.MaxAttempts)
 	case p.Timeout < 0:
@@ -254,9 +254,8 @@ type Kind[T any] struct {
 // package encoding/json cannot encode or decode, or that has no exported field; a
 // policy with a value that is not allowed.
 func Register[T any](reg *Registry, name string, handler func(ctx context.Context, m Meta, payload T) error, p Policy) *Kind[T] {
-	fail := func(format string, args ...any) {
-		panic(fmt.Sprintf("jobs: Register %q: ", name) + fmt.Sprintf(format, args...))
-	}
+	call := fmt.Sprintf("jobs: Register %q", name)
+	fail := func(format string, args ...any) { panic(call + ": " + fmt.Sprintf(format, args...)) }
 	if !validKind(name) {
 		fail("name must be %s", kindRule)
 	}
@@ -269,8 +268,8 @@ func Register[T any](reg *Registry, name string, handler func(ctx context.Contex
 	if err := encodable(reflect.TypeFor[T]()); err != nil {
 		fail("payload cannot be encoded: %v", err)
 	}
-	if err := p.validate(); err != nil {
-		fail("%v", err)
+	if err := p.validate(option.Package(call)); err != nil {
+		panic(err.Error())
 	}
 	p.MaxAttempts = max(p.MaxAttempts, 1)
 	reg.mu.Lock()
@@ -417,7 +416,7 @@ func (reg *Registry) Tell(e Event) {
 	observers := slices.Clone(reg.observers)
 	reg.mu.RUnlock()
 	for _, f := range observers {
-		contain("an observer", e.Kind, func() { f(e) })
+		isolate("an observer", e.Kind, func() { f(e) })
 	}
 }
 
@@ -472,7 +471,7 @@ func (reg *Registry) Judge(m Meta, err error) Event {
 	e := Event{Meta: m, State: Discarded, Err: err}
 	var after *remote.RetryAfterError
 	again := false
-	contain("an error's Is, As or Unwrap", m.Kind, func() {
+	isolate("an error's Is, As or Unwrap", m.Kind, func() {
 		var permanent *remote.PermanentError
 		again = m.Attempt < m.MaxAttempts && !errors.As(err, &permanent) &&
 			!errors.Is(err, taskpool.ErrGoexit) && !errors.Is(err, taskpool.ErrHung)
@@ -481,47 +480,20 @@ func (reg *Registry) Judge(m Meta, err error) Event {
 	if !again {
 		return e
 	}
-	e.State, e.Delay = Retrying, defaultBackoff(m.Attempt)
+	e.State, e.Delay = Retrying, backoff.FullJitter(m.Attempt)
 	if p, _ := reg.Policy(m.Kind); after != nil {
 		e.Delay = after.Delay
 	} else if p.Backoff != nil {
-		contain("Policy.Backoff", m.Kind, func() { e.Delay = max(p.Backoff(m.Attempt), 0) })
+		isolate("Policy.Backoff", m.Kind, func() { e.Delay = max(p.Backoff(m.Attempt), 0) })
 	}
 	return e
 }
 
-// defaultBackoff is that of a [taskpool.Retry], which does not export it.
-func defaultBackoff(attempt int) time.Duration {
-	limit := 100 * time.Millisecond << min(max(attempt-1, 0), 9)
-	return rand.N(min(limit, 30*time.Second) + 1)
-}
-
-// contain calls user code that must not harm anyone and reports whether it returned.
-// If it panics or calls [runtime.Goexit] that is logged. Nothing can stop a Goexit, so
-// it has a goroutine of its own to end.
-func contain(what, kind string, f func()) (ok bool) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if !ok {
-				logContained(what, kind, recover())
-			}
-		}()
-		f()
-		ok = true
-	}()
-	<-done
-	return ok
-}
-
-// logContained logs a panic with value v, or Goexit if v is nil. The logger may panic
-// too; then the matter is dropped.
-func logContained(what, kind string, v any) {
-	defer func() { _ = recover() }()
-	if v == nil {
-		slog.Error("jobs: "+what+" called runtime.Goexit", slog.String("kind", kind))
-		return
+// isolate calls user code that must not harm anyone and reports whether it returned. If
+// not, that is logged.
+func isolate(what, kind string, f func()) (ok bool) {
+	log := func(msg string, attrs ...slog.Attr) {
+		slog.LogAttrs(context.Background(), slog.LevelError, msg, append([]slog.Attr{slog.String("kind", kind)}, attrs...)...)
 	}
-	slog.Error("jobs: "+what+" panicked", slog.String("kind", kind), slog.String("panic", fmt.Sprint(v)))
+	return contain.Apart(f, func(v any) { contain.Log(log, "jobs: "+what, v) })
 }

@@ -52,13 +52,10 @@ type localJob struct {
 //
 // It panics if pool is none that taskpool.New has returned, or reg is nil.
 func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
-	got := remote.PoolMisuse(pool)
-	switch {
-	case pool == nil:
-		panic("jobs: Local: pool must not be nil")
-	case got != "":
-		panic("jobs: Local: pool must be one that taskpool.New has returned, got " + got)
-	case reg == nil:
+	if err := remote.CheckPool("jobs: Local: pool", pool); err != nil {
+		panic(err.Error())
+	}
+	if reg == nil {
 		panic("jobs: Local: reg must not be nil")
 	}
 	return &LocalQueue{pool: pool, reg: reg, jobs: make(map[ID]*localJob), unique: make(map[uniqueKey]*localJob)}

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/option"
 )
 
 const (
@@ -16,6 +18,9 @@ const (
 	minMaxFrame         = 4 << 10
 	maxMaxFrame         = 1 << 30 // package gob takes no more
 )
+
+// pkg is what the errors of this package begin with.
+const pkg option.Package = "process"
 
 // An Option sets how Workers work; see [Start].
 type Option interface {
@@ -118,20 +123,15 @@ func newConfig(opts []Option) (*config, error) {
 		maxFrame:     defaultMaxFrame,
 		stderr:       os.Stderr,
 	}
-	for i, o := range opts {
-		if o == nil {
-			return nil, fmt.Errorf("process: option %d must not be nil", i+1)
-		}
-		o.apply(c)
+	if err := option.Apply(pkg, opts, func(o Option) { o.apply(c) }); err != nil {
+		return nil, err
 	}
 	return c, c.validate()
 }
 
 // validate reports the first setting that cannot be.
 func (c *config) validate() error {
-	bad := func(option, allowed string, got any) error {
-		return fmt.Errorf("process: %s must %s, got %v", option, allowed, got)
-	}
+	bad := pkg.Bad
 	switch {
 	case c.workers < 1:
 		return bad("WithWorkers: n", "be at least 1", c.workers)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/backoff"
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
@@ -258,19 +259,14 @@ func (k *keeper) pause(err error) bool {
 		}
 	}
 	w.mu.Unlock()
-	backoff := time.NewTimer(pauseAfter(k.failures))
-	defer backoff.Stop()
+	pause := time.NewTimer(backoff.Exponential(minBackoff, maxBackoff, k.failures))
+	defer pause.Stop()
 	select {
-	case <-backoff.C:
+	case <-pause.C:
 		return true
 	case <-w.stop:
 		return false
 	}
-}
-
-// pauseAfter returns the pause after so many failures in a row, at least one.
-func pauseAfter(failures int) time.Duration {
-	return min(minBackoff<<min(failures-1, 20), maxBackoff)
 }
 
 // A caller waits for a child.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool/internal/backoff"
 )
 
 // workersWithout makes Workers that have no keepers, and so no children of their own.
@@ -42,7 +44,7 @@ func TestPausesDoubleUpToABound(t *testing.T) {
 		1: 10 * time.Millisecond, 2: 20 * time.Millisecond, 5: 160 * time.Millisecond,
 		12: 20_480 * time.Millisecond, 13: 30 * time.Second, 1000: 30 * time.Second,
 	} {
-		require.Equal(t, want, pauseAfter(failures), "%d", failures)
+		require.Equal(t, want, backoff.Exponential(minBackoff, maxBackoff, failures), "%d", failures)
 	}
 }
 

@@ -21,6 +21,10 @@ const (
 	Other = "other"
 )
 
+// Bounds of the buckets of histograms, in seconds, reach from what an idle pool needs to
+// what a batch job takes.
+var Bounds = []float64{1e-5, 1e-4, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+
 // Numbers gives the first keys that it is asked about numbers from 0, which they keep,
 // and one number to all that come later. So what is counted by number never moves from
 // one to another. Make one with [NewNumbers].

@@ -6,6 +6,7 @@ package remote
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -68,6 +69,19 @@ func (e *RetryAfterError) Unwrap() error { return e.Err }
 // PoolMisuse says what a *taskpool.Pool is, "nil", "a zero Pool" or "a copy", that is none
 // of taskpool.New's, and "" of one that is. Package taskpool sets it.
 var PoolMisuse func(pool any) (got string)
+
+// CheckPool returns an error that begins with what, as in "jobs: Local: pool", if pool is a
+// *taskpool.Pool that is none of taskpool.New's, else nil.
+func CheckPool(what string, pool any) error {
+	switch got := PoolMisuse(pool); got {
+	case "":
+		return nil
+	case "nil":
+		return fmt.Errorf("%s must not be nil", what)
+	default:
+		return fmt.Errorf("%s must be one that taskpool.New has returned, got %s", what, got)
+	}
+}
 
 // TaskHere returns the context of the task, of any pool, on whose goroutine it is called,
 // nil if there is none. Package taskpool sets it.

@@ -147,8 +147,8 @@ func (c *Config) complete(reg *jobs.Registry) error {
 		rc.JobTimeout = cmp.Or(rc.JobTimeout, rc.RescueStuckJobsAfter) // River's default may be more, which it refuses
 		return nil
 	}
-	if got := remote.PoolMisuse(c.Pool); got != "" {
-		return fmt.Errorf("riverjobs: Config.Pool must be one that taskpool.New has returned, got %s", got)
+	if err := remote.CheckPool("riverjobs: Config.Pool", c.Pool); err != nil {
+		return err
 	}
 	slots, workers := c.Pool.Stats().Slots, 0
 	if rc.Queues == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/contain"
 	"github.com/taskpool-go/taskpool/jobs"
 )
 
@@ -149,22 +150,13 @@ type sight struct {
 }
 
 // lookAt calls an error's methods, which are the user's. They may panic, or call
-// runtime.Goexit, which nothing can stop: so they have a goroutine of their own to end.
+// runtime.Goexit.
 func lookAt(err error) sight {
 	s := sight{text: "an error whose Error method does not return"}
-	try := func(f func()) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			defer func() { _ = recover() }()
-			f()
-		}()
-		<-done
-	}
-	try(func() { s.text = storedError(strings.ReplaceAll(err.Error(), "\x00", "�")) })
-	try(func() {
+	contain.Apart(func() { s.text = storedError(strings.ReplaceAll(err.Error(), "\x00", "�")) }, nil)
+	contain.Apart(func() {
 		s.hung, s.full, s.closed = errors.Is(err, taskpool.ErrHung), errors.Is(err, taskpool.ErrFull), errors.Is(err, taskpool.ErrClosed)
-	})
+	}, nil)
 	return s
 }
 

@@ -2,10 +2,9 @@ package otelpool
 
 import (
 	"go.opentelemetry.io/otel/metric"
-)
 
-// bounds of the buckets reach from what an idle pool needs to what a batch job takes.
-var bounds = []float64{1e-5, 1e-4, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+	"github.com/taskpool-go/taskpool/internal/metricset"
+)
 
 // instruments are what the metrics are called and mean.
 type instruments struct {
@@ -54,7 +53,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	}
 	histogram := func(name, description string) metric.Float64Histogram {
 		h, err := m.Float64Histogram("taskpool."+name, metric.WithUnit("s"), metric.WithDescription(description),
-			metric.WithExplicitBucketBoundaries(bounds...))
+			metric.WithExplicitBucketBoundaries(metricset.Bounds...))
 		if first == nil {
 			first = err
 		}

@@ -10,7 +10,11 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
+	"github.com/taskpool-go/taskpool/internal/option"
 )
+
+// pkg is what the errors of this package begin with.
+const pkg option.Package = "otelpool"
 
 // An Option sets how a collector works; see [New].
 type Option interface {
@@ -37,16 +41,10 @@ type config struct {
 
 func newConfig(opts []Option) (config, error) {
 	c := config{meters: otel.GetMeterProvider(), tracers: otel.GetTracerProvider(), goEvery: defaultGoEvery}
-	for i, o := range opts {
-		if o == nil {
-			return c, fmt.Errorf("otelpool: option %d must not be nil", i+1)
-		}
-		o.apply(&c)
+	if err := option.Apply(pkg, opts, func(o Option) { o.apply(&c) }); err != nil {
+		return c, err
 	}
-	bad := func(option, allowed string, got any) error {
-		return fmt.Errorf("otelpool: %s must %s, got %v", option, allowed, got)
-	}
-	switch {
+	switch bad := pkg.Bad; {
 	case c.meters == nil:
 		return c, bad("WithMeterProvider: p", "not be nil (package metric/noop has one that does nothing)", "nil")
 	case c.tracers == nil:

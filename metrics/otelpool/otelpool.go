@@ -10,6 +10,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
+	"github.com/taskpool-go/taskpool/internal/watch"
 )
 
 // scope is the instrumentation scope.
@@ -24,7 +25,7 @@ type Collector struct {
 	spans        spans
 	registration metric.Registration
 
-	pools metricset.Pools[watched]
+	pools watch.Pools[watched]
 }
 
 // A watched is a pool that is reported.
@@ -128,13 +129,16 @@ func (w *watched) recordOptions(pr taskpool.Priority) []metric.RecordOption {
 	return *w.records[i].Load()
 }
 
+// rules are those of a pool's metrics, of which its name is an attribute.
+var rules = watch.Rules{Package: "otelpool", Unwatch: "Collector.Unwatch", UTF8: true}
+
 // Watch adds pools to what is collected. A pool that is watched already stays as it is.
 // Pools must have names of their own, in UTF-8, as their metrics have no other attribute
 // to be told apart by. In case of an error none is added.
 //
 // A pool that was shut down goes on being reported, until [Collector.Unwatch].
 func (c *Collector) Watch(pools ...*taskpool.Pool) error {
-	return c.pools.Watch("otelpool", pools, func(p *taskpool.Pool) *watched {
+	return c.pools.Watch(rules, pools, func(p *taskpool.Pool) *watched {
 		return &watched{pool: p, priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool/internal/metricset"
 )
 
 // reference is a histogram of client_golang with the same buckets.
@@ -60,7 +62,7 @@ func requireSame(t *testing.T, want prometheus.Histogram, got *histogram) {
 
 func TestHistogramCountsAsThatOfClientGolang(t *testing.T) {
 	for name, bounds := range map[string][]float64{
-		"default":              defaultBounds,
+		"default":              metricset.Bounds,
 		"none but the rest":    {},
 		"on native bounds":     {0x1p-10, 0.5, 1, 2, 1024},
 		"many in a native one": {1, 1.001, 1.002, 1.003, 1.1, 1.2},
@@ -90,7 +92,7 @@ func TestHistogramCountsAsThatOfClientGolang(t *testing.T) {
 }
 
 func TestWeightCountsSeveralTimes(t *testing.T) {
-	want, got := reference(defaultBounds), newHistogram(newLayout(defaultBounds))
+	want, got := reference(metricset.Bounds), newHistogram(newLayout(metricset.Bounds))
 	for range 16 {
 		want.Observe(.003)
 	}
@@ -99,19 +101,19 @@ func TestWeightCountsSeveralTimes(t *testing.T) {
 }
 
 func TestAnyDurationHasABucket(t *testing.T) {
-	h := newHistogram(newLayout(defaultBounds))
+	h := newHistogram(newLayout(metricset.Bounds))
 	h.observe(-1, 1)
 	h.observe(math.MaxInt64, 1)
 	var m dto.Metric
 	require.NoError(t, histogramMetric{h: h}.Write(&m))
 	require.EqualValues(t, 2, m.Histogram.GetSampleCount())
 	require.EqualValues(t, 1, m.Histogram.GetZeroCount())
-	require.EqualValues(t, 1, m.Histogram.Bucket[len(defaultBounds)-1].GetCumulativeCount())
+	require.EqualValues(t, 1, m.Histogram.Bucket[len(metricset.Bounds)-1].GetCumulativeCount())
 	require.Equal(t, map[int32]int64{maxExp * perOctave: 1}, nativeCounts(m.Histogram))
 }
 
 func TestEachScrapeOfAHistogramAddsUp(t *testing.T) {
-	h := newHistogram(newLayout(defaultBounds))
+	h := newHistogram(newLayout(metricset.Bounds))
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for range 2 {
@@ -136,7 +138,7 @@ func TestEachScrapeOfAHistogramAddsUp(t *testing.T) {
 		total := m.Histogram.GetSampleCount()
 		require.Equal(t, total, sum)
 		require.GreaterOrEqual(t, total, last)
-		require.LessOrEqual(t, m.Histogram.Bucket[len(defaultBounds)-1].GetCumulativeCount(), total)
+		require.LessOrEqual(t, m.Histogram.Bucket[len(metricset.Bounds)-1].GetCumulativeCount(), total)
 		last = total
 	}
 	close(stop)
@@ -144,12 +146,12 @@ func TestEachScrapeOfAHistogramAddsUp(t *testing.T) {
 }
 
 func TestObserveDoesNotAllocate(t *testing.T) {
-	h := newHistogram(newLayout(defaultBounds))
+	h := newHistogram(newLayout(metricset.Bounds))
 	require.Zero(t, testing.AllocsPerRun(100, func() { h.observe(time.Millisecond, 1) }))
 }
 
 func BenchmarkObserve(b *testing.B) {
-	h := newHistogram(newLayout(defaultBounds))
+	h := newHistogram(newLayout(metricset.Bounds))
 	for d := time.Duration(1); b.Loop(); d = d*5%time.Minute + 1 {
 		h.observe(d, 16)
 	}

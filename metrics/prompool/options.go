@@ -7,7 +7,11 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
+	"github.com/taskpool-go/taskpool/internal/option"
 )
+
+// pkg is what the errors of this package begin with.
+const pkg option.Package = "prompool"
 
 // An Option sets how a collector works; see [New].
 type Option interface {
@@ -26,9 +30,6 @@ const (
 	maxBounds      = 100
 )
 
-// defaultBounds reach from what an idle pool needs to what a batch job takes.
-var defaultBounds = []float64{1e-5, 1e-4, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
-
 // config is what the options set. It does not change.
 type config struct {
 	priorities         []taskpool.Priority
@@ -37,17 +38,11 @@ type config struct {
 }
 
 func newConfig(opts []Option) (config, error) {
-	c := config{waits: defaultBounds, durations: defaultBounds, goEvery: defaultGoEvery}
-	for i, o := range opts {
-		if o == nil {
-			return c, fmt.Errorf("prompool: option %d must not be nil", i+1)
-		}
-		o.apply(&c)
+	c := config{waits: metricset.Bounds, durations: metricset.Bounds, goEvery: defaultGoEvery}
+	if err := option.Apply(pkg, opts, func(o Option) { o.apply(&c) }); err != nil {
+		return c, err
 	}
-	bad := func(option, allowed string, got any) error {
-		return fmt.Errorf("prompool: %s must %s, got %v", option, allowed, got)
-	}
-	switch {
+	switch bad := pkg.Bad; {
 	case len(c.priorities) > metricset.MaxPriorities:
 		return c, bad("WithPriorities", fmt.Sprintf("have at most %d priorities", metricset.MaxPriorities), len(c.priorities))
 	case !goodBounds(c.waits):

@@ -9,6 +9,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
+	"github.com/taskpool-go/taskpool/internal/watch"
 )
 
 // A Collector is a [prometheus.Collector] of the metrics of the pools that it watches.
@@ -19,7 +20,7 @@ type Collector struct {
 	waits, attempts *layout
 	descs           descs
 
-	pools metricset.Pools[watched]
+	pools watch.Pools[watched]
 }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -139,13 +140,16 @@ func (w *watched) attempt(e *taskpool.TaskEvent) *slot {
 	return &w.attempts[i*n+w.names.Of(name)]
 }
 
+// rules are those of a pool's metrics, of which its name is a label.
+var rules = watch.Rules{Package: "prompool", Unwatch: "Collector.Unwatch", UTF8: true}
+
 // Watch adds pools to what is collected. A pool that is watched already stays as it is.
 // Pools must have names of their own, in UTF-8, as their metrics have no other label to
 // be told apart by. In case of an error none is added.
 //
 // A pool that was shut down goes on being reported, until [Collector.Unwatch].
 func (c *Collector) Watch(pools ...*taskpool.Pool) error {
-	return c.pools.Watch("prompool", pools, c.newWatched)
+	return c.pools.Watch(rules, pools, c.newWatched)
 }
 
 // Unwatch ends the collection of a pool, and forgets what its hooks have told. It

@@ -1,6 +1,8 @@
-package metricset
+// Package watch keeps the pools that somebody watches, and what there is of each.
+package watch
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -11,7 +13,7 @@ import (
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
-// Pools are the pools that a collector watches, each with a W. The zero value is empty.
+// Pools are pools that are watched, each with a W of its own. The zero value is empty.
 // Hooks, which know a pool's name, look one up without a lock.
 type Pools[W any] struct {
 	mu     sync.Mutex // held while the set changes
@@ -48,30 +50,41 @@ func (s *Pools[W]) list() []watched[W] {
 	return nil
 }
 
+// Rules say which pools may be watched together.
+type Rules struct {
+	Package string // that errors begin with
+	Unwatch string // the method that they name
+	UTF8    bool   // whether names must be in UTF-8
+
+	// Succeed says whether a pool that was shut down gives way to another of its name,
+	// which takes its place.
+	Succeed bool
+}
+
 // Watch adds pools, with what make returns for each. A pool that is watched already
-// stays as it is. In case of an error, which begins with the package that calls, none
-// is added.
-func (s *Pools[W]) Watch(caller string, pools []*taskpool.Pool, make func(*taskpool.Pool) *W) error {
+// stays as it is. In case of an error none is added.
+func (s *Pools[W]) Watch(r Rules, pools []*taskpool.Pool, make func(*taskpool.Pool) *W) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := slices.Clone(s.list())
 	for i, p := range pools {
-		if p == nil {
-			return fmt.Errorf("%s: Watch: pool %d must not be nil", caller, i+1)
-		}
-		if got := remote.PoolMisuse(p); got != "" {
-			return fmt.Errorf("%s: Watch: pool %d must be one that taskpool.New has returned, got %s", caller, i+1, got)
+		what := fmt.Sprintf("%s: Watch: pool %d", r.Package, i+1)
+		if err := remote.CheckPool(what, p); err != nil {
+			return err
 		}
 		name := p.Name()
-		if !utf8.ValidString(name) {
-			return fmt.Errorf("%s: Watch: pool %d must have a name in UTF-8, got %q (see taskpool.WithName)", caller, i+1, name)
+		if r.UTF8 && !utf8.ValidString(name) {
+			return fmt.Errorf("%s must have a name in UTF-8, got %q (see taskpool.WithName)", what, name)
 		}
 		at := slices.IndexFunc(all, func(w watched[W]) bool { return w.pool.Name() == name })
 		switch {
 		case at < 0:
 			all = append(all, watched[W]{p, make(p)})
-		case all[at].pool != p:
-			return fmt.Errorf("%s: Watch: pool %d must have a name of its own, got %q, which another pool has (see taskpool.WithName and Collector.Unwatch)", caller, i+1, name)
+		case all[at].pool == p:
+		case r.Succeed && errors.Is(all[at].pool.Health(), taskpool.ErrClosed):
+			all[at] = watched[W]{p, make(p)}
+		default:
+			return fmt.Errorf("%s must have a name of its own, got %q, which another pool has (see taskpool.WithName and %s)", what, name, r.Unwatch)
 		}
 	}
 	s.storeLocked(all)

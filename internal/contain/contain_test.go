@@ -1,0 +1,53 @@
+package contain_test
+
+import (
+	"log/slog"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/taskpool-go/taskpool/internal/contain"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestApartSaysHowAFunctionEnded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		f    func()
+		told []any // what failed is called with
+	}{
+		"returns": {func() {}, nil},
+		"panics":  {func() { panic("bad") }, []any{"bad"}},
+		"Goexit":  {runtime.Goexit, []any{nil}},
+	} {
+		var told []any
+		require.Equal(t, name == "returns", contain.Apart(tt.f, func(v any) { told = append(told, v) }), name)
+		require.Equal(t, tt.told, told, name)
+		require.Equal(t, name == "returns", contain.Apart(tt.f, nil), name)
+	}
+	require.False(t, contain.Apart(func() { panic("bad") }, func(any) { runtime.Goexit() }), "it ends no other goroutine")
+}
+
+type badText struct{}
+
+func (badText) String() string { panic("no text") }
+
+func TestLogSaysWhatWasContained(t *testing.T) {
+	type record struct {
+		msg   string
+		attrs []slog.Attr
+	}
+	var logged []record
+	log := func(msg string, attrs ...slog.Attr) { logged = append(logged, record{msg, attrs}) }
+	contain.Log(log, "pack: a hook", "bad")
+	contain.Log(log, "pack: a hook", nil)
+	contain.Log(log, "pack: a hook", badText{}) // package fmt has caught that
+	contain.Log(func(string, ...slog.Attr) { panic("no log") }, "pack: a hook", "bad")
+	require.Equal(t, []record{
+		{"pack: a hook panicked", []slog.Attr{slog.String("panic", "bad")}},
+		{"pack: a hook called runtime.Goexit", nil},
+		{"pack: a hook panicked", []slog.Attr{slog.String("panic", "%!v(PANIC=String method: no text)")}},
+	}, logged)
+}
