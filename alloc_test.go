@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // allocsPerTask returns the mean number of allocations from a task's submission
@@ -40,7 +41,7 @@ func warm(t *testing.T, p *taskpool.Pool) {
 	}
 	busy.Wait()
 	close(gate)
-	h := submit(t, p, taskpool.Task{
+	h := pooltest.Submit(t, p, taskpool.Task{
 		NotBefore: time.Now().Add(time.Millisecond),
 		Run:       func(context.Context) error { return nil },
 	})
@@ -64,7 +65,7 @@ func TestGoDoesNotAllocate(t *testing.T) {
 			Started: func(taskpool.TaskEvent) {}, Finished: func(taskpool.TaskEvent) {}})}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPool(t, test.opts...)
+			p := pooltest.New(t, test.opts...)
 			warm(t, p)
 			var pr taskpool.Priority
 			failed := 0
@@ -84,9 +85,9 @@ func TestGoDoesNotAllocate(t *testing.T) {
 }
 
 func TestGoDoesNotAllocateBehindABacklog(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	warm(t, p)
-	release := block(t, p)
+	release := pooltest.Block(t, p)
 	defer release()
 	for range 100_000 {
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
@@ -121,7 +122,7 @@ func TestSubmitAllocations(t *testing.T) {
 		{"without cancel", context.WithoutCancel(cancelable), taskpool.Task{Run: run}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2))
+			p := pooltest.New(t, taskpool.WithWorkers(2))
 			warm(t, p)
 			failed := 0
 			most := 3.0
@@ -156,9 +157,9 @@ func TestWaitingGoTaskTakesAtMost32BytesAndGivesThemBack(t *testing.T) {
 	const tasks = 1_000_000
 	for _, priorities := range []int{1, 3, 1000} {
 		t.Run(fmt.Sprintf("%d priorities", priorities), func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			warm(t, p)
-			release := block(t, p)
+			release := pooltest.Block(t, p)
 			f := func() {}
 			before := heapInUse()
 			for i := range tasks {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // What a task may wait with, given its own context.
@@ -58,7 +59,7 @@ var waits = map[string]func(ctx context.Context, p *taskpool.Pool, f func(contex
 		g := p.Group(ctx, taskpool.Task{})
 		g.SetLimit(1)
 		g.Go(f)
-		g.Go(nop)
+		g.Go(pooltest.Nop)
 		return g.Wait()
 	},
 	"Map": func(ctx context.Context, p *taskpool.Pool, f func(context.Context) error) error {
@@ -74,7 +75,7 @@ var waits = map[string]func(ctx context.Context, p *taskpool.Pool, f func(contex
 
 func TestWaitsNestToAnyDepthOnOneWorkerWithAnyContext(t *testing.T) {
 	depth := 1000
-	if raceEnabled || testing.Short() {
+	if pooltest.Race || testing.Short() {
 		depth = 50
 	}
 	for how, call := range waits {
@@ -82,7 +83,7 @@ func TestWaitsNestToAnyDepthOnOneWorkerWithAnyContext(t *testing.T) {
 			for _, pools := range []int{1, 2} {
 				t.Run(fmt.Sprintf("%s, context %s, %d pools", how, with, pools), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						all := []*taskpool.Pool{newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))}[:pools]
+						all := []*taskpool.Pool{pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))}[:pools]
 						deepest := 0
 						// before is the context of the task around the one with ctx.
 						var nest func(before, ctx context.Context, level int) error
@@ -96,14 +97,14 @@ func TestWaitsNestToAnyDepthOnOneWorkerWithAnyContext(t *testing.T) {
 								with = derive(ctx)
 							}
 							// The submitter's context, for the next to know.
-							with = context.WithValue(with, waitKey{}, patience(t))
+							with = context.WithValue(with, waitKey{}, pooltest.Patience(t))
 							return call(with, all[level%pools], func(ctx context.Context) error { return nest(outer, ctx, level+1) })
 						}
-						ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+						ctx := context.WithValue(pooltest.Patience(t), waitKey{}, pooltest.Patience(t))
 						require.NoError(t, call(ctx, all[0], func(ctx context.Context) error { return nest(ctx, ctx, 1) }))
 						require.Equal(t, depth, deepest)
 						for _, p := range all {
-							require.NoError(t, p.WaitIdle(patience(t)))
+							require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 						}
 					})
 				})
@@ -116,8 +117,8 @@ func TestFunctionsMayWaitForTasksToAnyDepthOnOneWorker(t *testing.T) {
 	for how, call := range waits {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				other := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				other := pooltest.New(t, taskpool.WithWorkers(1))
 				const depth = 100
 				var reached atomic.Int64
 				errs := make(chan error, depth)
@@ -137,8 +138,8 @@ func TestFunctionsMayWaitForTasksToAnyDepthOnOneWorker(t *testing.T) {
 				}
 				require.NoError(t, p.Go(taskpool.Low, func() { nest(0) }))
 				synctest.Wait()
-				require.NoError(t, p.WaitIdle(patience(t)))
-				require.NoError(t, other.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
+				require.NoError(t, other.WaitIdle(pooltest.Patience(t)))
 				require.EqualValues(t, depth, reached.Load())
 				close(errs)
 				for err := range errs {
@@ -155,9 +156,9 @@ func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var finished []taskpool.TaskEvent
 				hooks := taskpool.Hooks{Finished: func(e taskpool.TaskEvent) { finished = append(finished, e) }}
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks))
 				gate := make(chan struct{})
-				got := errCause
+				got := pooltest.ErrCause
 				require.NoError(t, p.Go(taskpool.High, func() {
 					h, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
 					if err == nil {
@@ -180,13 +181,13 @@ func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
 				synctest.Wait()
 				require.NoError(t, got)
 				s = p.Stats()
-				requireConserved(t, s)
+				pooltest.RequireConserved(t, s)
 				require.Zero(t, s.Running+s.Parked)
 				require.EqualValues(t, 2, s.Succeeded+s.Panics)
 				require.Len(t, finished, 2)
 				require.Zero(t, finished[1].Task.ID)
 				require.Equal(t, 1, finished[1].Task.Attempt)
-				requireWhole(t, p, 1)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -194,8 +195,8 @@ func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
 
 func TestAFunctionThatWaitsIsCutOffByShutdownAndListedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, newPool(t, taskpool.WithWorkers(1)), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, pooltest.New(t, taskpool.WithWorkers(1)), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
 		var got []error
 		require.NoError(t, p.Go(taskpool.Medium, func() { got = append(got, h.Wait(context.Background())) }))
 		synctest.Wait()
@@ -208,7 +209,7 @@ func TestAFunctionThatWaitsIsCutOffByShutdownAndListedOnce(t *testing.T) {
 		require.ErrorAs(t, err, &cut)
 		require.Empty(t, cut.Unfinished, "it returned within the grace")
 		require.Equal(t, []error{taskpool.ErrClosed}, got)
-		require.NoError(t, h.Wait(aYear(t)))
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
 	})
 }
 
@@ -224,7 +225,7 @@ func TestWorkersThatSubmitToTheirFullQueueMoveOn(t *testing.T) {
 			t.Run(fmt.Sprintf("context %s, function %t", with, function), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					const workers = 3
-					p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(1, taskpool.OverflowWait))
+					p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(1, taskpool.OverflowWait))
 					var left atomic.Int64
 					left.Store(200)
 					var body func(ctx context.Context) error
@@ -233,13 +234,13 @@ func TestWorkersThatSubmitToTheirFullQueueMoveOn(t *testing.T) {
 							if left.Add(-1) < 0 {
 								return nil
 							}
-							if _, err := p.Submit(context.WithValue(derive(ctx), waitKey{}, patience(t)), taskpool.Task{Run: body}); err != nil {
+							if _, err := p.Submit(context.WithValue(derive(ctx), waitKey{}, pooltest.Patience(t)), taskpool.Task{Run: body}); err != nil {
 								return err
 							}
 						}
 						return nil
 					}
-					ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+					ctx := context.WithValue(pooltest.Patience(t), waitKey{}, pooltest.Patience(t))
 					for range workers {
 						if function {
 							require.NoError(t, p.Go(taskpool.Medium, func() { _ = body(ctx) }))
@@ -249,9 +250,9 @@ func TestWorkersThatSubmitToTheirFullQueueMoveOn(t *testing.T) {
 							require.NoError(t, err)
 						}
 					}
-					require.NoError(t, p.WaitIdle(patience(t)))
+					require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 					require.Less(t, left.Load(), int64(0))
-					requireWhole(t, p, workers)
+					pooltest.RequireWhole(t, p, workers)
 				})
 			})
 		}
@@ -265,8 +266,8 @@ var endsOfATask = map[string]struct {
 	cause error
 }{
 	"Timeout":     {task: taskpool.Task{Timeout: time.Second}, cause: taskpool.ErrTimeout},
-	"Cancel":      {end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, cause: errCause},
-	"its context": {end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, cause: errCause},
+	"Cancel":      {end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
+	"its context": {end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
 }
 
 func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
@@ -281,7 +282,7 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 				}
 				g.Go(long)
 				if limit > 0 {
-					g.Go(nop)
+					g.Go(pooltest.Nop)
 				}
 				return g.Wait()
 			}
@@ -354,10 +355,10 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%s, context %s, %s, other pool %t", kind, with, name, other), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
+							p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
 							in := p
 							if other {
-								in = newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
+								in = pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowWait))
 							}
 							ctx, cancel := context.WithCancelCause(context.Background())
 							defer cancel(nil)
@@ -382,7 +383,7 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 							synctest.Wait()
 							require.ErrorIs(t, got, end.cause)
 							require.Equal(t, time.Second, returned)
-							require.ErrorIs(t, h.Wait(patience(t)), end.cause)
+							require.ErrorIs(t, h.Wait(pooltest.Patience(t)), end.cause)
 							s := p.Stats()
 							require.Zero(t, s.Hangs)
 							require.Zero(t, s.Parked)
@@ -397,11 +398,11 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 
 func TestATaskOnItsWayOutMayStillWaitWithAnotherContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		child := make(chan *taskpool.Handle, 1)
 		var waited time.Duration
 		var got error
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			c, err := p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
 			if err != nil {
 				return err
@@ -413,7 +414,7 @@ func TestATaskOnItsWayOutMayStillWaitWithAnotherContext(t *testing.T) {
 			waited = time.Since(start)
 			return nil
 		}})
-		require.NoError(t, h.Wait(patience(t)))
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
 		require.NoError(t, got)
 		require.Equal(t, time.Minute, waited)
 	})
@@ -426,8 +427,8 @@ func TestWaitForOneselfIsErrInsideWhateverTheContext(t *testing.T) {
 		}
 		t.Run(with, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2))
-				ctx := context.WithValue(patience(t), waitKey{}, patience(t))
+				p := pooltest.New(t, taskpool.WithWorkers(2))
+				ctx := context.WithValue(pooltest.Patience(t), waitKey{}, pooltest.Patience(t))
 				var g *taskpool.Group
 				errs := map[string]error{}
 				self := make(chan *taskpool.Handle, 1)
@@ -455,17 +456,17 @@ func TestWaitForOneselfIsErrInsideWhateverTheContext(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var got error
 		require.NoError(t, p.Go(taskpool.Medium, func() { got = p.WaitIdle(context.Background()) }))
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		require.Equal(t, taskpool.ErrInside, got)
 	})
 }
 
 func TestATaskIsFoundByItsGoroutineHoweverDeepTheStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var down func(n int) error
 		down = func(n int) error {
 			if n > 0 {
@@ -475,22 +476,22 @@ func TestATaskIsFoundByItsGoroutineHoweverDeepTheStack(t *testing.T) {
 			return err
 		}
 		for _, depth := range []int{0, 40, 60, 70, 500, 3000} {
-			h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return down(depth) }})
-			require.NoError(t, h.Wait(patience(t)), "depth %d", depth)
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return down(depth) }})
+			require.NoError(t, h.Wait(pooltest.Patience(t)), "depth %d", depth)
 		}
 	})
 }
 
 func TestOtherGoroutinesWaitWithoutATask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		gate := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() { _ = h.Wait(context.Background()) })
 		}
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			all.Go(func() { _ = h.Wait(taskpool.Detach(ctx)) }) // a helper of a task is none itself
 			return nil
 		}})
@@ -498,7 +499,7 @@ func TestOtherGoroutinesWaitWithoutATask(t *testing.T) {
 		require.Zero(t, p.Stats().Parks)
 		close(gate)
 		all.Wait()
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		require.Zero(t, p.Stats().Parks)
 	})
 }
@@ -511,8 +512,8 @@ func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testi
 		for with, derive := range map[string]func(context.Context) context.Context{"its own": context.WithoutCancel, "background": func(context.Context) context.Context { return context.Background() }} {
 			t.Run(name+", context "+with, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
-					h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					p, other := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
+					h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						// The other pool's task needs this one's only worker.
 						if err := other.Go(taskpool.Medium, func() {
 							time.Sleep(time.Second)
@@ -527,7 +528,7 @@ func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testi
 						require.Equal(t, taskpool.Running, info.State, "it has a slot again")
 						return nil
 					}})
-					require.NoError(t, h.Wait(patience(t)))
+					require.NoError(t, h.Wait(pooltest.Patience(t)))
 				})
 			})
 		}
@@ -546,11 +547,11 @@ func (c overdueContext) Done() <-chan struct{}       { return c.done }
 
 func TestADelayedTaskThatDoesNotStartIsCountedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))
 		ctx := overdueContext{context.Background(), time.Now().Add(time.Second), make(chan struct{})}
-		h, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(2 * time.Second), Run: nop})
+		h, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(2 * time.Second), Run: pooltest.Nop})
 		require.NoError(t, err)
-		require.ErrorIs(t, h.Wait(patience(t)), context.DeadlineExceeded)
+		require.ErrorIs(t, h.Wait(pooltest.Patience(t)), context.DeadlineExceeded)
 		require.Zero(t, p.Stats().Attempts)
 	})
 }
@@ -565,7 +566,7 @@ func TestWhatWaitsWithTheContextOfAnotherPoolsTaskGivesItsSlotBack(t *testing.T)
 			return err
 		},
 		"Wait": func(ctx context.Context, p *taskpool.Pool) error {
-			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			if err != nil {
 				return err
 			}
@@ -573,7 +574,7 @@ func TestWhatWaitsWithTheContextOfAnotherPoolsTaskGivesItsSlotBack(t *testing.T)
 		},
 		"Submit": func(ctx context.Context, p *taskpool.Pool) error {
 			for range 3 { // the queue has room for one
-				if _, err := p.Submit(ctx, taskpool.Task{Run: nop}); err != nil {
+				if _, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop}); err != nil {
 					return err
 				}
 			}
@@ -591,9 +592,9 @@ func TestWhatWaitsWithTheContextOfAnotherPoolsTaskGivesItsSlotBack(t *testing.T)
 		} {
 			t.Run(name+" in a "+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					around := newPool(t, taskpool.WithWorkers(1))
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
-					_, err := taskpool.Call(patience(t), around, taskpool.Task{}, func(ctx context.Context) (int, error) {
+					around := pooltest.New(t, taskpool.WithWorkers(1))
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+					_, err := taskpool.Call(pooltest.Patience(t), around, taskpool.Task{}, func(ctx context.Context) (int, error) {
 						answer := make(chan error, 1)
 						err := begin(ctx, p, func() error {
 							err := f(ctx, p)
@@ -625,9 +626,9 @@ func TestWaitNeverReportsATaskThatHasNotSettled(t *testing.T) {
 	for _, inTask := range []bool{false, true} {
 		t.Run(fmt.Sprintf("in a task: %t", inTask), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				gate := make(chan struct{})
-				fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{}, func(context.Context) (int, error) {
+				fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{}, func(context.Context) (int, error) {
 					<-gate
 					return 1, nil
 				})
@@ -636,7 +637,7 @@ func TestWaitNeverReportsATaskThatHasNotSettled(t *testing.T) {
 				close(ctx.done)
 				get := func(context.Context) (int, error) { return fut.Get(ctx) }
 				if inTask {
-					_, err = taskpool.Call(patience(t), newPool(t), taskpool.Task{}, get)
+					_, err = taskpool.Call(pooltest.Patience(t), pooltest.New(t), taskpool.Task{}, get)
 				} else {
 					_, err = get(nil)
 				}
@@ -659,17 +660,17 @@ func TestShutdownOfAnotherPoolEndsWithTheTaskThatWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
-				long := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+				p, other := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
+				long := pooltest.Submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
 				began := time.Now()
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 					err := other.Shutdown(with(ctx))
 					require.ErrorIs(t, err, taskpool.ErrTimeout)
 					require.Equal(t, time.Second, time.Since(began))
 					return err
 				}})
-				require.ErrorIs(t, h.Wait(patience(t)), taskpool.ErrTimeout)
-				require.NoError(t, other.Shutdown(patience(t)), "nothing was cut short")
+				require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrTimeout)
+				require.NoError(t, other.Shutdown(pooltest.Patience(t)), "nothing was cut short")
 				require.NoError(t, long.Err())
 				require.Equal(t, time.Hour, time.Since(began))
 			})
@@ -681,7 +682,7 @@ func TestShutdownOfAnotherPoolEndsWithTheTaskThatWaits(t *testing.T) {
 func TestWhatWaitsWithTheContextOfATaskThatIsOverGivesItsSlotBack(t *testing.T) {
 	all := map[string]func(*testing.T, context.Context, *taskpool.Pool) error{
 		"Shutdown of another pool": func(t *testing.T, ctx context.Context, p *taskpool.Pool) error {
-			other := newPool(t, taskpool.WithWorkers(1))
+			other := pooltest.New(t, taskpool.WithWorkers(1))
 			if err := other.Go(taskpool.Medium, func() {
 				_, _ = taskpool.Call(ctx, p, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
 			}); err != nil {
@@ -691,17 +692,17 @@ func TestWhatWaitsWithTheContextOfATaskThatIsOverGivesItsSlotBack(t *testing.T) 
 		},
 	}
 	for name, call := range waits {
-		all[name] = func(_ *testing.T, ctx context.Context, p *taskpool.Pool) error { return call(ctx, p, nop) }
+		all[name] = func(_ *testing.T, ctx context.Context, p *taskpool.Pool) error { return call(ctx, p, pooltest.Nop) }
 	}
 	for name, call := range all {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				kept, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) (context.Context, error) { return context.WithoutCancel(ctx), nil })
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				kept, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{}, func(ctx context.Context) (context.Context, error) { return context.WithoutCancel(ctx), nil })
 				require.NoError(t, err)
 				info, _ := taskpool.Current(kept)
-				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return call(t, kept, p) }})
-				require.NoError(t, h.Wait(patience(t)))
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return call(t, kept, p) }})
+				require.NoError(t, h.Wait(pooltest.Patience(t)))
 				require.Equal(t, taskpool.Succeeded, info.Handle.State(), "nothing has become of it")
 			})
 		})
@@ -713,11 +714,11 @@ func TestAWaitWithoutCancelInBlockGoesOnAfterTheEndOfTheTask(t *testing.T) {
 	for _, pools := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d pools", pools), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
-				in := []*taskpool.Pool{p, newPool(t, taskpool.WithWorkers(1))}[pools-1]
-				long := submit(t, in, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
+				in := []*taskpool.Pool{p, pooltest.New(t, taskpool.WithWorkers(1))}[pools-1]
+				long := pooltest.Submit(t, in, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
 				start := time.Now()
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 					return taskpool.Block(ctx, func() error { return long.Wait(context.WithoutCancel(ctx)) })
 				}})
 				require.NoError(t, h.Wait(t.Context()))
@@ -730,9 +731,9 @@ func TestAWaitWithoutCancelInBlockGoesOnAfterTheEndOfTheTask(t *testing.T) {
 
 func TestMapWaitsForItsTasksThoughTheTaskThatWaitsHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, other := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Hour))
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
-			for _, err := range taskpool.Map(context.Background(), other, taskpool.Task{}, upTo(3), func(context.Context, int) (int, error) { time.Sleep(time.Minute); return 0, nil }) {
+		p, other := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Hour))
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+			for _, err := range taskpool.Map(context.Background(), other, taskpool.Task{}, pooltest.UpTo(3), func(context.Context, int) (int, error) { time.Sleep(time.Minute); return 0, nil }) {
 				assert.NoError(t, err, "the results of those in flight come first")
 			}
 			assert.Zero(t, other.Stats().Running)
@@ -747,13 +748,13 @@ func TestMapWaitsForItsTasksThoughTheTaskThatWaitsHasEnded(t *testing.T) {
 // It was idle, and the task that waits for that learns it when it has a slot again.
 func TestWaitIdleReturnsThoughThereIsSomethingToDoAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		p, other := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
 		sleep := func(p *taskpool.Pool, pr taskpool.Priority, d time.Duration) {
 			require.NoError(t, p.Go(pr, func() { time.Sleep(d) }))
 		}
 		sleep(p, taskpool.Medium, time.Second)
 		start := time.Now()
-		h := submit(t, other, taskpool.Task{Run: func(context.Context) error { return p.WaitIdle(context.Background()) }})
+		h := pooltest.Submit(t, other, taskpool.Task{Run: func(context.Context) error { return p.WaitIdle(context.Background()) }})
 		synctest.Wait()
 		sleep(other, taskpool.High, 10*time.Second) // has the slot meanwhile
 		time.Sleep(2 * time.Second)
@@ -766,10 +767,10 @@ func TestWaitIdleReturnsThoughThereIsSomethingToDoAgain(t *testing.T) {
 // A hook that is told on a worker's goroutine of a function's end is no task.
 func TestAHookThatWaitsAfterAFunctionParksNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		other := newPool(t, taskpool.WithWorkers(1))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
 		var got []error
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
-			h := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
+			h := pooltest.Submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
 			got = append(got, h.Wait(context.Background()))
 		}}))
 		for range 2 {
@@ -787,13 +788,13 @@ func TestAHookThatWaitsBeforeRunParksItsAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p *taskpool.Pool
 		first := true
-		p = newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {
+		p = pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {
 			if first {
 				first = false
-				require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(context.Background()))
+				require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}).Wait(context.Background()))
 			}
 		}}))
-		require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(patience(t)))
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}).Wait(pooltest.Patience(t)))
 		require.EqualValues(t, 1, p.Stats().Parks)
 	})
 }
@@ -801,18 +802,18 @@ func TestAHookThatWaitsBeforeRunParksItsAttempt(t *testing.T) {
 // A function that waits has started, so it is not shed when it asks for a slot.
 func TestAFunctionThatWaitsIsNeverShed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
-		other := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
-		got := errCause
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, other, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		got := pooltest.ErrCause
 		require.NoError(t, p.Go(taskpool.Low, func() { got = h.Wait(context.Background()) }))
 		synctest.Wait()
 		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Minute) }))
 		time.Sleep(2 * time.Second)
-		victim := submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: mustNotRun})
-		submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+		victim := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: pooltest.MustNotRun})
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 		require.Equal(t, taskpool.Shed, victim.State())
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		require.NoError(t, got)
 	})
 }
@@ -820,12 +821,12 @@ func TestAFunctionThatWaitsIsNeverShed(t *testing.T) {
 func TestHooksAreToldOfTheSameFunctionsAlsoWhereTheseWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		started, finished := map[taskpool.Priority]int{}, map[taskpool.Priority]int{}
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
 			GoEvery:  4,
 			Started:  func(e taskpool.TaskEvent) { started[e.Task.Priority]++ },
 			Finished: func(e taskpool.TaskEvent) { finished[e.Task.Priority]++ },
 		}))
-		other := newPool(t, taskpool.WithWorkers(1))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
 		for i := range 200 {
 			require.NoError(t, p.Go(taskpool.Priority(i), func() {
 				_, _ = taskpool.Call(context.Background(), other, taskpool.Task{}, func(context.Context) (int, error) { return 0, nil })
@@ -841,7 +842,7 @@ func TestHooksAreToldOfTheSameFunctionsAlsoWhereTheseWait(t *testing.T) {
 // Its end came before it had anything to wait for, and a group heeds that.
 func TestAFunctionThatWasCutOffWaitsForNoGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, other := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), newPool(t, taskpool.WithWorkers(1))
+		p, other := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour)), pooltest.New(t, taskpool.WithWorkers(1))
 		var got error
 		var took time.Duration
 		require.NoError(t, p.Go(taskpool.Medium, func() {
@@ -857,7 +858,7 @@ func TestAFunctionThatWasCutOffWaitsForNoGroup(t *testing.T) {
 		require.Error(t, p.Shutdown(ctx))
 		require.ErrorIs(t, got, taskpool.ErrClosed)
 		require.Zero(t, took)
-		require.NoError(t, other.WaitIdle(aYear(t)))
+		require.NoError(t, other.WaitIdle(pooltest.Patience(t)))
 	})
 }
 
@@ -887,15 +888,15 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				around := newPool(t, taskpool.WithWorkers(1))
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
-				release := block(t, p)
-				submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+				around := pooltest.New(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+				release := pooltest.Block(t, p)
+				pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
 				var err error
-				waiter := submit(t, around, taskpool.Task{Run: func(context.Context) error {
+				waiter := pooltest.Submit(t, around, taskpool.Task{Run: func(context.Context) error {
 					defer func() {
 						if v := recover(); v != nil {
-							err = errCause
+							err = pooltest.ErrCause
 						}
 					}()
 					require.NoError(t, around.Go(taskpool.High, func() { time.Sleep(time.Hour) })) // has the slot after that
@@ -903,7 +904,7 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 					if bad, ok := ctx.(*badWait); ok {
 						bad.asked = 1 // Submit does not ask what it waits with
 					}
-					_, err = p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: mustNotRun})
+					_, err = p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: pooltest.MustNotRun})
 					return nil
 				}})
 				time.Sleep(2 * time.Second)
@@ -917,9 +918,9 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 				}()
 				synctest.Wait()
 				release()
-				require.NoError(t, around.WaitIdle(aYear(t)))
+				require.NoError(t, around.WaitIdle(pooltest.Patience(t)))
 				require.Error(t, err)
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				require.Equal(t, time.Minute, ran)
 				require.EqualValues(t, 3, p.Stats().Succeeded)
 			})

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // The benchmarks run from the first submit to the end of the last of b.N tasks.
@@ -97,7 +98,7 @@ func BenchmarkGo(b *testing.B) {
 		for _, workers := range benchWorkers {
 			for _, priorities := range benchPriorities {
 				b.Run(fmt.Sprintf("producers=%d/workers=%d/priorities=%d", producers, workers, priorities), func(b *testing.B) {
-					p := newPool(b, taskpool.WithWorkers(workers))
+					p := pooltest.New(b, taskpool.WithWorkers(workers))
 					b.ReportAllocs()
 					b.ResetTimer()
 					produce(b, producers, func(i int) error { return p.Go(spread(i, priorities), emptyFunc) })
@@ -127,7 +128,7 @@ func BenchmarkSubmit(b *testing.B) {
 
 func benchmarkSubmit(b *testing.B, wait bool, producers, workers, priorities int, opts ...taskpool.Option) {
 	ctx := context.Background()
-	p := newPool(b, append(opts, taskpool.WithWorkers(workers))...)
+	p := pooltest.New(b, append(opts, taskpool.WithWorkers(workers))...)
 	b.ReportAllocs()
 	b.ResetTimer()
 	produce(b, producers, func(i int) error {
@@ -219,7 +220,7 @@ func BenchmarkBacklog(b *testing.B) {
 
 func benchmarkBacklog(b *testing.B, waiting, priorities int, opts ...taskpool.Option) {
 	ctx := context.Background()
-	p := newPool(b, opts...)
+	p := pooltest.New(b, opts...)
 	rounds := 0
 	for b.Loop() {
 		p.Pause()
@@ -275,7 +276,7 @@ func BenchmarkPanic(b *testing.B) {
 			return good
 		}
 		b.Run(fmt.Sprintf("percent=%d/pool", percent), func(b *testing.B) {
-			p := newPool(b, taskpool.WithWorkers(2))
+			p := pooltest.New(b, taskpool.WithWorkers(2))
 			b.ReportAllocs()
 			b.ResetTimer()
 			produce(b, 1, func(i int) error { return p.Go(taskpool.Medium, pick(i, boom, emptyFunc)) })
@@ -312,7 +313,7 @@ func BenchmarkHooks(b *testing.B) {
 			opts = append(opts, taskpool.WithHooks(taskpool.Hooks{Started: count, Finished: count, GoEvery: every}))
 		}
 		b.Run(fmt.Sprintf("Go/every=%d", every), func(b *testing.B) {
-			p := newPool(b, append(opts, taskpool.WithWorkers(2))...)
+			p := pooltest.New(b, append(opts, taskpool.WithWorkers(2))...)
 			b.ReportAllocs()
 			b.ResetTimer()
 			produce(b, 1, func(int) error { return p.Go(taskpool.Medium, emptyFunc) })
@@ -368,8 +369,8 @@ func BenchmarkCancelStorm(b *testing.B) {
 		b.Run(fmt.Sprintf("taskpool/distinct=%t", distinct), func(b *testing.B) {
 			for range b.N {
 				b.StopTimer()
-				p := newPool(b, taskpool.WithWorkers(1))
-				release := block(b, p)
+				p := pooltest.New(b, taskpool.WithWorkers(1))
+				release := pooltest.Block(b, p)
 				ctxs, cancel := contexts()
 				var all []*taskpool.Handle
 				for _, ctx := range ctxs {
@@ -395,7 +396,7 @@ func BenchmarkSubmitWithContext(b *testing.B) {
 	for _, distinct := range []bool{false, true} {
 		for _, producers := range benchProducers {
 			b.Run(fmt.Sprintf("distinct=%t/producers=%d", distinct, producers), func(b *testing.B) {
-				p := newPool(b, taskpool.WithWorkers(2))
+				p := pooltest.New(b, taskpool.WithWorkers(2))
 				shared, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				b.ReportAllocs()

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // A hookCounts is what hooks are told of the tasks of a pool.
@@ -38,7 +39,7 @@ func (l *hookCounts) hooks() taskpool.Option {
 // context, which comes when the Go scheduler lets it.
 func TestWhatHasEndedNeverStarts(t *testing.T) {
 	tasks := 10_000
-	if raceEnabled {
+	if pooltest.Race {
 		tasks /= 10
 	}
 	for _, told := range []bool{false, true} {
@@ -48,9 +49,9 @@ func TestWhatHasEndedNeverStarts(t *testing.T) {
 				if told {
 					opts = append(opts, log.hooks())
 				}
-				p := newPool(t, opts...)
-				release := block(t, p)
-				ctx, cancel := context.WithCancelCause(patience(t))
+				p := pooltest.New(t, opts...)
+				release := pooltest.Block(t, p)
+				ctx, cancel := context.WithCancelCause(pooltest.Patience(t))
 				cause := errors.New("enough")
 				var started atomic.Int64
 				var all []*taskpool.Handle
@@ -62,17 +63,17 @@ func TestWhatHasEndedNeverStarts(t *testing.T) {
 				cancel(cause)
 				release()
 				for _, h := range all {
-					require.Same(t, cause, h.Wait(patience(t)))
+					require.Same(t, cause, h.Wait(pooltest.Patience(t)))
 					require.Equal(t, taskpool.Canceled, h.State())
 				}
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				require.Zero(t, started.Load())
 				s := p.Stats()
-				requireConserved(t, s)
+				pooltest.RequireConserved(t, s)
 				require.EqualValues(t, tasks, s.Canceled)
 				require.EqualValues(t, 1, s.Attempts)
 				require.Equal(t, map[taskpool.Priority]uint64{taskpool.High: 1}, s.Dispatched)
-				require.NoError(t, p.Shutdown(patience(t))) // hooks have been called
+				require.NoError(t, p.Shutdown(pooltest.Patience(t))) // hooks have been called
 				if told {
 					require.EqualValues(t, 1, log.started.Load())
 					require.EqualValues(t, tasks, log.finished.Load())
@@ -122,8 +123,8 @@ func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log := new(hookCounts)
-				p := newPool(t, taskpool.WithWorkers(1), log.hooks())
-				release := block(t, p)
+				p := pooltest.New(t, taskpool.WithWorkers(1), log.hooks())
+				release := pooltest.Block(t, p)
 				ctx := newUnheardContext(context.Background())
 				ctx.deadline = time.Now().Add(time.Second)
 				var got []taskpool.TaskInfo
@@ -153,10 +154,10 @@ func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
 
 func TestDeadlineThatIsAheadStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		ctx := newUnheardContext(context.Background())
 		ctx.deadline = time.Now().Add(1)
-		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		require.NoError(t, h.Wait(t.Context()))
 	})
@@ -165,8 +166,8 @@ func TestDeadlineThatIsAheadStopsNothing(t *testing.T) {
 // What does not start is no dispatch: it is not counted for the fair share either.
 func TestTasksThatDoNotStartTakeNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(16))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(16))
+		release := pooltest.Block(t, p)
 		var order []string
 		log := func(what string) func() { return func() { order = append(order, what) } }
 		for range 20 {
@@ -193,7 +194,7 @@ func TestNoRetryStartsOnceTheContextHasEnded(t *testing.T) {
 	for name, end := range unheardEnds {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				ctx := newUnheardContext(context.Background())
 				ctx.deadline = time.Now().Add(time.Second)
 				failed := errors.New("failed")
@@ -240,7 +241,7 @@ func TestEveryWayToSubmitStartsNothingThatHasEnded(t *testing.T) {
 			return err
 		},
 		"Map": func(ctx context.Context, p *taskpool.Pool) (err error) {
-			for _, err = range taskpool.Map(ctx, p, taskpool.Task{}, upTo(100), func(ctx context.Context, _ int) (int, error) { return 0, bad(ctx) }) {
+			for _, err = range taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(100), func(ctx context.Context, _ int) (int, error) { return 0, bad(ctx) }) {
 			}
 			return err
 		},
@@ -256,8 +257,8 @@ func TestEveryWayToSubmitStartsNothingThatHasEnded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for range 100 {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
-					release := block(t, p)
+					p := pooltest.New(t, taskpool.WithWorkers(1))
+					release := pooltest.Block(t, p)
 					ctx, cancel := context.WithCancel(context.Background())
 					done := make(chan error, 1)
 					go func() { done <- way(ctx, p) }()
@@ -277,8 +278,8 @@ func TestEveryWayToSubmitStartsNothingThatHasEnded(t *testing.T) {
 
 func TestCallThatHasReturnedHasWithdrawnItsTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		defer block(t, p)()
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		defer pooltest.Block(t, p)()
 		ctx := newUnheardContext(context.Background()) // tells nobody but those who wait
 		go func() {
 			time.Sleep(time.Second)
@@ -295,10 +296,10 @@ func TestCallThatHasReturnedHasWithdrawnItsTask(t *testing.T) {
 
 func TestChildNeverStartsAfterItsParentHasReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		for range 200 {
 			var child *taskpool.Handle
-			parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
+			parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
 				child, err = p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { panic("must not run") }})
 				return err
 			}})
@@ -314,15 +315,15 @@ func TestChildNeverStartsAfterItsParentHasReturned(t *testing.T) {
 func TestNoMemberStartsAfterTheFirstErrorOfItsGroup(t *testing.T) {
 	boom := errors.New("boom")
 	rounds := 2000
-	if raceEnabled {
+	if pooltest.Race {
 		rounds /= 10
 	}
 	t.Run("members that wait", func(t *testing.T) {
 		const members = 1000
 		for range 5 {
-			p := newPool(t, taskpool.WithWorkers(1))
-			release := block(t, p)
-			g := p.Group(patience(t), taskpool.Task{})
+			p := pooltest.New(t, taskpool.WithWorkers(1))
+			release := pooltest.Block(t, p)
+			g := p.Group(pooltest.Patience(t), taskpool.Task{})
 			var started atomic.Int64
 			for range members {
 				g.Go(func(context.Context) error { started.Add(1); return boom })
@@ -330,17 +331,17 @@ func TestNoMemberStartsAfterTheFirstErrorOfItsGroup(t *testing.T) {
 			release()
 			require.Same(t, boom, g.Wait())
 			require.EqualValues(t, 1, started.Load())
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			s := p.Stats()
 			require.EqualValues(t, 2, s.Attempts)
 			require.EqualValues(t, members-1, s.Canceled)
-			require.NoError(t, p.Shutdown(patience(t)))
+			require.NoError(t, p.Shutdown(pooltest.Patience(t)))
 		}
 	})
 	t.Run("members that come", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		for range rounds {
-			g := p.Group(patience(t), taskpool.Task{})
+			g := p.Group(pooltest.Patience(t), taskpool.Task{})
 			g.SetLimit(1)
 			var started atomic.Int64
 			for i := range 5 {
@@ -356,9 +357,9 @@ func TestNoMemberStartsAfterTheFirstErrorOfItsGroup(t *testing.T) {
 		}
 	})
 	t.Run("after Wait", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		for range rounds / 10 {
-			g := p.Group(patience(t), taskpool.Task{})
+			g := p.Group(pooltest.Patience(t), taskpool.Task{})
 			var wait sync.WaitGroup
 			wait.Go(func() { assert.NoError(t, g.Wait()) })
 			wait.Wait()
@@ -393,7 +394,7 @@ func TestRunIsNotCalledWhereTheContextEndedInAHook(t *testing.T) {
 					}
 					var finished []taskpool.TaskEvent
 					var shown error
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
 						Started:  func(taskpool.TaskEvent) { slow(started) },
 						Finished: func(e taskpool.TaskEvent) { finished = append(finished, e) },
 						Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
@@ -437,10 +438,10 @@ func TestRunIsNotCalledAfterCancelOrTimeoutInAHook(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
 					Started: func(e taskpool.TaskEvent) { test.in(e.Task) },
 				}))
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Retry: atOnce(2), Run: func(context.Context) error { panic("must not run") }})
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Retry: atOnce(2), Run: func(context.Context) error { panic("must not run") }})
 				err := h.Wait(t.Context())
 				require.ErrorIs(t, err, test.want)
 				require.Equal(t, test.state, h.State())
@@ -477,8 +478,8 @@ func TestContextThatFailsAWorkerThatLooksAtItHarmsNobody(t *testing.T) {
 		for how, die := range map[string]func(){"panic": func() { panic("in a context") }, "Goexit": runtime.Goexit} {
 			t.Run(how+" in "+in, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
-					release := block(t, p)
+					p := pooltest.New(t, taskpool.WithWorkers(1))
+					release := pooltest.Block(t, p)
 					ctx := evilContext{newUnheardContext(context.Background()), in, die, new(atomic.Bool)}
 					ran := false
 					h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { ran = true; return nil }})
@@ -493,7 +494,7 @@ func TestContextThatFailsAWorkerThatLooksAtItHarmsNobody(t *testing.T) {
 					require.Equal(t, in != "Value" || how == "Goexit", ran, "%v", h.Err())
 					ctx.on.Store(false)
 					require.Zero(t, outstanding(p))
-					requireWorkers(t, p, 1)
+					pooltest.RequireWorkers(t, p, 1)
 				})
 			})
 		}
@@ -502,7 +503,7 @@ func TestContextThatFailsAWorkerThatLooksAtItHarmsNobody(t *testing.T) {
 
 // Whoever asks sees attempts that begin, and never fewer than before.
 func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	stop := make(chan struct{})
 	var asking sync.WaitGroup
 	asking.Go(func() {
@@ -513,7 +514,7 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 			default:
 			}
 			s := p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs
 			assert.LessOrEqual(t, ended+uint64(s.Running+s.Parked), s.Attempts)
 			assert.GreaterOrEqual(t, s.Attempts-uint64(s.Running), last.Attempts-uint64(last.Running), "attempts that have ended")
@@ -535,14 +536,14 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 	})
 	ran := new(atomic.Int64)
 	for range 100 {
-		ctx, cancel := context.WithCancel(patience(t))
+		ctx, cancel := context.WithCancel(pooltest.Patience(t))
 		for i := range 30 {
 			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Priority(i % 3), Run: func(context.Context) error { ran.Add(1); return nil }})
 			require.NoError(t, err)
 		}
 		cancel()
 	}
-	require.NoError(t, p.WaitIdle(patience(t)))
+	require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	close(stop)
 	asking.Wait()
 	require.EqualValues(t, ran.Load(), p.Stats().Attempts-p.Stats().Interrupted)
@@ -552,22 +553,22 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 
 func TestEndOfAContextStartsNoGoroutineForEachTask(t *testing.T) {
 	tasks := 100_000
-	if raceEnabled {
+	if pooltest.Race {
 		tasks /= 10
 	}
 	var most atomic.Int64
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 		if e.Task.State == taskpool.Canceled {
 			most.Store(max(most.Load(), int64(runtime.NumGoroutine())))
 		}
 	}}))
-	release := block(t, p)
+	release := pooltest.Block(t, p)
 	defer release()
-	ctx, cancel := context.WithCancelCause(patience(t))
+	ctx, cancel := context.WithCancelCause(pooltest.Patience(t))
 	all := make([]*taskpool.Handle, tasks)
 	for i := range all {
 		// They share a Done channel, and each has a context of its own.
-		h, err := p.Submit(context.WithValue(ctx, new(int), i), taskpool.Task{Run: nop})
+		h, err := p.Submit(context.WithValue(ctx, new(int), i), taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		all[i] = h
 	}
@@ -575,7 +576,7 @@ func TestEndOfAContextStartsNoGoroutineForEachTask(t *testing.T) {
 	cause := errors.New("enough")
 	cancel(cause)
 	for _, h := range all {
-		require.Same(t, cause, h.Wait(patience(t)))
+		require.Same(t, cause, h.Wait(pooltest.Patience(t)))
 	}
 	require.Less(t, int(most.Load()), before+100)
 	require.EqualValues(t, tasks, p.Stats().Canceled)
@@ -601,14 +602,14 @@ func (c causedContext) Err() error {
 
 func TestTasksOfOneDoneChannelHaveTheirOwnCauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, q := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
+		p, q := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
 		ctx, cancel := context.WithCancelCause(context.Background())
 		std, own := errors.New("std"), errors.New("own")
-		release := []func(){block(t, p), block(t, q)}
+		release := []func(){pooltest.Block(t, p), pooltest.Block(t, q)}
 		var all []*taskpool.Handle
 		for _, pool := range []*taskpool.Pool{p, q} {
 			for _, c := range []context.Context{ctx, causedContext{ctx, []error{own}}, context.WithValue(ctx, new(int), 0)} {
-				h, err := pool.Submit(c, taskpool.Task{Run: nop})
+				h, err := pool.Submit(c, taskpool.Task{Run: pooltest.Nop})
 				require.NoError(t, err)
 				all = append(all, h)
 			}
@@ -627,12 +628,12 @@ func TestTasksOfOneDoneChannelHaveTheirOwnCauses(t *testing.T) {
 // Tasks come and go with a context while it ends, in several pools; each has one end.
 func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 	rounds := 300
-	if raceEnabled {
+	if pooltest.Race {
 		rounds /= 10
 	}
-	pools := []*taskpool.Pool{newPool(t, taskpool.WithWorkers(2)), newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(50, taskpool.OverflowWait))}
+	pools := []*taskpool.Pool{pooltest.New(t, taskpool.WithWorkers(2)), pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(50, taskpool.OverflowWait))}
 	for range rounds {
-		ctx, cancel := context.WithCancel(patience(t))
+		ctx, cancel := context.WithCancel(pooltest.Patience(t))
 		var over atomic.Bool
 		var wg sync.WaitGroup
 		for k := range 4 {
@@ -654,7 +655,7 @@ func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 					all = append(all, h)
 				}
 				for _, h := range all {
-					if err := h.Wait(patience(t)); err != nil {
+					if err := h.Wait(pooltest.Patience(t)); err != nil {
 						assert.ErrorIs(t, err, context.Canceled)
 						assert.Equal(t, taskpool.Canceled, h.State())
 					}
@@ -665,8 +666,8 @@ func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 		wg.Wait()
 	}
 	for _, p := range pools {
-		require.NoError(t, p.WaitIdle(patience(t)))
-		requireConserved(t, p.Stats())
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
+		pooltest.RequireConserved(t, p.Stats())
 		require.Zero(t, p.Watches())
 	}
 }
@@ -674,32 +675,32 @@ func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 // The last task that leaves ends the registration.
 func TestNothingIsLeftWithAContextWhoseTasksHaveEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		std, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		ctx := &customContext{Context: std}
+		ctx := &pooltest.CountedContext{Context: std}
 		for range 3 {
-			release := block(t, p)
+			release := pooltest.Block(t, p)
 			var all []*taskpool.Handle
 			for i := range 1010 {
 				c := std
 				if i%101 == 0 {
 					c = ctx
 				}
-				h, err := p.Submit(c, taskpool.Task{Run: nop})
+				h, err := p.Submit(c, taskpool.Task{Run: pooltest.Nop})
 				require.NoError(t, err)
 				all = append(all, h)
 			}
-			require.EqualValues(t, 10, ctx.waiting.Load(), "what AfterFunc does is its own affair, so none relies on that of another")
+			require.EqualValues(t, 10, ctx.Waiting.Load(), "what AfterFunc does is its own affair, so none relies on that of another")
 			require.Less(t, p.Watches(), 50)
 			for _, h := range all[:500] {
 				h.Cancel(nil)
 			}
-			require.EqualValues(t, 5, ctx.waiting.Load())
+			require.EqualValues(t, 5, ctx.Waiting.Load())
 			require.Positive(t, p.Watches())
 			release()
 			synctest.Wait()
-			require.Zero(t, ctx.waiting.Load())
+			require.Zero(t, ctx.Waiting.Load())
 			require.Zero(t, p.Watches())
 		}
 	})
@@ -709,14 +710,14 @@ func TestNothingIsLeftWithAContextWhoseTasksHaveEnded(t *testing.T) {
 // registration, however many there are.
 func TestTheEndOfAContextOfAnotherPackageEndsItsOwnTaskOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		defer block(t, p)()
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		defer pooltest.Block(t, p)()
 		const tasks = 100
 		var all [tasks]*taskpool.Handle
 		var ends [tasks]context.CancelFunc
 		for i := range all {
 			std, end := context.WithCancel(context.Background())
-			h, err := p.Submit(&customContext{Context: std}, taskpool.Task{Run: nop})
+			h, err := p.Submit(&pooltest.CountedContext{Context: std}, taskpool.Task{Run: pooltest.Nop})
 			require.NoError(t, err)
 			all[i], ends[i] = h, end
 		}
@@ -756,14 +757,14 @@ func registrations() int {
 
 func TestTasksThatComeAtTheSameTimeShareOneRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		release := pooltest.Block(t, p)
 		defer release()
 		before := registrations()
 		std, cancel := context.WithCancel(context.Background())
 		var all []*taskpool.Handle
 		add := func(ctx context.Context) {
-			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.NoError(t, err)
 			all = append(all, h)
 		}
@@ -792,7 +793,7 @@ func TestTasksThatComeAtTheSameTimeShareOneRegistration(t *testing.T) {
 func TestAllTasksOfAContextEndWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const contexts, each = 5, 700
-		p := newPool(t, taskpool.WithWorkers(contexts), taskpool.WithHangGrace(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(contexts), taskpool.WithHangGrace(time.Hour))
 		start := time.Now()
 		var all [contexts][]*taskpool.Handle
 		var ends [contexts]context.CancelCauseFunc
@@ -850,20 +851,20 @@ func TestAllTasksOfAContextEndWithIt(t *testing.T) {
 // The room that canceled tasks leave is taken at once, also while hooks are told of them.
 func TestASubmitterGetsTheRoomOfACanceledTaskBeforeHooksHaveReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(e taskpool.TaskEvent) {
 				if e.Task.State == taskpool.Canceled {
 					time.Sleep(time.Hour)
 				}
 			},
 		}))
-		release := block(t, p)
+		release := pooltest.Block(t, p)
 		ctx, cancel := context.WithCancel(context.Background())
-		_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		begin, took := time.Now(), time.Duration(-1)
 		go func() {
-			_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+			_, err := p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop})
 			assert.NoError(t, err)
 			took = time.Since(begin)
 		}()
@@ -911,12 +912,12 @@ func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
 		"can end":    withCancel,
 	} {
 		for how, run := range map[string]func(context.Context) error{
-			"succeeds":            nop,
+			"succeeds":            pooltest.Nop,
 			"fails":               func(context.Context) error { return errors.New("failed") },
 			"looks at its values": func(ctx context.Context) error { _ = ctx.Value(0); return ctx.Err() },
 		} {
 			t.Run(name+", "+how, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				h, w := submitWithSecret(t, p, wrap, run)
 				_ = h.Wait(t.Context())
 				require.NoError(t, p.WaitIdle(t.Context()))
@@ -926,9 +927,9 @@ func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
 		}
 	}
 	t.Run("canceled while it waits", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		release := block(t, p)
-		h, w := submitWithSecret(t, p, withCancel, nop)
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		release := pooltest.Block(t, p)
+		h, w := submitWithSecret(t, p, withCancel, pooltest.Nop)
 		h.Cancel(nil)
 		release()
 		require.NoError(t, p.WaitIdle(t.Context()))
@@ -936,7 +937,7 @@ func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
 		require.Equal(t, taskpool.Canceled, h.State())
 	})
 	t.Run("a member of a group", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		h, w := memberWithSecret(t, p)
 		requireGone(t, w)
 		require.Equal(t, taskpool.Succeeded, h.State())
@@ -959,7 +960,7 @@ func memberWithSecret(t *testing.T, p *taskpool.Pool) (h *taskpool.Handle, w wea
 // Whoever is still at work with the context of an attempt has its values, deadline and
 // Detach as before.
 func TestContextOfAnAttemptKeepsItsValuesAfterTheTaskHasSettled(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	outer, cancel := context.WithTimeout(context.WithValue(t.Context(), secret{}, "value"), time.Hour)
 	defer cancel()
 	deadline, _ := outer.Deadline()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 var overflows = []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed}
@@ -25,7 +26,7 @@ func eachOverflow(t *testing.T, test func(*testing.T, taskpool.Overflow)) {
 
 // in returns a task that is due after d.
 func in(d time.Duration) taskpool.Task {
-	return taskpool.Task{NotBefore: time.Now().Add(d), Run: nop}
+	return taskpool.Task{NotBefore: time.Now().Add(d), Run: pooltest.Nop}
 }
 
 // submitted calls Submit on a goroutine and returns where its error comes.
@@ -54,20 +55,20 @@ func requireNow[T any](t *testing.T, answer <-chan T) T {
 
 func TestDelayedTasksTakeNoRoomFromWhatCouldRun(t *testing.T) {
 	eachOverflow(t, func(t *testing.T, o taskpool.Overflow) {
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithCapacity(10, o))
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithCapacity(10, o))
 		for range 14 {
-			submit(t, p, in(time.Hour))
+			pooltest.Submit(t, p, in(time.Hour))
 		}
 		// Workers are idle: what is urgent starts now.
 		began := time.Now()
-		high := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
-		require.NoError(t, high.Wait(patience(t)))
+		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
+		require.NoError(t, high.Wait(pooltest.Patience(t)))
 		require.Equal(t, began, time.Now())
 
 		// The whole capacity is there for what could run.
 		gate := make(chan struct{})
 		for range 14 {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		}
 		synctest.Wait()
 		s := p.Stats()
@@ -80,14 +81,14 @@ func TestDelayedTasksTakeNoRoomFromWhatCouldRun(t *testing.T) {
 
 func TestDelayedTasksAreBoundedApart(t *testing.T) {
 	eachOverflow(t, func(t *testing.T, o taskpool.Overflow) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, o))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, o))
 		gate := make(chan struct{})
 		for range 5 { // all that may run and wait
-			submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
 		}
 		var delayed []*taskpool.Handle
 		for range 5 { // capacity and workers
-			delayed = append(delayed, submit(t, p, in(time.Hour)))
+			delayed = append(delayed, pooltest.Submit(t, p, in(time.Hour)))
 		}
 		one := in(time.Hour)
 		one.Priority = taskpool.High
@@ -122,8 +123,8 @@ func TestDelayedTasksAreBoundedApart(t *testing.T) {
 // A submitter of a delayed task that waits for room stands in nobody's way.
 func TestSubmittersOfDelayedTasksHoldUpNoOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		submit(t, p, in(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		pooltest.Submit(t, p, in(time.Hour))
 		first := in(time.Hour)
 		first.Priority = taskpool.High
 		delayed := submitted(p, first)
@@ -131,7 +132,7 @@ func TestSubmittersOfDelayedTasksHoldUpNoOthers(t *testing.T) {
 
 		gate := make(chan struct{})
 		require.NoError(t, requireNow(t, submitted(p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})))
-		low := submitted(p, taskpool.Task{Priority: taskpool.Low, Run: nop})
+		low := submitted(p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 		requireWaits(t, low)
 		close(gate)
 		require.NoError(t, requireNow(t, low))
@@ -144,8 +145,8 @@ func TestSubmittersOfDelayedTasksHoldUpNoOthers(t *testing.T) {
 
 func TestOfSubmittersOfDelayedTasksTheFirstDueIsLetInFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		holder := submit(t, p, in(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		holder := pooltest.Submit(t, p, in(time.Hour))
 		after := []time.Duration{5 * time.Hour, 3 * time.Hour, 4 * time.Hour, 3 * time.Hour}
 		admitted := make(chan int, len(after))
 		handles := make([]*taskpool.Handle, len(after))
@@ -173,8 +174,8 @@ func TestOfSubmittersOfDelayedTasksTheFirstDueIsLetInFirst(t *testing.T) {
 
 func TestASubmitterWhoseTaskBecomesDueWaitsForItNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		submit(t, p, in(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		pooltest.Submit(t, p, in(time.Hour))
 		began := time.Now()
 		var started []string
 		task := func(name string, due time.Duration, pr taskpool.Priority) taskpool.Task {
@@ -207,13 +208,13 @@ func TestASubmitterWhoseTaskBecomesDueWaitsForItNoLonger(t *testing.T) {
 // starts, the queue has a bound all the same.
 func TestDelayedTasksThatBecomeDueJoinAFullQueue(t *testing.T) {
 	eachOverflow(t, func(t *testing.T, o taskpool.Overflow) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(2, o))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(2, o))
 		gate := make(chan struct{})
 		for range 3 {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		}
 		for range 3 {
-			submit(t, p, in(time.Minute))
+			pooltest.Submit(t, p, in(time.Minute))
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -239,30 +240,30 @@ func TestDelayedTasksThatBecomeDueJoinAFullQueue(t *testing.T) {
 // Else they would pile up without a bound while what all tasks need is down.
 func TestTasksThatWaitForARetryTakeRoomAsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, taskpool.OverflowReject))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, taskpool.OverflowReject))
 		failing := taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
-			Run:   func(context.Context) error { return errFault },
+			Run:   func(context.Context) error { return pooltest.ErrTask },
 		}
 		for range 5 {
-			submit(t, p, failing)
+			pooltest.Submit(t, p, failing)
 			synctest.Wait()
 		}
 		require.Equal(t, 5, p.Stats().Delayed)
 		_, err := p.Submit(context.Background(), failing)
 		require.ErrorIs(t, err, taskpool.ErrFull)
-		submit(t, p, in(time.Minute))
+		pooltest.Submit(t, p, in(time.Minute))
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
 
 func TestShutdownTurnsSubmittersOfDelayedTasksAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		held := submit(t, p, in(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		held := pooltest.Submit(t, p, in(time.Hour))
 		outside := submitted(p, in(time.Hour))
 		inside := make(chan error, 1)
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			h, err := p.Submit(ctx, in(30*time.Minute)) // with its slot given back
 			inside <- err
 			if err == nil {
@@ -285,8 +286,8 @@ func TestShutdownTurnsSubmittersOfDelayedTasksAway(t *testing.T) {
 
 func TestSubmittersOfDelayedTasksGiveUpWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		submit(t, p, in(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		pooltest.Submit(t, p, in(time.Hour))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		began := time.Now()
@@ -302,26 +303,26 @@ func TestShutdownWaitsForDelayedTasksUnlessToldOtherwise(t *testing.T) {
 	for policy, want := range map[taskpool.DelayedPolicy]time.Duration{taskpool.DelayedWait: time.Hour, taskpool.DelayedCancel: time.Minute} {
 		t.Run(policy.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				events := new(eventLog)
-				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks())}
+				events := new(pooltest.EventLog)
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.Hooks())}
 				if policy != taskpool.DelayedWait {
 					opts = append(opts, taskpool.WithDelayedAtShutdown(policy))
 				}
-				p := newPool(t, opts...)
-				away := submit(t, p, in(time.Hour))
+				p := pooltest.New(t, opts...)
+				away := pooltest.Submit(t, p, in(time.Hour))
 				first := true
-				retried := submit(t, p, taskpool.Task{
+				retried := pooltest.Submit(t, p, taskpool.Task{
 					NotBefore: time.Now().Add(time.Millisecond),
 					Retry:     taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
 					Run: func(context.Context) error {
 						if first {
 							first = false
-							return errFault
+							return pooltest.ErrTask
 						}
 						return nil
 					}})
 				// One that waits for it, so that both go on.
-				waits := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = away.Wait(ctx); return nil }})
+				waits := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = away.Wait(ctx); return nil }})
 				time.Sleep(time.Millisecond)
 				synctest.Wait()
 				began := time.Now()
@@ -341,8 +342,8 @@ func TestShutdownWaitsForDelayedTasksUnlessToldOtherwise(t *testing.T) {
 				s := p.Stats()
 				require.EqualValues(t, canceled, s.Canceled)
 				require.EqualValues(t, 3-canceled, s.Succeeded)
-				requireConserved(t, s)
-				require.Len(t, events.named("Finished"), 3)
+				pooltest.RequireConserved(t, s)
+				require.Len(t, events.Named("Finished"), 3)
 			})
 		})
 	}
@@ -350,13 +351,13 @@ func TestShutdownWaitsForDelayedTasksUnlessToldOtherwise(t *testing.T) {
 
 func TestShutdownThatCancelsDelayedTasksTakesNoMoreOfThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait),
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait),
 			taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
 		gate := make(chan struct{})
 		inside := make(chan error, 1)
 		atDoor := make(chan error, 1)
-		submit(t, p, taskpool.Task{Name: "submits", Run: func(ctx context.Context) error {
-			submit(t, p, in(time.Hour))
+		pooltest.Submit(t, p, taskpool.Task{Name: "submits", Run: func(ctx context.Context) error {
+			pooltest.Submit(t, p, in(time.Hour))
 			_, err := p.Submit(ctx, in(time.Hour)) // waits for room
 			atDoor <- err
 			<-gate
@@ -382,13 +383,13 @@ func TestShutdownThatCancelsDelayedTasksTakesNoMoreOfThem(t *testing.T) {
 
 func TestDelayedTasksCanceledByShutdownAreNotUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
 		for i := range 100 {
-			submit(t, p, in(time.Hour*time.Duration(1+i%7)))
+			pooltest.Submit(t, p, in(time.Hour*time.Duration(1+i%7)))
 		}
-		submit(t, p, taskpool.Task{Name: "runs", Run: untilEnd})
+		pooltest.Submit(t, p, taskpool.Task{Name: "runs", Run: pooltest.UntilEnd})
 		synctest.Wait()
-		left := requireShutdownError(t, p.Shutdown(endedContext()))
+		left := requireShutdownError(t, p.Shutdown(pooltest.EndedContext()))
 		require.Len(t, left, 1)
 		require.Contains(t, left, "runs")
 		require.EqualValues(t, 101, p.Stats().Canceled)

@@ -15,15 +15,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // Mostly regression tests for bugs that took two rare things at once.
 
 func TestRetryOfATaskThatAHelperParkedIsCountedAsWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		hold, fail := make(chan struct{}), make(chan struct{})
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
 			Run: func(ctx context.Context) error {
 				if task, _ := taskpool.Current(ctx); task.Attempt == 2 {
@@ -34,7 +35,7 @@ func TestRetryOfATaskThatAHelperParkedIsCountedAsWaiting(t *testing.T) {
 				return errors.New("once")
 			}})
 		synctest.Wait()
-		release := block(t, p) // on the slot of the parked task
+		release := pooltest.Block(t, p) // on the slot of the parked task
 		close(fail)
 		synctest.Wait()
 		require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 1}}, p.Stats().Waiting)
@@ -46,8 +47,8 @@ func TestRetryOfATaskThatAHelperParkedIsCountedAsWaiting(t *testing.T) {
 
 func TestHugeHangGraceDoesNotOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(math.MaxInt64))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(math.MaxInt64))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			time.Sleep(time.Hour)
 			return nil
@@ -64,8 +65,8 @@ func TestHugeHangGraceDoesNotOverflow(t *testing.T) {
 
 func TestHugeCapacityDoesNotOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(math.MaxInt, taskpool.OverflowReject))
-		require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: nop}).Wait(t.Context()))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(math.MaxInt, taskpool.OverflowReject))
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: pooltest.Nop}).Wait(t.Context()))
 	})
 }
 
@@ -82,7 +83,7 @@ func (c looseContext) Value(any) any         { return nil }
 func TestContextOfAnAttemptGivenUpIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		foreign := looseContext{context.Background(), make(chan struct{})}
 		h, err := p.Submit(foreign, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			<-ctx.Done()
@@ -101,10 +102,10 @@ func TestContextOfAnAttemptGivenUpIsReleased(t *testing.T) {
 
 func TestGrowingThePoolMakesLostSlotsGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1)) // and one abandoned goroutine at most
+		p := pooltest.New(t, taskpool.WithWorkers(1)) // and one abandoned goroutine at most
 		gate := make(chan struct{})
 		for range 2 {
-			h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+			h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 			require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 		}
 		require.Equal(t, 1, p.Stats().Lost)
@@ -118,9 +119,9 @@ func TestGrowingThePoolMakesLostSlotsGood(t *testing.T) {
 
 func TestWorkerThatHangsInBlockIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error { <-gate; return nil })
 		}})
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
@@ -132,16 +133,16 @@ func TestWorkerThatHangsInBlockIsReplaced(t *testing.T) {
 
 func TestParkedTaskCanLeaveThoughTheSlotsAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
 		gate := make(chan struct{})
 		var cleaned atomic.Bool
-		parked := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		parked := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			_ = taskpool.Block(ctx, func() error { <-ctx.Done(); return nil })
 			cleaned.Store(true)
 			return ctx.Err()
 		}})
 		synctest.Wait()
-		hung := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		hung := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		require.ErrorIs(t, hung.Wait(t.Context()), taskpool.ErrHung)
 		require.Equal(t, 1, p.Stats().Lost)
 		over, cancel := context.WithCancel(t.Context())
@@ -155,9 +156,9 @@ func TestParkedTaskCanLeaveThoughTheSlotsAreLost(t *testing.T) {
 
 func TestTaskCanceledWhileItsPolicyTakesLongIsNotCalledHung(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		mine := errors.New("mine")
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { time.Sleep(time.Minute); return true }},
 			Run:   func(context.Context) error { return errors.New("failed") },
 		})
@@ -185,7 +186,7 @@ func (c *slowContext) Err() error {
 
 func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		ctx := &slowContext{Context: context.Background()}
 		h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error {
 			ctx.slow.Store(true)
@@ -197,7 +198,7 @@ func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, taskpool.Canceled, h.State())
 		s := p.Stats()
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		require.EqualValues(t, 1, s.Canceled)
 		require.Equal(t, 1, s.Workers)
 		require.Zero(t, s.Abandoned)
@@ -206,8 +207,8 @@ func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
 
 func TestLeastUrgentTaskDoesNotParkInAPausedPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Priority: math.MaxInt, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Priority: math.MaxInt, Run: func(ctx context.Context) error {
 			time.Sleep(time.Second)
 			return taskpool.Yield(ctx)
 		}})
@@ -219,9 +220,9 @@ func TestLeastUrgentTaskDoesNotParkInAPausedPool(t *testing.T) {
 
 func TestLostTasksAreListedAsAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
 		gate := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Name: "deaf", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "deaf", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 		tasks := p.Tasks()
 		require.Len(t, tasks, 1)
@@ -254,11 +255,11 @@ func (c *panickyContext) Value(key any) any {
 func TestForeignContextThatPanicsHarmsNobody(t *testing.T) {
 	t.Run("when it ends", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
-			release := block(t, p)
+			p := pooltest.New(t, taskpool.WithWorkers(1))
+			release := pooltest.Block(t, p)
 			std, cancel := context.WithCancel(t.Context())
 			ctx := &panickyContext{Context: std}
-			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.NoError(t, err)
 			ctx.bad.Store(true)
 			cancel()
@@ -268,7 +269,7 @@ func TestForeignContextThatPanicsHarmsNobody(t *testing.T) {
 	})
 	t.Run("when the task is silent", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			std, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			ctx := &panickyContext{Context: std}
@@ -286,10 +287,10 @@ func TestForeignContextThatPanicsHarmsNobody(t *testing.T) {
 
 func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		gate := make(chan struct{})
-		child := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		child := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			for range 1000 {
 				soon, cancel := context.WithTimeout(ctx, time.Second)
 				assert.ErrorIs(t, child.Wait(soon), context.DeadlineExceeded)
@@ -304,8 +305,8 @@ func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
 }
 
 func TestStatsCountHowOftenSlotsWereGivenBack(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 		for range 3 {
 			if err := taskpool.Block(ctx, func() error { return nil }); err != nil {
 				return err
@@ -320,7 +321,7 @@ func TestStatsCountHowOftenSlotsWereGivenBack(t *testing.T) {
 // granted waits: the task's context must still be able to end the task.
 func TestLateReturnLeavesTheContextOfTheRetryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		ctx, cancel := context.WithCancelCause(t.Context())
 		hang := make(chan struct{})
 		h, err := p.Submit(ctx, taskpool.Task{
@@ -362,7 +363,7 @@ func TestFirstReasonIsTheCauseOfTheContext(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour))
 				ctx, cancel := context.WithCancelCause(t.Context())
 				look := make(chan struct{})
 				var yielded, cause, err error
@@ -392,9 +393,9 @@ func TestFirstReasonIsTheCauseOfTheContext(t *testing.T) {
 // and then the task returns. Its policy may take its time.
 func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		fail, ask, think := make(chan struct{}), make(chan struct{}), make(chan struct{})
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-think; return false }},
 			Run: func(ctx context.Context) error {
 				go func() { _ = taskpool.Block(ctx, func() error { <-ask; return nil }) }()
@@ -406,7 +407,7 @@ func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 		close(ask)
 		synctest.Wait()
 		var door *taskpool.Handle
-		go func() { door, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+		go func() { door, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
 		synctest.Wait()
 		require.Nil(t, door, "the slot is asked for")
 		close(fail)
@@ -422,9 +423,9 @@ func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 
 func TestYieldOnADerivedContextGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var order []string
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			derived, cancel := context.WithCancel(ctx)
 			defer cancel()
 			if err := p.Go(taskpool.High, func() { order = append(order, "urgent") }); err != nil {
@@ -444,10 +445,10 @@ func TestYieldOnADerivedContextGivesWay(t *testing.T) {
 func TestYieldOfAParkedTaskReturnsAtOnce(t *testing.T) {
 	for _, waiting := range []taskpool.Priority{taskpool.High, taskpool.Medium} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			hold, look := make(chan struct{}), make(chan struct{})
 			yielded := false
-			h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				go func() { _ = taskpool.Block(ctx, func() error { <-hold; return nil }) }()
 				<-look
 				err := taskpool.Yield(ctx)
@@ -455,7 +456,7 @@ func TestYieldOfAParkedTaskReturnsAtOnce(t *testing.T) {
 				return err
 			}})
 			synctest.Wait()
-			release := block(t, p) // on the slot of the parked task
+			release := pooltest.Block(t, p) // on the slot of the parked task
 			require.NoError(t, p.Go(waiting, func() {}))
 			time.Sleep(time.Second) // the quantum is over
 			close(look)
@@ -472,14 +473,14 @@ func TestYieldOfAParkedTaskReturnsAtOnce(t *testing.T) {
 // or with another task: it must not be taken for that one.
 func TestBlockAfterTheTaskIsOverTouchesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(0))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(0))
 		var left context.Context
-		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error { left = ctx; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error { left = ctx; return nil }})
 		require.NoError(t, h.Wait(t.Context()))
 		called := 0
 		f := func() error { called++; return nil }
 		require.NoError(t, taskpool.Block(left, f), "the worker is idle")
-		silent := submit(t, p, taskpool.Task{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
+		silent := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}})
@@ -495,8 +496,8 @@ func TestBlockAfterTheTaskIsOverTouchesNoOther(t *testing.T) {
 
 func TestBeatOnADerivedContextIsASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
 			derived, cancel := context.WithCancel(ctx)
 			defer cancel()
 			for range 100 {
@@ -513,10 +514,10 @@ func TestBeatOnADerivedContextIsASignOfLife(t *testing.T) {
 // is part of its work, also by a function given to Go.
 func TestFunctionMayAddToTheGroupOfARunningTaskAfterShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		groups, add := make(chan *taskpool.Group, 1), make(chan struct{})
 		added := false
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			g := p.Group(ctx, taskpool.Task{})
 			groups <- g
 			<-add
@@ -554,7 +555,7 @@ func (c unhurriedContext) AfterFunc(func()) func() bool { return func() bool { <
 // that comes too late, however long the rest takes.
 func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		ctx := unhurriedContext{context.Background(), make(chan struct{}), make(chan struct{})}
 		h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { return ctx.Err() }}) // so that there is something to stop
 		require.NoError(t, err)
@@ -580,15 +581,15 @@ func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 func TestSlotOfAHungTaskIsFreeBeforeTheLogIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := make(chan struct{})
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(e taskpool.TaskEvent) {
 				if errors.Is(e.Err, taskpool.ErrHung) {
 					<-told
 				}
 			}}))
 		hang := make(chan struct{})
-		hung := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-hang; return nil }})
-		next := submit(t, p, taskpool.Task{Run: nop})
+		hung := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-hang; return nil }})
+		next := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Equal(t, taskpool.Failed, hung.State())
@@ -603,15 +604,15 @@ func TestSlotOfAHungTaskIsFreeBeforeTheLogIsTold(t *testing.T) {
 func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 	const workers = 200
 	rounds := 20
-	if raceEnabled {
+	if pooltest.Race {
 		rounds = 5
 	}
 	for range rounds {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
+			p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
 			var handles []*taskpool.Handle
 			for range 2 * workers {
-				handles = append(handles, submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+				handles = append(handles, pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
 					time.Sleep(2 * time.Second)
 					return errors.New("late")
 				}}))
@@ -626,7 +627,7 @@ func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 				}
 			}
 			s := p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			require.Equal(t, hung, s.Hangs)
 			require.EqualValues(t, 2*workers, s.Failed)
 			require.Equal(t, [3]int{workers, 0, 0}, [3]int{s.Workers, s.Lost, s.Abandoned})
@@ -636,15 +637,15 @@ func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 
 func TestHungFunctionIsLoggedAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
 		hang := make(chan struct{})
 		require.NoError(t, p.Go(0, func() { <-hang }))
 		synctest.Wait()
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Error(t, p.Shutdown(over))
-		require.Equal(t, []string{"ERROR taskpool: task hung", "WARN taskpool: shutdown left tasks unfinished"}, log.messages())
+		require.Equal(t, []string{"ERROR taskpool: task hung", "WARN taskpool: shutdown left tasks unfinished"}, log.Messages())
 		close(hang)
 	})
 }
@@ -653,29 +654,29 @@ func TestHungFunctionIsLoggedAndNothingElse(t *testing.T) {
 // to hooks like any other.
 func TestSlotMadeGoodIsToldToHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var events eventLog
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second),
-			taskpool.WithHooks(events.hooks()))
+		var events pooltest.EventLog
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second),
+			taskpool.WithHooks(events.Hooks()))
 		hang := map[string]chan struct{}{"a": make(chan struct{}), "b": make(chan struct{})}
 		for name, c := range hang {
-			submit(t, p, taskpool.Task{Name: name, Timeout: time.Second, Run: func(context.Context) error { <-c; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Name: name, Timeout: time.Second, Run: func(context.Context) error { <-c; return nil }})
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		told := events.named("WorkerAbandoned", "WorkerReplaced")
+		told := events.Named("WorkerAbandoned", "WorkerReplaced")
 		require.Len(t, told, 2)
 		require.Equal(t, 1, p.Stats().Lost)
 		for _, info := range p.Tasks(taskpool.Abandoned) {
-			if info.Worker == told[0].worker.Worker {
+			if info.Worker == told[0].Worker.Worker {
 				close(hang[info.Name])
 				delete(hang, info.Name)
 			}
 		}
 		synctest.Wait()
 		require.Zero(t, p.Stats().Lost)
-		told = events.named("WorkerAbandoned", "WorkerReplaced")
+		told = events.Named("WorkerAbandoned", "WorkerReplaced")
 		require.Len(t, told, 4)
-		require.Equal(t, "WorkerReplaced", told[3].name)
+		require.Equal(t, "WorkerReplaced", told[3].Name)
 		for _, c := range hang {
 			close(c)
 		}
@@ -684,16 +685,16 @@ func TestSlotMadeGoodIsToldToHooks(t *testing.T) {
 
 func TestShutdownCutShortThatLeftNothingWarnsOfNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }})
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }})
 		synctest.Wait()
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
 		var left *taskpool.ShutdownError
 		require.ErrorAs(t, p.Shutdown(over), &left)
 		require.Empty(t, left.Unfinished)
-		require.Empty(t, log.messages())
+		require.Empty(t, log.Messages())
 	})
 }
 
@@ -701,14 +702,14 @@ func TestShutdownCutShortThatLeftNothingWarnsOfNothing(t *testing.T) {
 // says so in the log and in Stats.
 func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, thinks := new(logRecorder), make(chan struct{})
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
+		log, thinks := new(pooltest.LogRecorder), make(chan struct{})
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(log.Logger()), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(e taskpool.TaskEvent) {
 				if e.Task.Name == "" {
 					<-thinks
 				}
 			}}))
-		h := submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return errors.New("failed") },
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return errors.New("failed") },
 			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-thinks; return false }}})
 		require.NoError(t, p.Go(0, func() {}))
 		synctest.Wait()
@@ -718,7 +719,7 @@ func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
 		synctest.Wait()
 		s := p.Stats()
 		require.Equal(t, [2]int{0, 2}, [2]int{s.Workers, s.Abandoned})
-		require.NotEmpty(t, log.messages())
+		require.NotEmpty(t, log.Messages())
 		require.NotEqual(t, taskpool.Running, h.State())
 		close(thinks)
 		synctest.Wait()
@@ -730,7 +731,7 @@ func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
 func TestEventsOfWorkersDoNotOverlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at, most int32
-		p := newPool(t, taskpool.WithWorkers(8), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) {
+		p := pooltest.New(t, taskpool.WithWorkers(8), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) {
 			n := atomic.AddInt32(&at, 1)
 			most = max(most, n)
 			time.Sleep(time.Second)
@@ -747,11 +748,11 @@ func TestEventsOfWorkersDoNotOverlap(t *testing.T) {
 
 func TestTasksDueAtTheSameTimeStartInOrderOfAcceptance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		due := time.Now().Add(time.Hour)
 		var order, want []int
 		for i := range 50 {
-			submit(t, p, taskpool.Task{NotBefore: due, Run: func(context.Context) error { order = append(order, i); return nil }})
+			pooltest.Submit(t, p, taskpool.Task{NotBefore: due, Run: func(context.Context) error { order = append(order, i); return nil }})
 			want = append(want, i)
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
@@ -763,7 +764,7 @@ func TestTasksDueAtTheSameTimeStartInOrderOfAcceptance(t *testing.T) {
 func TestReportsAfterAHookCalledGoexitAreMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		replaced := 0
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
 			WorkerDied:     func(taskpool.WorkerEvent) { runtime.Goexit() },
 			WorkerReplaced: func(taskpool.WorkerEvent) { replaced++ },
 		}))

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // Tasks that do next to nothing keep the two locks busy, and have workers fall
@@ -21,7 +22,7 @@ import (
 // no task, or two at once, and one was lost.
 func TestEachOfManyFunctionsRunsOnce(t *testing.T) {
 	functions, rounds := 100_000, 10
-	if raceEnabled {
+	if pooltest.Race {
 		functions, rounds = 20_000, 3
 	}
 	for name, opts := range map[string][]taskpool.Option{
@@ -42,7 +43,7 @@ func TestEachOfManyFunctionsRunsOnce(t *testing.T) {
 }
 
 func eachRunsOnce(t *testing.T, functions, producers int, opts ...taskpool.Option) {
-	p := newPool(t, opts...)
+	p := pooltest.New(t, opts...)
 	ran := make([]atomic.Int32, functions)
 	var submitting sync.WaitGroup
 	for k := range producers {
@@ -72,7 +73,7 @@ func eachRunsOnce(t *testing.T, functions, producers int, opts ...taskpool.Optio
 // parked and whose context has ended.
 func TestATaskOnItsWayOutGoesBeforeTheNextFunction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		ctx, cancel := context.WithCancel(context.Background())
 		var order []string
 		parked, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
@@ -102,7 +103,7 @@ func TestATaskOnItsWayOutGoesBeforeTheNextFunction(t *testing.T) {
 func TestTasksBehindABatchAreAsOldAsTheyAre(t *testing.T) {
 	const batch = 16 // enough to be kept as it is
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(1)) // the oldest always has its turn
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(1)) // the oldest always has its turn
 		for range 10 {
 			require.NoError(t, p.Go(taskpool.High, func() {}))
 		}
@@ -129,7 +130,7 @@ func TestTasksBehindABatchAreAsOldAsTheyAre(t *testing.T) {
 
 // Whoever takes in what has arrived must not hide it from Yield for a moment.
 func TestYieldSeesWhatHasArrivedWhileOthersTakeItIn(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	stop := make(chan struct{})
 	var lookers sync.WaitGroup
 	for range 2 {
@@ -145,10 +146,10 @@ func TestYieldSeesWhatHasArrivedWhileOthersTakeItIn(t *testing.T) {
 		})
 	}
 	rounds, missed := 20_000, 0
-	if raceEnabled {
+	if pooltest.Race {
 		rounds = 1_000
 	}
-	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+	h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 		for range rounds {
 			ran := false // one slot: no two run at once
 			if err := p.Go(taskpool.High, func() { ran = true }); err != nil {

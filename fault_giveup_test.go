@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // What happens to a worker while the supervisor is about to give up on its task
@@ -24,7 +25,7 @@ var endsOfRun = map[string]struct {
 	right func(err error) bool
 }{
 	"nil":    {func() error { return nil }, func(err error) bool { return err == nil }},
-	"error":  {func() error { return errLife }, func(err error) bool { return errors.Is(err, errLife) }},
+	"error":  {func() error { return pooltest.ErrTask }, func(err error) bool { return errors.Is(err, pooltest.ErrTask) }},
 	"panic":  {func() error { panic("late") }, func(err error) bool { return errors.As(err, new(*taskpool.PanicError)) }},
 	"Goexit": {func() error { runtime.Goexit(); return nil }, func(err error) bool { return errors.Is(err, taskpool.ErrGoexit) }},
 }
@@ -43,12 +44,12 @@ func whileGivingUp(f func()) taskpool.Option {
 
 func TestWhatEndsWhileItIsGivenUpHasEndedInTime(t *testing.T) {
 	for name, tt := range endsOfRun {
-		for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return false }}} {
+		for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(error) bool { return false }}} {
 			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					gate := make(chan struct{})
-					p := newPool(t, taskpool.WithWorkers(2), whileGivingUp(func() { close(gate) }))
-					h := submit(t, p, taskpool.Task{Timeout: time.Second, Retry: retry, Run: func(context.Context) error {
+					p := pooltest.New(t, taskpool.WithWorkers(2), whileGivingUp(func() { close(gate) }))
+					h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Retry: retry, Run: func(context.Context) error {
 						<-gate
 						return tt.end()
 					}})
@@ -59,7 +60,7 @@ func TestWhatEndsWhileItIsGivenUpHasEndedInTime(t *testing.T) {
 					s := p.Stats()
 					require.Zero(t, s.Hangs)
 					require.Zero(t, s.Abandoned)
-					requireWhole(t, p, 2)
+					pooltest.RequireWhole(t, p, 2)
 				})
 			})
 		}
@@ -72,10 +73,10 @@ func TestWhatEndsWhileItIsGivenUpAtShutdownIsNotAbandonedForEver(t *testing.T) {
 	for name, tt := range endsOfRun {
 		for kind, start := range map[string]func(t *testing.T, p *taskpool.Pool, run func() error) *taskpool.Handle{
 			"task": func(t *testing.T, p *taskpool.Pool, run func() error) *taskpool.Handle {
-				return submit(t, p, taskpool.Task{Run: func(context.Context) error { return run() }})
+				return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return run() }})
 			},
 			"retried": func(t *testing.T, p *taskpool.Pool, run func() error) *taskpool.Handle {
-				return submit(t, p, taskpool.Task{Run: func(context.Context) error { return run() },
+				return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return run() },
 					Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}})
 			},
 			"function": func(t *testing.T, p *taskpool.Pool, run func() error) *taskpool.Handle {
@@ -86,15 +87,15 @@ func TestWhatEndsWhileItIsGivenUpAtShutdownIsNotAbandonedForEver(t *testing.T) {
 			t.Run(name+", "+kind, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					gate := make(chan struct{})
-					p := newPool(t, taskpool.WithWorkers(1), whileGivingUp(func() { close(gate) }))
+					p := pooltest.New(t, taskpool.WithWorkers(1), whileGivingUp(func() { close(gate) }))
 					h := start(t, p, func() error { <-gate; return tt.end() })
 					synctest.Wait()
-					require.Error(t, p.Shutdown(endedContext()))
+					require.Error(t, p.Shutdown(pooltest.EndedContext()))
 					time.Sleep(time.Second)
 					s := p.Stats()
 					require.Zero(t, s.Abandoned)
 					require.Zero(t, s.Hangs)
-					requireConserved(t, s)
+					pooltest.RequireConserved(t, s)
 					if h != nil {
 						err := h.Err()
 						require.True(t, tt.right(err), "%v", err)
@@ -112,14 +113,14 @@ func TestHookThatEndsItsGoroutineWhileItIsGivenUpLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gate := make(chan struct{})
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(1), whileGivingUp(func() { close(gate) }), taskpool.WithHooks(events.hooks()),
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(1), whileGivingUp(func() { close(gate) }), taskpool.WithHooks(events.Hooks()),
 					taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { <-gate; runtime.Goexit() }}))
 				ran := false
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran = true; return nil }})
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran = true; return nil }})
 				if name == "Shutdown" {
 					synctest.Wait()
-					require.Error(t, p.Shutdown(endedContext()))
+					require.Error(t, p.Shutdown(pooltest.EndedContext()))
 				} else {
 					require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 				}
@@ -127,11 +128,11 @@ func TestHookThatEndsItsGoroutineWhileItIsGivenUpLeavesNothing(t *testing.T) {
 				require.ErrorIs(t, h.Err(), taskpool.ErrHung)
 				require.False(t, ran)
 				require.Zero(t, p.Stats().Abandoned)
-				require.Len(t, events.named("Finished"), 1)
-				require.Len(t, events.named("WorkerDied"), 1)
-				require.Empty(t, events.named("WorkerAbandoned"))
+				require.Len(t, events.Named("Finished"), 1)
+				require.Len(t, events.Named("WorkerDied"), 1)
+				require.Empty(t, events.Named("WorkerAbandoned"))
 				if name == "Timeout" {
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 				}
 			})
 		})
@@ -146,19 +147,19 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				first, second := make(chan struct{}), make(chan struct{})
 				calls := 0
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(0), taskpool.WithHooks(events.hooks()), taskpool.WithGivingUp(func() {
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(0), taskpool.WithHooks(events.Hooks()), taskpool.WithGivingUp(func() {
 					if calls++; calls == 2 {
 						close(first)
 						time.Sleep(time.Nanosecond)
 					}
 				}))
 				hang := func(gate chan struct{}) *taskpool.Handle {
-					return submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return tt.end() }})
+					return pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return tt.end() }})
 				}
 				require.ErrorIs(t, hang(first).Wait(t.Context()), taskpool.ErrHung)
 				last := hang(second)
-				require.NoError(t, p.Shutdown(aYear(t)))
+				require.NoError(t, p.Shutdown(pooltest.Patience(t)))
 				require.ErrorIs(t, last.Err(), taskpool.ErrHung)
 				close(second)
 				time.Sleep(time.Second)
@@ -166,7 +167,7 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 				require.Zero(t, s.Abandoned)
 				require.Zero(t, s.Lost)
 				require.EqualValues(t, 2, s.Hangs)
-				require.Len(t, events.named("WorkerAbandoned"), 1, "the last one")
+				require.Len(t, events.Named("WorkerAbandoned"), 1, "the last one")
 			})
 		})
 	}
@@ -177,13 +178,13 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 func TestDeadWorkersAreNotAbandonedAtTheEndOfShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate }}))
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate }}))
 		for range 5000 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
 		}
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		synctest.Wait()
-		require.Error(t, p.Shutdown(endedContext()))
+		require.Error(t, p.Shutdown(pooltest.EndedContext()))
 		require.Zero(t, p.Stats().Abandoned)
 		close(gate)
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 const hangGrace = 3 * time.Second
@@ -34,8 +35,8 @@ type hangWay struct {
 func hangWays() []hangWay {
 	return []hangWay{
 		{name: "Timeout", pattern: taskpool.Task{Timeout: time.Second}, cause: taskpool.ErrTimeout},
-		{name: "Cancel", end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, cause: errCause},
-		{name: "ctx", end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, cause: errCause},
+		{name: "Cancel", end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
+		{name: "ctx", end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
 		{name: "Heartbeat", pattern: taskpool.Task{Heartbeat: time.Second}, cause: taskpool.ErrHung},
 		{name: "Block", pattern: taskpool.Task{Timeout: time.Second}, cause: taskpool.ErrTimeout, inBlock: true},
 	}
@@ -78,7 +79,7 @@ func newWard(t *testing.T, workers, bound int, seed uint64) *ward {
 			w.most.Store(n)
 		}
 	}
-	w.p = newPool(t, append(opts, taskpool.WithHooks(taskpool.Hooks{WorkerAbandoned: look, WorkerReplaced: look}))...)
+	w.p = pooltest.New(t, append(opts, taskpool.WithHooks(taskpool.Hooks{WorkerAbandoned: look, WorkerReplaced: look}))...)
 	return w
 }
 
@@ -98,7 +99,7 @@ func (w *ward) sample() (lost int) {
 	t.Helper()
 	w.samples++
 	s := w.p.Stats()
-	requireConserved(t, s)
+	pooltest.RequireConserved(t, s)
 	require.Equal(t, len(w.hung), s.Abandoned+s.Lost, "all that hang are counted, once")
 	inBlock := w.inBlock()
 	require.LessOrEqual(t, s.Abandoned-inBlock, w.max)
@@ -140,7 +141,7 @@ func runAtOnce(t testing.TB, p *taskpool.Pool, n int) int {
 	gate := make(chan struct{})
 	all := make([]*taskpool.Handle, n)
 	for i := range all {
-		all[i] = submit(t, p, taskpool.Task{Run: func(context.Context) error { running.Add(1); <-gate; return nil }})
+		all[i] = pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { running.Add(1); <-gate; return nil }})
 	}
 	synctest.Wait()
 	got := int(running.Load())
@@ -242,7 +243,7 @@ func (w *ward) run(n int, ways ...hangWay) {
 		w.release()
 		w.check()
 	}
-	requireWhole(w.t, w.p, w.workers)
+	pooltest.RequireWhole(w.t, w.p, w.workers)
 	for _, h := range w.settled {
 		require.Equal(w.t, taskpool.Failed, h.State())
 		require.Same(w.t, h.err, h.Err())
@@ -311,13 +312,13 @@ func TestShutdownGivesUpEveryFunctionThatHangs(t *testing.T) {
 							gates[i] = make(chan struct{})
 							require.NoError(t, w.p.Go(taskpool.Medium, func() { <-gates[i] }))
 						}
-						never := submit(t, w.p, taskpool.Task{Run: nop})
+						never := pooltest.Submit(t, w.p, taskpool.Task{Run: pooltest.Nop})
 						synctest.Wait()
 						require.Equal(t, free, w.p.Stats().Running)
 						w.sample()
 
 						down := make(chan error, 1)
-						go func() { down <- w.p.Shutdown(endedContext()) }()
+						go func() { down <- w.p.Shutdown(pooltest.EndedContext()) }()
 						synctest.Wait()
 						require.Equal(t, taskpool.Canceled, never.State())
 						time.Sleep(hangGrace - 1)
@@ -331,7 +332,7 @@ func TestShutdownGivesUpEveryFunctionThatHangs(t *testing.T) {
 						require.ErrorAs(t, <-down, &e)
 						require.Len(t, e.Unfinished, free+1)
 						s := w.p.Stats()
-						requireConserved(t, s)
+						pooltest.RequireConserved(t, s)
 						require.Equal(t, []int{hung + free, 0, 0}, []int{s.Abandoned, s.Lost, s.Running})
 						require.EqualValues(t, hung+free, s.Hangs)
 						require.ErrorIs(t, w.p.Health(), taskpool.ErrClosed)
@@ -383,7 +384,7 @@ func lateEnds() []lateEnd {
 	value := func() (int, error) { return 42, nil }
 	return []lateEnd{
 		{name: "value", end: value},
-		{name: "error", end: func() (int, error) { return 42, errLife }},
+		{name: "error", end: func() (int, error) { return 42, pooltest.ErrTask }},
 		{name: "panic", end: func() (int, error) { panic("late") }, dies: true},
 		{name: "Goexit", end: func() (int, error) { runtime.Goexit(); return 42, nil }, dies: true},
 		{name: "Yield", end: value, call: func(ctx context.Context, _ *taskpool.Pool, _ *taskpool.Handle) error {
@@ -395,13 +396,13 @@ func lateEnds() []lateEnd {
 			return nil
 		}},
 		{name: "Yield, derived", end: value, call: func(ctx context.Context, _ *taskpool.Pool, _ *taskpool.Handle) error {
-			if err := taskpool.Yield(context.WithValue(context.WithoutCancel(ctx), beatKey{}, 1)); err != nil {
+			if err := taskpool.Yield(context.WithValue(context.WithoutCancel(ctx), pooltest.Key{}, 1)); err != nil {
 				return over(err)
 			}
 			return nil
 		}},
 		{name: "Block", end: value, call: func(ctx context.Context, _ *taskpool.Pool, _ *taskpool.Handle) error {
-			if err := taskpool.Block(ctx, func() error { return errLife }); err != errLife {
+			if err := taskpool.Block(ctx, func() error { return pooltest.ErrTask }); err != pooltest.ErrTask {
 				return fmt.Errorf("Block returned %v, not what f did", err)
 			}
 			return nil
@@ -419,7 +420,7 @@ func lateEnds() []lateEnd {
 			return over(waits.Wait(ctx))
 		}},
 		{name: "Submit", end: value, call: func(ctx context.Context, p *taskpool.Pool, _ *taskpool.Handle) error {
-			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.High, Run: nop})
+			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 			return over(err)
 		}},
 		{name: "Call", end: value, call: func(ctx context.Context, p *taskpool.Pool, _ *taskpool.Handle) error {
@@ -428,12 +429,12 @@ func lateEnds() []lateEnd {
 		}},
 		{name: "Group", end: value, call: func(ctx context.Context, p *taskpool.Pool, _ *taskpool.Handle) error {
 			g := p.Group(ctx, taskpool.Task{})
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			return over(g.Wait())
 		}},
 		{name: "Map", end: value, call: func(ctx context.Context, p *taskpool.Pool, _ *taskpool.Handle) error {
 			err := errors.New("no pair")
-			for _, err = range taskpool.Map(ctx, p, taskpool.Task{}, upTo(3), square) {
+			for _, err = range taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(3), pooltest.Square) {
 				if err == nil {
 					return errors.New("a result")
 				}
@@ -441,7 +442,7 @@ func lateEnds() []lateEnd {
 			return over(err)
 		}},
 		{name: cancelsItself, end: value, call: func(ctx context.Context, _ *taskpool.Pool, _ *taskpool.Handle) error {
-			if info, ok := taskpool.Current(ctx); !ok || info.Handle.Cancel(errCause) {
+			if info, ok := taskpool.Current(ctx); !ok || info.Handle.Cancel(pooltest.ErrCause) {
 				return errors.New("a task given up was canceled")
 			}
 			return nil
@@ -452,7 +453,7 @@ func lateEnds() []lateEnd {
 // lateTasks is how many tasks return late for each pool, and a fifth of that
 // under the race detector.
 func lateTasks() int {
-	if raceEnabled {
+	if pooltest.Race {
 		return 240
 	}
 	return 1200
@@ -469,7 +470,7 @@ func TestThousandsOfLateReturnsChangeNoOutcome(t *testing.T) {
 					if lost {
 						bound = 0
 					}
-					p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(bound), taskpool.WithHangGrace(hangGrace),
+					p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(bound), taskpool.WithHangGrace(hangGrace),
 						taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 							mu.Lock()
 							defer mu.Unlock()
@@ -494,7 +495,7 @@ func TestThousandsOfLateReturnsChangeNoOutcome(t *testing.T) {
 					require.EqualValues(t, returned, s.Failed)
 					require.EqualValues(t, returned, s.Hangs)
 					require.Zero(t, s.Canceled+s.Shed+s.Panics+s.Goexits+s.Parks)
-					requireWhole(t, p, workers)
+					pooltest.RequireWhole(t, p, workers)
 					mu.Lock()
 					defer mu.Unlock()
 					require.Greater(t, len(finished), returned)
@@ -548,7 +549,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 		synctest.Wait()
 	}
 	var started atomic.Bool
-	waits = submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { started.Store(true); return nil }})
+	waits = pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { started.Store(true); return nil }})
 	synctest.Wait()
 	before := p.Stats()
 	require.Equal(t, []int{bound, workers - bound, 1}, []int{before.Abandoned, before.Lost, before.Queued})
@@ -599,7 +600,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 // healthyTasks is how many tasks give 1,000 signs of life each, and a tenth of
 // that under the race detector.
 func healthyTasks() int {
-	if raceEnabled {
+	if pooltest.Race {
 		return 100
 	}
 	return 1000
@@ -610,7 +611,7 @@ func healthyTasks() int {
 func TestAMillionBeatsGiveNoFalseVerdictAndSilenceIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers, beats = 100, 1000
-		p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Minute))
+		p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Minute))
 		began := time.Now()
 		var beaten, cut, silenced, early, late atomic.Int64
 		work := func(h time.Duration, seed uint64, n int) func(context.Context) error {
@@ -629,7 +630,7 @@ func TestAMillionBeatsGiveNoFalseVerdictAndSilenceIsFound(t *testing.T) {
 							return err
 						}
 					case 1:
-						taskpool.Beat(context.WithValue(ctx, beatKey{}, 1))
+						taskpool.Beat(context.WithValue(ctx, pooltest.Key{}, 1))
 					default:
 						taskpool.Beat(ctx)
 					}
@@ -663,10 +664,10 @@ func TestAMillionBeatsGiveNoFalseVerdictAndSilenceIsFound(t *testing.T) {
 		var healthy, silent []*taskpool.Handle
 		for i := range healthyTasks() {
 			h := []time.Duration{10 * time.Millisecond, time.Second, time.Minute, time.Hour}[i%4]
-			healthy = append(healthy, submit(t, p, taskpool.Task{Heartbeat: h, Run: work(h, uint64(i), beats)}))
+			healthy = append(healthy, pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: work(h, uint64(i), beats)}))
 			if i%4 == 0 {
 				h, n := []time.Duration{time.Second, time.Minute, time.Hour}[i%3], i/4%50
-				silent = append(silent, submit(t, p, taskpool.Task{Heartbeat: h, Run: work(h, uint64(-1-i), n)}))
+				silent = append(silent, pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: work(h, uint64(-1-i), n)}))
 			}
 		}
 		require.NoError(t, p.WaitIdle(context.Background()))
@@ -686,7 +687,7 @@ func TestAMillionBeatsGiveNoFalseVerdictAndSilenceIsFound(t *testing.T) {
 		require.EqualValues(t, len(silent), s.Failed)
 		require.NotZero(t, s.Parks, "some waited for their slot meanwhile")
 		require.Greater(t, time.Since(began), 500*time.Hour)
-		requireWhole(t, p, workers)
+		pooltest.RequireWhole(t, p, workers)
 	})
 }
 
@@ -706,20 +707,20 @@ func TestLateTurnIsNotTakenForAHang(t *testing.T) {
 		for _, late := range lateBy(grace) {
 			t.Run(fmt.Sprintf("grace %v, late %v", grace, late), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
+					p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
 					gate, soon := make(chan struct{}), make(chan struct{})
 					run := func(gate chan struct{}) func(context.Context) error {
 						return func(ctx context.Context) error { <-ctx.Done(); <-gate; return ctx.Err() }
 					}
-					hangs := submit(t, p, taskpool.Task{Run: run(gate)})
-					returns := submit(t, p, taskpool.Task{Run: run(soon)})
-					blocks := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					hangs := pooltest.Submit(t, p, taskpool.Task{Run: run(gate)})
+					returns := pooltest.Submit(t, p, taskpool.Task{Run: run(soon)})
+					blocks := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						return taskpool.Block(ctx, func() error { return run(gate)(ctx) })
 					}})
 					all := []*taskpool.Handle{hangs, returns, blocks}
 					synctest.Wait()
 					for _, h := range all {
-						h.Cancel(errCause)
+						h.Cancel(pooltest.ErrCause)
 					}
 					synctest.Wait()
 					require.Equal(t, 3, p.MakeLate(late))
@@ -730,7 +731,7 @@ func TestLateTurnIsNotTakenForAHang(t *testing.T) {
 						}
 						close(gate)
 						close(soon)
-						requireWhole(t, p, 3)
+						pooltest.RequireWhole(t, p, 3)
 						return
 					}
 					require.Equal(t, []int{2, 1}, []int{p.Stats().Running, p.Stats().Parked}, "not hung")
@@ -748,7 +749,7 @@ func TestLateTurnIsNotTakenForAHang(t *testing.T) {
 					}
 					require.EqualValues(t, 2, p.Stats().Hangs)
 					close(gate)
-					requireWhole(t, p, 3)
+					pooltest.RequireWhole(t, p, 3)
 				})
 			})
 		}
@@ -760,10 +761,10 @@ func TestLateTurnIsNotTakenForAFunctionThatHangsAtShutdown(t *testing.T) {
 		for _, late := range lateBy(grace) {
 			t.Run(fmt.Sprintf("grace %v, late %v", grace, late), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace))
-					release := block(t, p)
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace))
+					release := pooltest.Block(t, p)
 					down := make(chan error, 1)
-					go func() { down <- p.Shutdown(endedContext()) }()
+					go func() { down <- p.Shutdown(pooltest.EndedContext()) }()
 					synctest.Wait()
 					require.Equal(t, 1, p.MakeLate(late))
 					synctest.Wait()
@@ -790,10 +791,10 @@ func TestLateTurnIsNotTakenForSilence(t *testing.T) {
 		for _, late := range lateBy(h) {
 			t.Run(fmt.Sprintf("Heartbeat %v, late %v", h, late), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(2))
-					silent := submit(t, p, taskpool.Task{Heartbeat: h, Run: untilEnd})
+					p := pooltest.New(t, taskpool.WithWorkers(2))
+					silent := pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: pooltest.UntilEnd})
 					beat, stop := make(chan struct{}), make(chan struct{})
-					beats := submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
+					beats := pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
 						for {
 							select {
 							case <-ctx.Done():
@@ -811,7 +812,7 @@ func TestLateTurnIsNotTakenForSilence(t *testing.T) {
 					if 4*late <= h { // on time, and neither has given a sign
 						require.ErrorIs(t, silent.Err(), taskpool.ErrHung)
 						require.ErrorIs(t, beats.Err(), taskpool.ErrHung)
-						requireWhole(t, p, 2)
+						pooltest.RequireWhole(t, p, 2)
 						return
 					}
 					require.Equal(t, 2, p.Stats().Running, "not silent")
@@ -826,7 +827,7 @@ func TestLateTurnIsNotTakenForSilence(t *testing.T) {
 					require.Equal(t, taskpool.Running, beats.State())
 					close(stop)
 					require.NoError(t, beats.Wait(t.Context()))
-					requireWhole(t, p, 2)
+					pooltest.RequireWhole(t, p, 2)
 				})
 			})
 		}
@@ -838,17 +839,17 @@ func TestLateTurnIsNotTakenForSilence(t *testing.T) {
 func TestTenThousandLateTurnsGiveNoFalseVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tasks, turns, bound = 100, 100, time.Second
-		p := newPool(t, taskpool.WithWorkers(2*tasks), taskpool.WithHangGrace(bound), taskpool.WithQuantum(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(2*tasks), taskpool.WithHangGrace(bound), taskpool.WithQuantum(time.Hour))
 		rng := rand.New(rand.NewPCG(4, 4))
 		gate := make(chan struct{})
 		var hang, silent []*taskpool.Handle
 		for range tasks {
-			hang = append(hang, submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }}))
-			silent = append(silent, submit(t, p, taskpool.Task{Heartbeat: bound, Run: untilEnd}))
+			hang = append(hang, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }}))
+			silent = append(silent, pooltest.Submit(t, p, taskpool.Task{Heartbeat: bound, Run: pooltest.UntilEnd}))
 		}
 		synctest.Wait()
 		for _, h := range hang {
-			h.Cancel(errCause)
+			h.Cancel(pooltest.ErrCause)
 		}
 		for range turns {
 			time.Sleep(time.Duration(rng.Int64N(int64(bound) / 4)))
@@ -858,12 +859,12 @@ func TestTenThousandLateTurnsGiveNoFalseVerdict(t *testing.T) {
 		}
 		began := time.Now()
 		for _, h := range slices.Concat(hang, silent) {
-			require.ErrorIs(t, h.Wait(aYear(t)), taskpool.ErrHung)
+			require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrHung)
 		}
 		require.LessOrEqual(t, time.Since(began), bound)
 		require.EqualValues(t, tasks, p.Stats().Hangs, "the silent ones returned")
 		close(gate)
-		requireWhole(t, p, 2*tasks)
+		pooltest.RequireWhole(t, p, 2*tasks)
 	})
 }
 
@@ -881,12 +882,12 @@ func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%v, MaxAbandoned %d", when, bound), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(bound), taskpool.WithHangGrace(hangGrace))
+				p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(bound), taskpool.WithHangGrace(hangGrace))
 				rng := rand.New(rand.NewPCG(5, uint64(when)))
 				ends := slices.DeleteFunc(lateEnds(), func(l lateEnd) bool {
 					return l.name == cancelsItself // which is its right while a retry is to come
 				})
-				other := submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(10_000 * time.Hour)})
+				other := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(10_000 * time.Hour)})
 				for range rounds {
 					var n, asked atomic.Int32
 					gates := make([]chan struct{}, attempts)
@@ -967,7 +968,7 @@ func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 				require.EqualValues(t, rounds, s.Succeeded)
 				require.EqualValues(t, rounds+1, s.Submitted)
 				require.True(t, other.Cancel(nil))
-				requireWhole(t, p, workers)
+				pooltest.RequireWhole(t, p, workers)
 			})
 		})
 	}
@@ -985,9 +986,9 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 		is     error
 	}{
 		{"nil", func() error { return nil }, false, taskpool.Succeeded, nil},
-		{"error", func() error { return errLife }, true, taskpool.Failed, errLife},
-		{"permanent error", func() error { return taskpool.Permanent(errLife) }, false, taskpool.Failed, errLife},
-		{"panic", func() error { panic(errLife) }, true, taskpool.Failed, errLife},
+		{"error", func() error { return pooltest.ErrTask }, true, taskpool.Failed, pooltest.ErrTask},
+		{"permanent error", func() error { return taskpool.Permanent(pooltest.ErrTask) }, false, taskpool.Failed, pooltest.ErrTask},
+		{"panic", func() error { panic(pooltest.ErrTask) }, true, taskpool.Failed, pooltest.ErrTask},
 		{"Goexit", func() error { runtime.Goexit(); return nil }, false, taskpool.Failed, taskpool.ErrGoexit},
 	} {
 		for _, first := range []bool{false, true} {
@@ -999,7 +1000,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 					t.Run(fmt.Sprintf("%s, first %t, second %t, first last %t", tt.name, first, second, firstLast), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
 							var finished atomic.Int32
-							p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(hangGrace), taskpool.WithHooks(taskpool.Hooks{
+							p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(hangGrace), taskpool.WithHooks(taskpool.Hooks{
 								Finished: func(taskpool.TaskEvent) { finished.Add(1) }}))
 							type question struct {
 								err    error
@@ -1008,13 +1009,13 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 							asked := make(chan question, 3)
 							var n atomic.Int32
 							gate := make(chan struct{})
-							h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+							h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
 								if n.Add(1) > 1 {
 									return nil
 								}
 								<-gate
 								return tt.end()
-							}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(err error) bool {
+							}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(err error) bool {
 								q := question{err, make(chan bool)}
 								asked <- q
 								return <-q.answer
@@ -1050,7 +1051,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 								require.Equal(t, tt.state, h.State())
 								q1.answer <- first
 							}
-							err := h.Wait(aYear(t))
+							err := h.Wait(pooltest.Patience(t))
 							synctest.Wait()
 							s := p.Stats()
 							if tt.second && second {
@@ -1069,7 +1070,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 							require.Zero(t, s.Hangs)
 							require.Zero(t, s.Abandoned)
 							require.Empty(t, asked)
-							requireWhole(t, p, 1)
+							pooltest.RequireWhole(t, p, 1)
 						})
 					})
 				}
@@ -1084,7 +1085,7 @@ func TestPolicyThatDiesOrThinksGivesOneVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		finished := make(map[*taskpool.Handle]int)
-		p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(tasks), taskpool.WithHangGrace(hangGrace),
+		p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithMaxAbandoned(tasks), taskpool.WithHangGrace(hangGrace),
 			taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -1108,8 +1109,8 @@ func TestPolicyThatDiesOrThinksGivesOneVerdict(t *testing.T) {
 				if len(all)%len(policies) >= 2 {
 					thinking++
 				}
-				all = append(all, submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil },
-					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool { asked.Add(1); return policy(thinks) }}}))
+				all = append(all, pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil },
+					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(error) bool { asked.Add(1); return policy(thinks) }}}))
 			}
 			time.Sleep(time.Second + hangGrace)
 			synctest.Wait()
@@ -1122,7 +1123,7 @@ func TestPolicyThatDiesOrThinksGivesOneVerdict(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, len(all), p.Stats().Abandoned)
 			require.EqualValues(t, workers, asked.Load())
-			requireWhole(t, p, workers)
+			pooltest.RequireWhole(t, p, workers)
 		}
 		close(gate)
 		synctest.Wait()
@@ -1145,17 +1146,17 @@ func TestYesOfThePolicyComesTooLateForATaskThatIsOver(t *testing.T) {
 	for _, name := range []string{"Cancel", "Shutdown"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(hangGrace))
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(hangGrace))
 				gate, thinks := make(chan struct{}), make(chan struct{})
 				var n, asked atomic.Int32
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { n.Add(1); <-gate; return nil },
-					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool { asked.Add(1); <-thinks; return true }}})
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { n.Add(1); <-gate; return nil },
+					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(error) bool { asked.Add(1); <-thinks; return true }}})
 				time.Sleep(time.Second + hangGrace)
 				synctest.Wait()
 				require.EqualValues(t, 1, asked.Load())
 				switch name {
 				case "Cancel":
-					require.True(t, h.Cancel(errCause))
+					require.True(t, h.Cancel(pooltest.ErrCause))
 					synctest.Wait()
 					var e *taskpool.HungError
 					require.ErrorAs(t, h.Err(), &e)
@@ -1163,7 +1164,7 @@ func TestYesOfThePolicyComesTooLateForATaskThatIsOver(t *testing.T) {
 				case "Shutdown":
 					began := time.Now()
 					var e *taskpool.ShutdownError
-					require.ErrorAs(t, p.Shutdown(endedContext()), &e)
+					require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &e)
 					require.Equal(t, 2*hangGrace, time.Since(began), "it waits for If")
 					require.Len(t, e.Unfinished, 1)
 					require.Equal(t, taskpool.Failed, h.State())
@@ -1179,7 +1180,7 @@ func TestYesOfThePolicyComesTooLateForATaskThatIsOver(t *testing.T) {
 				require.EqualValues(t, 1, n.Load())
 				require.EqualValues(t, 1, asked.Load())
 				s := p.Stats()
-				requireConserved(t, s)
+				pooltest.RequireConserved(t, s)
 				require.EqualValues(t, 1, s.Failed)
 				require.EqualValues(t, 1, s.Hangs)
 				require.Zero(t, s.Retries)
@@ -1196,28 +1197,28 @@ func TestTimeThatTheMachineTookDoesNotCount(t *testing.T) {
 	const bound, late = 10 * time.Second, time.Second
 	for name, submitIt := range map[string]func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle{
 		"grace": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
-			h := submit(t, p, taskpool.Task{Run: run})
+			h := pooltest.Submit(t, p, taskpool.Task{Run: run})
 			synctest.Wait()
-			h.Cancel(errCause)
+			h.Cancel(pooltest.ErrCause)
 			return h
 		},
 		"silence": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
-			return submit(t, p, taskpool.Task{Heartbeat: bound, Run: run})
+			return pooltest.Submit(t, p, taskpool.Task{Heartbeat: bound, Run: run})
 		},
 		"grace, in part in Block": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
-			h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				_ = taskpool.Block(ctx, func() error { time.Sleep(6800 * time.Millisecond); return nil })
 				return run(ctx)
 			}})
 			synctest.Wait()
-			h.Cancel(errCause)
+			h.Cancel(pooltest.ErrCause)
 			return h
 		},
 	} {
 		for _, times := range []int{0, 1, 5} {
 			t.Run(fmt.Sprintf("%s, %d times", name, times), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(bound))
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(bound))
 					gate := make(chan struct{})
 					h := submitIt(t, p, func(ctx context.Context) error {
 						select {
@@ -1256,13 +1257,13 @@ func TestTimeThatTheMachineTookDoesNotCount(t *testing.T) {
 func TestEndOfShutdownIsPutOffByTheTimeThatTheMachineTook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second),
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second),
 			taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { <-gate }}))
-		submit(t, p, taskpool.Task{Run: nop})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		synctest.Wait()
 		began := time.Now()
 		down := make(chan error)
-		go func() { down <- p.Shutdown(endedContext()) }()
+		go func() { down <- p.Shutdown(pooltest.EndedContext()) }()
 		time.Sleep(time.Second)
 		require.True(t, p.MakeRoundLate(3*time.Second))
 		require.NoError(t, <-down)
@@ -1275,11 +1276,11 @@ func TestEndOfShutdownIsPutOffByTheTimeThatTheMachineTook(t *testing.T) {
 // uses no CPU.
 func TestNoRoundsWhereNothingCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithHangGrace(time.Minute))
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHangGrace(time.Minute))
 		gate := make(chan struct{})
 		hour := 10 * time.Hour
 		for _, task := range []taskpool.Task{
-			{Timeout: hour, Run: untilEnd},
+			{Timeout: hour, Run: pooltest.UntilEnd},
 			{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
 				for range 1000 {
 					time.Sleep(10 * time.Second)
@@ -1291,7 +1292,7 @@ func TestNoRoundsWhereNothingCounts(t *testing.T) {
 				return taskpool.Block(context.WithoutCancel(ctx), func() error { <-gate; return nil })
 			}},
 		} {
-			submit(t, p, task)
+			pooltest.Submit(t, p, task)
 		}
 		require.False(t, p.MakeRoundLate(time.Second))
 		for range 100 {
@@ -1303,6 +1304,6 @@ func TestNoRoundsWhereNothingCounts(t *testing.T) {
 		}
 		require.EqualValues(t, 1, p.Stats().Hangs)
 		close(gate)
-		require.NoError(t, p.WaitIdle(aYear(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }

@@ -20,13 +20,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // This file crosses every way in which user code can die with every place at
 // which the pool calls user code. Whatever the pair, the same must hold: the
 // process lives, the outcome is classified exactly, and the pool is whole.
-
-var errBroken = errors.New("fault: broken")
 
 // errCalledOff is why tasks are canceled here.
 var errCalledOff = errors.New("fault: called off")
@@ -133,9 +132,9 @@ func faults(panicnil bool) []*fault {
 	}
 	lasting := func(f *fault) *fault { f.lasting = true; return f }
 	all := []*fault{
-		panics("panic with an error", is(errBroken), func() { panic(errBroken) }),
+		panics("panic with an error", is(pooltest.ErrTask), func() { panic(pooltest.ErrTask) }),
 		panics("panic with a string", is("boom"), func() { panic("boom") }),
-		panics("panic with nil", isNil, func() { lifePanicsHere(nil) }),
+		panics("panic with nil", isNil, func() { pooltest.PanicsHere(nil) }),
 		panics("panic with what cannot be printed", is(stringer), func() { panic(stringer) }),
 		panics("panic with what cannot be compared", func(v any) bool {
 			l, ok := v.(faultList)
@@ -145,27 +144,27 @@ func faults(panicnil bool) []*fault {
 		panics("panic with ErrHung", is(taskpool.ErrHung), func() { panic(taskpool.ErrHung) }),
 		panics("panic with context.Canceled", is(context.Canceled), func() { panic(context.Canceled) }),
 		panics("panic in a defer after a panic", is("second"), func() {
-			defer lifePanicsHere("second")
+			defer pooltest.PanicsHere("second")
 			panic("first")
 		}),
 		panics("panic in three defers", is("fourth"), func() {
-			defer lifePanicsHere("fourth")
-			defer lifePanicsHere("third")
-			defer lifePanicsHere("second")
+			defer pooltest.PanicsHere("fourth")
+			defer pooltest.PanicsHere("third")
+			defer pooltest.PanicsHere("second")
 			panic("first")
 		}),
 		panics("panic in a defer after a return", is("late"), func() { lifePanicsDeferred("late") }),
 		panics("panic with nil in a defer", isNil, func() { lifePanicsDeferred(nil) }),
 		panics("panic with nil in a defer after a panic", isNil, func() {
-			defer lifePanicsHere(nil)
+			defer pooltest.PanicsHere(nil)
 			panic("first")
 		}),
-		panics("panic again with the value recovered", is(errBroken), func() {
+		panics("panic again with the value recovered", is(pooltest.ErrTask), func() {
 			defer func() { panic(recover()) }()
-			panic(errBroken)
+			panic(pooltest.ErrTask)
 		}),
-		panics("panic again with another value", is(errBroken), func() {
-			defer func() { _ = recover(); panic(errBroken) }()
+		panics("panic again with another value", is(pooltest.ErrTask), func() {
+			defer func() { _ = recover(); panic(pooltest.ErrTask) }()
 			panic("first")
 		}),
 		panics("panic after a recovered one", is("second"), func() {
@@ -175,7 +174,7 @@ func faults(panicnil bool) []*fault {
 		exits("Goexit", runtime.Goexit),
 		exits("Goexit in a defer", func() { defer runtime.Goexit() }),
 		exits("Goexit in a defer while panicking", func() { defer runtime.Goexit(); panic("aborted") }),
-		exits("Goexit in a defer while panicking with nil", func() { defer runtime.Goexit(); lifePanicsHere(nil) }),
+		exits("Goexit in a defer while panicking with nil", func() { defer runtime.Goexit(); pooltest.PanicsHere(nil) }),
 		exits("Goexit after a recovered panic", func() {
 			defer func() { _ = recover(); runtime.Goexit() }()
 			panic("over")
@@ -187,18 +186,18 @@ func faults(panicnil bool) []*fault {
 		}),
 		exits("panic in a Goexit, recovered by the next defer", func() {
 			defer func() { _ = recover() }()
-			defer lifePanicsHere("over")
+			defer pooltest.PanicsHere("over")
 			runtime.Goexit()
 		}),
 		exits("panic in a Goexit, recovered by the caller", func() {
-			faultRecovered(func() { defer lifePanicsHere("over"); runtime.Goexit() })
+			faultRecovered(func() { defer pooltest.PanicsHere("over"); runtime.Goexit() })
 		}),
 		lasting(panics("panic in a Goexit", is("on the way out"), func() {
-			defer lifePanicsHere("on the way out")
+			defer pooltest.PanicsHere("on the way out")
 			runtime.Goexit()
 		})),
 		lasting(panics("panic, Goexit, panic", is("third"), func() {
-			defer lifePanicsHere("third")
+			defer pooltest.PanicsHere("third")
 			defer runtime.Goexit()
 			panic("first")
 		})),
@@ -218,7 +217,7 @@ func faults(panicnil bool) []*fault {
 	}
 	// With panic(nil) in force recover cannot tell it, and the Goexit stands.
 	nilInExit := lasting(panics("panic with nil in a Goexit", isNil, func() {
-		defer lifePanicsHere(nil)
+		defer pooltest.PanicsHere(nil)
 		runtime.Goexit()
 	}))
 	if panicnil {
@@ -297,7 +296,7 @@ const faultWorkers = 3
 func (s *faultScene) pool(opts ...taskpool.Option) *taskpool.Pool {
 	s.Helper()
 	s.armed.Store(true)
-	s.p = newPool(s.T, append([]taskpool.Option{
+	s.p = pooltest.New(s.T, append([]taskpool.Option{
 		taskpool.WithWorkers(faultWorkers), taskpool.WithHangGrace(time.Second)}, opts...)...)
 	return s.p
 }
@@ -431,7 +430,7 @@ func (s *faultScene) requireSurvived() {
 	st := s.p.Stats()
 	require.Equal(s, s.want, faultStats{st.Submitted, st.Succeeded, st.Failed, st.Canceled, st.Shed,
 		st.Retries, st.Panics, st.Goexits, st.Hangs, st.Replaced})
-	requireConserved(s, st)
+	pooltest.RequireConserved(s, st)
 	require.Equal(s, faultWorkers, st.Slots)
 	require.Equal(s, faultWorkers, st.Workers)
 	require.Equal(s, faultWorkers, st.Idle)
@@ -489,7 +488,7 @@ func crossFaults(t *testing.T, wantPlaces int, places []faultPlace) {
 			t.Setenv("GODEBUG", setting)
 			func() { // the setting must be in force, or the test has no power
 				defer func() { require.Equal(t, panicnil, recover() == nil) }()
-				lifePanicsHere(nil)
+				pooltest.PanicsHere(nil)
 			}()
 			all := faults(panicnil)
 			require.Len(t, all, faultCount)
@@ -518,7 +517,7 @@ func crossFaults(t *testing.T, wantPlaces int, places []faultPlace) {
 // inTask runs f in a task that must succeed, and counts it.
 func (s *faultScene) inTask(f func(ctx context.Context)) {
 	s.Helper()
-	h := submit(s.T, s.p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error { f(ctx); return nil }})
+	h := pooltest.Submit(s.T, s.p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error { f(ctx); return nil }})
 	require.NoError(s, h.Wait(context.Background()))
 	s.succeeds(1)
 }
@@ -527,24 +526,24 @@ func (s *faultScene) inTask(f func(ctx context.Context)) {
 func (s *faultScene) asTask(f func(ctx context.Context)) {
 	s.Helper()
 	s.f = s.f.void()
-	s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error { f(ctx); return nil }}))
+	s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error { f(ctx); return nil }}))
 	s.fails()
 }
 
 // requireElements checks the results of a Map whose second element died.
-func (s *faultScene) requireElements(got []pair[int]) {
+func (s *faultScene) requireElements(got []pooltest.Pair[int]) {
 	s.Helper()
 	require.Len(s, got, 3)
-	require.Equal(s, pair[int]{10, nil}, got[0])
-	require.Zero(s, got[1].v)
-	s.requireClass(got[1].err)
-	require.Equal(s, pair[int]{12, nil}, got[2])
+	require.Equal(s, pooltest.Pair[int]{V: 10, Err: nil}, got[0])
+	require.Zero(s, got[1].V)
+	s.requireClass(got[1].Err)
+	require.Equal(s, pooltest.Pair[int]{V: 12, Err: nil}, got[2])
 	s.succeeds(2)
 	s.fails()
 }
 
 func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
-	pass := withAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+	pass := pooltest.WithAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 		return run(ctx)
 	})
 	three := func(yield func(int) bool) {
@@ -559,14 +558,14 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		assert.Zero(s, v)
 		return err
 	}
-	mapped := func(s *faultScene, ctx context.Context) (got []pair[int]) {
+	mapped := func(s *faultScene, ctx context.Context) (got []pooltest.Pair[int]) {
 		for v, err := range taskpool.Map(ctx, s.p, taskpool.Task{}, three, func(_ context.Context, i int) (int, error) {
 			if i == 1 {
 				return 11, s.f.die()
 			}
 			return 10 + i, nil
 		}) {
-			got = append(got, pair[int]{v, err})
+			got = append(got, pooltest.Pair[int]{V: v, Err: err})
 		}
 		return got
 	}
@@ -582,7 +581,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			_ = yield(0) && yield(1)
 			_ = s.f.void().die()
 		}
-		for range taskpool.Map(ctx, s.p, taskpool.Task{}, in, waitForEnd) {
+		for range taskpool.Map(ctx, s.p, taskpool.Task{}, in, pooltest.WaitForEnd) {
 			s.Error("nothing comes before the input dies")
 		}
 	}
@@ -593,7 +592,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 				time.Sleep(time.Second) // until all three are in flight
 				return 0, nil
 			}
-			return waitForEnd(ctx, i)
+			return pooltest.WaitForEnd(ctx, i)
 		}) {
 			_ = s.f.void().die()
 		}
@@ -606,7 +605,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 	recovers := func(s *faultScene) {
 		var state taskpool.State
 		parks := false
-		h := submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) (err error) {
+		h := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) (err error) {
 			defer func() {
 				_ = recover()
 				info, _ := taskpool.Current(ctx)
@@ -632,7 +631,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 	// slot till then.
 	hangs := func(s *faultScene, lost bool) {
 		gate, release := s.gate()
-		h := submit(s.T, s.p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-gate; return s.run(ctx) }})
+		h := pooltest.Submit(s.T, s.p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-gate; return s.run(ctx) }})
 		err := h.Wait(context.Background())
 		require.ErrorIs(s, err, taskpool.ErrHung)
 		synctest.Wait()
@@ -651,13 +650,13 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			s.fails()
 		}},
 		{"Submit", func(s *faultScene) {
-			s.requireFailed(submit(s.T, s.pool(), taskpool.Task{Run: s.run}))
+			s.requireFailed(pooltest.Submit(s.T, s.pool(), taskpool.Task{Run: s.run}))
 			s.fails()
 		}},
 		{"Submit with a retry", func(s *faultScene) {
 			s.pool()
 			began, n := time.Now(), 0
-			h := submit(s.T, s.p, taskpool.Task{
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{
 				Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
 				Run: func(ctx context.Context) error {
 					if n++; n == 2 {
@@ -683,7 +682,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Submit with retries that die alike", func(s *faultScene) {
 			s.pool()
-			h := submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3}, Run: s.run})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3}, Run: s.run})
 			<-h.Done()
 			s.requireFailed(h)
 			s.fails()
@@ -708,7 +707,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		{"SubmitFunc that dies after a value", func(s *faultScene) { // a value computed is no value returned
 			s.pool()
 			n := 0
-			fut, err := taskpool.SubmitFunc(context.Background(), s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}},
+			fut, err := taskpool.SubmitFunc(context.Background(), s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}},
 				func(context.Context) (v int, err error) {
 					n++
 					defer func() { err = s.f.die() }()
@@ -754,9 +753,9 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Call in a task of another pool", func(s *faultScene) {
 			s.pool()
-			other := newPool(s.T, taskpool.WithWorkers(1))
+			other := pooltest.New(s.T, taskpool.WithWorkers(1))
 			var err error
-			h := submit(s.T, other, taskpool.Task{Run: func(ctx context.Context) error { err = call(s, ctx); return nil }})
+			h := pooltest.Submit(s.T, other, taskpool.Task{Run: func(ctx context.Context) error { err = call(s, ctx); return nil }})
 			require.NoError(s, h.Wait(context.Background()))
 			s.requireClass(err)
 			s.fails()
@@ -767,7 +766,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			errs := make([]error, faultWorkers)
 			handles := make([]*taskpool.Handle, faultWorkers)
 			for i := range handles {
-				handles[i] = submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error { errs[i] = call(s, ctx); return nil }})
+				handles[i] = pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error { errs[i] = call(s, ctx); return nil }})
 			}
 			for i, h := range handles {
 				require.NoError(s, h.Wait(context.Background()))
@@ -794,7 +793,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			s.pool()
 			g := s.p.Group(context.Background(), taskpool.Task{})
 			g.SetLimit(1)
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			g.Go(s.run)
 			s.requireClass(g.Wait())
 			s.succeeds(1)
@@ -827,7 +826,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"f of a Map in a task", func(s *faultScene) {
 			s.pool()
-			var got []pair[int]
+			var got []pooltest.Pair[int]
 			s.inTask(func(ctx context.Context) { got = mapped(s, ctx) })
 			s.requireElements(got)
 		}},
@@ -855,14 +854,14 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Block", func(s *faultScene) {
 			s.pool()
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { return s.run(ctx) })
 			}}))
 			s.fails()
 		}},
 		{"Block in a Block", func(s *faultScene) {
 			s.pool()
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error {
 					return taskpool.Block(ctx, func() error { return s.run(ctx) })
 				})
@@ -871,7 +870,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Block where none may park", func(s *faultScene) {
 			s.pool(taskpool.WithMaxParked(0))
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { return s.run(ctx) })
 			}}))
 			s.fails()
@@ -887,8 +886,8 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"task that its own goroutine has parked", func(s *faultScene) {
 			s.pool()
-			child := submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-			h := submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+			child := pooltest.Submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 				go func() { _ = child.Wait(ctx) }()
 				time.Sleep(time.Second) // now it waits
 				assert.Equal(s, 1, s.p.Stats().Parked)
@@ -901,14 +900,14 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"task that had been parked", func(s *faultScene) {
 			s.pool()
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 				assert.NoError(s, taskpool.Block(ctx, func() error { time.Sleep(time.Second); return nil }))
 				return s.run(ctx)
 			}}))
 			s.fails()
 		}},
 		{"task within Around", func(s *faultScene) {
-			s.requireFailed(submit(s.T, s.pool(pass, pass), taskpool.Task{Run: s.run}))
+			s.requireFailed(pooltest.Submit(s.T, s.pool(pass, pass), taskpool.Task{Run: s.run}))
 			s.fails()
 			if s.f.end == faultPanics && !s.f.lasting { // the panic is over before it kills the worker
 				s.want.Replaced--
@@ -916,7 +915,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"task that was canceled", func(s *faultScene) {
 			s.pool()
-			h := submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2}, Run: func(ctx context.Context) error { <-ctx.Done(); return s.run(ctx) }})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2}, Run: func(ctx context.Context) error { <-ctx.Done(); return s.run(ctx) }})
 			synctest.Wait()
 			require.True(s, h.Cancel(errCalledOff))
 			<-h.Done()
@@ -931,7 +930,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"task that timed out", func(s *faultScene) {
 			s.pool()
-			h := submit(s.T, s.p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); return s.run(ctx) }})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); return s.run(ctx) }})
 			<-h.Done()
 			if s.f.end == faultReturns {
 				require.ErrorIs(s, h.Err(), taskpool.ErrTimeout)
@@ -952,14 +951,14 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 // deadlyHook starts the scene's pool with a hook that dies, and another after it
 // that must be called all the same: told returns how often it was.
 func (s *faultScene) deadlyHook(victim string, opts ...taskpool.Option) (told func() int) {
-	events := new(eventLog)
-	deadly := everyHook(func(name string, _ taskpool.TaskEvent, _ taskpool.WorkerEvent) {
+	events := new(pooltest.EventLog)
+	deadly := pooltest.EveryHook(func(name string, _ taskpool.TaskEvent, _ taskpool.WorkerEvent) {
 		if name == victim {
 			s.strike()
 		}
 	})
-	s.pool(append(opts, taskpool.WithHooks(deadly), taskpool.WithHooks(events.hooks()))...)
-	return func() int { synctest.Wait(); return len(events.named(victim)) }
+	s.pool(append(opts, taskpool.WithHooks(deadly), taskpool.WithHooks(events.Hooks()))...)
+	return func() int { synctest.Wait(); return len(events.Named(victim)) }
 }
 
 // requireTold checks that the deadly hook and the one after it were called n
@@ -980,7 +979,7 @@ func (s *faultScene) hang(t taskpool.Task) (h *taskpool.Handle, release func()) 
 		}
 		return nil
 	}
-	return submit(s.T, s.p, t), release
+	return pooltest.Submit(s.T, s.p, t), release
 }
 
 // gate returns a channel and what closes it, at the latest at the end of the
@@ -1027,7 +1026,7 @@ func (h *faultHandler) Handle(_ context.Context, r slog.Record) error {
 	if h.method == "looks" {
 		r.Attrs(func(a slog.Attr) bool {
 			if err, ok := a.Value.Any().(error); ok && h.s.armed.Load() {
-				_ = errors.Is(err, errBroken)
+				_ = errors.Is(err, pooltest.ErrTask)
 				var as *evilTarget
 				_ = errors.As(err, &as)
 				_ = err.Error()
@@ -1049,7 +1048,7 @@ func (s *faultScene) deadlyLogger(method string) taskpool.Option {
 
 func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 	two := func(s *faultScene, run func() error) (h *taskpool.Handle) { // by Submit and by Go
-		h = submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error { return run() }})
+		h = pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error { return run() }})
 		<-h.Done()
 		require.NoError(s, s.p.Go(taskpool.Medium, func() { _ = run() }))
 		synctest.Wait()
@@ -1060,9 +1059,9 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		return faultPlace{"hook " + victim, func(s *faultScene) {
 			told := s.deadlyHook(victim)
 			n := 0
-			h := submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}, Run: func(context.Context) error {
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}, Run: func(context.Context) error {
 				if n++; failing && n == 1 {
-					return errBroken
+					return pooltest.ErrTask
 				}
 				return nil
 			}})
@@ -1075,8 +1074,8 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 	}
 	// around is a task within a hook Around, whose Run returns err or panics
 	// with it.
-	around := func(s *faultScene, hook aroundFunc, run func() error) *taskpool.Handle {
-		s.pool(withAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
+	around := func(s *faultScene, hook pooltest.AroundFunc, run func() error) *taskpool.Handle {
+		s.pool(pooltest.WithAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
 			if !s.armed.Load() {
 				return run(ctx)
 			}
@@ -1084,7 +1083,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 			return hook(ctx, info, run)
 		}))
 		ran := 0
-		h := submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error { ran++; return run() }})
+		h := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error { ran++; return run() }})
 		<-h.Done()
 		synctest.Wait()
 		require.EqualValues(s, 1, s.died.Load())
@@ -1114,11 +1113,11 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 	policy := func(s *faultScene, r taskpool.Retry) (h *taskpool.Handle, attempts int) {
 		s.pool()
 		r.MaxAttempts = 2
-		h = submit(s.T, s.p, taskpool.Task{Retry: r, Run: func(context.Context) error {
+		h = pooltest.Submit(s.T, s.p, taskpool.Task{Retry: r, Run: func(context.Context) error {
 			if attempts++; attempts == 2 {
 				return nil
 			}
-			return errBroken
+			return pooltest.ErrTask
 		}})
 		<-h.Done()
 		synctest.Wait()
@@ -1128,7 +1127,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 	crossFaults(t, 35, []faultPlace{
 		{"hook Queued", func(s *faultScene) {
 			told := s.deadlyHook("Queued")
-			s.requireContained(func() { _, _ = s.p.Submit(context.Background(), taskpool.Task{Run: nop}) })
+			s.requireContained(func() { _, _ = s.p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) })
 			s.requireContained(func() { _ = s.p.Go(taskpool.Low, func() {}) })
 			s.requireTold(2, told)
 			s.succeeds(2)
@@ -1136,7 +1135,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		{"hook Queued in a task", func(s *faultScene) { // a Goexit there is the submitter's own
 			told := s.deadlyHook("Queued")
 			s.armed.Store(false)
-			parent := submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error {
+			parent := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error {
 				time.Sleep(time.Second) // the hook about this task itself may come late
 				s.armed.Store(true)
 				return s.p.Go(taskpool.Low, func() {})
@@ -1166,7 +1165,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		worker("Finished", false),
 		{"hook Finished of a task that died", func(s *faultScene) {
 			told := s.deadlyHook("Finished")
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: s.run}))
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: s.run}))
 			s.requireTold(1, told)
 			s.fails()
 			s.workerLost()
@@ -1174,7 +1173,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		{"hook Shed", func(s *faultScene) {
 			told := s.deadlyHook("Shed", taskpool.WithCapacity(1, taskpool.OverflowShed))
 			release := s.fill()
-			low := submit(s.T, s.p, taskpool.Task{Priority: taskpool.Low, Run: nop})
+			low := pooltest.Submit(s.T, s.p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 			s.requireContained(func() { _ = s.p.Go(taskpool.Medium, func() {}) })
 			require.Equal(s, taskpool.ErrShed, low.Wait(context.Background()))
 			s.requireTold(1, told)
@@ -1185,7 +1184,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"hook Finished of a canceled task", func(s *faultScene) {
 			told := s.deadlyHook("Finished")
-			h := submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 			s.requireContained(func() { h.Cancel(errCalledOff) })
 			require.Equal(s, errCalledOff, h.Err())
 			s.requireTold(1, told)
@@ -1194,7 +1193,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		{"hook Finished of a task whose context ended", func(s *faultScene) {
 			told := s.deadlyHook("Finished")
 			ctx, cancel := context.WithCancelCause(context.Background())
-			h, err := s.p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+			h, err := s.p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 			require.NoError(s, err)
 			cancel(errCalledOff)
 			require.Equal(s, errCalledOff, h.Wait(context.Background()))
@@ -1251,7 +1250,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 					return err
 				}
 				return run(ctx)
-			}, func() error { return errBroken }), errBroken)
+			}, func() error { return pooltest.ErrTask }), pooltest.ErrTask)
 		}},
 		{"Around after run", func(s *faultScene) {
 			stands(s, around(s, func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
@@ -1261,18 +1260,18 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Around after a run that failed", func(s *faultScene) {
 			stands(s, around(s, func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
-				assert.Equal(s, errBroken, run(ctx))
+				assert.Equal(s, pooltest.ErrTask, run(ctx))
 				return s.f.die()
-			}, func() error { return errBroken }), errBroken)
+			}, func() error { return pooltest.ErrTask }), pooltest.ErrTask)
 		}},
 		{"Around after a run that panicked", func(s *faultScene) {
 			h := around(s, func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 				_ = run(ctx)
 				return s.f.die()
-			}, func() error { panic(errBroken) })
+			}, func() error { panic(pooltest.ErrTask) })
 			pe, ok := h.Err().(*taskpool.PanicError)
 			require.True(s, ok, "the panic stands")
-			require.Equal(s, errBroken, pe.Value)
+			require.Equal(s, pooltest.ErrTask, pe.Value)
 			s.want.Failed, s.want.Panics = 1, 1
 			s.want.Replaced = one(s.f.fatal() && s.f.end != faultReturns)
 		}},
@@ -1310,7 +1309,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"Retry.If", func(s *faultScene) {
 			h, n := policy(s, taskpool.Retry{If: func(error) bool { s.strike(); return true }})
-			require.Equal(s, errBroken, h.Err())
+			require.Equal(s, pooltest.ErrTask, h.Err())
 			require.Equal(s, 1, n)
 			s.want.Submitted, s.want.Failed = 1, 1
 			s.workerLost()
@@ -1346,7 +1345,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"logger's Enabled", func(s *faultScene) {
 			s.pool(s.deadlyLogger("Enabled"))
-			require.Equal(s, errBroken, two(s, func() error { return errBroken }).Err())
+			require.Equal(s, pooltest.ErrTask, two(s, func() error { return pooltest.ErrTask }).Err())
 			// It dies once more of the record about its death, unless that is not
 			// made, as the panic's value does not let itself be printed.
 			require.EqualValues(s, 2-one(s.f.fatal() && !s.f.void().lasting), s.died.Load())
@@ -1356,7 +1355,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"logger's Handle", func(s *faultScene) {
 			s.pool(s.deadlyLogger("Handle"))
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: s.run}))
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: s.run}))
 			synctest.Wait()
 			require.Positive(s, s.died.Load())
 			s.fails()
@@ -1366,7 +1365,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 			for _, method := range []string{"WithAttrs", "WithGroup"} {
 				s.want = faultStats{}
 				s.pool(s.deadlyLogger(method), taskpool.WithName("named"))
-				s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: s.run}))
+				s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: s.run}))
 				synctest.Wait()
 				require.Zero(s, s.died.Load())
 				s.fails()
@@ -1386,7 +1385,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 					panic("hook")
 				}
 			}}))
-			require.NoError(s, submit(s.T, s.p, taskpool.Task{Run: nop}).Wait(context.Background()))
+			require.NoError(s, pooltest.Submit(s.T, s.p, taskpool.Task{Run: pooltest.Nop}).Wait(context.Background()))
 			synctest.Wait()
 			require.EqualValues(s, 1, s.died.Load())
 			s.succeeds(1)
@@ -1396,7 +1395,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 			for _, method := range []string{"Enabled", "Handle"} {
 				s.want = faultStats{}
 				s.pool(taskpool.WithLogger(slog.New(&faultHandler{s, method, true})))
-				require.NoError(s, submit(s.T, s.p, taskpool.Task{Run: nop}).Wait(context.Background()))
+				require.NoError(s, pooltest.Submit(s.T, s.p, taskpool.Task{Run: pooltest.Nop}).Wait(context.Background()))
 				synctest.Wait()
 				require.Positive(s, s.died.Load())
 				s.succeeds(1)
@@ -1405,7 +1404,7 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 		}},
 		{"logger that looks at the error", func(s *faultScene) {
 			s.pool(s.deadlyLogger("looks"))
-			s.requireFailed(submit(s.T, s.p, taskpool.Task{Run: s.run}))
+			s.requireFailed(pooltest.Submit(s.T, s.p, taskpool.Task{Run: s.run}))
 			synctest.Wait()
 			s.fails()
 			s.want.Replaced += one(s.f.evil != nil && s.f.evil.end == faultExits)
@@ -1475,7 +1474,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		place("in Submit", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
 			s.armed.Store(true)
-			submit := func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: nop}) }
+			submit := func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop}) }
 			if method == "Deadline" { // the worker asks
 				submit()
 				synctest.Wait()
@@ -1501,9 +1500,9 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		})
 		place("in Submit in a task", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
-			h := submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error {
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(context.Context) error {
 				s.armed.Store(true)
-				_, err := s.p.Submit(ctx, taskpool.Task{Run: nop})
+				_, err := s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 				return err
 			}})
 			<-h.Done()
@@ -1520,8 +1519,8 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		})
 		place("once an attempt fails", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
-			h := s.submitArmed(ctx, taskpool.Task{Run: func(context.Context) error { return errBroken }})
-			require.Equal(s, errBroken, h.Err())
+			h := s.submitArmed(ctx, taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask }})
+			require.Equal(s, pooltest.ErrTask, h.Err())
 			s.want.Submitted, s.want.Failed = 1, 1
 			asked(s, "Deadline", "Done", "Err", "Value")
 		})
@@ -1532,16 +1531,16 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 				<-time.After(time.Second)
 				assert.NoError(s, ctx.Err())
 				s.armed.Store(true)
-				return errBroken
+				return pooltest.ErrTask
 			}})
-			require.Equal(s, errBroken, h.Err())
+			require.Equal(s, pooltest.ErrTask, h.Err())
 			s.want.Submitted, s.want.Failed = 1, 1
 			asked(s, "Deadline", "Done", "Err", "Value")
 			asked(s, "Done", "Value") // once for the attempt's context, once for the interest in the task's
 		})
 		place("once an attempt succeeds", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
-			h := s.submitArmed(ctx, taskpool.Task{Run: nop})
+			h := s.submitArmed(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.NoError(s, h.Err())
 			s.succeeds(1)
 			asked(s, "Done", "Value")
@@ -1557,7 +1556,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		place("that ends while the task is queued", func(s *faultScene) {
 			ctx, cancel := s.badContext(method)
 			release := s.fill()
-			h, err := s.p.Submit(ctx, taskpool.Task{Run: nop})
+			h, err := s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.NoError(s, err)
 			s.armed.Store(true)
 			cancel(errCalledOff)
@@ -1574,7 +1573,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		})
 		place("given to Wait", func(s *faultScene) {
 			ctx, _ := s.badContext(method)
-			h := submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 			s.armed.Store(true)
 			wait := func() { _ = h.Wait(ctx) }
 			if method == "Deadline" {
@@ -1587,8 +1586,8 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 		})
 		place("given to Wait in a task", func(s *faultScene) {
 			std, _ := s.badContext(method)
-			child := submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-			h := submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+			child := pooltest.Submit(s.T, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
+			h := pooltest.Submit(s.T, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 				s.armed.Store(true)
 				std.Context = ctx
 				return child.Wait(std)
@@ -1673,14 +1672,14 @@ func TestContextThatDiesAtTheDoorHarmsNobodyElse(t *testing.T) {
 						defer cancel()
 						ctx := &faultContext{std, s, method}
 						release := s.fill()
-						submit(t, s.p, taskpool.Task{Run: nop}) // there is no more room
+						pooltest.Submit(t, s.p, taskpool.Task{Run: pooltest.Nop}) // there is no more room
 						s.succeeds(1)
 						if method == "Err" {
 							go func() { time.Sleep(time.Second); s.armed.Store(true); cancel() }()
 						} else {
 							ctx.Context = &armsAtDone{std, s, new(atomic.Int32)}
 						}
-						s.requireDies(func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: nop}) })
+						s.requireDies(func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop}) })
 						s.armed.Store(false)
 						require.Zero(t, s.p.Stats().Blocked, "who died waits no longer")
 						release()
@@ -1716,14 +1715,14 @@ func TestGroupWithADeadlyErrorCanBeWaitedFor(t *testing.T) {
 				inChild(t, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						err := newEvilError(&evil{asks, end})
-						p := newPool(t, taskpool.WithWorkers(2))
+						p := pooltest.New(t, taskpool.WithWorkers(2))
 						g := p.Group(context.Background(), taskpool.Task{})
 						g.Go(func(context.Context) error { return err })
 						synctest.Wait()
-						ended, _ := fateOf(func() { g.Go(nop) })
+						ended, _ := fateOf(func() { g.Go(pooltest.Nop) })
 						require.NotEqual(t, faultPanics, ended, "a panic in an error's method is contained")
 						require.True(t, g.Wait() == err)
-						requireWhole(t, p, 2)
+						pooltest.RequireWhole(t, p, 2)
 					})
 				})
 			})
@@ -1741,7 +1740,7 @@ func TestGroupCanBeWaitedForAfterItsContextDied(t *testing.T) {
 					ctx, _ := s.badContext("Value")
 					g := s.p.Group(ctx, taskpool.Task{})
 					s.armed.Store(true)
-					s.requireDies(func() { g.Go(nop) })
+					s.requireDies(func() { g.Go(pooltest.Nop) })
 					s.armed.Store(false)
 					_ = g.Wait() // returns
 					s.requireSurvived()
@@ -1758,7 +1757,7 @@ func TestGoexitInAContextThatEndsCancelsTheTask(t *testing.T) {
 		s := &faultScene{T: t, f: &fault{die: func() error { runtime.Goexit(); return nil }, end: faultExits, lasting: true}}
 		ctx, cancel := s.badContext("Value")
 		release := s.fill()
-		h, err := s.p.Submit(ctx, taskpool.Task{Run: nop})
+		h, err := s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		s.armed.Store(true)
 		cancel(errCalledOff)
@@ -1775,9 +1774,9 @@ func TestTaskHasItsSlotAfterAWaitThatPanicked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &faultScene{T: t, f: faults(false)[0]}
 		bad, _ := s.badContext("Done")
-		child := submit(t, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		child := pooltest.Submit(t, s.p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 		var state taskpool.State
-		h := submit(t, s.p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, s.p, taskpool.Task{Run: func(ctx context.Context) error {
 			bad.Context = ctx
 			s.armed.Store(true)
 			faultRecovered(func() { _ = child.Wait(bad) })
@@ -1796,7 +1795,7 @@ func TestTaskHasItsSlotAfterAWaitThatPanicked(t *testing.T) {
 
 func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 	deaths := 10_000
-	if raceEnabled {
+	if pooltest.Race {
 		deaths = 2_000 // a fifth
 	}
 	const workers = 4
@@ -1804,7 +1803,7 @@ func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 	for _, atOnce := range []bool{false, true} {
 		t.Run(fmt.Sprintf("at once=%v", atOnce), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(workers))
+				p := pooltest.New(t, taskpool.WithWorkers(workers))
 				var want faultStats
 				for i := range deaths {
 					f := all[i%len(all)].void() // nobody returns
@@ -1812,7 +1811,7 @@ func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 					want.Goexits += one(f.end == faultExits)
 					var done <-chan struct{}
 					if i/len(all)%2 == 0 {
-						done = submit(t, p, taskpool.Task{Run: func(context.Context) error { return f.die() }}).Done()
+						done = pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return f.die() }}).Done()
 					} else {
 						require.NoError(t, p.Go(taskpool.Low, func() { _ = f.die() }))
 					}
@@ -1832,7 +1831,7 @@ func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 				require.EqualValues(t, deaths, st.Replaced)
 				require.Equal(t, want.Panics, st.Panics)
 				require.Equal(t, want.Goexits, st.Goexits)
-				requireWhole(t, p, workers)
+				pooltest.RequireWhole(t, p, workers)
 				require.NoError(t, p.Shutdown(context.Background()))
 				synctest.Wait()
 				require.Zero(t, p.Stats().Workers)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 var errStorm = errors.New("storm: failed")
@@ -63,7 +64,7 @@ const stormFewest = stormSize / 5
 // stormTasks is a fifth of stormSize under the race detector. The tests for
 // uniformity are as sure then, and see less.
 func stormTasks() int {
-	if raceEnabled {
+	if pooltest.Race {
 		return stormSize / 5
 	}
 	return stormSize
@@ -146,7 +147,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 			ids[names[i]] = i
 		}
 		var finished atomic.Int64
-		p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(capacity, taskpool.OverflowWait),
+		p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(capacity, taskpool.OverflowWait),
 			taskpool.WithHooks(taskpool.Hooks{
 				Retried: func(e taskpool.TaskEvent) {
 					s := &tasks[ids[e.Task.Name]]
@@ -168,7 +169,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 		ballast, stop := 0, make(chan struct{})
 		if busy {
 			for ballast < workers {
-				submit(t, p, taskpool.Task{Priority: 10, Run: func(ctx context.Context) error {
+				pooltest.Submit(t, p, taskpool.Task{Priority: 10, Run: func(ctx context.Context) error {
 					for sleepUnless(stop, 20*time.Millisecond) {
 						if err := taskpool.Yield(ctx); err != nil {
 							return err
@@ -214,7 +215,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 		for finished.Load() < int64(len(tasks)) {
 			synctest.Wait()
 			s := p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			waiting, free := s.Queued+s.Delayed, s.Slots-s.Running
 			require.LessOrEqual(t, uint64(waiting), s.Submitted-s.Failed-s.Succeeded)
 			if busy {
@@ -261,7 +262,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 			require.LessOrEqual(t, d, critical, "attempt %d: the backoff is not even", k+1)
 		}
 		s := p.Stats()
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		require.EqualValues(t, attempts+functions+ballast, s.Attempts)
 		require.EqualValues(t, attempts-len(tasks), s.Retries)
 		require.EqualValues(t, len(tasks), s.Failed)

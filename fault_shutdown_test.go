@@ -16,9 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-var errFault = errors.New("fault: failed")
 
 // cutTask is what the test knows of one accepted task, from what Run did and not
 // from what the pool says.
@@ -78,7 +77,7 @@ func (c *crowd) task(t *testing.T, kind string, i int, s, final taskpool.State, 
 	if !task.NotBefore.IsZero() {
 		k.state = taskpool.Delayed
 	}
-	k.handle = submit(t, c.p, task)
+	k.handle = pooltest.Submit(t, c.p, task)
 	return k
 }
 
@@ -119,7 +118,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 		end: make(chan struct{}), hung: make(chan struct{}), outside: make(chan error, 3*n), inside: make(chan error, n), n: n}
 	// Nine kinds hold a slot: the others give theirs back, wait or never have one.
 	const low = 50
-	c.p = newPool(t, taskpool.WithWorkers(9*n), taskpool.WithFairShare(0), taskpool.WithMaxParked(10*n),
+	c.p = pooltest.New(t, taskpool.WithWorkers(9*n), taskpool.WithFairShare(0), taskpool.WithMaxParked(10*n),
 		taskpool.WithCapacity(5*n, taskpool.OverflowWait), taskpool.WithHangGrace(time.Minute),
 		taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 			c.mu.Lock()
@@ -145,7 +144,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 				if k.attempt == 3 { // after the hour
 					return nil
 				}
-				return errFault
+				return pooltest.ErrTask
 			})
 	}
 	synctest.Wait()
@@ -171,7 +170,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 			func(ctx context.Context, k *cutTask) error {
 				<-give
 				c.set(k, taskpool.Parked, 1)
-				h, err := c.p.Submit(ctx, taskpool.Task{Name: "child " + k.name, Priority: low, Run: nop})
+				h, err := c.p.Submit(ctx, taskpool.Task{Name: "child " + k.name, Priority: low, Run: pooltest.Nop})
 				c.inside <- err
 				if err != nil {
 					return err
@@ -187,7 +186,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 		c.task(t, "running", i, taskpool.Running, taskpool.Canceled, taskpool.Task{}, cooperative)
 		c.task(t, "own error", i, taskpool.Running, taskpool.Canceled, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
 			if c.until(ctx) != nil {
-				return errFault
+				return pooltest.ErrTask
 			}
 			return nil
 		})
@@ -294,14 +293,14 @@ func (c *crowd) requireSettled(t *testing.T, want func(*cutTask) taskpool.State)
 		require.ErrorIs(t, <-c.outside, taskpool.ErrClosed)
 	}
 	s := c.p.Stats()
-	requireConserved(t, s)
+	pooltest.RequireConserved(t, s)
 	require.EqualValues(t, accepted+c.children, s.Submitted)
 	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked+s.Workers)
 }
 
 // crowdSize is the number of tasks of each kind; a fifth under the race detector.
 func crowdSize() int {
-	if raceEnabled {
+	if pooltest.Race {
 		return 200
 	}
 	return 1000
@@ -318,11 +317,11 @@ func TestShutdownCutShortAccountsForThousandsInEveryState(t *testing.T) {
 		c := newCrowd(t, crowdSize())
 		defer sync.OnceFunc(func() { close(c.hung) })()
 		start := time.Now()
-		err := c.p.Shutdown(endedContext())
+		err := c.p.Shutdown(pooltest.EndedContext())
 		require.LessOrEqual(t, time.Since(start), 2*time.Minute, "two graces")
 		var e *taskpool.ShutdownError
 		require.ErrorAs(t, err, &e)
-		require.ErrorIs(t, err, errStop)
+		require.ErrorIs(t, err, pooltest.ErrStop)
 
 		want, got := make(map[string]cutRow), make(map[string]cutRow)
 		for pr, k := range c.functions {
@@ -357,9 +356,9 @@ func TestShutdownCutShortAccountsForThousandsInEveryState(t *testing.T) {
 
 		// A restart loses nothing.
 		c.again.Store(true)
-		p := newPool(t, taskpool.WithWorkers(8))
+		p := pooltest.New(t, taskpool.WithWorkers(8))
 		for _, u := range e.Unfinished {
-			submit(t, p, u.Task)
+			pooltest.Submit(t, p, u.Task)
 		}
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.EqualValues(t, len(want), p.Stats().Succeeded)
@@ -407,7 +406,7 @@ func TestShutdownWithPatienceFinishesThousandsInEveryState(t *testing.T) {
 func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 	const tasks = 600
 	rounds := 100 // a tenth under the race detector
-	if raceEnabled {
+	if pooltest.Race {
 		rounds /= 10
 	}
 	listed, done := 0, 0
@@ -417,7 +416,7 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 		var ran [tasks]atomic.Int32 // to the end, in both lives
 		var again atomic.Bool
 		index := func(name string) (i int) { _, _ = fmt.Sscan(name, &i); return i }
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 			told[index(e.Task.Name)].Add(1)
 		}}))
 		var handles [tasks]*taskpool.Handle
@@ -442,7 +441,7 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 							}
 						}
 						if kind == 1 && !again.Load() {
-							return errFault
+							return pooltest.ErrTask
 						}
 						if err := taskpool.Yield(ctx); err != nil {
 							return err
@@ -460,7 +459,7 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 			})
 		}
 		<-cut
-		err := p.Shutdown(endedContext())
+		err := p.Shutdown(pooltest.EndedContext())
 		submitters.Wait()
 		var e *taskpool.ShutdownError
 		left := make(map[int]taskpool.Unfinished)
@@ -475,9 +474,9 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 			require.NoError(t, err)
 		}
 		again.Store(true)
-		second := newPool(t)
+		second := pooltest.New(t)
 		for _, u := range left {
-			submit(t, second, u.Task)
+			pooltest.Submit(t, second, u.Task)
 		}
 		require.NoError(t, second.Shutdown(context.Background()))
 		for i, h := range handles {
@@ -513,11 +512,11 @@ func TestAHundredShutdownsAgreeAndTheLeastPatientCounts(t *testing.T) {
 	for seed := range uint64(100) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 8))
-			p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
+			p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
 			needs := time.Duration(1+rnd.IntN(10))*time.Minute + time.Second // a task
 			for range 20 {
-				submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
-					if err := sleepCtx(ctx, needs); err != nil {
+				pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					if err := pooltest.Sleep(ctx, needs); err != nil {
 						time.Sleep(lingers)
 						return err
 					}
@@ -594,8 +593,8 @@ func (h askingHandler) Handle(context.Context, slog.Record) error {
 // called from. (Queued and Shed are called on the submitter's: here, a task's.)
 func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 	background := context.Background()
-	again := taskpool.Retry{MaxAttempts: 2, Backoff: noWait}
-	failing := func(context.Context) error { return errFault }
+	again := taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}
+	failing := func(context.Context) error { return pooltest.ErrTask }
 	deaf := func(context.Context) error { time.Sleep(time.Hour); return nil }
 	hangs := taskpool.Task{Run: deaf, Timeout: time.Second}
 	type setting struct {
@@ -634,7 +633,9 @@ func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 				ask(ctx)
 			})
 		},
-		"task, ended context": func(ask func(context.Context)) setting { return inTask(func(context.Context) { ask(endedContext()) }) },
+		"task, ended context": func(ask func(context.Context)) setting {
+			return inTask(func(context.Context) { ask(pooltest.EndedContext()) })
+		},
 		"helper of a task": func(ask func(context.Context)) setting {
 			return inTask(func(ctx context.Context) {
 				var wg sync.WaitGroup
@@ -667,7 +668,7 @@ func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 			return setting{hooks: taskpool.Hooks{Shed: func(taskpool.TaskEvent) { ask(background) }}, overflow: true}
 		},
 		"hook Around": func(ask func(context.Context)) setting {
-			return setting{task: taskpool.Task{Run: nop}, hooks: taskpool.Hooks{
+			return setting{task: taskpool.Task{Run: pooltest.Nop}, hooks: taskpool.Hooks{
 				Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 					ask(background)
 					ask(ctx)
@@ -730,20 +731,20 @@ func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 				if s.logger != nil {
 					opts = append(opts, taskpool.WithLogger(slog.New(s.logger)))
 				}
-				p = newPool(t, opts...)
+				p = pooltest.New(t, opts...)
 				switch {
 				case s.function != nil:
 					require.NoError(t, p.Go(0, s.function))
 				case s.task.Run != nil:
-					submit(t, p, s.task)
+					pooltest.Submit(t, p, s.task)
 				default: // a task whose child is queued, and sheds another
-					release := block(t, p)
-					submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
-						_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "victim", Priority: 9, Run: nop})
+					release := pooltest.Block(t, p)
+					pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "victim", Priority: 9, Run: pooltest.Nop})
 						if err != nil {
 							return err
 						}
-						_, err = p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "child", Run: nop})
+						_, err = p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "child", Run: pooltest.Nop})
 						return err
 					}})
 					synctest.Wait()
@@ -761,7 +762,7 @@ func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 				mu.Unlock()
 				require.False(t, p.Stats().Closed)
 				require.NoError(t, p.Health())
-				h := submit(t, p, taskpool.Task{Run: nop})
+				h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 				require.NoError(t, h.Wait(context.Background()))
 				require.NoError(t, p.Shutdown(context.Background()))
 				time.Sleep(2 * time.Hour) // a hung one comes back

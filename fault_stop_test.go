@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 const (
@@ -86,7 +87,7 @@ func TestStoppedProcessJudgesNoTask(t *testing.T) {
 // stoppedChild runs tasks until its input ends, and counts those that are judged
 // though they are healthy.
 func stoppedChild(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2*stopTasks), taskpool.WithHangGrace(stopBound))
+	p := pooltest.New(t, taskpool.WithWorkers(2*stopTasks), taskpool.WithHangGrace(stopBound))
 	var over atomic.Bool
 	var verdicts atomic.Int64
 	var signs [2 * stopTasks]chan struct{} // of progress; closed when there is none any more
@@ -114,7 +115,7 @@ func stoppedChild(t *testing.T) {
 		// After a stop all are watched anew from the same moment. So their times
 		// differ, for the next stop to find some that have yet to give a sign.
 		h := stopBound + time.Duration(i)*25*time.Millisecond
-		all = append(all, submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
+		all = append(all, pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
 			defer close(signs[i])
 			for !over.Load() {
 				steps(5 + i)
@@ -132,7 +133,7 @@ func stoppedChild(t *testing.T) {
 		outlives := taskpool.Task{Timeout: time.Millisecond, Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			steps(5 + i)
-			return errLife
+			return pooltest.ErrTask
 		}}
 		go func() {
 			defer func() { down <- struct{}{} }()

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 var errWakeup = errors.New("wakeup: canceled")
@@ -56,7 +57,7 @@ func (f *heapFaults) act(actor, operations int, rnd *rand.Rand) {
 			task := taskpool.Task{Priority: f.priority(rnd), Run: f.run(rnd.IntN(16))}
 			switch rnd.IntN(4) {
 			case 0:
-				task.Retry = taskpool.Retry{MaxAttempts: 3, Backoff: noWait}
+				task.Retry = taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait}
 			case 1:
 				task.Retry = taskpool.Retry{MaxAttempts: 3, Backoff: func(n int) time.Duration { return time.Duration(n) * 10 * time.Microsecond }}
 			}
@@ -119,7 +120,7 @@ func (f *heapFaults) run(kind int) func(context.Context) error {
 // between any two operations, all heaps hold together.
 func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 	actors, operations := 8, 8_000 // 64,000 in each of 8 rows; an eighth under the race detector
-	if raceEnabled {
+	if pooltest.Race {
 		operations = 1_000
 	}
 	const unbounded = 1 << 20
@@ -142,7 +143,7 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			const fill = 3000
 			f := &heapFaults{finished: make([]atomic.Int32, fill+actors*operations+1)}
-			f.p = newPool(t, append(tt.opts, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+			f.p = pooltest.New(t, append(tt.opts, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 				if e.Task.ID == 0 {
 					f.ended.Add(1)
 					return
@@ -152,7 +153,7 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(seed), 1000))
 			f.p.Pause() // so that the queue is deep when the race begins
 			for i := range min(tt.capacity, fill) {
-				h := submit(t, f.p, taskpool.Task{Priority: f.priority(rnd), Run: f.run(rnd.IntN(16))})
+				h := pooltest.Submit(t, f.p, taskpool.Task{Priority: f.priority(rnd), Run: f.run(rnd.IntN(16))})
 				f.handles = append(f.handles, h)
 				f.recent[i].Store(h)
 			}
@@ -190,7 +191,7 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 			require.Equal(t, want, got, "seed %d", seed)
 			require.Equal(t, f.functions.Load(), f.ended.Load(), "functions, too, end once")
 			s := f.p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			require.EqualValues(t, len(f.handles)+int(f.functions.Load()), s.Submitted)
 			// The race was one.
 			require.Positive(t, f.moved.Load())
@@ -232,7 +233,7 @@ func (r *doorRound) occupy(n int, pr taskpool.Priority) {
 		gate := make(chan struct{})
 		r.gates = append(r.gates, gate)
 		started := make(chan struct{})
-		submit(r.t, r.p, taskpool.Task{Priority: pr, Run: func(context.Context) error { close(started); <-gate; return nil }})
+		pooltest.Submit(r.t, r.p, taskpool.Task{Priority: pr, Run: func(context.Context) error { close(started); <-gate; return nil }})
 		<-started
 	}
 }
@@ -240,7 +241,7 @@ func (r *doorRound) occupy(n int, pr taskpool.Priority) {
 // fillUp submits n tasks, which the pool must have room for.
 func (r *doorRound) fillUp(n int, pr taskpool.Priority) {
 	for range n {
-		r.fill = append(r.fill, submit(r.t, r.p, taskpool.Task{Priority: pr, Run: nop}))
+		r.fill = append(r.fill, pooltest.Submit(r.t, r.p, taskpool.Task{Priority: pr, Run: pooltest.Nop}))
 	}
 }
 
@@ -256,7 +257,7 @@ func (r *doorRound) submit(ctx context.Context, n int) {
 	for range n {
 		pr, calls := taskpool.Priority(r.rnd.IntN(3)-1), r.calls
 		go func() {
-			h, err := r.p.Submit(ctx, taskpool.Task{Priority: pr, Run: nop})
+			h, err := r.p.Submit(ctx, taskpool.Task{Priority: pr, Run: pooltest.Nop})
 			calls <- doorAnswer{h, err}
 		}()
 	}
@@ -295,7 +296,7 @@ func (r *doorRound) refused(n int, want error) {
 // deadline, with the stacks of all that wait.
 func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 	low := taskpool.Low
-	parked := taskpool.Task{Run: func(ctx context.Context) error { return untilEnd(ctx) }}
+	parked := taskpool.Task{Run: func(ctx context.Context) error { return pooltest.UntilEnd(ctx) }}
 	type race struct {
 		name       string
 		opts       []taskpool.Option
@@ -352,12 +353,12 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			require.NoError(r.t, <-down)
 		}},
 		{name: "Shutdown that is cut short", workers: 1, capacities: all, afresh: true, round: func(r *doorRound) {
-			h := submit(r.t, r.p, parked)
+			h := pooltest.Submit(r.t, r.p, parked)
 			r.fillUp(r.capacity, 0)
 			r.submit(context.Background(), doorSubmitters)
 			r.meanwhile()
 			down := make(chan error)
-			go func() { down <- r.p.Shutdown(endedContext()) }()
+			go func() { down <- r.p.Shutdown(pooltest.EndedContext()) }()
 			r.refused(doorSubmitters, taskpool.ErrClosed)
 			var e *taskpool.ShutdownError
 			require.ErrorAs(r.t, <-down, &e)
@@ -411,7 +412,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				r.fillUp(r.capacity, low)
 				for range r.capacity {
 					go func() {
-						h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: low, Run: nop})
+						h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: low, Run: pooltest.Nop})
 						r.calls <- doorAnswer{h, err}
 					}()
 				}
@@ -427,14 +428,14 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			r.fillUp(r.capacity, 9)
 			results := make(chan error, doorSubmitters)
 			go func() { // Map waits for room where Submit does not
-				for _, err := range taskpool.Map(context.Background(), r.p, taskpool.Task{Priority: 9}, upTo(doorSubmitters), square) {
+				for _, err := range taskpool.Map(context.Background(), r.p, taskpool.Task{Priority: 9}, pooltest.UpTo(doorSubmitters), pooltest.Square) {
 					results <- err
 				}
 			}()
 			r.meanwhile()
 			urgent := make(chan doorAnswer, 1)
 			go func() {
-				h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: taskpool.High, Run: nop})
+				h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 				urgent <- doorAnswer{h, err}
 			}()
 			if r.rnd.IntN(2) == 0 {
@@ -470,8 +471,8 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 		{name: "a task at the door is let in", workers: 2, capacities: all, round: func(r *doorRound) {
 			gate, begin, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			holds := taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { <-gate; return nil }}
-			r.fill = append(r.fill, submit(r.t, r.p, holds))
-			r.fill = append(r.fill, submit(r.t, r.p, taskpool.Task{Priority: low, Run: func(ctx context.Context) error {
+			r.fill = append(r.fill, pooltest.Submit(r.t, r.p, holds))
+			r.fill = append(r.fill, pooltest.Submit(r.t, r.p, taskpool.Task{Priority: low, Run: func(ctx context.Context) error {
 				<-begin
 				// The child's end would wake its parent, too: it must not come first.
 				h, err := r.p.Submit(ctx, taskpool.Task{Priority: low, Run: func(context.Context) error { <-returned; return nil }})
@@ -479,7 +480,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				return h.Wait(ctx)
 			}}))
 			for range r.capacity {
-				r.fill = append(r.fill, submit(r.t, r.p, holds))
+				r.fill = append(r.fill, pooltest.Submit(r.t, r.p, holds))
 			}
 			// It takes the room that the task's slot makes, or comes too late.
 			go func() {
@@ -499,7 +500,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			const more = 2
 			children := 1 + r.capacity + more
 			started := make(chan struct{})
-			parent := submit(r.t, r.p, taskpool.Task{Run: func(ctx context.Context) error {
+			parent := pooltest.Submit(r.t, r.p, taskpool.Task{Run: func(ctx context.Context) error {
 				close(started)
 				var wg sync.WaitGroup
 				for range children {
@@ -528,7 +529,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 		for _, capacity := range race.capacities {
 			t.Run(race.name+"/capacity "+strconv.Itoa(capacity), func(t *testing.T) {
 				rounds := 10_000/len(race.capacities) + 1 // a tenth under the race detector
-				if raceEnabled {
+				if pooltest.Race {
 					rounds /= 10
 				}
 				overflow := taskpool.OverflowWait
@@ -541,7 +542,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				blocked := 0
 				for range rounds {
 					if p == nil {
-						p = newPool(t, opts...)
+						p = pooltest.New(t, opts...)
 					}
 					r := &doorRound{t: t, p: p, rnd: rnd, capacity: capacity, blocked: &blocked, calls: make(chan doorAnswer, 8)}
 					race.round(r)
@@ -555,7 +556,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					require.NoError(t, p.WaitIdle(context.Background()))
 					s := p.Stats()
 					require.Zero(t, s.Blocked)
-					requireConserved(t, s)
+					pooltest.RequireConserved(t, s)
 				}
 				require.Positive(t, blocked, "the event must find somebody at the door")
 			})

@@ -20,16 +20,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-// patience returns a context for waits that must end by themselves. In a bubble
-// the hour is virtual: a wait that never ends fails its test in no time, where
-// it would otherwise take the whole run down as a deadlock.
-func patience(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // outstanding is the number of accepted tasks that have not settled.
 func outstanding(p *taskpool.Pool) int {
@@ -45,7 +37,7 @@ func atOnce(attempts int) taskpool.Retry {
 // SubmitFunc, Future and Call.
 
 func TestFutureGivesTheResult(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{Name: "answer"},
 		func(ctx context.Context) (string, error) {
 			info, _ := taskpool.Current(ctx)
@@ -79,7 +71,7 @@ func TestFailedFutureGivesTheZeroValue(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{}, test.f)
 			require.NoError(t, err)
 			v, err := fut.Get(t.Context())
@@ -95,8 +87,8 @@ func TestFailedFutureGivesTheZeroValue(t *testing.T) {
 }
 
 func TestCanceledFutureGivesTheZeroValueAndTheCause(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	release := block(t, p)
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	release := pooltest.Block(t, p)
 	defer release()
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{},
 		func(context.Context) (int, error) { panic("must not run") })
@@ -111,7 +103,7 @@ func TestCanceledFutureGivesTheZeroValueAndTheCause(t *testing.T) {
 // A function that stands beside a Task takes the place of Run.
 
 func TestPatternWithRunIsRefused(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	task := taskpool.Task{Run: func(context.Context) error { panic("must not run") }}
 	f := func(context.Context) (int, error) { panic("must not run") }
 	const want = "taskpool: Task.Run must be nil"
@@ -151,7 +143,7 @@ func TestRetryOverwritesTheResult(t *testing.T) {
 		}
 		return nil
 	}}
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hook))
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(hook))
 	attempt := 0
 	v, err := taskpool.Call(t.Context(), p, taskpool.Task{Retry: atOnce(3)},
 		func(context.Context) (int, error) {
@@ -176,7 +168,7 @@ func TestResultOfAFailedAttemptNeverShows(t *testing.T) {
 		}
 		return nil
 	}}
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hook))
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(hook))
 	attempt := 0
 	v, err := taskpool.Call(t.Context(), p, taskpool.Task{Retry: atOnce(2)},
 		func(context.Context) (int, error) {
@@ -192,12 +184,12 @@ func TestResultOfAFailedAttemptNeverShows(t *testing.T) {
 
 func TestLateResultOfAbandonedAttemptNeverShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		gate := make(chan struct{})
-		fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{Timeout: time.Second},
+		fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{Timeout: time.Second},
 			func(context.Context) (int, error) { <-gate; return 1, nil })
 		require.NoError(t, err)
-		v, err := fut.Get(patience(t))
+		v, err := fut.Get(pooltest.Patience(t))
 		require.Zero(t, v)
 		require.ErrorIs(t, err, taskpool.ErrHung)
 
@@ -205,7 +197,7 @@ func TestLateResultOfAbandonedAttemptNeverShows(t *testing.T) {
 		close(gate)
 		synctest.Wait() // the attempt has returned its value
 		require.Zero(t, p.Stats().Abandoned)
-		v, err = fut.Get(patience(t))
+		v, err = fut.Get(pooltest.Patience(t))
 		require.Zero(t, v)
 		require.ErrorIs(t, err, taskpool.ErrHung)
 	})
@@ -218,10 +210,10 @@ func TestLateResultOfAbandonedAttemptNeverReplacesThatOfItsRetry(t *testing.T) {
 	}{{"during the retry", false}, {"after the retry", true}} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 				hung, retry := make(chan struct{}), make(chan struct{})
 				second := make(chan struct{})
-				fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{
+				fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{
 					Timeout: time.Second,
 					Retry: taskpool.Retry{
 						MaxAttempts: 2,
@@ -249,7 +241,7 @@ func TestLateResultOfAbandonedAttemptNeverReplacesThatOfItsRetry(t *testing.T) {
 				close(then)
 				synctest.Wait()
 				require.Zero(t, p.Stats().Abandoned)
-				v, err := fut.Get(patience(t))
+				v, err := fut.Get(pooltest.Patience(t))
 				require.NoError(t, err)
 				require.Equal(t, 2, v)
 			})
@@ -262,13 +254,13 @@ func TestLateResultIsDiscardedWhereAHookGaveAContextOfItsOwn(t *testing.T) {
 		around := func(_ context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			return run(context.Background())
 		}
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second),
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second),
 			taskpool.WithHooks(taskpool.Hooks{Around: around}))
 		var attempts atomic.Int32
 		gate := make(chan struct{})
 		task := taskpool.Task{Timeout: time.Second, Retry: atOnce(2)}
 		task.Retry.If = func(error) bool { return true }
-		fut, err := taskpool.SubmitFunc(patience(t), p, task, func(context.Context) (int, error) {
+		fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, task, func(context.Context) (int, error) {
 			if attempts.Add(1) == 1 {
 				<-gate
 				return 1, nil
@@ -276,11 +268,11 @@ func TestLateResultIsDiscardedWhereAHookGaveAContextOfItsOwn(t *testing.T) {
 			return 2, nil
 		})
 		require.NoError(t, err)
-		require.NoError(t, fut.Wait(patience(t)))
+		require.NoError(t, fut.Wait(pooltest.Patience(t)))
 		require.Equal(t, 1, p.Stats().Abandoned)
 		close(gate)
 		for range 2 {
-			v, err := fut.Get(patience(t)) // also while the first attempt returns, says the race detector
+			v, err := fut.Get(pooltest.Patience(t)) // also while the first attempt returns, says the race detector
 			require.NoError(t, err)
 			require.Equal(t, 2, v)
 			synctest.Wait()
@@ -290,9 +282,9 @@ func TestLateResultIsDiscardedWhereAHookGaveAContextOfItsOwn(t *testing.T) {
 
 func TestGetEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
-		fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{},
+		fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{},
 			func(context.Context) (int, error) { <-gate; return 5, nil })
 		require.NoError(t, err)
 		cause := errors.New("impatient")
@@ -304,7 +296,7 @@ func TestGetEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 		require.Equal(t, taskpool.Running, fut.State())
 
 		close(gate)
-		v, err = fut.Get(patience(t))
+		v, err = fut.Get(pooltest.Patience(t))
 		require.NoError(t, err)
 		require.Equal(t, 5, v)
 		v, err = fut.Get(ctx)
@@ -316,7 +308,7 @@ func TestGetEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 func TestCallEndsWithItsContext(t *testing.T) {
 	t.Run("while its task runs", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			cause := errors.New("enough")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
 			defer cancel()
@@ -332,15 +324,15 @@ func TestCallEndsWithItsContext(t *testing.T) {
 			require.ErrorIs(t, err, cause)
 			require.Equal(t, 1, outstanding(p), "Call does not wait for f")
 			close(gate)
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			require.Same(t, cause, seen)
 			require.Equal(t, uint64(1), p.Stats().Canceled)
 		})
 	})
 	t.Run("while its task waits", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
-			release := block(t, p)
+			p := pooltest.New(t, taskpool.WithWorkers(1))
+			release := pooltest.Block(t, p)
 			cause := errors.New("enough")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
 			defer cancel()
@@ -349,13 +341,13 @@ func TestCallEndsWithItsContext(t *testing.T) {
 			synctest.Wait()
 			require.Zero(t, p.Stats().Queued)
 			release()
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			require.Equal(t, uint64(1), p.Stats().Canceled)
 			require.Zero(t, p.Stats().Panics)
 		})
 	})
 	t.Run("before it", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		cause := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(cause)
@@ -367,13 +359,13 @@ func TestCallEndsWithItsContext(t *testing.T) {
 
 func TestCallFollowsItsPattern(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		_, err := taskpool.Call(patience(t), p, taskpool.Task{Timeout: time.Second},
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		_, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{Timeout: time.Second},
 			func(ctx context.Context) (int, error) { <-ctx.Done(); return 1, ctx.Err() })
 		require.ErrorIs(t, err, taskpool.ErrTimeout)
 
 		attempts := 0
-		info, err := taskpool.Call(patience(t), p, taskpool.Task{Name: "call", Priority: 5, Retry: atOnce(3)},
+		info, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{Name: "call", Priority: 5, Retry: atOnce(3)},
 			func(ctx context.Context) (taskpool.TaskInfo, error) {
 				if attempts++; attempts < 3 {
 					return taskpool.TaskInfo{}, errors.New("again")
@@ -387,12 +379,12 @@ func TestCallFollowsItsPattern(t *testing.T) {
 		require.Equal(t, 3, info.Attempt)
 
 		due := time.Now().Add(time.Minute)
-		started, err := taskpool.Call(patience(t), p, taskpool.Task{NotBefore: due},
+		started, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{NotBefore: due},
 			func(context.Context) (time.Time, error) { return time.Now(), nil })
 		require.NoError(t, err)
 		require.False(t, started.Before(due))
 
-		_, err = taskpool.Call(patience(t), p, taskpool.Task{Timeout: -1},
+		_, err = taskpool.Call(pooltest.Patience(t), p, taskpool.Task{Timeout: -1},
 			func(context.Context) (int, error) { panic("must not run") })
 		require.ErrorContains(t, err, "Task.Timeout must not be negative")
 	})
@@ -400,17 +392,17 @@ func TestCallFollowsItsPattern(t *testing.T) {
 
 func TestGetInsideItsOwnTaskReturnsErrInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		self := make(chan *taskpool.Future[int], 1)
 		var v int
 		var inside error
-		fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
+		fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
 			v, inside = (<-self).Get(ctx)
 			return 9, nil
 		})
 		require.NoError(t, err)
 		self <- fut
-		got, err := fut.Get(patience(t))
+		got, err := fut.Get(pooltest.Patience(t))
 		require.NoError(t, err)
 		require.Equal(t, 9, got)
 		require.Zero(t, v)
@@ -419,8 +411,8 @@ func TestGetInsideItsOwnTaskReturnsErrInside(t *testing.T) {
 }
 
 func TestFutureIsAHandle(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	release := block(t, p)
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	release := pooltest.Block(t, p)
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{},
 		func(ctx context.Context) (*taskpool.Handle, error) {
 			info, _ := taskpool.Current(ctx)
@@ -449,7 +441,7 @@ func TestNestedCallsNeedNoMoreThanOneWorker(t *testing.T) {
 				if capacity >= 0 {
 					opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 				}
-				p := newPool(t, opts...)
+				p := pooltest.New(t, opts...)
 				const depth = 20
 				var deepest taskpool.Stats
 				var nest func(ctx context.Context, n int) (int, error)
@@ -462,7 +454,7 @@ func TestNestedCallsNeedNoMoreThanOneWorker(t *testing.T) {
 						func(ctx context.Context) (int, error) { return nest(ctx, n-1) })
 					return v + 1, err
 				}
-				v, err := nest(patience(t), depth)
+				v, err := nest(pooltest.Patience(t), depth)
 				require.NoError(t, err)
 				require.Equal(t, depth, v)
 				require.Equal(t, 1, deepest.Running)
@@ -475,8 +467,8 @@ func TestNestedCallsNeedNoMoreThanOneWorker(t *testing.T) {
 func TestPoolsThatCallEachOtherGiveTheirSlotsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pools := []*taskpool.Pool{
-			newPool(t, taskpool.WithWorkers(1)),
-			newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait)),
+			pooltest.New(t, taskpool.WithWorkers(1)),
+			pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait)),
 		}
 		const depth = 10
 		var deepest [2]taskpool.Stats
@@ -491,7 +483,7 @@ func TestPoolsThatCallEachOtherGiveTheirSlotsBack(t *testing.T) {
 				func(ctx context.Context) (int, error) { return nest(ctx, n-1) })
 			return v + 1, err
 		}
-		v, err := nest(patience(t), depth)
+		v, err := nest(pooltest.Patience(t), depth)
 		require.NoError(t, err)
 		require.Equal(t, depth, v)
 		require.Equal(t, []int{depth / 2, depth/2 - 1}, []int{deepest[0].Parked, deepest[1].Parked})
@@ -499,7 +491,7 @@ func TestPoolsThatCallEachOtherGiveTheirSlotsBack(t *testing.T) {
 }
 
 func TestManyGoroutinesGetTheSameFuture(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	gate := make(chan struct{})
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{},
 		func(context.Context) (*int, error) { <-gate; return new(int), nil })
@@ -526,30 +518,6 @@ func TestManyGoroutinesGetTheSameFuture(t *testing.T) {
 
 // Map.
 
-// pair is what a loop over a Map gets in one round.
-type pair[R any] struct {
-	v   R
-	err error
-}
-
-func pairsOf[R any](seq iter.Seq2[R, error]) (all []pair[R]) {
-	for v, err := range seq {
-		all = append(all, pair[R]{v, err})
-	}
-	return all
-}
-
-// upTo returns the numbers from 0 to n-1.
-func upTo(n int) iter.Seq[int] {
-	return func(yield func(int) bool) {
-		for i := range n {
-			if !yield(i) {
-				return
-			}
-		}
-	}
-}
-
 // endless returns the numbers from 0, and counts them.
 func endless(pulled *int) iter.Seq[int] {
 	return func(yield func(int) bool) {
@@ -562,22 +530,20 @@ func endless(pulled *int) iter.Seq[int] {
 	}
 }
 
-func square(_ context.Context, i int) (int, error) { return i * i, nil }
-
 // requireSquares checks the results of square for upTo(n).
-func requireSquares(t testing.TB, n int, got []pair[int]) {
+func requireSquares(t testing.TB, n int, got []pooltest.Pair[int]) {
 	t.Helper()
 	require.Len(t, got, n)
 	for i, g := range got {
-		require.Equal(t, pair[int]{i * i, nil}, g)
+		require.Equal(t, pooltest.Pair[int]{V: i * i, Err: nil}, g)
 	}
 }
 
 func TestMapRunsNothingBeforeTheLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		pulled := 0
-		seq := taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), square)
+		seq := taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, endless(&pulled), pooltest.Square)
 		synctest.Wait()
 		require.Zero(t, pulled)
 		require.Zero(t, p.Stats().Submitted)
@@ -591,10 +557,10 @@ func TestMapRunsNothingBeforeTheLoop(t *testing.T) {
 
 func TestMapGivesResultsInTheOrderOfTheInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(4))
+		p := pooltest.New(t, taskpool.WithWorkers(4))
 		var mu sync.Mutex
 		var finished []int
-		got := pairsOf(taskpool.Map(patience(t), p, taskpool.Task{}, upTo(40), func(_ context.Context, i int) (int, error) {
+		got := pooltest.PairsOf(taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, pooltest.UpTo(40), func(_ context.Context, i int) (int, error) {
 			time.Sleep(time.Duration(4-i%4) * time.Second) // the last of four is done first
 			mu.Lock()
 			defer mu.Unlock()
@@ -612,7 +578,7 @@ func TestMapKeepsAWindowOfTwiceTheWorkersInFlight(t *testing.T) {
 	for _, workers := range []int{1, 3} {
 		t.Run(fmt.Sprint(workers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(workers))
+				p := pooltest.New(t, taskpool.WithWorkers(workers))
 				pulled, given, widest, most := 0, 0, 0, 0
 				look := func() {
 					widest = max(widest, pulled-given)
@@ -627,7 +593,7 @@ func TestMapKeepsAWindowOfTwiceTheWorkersInFlight(t *testing.T) {
 						}
 					}
 				}
-				for range taskpool.Map(patience(t), p, taskpool.Task{}, in, func(context.Context, int) (int, error) {
+				for range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, in, func(context.Context, int) (int, error) {
 					time.Sleep(time.Second)
 					return 0, nil
 				}) {
@@ -650,7 +616,7 @@ func TestMapLimitSetsTheWindow(t *testing.T) {
 	for _, limit := range []int{1, 2, 7} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(4))
+				p := pooltest.New(t, taskpool.WithWorkers(4))
 				pulled, given, widest := 0, 0, 0
 				var mu sync.Mutex
 				running := 0
@@ -663,7 +629,7 @@ func TestMapLimitSetsTheWindow(t *testing.T) {
 						}
 					}
 				}
-				for range taskpool.MapLimit(patience(t), p, limit, taskpool.Task{}, in, func(context.Context, int) (int, error) {
+				for range taskpool.MapLimit(pooltest.Patience(t), p, limit, taskpool.Task{}, in, func(context.Context, int) (int, error) {
 					mu.Lock()
 					running = max(running, p.Stats().Running)
 					mu.Unlock()
@@ -681,19 +647,19 @@ func TestMapLimitSetsTheWindow(t *testing.T) {
 }
 
 func TestMapLimitRefusesALimitBelowOne(t *testing.T) {
-	p := newPool(t)
+	p := pooltest.New(t)
 	for _, limit := range []int{0, -1} {
 		pulled := 0
-		got := pairsOf(taskpool.MapLimit(t.Context(), p, limit, taskpool.Task{}, endless(&pulled), square))
+		got := pooltest.PairsOf(taskpool.MapLimit(t.Context(), p, limit, taskpool.Task{}, endless(&pulled), pooltest.Square))
 		require.Len(t, got, 1)
-		require.EqualError(t, got[0].err, fmt.Sprintf("taskpool: MapLimit: limit must be at least 1, got %d", limit))
+		require.EqualError(t, got[0].Err, fmt.Sprintf("taskpool: MapLimit: limit must be at least 1, got %d", limit))
 		require.Zero(t, pulled)
 	}
 }
 
 func TestMapsWindowFollowsResize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		pulled, given := 0, 0
 		widest := map[int]int{} // by the number of workers
 		workers := 2
@@ -708,7 +674,7 @@ func TestMapsWindowFollowsResize(t *testing.T) {
 				}
 			}
 		}
-		for range taskpool.Map(patience(t), p, taskpool.Task{}, in, func(context.Context, int) (int, error) {
+		for range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, in, func(context.Context, int) (int, error) {
 			time.Sleep(time.Second)
 			return 0, nil
 		}) {
@@ -724,7 +690,7 @@ func TestMapsWindowFollowsResize(t *testing.T) {
 // What is done, and in turn, does not wait until the window is full.
 func TestMapGivesWhatIsThereBeforeItAsksForMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(8))
+		p := pooltest.New(t, taskpool.WithWorkers(8))
 		given := 0
 		in := func(yield func(int) bool) {
 			for i := range 40 {
@@ -735,7 +701,7 @@ func TestMapGivesWhatIsThereBeforeItAsksForMore(t *testing.T) {
 				}
 			}
 		}
-		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, in, square) {
+		for v, err := range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, in, pooltest.Square) {
 			require.NoError(t, err)
 			require.Equal(t, given*given, v)
 			given++
@@ -747,11 +713,11 @@ func TestMapGivesWhatIsThereBeforeItAsksForMore(t *testing.T) {
 // A Map with results as large as those ought not to keep a window of them that
 // nobody needs any more.
 func TestMapLetsGoOfTheResultsThatTheLoopHasHad(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	const n = 40
 	var had []weak.Pointer[[1 << 10]byte]
 	alive := 0
-	for v, err := range taskpool.MapLimit(t.Context(), p, 16, taskpool.Task{}, upTo(n), func(context.Context, int) (*[1 << 10]byte, error) {
+	for v, err := range taskpool.MapLimit(t.Context(), p, 16, taskpool.Task{}, pooltest.UpTo(n), func(context.Context, int) (*[1 << 10]byte, error) {
 		return new([1 << 10]byte), nil
 	}) {
 		require.NoError(t, err)
@@ -769,11 +735,11 @@ func TestMapLetsGoOfTheResultsThatTheLoopHasHad(t *testing.T) {
 
 func TestLeavingAMapCancelsAndWaitsForTheTasksInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3))
+		p := pooltest.New(t, taskpool.WithWorkers(3))
 		var mu sync.Mutex
 		var causes []error
 		pulled := 0
-		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
+		for v, err := range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 			if i == 0 {
 				time.Sleep(time.Second) // until the window is full
 				return 1, nil
@@ -800,18 +766,18 @@ func TestLeavingAMapCancelsAndWaitsForTheTasksInFlight(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, uint64(1), s.Succeeded)
 		require.Equal(t, uint64(5), s.Canceled)
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 	})
 }
 
 func TestMapLeavesNoGoroutineBehind(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
-	requireWorkers(t, p, 2) // and so they were started
+	p := pooltest.New(t, taskpool.WithWorkers(2))
+	pooltest.RequireWorkers(t, p, 2) // and so they were started
 	require.NoError(t, p.WaitIdle(t.Context()))
 	before := goleak.IgnoreCurrent()
 	for _, leaveAt := range []int{0, 1, 7, 30} {
 		pulled := 0
-		for v, err := range taskpool.Map(t.Context(), p, taskpool.Task{}, endless(&pulled), square) {
+		for v, err := range taskpool.Map(t.Context(), p, taskpool.Task{}, endless(&pulled), pooltest.Square) {
 			require.NoError(t, err)
 			if v == leaveAt*leaveAt {
 				break
@@ -832,7 +798,7 @@ func goroutine() string {
 }
 
 func TestMapInputRunsOnTheLoopingGoroutine(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	var where []string
 	ended := false
 	in := func(yield func(int) bool) {
@@ -844,7 +810,7 @@ func TestMapInputRunsOnTheLoopingGoroutine(t *testing.T) {
 			}
 		}
 	}
-	for v, err := range taskpool.Map(t.Context(), p, taskpool.Task{}, in, square) {
+	for v, err := range taskpool.Map(t.Context(), p, taskpool.Task{}, in, pooltest.Square) {
 		require.NoError(t, err)
 		if v == 100 {
 			break
@@ -855,9 +821,9 @@ func TestMapInputRunsOnTheLoopingGoroutine(t *testing.T) {
 }
 
 func TestMapElementErrorComesInItsPlaceAndTheLoopGoesOn(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	boom := errors.New("boom")
-	got := pairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, upTo(20), func(_ context.Context, i int) (int, error) {
+	got := pooltest.PairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, pooltest.UpTo(20), func(_ context.Context, i int) (int, error) {
 		switch i {
 		case 3:
 			return 7, boom
@@ -872,28 +838,28 @@ func TestMapElementErrorComesInItsPlaceAndTheLoopGoesOn(t *testing.T) {
 	for i, g := range got {
 		switch i {
 		case 3:
-			require.Equal(t, pair[int]{0, boom}, g)
+			require.Equal(t, pooltest.Pair[int]{V: 0, Err: boom}, g)
 		case 5:
-			require.Zero(t, g.v)
+			require.Zero(t, g.V)
 			var e *taskpool.PanicError
-			require.ErrorAs(t, g.err, &e)
+			require.ErrorAs(t, g.Err, &e)
 			require.Same(t, boom, e.Value)
 		case 7:
-			require.Equal(t, pair[int]{0, taskpool.ErrGoexit}, g)
+			require.Equal(t, pooltest.Pair[int]{V: 0, Err: taskpool.ErrGoexit}, g)
 		default:
-			require.Equal(t, pair[int]{i * i, nil}, g)
+			require.Equal(t, pooltest.Pair[int]{V: i * i, Err: nil}, g)
 		}
 	}
-	requireWorkers(t, p, 2)
+	pooltest.RequireWorkers(t, p, 2)
 }
 
 func TestMapFollowsItsPattern(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		boom := errors.New("boom")
 		attempts := make([]atomic.Int32, 3)
 		task := taskpool.Task{Name: "element", Priority: 4, Timeout: time.Minute, Retry: atOnce(3)}
-		got := pairsOf(taskpool.Map(patience(t), p, task, upTo(4), func(ctx context.Context, i int) (string, error) {
+		got := pooltest.PairsOf(taskpool.Map(pooltest.Patience(t), p, task, pooltest.UpTo(4), func(ctx context.Context, i int) (string, error) {
 			if i == 3 {
 				<-ctx.Done()
 				return "late", taskpool.Permanent(ctx.Err())
@@ -907,36 +873,36 @@ func TestMapFollowsItsPattern(t *testing.T) {
 			return fmt.Sprint(info.Name, info.Priority, " ", info.Attempt), nil
 		}))
 		require.Len(t, got, 4)
-		require.Equal(t, pair[string]{"element4 1", nil}, got[0])
-		require.Equal(t, pair[string]{"element4 3", nil}, got[1])
-		require.ErrorIs(t, got[2].err, boom)
+		require.Equal(t, pooltest.Pair[string]{V: "element4 1", Err: nil}, got[0])
+		require.Equal(t, pooltest.Pair[string]{V: "element4 3", Err: nil}, got[1])
+		require.ErrorIs(t, got[2].Err, boom)
 		require.Equal(t, int32(1), attempts[2].Load())
-		require.ErrorIs(t, got[3].err, taskpool.ErrTimeout)
+		require.ErrorIs(t, got[3].Err, taskpool.ErrTimeout)
 	})
 }
 
 // requireCut checks the pairs of a Map that was cut short: each element that was
 // taken from the input has one, and the last gives the cause.
-func requireCut(t testing.TB, got []pair[int], pulled int, cause error) {
+func requireCut(t testing.TB, got []pooltest.Pair[int], pulled int, cause error) {
 	t.Helper()
 	require.NotEmpty(t, got)
 	last := got[len(got)-1]
-	require.Zero(t, last.v)
-	require.Equal(t, cause, last.err, "the cause itself")
+	require.Zero(t, last.V)
+	require.Equal(t, cause, last.Err, "the cause itself")
 	// The last element taken was the one that could not be submitted.
 	require.Len(t, got, pulled)
 }
 
 func TestMapEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		cause := errors.New("enough")
-		ctx, cancel := context.WithCancelCause(patience(t))
+		ctx, cancel := context.WithCancelCause(pooltest.Patience(t))
 		defer cancel(nil)
 		pulled := 0
 		var ten sync.WaitGroup
 		ten.Add(10)
-		got := pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
+		got := pooltest.PairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 			if i < 10 {
 				ten.Done()
 			}
@@ -953,20 +919,20 @@ func TestMapEndsWithItsContext(t *testing.T) {
 		requireCut(t, got, pulled, cause)
 		requireSquares(t, 10, got[:10])
 		for _, g := range got[10:] {
-			require.Zero(t, g.v)
-			require.ErrorIs(t, g.err, cause)
+			require.Zero(t, g.V)
+			require.ErrorIs(t, g.Err, cause)
 		}
 		require.Zero(t, outstanding(p))
 	})
 }
 
 func TestMapWithAContextThatIsOverGivesTheCauseOnly(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	pulled := 0
-	got := pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), square))
+	got := pooltest.PairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), pooltest.Square))
 	require.Len(t, got, 1)
 	requireCut(t, got, pulled, cause)
 	require.Zero(t, p.Stats().Submitted)
@@ -974,19 +940,19 @@ func TestMapWithAContextThatIsOverGivesTheCauseOnly(t *testing.T) {
 
 func TestMapWhosePoolIsShutDownGivesWhatWasAcceptedAndErrClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		down := make(chan error, 1)
 		pulled := 0
-		var got []pair[int]
-		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), square) {
-			if got = append(got, pair[int]{v, err}); len(got) == 5 {
-				ctx := patience(t)
+		var got []pooltest.Pair[int]
+		for v, err := range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, endless(&pulled), pooltest.Square) {
+			if got = append(got, pooltest.Pair[int]{V: v, Err: err}); len(got) == 5 {
+				ctx := pooltest.Patience(t)
 				go func() { down <- p.Shutdown(ctx) }()
 				synctest.Wait()
 			}
 		}
 		requireCut(t, got, pulled, taskpool.ErrClosed)
-		require.Equal(t, taskpool.ErrClosed, got[len(got)-1].err)
+		require.Equal(t, taskpool.ErrClosed, got[len(got)-1].Err)
 		requireSquares(t, len(got)-1, got[:len(got)-1])
 		require.NoError(t, <-down)
 	})
@@ -994,14 +960,14 @@ func TestMapWhosePoolIsShutDownGivesWhatWasAcceptedAndErrClosed(t *testing.T) {
 
 func TestMapWhosePoolIsCutOffGivesEachElementItsError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
 		down := make(chan error, 1)
 		pulled := 0
 		first := true
-		var got []pair[int]
-		for v, err := range taskpool.Map(patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
+		var got []pooltest.Pair[int]
+		for v, err := range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 			if i == 0 {
 				time.Sleep(time.Second) // until the window is full
 				return 0, nil
@@ -1009,7 +975,7 @@ func TestMapWhosePoolIsCutOffGivesEachElementItsError(t *testing.T) {
 			<-ctx.Done()
 			return i, ctx.Err()
 		}) {
-			got = append(got, pair[int]{v, err})
+			got = append(got, pooltest.Pair[int]{V: v, Err: err})
 			if first {
 				first = false
 				go func() { down <- p.Shutdown(over) }()
@@ -1017,10 +983,10 @@ func TestMapWhosePoolIsCutOffGivesEachElementItsError(t *testing.T) {
 			}
 		}
 		requireCut(t, got, pulled, taskpool.ErrClosed)
-		require.Equal(t, pair[int]{0, nil}, got[0])
+		require.Equal(t, pooltest.Pair[int]{V: 0, Err: nil}, got[0])
 		for _, g := range got[1:] {
-			require.Zero(t, g.v)
-			require.ErrorIs(t, g.err, taskpool.ErrClosed)
+			require.Zero(t, g.V)
+			require.ErrorIs(t, g.Err, taskpool.ErrClosed)
 		}
 		require.Error(t, <-down)
 	})
@@ -1028,7 +994,7 @@ func TestMapWhosePoolIsCutOffGivesEachElementItsError(t *testing.T) {
 
 func TestPanicInTheInputOfAMapCancelsTheTasksInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		in := func(yield func(int) bool) {
 			for i := range 3 {
 				if !yield(i) {
@@ -1038,7 +1004,7 @@ func TestPanicInTheInputOfAMapCancelsTheTasksInFlight(t *testing.T) {
 			panic("the input broke")
 		}
 		require.PanicsWithValue(t, "the input broke", func() {
-			for range taskpool.Map(patience(t), p, taskpool.Task{}, in, waitForEnd) {
+			for range taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, in, pooltest.WaitForEnd) {
 				t.Error("no task returns before the panic")
 			}
 		})
@@ -1048,12 +1014,6 @@ func TestPanicInTheInputOfAMapCancelsTheTasksInFlight(t *testing.T) {
 	})
 }
 
-// waitForEnd is a task that returns when its context has ended.
-func waitForEnd(ctx context.Context, _ int) (int, error) {
-	<-ctx.Done()
-	return 0, ctx.Err()
-}
-
 func TestPanicInTheLoopOverAMapCancelsTheTasksInFlight(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -1061,8 +1021,8 @@ func TestPanicInTheLoopOverAMapCancelsTheTasksInFlight(t *testing.T) {
 	}{{"panic", func() { panic("the loop broke") }}, {"Goexit", runtime.Goexit}} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2))
-				ctx := patience(t)
+				p := pooltest.New(t, taskpool.WithWorkers(2))
+				ctx := pooltest.Patience(t)
 				pulled := 0
 				cleaned := false
 				in := func(yield func(int) bool) {
@@ -1077,7 +1037,7 @@ func TestPanicInTheLoopOverAMapCancelsTheTasksInFlight(t *testing.T) {
 						if i == 0 {
 							return 0, nil
 						}
-						return waitForEnd(ctx, i)
+						return pooltest.WaitForEnd(ctx, i)
 					}) {
 						test.end()
 					}
@@ -1104,19 +1064,19 @@ func TestMapInsideATaskNeedsNoMoreThanOneWorker(t *testing.T) {
 					if capacity >= 0 {
 						opts = append(opts, taskpool.WithCapacity(capacity, overflow))
 					}
-					p := newPool(t, opts...)
-					var running peak
-					got, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) ([]pair[int], error) {
-						return pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, upTo(10), func(ctx context.Context, i int) (int, error) {
-							running.enter()
-							defer running.leave()
+					p := pooltest.New(t, opts...)
+					var running pooltest.Peak
+					got, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{}, func(ctx context.Context) ([]pooltest.Pair[int], error) {
+						return pooltest.PairsOf(taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(10), func(ctx context.Context, i int) (int, error) {
+							running.Enter()
+							defer running.Leave()
 							return i * i, taskpool.Yield(ctx)
 						})), nil
 					})
 					require.NoError(t, err)
-					require.LessOrEqual(t, running.highest.Load(), int64(1))
+					require.LessOrEqual(t, running.Highest.Load(), int64(1))
 					requireSquares(t, 10, got)
-					requireConserved(t, p.Stats())
+					pooltest.RequireConserved(t, p.Stats())
 				})
 			})
 		}
@@ -1127,8 +1087,8 @@ func TestMapOutsideATaskWaitsForRoom(t *testing.T) {
 	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
 		for _, capacity := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%v %d", overflow, capacity), func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
-				requireSquares(t, 50, pairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, upTo(50), square)))
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
+				requireSquares(t, 50, pooltest.PairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, pooltest.UpTo(50), pooltest.Square)))
 			})
 		}
 	}
@@ -1139,19 +1099,19 @@ func TestMapOutsideATaskWaitsForRoom(t *testing.T) {
 func TestMapWaitsForTheSlotOfAFailedElement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hooks := taskpool.Hooks{Finished: func(taskpool.TaskEvent) { time.Sleep(time.Second) }}
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks),
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks),
 			taskpool.WithCapacity(0, taskpool.OverflowReject))
 		boom := errors.New("boom")
-		got := pairsOf(taskpool.Map(patience(t), p, taskpool.Task{}, upTo(3),
+		got := pooltest.PairsOf(taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, pooltest.UpTo(3),
 			func(context.Context, int) (int, error) { return 0, boom }))
-		require.Equal(t, []pair[int]{{0, boom}, {0, boom}, {0, boom}}, got)
+		require.Equal(t, []pooltest.Pair[int]{{V: 0, Err: boom}, {V: 0, Err: boom}, {V: 0, Err: boom}}, got)
 	})
 }
 
 func TestShedElementOfAMapComesInItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowShed))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		release := pooltest.Block(t, p)
 		defer release()
 		gate := make(chan struct{})
 		in := func(yield func(int) bool) {
@@ -1167,28 +1127,28 @@ func TestShedElementOfAMapComesInItsPlace(t *testing.T) {
 			assert.NoError(t, p.Go(taskpool.High, func() {}))
 			close(gate)
 		}
-		got := pairsOf(taskpool.Map(patience(t), p, taskpool.Task{}, in,
+		got := pooltest.PairsOf(taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, in,
 			func(context.Context, int) (int, error) { <-gate; return 8, nil }))
-		require.Equal(t, []pair[int]{{8, nil}, {0, taskpool.ErrShed}}, got)
+		require.Equal(t, []pooltest.Pair[int]{{V: 8, Err: nil}, {V: 0, Err: taskpool.ErrShed}}, got)
 	})
 }
 
 func TestMapMayBeRangedOverTwice(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
-	seq := taskpool.Map(t.Context(), p, taskpool.Task{}, upTo(10), square)
+	p := pooltest.New(t, taskpool.WithWorkers(2))
+	seq := taskpool.Map(t.Context(), p, taskpool.Task{}, pooltest.UpTo(10), pooltest.Square)
 	for range seq {
 		break
 	}
 	for range 2 {
 		before := p.Stats().Submitted
-		requireSquares(t, 10, pairsOf(seq))
+		requireSquares(t, 10, pooltest.PairsOf(seq))
 		require.Equal(t, before+10, p.Stats().Submitted)
 	}
 }
 
 func TestMapOverNothingGivesNothing(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
-	require.Empty(t, pairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, upTo(0), square)))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
+	require.Empty(t, pooltest.PairsOf(taskpool.Map(t.Context(), p, taskpool.Task{}, pooltest.UpTo(0), pooltest.Square)))
 	require.Zero(t, p.Stats().Submitted)
 }
 
@@ -1200,13 +1160,13 @@ func TestMapInsideMapNeedsNoMoreThanOneWorker(t *testing.T) {
 				if capacity >= 0 {
 					opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 				}
-				p := newPool(t, opts...)
-				var running peak
-				got := pairsOf(taskpool.Map(patience(t), p, taskpool.Task{}, upTo(6), func(ctx context.Context, i int) (int, error) {
+				p := pooltest.New(t, opts...)
+				var running pooltest.Peak
+				got := pooltest.PairsOf(taskpool.Map(pooltest.Patience(t), p, taskpool.Task{}, pooltest.UpTo(6), func(ctx context.Context, i int) (int, error) {
 					sum := 0
-					for v, err := range taskpool.Map(ctx, p, taskpool.Task{}, upTo(6), func(context.Context, int) (int, error) {
-						running.enter()
-						defer running.leave()
+					for v, err := range taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(6), func(context.Context, int) (int, error) {
+						running.Enter()
+						defer running.Leave()
 						return i, nil
 					}) {
 						if err != nil {
@@ -1218,9 +1178,9 @@ func TestMapInsideMapNeedsNoMoreThanOneWorker(t *testing.T) {
 				}))
 				require.Len(t, got, 6)
 				for i, g := range got {
-					require.Equal(t, pair[int]{6 * i, nil}, g)
+					require.Equal(t, pooltest.Pair[int]{V: 6 * i, Err: nil}, g)
 				}
-				require.Equal(t, int64(1), running.highest.Load())
+				require.Equal(t, int64(1), running.Highest.Load())
 				require.Zero(t, outstanding(p))
 			})
 		})
@@ -1229,16 +1189,16 @@ func TestMapInsideMapNeedsNoMoreThanOneWorker(t *testing.T) {
 
 func TestMapInATaskThatIsCanceledEndsWithTheCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		cause := errors.New("not wanted")
 		pulled := 0
-		var got []pair[int]
-		fut, err := taskpool.SubmitFunc(patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
-			got = pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
+		var got []pooltest.Pair[int]
+		fut, err := taskpool.SubmitFunc(pooltest.Patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
+			got = pooltest.PairsOf(taskpool.Map(ctx, p, taskpool.Task{}, endless(&pulled), func(ctx context.Context, i int) (int, error) {
 				if i < 3 {
 					return i * i, nil
 				}
-				return waitForEnd(ctx, i)
+				return pooltest.WaitForEnd(ctx, i)
 			}))
 			return 1, context.Cause(ctx)
 		})
@@ -1246,7 +1206,7 @@ func TestMapInATaskThatIsCanceledEndsWithTheCause(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, taskpool.Parked, fut.State())
 		require.True(t, fut.Cancel(cause))
-		v, err := fut.Get(patience(t))
+		v, err := fut.Get(pooltest.Patience(t))
 		require.Zero(t, v)
 		require.Same(t, cause, err)
 		require.Equal(t, taskpool.Canceled, fut.State())
@@ -1258,12 +1218,12 @@ func TestMapInATaskThatIsCanceledEndsWithTheCause(t *testing.T) {
 
 func TestMapInsideATaskGoesOnDuringShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		down := make(chan error, 1)
-		ctx := patience(t)
-		fut, err := taskpool.SubmitFunc(ctx, p, taskpool.Task{}, func(ctx context.Context) ([]pair[int], error) {
+		ctx := pooltest.Patience(t)
+		fut, err := taskpool.SubmitFunc(ctx, p, taskpool.Task{}, func(ctx context.Context) ([]pooltest.Pair[int], error) {
 			time.Sleep(time.Second) // Shutdown is called meanwhile
-			return pairsOf(taskpool.Map(ctx, p, taskpool.Task{}, upTo(10), square)), nil
+			return pooltest.PairsOf(taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(10), pooltest.Square)), nil
 		})
 		require.NoError(t, err)
 		go func() { down <- p.Shutdown(ctx) }()

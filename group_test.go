@@ -15,12 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // The meaning of errgroup.
 
 func TestGroupWaitsForAllItsMembers(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	g := p.Group(t.Context(), taskpool.Task{Name: "member", Priority: 4})
 	var sum atomic.Int64
 	for i := range 50 {
@@ -37,14 +38,14 @@ func TestGroupWaitsForAllItsMembers(t *testing.T) {
 }
 
 func TestGroupWithoutMembersWaitsForNothing(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	require.NoError(t, p.Group(t.Context(), taskpool.Task{}).Wait())
 }
 
 func TestFirstErrorOfAGroupCancelsTheOthersAndIsWhatWaitReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(3))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		boom := errors.New("boom")
 		var causes [2]error
 		for i := range causes {
@@ -56,7 +57,7 @@ func TestFirstErrorOfAGroupCancelsTheOthersAndIsWhatWaitReturns(t *testing.T) {
 		}
 		synctest.Wait()
 		g.Go(func(context.Context) error { return boom })
-		g.Go(nop) // may wait or run when the error comes; it is none of its own
+		g.Go(pooltest.Nop) // may wait or run when the error comes; it is none of its own
 		require.Same(t, boom, g.Wait())
 		require.Equal(t, [2]error{boom, boom}, causes)
 	})
@@ -64,14 +65,14 @@ func TestFirstErrorOfAGroupCancelsTheOthersAndIsWhatWaitReturns(t *testing.T) {
 
 func TestErrorOfAGroupRemovesItsWaitingMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		boom := errors.New("boom")
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return boom })
 		synctest.Wait()
 		// Less urgent than the group, so that it is still to come.
-		last := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: nop})
+		last := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 		for range 5 {
 			g.Go(func(ctx context.Context) error {
 				<-ctx.Done()
@@ -82,17 +83,17 @@ func TestErrorOfAGroupRemovesItsWaitingMembers(t *testing.T) {
 		require.Equal(t, 6, p.Stats().Queued)
 		close(gate)
 		require.Same(t, boom, g.Wait())
-		require.NoError(t, last.Wait(patience(t)))
+		require.NoError(t, last.Wait(pooltest.Patience(t)))
 		s := p.Stats()
 		require.Equal(t, uint64(5), s.Canceled)
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 	})
 }
 
 func TestGroupWaitWaitsForAllMembersThoughTheFirstFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		boom := errors.New("boom")
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return nil })
@@ -110,8 +111,8 @@ func TestGroupWaitWaitsForAllMembersThoughTheFirstFailed(t *testing.T) {
 
 func TestMemberAfterTheFirstErrorDoesNotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		boom := errors.New("boom")
 		g.Go(func(context.Context) error { return boom })
 		synctest.Wait()
@@ -122,7 +123,7 @@ func TestMemberAfterTheFirstErrorDoesNotRun(t *testing.T) {
 }
 
 func TestContextOfAGroupEndsWhenWaitReturns(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	g := p.Group(t.Context(), taskpool.Task{})
 	var members context.Context
 	g.Go(func(ctx context.Context) error { members = taskpool.Detach(ctx); return nil })
@@ -133,7 +134,7 @@ func TestContextOfAGroupEndsWhenWaitReturns(t *testing.T) {
 func TestGroupWaitMayBeCalledAgain(t *testing.T) {
 	for _, want := range []error{nil, errors.New("boom")} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			g := p.Group(t.Context(), taskpool.Task{})
 			g.Go(func(context.Context) error { return want })
 			for range 2 {
@@ -149,9 +150,9 @@ func TestGroupWaitMayBeCalledAgain(t *testing.T) {
 }
 
 func TestGroupIsOverOnceWaitHasReturned(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	g := p.Group(t.Context(), taskpool.Task{})
-	g.Go(nop)
+	g.Go(pooltest.Nop)
 	require.NoError(t, g.Wait())
 	g.Go(func(context.Context) error { panic("must not run") })
 	require.ErrorIs(t, g.Wait(), context.Canceled)
@@ -160,7 +161,7 @@ func TestGroupIsOverOnceWaitHasReturned(t *testing.T) {
 
 func TestContextValuesReachTheMembersOfAGroup(t *testing.T) {
 	type key struct{}
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	g := p.Group(context.WithValue(t.Context(), key{}, "value"), taskpool.Task{})
 	var got any
 	g.Go(func(ctx context.Context) error { got = ctx.Value(key{}); return nil })
@@ -170,9 +171,9 @@ func TestContextValuesReachTheMembersOfAGroup(t *testing.T) {
 
 func TestEndOfItsContextCancelsTheMembersOfAGroupAndWaitWaitsForThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		cause := errors.New("enough")
-		ctx, cancel := context.WithCancelCause(patience(t))
+		ctx, cancel := context.WithCancelCause(pooltest.Patience(t))
 		g := p.Group(ctx, taskpool.Task{})
 		gate := make(chan struct{})
 		var seen error
@@ -200,18 +201,18 @@ func TestGroupLimitBoundsItsMembersAndGoWaits(t *testing.T) {
 	for _, inside := range []bool{false, true} {
 		t.Run(fmt.Sprint("inside a task: ", inside), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(5))
+				p := pooltest.New(t, taskpool.WithWorkers(5))
 				work := func(ctx context.Context) (int, error) {
 					g := p.Group(ctx, taskpool.Task{})
 					g.SetLimit(2)
-					var running peak
+					var running pooltest.Peak
 					ended := 0
 					var mu sync.Mutex
 					started := 0
 					for range 10 {
 						g.Go(func(context.Context) error {
-							running.enter()
-							defer running.leave()
+							running.Enter()
+							defer running.Leave()
 							time.Sleep(time.Second)
 							mu.Lock()
 							defer mu.Unlock()
@@ -225,14 +226,14 @@ func TestGroupLimitBoundsItsMembersAndGoWaits(t *testing.T) {
 					}
 					err := g.Wait()
 					assert.Equal(t, 10, ended)
-					return int(running.highest.Load()), err
+					return int(running.Highest.Load()), err
 				}
 				var most int
 				var err error
 				if inside {
-					most, err = taskpool.Call(patience(t), p, taskpool.Task{}, work)
+					most, err = taskpool.Call(pooltest.Patience(t), p, taskpool.Task{}, work)
 				} else {
-					most, err = work(patience(t))
+					most, err = work(pooltest.Patience(t))
 				}
 				require.NoError(t, err)
 				require.Equal(t, 2, most)
@@ -243,18 +244,18 @@ func TestGroupLimitBoundsItsMembersAndGoWaits(t *testing.T) {
 
 func TestGroupLimitHoldsForSeveralWhoCallGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(8))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(8))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		g.SetLimit(3)
-		var running peak
+		var running pooltest.Peak
 		var ran atomic.Int64
 		var all sync.WaitGroup
 		for range 6 {
 			all.Go(func() {
 				for range 5 {
 					g.Go(func(context.Context) error {
-						running.enter()
-						defer running.leave()
+						running.Enter()
+						defer running.Leave()
 						time.Sleep(time.Second)
 						ran.Add(1)
 						return nil
@@ -265,13 +266,13 @@ func TestGroupLimitHoldsForSeveralWhoCallGo(t *testing.T) {
 		all.Wait()
 		require.NoError(t, g.Wait())
 		require.Equal(t, int64(30), ran.Load())
-		require.Equal(t, int64(3), running.highest.Load())
+		require.Equal(t, int64(3), running.Highest.Load())
 	})
 }
 
 func TestGroupWithoutALimitTakesAnyNumberOfMembers(t *testing.T) {
 	for _, limit := range []int{-1, -7} {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
 		g.SetLimit(1)
 		g.SetLimit(limit) // takes the bound away
@@ -286,14 +287,14 @@ func TestGroupWithoutALimitTakesAnyNumberOfMembers(t *testing.T) {
 }
 
 func TestGroupLimitMustNotBeZeroOrLate(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	g := p.Group(t.Context(), taskpool.Task{})
 	require.PanicsWithValue(t, "taskpool: Group.SetLimit: n must not be 0", func() { g.SetLimit(0) })
 	gate := make(chan struct{})
 	g.Go(func(context.Context) error { <-gate; return nil })
 	require.PanicsWithValue(t, "taskpool: Group.SetLimit: the group has members already", func() { g.SetLimit(1) })
 	require.PanicsWithValue(t, "taskpool: Group.SetLimit: the group has members already", func() { g.SetLimit(-1) })
-	g.Go(nop) // neither took effect, or this would wait for ever
+	g.Go(pooltest.Nop) // neither took effect, or this would wait for ever
 	close(gate)
 	require.NoError(t, g.Wait())
 }
@@ -302,20 +303,20 @@ func TestGroupLimitMustNotBeZeroOrLate(t *testing.T) {
 // then changes nothing.
 func TestGoThatWaitsForALimitEndsWithTheTasksContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		g := p.Group(patience(t), taskpool.Task{})
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{})
 		g.SetLimit(1)
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return nil })
 		synctest.Wait()
 		returned := false
-		task := submit(t, p, taskpool.Task{Run: func(context.Context) error {
-			g.Go(mustNotRun)
+		task := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error {
+			g.Go(pooltest.MustNotRun)
 			returned = true
 			return nil
 		}})
 		synctest.Wait()
-		defer occupy(t, p)()
+		defer pooltest.Occupy(t, p)()
 		cause := errors.New("enough")
 		require.True(t, task.Cancel(cause))
 		synctest.Wait()
@@ -329,9 +330,9 @@ func TestGoThatWaitsForALimitEndsWithTheTasksContext(t *testing.T) {
 
 func TestGoThatWaitsForALimitEndsWithTheGroupsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		cause := errors.New("enough")
-		ctx, cancel := context.WithCancelCause(patience(t))
+		ctx, cancel := context.WithCancelCause(pooltest.Patience(t))
 		g := p.Group(ctx, taskpool.Task{})
 		g.SetLimit(1)
 		gate := make(chan struct{})
@@ -371,20 +372,20 @@ func TestDeathOfAMemberIsTheGroupsError(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2))
+			p := pooltest.New(t, taskpool.WithWorkers(2))
 			g := p.Group(t.Context(), taskpool.Task{})
 			g.Go(func(ctx context.Context) error { <-ctx.Done(); return nil })
 			g.Go(test.f)
 			test.check(t, g.Wait())
-			requireWorkers(t, p, 2)
+			pooltest.RequireWorkers(t, p, 2)
 		})
 	}
 }
 
 func TestGroupDoesNotWaitForAHungMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
-		g := p.Group(patience(t), taskpool.Task{Timeout: time.Second})
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{Timeout: time.Second})
 		gate := make(chan struct{})
 		g.Go(func(context.Context) error { <-gate; return errors.New("late") })
 		require.ErrorIs(t, g.Wait(), taskpool.ErrHung)
@@ -397,8 +398,8 @@ func TestGroupDoesNotWaitForAHungMember(t *testing.T) {
 
 func TestFailedAttemptOfAMemberIsNoErrorOfTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		g := p.Group(patience(t), taskpool.Task{Retry: taskpool.Retry{
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{Retry: taskpool.Retry{
 			MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Second },
 		}})
 		attempts := 0
@@ -423,8 +424,8 @@ func TestFailedAttemptOfAMemberIsNoErrorOfTheGroup(t *testing.T) {
 
 func TestErrorOfAGroupEndsTheRetriesOfItsMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		g := p.Group(patience(t), taskpool.Task{Retry: taskpool.Retry{
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{Retry: taskpool.Retry{
 			MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Minute },
 		}})
 		boom := errors.New("boom")
@@ -441,29 +442,29 @@ func TestErrorOfAGroupEndsTheRetriesOfItsMembers(t *testing.T) {
 
 func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 	t.Run("closed pool", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
 		require.NoError(t, p.Shutdown(t.Context()))
-		g.Go(mustNotRun)
+		g.Go(pooltest.MustNotRun)
 		require.Equal(t, taskpool.ErrClosed, g.Wait())
 	})
 	t.Run("bad pattern", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{Timeout: -1})
-		g.Go(mustNotRun)
+		g.Go(pooltest.MustNotRun)
 		require.ErrorContains(t, g.Wait(), "Task.Timeout must not be negative")
 	})
 	t.Run("context over", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		cause := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(cause)
 		g := p.Group(ctx, taskpool.Task{})
-		g.Go(mustNotRun)
+		g.Go(pooltest.MustNotRun)
 		require.ErrorIs(t, g.Wait(), cause)
 	})
 	t.Run("it cancels the others", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
 		var cause error
 		started := make(chan struct{})
@@ -480,17 +481,17 @@ func TestMemberThatIsNotAcceptedIsAnErrorOfItsGroup(t *testing.T) {
 		for p.Resize(1) == nil {
 			runtime.Gosched()
 		}
-		g.Go(mustNotRun)
+		g.Go(pooltest.MustNotRun)
 		require.Equal(t, taskpool.ErrClosed, g.Wait())
 		require.Equal(t, taskpool.ErrClosed, cause)
 		require.NoError(t, <-down)
 		cancel()
 	})
 	t.Run("shed", func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		release := pooltest.Block(t, p)
 		g := p.Group(t.Context(), taskpool.Task{})
-		g.Go(mustNotRun)
+		g.Go(pooltest.MustNotRun)
 		require.NoError(t, p.Go(taskpool.High, func() {}))
 		require.Equal(t, taskpool.ErrShed, g.Wait())
 		release()
@@ -502,8 +503,8 @@ func TestGroupMembersWaitForRoomWhateverTheOverflow(t *testing.T) {
 		for _, capacity := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%v %d", overflow, capacity), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
-					g := p.Group(patience(t), taskpool.Task{})
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
+					g := p.Group(pooltest.Patience(t), taskpool.Task{})
 					var ran atomic.Int32
 					for range 50 {
 						g.Go(func(context.Context) error {
@@ -524,9 +525,9 @@ func TestGroupMembersWaitForRoomWhateverTheOverflow(t *testing.T) {
 func TestGroupWaitsForRoomInTheQueue(t *testing.T) {
 	for _, capacity := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(capacity, taskpool.OverflowWait))
-			release := block(t, p)
-			g := p.Group(patience(t), taskpool.Task{})
+			p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(capacity, taskpool.OverflowWait))
+			release := pooltest.Block(t, p)
+			g := p.Group(pooltest.Patience(t), taskpool.Task{})
 			ran := 0
 			accepted := make(chan struct{})
 			go func() {
@@ -547,7 +548,7 @@ func TestGroupWaitsForRoomInTheQueue(t *testing.T) {
 }
 
 func TestGroupTakesMembersFromSeveralGoroutines(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	g := p.Group(t.Context(), taskpool.Task{})
 	var ran atomic.Int64
 	var all sync.WaitGroup
@@ -576,21 +577,21 @@ func TestGroupInsideATaskNeedsNoMoreThanOneWorker(t *testing.T) {
 						if capacity >= 0 {
 							opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 						}
-						p := newPool(t, opts...)
+						p := pooltest.New(t, opts...)
 						outer := p
 						if other {
-							outer = newPool(t, taskpool.WithWorkers(1))
+							outer = pooltest.New(t, taskpool.WithWorkers(1))
 						}
-						var running peak
+						var running pooltest.Peak
 						var parked atomic.Int64
-						ran, err := taskpool.Call(patience(t), outer, taskpool.Task{}, func(ctx context.Context) (int, error) {
+						ran, err := taskpool.Call(pooltest.Patience(t), outer, taskpool.Task{}, func(ctx context.Context) (int, error) {
 							g := p.Group(ctx, taskpool.Task{})
 							g.SetLimit(limit)
 							ran := 0
 							for range 10 {
 								g.Go(func(context.Context) error {
-									running.enter()
-									defer running.leave()
+									running.Enter()
+									defer running.Leave()
 									time.Sleep(time.Second) // until the task waits
 									parked.Store(int64(outer.Stats().Parked))
 									ran++
@@ -602,7 +603,7 @@ func TestGroupInsideATaskNeedsNoMoreThanOneWorker(t *testing.T) {
 						})
 						require.NoError(t, err)
 						require.Equal(t, 10, ran)
-						require.Equal(t, int64(1), running.highest.Load())
+						require.Equal(t, int64(1), running.Highest.Load())
 						require.Equal(t, int64(1), parked.Load(), "the task gives its slot back")
 						require.Zero(t, outstanding(p)+outstanding(outer))
 					})
@@ -620,7 +621,7 @@ func TestGroupsNestToAnyDepthOnOneWorker(t *testing.T) {
 				if capacity >= 0 {
 					opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 				}
-				p := newPool(t, opts...)
+				p := pooltest.New(t, opts...)
 				var leaves atomic.Int64
 				var grow func(ctx context.Context, depth int) error
 				grow = func(ctx context.Context, depth int) error {
@@ -634,7 +635,7 @@ func TestGroupsNestToAnyDepthOnOneWorker(t *testing.T) {
 					}
 					return g.Wait()
 				}
-				require.NoError(t, grow(patience(t), 5))
+				require.NoError(t, grow(pooltest.Patience(t), 5))
 				require.Equal(t, int64(243), leaves.Load())
 			})
 		})
@@ -651,7 +652,7 @@ func TestMembersMayStartMembersOnOneWorker(t *testing.T) {
 					if capacity >= 0 {
 						opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 					}
-					p := newPool(t, opts...)
+					p := pooltest.New(t, opts...)
 					var leaves atomic.Int64
 					work := func(ctx context.Context) (int, error) {
 						g := p.Group(ctx, taskpool.Task{})
@@ -671,9 +672,9 @@ func TestMembersMayStartMembersOnOneWorker(t *testing.T) {
 					}
 					var err error
 					if inside {
-						_, err = taskpool.Call(patience(t), p, taskpool.Task{}, work)
+						_, err = taskpool.Call(pooltest.Patience(t), p, taskpool.Task{}, work)
 					} else {
-						_, err = work(patience(t))
+						_, err = work(pooltest.Patience(t))
 					}
 					require.NoError(t, err)
 					require.Equal(t, int64(16), leaves.Load())
@@ -687,17 +688,17 @@ func TestGroupWaitInATaskWhoseContextEndsReturnsTheCauseAtOnce(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		t.Run(fmt.Sprint("other pool ", other), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				outer := newPool(t, taskpool.WithWorkers(1))
+				outer := pooltest.New(t, taskpool.WithWorkers(1))
 				p := outer
 				if other {
-					p = newPool(t, taskpool.WithWorkers(1))
+					p = pooltest.New(t, taskpool.WithWorkers(1))
 				}
 				gate := make(chan struct{})
 				running := make(chan struct{})
 				cause := errors.New("not wanted")
 				var got, member error
 				var left int
-				h := submit(t, outer, taskpool.Task{Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, outer, taskpool.Task{Run: func(ctx context.Context) error {
 					g := p.Group(ctx, taskpool.Task{})
 					g.Go(func(ctx context.Context) error {
 						close(running)
@@ -716,11 +717,11 @@ func TestGroupWaitInATaskWhoseContextEndsReturnsTheCauseAtOnce(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, taskpool.Parked, h.State())
 				require.True(t, h.Cancel(cause))
-				require.Same(t, cause, h.Wait(patience(t)))
+				require.Same(t, cause, h.Wait(pooltest.Patience(t)))
 				require.Same(t, cause, got)
 				require.Equal(t, 1, left, "the member was still at work")
 				close(gate)
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				require.Same(t, cause, member)
 			})
 		})
@@ -729,11 +730,11 @@ func TestGroupWaitInATaskWhoseContextEndsReturnsTheCauseAtOnce(t *testing.T) {
 
 func TestMembersOfARunningTaskAreAcceptedDuringShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
-		ctx := patience(t)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		ctx := pooltest.Patience(t)
 		ran := 0
 		started := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			close(started)
 			time.Sleep(time.Second) // Shutdown is called meanwhile
 			g := p.Group(ctx, taskpool.Task{})
@@ -747,7 +748,7 @@ func TestMembersOfARunningTaskAreAcceptedDuringShutdown(t *testing.T) {
 		down := make(chan error, 1)
 		go func() { down <- p.Shutdown(ctx) }()
 		synctest.Wait()
-		outside.Go(nop)
+		outside.Go(pooltest.Nop)
 		require.Equal(t, taskpool.ErrClosed, outside.Wait())
 		require.NoError(t, h.Wait(ctx))
 		require.Equal(t, 5, ran)
@@ -757,8 +758,8 @@ func TestMembersOfARunningTaskAreAcceptedDuringShutdown(t *testing.T) {
 
 func TestMembersCutOffByShutdownSettleTheirGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		g := p.Group(patience(t), taskpool.Task{Name: "member"})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		g := p.Group(pooltest.Patience(t), taskpool.Task{Name: "member"})
 		for range 3 {
 			g.Go(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		}
@@ -777,7 +778,7 @@ func TestMembersCutOffByShutdownSettleTheirGroup(t *testing.T) {
 // Go has no context of its own, so the pool finds the member that calls it.
 func TestMemberOfAGroupMadeOutsideMayAddMembersWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
 		g := p.Group(t.Context(), taskpool.Task{})
 		gate := make(chan struct{})
 		var ran atomic.Int32
@@ -801,10 +802,10 @@ func TestMemberOfAGroupMadeOutsideMayAddMembersWhileDraining(t *testing.T) {
 func TestAMemberThatComesAfterWaitIsToldThatTheGroupIsOver(t *testing.T) {
 	mustNotRun := func(context.Context) error { panic("must not run") }
 	for _, members := range []int{0, 1} {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		g := p.Group(t.Context(), taskpool.Task{})
 		for range members {
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 		}
 		require.NoError(t, g.Wait())
 		g.Go(mustNotRun)
@@ -812,17 +813,17 @@ func TestAMemberThatComesAfterWaitIsToldThatTheGroupIsOver(t *testing.T) {
 		g.Go(mustNotRun)
 		require.EqualError(t, g.Wait(), "taskpool: Group.Go: the group is over, Wait has returned")
 	}
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	g := p.Group(t.Context(), taskpool.Task{})
-	g.Go(func(context.Context) error { return errBroken })
-	require.Equal(t, errBroken, g.Wait())
+	g.Go(func(context.Context) error { return pooltest.ErrTask })
+	require.Equal(t, pooltest.ErrTask, g.Wait())
 	g.Go(mustNotRun)
-	require.Equal(t, errBroken, g.Wait(), "the first error remains")
+	require.Equal(t, pooltest.ErrTask, g.Wait(), "the first error remains")
 }
 
 func TestALimitThatIsRefusedChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		g := p.Group(t.Context(), taskpool.Task{})
 		gate := make(chan struct{})
 		untilOpen := func(context.Context) error { <-gate; return nil }
@@ -836,7 +837,7 @@ func TestALimitThatIsRefusedChangesNothing(t *testing.T) {
 
 func TestAGroupWhosePatternRunsSomethingRefusesItsMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		mustNotRun := func(context.Context) error { panic("must not run") }
 		g := p.Group(t.Context(), taskpool.Task{Run: mustNotRun})
 		g.Go(mustNotRun)
@@ -849,7 +850,7 @@ func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.
 	for _, inside := range []bool{true, false} {
 		t.Run(fmt.Sprintf("made inside %t", inside), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
 				heedless := func(context.Context) error { time.Sleep(time.Minute); return nil }
 				var waited time.Duration
 				var got error
@@ -861,7 +862,7 @@ func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.
 				outside, cancel := context.WithTimeout(context.Background(), time.Second)
 				defer cancel()
 				g := p.Group(outside, taskpool.Task{})
-				h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					if inside {
 						ctx, cancel := context.WithTimeout(ctx, time.Second)
 						defer cancel()
@@ -871,7 +872,7 @@ func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.
 					wait(g)
 					return nil
 				}})
-				require.NoError(t, h.Wait(patience(t)))
+				require.NoError(t, h.Wait(pooltest.Patience(t)))
 				if inside {
 					require.Equal(t, time.Second, waited)
 					require.ErrorIs(t, got, context.DeadlineExceeded)
@@ -879,7 +880,7 @@ func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.
 					require.Equal(t, time.Minute, waited)
 					require.NoError(t, got)
 				}
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -888,13 +889,13 @@ func TestGroupWaitInATaskEndsWithTheContextOfTheGroupIfTheTaskMadeIt(t *testing.
 // A hook that takes its time comes between the error and the end of the others' context.
 func TestNoMemberStartsBetweenTheFirstErrorAndTheEndOfTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(taskpool.TaskEvent) { time.Sleep(time.Second) },
 		}))
 		g := p.Group(t.Context(), taskpool.Task{})
 		var started atomic.Int64
 		fail, gate := make(chan struct{}), make(chan struct{})
-		g.Go(func(context.Context) error { <-fail; return errBroken })
+		g.Go(func(context.Context) error { <-fail; return pooltest.ErrTask })
 		g.Go(func(context.Context) error { <-gate; return nil })
 		synctest.Wait()
 		for range 10 {
@@ -903,8 +904,8 @@ func TestNoMemberStartsBetweenTheFirstErrorAndTheEndOfTheContext(t *testing.T) {
 		close(fail)
 		synctest.Wait()
 		close(gate)
-		require.Equal(t, errBroken, g.Wait())
+		require.Equal(t, pooltest.ErrTask, g.Wait())
 		require.Zero(t, started.Load())
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // How long a program with many goroutines stands still because a task hangs, as the
@@ -46,7 +47,7 @@ func BenchmarkHangStorm(b *testing.B) {
 // measureHangs has so many tasks hang, one each interval, in a program with that many
 // goroutines.
 func measureHangs(b *testing.B, goroutines, hangs int, every time.Duration) {
-	p := newPool(b, taskpool.WithWorkers(20), taskpool.WithHangGrace(100*time.Millisecond), taskpool.WithMaxAbandoned(1<<20))
+	p := pooltest.New(b, taskpool.WithWorkers(20), taskpool.WithHangGrace(100*time.Millisecond), taskpool.WithMaxAbandoned(1<<20))
 	gate := make(chan struct{})
 	defer close(gate)
 	for range goroutines {
@@ -70,7 +71,7 @@ func measureHangs(b *testing.B, goroutines, hangs int, every time.Duration) {
 	for range b.N {
 		var all sync.WaitGroup
 		for range hangs {
-			h := submit(b, p, taskpool.Task{Timeout: time.Millisecond, Run: func(context.Context) error { <-gate; return nil }})
+			h := pooltest.Submit(b, p, taskpool.Task{Timeout: time.Millisecond, Run: func(context.Context) error { <-gate; return nil }})
 			all.Go(func() {
 				var e *taskpool.HungError
 				if errors.As(h.Wait(context.Background()), &e) && len(e.Stack) > 200 {

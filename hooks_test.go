@@ -19,122 +19,8 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/remote"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-// A logRecorder is a slog.Handler that keeps what it is given.
-type logRecorder struct {
-	mu      sync.Mutex
-	records []slog.Record
-	before  func(slog.Record) // called first, if not nil
-	debug   bool              // it takes level Debug, too
-}
-
-func (l *logRecorder) Enabled(_ context.Context, level slog.Level) bool {
-	return level > slog.LevelDebug || l.debug
-}
-func (l *logRecorder) WithAttrs([]slog.Attr) slog.Handler { return l }
-func (l *logRecorder) WithGroup(string) slog.Handler      { return l }
-
-func (l *logRecorder) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	l.records = append(l.records, r)
-	l.mu.Unlock()
-	if l.before != nil {
-		l.before(r)
-	}
-	return nil
-}
-
-func (l *logRecorder) logger() *slog.Logger { return slog.New(l) }
-
-// messages returns level and text of each record.
-func (l *logRecorder) messages() (all []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range l.records {
-		all = append(all, r.Level.String()+" "+r.Message)
-	}
-	return all
-}
-
-// attrs returns the attributes of record i.
-func (l *logRecorder) attrs(i int) map[string]any {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	m := make(map[string]any)
-	l.records[i].Attrs(func(a slog.Attr) bool { m[a.Key] = a.Value.Any(); return true })
-	return m
-}
-
-// An eventLog keeps the events that hooks are told.
-type eventLog struct {
-	mu     sync.Mutex
-	events []hookEvent
-}
-
-type hookEvent struct {
-	name   string
-	task   taskpool.TaskEvent
-	worker taskpool.WorkerEvent
-}
-
-func (l *eventLog) add(e hookEvent) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-}
-
-func (l *eventLog) hooks() taskpool.Hooks {
-	return everyHook(func(name string, e taskpool.TaskEvent, w taskpool.WorkerEvent) {
-		l.add(hookEvent{name, e, w})
-	})
-}
-
-// everyHook returns hooks that all call f, but for Around.
-func everyHook(f func(name string, e taskpool.TaskEvent, w taskpool.WorkerEvent)) taskpool.Hooks {
-	task := func(name string) func(taskpool.TaskEvent) {
-		return func(e taskpool.TaskEvent) { f(name, e, taskpool.WorkerEvent{}) }
-	}
-	worker := func(name string) func(taskpool.WorkerEvent) {
-		return func(e taskpool.WorkerEvent) { f(name, taskpool.TaskEvent{}, e) }
-	}
-	return taskpool.Hooks{
-		Queued: task("Queued"), Started: task("Started"), AttemptFailed: task("AttemptFailed"),
-		Retried: task("Retried"), Shed: task("Shed"), Finished: task("Finished"),
-		WorkerDied: worker("WorkerDied"), WorkerAbandoned: worker("WorkerAbandoned"), WorkerReplaced: worker("WorkerReplaced"),
-	}
-}
-
-func (l *eventLog) named(names ...string) (found []hookEvent) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range l.events {
-		if slices.Contains(names, e.name) {
-			found = append(found, e)
-		}
-	}
-	return found
-}
-
-// delays returns the delays of all retries.
-func (l *eventLog) delays() (all []time.Duration) {
-	for _, e := range l.named("Retried") {
-		all = append(all, e.task.Delay)
-	}
-	return all
-}
-
-// ofTask returns the names of the events of a task, in order.
-func (l *eventLog) ofTask(id uint64) (names []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range l.events {
-		if e.worker == (taskpool.WorkerEvent{}) && e.task.Task.ID == id {
-			names = append(names, e.name)
-		}
-	}
-	return names
-}
 
 func TestHooksTellATasksLifeInOrder(t *testing.T) {
 	retry := taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}
@@ -145,61 +31,61 @@ func TestHooksTellATasksLifeInOrder(t *testing.T) {
 	}{
 		"success": {taskpool.Task{Run: func(context.Context) error { return nil }},
 			[]string{"Queued", "Started", "Finished"}, nil},
-		"failure": {taskpool.Task{Run: func(context.Context) error { return errLife }},
-			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, errLife},
-		"panic": {taskpool.Task{Run: func(context.Context) error { panic(errLife) }},
-			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, errLife},
+		"failure": {taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask }},
+			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, pooltest.ErrTask},
+		"panic": {taskpool.Task{Run: func(context.Context) error { panic(pooltest.ErrTask) }},
+			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, pooltest.ErrTask},
 		"Goexit": {taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }},
 			[]string{"Queued", "Started", "AttemptFailed", "Finished"}, taskpool.ErrGoexit},
-		"retry": {taskpool.Task{Retry: retry, Run: func(context.Context) error { return errLife }},
-			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, errLife},
-		"retry after panic": {taskpool.Task{Retry: retry, Run: func(context.Context) error { panic(errLife) }},
-			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, errLife},
+		"retry": {taskpool.Task{Retry: retry, Run: func(context.Context) error { return pooltest.ErrTask }},
+			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, pooltest.ErrTask},
+		"retry after panic": {taskpool.Task{Retry: retry, Run: func(context.Context) error { panic(pooltest.ErrTask) }},
+			[]string{"Queued", "Started", "AttemptFailed", "Retried", "Started", "AttemptFailed", "Finished"}, pooltest.ErrTask},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.hooks()))
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.Hooks()))
 				p.Pause() // Queued may come late otherwise
 				tt.task.Name, tt.task.Priority = "told", 3
-				h := submit(t, p, tt.task)
+				h := pooltest.Submit(t, p, tt.task)
 				p.Resume()
 				_ = h.Wait(t.Context())
 				synctest.Wait()
-				require.Equal(t, tt.want, events.ofTask(1))
+				require.Equal(t, tt.want, events.OfTask(1))
 				attempt := 0
-				for i, e := range events.events {
-					if e.worker != (taskpool.WorkerEvent{}) {
+				for i, e := range events.Events() {
+					if e.Worker != (taskpool.WorkerEvent{}) {
 						continue
 					}
-					require.Equal(t, "named", e.task.Pool)
-					require.EqualValues(t, 1, e.task.Task.ID)
-					require.Equal(t, "told", e.task.Task.Name)
-					require.Equal(t, taskpool.Priority(3), e.task.Task.Priority)
-					require.Same(t, h, e.task.Task.Handle)
-					if e.name == "Started" {
+					require.Equal(t, "named", e.Task.Pool)
+					require.EqualValues(t, 1, e.Task.Task.ID)
+					require.Equal(t, "told", e.Task.Task.Name)
+					require.Equal(t, taskpool.Priority(3), e.Task.Task.Priority)
+					require.Same(t, h, e.Task.Task.Handle)
+					if e.Name == "Started" {
 						attempt++
 					}
-					require.Equal(t, attempt, e.task.Task.Attempt, "event %d", i)
-					switch e.name {
+					require.Equal(t, attempt, e.Task.Task.Attempt, "event %d", i)
+					switch e.Name {
 					case "Queued":
-						require.Equal(t, taskpool.Queued, e.task.Task.State)
-						require.NoError(t, e.task.Err)
+						require.Equal(t, taskpool.Queued, e.Task.Task.State)
+						require.NoError(t, e.Task.Err)
 					case "Started":
-						require.Equal(t, taskpool.Running, e.task.Task.State)
-						require.Positive(t, e.task.Task.Worker)
-						require.False(t, e.task.Task.Started.IsZero())
-						require.NoError(t, e.task.Err)
+						require.Equal(t, taskpool.Running, e.Task.Task.State)
+						require.Positive(t, e.Task.Task.Worker)
+						require.False(t, e.Task.Task.Started.IsZero())
+						require.NoError(t, e.Task.Err)
 					case "AttemptFailed":
-						require.ErrorIs(t, e.task.Err, tt.err)
+						require.ErrorIs(t, e.Task.Err, tt.err)
 					case "Retried":
-						require.Equal(t, taskpool.Delayed, e.task.Task.State)
-						require.ErrorIs(t, e.task.Err, tt.err)
-						require.Equal(t, time.Minute, e.task.Delay)
+						require.Equal(t, taskpool.Delayed, e.Task.Task.State)
+						require.ErrorIs(t, e.Task.Err, tt.err)
+						require.Equal(t, time.Minute, e.Task.Delay)
 					case "Finished":
-						require.Equal(t, h.State(), e.task.Task.State)
-						require.Equal(t, h.Err(), e.task.Err)
-						require.Zero(t, e.task.Delay)
+						require.Equal(t, h.State(), e.Task.Task.State)
+						require.Equal(t, h.Err(), e.Task.Err)
+						require.Zero(t, e.Task.Delay)
 					}
 				}
 			})
@@ -209,26 +95,26 @@ func TestHooksTellATasksLifeInOrder(t *testing.T) {
 
 func TestHooksTellOfTasksThatNeverRan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		events := new(eventLog)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed), taskpool.WithHooks(events.hooks()))
+		events := new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed), taskpool.WithHooks(events.Hooks()))
 		p.Pause()
-		h := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
-		h2 := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+		h2 := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
 		require.Equal(t, taskpool.ErrShed, h.Err())
 		_, err := p.Submit(t.Context(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
 		require.ErrorIs(t, err, taskpool.ErrFull)
-		h2.Cancel(errCause)
+		h2.Cancel(pooltest.ErrCause)
 		synctest.Wait()
-		require.Equal(t, []string{"Queued", "Shed", "Finished"}, events.ofTask(1))
-		require.Equal(t, []string{"Queued", "Finished"}, events.ofTask(2))
-		require.Len(t, events.events, 5, "a refused task is no event")
-		for _, e := range events.named("Shed", "Finished") {
-			if e.task.Task.ID == 1 {
-				require.Equal(t, taskpool.Shed, e.task.Task.State)
-				require.Equal(t, taskpool.ErrShed, e.task.Err)
+		require.Equal(t, []string{"Queued", "Shed", "Finished"}, events.OfTask(1))
+		require.Equal(t, []string{"Queued", "Finished"}, events.OfTask(2))
+		require.Len(t, events.Events(), 5, "a refused task is no event")
+		for _, e := range events.Named("Shed", "Finished") {
+			if e.Task.Task.ID == 1 {
+				require.Equal(t, taskpool.Shed, e.Task.Task.State)
+				require.Equal(t, taskpool.ErrShed, e.Task.Err)
 			} else {
-				require.Equal(t, taskpool.Canceled, e.task.Task.State)
-				require.Equal(t, errCause, e.task.Err)
+				require.Equal(t, taskpool.Canceled, e.Task.Task.State)
+				require.Equal(t, pooltest.ErrCause, e.Task.Err)
 			}
 		}
 	})
@@ -237,22 +123,22 @@ func TestHooksTellOfTasksThatNeverRan(t *testing.T) {
 // Those of different attempts may overlap if a hook is slower than the retry.
 func TestEventsOfAnAttemptComeInOrderThoughAHookIsSlow(t *testing.T) {
 	for name, run := range map[string]func(ctx context.Context) error{
-		"error": func(context.Context) error { return errLife },
-		"panic": func(context.Context) error { panic(errLife) },
+		"error": func(context.Context) error { return pooltest.ErrTask },
+		"panic": func(context.Context) error { panic(pooltest.ErrTask) },
 		"hang":  func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Hour); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				events := new(eventLog)
+				events := new(pooltest.EventLog)
 				slow := taskpool.Hooks{AttemptFailed: func(taskpool.TaskEvent) { time.Sleep(time.Minute) }}
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(slow), taskpool.WithHooks(events.hooks()))
-				submit(t, p, taskpool.Task{Timeout: time.Second, Run: run,
-					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return true }}})
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(slow), taskpool.WithHooks(events.Hooks()))
+				pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: run,
+					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(error) bool { return true }}})
 				time.Sleep(24 * time.Hour)
 				byAttempt := make(map[int][]string)
-				for _, e := range events.named("Started", "AttemptFailed", "Retried", "Finished") {
-					n := e.task.Task.Attempt
-					byAttempt[n] = append(byAttempt[n], e.name)
+				for _, e := range events.Named("Started", "AttemptFailed", "Retried", "Finished") {
+					n := e.Task.Task.Attempt
+					byAttempt[n] = append(byAttempt[n], e.Name)
 				}
 				require.Equal(t, map[int][]string{
 					1: {"Started", "AttemptFailed", "Retried"},
@@ -265,36 +151,36 @@ func TestEventsOfAnAttemptComeInOrderThoughAHookIsSlow(t *testing.T) {
 
 func TestHooksTellOfFunctionsGivenToGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		events := new(eventLog)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.hooks()))
+		events := new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.Hooks()))
 		p.Pause()
-		require.NoError(t, p.Go(5, func() { panic(errLife) }))
+		require.NoError(t, p.Go(5, func() { panic(pooltest.ErrTask) }))
 		p.Resume()
 		synctest.Wait()
-		require.Equal(t, []string{"Queued", "Started", "AttemptFailed", "Finished"}, events.ofTask(0))
-		for _, e := range events.named("Queued", "Started", "AttemptFailed", "Finished") {
-			require.Equal(t, taskpool.Priority(5), e.task.Task.Priority)
-			require.Nil(t, e.task.Task.Handle)
+		require.Equal(t, []string{"Queued", "Started", "AttemptFailed", "Finished"}, events.OfTask(0))
+		for _, e := range events.Named("Queued", "Started", "AttemptFailed", "Finished") {
+			require.Equal(t, taskpool.Priority(5), e.Task.Task.Priority)
+			require.Nil(t, e.Task.Task.Handle)
 		}
-		require.ErrorIs(t, events.named("Finished")[0].task.Err, errLife)
+		require.ErrorIs(t, events.Named("Finished")[0].Task.Err, pooltest.ErrTask)
 	})
 }
 
 func TestHooksTellOfWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		events := new(eventLog)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.hooks()))
+		events := new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithHooks(events.Hooks()))
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		synctest.Wait()
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
 		synctest.Wait()
-		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		require.ErrorIs(t, pooltest.Hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
 		synctest.Wait()
 		var got []string
-		for _, e := range events.named("WorkerDied", "WorkerAbandoned", "WorkerReplaced") {
-			require.Equal(t, "named", e.worker.Pool)
-			got = append(got, fmt.Sprintf("%s %s %d->%d", e.name, e.worker.Reason, e.worker.Worker, e.worker.Replacement))
+		for _, e := range events.Named("WorkerDied", "WorkerAbandoned", "WorkerReplaced") {
+			require.Equal(t, "named", e.Worker.Pool)
+			got = append(got, fmt.Sprintf("%s %s %d->%d", e.Name, e.Worker.Reason, e.Worker.Worker, e.Worker.Replacement))
 		}
 		require.Equal(t, []string{
 			"WorkerDied panic 1->0", "WorkerReplaced panic 1->2",
@@ -309,7 +195,7 @@ func TestAllHooksAreCalledInTheOrderGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		hooks := func(n int) taskpool.Option {
-			h := everyHook(func(name string, _ taskpool.TaskEvent, w taskpool.WorkerEvent) {
+			h := pooltest.EveryHook(func(name string, _ taskpool.TaskEvent, w taskpool.WorkerEvent) {
 				if w.Worker == 0 {
 					got = append(got, fmt.Sprintf("%s %d", name, n))
 				}
@@ -321,11 +207,11 @@ func TestAllHooksAreCalledInTheOrderGiven(t *testing.T) {
 			}
 			return taskpool.WithHooks(h)
 		}
-		p := newPool(t, taskpool.WithWorkers(1), hooks(1), taskpool.WithHooks(taskpool.Hooks{}), hooks(2))
+		p := pooltest.New(t, taskpool.WithWorkers(1), hooks(1), taskpool.WithHooks(taskpool.Hooks{}), hooks(2))
 		p.Pause()
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { got = append(got, "run"); return errLife }})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { got = append(got, "run"); return pooltest.ErrTask }})
 		p.Resume()
-		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 		synctest.Wait()
 		require.Equal(t, []string{"Queued 1", "Queued 2", "Started 1", "Started 2", "before 1", "before 2", "run",
 			"after 2", "after 1", "AttemptFailed 1", "AttemptFailed 2", "Finished 1", "Finished 2"}, got)
@@ -334,14 +220,10 @@ func TestAllHooksAreCalledInTheOrderGiven(t *testing.T) {
 
 // Around.
 
-type aroundFunc = func(context.Context, taskpool.TaskInfo, func(context.Context) error) error
-
-func withAround(f aroundFunc) taskpool.Option { return taskpool.WithHooks(taskpool.Hooks{Around: f}) }
-
 func TestAroundGoesRoundTheAttempt(t *testing.T) {
 	other := errors.New("around: other")
 	for name, tt := range map[string]struct {
-		around aroundFunc
+		around pooltest.AroundFunc
 		result error // of Run
 		panics bool
 		goexit bool
@@ -350,15 +232,15 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 		state  taskpool.State
 	}{
 		"passes nil on":      {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, ran: 1, state: taskpool.Succeeded},
-		"passes an error on": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		"passes an error on": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"returns another": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
-			assert.Equal(t, errLife, run(ctx))
+			assert.Equal(t, pooltest.ErrTask, run(ctx))
 			return other
-		}, result: errLife, ran: 1, is: other, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: other, state: taskpool.Failed},
 		"makes a success of an error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
-			assert.Equal(t, errLife, run(ctx))
+			assert.Equal(t, pooltest.ErrTask, run(ctx))
 			return nil
-		}, result: errLife, ran: 1, state: taskpool.Succeeded},
+		}, result: pooltest.ErrTask, ran: 1, state: taskpool.Succeeded},
 		"makes an error of a success": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			assert.NoError(t, run(ctx))
 			return other
@@ -373,11 +255,11 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 			return err
 		}, ran: 1, state: taskpool.Succeeded},
 		"panics before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { panic("hook") },
-			result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+			result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"panics after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
-		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"panics after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
@@ -385,12 +267,12 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 		"calls Goexit before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error {
 			runtime.Goexit()
 			return nil
-		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"calls Goexit after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
 			return nil
-		}, result: errLife, ran: 1, is: errLife, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"calls Goexit after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
@@ -400,16 +282,16 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 			var pe *taskpool.PanicError
 			assert.ErrorAs(t, run(ctx), &pe)
 			return nil
-		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"panics after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
-		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"calls Goexit after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
 			return nil
-		}, panics: true, ran: 1, is: errLife, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
 		"panics on the way out of Goexit": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			defer func() { panic("hook") }()
 			return run(ctx)
@@ -419,21 +301,21 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, %d others", name, outer), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					opts := []taskpool.Option{taskpool.WithWorkers(2)}
-					pass := withAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) })
+					pass := pooltest.WithAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) })
 					for range outer {
 						opts = append(opts, pass)
 					}
-					opts = append(opts, withAround(tt.around))
+					opts = append(opts, pooltest.WithAround(tt.around))
 					for range outer {
 						opts = append(opts, pass)
 					}
-					p := newPool(t, opts...)
+					p := pooltest.New(t, opts...)
 					ran := 0
-					h := submit(t, p, taskpool.Task{Run: func(context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error {
 						ran++
 						switch {
 						case tt.panics:
-							panic(errLife)
+							panic(pooltest.ErrTask)
 						case tt.goexit:
 							runtime.Goexit()
 						}
@@ -464,9 +346,9 @@ func TestPoolIsWholeAfterAroundDied(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, after run %v", name, after), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					logs := new(logRecorder)
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()),
-						withAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
+					logs := new(pooltest.LogRecorder)
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.Logger()),
+						pooltest.WithAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
 							if info.Name != "victim" {
 								return run(ctx)
 							}
@@ -477,10 +359,10 @@ func TestPoolIsWholeAfterAroundDied(t *testing.T) {
 							return nil
 						}))
 					for range 10 {
-						require.NoError(t, submit(t, p, taskpool.Task{Name: "victim", Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+						require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Name: "victim", Run: func(context.Context) error { return nil }}).Wait(t.Context()))
 					}
-					requireWhole(t, p, 2)
-					require.Len(t, logs.messages(), 10, "contained and logged")
+					pooltest.RequireWhole(t, p, 2)
+					require.Len(t, logs.Messages(), 10, "contained and logged")
 					require.Zero(t, p.Stats().Panics+p.Stats().Goexits, "a hook's death is not the task's")
 				})
 			})
@@ -492,24 +374,24 @@ func TestAroundSeesTheTaskAndItsContextReachesRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var infos []taskpool.TaskInfo
 		add := func(key, value string) taskpool.Option {
-			return withAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
+			return pooltest.WithAround(func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) error {
 				infos = append(infos, info)
 				current, ok := taskpool.Current(ctx)
 				assert.Equal(t, info.ID != 0, ok)
 				if ok {
 					assert.Equal(t, current, info)
 				}
-				seen, _ := ctx.Value(lifeKey{}).(string)
-				return run(context.WithValue(ctx, lifeKey{}, seen+key+value))
+				seen, _ := ctx.Value(pooltest.Key{}).(string)
+				return run(context.WithValue(ctx, pooltest.Key{}, seen+key+value))
 			})
 		}
-		p := newPool(t, taskpool.WithWorkers(1), add("a", "1"), add("b", "2"))
-		h := submit(t, p, taskpool.Task{Name: "seen", Priority: 4, Run: func(ctx context.Context) error {
-			assert.Equal(t, "a1b2", ctx.Value(lifeKey{}))
+		p := pooltest.New(t, taskpool.WithWorkers(1), add("a", "1"), add("b", "2"))
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "seen", Priority: 4, Run: func(ctx context.Context) error {
+			assert.Equal(t, "a1b2", ctx.Value(pooltest.Key{}))
 			info, ok := taskpool.Current(ctx)
 			assert.True(t, ok)
 			if info.Attempt == 1 {
-				return errLife
+				return pooltest.ErrTask
 			}
 			return nil
 		}, Retry: taskpool.Retry{MaxAttempts: 2}})
@@ -538,8 +420,8 @@ func TestAroundSeesTheTaskAndItsContextReachesRun(t *testing.T) {
 // hookKills are ways in which user code may try to take the pool down.
 var hookKills = map[string]func(){
 	"panic":      func() { panic("hook") },
-	"angry":      func() { panic(angryError{}) },
-	"panic(nil)": func() { lifePanicsHere(nil) },
+	"angry":      func() { panic(pooltest.AngryError{}) },
+	"panic(nil)": func() { pooltest.PanicsHere(nil) },
 	"Goexit":     runtime.Goexit,
 }
 
@@ -548,10 +430,10 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 		for _, victim := range []string{"Queued", "Started", "AttemptFailed", "Retried", "Shed", "Finished", "WorkerDied", "WorkerAbandoned", "WorkerReplaced"} {
 			t.Run(name+" in "+victim, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					logs, events := new(logRecorder), new(eventLog)
+					logs, events := new(pooltest.LogRecorder), new(pooltest.EventLog)
 					deaths := 0
 					var mu sync.Mutex
-					deadly := everyHook(func(name string, e taskpool.TaskEvent, _ taskpool.WorkerEvent) {
+					deadly := pooltest.EveryHook(func(name string, e taskpool.TaskEvent, _ taskpool.WorkerEvent) {
 						if name == victim && e.Task.Name != "spared" {
 							mu.Lock()
 							deaths++
@@ -559,8 +441,8 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 							kill()
 						}
 					})
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.logger()),
-						taskpool.WithCapacity(8, taskpool.OverflowShed), taskpool.WithHooks(deadly), taskpool.WithHooks(events.hooks()))
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.Logger()),
+						taskpool.WithCapacity(8, taskpool.OverflowShed), taskpool.WithHooks(deadly), taskpool.WithHooks(events.Hooks()))
 					gate := make(chan struct{})
 					handles := make([]*taskpool.Handle, 0, 16)
 					// Queued and Shed are called on the submitter's goroutine, which
@@ -592,13 +474,13 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 					}
 					ctx := context.Background()
 					ok := submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
-					failed := submit(ctx, taskpool.Task{Run: func(context.Context) error { return errLife }})
-					panicked := submit(ctx, taskpool.Task{Run: func(context.Context) error { panic(errLife) }})
+					failed := submit(ctx, taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask }})
+					panicked := submit(ctx, taskpool.Task{Run: func(context.Context) error { panic(pooltest.ErrTask) }})
 					exited := submit(ctx, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
 					n := 0
-					retried := submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait}, Run: func(context.Context) error {
+					retried := submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait}, Run: func(context.Context) error {
 						if n++; n < 3 {
-							return errLife
+							return pooltest.ErrTask
 						}
 						return nil
 					}})
@@ -606,11 +488,11 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 					time.Sleep(time.Minute)
 					canceled := submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
 					done := make(chan struct{})
-					go func() { defer close(done); canceled.Cancel(errCause) }()
+					go func() { defer close(done); canceled.Cancel(pooltest.ErrCause) }()
 					<-done
 					endCtx, end := context.WithCancelCause(ctx)
 					ended := submit(endCtx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
-					end(errCause)
+					end(pooltest.ErrCause)
 					synctest.Wait()
 					p.Pause()
 					var shed *taskpool.Handle
@@ -625,14 +507,14 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 					synctest.Wait()
 
 					require.NoError(t, ok.Wait(ctx))
-					require.Equal(t, errLife, failed.Wait(ctx))
+					require.Equal(t, pooltest.ErrTask, failed.Wait(ctx))
 					var pe *taskpool.PanicError
 					require.ErrorAs(t, panicked.Wait(ctx), &pe)
 					require.Equal(t, taskpool.ErrGoexit, exited.Wait(ctx))
 					require.NoError(t, retried.Wait(ctx))
 					require.ErrorIs(t, hung.Wait(ctx), taskpool.ErrHung)
-					require.Equal(t, errCause, canceled.Wait(ctx))
-					require.Equal(t, errCause, ended.Wait(ctx))
+					require.Equal(t, pooltest.ErrCause, canceled.Wait(ctx))
+					require.Equal(t, pooltest.ErrCause, ended.Wait(ctx))
 					require.Equal(t, taskpool.ErrShed, shed.Wait(ctx))
 					s := p.Stats()
 					require.EqualValues(t, 19, s.Submitted)
@@ -642,18 +524,18 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 					require.EqualValues(t, 1, s.Shed)
 					require.EqualValues(t, 1, s.Panics)
 					require.EqualValues(t, 1, s.Goexits)
-					requireConserved(t, s)
+					pooltest.RequireConserved(t, s)
 
 					mu.Lock()
 					died := deaths
 					mu.Unlock()
 					require.Positive(t, died, "the hook must have been called")
-					require.Len(t, slices.DeleteFunc(logs.messages(), func(m string) bool {
+					require.Len(t, slices.DeleteFunc(logs.Messages(), func(m string) bool {
 						return slices.Contains([]string{"ERROR taskpool: task panicked", "ERROR taskpool: task failed",
 							"ERROR taskpool: task hung", "WARN taskpool: attempt failed"}, m)
 					}), died, "each is contained and logged")
-					require.Len(t, events.named(victim), died, "the next hook is called all the same")
-					require.Len(t, events.named("Finished"), 19)
+					require.Len(t, events.Named(victim), died, "the next hook is called all the same")
+					require.Len(t, events.Named("Finished"), 19)
 				})
 			})
 		}
@@ -671,21 +553,21 @@ func TestDeadlyPoliciesAreContained(t *testing.T) {
 		} {
 			t.Run(name+" in "+where, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					logs := new(logRecorder)
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()))
+					logs := new(pooltest.LogRecorder)
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.Logger()))
 					for range 3 {
-						var a attempts
-						h := submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.start(); return errLife }})
-						require.Equal(t, errLife, h.Wait(t.Context()))
+						var a pooltest.Attempts
+						h := pooltest.Submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.Start(); return pooltest.ErrTask }})
+						require.Equal(t, pooltest.ErrTask, h.Wait(t.Context()))
 						require.Equal(t, taskpool.Failed, h.State())
-						require.Equal(t, tt.want, a.n())
-						for i, gap := range a.gaps() {
+						require.Equal(t, tt.want, a.N())
+						for i, gap := range a.Gaps() {
 							require.LessOrEqual(t, gap, 100*time.Millisecond<<i, "the default backoff stands in")
 						}
 					}
-					requireWhole(t, p, 2)
+					pooltest.RequireWhole(t, p, 2)
 					require.Zero(t, p.Stats().Panics+p.Stats().Goexits, "the death of a policy is not the task's")
-					contained := slices.DeleteFunc(logs.messages(), func(m string) bool {
+					contained := slices.DeleteFunc(logs.Messages(), func(m string) bool {
 						return m == "ERROR taskpool: task failed" || m == "WARN taskpool: attempt failed"
 					})
 					require.Len(t, contained, 3*max(tt.want-1, 1), "contained and logged")
@@ -715,18 +597,18 @@ func TestDeadlyErrorsAreContained(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, %s, MaxAttempts %d", name, how, attempts), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						text := slog.New(slog.NewTextHandler(new(discard), nil)) // asks an error for its text
-						p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(text))
-						h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: attempts}, Run: func(context.Context) error { return fail() }})
+						p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(text))
+						h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: attempts}, Run: func(context.Context) error { return fail() }})
 						<-h.Done()
 						require.Equal(t, taskpool.Failed, h.State())
 						ctx, cancel := context.WithCancelCause(context.Background())
 						h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return evilError{kill} }})
 						require.NoError(t, err)
 						synctest.Wait()
-						cancel(errCause)
+						cancel(pooltest.ErrCause)
 						<-h.Done()
 						require.Equal(t, taskpool.Canceled, h.State())
-						requireWhole(t, p, 2)
+						pooltest.RequireWhole(t, p, 2)
 					})
 				})
 			}
@@ -742,27 +624,27 @@ func TestDeadlyLoggerIsContained(t *testing.T) {
 	for name, kill := range hookKills {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				logs := &logRecorder{before: func(slog.Record) { kill() }}
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()), taskpool.WithHooks(events.hooks()))
+				logs := &pooltest.LogRecorder{Before: func(slog.Record) { kill() }}
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.Logger()), taskpool.WithHooks(events.Hooks()))
 				gate := make(chan struct{})
 				run := []func(context.Context) error{
-					func(context.Context) error { return errLife },
-					func(context.Context) error { panic(errLife) },
+					func(context.Context) error { return pooltest.ErrTask },
+					func(context.Context) error { panic(pooltest.ErrTask) },
 					func(ctx context.Context) error { <-gate; return nil },
 				}
 				for _, run := range run {
 					for _, n := range []int{0, 2} {
-						h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: run, Retry: taskpool.Retry{MaxAttempts: n}})
+						h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: run, Retry: taskpool.Retry{MaxAttempts: n}})
 						require.Error(t, h.Wait(t.Context()))
 						require.Equal(t, taskpool.Failed, h.State())
 					}
 				}
 				close(gate)
 				synctest.Wait()
-				require.GreaterOrEqual(t, len(logs.messages()), 8)
-				require.Len(t, events.named("Finished"), 6, "who comes after the logger is told")
-				requireWhole(t, p, 2)
+				require.GreaterOrEqual(t, len(logs.Messages()), 8)
+				require.Len(t, events.Named("Finished"), 6, "who comes after the logger is told")
+				pooltest.RequireWhole(t, p, 2)
 			})
 		})
 	}
@@ -784,50 +666,50 @@ func TestLogTellsFailuresAndIsSilentOtherwise(t *testing.T) {
 		"success": {taskpool.Task{Run: func(context.Context) error { return nil }}, nil},
 		"cancel": {taskpool.Task{Run: func(ctx context.Context) error {
 			info, _ := taskpool.Current(ctx)
-			info.Handle.Cancel(errCause)
+			info.Handle.Cancel(pooltest.ErrCause)
 			return ctx.Err()
 		}}, nil},
-		"failure": {taskpool.Task{Run: func(context.Context) error { return errLife }},
-			[]record{{"ERROR taskpool: task failed", map[string]any{"error": errLife, "attempt": int64(1)}, ""}}},
-		"retry": {taskpool.Task{Run: func(context.Context) error { return errLife },
+		"failure": {taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask }},
+			[]record{{"ERROR taskpool: task failed", map[string]any{"error": pooltest.ErrTask, "attempt": int64(1)}, ""}}},
+		"retry": {taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask },
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}},
 			[]record{
-				{"WARN taskpool: attempt failed", map[string]any{"error": errLife, "attempt": int64(1), "retry_in": time.Minute}, ""},
-				{"ERROR taskpool: task failed", map[string]any{"error": errLife, "attempt": int64(2)}, ""},
+				{"WARN taskpool: attempt failed", map[string]any{"error": pooltest.ErrTask, "attempt": int64(1), "retry_in": time.Minute}, ""},
+				{"ERROR taskpool: task failed", map[string]any{"error": pooltest.ErrTask, "attempt": int64(2)}, ""},
 			}},
-		"panic": {taskpool.Task{Run: func(context.Context) error { lifePanicsHere("x"); return nil }},
-			[]record{{"ERROR taskpool: task panicked", gone, "lifePanicsHere"}}},
+		"panic": {taskpool.Task{Run: func(context.Context) error { pooltest.PanicsHere("x"); return nil }},
+			[]record{{"ERROR taskpool: task panicked", gone, "PanicsHere"}}},
 		"panic that is retried": {taskpool.Task{Run: func(ctx context.Context) error {
 			if info, _ := taskpool.Current(ctx); info.Attempt == 1 {
-				lifePanicsHere("x")
+				pooltest.PanicsHere("x")
 			}
 			return nil
 		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}},
-			[]record{{"ERROR taskpool: task panicked", map[string]any{"retry_in": time.Minute}, "lifePanicsHere"}}},
+			[]record{{"ERROR taskpool: task panicked", map[string]any{"retry_in": time.Minute}, "PanicsHere"}}},
 		"Goexit": {taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }},
 			[]record{{"ERROR taskpool: task failed", map[string]any{"error": taskpool.ErrGoexit}, ""}}},
 		"hang": {taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
 			gate := make(chan struct{})
 			time.AfterFunc(time.Hour, func() { close(gate) })
-			supervisorHangsHere(gate)
+			pooltest.HangsHere(gate)
 			return nil
-		}}, []record{{"ERROR taskpool: task hung", gone, "supervisorHangsHere"}}},
+		}}, []record{{"ERROR taskpool: task hung", gone, "HangsHere"}}},
 		"child's panic": {taskpool.Task{Run: func(context.Context) error { return &taskpool.PanicError{Value: "x", Stack: []byte("elsewhere")} }},
 			[]record{{"ERROR taskpool: task failed", gone, ""}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				logs := new(logRecorder)
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithLogger(logs.logger()))
+				logs := new(pooltest.LogRecorder)
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("named"), taskpool.WithLogger(logs.Logger()))
 				tt.task.Name, tt.task.Priority = "told", taskpool.Low
-				h := submit(t, p, tt.task)
+				h := pooltest.Submit(t, p, tt.task)
 				<-h.Done()
 				time.Sleep(2 * time.Hour)
 				synctest.Wait()
-				require.Len(t, logs.messages(), len(tt.want))
+				require.Len(t, logs.Messages(), len(tt.want))
 				for i, want := range tt.want {
-					require.Equal(t, want.message, logs.messages()[i])
-					attrs := logs.attrs(i)
+					require.Equal(t, want.message, logs.Messages()[i])
+					attrs := logs.Attrs(i)
 					require.Equal(t, "named", attrs["pool"])
 					require.Equal(t, "told", attrs["task"])
 					require.EqualValues(t, 1, attrs["id"])
@@ -854,26 +736,26 @@ func TestLogTellsFailuresAndIsSilentOtherwise(t *testing.T) {
 // A Goexit of Run unwinds the hooks around it, which are not to blame.
 func TestGoexitWithinAroundIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logs := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()),
-			withAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }))
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+		logs := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.Logger()),
+			pooltest.WithAround(func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
 		require.Equal(t, taskpool.ErrGoexit, h.Wait(t.Context()))
 		synctest.Wait()
-		require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.messages())
+		require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.Messages())
 	})
 }
 
 func TestPanicOfAFunctionGivenToGoIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logs := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()))
-		require.NoError(t, p.Go(taskpool.Low, func() { lifePanicsHere("x") }))
+		logs := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.Logger()))
+		require.NoError(t, p.Go(taskpool.Low, func() { pooltest.PanicsHere("x") }))
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
 		synctest.Wait()
-		require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.messages())
-		attrs := logs.attrs(0)
-		require.Contains(t, attrs["stack"], "lifePanicsHere")
+		require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.Messages())
+		attrs := logs.Attrs(0)
+		require.Contains(t, attrs["stack"], "PanicsHere")
 		require.Equal(t, taskpool.Low, attrs["priority"])
 		require.NotContains(t, attrs, "id")
 		require.NotContains(t, attrs, "pool", "it has no name")
@@ -883,48 +765,48 @@ func TestPanicOfAFunctionGivenToGoIsLogged(t *testing.T) {
 func TestLoggerIsSlogDefaultUnlessGiven(t *testing.T) {
 	old := slog.Default()
 	defer slog.SetDefault(old)
-	logs := new(logRecorder)
+	logs := new(pooltest.LogRecorder)
 	p, err := taskpool.New(taskpool.WithWorkers(1))
 	require.NoError(t, err)
-	slog.SetDefault(logs.logger()) // after New: it is looked up at each use
-	h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return errLife }})
-	require.ErrorIs(t, h.Wait(t.Context()), errLife)
+	slog.SetDefault(logs.Logger()) // after New: it is looked up at each use
+	h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask }})
+	require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 	require.NoError(t, p.Shutdown(t.Context()))
-	require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.messages())
+	require.Equal(t, []string{"ERROR taskpool: task failed"}, logs.Messages())
 }
 
 // A handler that blocks holds up whoever calls it, and nobody else.
 func TestLoggerThatBlocksStopsNobodyElse(t *testing.T) {
 	for name, run := range map[string]func(ctx context.Context, gate chan struct{}) error{
 		"hang":  func(_ context.Context, gate chan struct{}) error { <-gate; return nil },
-		"error": func(context.Context, chan struct{}) error { return errLife },
-		"panic": func(context.Context, chan struct{}) error { panic(errLife) },
+		"error": func(context.Context, chan struct{}) error { return pooltest.ErrTask },
+		"panic": func(context.Context, chan struct{}) error { panic(pooltest.ErrTask) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gate, logging := make(chan struct{}), make(chan struct{})
 				var first atomic.Bool
-				logs := &logRecorder{before: func(slog.Record) {
+				logs := &pooltest.LogRecorder{Before: func(slog.Record) {
 					if first.CompareAndSwap(false, true) {
 						<-logging
 					}
 				}}
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.logger()))
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return run(ctx, gate) }})
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second), taskpool.WithLogger(logs.Logger()))
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return run(ctx, gate) }})
 				require.Error(t, h.Wait(t.Context()), "the task settles before it is logged")
 				synctest.Wait()
-				require.Len(t, logs.messages(), 1)
+				require.Len(t, logs.Messages(), 1)
 
 				// The supervisor replaces, releases, times out and gives up.
-				require.Error(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
-				require.Equal(t, taskpool.ErrGoexit, submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }}).Wait(t.Context()))
-				require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error { return nil }}).Wait(t.Context()))
-				require.ErrorIs(t, submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); return errLife }}).Wait(t.Context()), taskpool.ErrTimeout)
-				require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
-				require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+				require.Error(t, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
+				require.Equal(t, taskpool.ErrGoexit, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }}).Wait(t.Context()))
+				require.NoError(t, pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+				require.ErrorIs(t, pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask }}).Wait(t.Context()), taskpool.ErrTimeout)
+				require.ErrorIs(t, pooltest.Hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+				require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
 				close(logging)
 				close(gate)
-				requireWhole(t, p, 2)
+				pooltest.RequireWhole(t, p, 2)
 			})
 		})
 	}
@@ -933,7 +815,7 @@ func TestLoggerThatBlocksStopsNobodyElse(t *testing.T) {
 // askStats does what user code may do wherever it is called from: use the pool.
 // It looks first, so that a lock held fails the test and does not hang it.
 func askStats(t *testing.T, p *taskpool.Pool, where string) {
-	if !assert.False(t, p.StaysLocked(), "%s was called with a lock held", where) {
+	if !assert.True(t, pooltest.Answers(p), "%s was called with a lock held", where) {
 		return
 	}
 	p.Stats()
@@ -952,14 +834,14 @@ func TestUserCodeIsCalledWithoutALock(t *testing.T) {
 			askStats(t, p, where)
 		}
 	}
-	hooks := everyHook(func(name string, _ taskpool.TaskEvent, _ taskpool.WorkerEvent) { ask(name) })
+	hooks := pooltest.EveryHook(func(name string, _ taskpool.TaskEvent, _ taskpool.WorkerEvent) { ask(name) })
 	hooks.Around = func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 		ask("Around")
 		return run(ctx)
 	}
-	logs := &logRecorder{before: func(slog.Record) { ask("logger") }}
-	p = newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond), taskpool.WithHooks(hooks),
-		taskpool.WithLogger(logs.logger()), taskpool.WithCapacity(8, taskpool.OverflowShed))
+	logs := &pooltest.LogRecorder{Before: func(slog.Record) { ask("logger") }}
+	p = pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond), taskpool.WithHooks(hooks),
+		taskpool.WithLogger(logs.Logger()), taskpool.WithCapacity(8, taskpool.OverflowShed))
 	run := func(task taskpool.Task) error {
 		h, err := p.Submit(context.Background(), task)
 		require.NoError(t, err)
@@ -998,14 +880,14 @@ func TestUserCodeIsCalledWithoutALock(t *testing.T) {
 
 func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 	var p *taskpool.Pool
-	foreign := func(over bool) *foreignContext {
-		f := &foreignContext{Context: context.Background(), done: make(chan struct{}), probe: func() { askStats(t, p, "a context's method") }}
+	foreign := func(over bool) *pooltest.ForeignContext {
+		f := &pooltest.ForeignContext{Context: context.Background(), Ended: make(chan struct{}), Probe: func() { askStats(t, p, "a context's method") }}
 		if over {
-			f.end()
+			f.End()
 		}
 		return f
 	}
-	p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHangGrace(time.Millisecond))
+	p = pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHangGrace(time.Millisecond))
 	look := func(ctx context.Context) {
 		_ = ctx.Value("x")
 		_ = ctx.Err()
@@ -1024,27 +906,27 @@ func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 		require.NoError(t, h.Wait(f))
 	})
 	t.Run("retried", func(t *testing.T) {
-		h, err := p.Submit(foreign(false), taskpool.Task{Run: func(ctx context.Context) error { look(ctx); return errLife },
-			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}})
+		h, err := p.Submit(foreign(false), taskpool.Task{Run: func(ctx context.Context) error { look(ctx); return pooltest.ErrTask },
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}})
 		require.NoError(t, err)
-		require.ErrorIs(t, h.Wait(foreign(false)), errLife)
+		require.ErrorIs(t, h.Wait(foreign(false)), pooltest.ErrTask)
 	})
 	t.Run("ends while running", func(t *testing.T) {
 		f := foreign(false)
-		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { f.end(); <-ctx.Done(); return ctx.Err() }})
+		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { f.End(); <-ctx.Done(); return ctx.Err() }})
 		require.NoError(t, err)
 		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
 	})
 	t.Run("hangs", func(t *testing.T) {
 		f := foreign(false)
 		gate := make(chan struct{})
-		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { look(ctx); f.end(); <-gate; return nil }})
+		h, err := p.Submit(f, taskpool.Task{Run: func(ctx context.Context) error { look(ctx); f.End(); <-gate; return nil }})
 		require.NoError(t, err)
 		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrHung)
 		close(gate)
 	})
 	t.Run("ends while waiting", func(t *testing.T) {
-		release := block(t, p)
+		release := pooltest.Block(t, p)
 		f, door := foreign(false), foreign(false)
 		h, err := p.Submit(f, taskpool.Task{Run: func(context.Context) error { return nil }})
 		require.NoError(t, err)
@@ -1053,17 +935,17 @@ func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 			_, err := p.Submit(door, taskpool.Task{Run: func(context.Context) error { return nil }})
 			refused <- err
 		}()
-		door.end()
+		door.End()
 		require.ErrorIs(t, <-refused, context.Canceled)
 		require.ErrorIs(t, h.Wait(door), context.Canceled)
 		require.Equal(t, taskpool.Queued, h.State())
-		f.end()
+		f.End()
 		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
 		release()
 	})
 	require.NoError(t, p.WaitIdle(foreign(false)))
 	require.Equal(t, taskpool.ErrInside, func() (err error) {
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { err = p.WaitIdle(ctx); return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { err = p.WaitIdle(ctx); return nil }})
 		<-h.Done()
 		return err
 	}())
@@ -1073,14 +955,14 @@ func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 // The context may end between Submit's first look and its last.
 func TestForeignContextThatEndsInsideSubmitIsAskedWithoutALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		f := &foreignContext{Context: context.Background(), done: make(chan struct{})}
-		late := &lateContext{foreignContext: f, onValue: func(key any) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		f := &pooltest.ForeignContext{Context: context.Background(), Ended: make(chan struct{})}
+		late := &lateContext{ForeignContext: f, onValue: func(key any) {
 			if key == any(remote.AttemptKey{}) {
 				time.Sleep(time.Nanosecond) // Submit looks for a parent; let the pool learn of the end first
 			}
 		}}
-		f.probe = func() {
+		f.Probe = func() {
 			askStats(t, p, "a context's method")
 		}
 		_, err := p.Submit(late, taskpool.Task{Run: func(context.Context) error { return nil }})
@@ -1091,21 +973,21 @@ func TestForeignContextThatEndsInsideSubmitIsAskedWithoutALock(t *testing.T) {
 
 // A lateContext ends when its Done is asked for the second time.
 type lateContext struct {
-	*foreignContext
+	*pooltest.ForeignContext
 	asked   int
 	onValue func(key any)
 }
 
 func (l *lateContext) Done() <-chan struct{} {
 	if l.asked++; l.asked == 2 {
-		l.end()
+		l.End()
 	}
-	return l.foreignContext.Done()
+	return l.ForeignContext.Done()
 }
 
 func (l *lateContext) Value(key any) any {
 	l.onValue(key)
-	return l.foreignContext.Value(key)
+	return l.ForeignContext.Value(key)
 }
 
 // callersHooks are the events that hooks are told of on the goroutine of whoever brought
@@ -1113,9 +995,9 @@ func (l *lateContext) Value(key any) any {
 // room for one task, and returns when the hooks have.
 var callersHooks = map[string]func(*testing.T, *taskpool.Pool){
 	"Queued by Go":     func(t *testing.T, p *taskpool.Pool) { require.NoError(t, p.Go(0, func() {})) },
-	"Queued by Submit": func(t *testing.T, p *taskpool.Pool) { submit(t, p, taskpool.Task{Run: nop}) },
+	"Queued by Submit": func(t *testing.T, p *taskpool.Pool) { pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}) },
 	"Finished by Cancel": func(t *testing.T, p *taskpool.Pool) {
-		require.True(t, submit(t, p, taskpool.Task{Run: mustNotRun}).Cancel(nil))
+		require.True(t, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.MustNotRun}).Cancel(nil))
 	},
 	"Shed by Go": func(t *testing.T, p *taskpool.Pool) {
 		require.NoError(t, p.Go(taskpool.Low, func() { panic("must not run") }))
@@ -1123,7 +1005,7 @@ var callersHooks = map[string]func(*testing.T, *taskpool.Pool){
 	},
 	"Finished by Submit, that sheds": func(t *testing.T, p *taskpool.Pool) {
 		require.NoError(t, p.Go(taskpool.Low, func() { panic("must not run") }))
-		submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 	},
 }
 
@@ -1150,8 +1032,8 @@ func testCallersHooks(t *testing.T, hook func(*taskpool.Pool), f func(*testing.T
 				case "Shed":
 					hooks.Shed = call
 				}
-				p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed), taskpool.WithHooks(hooks))
-				release := block(t, p)
+				p = pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed), taskpool.WithHooks(hooks))
+				release := pooltest.Block(t, p)
 				armed = true
 				f(t, p, func() { bring(t, p) })
 				release()
@@ -1251,7 +1133,7 @@ func TestAHookMayWaitForAnotherPool(t *testing.T) {
 	}
 	testCallersHooks(t, hook, func(t *testing.T, p *taskpool.Pool, bring func()) {
 		told = false
-		other = newPool(t, taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) { time.Sleep(time.Second) }}))
+		other = pooltest.New(t, taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) { time.Sleep(time.Second) }}))
 		go func() { assert.NoError(t, other.Go(0, func() {})) }()
 		synctest.Wait()
 		bring()
@@ -1261,7 +1143,7 @@ func TestAHookMayWaitForAnotherPool(t *testing.T) {
 
 func TestWaitIdleComesBackWhenFinishedHooksHave(t *testing.T) {
 	for name, task := range map[string]taskpool.Task{
-		"success": {Run: nop},
+		"success": {Run: pooltest.Nop},
 		"failure": {Run: func(context.Context) error { return errors.New("boom") }},
 		"panic":   {Run: func(context.Context) error { panic("boom") }},
 		"hang": {Timeout: time.Second, Run: func(context.Context) error {
@@ -1273,16 +1155,16 @@ func TestWaitIdleComesBackWhenFinishedHooksHave(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				finished := 0
 				var mu sync.Mutex
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(5), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(5), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {
 					time.Sleep(time.Minute)
 					mu.Lock()
 					defer mu.Unlock()
 					finished++
 				}}))
 				for range 5 {
-					submit(t, p, task)
+					pooltest.Submit(t, p, task)
 				}
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				require.Equal(t, 5, finished)
 				time.Sleep(time.Hour) // until the last has returned
 			})

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // oldest returns the oldest wait of each priority that waits.
@@ -32,7 +33,7 @@ func oldest(s taskpool.Stats) map[taskpool.Priority]time.Duration {
 
 func TestOldestWaitCountsFromTheFirstLookAfterTheTaskCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		defer release()
 		const h, l = taskpool.High, taskpool.Low
 		require.Empty(t, p.Stats().Waiting)
@@ -44,7 +45,7 @@ func TestOldestWaitCountsFromTheFirstLookAfterTheTaskCame(t *testing.T) {
 		require.NoError(t, p.Go(l, func() {}))
 		require.Equal(t, map[taskpool.Priority]time.Duration{h: 0, l: time.Second}, oldest(p.Stats()))
 		time.Sleep(time.Minute)
-		submit(t, p, taskpool.Task{Priority: 7, Run: nop})
+		pooltest.Submit(t, p, taskpool.Task{Priority: 7, Run: pooltest.Nop})
 		require.Equal(t, map[taskpool.Priority]time.Duration{h: time.Minute, l: time.Minute + time.Second, 7: 0}, oldest(p.Stats()))
 
 		// However often somebody looks while a task waits.
@@ -64,7 +65,7 @@ func TestOldestWaitCountsFromTheFirstLookAfterTheTaskCame(t *testing.T) {
 
 func TestLooksLeaveNothingBehindForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		for range 10 {
 			p.Stats()
 		}
@@ -92,13 +93,13 @@ func TestLooksLeaveNothingBehindForLong(t *testing.T) {
 // there were looks.
 func TestOldestWaitIsNeverTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		defer release()
 		start := time.Now()
 		var handles []*taskpool.Handle
 		var came []time.Duration
 		for i := range 3000 {
-			handles = append(handles, submit(t, p, taskpool.Task{Run: nop}))
+			handles = append(handles, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}))
 			came = append(came, time.Since(start))
 			time.Sleep(time.Second)
 			if i%3 > 0 {
@@ -129,12 +130,12 @@ func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t, opts...)
+				p, release := pooltest.Occupied(t, opts...)
 				defer release()
 				time.Sleep(time.Second)
 				require.NoError(t, p.Go(taskpool.Low, func() {}))
 				time.Sleep(time.Second)
-				submit(t, p, taskpool.Task{Run: nop})
+				pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 				require.NoError(t, p.Go(taskpool.High, func() {}))
 				time.Sleep(time.Second)
 				require.NoError(t, p.Go(taskpool.Low, func() {}))
@@ -154,7 +155,7 @@ func TestOldestWaitIsExactWhereTimesAreTaken(t *testing.T) {
 // A batch of arrivals has more changes of priority than are timed.
 func TestOldestWaitIsNeverTooLongHoweverMixedTheArrivals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}, GoEvery: 1 << 30}))
+		p, release := pooltest.Occupied(t, taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}, GoEvery: 1 << 30}))
 		defer release()
 		start := time.Now()
 		came := make(map[taskpool.Priority]time.Time)
@@ -184,9 +185,9 @@ func TestOldestWaitIsNeverTooLongHoweverMixedTheArrivals(t *testing.T) {
 
 func TestWorkInProgressIsTimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3))
+		p := pooltest.New(t, taskpool.WithWorkers(3))
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		require.NoError(t, p.Go(taskpool.Medium, func() { <-gate }))
 		synctest.Wait()
 		time.Sleep(time.Minute)
@@ -218,7 +219,7 @@ func TestWorkInProgressIsTimed(t *testing.T) {
 
 func TestDispatchesAreCountedByPriority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		want := make(map[taskpool.Priority]uint64)
 		gate := make(chan struct{})
 		for range 2 { // so that runs of functions are taken, too
@@ -229,7 +230,7 @@ func TestDispatchesAreCountedByPriority(t *testing.T) {
 				}
 				want[pr]++
 				if i%10 == 0 {
-					submit(t, p, taskpool.Task{Priority: pr, Run: nop})
+					pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: pooltest.Nop})
 				} else {
 					require.NoError(t, p.Go(pr, func() {}))
 				}
@@ -249,7 +250,7 @@ func TestDispatchesAreCountedByPriority(t *testing.T) {
 // on being counted.
 func TestCountedPrioritiesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		for i := range 20_000 {
 			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
 		}
@@ -271,11 +272,11 @@ func TestCountedPrioritiesAreBounded(t *testing.T) {
 
 func TestEventsTellHowLongThingsTook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(eventLog)
-		p, release := occupiedPool(t, taskpool.WithHooks(log.hooks()), taskpool.WithHangGrace(time.Second))
+		log := new(pooltest.EventLog)
+		p, release := pooltest.Occupied(t, taskpool.WithHooks(log.Hooks()), taskpool.WithHangGrace(time.Second))
 		fail := errors.New("fail")
 		attempts := 0
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			Name:  "task",
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
 			Run: func(ctx context.Context) error {
@@ -301,9 +302,9 @@ func TestEventsTellHowLongThingsTook(t *testing.T) {
 			wait, elapsed time.Duration
 		}
 		var got []times
-		for _, e := range log.named("Started", "AttemptFailed", "Retried", "Finished") {
-			if e.task.Task.Name == "task" || e.task.Task.Priority == taskpool.Low {
-				got = append(got, times{e.name, e.task.Task.Name, e.task.Wait.Round(time.Millisecond), e.task.Elapsed.Round(time.Millisecond)})
+		for _, e := range log.Named("Started", "AttemptFailed", "Retried", "Finished") {
+			if e.Task.Task.Name == "task" || e.Task.Task.Priority == taskpool.Low {
+				got = append(got, times{e.Name, e.Task.Task.Name, e.Task.Wait.Round(time.Millisecond), e.Task.Elapsed.Round(time.Millisecond)})
 			}
 		}
 		require.Equal(t, []times{
@@ -327,8 +328,8 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var queued, started, finished, around, failed, timed atomic.Int64
 				var all atomic.Int64
-				log := new(logRecorder)
-				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
+				log := new(pooltest.LogRecorder)
+				opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithLogger(log.Logger()), taskpool.WithHooks(taskpool.Hooks{
 					GoEvery: every,
 					Started: func(e taskpool.TaskEvent) { started.Add(1) },
 					Finished: func(e taskpool.TaskEvent) {
@@ -351,7 +352,7 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 				if other {
 					opts = append(opts, taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { all.Add(1) }}))
 				}
-				p := newPool(t, opts...)
+				p := pooltest.New(t, opts...)
 				for range n {
 					require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(time.Millisecond) }))
 				}
@@ -369,12 +370,12 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 					require.EqualValues(t, n, all.Load())
 				}
 				require.Zero(t, failed.Load())
-				require.Empty(t, log.messages())
+				require.Empty(t, log.Messages())
 				for range 100 {
 					require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
 				}
 				for range 100 {
-					submit(t, p, taskpool.Task{Run: nop})
+					pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 				}
 				require.NoError(t, p.WaitIdle(t.Context()))
 				synctest.Wait()
@@ -391,8 +392,8 @@ func TestGoEveryMakesHooksASample(t *testing.T) {
 // A function in a sample is a function to everybody.
 func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(eventLog)
-		p, release := occupiedPool(t, taskpool.WithHooks(log.hooks()), taskpool.WithHangGrace(time.Second),
+		log := new(pooltest.EventLog)
+		p, release := pooltest.Occupied(t, taskpool.WithHooks(log.Hooks()), taskpool.WithHangGrace(time.Second),
 			taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithCapacity(1, taskpool.OverflowShed))
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
 		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low}}, p.Tasks(taskpool.Queued))
@@ -407,13 +408,13 @@ func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
 		require.Equal(t, taskpool.Queued, left.Unfinished[0].State)
 		require.NoError(t, left.Unfinished[0].Task.Run(t.Context()))
 		require.True(t, ran, "it can be made up for")
-		for _, e := range log.named("Queued", "Started", "Shed", "Finished") {
-			require.Zero(t, e.task.Task.ID)
-			require.Nil(t, e.task.Task.Handle)
-			require.Empty(t, e.task.Task.Name)
+		for _, e := range log.Named("Queued", "Started", "Shed", "Finished") {
+			require.Zero(t, e.Task.Task.ID)
+			require.Nil(t, e.Task.Task.Handle)
+			require.Empty(t, e.Task.Task.Name)
 		}
-		require.Len(t, log.named("Shed"), 1)
-		require.Len(t, log.named("Finished"), 3)
+		require.Len(t, log.Named("Shed"), 1)
+		require.Len(t, log.Named("Finished"), 3)
 	})
 }
 
@@ -424,25 +425,25 @@ func TestGoEveryMustNotBeNegative(t *testing.T) {
 
 func TestSuccessIsLoggedAtDebug(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := &logRecorder{debug: true}
-		p := newPool(t, taskpool.WithName("orders"), taskpool.WithLogger(log.logger()))
-		h := submit(t, p, taskpool.Task{Name: "ship", Priority: taskpool.High, Run: func(context.Context) error {
+		log := &pooltest.LogRecorder{Debug: true}
+		p := pooltest.New(t, taskpool.WithName("orders"), taskpool.WithLogger(log.Logger()))
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "ship", Priority: taskpool.High, Run: func(context.Context) error {
 			time.Sleep(time.Second)
 			return nil
 		}})
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
 		require.NoError(t, h.Wait(t.Context()))
 		synctest.Wait()
-		require.Equal(t, []string{"DEBUG taskpool: task succeeded"}, log.messages())
+		require.Equal(t, []string{"DEBUG taskpool: task succeeded"}, log.Messages())
 		require.Equal(t, map[string]any{"pool": "orders", "task": "ship", "id": uint64(1), "priority": taskpool.High,
-			"attempt": int64(1), "elapsed": time.Second}, log.attrs(0))
+			"attempt": int64(1), "elapsed": time.Second}, log.Attrs(0))
 	})
 }
 
 func TestStackShowsWhatATaskIsDoing(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	gate, entered := make(chan struct{}), make(chan struct{})
-	submit(t, p, taskpool.Task{Run: func(context.Context) error { close(entered); waitAtTheGate(gate); return nil }})
+	pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { close(entered); waitAtTheGate(gate); return nil }})
 	<-entered
 	running := p.Tasks(taskpool.Running)
 	require.Len(t, running, 1)
@@ -461,7 +462,7 @@ func TestStackShowsWhatATaskIsDoing(t *testing.T) {
 func waitAtTheGate(gate chan struct{}) { <-gate }
 
 func TestWorkersAreLabeledInProfiles(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 	require.Equal(t, "labeled", p.Name())
 	profile := func() string {
 		gate, entered := make(chan struct{}), make(chan struct{})
@@ -481,12 +482,12 @@ func TestTracesHaveTasksAndRegions(t *testing.T) {
 	if runtimetrace.IsEnabled() {
 		t.Skip("a trace is being recorded")
 	}
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 	var b bytes.Buffer
 	require.NoError(t, runtimetrace.Start(&b))
 	defer runtimetrace.Stop()
-	named := submit(t, p, taskpool.Task{Name: "named-task", Priority: 4711, Run: func(ctx context.Context) error {
-		child, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+	named := pooltest.Submit(t, p, taskpool.Task{Name: "named-task", Priority: 4711, Run: func(ctx context.Context) error {
+		child, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: pooltest.Nop})
 		if err != nil {
 			return err
 		}
@@ -494,7 +495,7 @@ func TestTracesHaveTasksAndRegions(t *testing.T) {
 	}})
 	require.NoError(t, named.Wait(t.Context()))
 	require.NoError(t, p.Go(-4711, func() {}))
-	require.Error(t, submit(t, p, taskpool.Task{Name: "panics", Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
+	require.Error(t, pooltest.Submit(t, p, taskpool.Task{Name: "panics", Run: func(context.Context) error { panic("x") }}).Wait(t.Context()))
 	require.NoError(t, p.WaitIdle(t.Context()))
 	runtimetrace.Stop()
 	for _, want := range []string{"named-task", "taskpool.task", "taskpool.func", "taskpool.parked", "taskpool.priority",
@@ -520,7 +521,7 @@ func TestEachWayToBeParkedIsARegionOfTheTrace(t *testing.T) {
 			return taskpool.Yield(ctx)
 		},
 		"Wait": func(ctx context.Context, p *taskpool.Pool) error {
-			child, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			child, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			if err != nil {
 				return err
 			}
@@ -528,16 +529,16 @@ func TestEachWayToBeParkedIsARegionOfTheTrace(t *testing.T) {
 		},
 		"Group.Wait": func(ctx context.Context, p *taskpool.Pool) error {
 			g := p.Group(ctx, taskpool.Task{})
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			return g.Wait()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
+			p := pooltest.New(t, taskpool.WithWorkers(1))
 			var b bytes.Buffer
 			require.NoError(t, runtimetrace.Start(&b))
 			defer runtimetrace.Stop()
-			require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return park(ctx, p) }}).Wait(t.Context()))
+			require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return park(ctx, p) }}).Wait(t.Context()))
 			runtimetrace.Stop()
 			require.EqualValues(t, 1, p.Stats().Parks)
 			require.Contains(t, b.String(), "taskpool.parked")
@@ -547,7 +548,7 @@ func TestEachWayToBeParkedIsARegionOfTheTrace(t *testing.T) {
 
 // Hooks, Stats, Tasks, Stack: from many goroutines while tasks come and go.
 func TestLookingInsideDisturbsNobody(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+	p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 		taskpool.WithHooks(taskpool.Hooks{GoEvery: 4, Started: func(taskpool.TaskEvent) {}, Finished: func(taskpool.TaskEvent) {}}))
 	stop := make(chan struct{})
 	var lookers, workers sync.WaitGroup
@@ -584,7 +585,7 @@ func TestLookingInsideDisturbsNobody(t *testing.T) {
 					}
 				})
 				if i%10 == 0 {
-					h := submit(t, p, taskpool.Task{Priority: pr, Timeout: time.Hour, Run: nop})
+					h := pooltest.Submit(t, p, taskpool.Task{Priority: pr, Timeout: time.Hour, Run: pooltest.Nop})
 					if i%20 == 0 {
 						h.Cancel(nil)
 					}
@@ -605,7 +606,7 @@ func TestEventSaysHowTheAttemptEnded(t *testing.T) {
 		run  func(context.Context) error
 		want string
 	}{
-		"success": {nop, "success"},
+		"success": {pooltest.Nop, "success"},
 		"error":   {func(context.Context) error { return fail }, "error"},
 		"timeout": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
 		"silence": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
@@ -620,48 +621,48 @@ func TestEventSaysHowTheAttemptEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(l.hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+				l := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(l.Hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 				task := taskpool.Task{Run: tt.run, Timeout: time.Minute, Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}}
 				if name == "silence" {
 					task.Timeout, task.Heartbeat = 0, time.Minute
 				}
-				inner := submit(t, p, task)
+				inner := pooltest.Submit(t, p, task)
 				// One that returns the other's error has returned an error.
-				outer := submit(t, p, taskpool.Task{Run: func(context.Context) error { return inner.Wait(t.Context()) }})
+				outer := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return inner.Wait(t.Context()) }})
 				err := outer.Wait(t.Context())
 				synctest.Wait()
 				require.Equal(t, name == "success", err == nil)
 				seen := 0
-				for _, e := range l.named("AttemptFailed", "Retried", "Finished") {
+				for _, e := range l.Named("AttemptFailed", "Retried", "Finished") {
 					want := tt.want
-					if e.task.Task.Handle == outer && err != nil {
+					if e.Task.Task.Handle == outer && err != nil {
 						want = "error"
 					}
-					require.Equal(t, want, e.task.Result, "%s of task %d", e.name, e.task.Task.ID)
-					require.NotZero(t, e.task.Task.Worker)
-					require.False(t, e.task.Task.Started.IsZero())
+					require.Equal(t, want, e.Task.Result, "%s of task %d", e.Name, e.Task.Task.ID)
+					require.NotZero(t, e.Task.Task.Worker)
+					require.False(t, e.Task.Task.Started.IsZero())
 					seen++
 				}
 				require.GreaterOrEqual(t, seen, 2)
-				for _, e := range l.named("Queued", "Started") {
-					require.Empty(t, e.task.Result)
+				for _, e := range l.Named("Queued", "Started") {
+					require.Empty(t, e.Task.Result)
 				}
 				time.Sleep(2 * time.Hour)
 			})
 		})
 	}
 	t.Run("none", func(t *testing.T) {
-		l := new(eventLog)
-		p, release := occupiedPool(t, taskpool.WithHooks(l.hooks()))
-		h := submit(t, p, taskpool.Task{Run: nop})
+		l := new(pooltest.EventLog)
+		p, release := pooltest.Occupied(t, taskpool.WithHooks(l.Hooks()))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		h.Cancel(nil)
 		release()
-		drain(t, p)
-		for _, e := range l.named("Finished") {
-			if e.task.Task.Handle == h {
-				require.Empty(t, e.task.Result)
-				require.Zero(t, e.task.Task.Worker)
+		pooltest.Drain(t, p)
+		for _, e := range l.Named("Finished") {
+			if e.Task.Task.Handle == h {
+				require.Empty(t, e.Task.Result)
+				require.Zero(t, e.Task.Task.Worker)
 				return
 			}
 		}
@@ -672,37 +673,37 @@ func TestEventSaysHowTheAttemptEnded(t *testing.T) {
 // A retry's failed attempt is told of with its worker, and when the next is due.
 func TestEventOfARetrySaysWhereItFailedAndWhenItIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := new(eventLog)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(l.hooks()))
+		l := new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(l.Hooks()))
 		start := time.Now()
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return errLife },
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask },
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }}})
 		require.Error(t, h.Wait(t.Context()))
 		synctest.Wait()
-		for _, e := range append(l.named("AttemptFailed")[:1], l.named("Retried")...) {
-			require.Equal(t, 1, e.task.Task.Worker)
-			require.Equal(t, start, e.task.Task.Started)
-			require.Equal(t, taskpool.Delayed, e.task.Task.State)
-			require.Equal(t, start.Add(time.Minute), e.task.Task.Due)
+		for _, e := range append(l.Named("AttemptFailed")[:1], l.Named("Retried")...) {
+			require.Equal(t, 1, e.Task.Task.Worker)
+			require.Equal(t, start, e.Task.Task.Started)
+			require.Equal(t, taskpool.Delayed, e.Task.Task.State)
+			require.Equal(t, start.Add(time.Minute), e.Task.Task.Due)
 		}
 	})
 }
 
 func TestStartIsNotToldAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := new(eventLog)
+		l := new(pooltest.EventLog)
 		slow := taskpool.Hooks{Started: func(taskpool.TaskEvent) { time.Sleep(time.Minute) }}
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(slow),
-			taskpool.WithHooks(l.hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithHooks(slow),
+			taskpool.WithHooks(l.Hooks()), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 		ran := false
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran = true; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran = true; return nil }})
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 		time.Sleep(time.Hour)
-		require.Equal(t, []string{"Queued", "AttemptFailed", "Finished"}, l.ofTask(1))
+		require.Equal(t, []string{"Queued", "AttemptFailed", "Finished"}, l.OfTask(1))
 		require.False(t, ran)
-		require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(t.Context()))
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}).Wait(t.Context()))
 		synctest.Wait()
-		require.Equal(t, []string{"Queued", "Started", "Finished"}, l.ofTask(2))
+		require.Equal(t, []string{"Queued", "Started", "Finished"}, l.OfTask(2))
 	})
 }
 
@@ -710,7 +711,7 @@ func TestReportsOfDeathsDoNotPileUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		died := 0
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 			taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate; died++ }}))
 		for range 5000 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
@@ -726,7 +727,7 @@ func TestReportsOfDeathsDoNotPileUp(t *testing.T) {
 
 func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 			taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) {}}))
 		start := time.Now()
 		gate := make(chan struct{})
@@ -743,6 +744,6 @@ func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
 }
 
 func TestHangGraceIsWhatWasSet(t *testing.T) {
-	require.Equal(t, 5*time.Second, newPool(t).HangGrace())
-	require.Equal(t, time.Minute, newPool(t, taskpool.WithHangGrace(time.Minute)).HangGrace())
+	require.Equal(t, 5*time.Second, pooltest.New(t).HangGrace())
+	require.Equal(t, time.Minute, pooltest.New(t, taskpool.WithHangGrace(time.Minute)).HangGrace())
 }

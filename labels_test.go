@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 //go:noinline
@@ -69,27 +70,27 @@ func TestLabelsOfATaskEndWithIt(t *testing.T) {
 				require.NoError(t, p.Go(taskpool.Medium, func() { relabel(aliceOf(context.Background())) }))
 			},
 			"many functions": func(t *testing.T, p *taskpool.Pool) {
-				release := block(t, p)
+				release := pooltest.Block(t, p)
 				for range 200 {
 					require.NoError(t, p.Go(taskpool.Medium, func() { relabel(aliceOf(context.Background())) }))
 				}
 				release()
 			},
 			"Retry.If": func(t *testing.T, p *taskpool.Pool) {
-				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return errLife },
-					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { relabel(context.Background()); return true }}})
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return pooltest.ErrTask },
+					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(error) bool { relabel(context.Background()); return true }}})
 				_ = h.Wait(t.Context())
 			},
 		} {
 			for what, next := range map[string]func(t *testing.T, p *taskpool.Pool, f func()){
 				"task": func(t *testing.T, p *taskpool.Pool, f func()) {
-					submit(t, p, taskpool.Task{Run: func(context.Context) error { f(); return nil }})
+					pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { f(); return nil }})
 				},
 				"function": func(t *testing.T, p *taskpool.Pool, f func()) { require.NoError(t, p.Go(taskpool.Medium, f)) },
 			} {
 				t.Run(name+", "+where+", then "+what, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"))
+						p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"))
 						run(t, p)
 						gate := make(chan struct{})
 						if what == "task" {
@@ -114,8 +115,8 @@ func TestLabelsOfATaskEndWithIt(t *testing.T) {
 // them.
 func TestLabelsOfAFunctionEndSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"))
+		release := pooltest.Block(t, p)
 		gate := make(chan struct{})
 		require.NoError(t, p.Go(taskpool.Medium, func() {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("user", "alice")))
@@ -150,10 +151,10 @@ func TestLabelsOfHooksEndWithThem(t *testing.T) {
 		} {
 			t.Run(name+", "+where, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithHooks(hooks))
-					require.NoError(t, submit(t, p, taskpool.Task{Run: nop}).Wait(t.Context()))
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithHooks(hooks))
+					require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop}).Wait(t.Context()))
 					gate := make(chan struct{})
-					submit(t, p, taskpool.Task{Run: func(context.Context) error { showsLabels(gate); return nil }})
+					pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { showsLabels(gate); return nil }})
 					synctest.Wait()
 					labels := labelsOf(t)
 					require.Contains(t, labels, `"pool":"labeled", "worker":"1"`)
@@ -168,13 +169,13 @@ func TestLabelsOfHooksEndWithThem(t *testing.T) {
 // What an Around hook sets for the call of Run holds in it, with the pool's.
 func TestLabelsOfAroundHoldInRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithHooks(taskpool.Hooks{
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithHooks(taskpool.Hooks{
 			Around: func(ctx context.Context, info taskpool.TaskInfo, run func(context.Context) error) (err error) {
 				pprof.Do(ctx, pprof.Labels("task", info.Name), func(ctx context.Context) { err = run(ctx) })
 				return err
 			}}))
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Name: "resize", Run: func(context.Context) error { showsLabels(gate); return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Name: "resize", Run: func(context.Context) error { showsLabels(gate); return nil }})
 		synctest.Wait()
 		require.Contains(t, labelsOf(t), `"pool":"labeled", "task":"resize", "worker":"1"`)
 		close(gate)
@@ -183,8 +184,8 @@ func TestLabelsOfAroundHoldInRun(t *testing.T) {
 
 func TestRunsContextCarriesThePoolsLabels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithName("labeled"))
-		other := newPool(t, taskpool.WithWorkers(1), taskpool.WithName("other"))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithName("labeled"))
+		other := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("other"))
 		label := func(ctx context.Context, key string) string { v, _ := pprof.Label(ctx, key); return v }
 		ctx := pprof.WithLabels(context.Background(), pprof.Labels("user", "alice", "pool", "mine"))
 		gate := make(chan struct{})
@@ -192,19 +193,19 @@ func TestRunsContextCarriesThePoolsLabels(t *testing.T) {
 		h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
 			info, _ := taskpool.Current(ctx)
 			if label(ctx, "pool") != "labeled" || label(ctx, "user") != "alice" || label(ctx, "worker") == "" {
-				return errLife
+				return pooltest.ErrTask
 			}
-			if derived := context.WithValue(ctx, beatKey{}, 1); label(derived, "pool") != "labeled" || info.Worker == 0 {
-				return errLife
+			if derived := context.WithValue(ctx, pooltest.Key{}, 1); label(derived, "pool") != "labeled" || info.Worker == 0 {
+				return pooltest.ErrTask
 			}
 			if d := taskpool.Detach(ctx); label(d, "pool") != "mine" || label(d, "worker") != "" {
-				return errLife
+				return pooltest.ErrTask
 			}
 			pprof.Do(ctx, pprof.Labels("zone", "a"), func(ctx context.Context) {
 				var err error
 				child, err = other.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
 					if label(ctx, "pool") != "other" || label(ctx, "zone") != "a" || label(ctx, "user") != "alice" {
-						return errLife
+						return pooltest.ErrTask
 					}
 					return nil
 				}})
@@ -234,7 +235,7 @@ func TestLabelsOfCallersDoNotReachTheReporter(t *testing.T) {
 		var once atomic.Bool
 		var p *taskpool.Pool
 		pprof.Do(context.Background(), pprof.Labels("user", "alice"), func(context.Context) {
-			p = newPool(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+			p = pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("labeled"), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 				taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) {
 					if !once.Swap(true) {
 						showsLabels(gate)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // Workers and the supervisor are started when they are first needed, so the size of
@@ -59,7 +60,7 @@ func TestWorkersAreStartedAsTheyAreNeeded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const workers, used = 1000, 10
-				p := newPool(t, append(opts, taskpool.WithWorkers(workers))...)
+				p := pooltest.New(t, append(opts, taskpool.WithWorkers(workers))...)
 				before := runtime.NumGoroutine()
 				for range 100 {
 					for range used {
@@ -72,7 +73,7 @@ func TestWorkersAreStartedAsTheyAreNeeded(t *testing.T) {
 					require.Equal(t, workers, p.Stats().Idle)
 				}
 				require.LessOrEqual(t, runtime.NumGoroutine()-before, used+1, "and one in store")
-				drain(t, p)
+				pooltest.Drain(t, p)
 			})
 		})
 	}
@@ -82,7 +83,7 @@ func TestWorkersAreStartedAsTheyAreNeeded(t *testing.T) {
 // can be at work at once.
 func TestSetOfWorkersIsWholeHoweverItIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(20), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(5))
+		p := pooltest.New(t, taskpool.WithWorkers(20), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(5))
 		whole := func(n int) {
 			t.Helper()
 			synctest.Wait()
@@ -105,20 +106,20 @@ func TestSetOfWorkersIsWholeHoweverItIsUsed(t *testing.T) {
 		require.Equal(t, uint64(2), p.Stats().Replaced)
 		deaf := make(chan struct{})
 		for range 3 {
-			submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-deaf; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-deaf; return nil }})
 		}
 		time.Sleep(3 * time.Second)
 		s := p.Stats()
 		require.Equal(t, []int{3, 20, 20}, []int{s.Abandoned, s.Workers, s.Idle})
 		for range 25 { // parked, with their workers
-			submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { time.Sleep(time.Second); return nil })
 			}})
 		}
 		synctest.Wait()
 		require.Equal(t, 25, p.Stats().Parked)
 		time.Sleep(2 * time.Second)
-		drain(t, p)
+		pooltest.Drain(t, p)
 		whole(20)
 		require.NoError(t, p.Resize(5))
 		whole(5)
@@ -140,7 +141,7 @@ func BenchmarkNewAndShutdown(b *testing.B) {
 			for range b.N {
 				p, err := taskpool.New(taskpool.WithWorkers(bench.workers))
 				if err == nil && bench.used {
-					err = p.Go(taskpool.Medium, emptyFunc)
+					err = p.Go(taskpool.Medium, func() {})
 				}
 				require.NoError(b, err)
 				require.NoError(b, p.Shutdown(context.Background()))

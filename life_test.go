@@ -17,56 +17,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
-var (
-	errLife  = errors.New("life: failed")
-	errCause = errors.New("life: enough")
-)
-
-// requireWhole checks, in a bubble, that an idle pool has its n workers and
-// runs n tasks at once, not more and not fewer.
-func requireWhole(t testing.TB, p *taskpool.Pool, n int) {
-	t.Helper()
-	synctest.Wait()
-	s := p.Stats()
-	require.Equal(t, n, s.Workers, "live workers")
-	require.Equal(t, n, s.Idle, "idle workers")
-	require.Zero(t, s.Lost)
-	requireConserved(t, s)
-	var running atomic.Int32
-	gate := make(chan struct{})
-	for range n + 1 {
-		require.NoError(t, p.Go(taskpool.Medium, func() { running.Add(1); <-gate }))
-	}
-	synctest.Wait()
-	atOnce := int(running.Load())
-	close(gate)
-	synctest.Wait()
-	require.Equal(t, n, atOnce, "tasks that run at once")
-	require.Equal(t, n+1, int(running.Load()))
-}
-
-// sleepCtx is a task's honest wait: it ends with its context.
-func sleepCtx(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// angryError is an error nobody can print.
-type angryError struct{}
-
-func (angryError) Error() string { panic("do not print me") }
-
 //go:noinline
-func lifePanicsHere(v any) { panic(v) }
-
-//go:noinline
-func lifePanicsDeferred(v any) { defer lifePanicsHere(v) }
+func lifePanicsDeferred(v any) { defer pooltest.PanicsHere(v) }
 
 // A lifeOutcome is something that Run may do, and what becomes of it.
 type lifeOutcome struct {
@@ -92,17 +47,17 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 	}
 	return []lifeOutcome{
 		{name: "nil", run: func() error { return nil }, state: taskpool.Succeeded},
-		{name: "error", run: func() error { return errLife }, state: taskpool.Failed, err: errLife},
+		{name: "error", run: func() error { return pooltest.ErrTask }, state: taskpool.Failed, err: pooltest.ErrTask},
 		{name: "own panic recovered", run: func() error {
 			defer func() { _ = recover() }()
 			panic("mine")
 		}, state: taskpool.Succeeded},
-		{name: "panic with error", run: func() error { lifePanicsHere(errLife); return nil },
-			state: taskpool.Failed, err: errLife, panics: true, value: equals(errLife)},
-		{name: "panic with string", run: func() error { lifePanicsHere("boom"); return nil },
+		{name: "panic with error", run: func() error { pooltest.PanicsHere(pooltest.ErrTask); return nil },
+			state: taskpool.Failed, err: pooltest.ErrTask, panics: true, value: equals(pooltest.ErrTask)},
+		{name: "panic with string", run: func() error { pooltest.PanicsHere("boom"); return nil },
 			state: taskpool.Failed, panics: true, value: equals("boom")},
-		{name: "panic with an error whose Error panics", run: func() error { lifePanicsHere(angryError{}); return nil },
-			state: taskpool.Failed, panics: true, value: equals(angryError{})},
+		{name: "panic with an error whose Error panics", run: func() error { pooltest.PanicsHere(pooltest.AngryError{}); return nil },
+			state: taskpool.Failed, panics: true, value: equals(pooltest.AngryError{})},
 		{name: "panic of the runtime", run: func() error {
 			m := map[bool]map[string]int{}[true]
 			m["x"] = 1
@@ -113,18 +68,18 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 		{name: "panic in a deferred call", run: func() error { lifePanicsDeferred("late"); return nil },
 			state: taskpool.Failed, panics: true, value: equals("late")},
 		{name: "panic in a deferred call after an error", run: func() error {
-			defer lifePanicsHere("late")
-			return errLife
+			defer pooltest.PanicsHere("late")
+			return pooltest.ErrTask
 		}, state: taskpool.Failed, panics: true, value: equals("late")},
 		{name: "panic again with another value", run: func() error {
 			defer func() { panic(fmt.Sprint("again ", recover())) }()
 			panic("first")
 		}, state: taskpool.Failed, panics: true, value: equals("again first")},
 		{name: "panic in a deferred call while panicking", run: func() error {
-			defer lifePanicsHere("second")
+			defer pooltest.PanicsHere("second")
 			panic("first")
 		}, state: taskpool.Failed, panics: true, value: equals("second")},
-		{name: "panic(nil)", run: func() error { lifePanicsHere(nil); return nil },
+		{name: "panic(nil)", run: func() error { pooltest.PanicsHere(nil); return nil },
 			state: taskpool.Failed, panics: true, value: nilValue},
 		{name: "panic(nil) in a deferred call", run: func() error { lifePanicsDeferred(nil); return nil },
 			state: taskpool.Failed, panics: true, value: nilValue},
@@ -143,7 +98,7 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 			panic("over")
 		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
 		{name: "panic after Goexit", run: func() error {
-			defer lifePanicsHere("on the way out")
+			defer pooltest.PanicsHere("on the way out")
 			runtime.Goexit()
 			return nil
 		}, state: taskpool.Failed, panics: true, value: equals("on the way out")},
@@ -188,18 +143,18 @@ func TestEveryEndOfRunIsClassified(t *testing.T) {
 				t.Setenv("GODEBUG", map[bool]string{false: "panicnil=0", true: "panicnil=1"}[panicnil])
 				func() { // the setting must be in force, or the test has no power
 					defer func() { require.Equal(t, panicnil, recover() == nil) }()
-					lifePanicsHere(nil)
+					pooltest.PanicsHere(nil)
 				}()
 				for _, o := range lifeOutcomes(panicnil) {
 					for _, byGo := range []bool{false, true} {
 						t.Run(fmt.Sprintf("%s,Go=%v", o.name, byGo), func(t *testing.T) {
 							synctest.Test(t, func(t *testing.T) {
-								events := new(eventLog)
-								opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks())}
+								events := new(pooltest.EventLog)
+								opts := []taskpool.Option{taskpool.WithWorkers(2), taskpool.WithHooks(events.Hooks())}
 								if within {
 									opts = append(opts, taskpool.WithHooks(around))
 								}
-								p := newPool(t, opts...)
+								p := pooltest.New(t, opts...)
 								want := o
 								if byGo {
 									if o.name == "error" {
@@ -207,15 +162,15 @@ func TestEveryEndOfRunIsClassified(t *testing.T) {
 									}
 									require.NoError(t, p.Go(taskpool.Medium, func() { _ = o.run() }))
 								} else {
-									h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return o.run() }})
+									h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return o.run() }})
 									requireOutcome(t, want, h.Wait(t.Context()))
 									require.Equal(t, want.state, h.State())
 								}
 								synctest.Wait()
-								finished := events.named("Finished")
+								finished := events.Named("Finished")
 								require.Len(t, finished, 1)
-								require.Equal(t, want.state, finished[0].task.Task.State)
-								requireOutcome(t, want, finished[0].task.Err)
+								require.Equal(t, want.state, finished[0].Task.Task.State)
+								requireOutcome(t, want, finished[0].Task.Err)
 
 								s := p.Stats()
 								count := map[bool]uint64{true: 1}
@@ -226,7 +181,7 @@ func TestEveryEndOfRunIsClassified(t *testing.T) {
 								if !within { // else the panic is over before it kills the worker
 									require.Equal(t, count[o.panics || o.goexits], s.Replaced)
 								}
-								requireWhole(t, p, 2)
+								pooltest.RequireWhole(t, p, 2)
 							})
 						})
 					}
@@ -241,31 +196,31 @@ func TestStackOfPanicErrorNamesThePanickingFunction(t *testing.T) {
 		return run(ctx)
 	}})
 	for name, opts := range map[string][]taskpool.Option{"plain": nil, "within Around": {around}} {
-		for where, f := range map[string]func(any){"called": lifePanicsHere, "deferred": lifePanicsDeferred} {
+		for where, f := range map[string]func(any){"called": pooltest.PanicsHere, "deferred": lifePanicsDeferred} {
 			t.Run(name+", "+where, func(t *testing.T) {
-				p := newPool(t, opts...)
-				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { f("x"); return nil }})
+				p := pooltest.New(t, opts...)
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { f("x"); return nil }})
 				var pe *taskpool.PanicError
 				require.ErrorAs(t, h.Wait(t.Context()), &pe)
-				require.Contains(t, string(pe.Stack), "lifePanicsHere")
+				require.Contains(t, string(pe.Stack), "PanicsHere")
 				require.Contains(t, string(pe.Stack), "life_test.go")
-				require.NotContains(t, pe.Error(), "lifePanicsHere", "the stack is not part of the text")
+				require.NotContains(t, pe.Error(), "PanicsHere", "the stack is not part of the text")
 			})
 		}
 	}
 }
 
 func TestPanicErrorUnwrapsAnErrorAndNothingElse(t *testing.T) {
-	require.Equal(t, errLife, (&taskpool.PanicError{Value: errLife}).Unwrap())
-	require.ErrorIs(t, &taskpool.PanicError{Value: fmt.Errorf("deep: %w", errLife)}, errLife)
+	require.Equal(t, pooltest.ErrTask, (&taskpool.PanicError{Value: pooltest.ErrTask}).Unwrap())
+	require.ErrorIs(t, &taskpool.PanicError{Value: fmt.Errorf("deep: %w", pooltest.ErrTask)}, pooltest.ErrTask)
 	require.NoError(t, (&taskpool.PanicError{Value: "text"}).Unwrap())
 	require.NoError(t, (&taskpool.PanicError{}).Unwrap())
 }
 
 func TestChildsPanicReturnedAsErrorIsNoPanicOfTheParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			child, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { panic("child") }})
 			if err != nil {
 				return err
@@ -279,49 +234,23 @@ func TestChildsPanicReturnedAsErrorIsNoPanicOfTheParent(t *testing.T) {
 		require.EqualValues(t, 2, s.Failed)
 		require.EqualValues(t, 1, s.Panics)
 		require.EqualValues(t, 1, s.Replaced)
-		requireWhole(t, p, 2)
+		pooltest.RequireWhole(t, p, 2)
 	})
 }
 
 // Retry.
 
-// attempts notes when each attempt starts.
-type attempts struct {
-	mu sync.Mutex
-	at []time.Time
-}
-
-func (a *attempts) start() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.at = append(a.at, time.Now())
-	return len(a.at)
-}
-
-func (a *attempts) gaps() (g []time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for i := 1; i < len(a.at); i++ {
-		g = append(g, a.at[i].Sub(a.at[i-1]))
-	}
-	return g
-}
-
-func (a *attempts) n() int { return len(a.gaps()) + 1 }
-
-func noWait(int) time.Duration { return 0 }
-
 func TestMaxAttemptsCountsTheFirstOne(t *testing.T) {
 	for limit, want := range []int{1, 1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(1))
-			var a attempts
-			h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: limit}, Run: func(context.Context) error {
-				return fmt.Errorf("attempt %d: %w", a.start(), errLife)
+			p := pooltest.New(t, taskpool.WithWorkers(1))
+			var a pooltest.Attempts
+			h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: limit}, Run: func(context.Context) error {
+				return fmt.Errorf("attempt %d: %w", a.Start(), pooltest.ErrTask)
 			}})
-			require.EqualError(t, h.Wait(t.Context()), fmt.Sprintf("attempt %d: %v", want, errLife), "the last error counts")
+			require.EqualError(t, h.Wait(t.Context()), fmt.Sprintf("attempt %d: %v", want, pooltest.ErrTask), "the last error counts")
 			require.Equal(t, taskpool.Failed, h.State())
-			require.Equal(t, want, a.n())
+			require.Equal(t, want, a.N())
 			s := p.Stats()
 			require.EqualValues(t, want, s.Attempts)
 			require.EqualValues(t, want-1, s.Retries)
@@ -333,20 +262,20 @@ func TestMaxAttemptsCountsTheFirstOne(t *testing.T) {
 
 func TestRetryEndsWithTheFirstSuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		var a attempts
-		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 9}, Run: func(context.Context) error {
-			switch a.start() {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 9}, Run: func(context.Context) error {
+			switch a.Start() {
 			case 1:
-				return errLife
+				return pooltest.ErrTask
 			case 2:
 				panic("once more")
 			}
 			return nil
 		}})
 		require.NoError(t, h.Wait(t.Context()))
-		require.Equal(t, 3, a.n())
-		requireWhole(t, p, 1)
+		require.Equal(t, 3, a.N())
+		pooltest.RequireWhole(t, p, 1)
 		require.EqualValues(t, 1, p.Stats().Panics)
 	})
 }
@@ -356,16 +285,16 @@ func TestDefaultBackoffDoublesWithFullJitter(t *testing.T) {
 		const tasks, rounds = 64, 12
 		var mu sync.Mutex
 		delays := make([][]time.Duration, rounds)
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Retried: func(e taskpool.TaskEvent) {
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Retried: func(e taskpool.TaskEvent) {
 			mu.Lock()
 			defer mu.Unlock()
 			delays[e.Task.Attempt-1] = append(delays[e.Task.Attempt-1], e.Delay)
 		}}))
-		all := make([]attempts, tasks)
+		all := make([]pooltest.Attempts, tasks)
 		for i := range all {
-			submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: rounds + 1}, Run: func(context.Context) error {
-				all[i].start()
-				return errLife
+			pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: rounds + 1}, Run: func(context.Context) error {
+				all[i].Start()
+				return pooltest.ErrTask
 			}})
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
@@ -388,7 +317,7 @@ func TestDefaultBackoffDoublesWithFullJitter(t *testing.T) {
 			require.Positive(t, high, "round %d: jitter must reach up to %v", i+1, limit)
 		}
 		for i := range all {
-			for n, gap := range all[i].gaps() {
+			for n, gap := range all[i].Gaps() {
 				require.Contains(t, delays[n], gap, "the delay that hooks are told is the one that passes")
 			}
 		}
@@ -402,24 +331,24 @@ func TestBackoffIsUsedExactly(t *testing.T) {
 	}{
 		"as told":          {func(n int) time.Duration { return time.Duration(n) * 137 * time.Millisecond }, []time.Duration{137e6, 274e6, 411e6}},
 		"longer than 30 s": {func(int) time.Duration { return time.Hour }, []time.Duration{3600e9, 3600e9, 3600e9}},
-		"zero":             {noWait, []time.Duration{0, 0, 0}},
+		"zero":             {pooltest.NoWait, []time.Duration{0, 0, 0}},
 		"negative":         {func(int) time.Duration { return -time.Hour }, []time.Duration{0, 0, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(events.hooks()))
-				var a attempts
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(events.Hooks()))
+				var a pooltest.Attempts
 				var asked []int
-				h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 4, Backoff: func(n int) time.Duration {
+				h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 4, Backoff: func(n int) time.Duration {
 					asked = append(asked, n)
 					return tt.backoff(n)
-				}}, Run: func(context.Context) error { a.start(); return errLife }})
-				require.ErrorIs(t, h.Wait(t.Context()), errLife)
-				require.Equal(t, tt.want, a.gaps())
+				}}, Run: func(context.Context) error { a.Start(); return pooltest.ErrTask }})
+				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
+				require.Equal(t, tt.want, a.Gaps())
 				require.Equal(t, []int{1, 2, 3}, asked)
 				synctest.Wait()
-				require.Equal(t, tt.want, events.delays(), "a negative delay is not told either")
+				require.Equal(t, tt.want, events.Delays(), "a negative delay is not told either")
 			})
 		})
 	}
@@ -432,37 +361,37 @@ func TestRetryIfDecides(t *testing.T) {
 		run     func(ctx context.Context, n int) error
 		want    int
 	}{
-		"nil, error":   {nil, func(context.Context, int) error { return errLife }, 3},
-		"nil, panic":   {nil, func(context.Context, int) error { panic(errLife) }, 3},
-		"nil, timeout": {nil, func(ctx context.Context, _ int) error { <-ctx.Done(); return errLife }, 3},
-		"true":         {func(error) bool { return true }, func(context.Context, int) error { return errLife }, 3},
-		"true, panic":  {func(error) bool { return true }, func(context.Context, int) error { panic(errLife) }, 3},
-		"false":        {func(error) bool { return false }, func(context.Context, int) error { return errLife }, 1},
-		"false, panic": {func(error) bool { return false }, func(context.Context, int) error { panic(errLife) }, 1},
+		"nil, error":   {nil, func(context.Context, int) error { return pooltest.ErrTask }, 3},
+		"nil, panic":   {nil, func(context.Context, int) error { panic(pooltest.ErrTask) }, 3},
+		"nil, timeout": {nil, func(ctx context.Context, _ int) error { <-ctx.Done(); return pooltest.ErrTask }, 3},
+		"true":         {func(error) bool { return true }, func(context.Context, int) error { return pooltest.ErrTask }, 3},
+		"true, panic":  {func(error) bool { return true }, func(context.Context, int) error { panic(pooltest.ErrTask) }, 3},
+		"false":        {func(error) bool { return false }, func(context.Context, int) error { return pooltest.ErrTask }, 1},
+		"false, panic": {func(error) bool { return false }, func(context.Context, int) error { panic(pooltest.ErrTask) }, 1},
 		"by error": {func(err error) bool { return errors.Is(err, other) }, func(_ context.Context, n int) error {
 			if n == 1 {
 				return other
 			}
-			return errLife
+			return pooltest.ErrTask
 		}, 2},
-		"by timeout": {func(err error) bool { return errors.Is(err, taskpool.ErrTimeout) && errors.Is(err, errLife) },
+		"by timeout": {func(err error) bool { return errors.Is(err, taskpool.ErrTimeout) && errors.Is(err, pooltest.ErrTask) },
 			func(ctx context.Context, n int) error {
 				if n == 1 {
 					<-ctx.Done()
 				}
-				return errLife
+				return pooltest.ErrTask
 			}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				var a attempts
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return tt.run(ctx, a.start()) },
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				var a pooltest.Attempts
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return tt.run(ctx, a.Start()) },
 					Retry: taskpool.Retry{MaxAttempts: 3, If: tt.retryIf}})
-				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 				require.Equal(t, taskpool.Failed, h.State())
-				require.Equal(t, tt.want, a.n())
-				requireWhole(t, p, 1)
+				require.Equal(t, tt.want, a.N())
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -470,28 +399,28 @@ func TestRetryIfDecides(t *testing.T) {
 
 func TestPermanentIsNeverRetried(t *testing.T) {
 	require.NoError(t, taskpool.Permanent(nil))
-	require.EqualError(t, taskpool.Permanent(errLife), errLife.Error())
-	deep := fmt.Errorf("deep: %w", errors.Join(errCause, taskpool.Permanent(errLife)))
+	require.EqualError(t, taskpool.Permanent(pooltest.ErrTask), pooltest.ErrTask.Error())
+	deep := fmt.Errorf("deep: %w", errors.Join(pooltest.ErrCause, taskpool.Permanent(pooltest.ErrTask)))
 	for name, run := range map[string]func() error{
-		"plain":                    func() error { return taskpool.Permanent(errLife) },
+		"plain":                    func() error { return taskpool.Permanent(pooltest.ErrTask) },
 		"wrapped":                  func() error { return deep },
-		"inside RetryAfter":        func() error { return taskpool.RetryAfter(0, taskpool.Permanent(errLife)) },
-		"outside RetryAfter":       func() error { return taskpool.Permanent(taskpool.RetryAfter(0, errLife)) },
-		"as the value of a panic":  func() error { panic(taskpool.Permanent(errLife)) },
-		"joined before RetryAfter": func() error { return errors.Join(taskpool.RetryAfter(0, errCause), deep) },
+		"inside RetryAfter":        func() error { return taskpool.RetryAfter(0, taskpool.Permanent(pooltest.ErrTask)) },
+		"outside RetryAfter":       func() error { return taskpool.Permanent(taskpool.RetryAfter(0, pooltest.ErrTask)) },
+		"as the value of a panic":  func() error { panic(taskpool.Permanent(pooltest.ErrTask)) },
+		"joined before RetryAfter": func() error { return errors.Join(taskpool.RetryAfter(0, pooltest.ErrCause), deep) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				var a attempts
-				h := submit(t, p, taskpool.Task{Run: func(context.Context) error { a.start(); return run() },
-					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				var a pooltest.Attempts
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { a.Start(); return run() },
+					Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(error) bool {
 						assert.Fail(t, "If must not be asked about a permanent error")
 						return true
 					}}})
-				require.ErrorIs(t, h.Wait(t.Context()), errLife)
+				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 				require.Equal(t, taskpool.Failed, h.State())
-				require.Equal(t, 1, a.n())
+				require.Equal(t, 1, a.N())
 			})
 		})
 	}
@@ -499,32 +428,32 @@ func TestPermanentIsNeverRetried(t *testing.T) {
 
 func TestRetryAfterSetsTheDelayOfAGrantedRetry(t *testing.T) {
 	require.NoError(t, taskpool.RetryAfter(time.Second, nil))
-	require.EqualError(t, taskpool.RetryAfter(time.Second, errLife), errLife.Error())
+	require.EqualError(t, taskpool.RetryAfter(time.Second, pooltest.ErrTask), pooltest.ErrTask.Error())
 	for name, tt := range map[string]struct {
 		err   error
 		retry taskpool.Retry
 		want  []time.Duration
 	}{
-		"default backoff": {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 3}, []time.Duration{3600e9, 3600e9}},
-		"over Backoff":    {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, Backoff: noWait}, []time.Duration{3600e9}},
-		"wrapped deep": {fmt.Errorf("a: %w", errors.Join(errCause, fmt.Errorf("b: %w", taskpool.RetryAfter(time.Minute, errLife)))),
+		"default backoff": {taskpool.RetryAfter(time.Hour, pooltest.ErrTask), taskpool.Retry{MaxAttempts: 3}, []time.Duration{3600e9, 3600e9}},
+		"over Backoff":    {taskpool.RetryAfter(time.Hour, pooltest.ErrTask), taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}, []time.Duration{3600e9}},
+		"wrapped deep": {fmt.Errorf("a: %w", errors.Join(pooltest.ErrCause, fmt.Errorf("b: %w", taskpool.RetryAfter(time.Minute, pooltest.ErrTask)))),
 			taskpool.Retry{MaxAttempts: 2}, []time.Duration{60e9}},
-		"negative":     {taskpool.RetryAfter(-time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}, []time.Duration{0}},
-		"no retry":     {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{}, nil},
-		"refused":      {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 3, If: func(error) bool { return false }}, nil},
-		"granted":      {taskpool.RetryAfter(time.Hour, errLife), taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}, []time.Duration{3600e9}},
-		"outside a %w": {taskpool.RetryAfter(time.Minute, fmt.Errorf("c: %w", errLife)), taskpool.Retry{MaxAttempts: 2}, []time.Duration{60e9}},
+		"negative":     {taskpool.RetryAfter(-time.Hour, pooltest.ErrTask), taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}, []time.Duration{0}},
+		"no retry":     {taskpool.RetryAfter(time.Hour, pooltest.ErrTask), taskpool.Retry{}, nil},
+		"refused":      {taskpool.RetryAfter(time.Hour, pooltest.ErrTask), taskpool.Retry{MaxAttempts: 3, If: func(error) bool { return false }}, nil},
+		"granted":      {taskpool.RetryAfter(time.Hour, pooltest.ErrTask), taskpool.Retry{MaxAttempts: 2, If: func(error) bool { return true }}, []time.Duration{3600e9}},
+		"outside a %w": {taskpool.RetryAfter(time.Minute, fmt.Errorf("c: %w", pooltest.ErrTask)), taskpool.Retry{MaxAttempts: 2}, []time.Duration{60e9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				events := new(eventLog)
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.hooks()))
-				var a attempts
-				h := submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.start(); return tt.err }})
-				require.ErrorIs(t, h.Wait(t.Context()), errLife)
-				require.Equal(t, tt.want, a.gaps())
+				events := new(pooltest.EventLog)
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(events.Hooks()))
+				var a pooltest.Attempts
+				h := pooltest.Submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.Start(); return tt.err }})
+				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
+				require.Equal(t, tt.want, a.Gaps())
 				synctest.Wait()
-				require.Equal(t, tt.want, events.delays())
+				require.Equal(t, tt.want, events.Delays())
 			})
 		})
 	}
@@ -532,26 +461,26 @@ func TestRetryAfterSetsTheDelayOfAGrantedRetry(t *testing.T) {
 
 func TestGoexitIsNeverRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		var a attempts
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { a.start(); runtime.Goexit(); return nil },
-			Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { a.Start(); runtime.Goexit(); return nil },
+			Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(error) bool {
 				assert.Fail(t, "If must not be asked about Goexit")
 				return true
 			}}})
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrGoexit)
-		require.Equal(t, 1, a.n())
-		requireWhole(t, p, 1)
+		require.Equal(t, 1, a.N())
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
 func TestRetryWaitsWithoutAWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		var a attempts
-		h := submit(t, p, taskpool.Task{Name: "again", Run: func(context.Context) error {
-			if a.start() == 1 {
-				return errLife
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "again", Run: func(context.Context) error {
+			if a.Start() == 1 {
+				return pooltest.ErrTask
 			}
 			return nil
 		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
@@ -560,15 +489,15 @@ func TestRetryWaitsWithoutAWorker(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, 1, s.Delayed)
 		require.Equal(t, 1, s.Idle)
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		infos := p.Tasks(taskpool.Delayed)
 		require.Len(t, infos, 1)
 		require.Equal(t, time.Now().Add(time.Hour), infos[0].Due)
-		require.ErrorIs(t, infos[0].Err, errLife)
+		require.ErrorIs(t, infos[0].Err, pooltest.ErrTask)
 		require.Equal(t, 1, infos[0].Attempt)
-		require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
 		require.NoError(t, h.Wait(t.Context()))
-		require.Equal(t, []time.Duration{time.Hour}, a.gaps())
+		require.Equal(t, []time.Duration{time.Hour}, a.Gaps())
 	})
 }
 
@@ -583,23 +512,23 @@ type lifeEnd struct {
 }
 
 var lifeEnds = []lifeEnd{
-	{name: "Cancel", cause: errCause, end: func(h *taskpool.Handle) { h.Cancel(errCause) }},
+	{name: "Cancel", cause: pooltest.ErrCause, end: func(h *taskpool.Handle) { h.Cancel(pooltest.ErrCause) }},
 	{name: "Cancel(nil)", cause: context.Canceled, end: func(h *taskpool.Handle) { h.Cancel(nil) }},
 	{name: "ctx", cause: context.Canceled, ctx: func(parent context.Context) (context.Context, func()) {
 		return context.WithCancel(parent)
 	}},
-	{name: "ctx with cause", cause: errCause, ctx: func(parent context.Context) (context.Context, func()) {
+	{name: "ctx with cause", cause: pooltest.ErrCause, ctx: func(parent context.Context) (context.Context, func()) {
 		ctx, cancel := context.WithCancelCause(parent)
-		return ctx, func() { cancel(errCause) }
+		return ctx, func() { cancel(pooltest.ErrCause) }
 	}},
-	{name: "parent of ctx", cause: errCause, ctx: func(parent context.Context) (context.Context, func()) {
+	{name: "parent of ctx", cause: pooltest.ErrCause, ctx: func(parent context.Context) (context.Context, func()) {
 		ctx, cancel := context.WithCancelCause(parent)
 		ctx, stop := context.WithCancel(ctx)
-		return ctx, func() { cancel(errCause); stop() }
+		return ctx, func() { cancel(pooltest.ErrCause); stop() }
 	}},
 	{name: "foreign ctx", cause: context.Canceled, ctx: func(parent context.Context) (context.Context, func()) {
-		f := &foreignContext{Context: parent, done: make(chan struct{})}
-		return f, f.end
+		f := &pooltest.ForeignContext{Context: parent, Ended: make(chan struct{})}
+		return f, f.End
 	}},
 	{name: "deadline of ctx", cause: context.DeadlineExceeded, ctx: func(parent context.Context) (context.Context, func()) {
 		ctx, cancel := context.WithTimeout(parent, time.Minute)
@@ -616,57 +545,22 @@ func (e lifeEnd) begin(parent context.Context) (context.Context, func(*taskpool.
 	return ctx, func(*taskpool.Handle) { end() }
 }
 
-// A foreignContext is a context that package context knows nothing of.
-type foreignContext struct {
-	context.Context
-	probe func() // called by every method, if not nil
-	once  sync.Once
-	mu    sync.Mutex
-	done  chan struct{}
-	err   error
-}
-
-func (f *foreignContext) called() {
-	if f.probe != nil {
-		f.probe()
-	}
-}
-
-func (f *foreignContext) end() {
-	f.once.Do(func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.err = context.Canceled
-		close(f.done)
-	})
-}
-
-func (f *foreignContext) Done() <-chan struct{}       { f.called(); return f.done }
-func (f *foreignContext) Deadline() (time.Time, bool) { f.called(); return f.Context.Deadline() }
-func (f *foreignContext) Value(key any) any           { f.called(); return f.Context.Value(key) }
-func (f *foreignContext) Err() error {
-	f.called()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
 func TestTaskThatWaitsIsCanceledAtOnce(t *testing.T) {
 	for _, end := range lifeEnds {
 		for name, task := range map[string]taskpool.Task{
 			"queued":            {},
 			"delayed":           {NotBefore: time.Now().Add(24 * time.Hour)},
 			"delayed for retry": {Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}},
-			"queued for retry":  {Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait}},
+			"queued for retry":  {Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}},
 		} {
 			t.Run(name+" by "+end.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
-					var a attempts
+					p := pooltest.New(t, taskpool.WithWorkers(1))
+					var a pooltest.Attempts
 					task.Run = func(context.Context) error {
-						a.start()
+						a.Start()
 						p.Pause() // keeps a retry in the queue
-						return errLife
+						return pooltest.ErrTask
 					}
 					retried := strings.HasSuffix(name, "retry")
 					if name == "queued" {
@@ -694,16 +588,16 @@ func TestTaskThatWaitsIsCanceledAtOnce(t *testing.T) {
 					s := p.Stats()
 					require.Zero(t, s.Queued+s.Delayed)
 					require.EqualValues(t, 1, s.Canceled)
-					requireConserved(t, s)
-					require.False(t, h.Cancel(errLife), "it has settled")
+					pooltest.RequireConserved(t, s)
+					require.False(t, h.Cancel(pooltest.ErrTask), "it has settled")
 					require.Equal(t, end.cause, h.Err())
 					p.Resume()
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 					want2 := 0
 					if retried {
 						want2 = 1
 					}
-					require.Len(t, a.at, want2, "a canceled task never runs")
+					require.Equal(t, want2, a.N(), "a canceled task never runs")
 				})
 			})
 		}
@@ -719,26 +613,26 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 		}{
 			"returns ctx.Err()": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.Canceled, nil},
 			"returns the cause": {func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, taskpool.Canceled, nil},
-			"returns an error":  {func(ctx context.Context) error { <-ctx.Done(); return errLife }, taskpool.Canceled, []error{errLife}},
+			"returns an error":  {func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask }, taskpool.Canceled, []error{pooltest.ErrTask}},
 			"returns one later": {func(ctx context.Context) error {
 				<-ctx.Done()
 				time.Sleep(time.Second)
-				return errLife
-			}, taskpool.Canceled, []error{errLife}},
+				return pooltest.ErrTask
+			}, taskpool.Canceled, []error{pooltest.ErrTask}},
 			"returns nil": {func(ctx context.Context) error { <-ctx.Done(); return nil }, taskpool.Succeeded, nil},
 		} {
 			t.Run(end.name+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
+					p := pooltest.New(t, taskpool.WithWorkers(1))
 					var cause error
-					var a attempts
+					var a pooltest.Attempts
 					ctx, cancel := end.begin(t.Context())
 					h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
-						a.start()
+						a.Start()
 						err := tt.run(ctx)
 						cause = context.Cause(ctx)
 						return err
-					}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(error) bool {
+					}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(error) bool {
 						assert.Fail(t, "If must not be asked about a canceled task")
 						return true
 					}}})
@@ -749,7 +643,7 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 					err = h.Wait(t.Context())
 					require.Equal(t, end.cause, cause, "the cause reaches the task")
 					require.Equal(t, tt.state, h.State())
-					require.Equal(t, 1, a.n(), "a canceled task is never retried")
+					require.Equal(t, 1, a.N(), "a canceled task is never retried")
 					if tt.state == taskpool.Succeeded {
 						require.NoError(t, err)
 					} else {
@@ -760,7 +654,7 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 						}
 					}
 					require.False(t, h.Cancel(nil))
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 				})
 			})
 		}
@@ -769,23 +663,23 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 
 func TestCancelReturnsTrueUntilTheTaskHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Second); return errLife }})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Second); return pooltest.ErrTask }})
 		synctest.Wait()
-		require.True(t, h.Cancel(errCause))
+		require.True(t, h.Cancel(pooltest.ErrCause))
 		require.True(t, h.Cancel(errors.New("too late for the cause")))
 		require.Equal(t, taskpool.Running, h.State(), "Cancel does not wait")
-		require.ErrorIs(t, h.Wait(t.Context()), errCause, "the first cause counts")
-		require.False(t, h.Cancel(errCause))
+		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrCause, "the first cause counts")
+		require.False(t, h.Cancel(pooltest.ErrCause))
 
 		for _, run := range []func(context.Context) error{
 			func(context.Context) error { return nil },
-			func(context.Context) error { return errLife },
+			func(context.Context) error { return pooltest.ErrTask },
 			func(context.Context) error { panic("x") },
 		} {
-			h := submit(t, p, taskpool.Task{Run: run})
+			h := pooltest.Submit(t, p, taskpool.Task{Run: run})
 			want := h.Wait(t.Context())
-			require.False(t, h.Cancel(errCause))
+			require.False(t, h.Cancel(pooltest.ErrCause))
 			require.Equal(t, want, h.Err())
 		}
 	})
@@ -798,19 +692,19 @@ func TestErrorReturnedAtTheMomentOfCancellationIsCanceled(t *testing.T) {
 			continue // there is no moment to choose
 		}
 		t.Run(end.name, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2))
+			p := pooltest.New(t, taskpool.WithWorkers(2))
 			for range 100 {
 				ctx, cancel := end.begin(context.Background())
-				h, err := p.Submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait},
+				h, err := p.Submit(ctx, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait},
 					Run: func(ctx context.Context) error {
 						info, _ := taskpool.Current(ctx)
 						cancel(info.Handle)
-						return errLife
+						return pooltest.ErrTask
 					}})
 				require.NoError(t, err)
 				err = h.Wait(t.Context())
 				require.ErrorIs(t, err, end.cause)
-				require.ErrorIs(t, err, errLife)
+				require.ErrorIs(t, err, pooltest.ErrTask)
 				require.Equal(t, taskpool.Canceled, h.State())
 			}
 			require.EqualValues(t, 100, p.Stats().Attempts)
@@ -822,15 +716,15 @@ func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
 	for _, end := range lifeEnds {
 		for _, where := range []string{"If", "Backoff"} {
 			for name, fail := range map[string]func() error{
-				"error": func() error { return errLife },
-				"panic": func() error { panic(errLife) },
+				"error": func() error { return pooltest.ErrTask },
+				"panic": func() error { panic(pooltest.ErrTask) },
 			} {
 				t.Run(fmt.Sprintf("%s in %s after %s", end.name, where, name), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						logs := new(logRecorder)
-						p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.logger()))
+						logs := new(pooltest.LogRecorder)
+						p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(logs.Logger()))
 						ctx, cancel := end.begin(t.Context())
-						var a attempts
+						var a pooltest.Attempts
 						var h *taskpool.Handle
 						at := func(here string) {
 							if here == where {
@@ -838,7 +732,7 @@ func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
 							}
 						}
 						h2, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
-							a.start()
+							a.Start()
 							info, _ := taskpool.Current(ctx)
 							h = info.Handle
 							return fail()
@@ -852,13 +746,13 @@ func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
 						require.Less(t, time.Since(began), time.Hour, "no backoff is waited for")
 						require.ErrorIs(t, err, end.cause)
 						require.Equal(t, taskpool.Canceled, h2.State())
-						require.Equal(t, 1, a.n())
+						require.Equal(t, 1, a.N())
 						synctest.Wait()
 						if name == "panic" {
 							// What became of the task does not make the panic unseen.
-							require.Contains(t, logs.messages(), "ERROR taskpool: task panicked")
+							require.Contains(t, logs.Messages(), "ERROR taskpool: task panicked")
 						}
-						requireWhole(t, p, 2)
+						pooltest.RequireWhole(t, p, 2)
 					})
 				})
 			}
@@ -868,13 +762,13 @@ func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
 
 // A panic is not an error that Run returns: with and without a policy it stands.
 func TestPanicAfterCancelIsLoggedAndNotRetried(t *testing.T) {
-	for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 3, Backoff: noWait}} {
+	for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 3, Backoff: pooltest.NoWait}} {
 		for _, end := range lifeEnds {
 			t.Run(fmt.Sprintf("%s, MaxAttempts %d", end.name, retry.MaxAttempts), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					logs := new(logRecorder)
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.logger()))
-					var a attempts
+					logs := new(pooltest.LogRecorder)
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(logs.Logger()))
+					var a pooltest.Attempts
 					var asked atomic.Bool
 					retry := retry
 					if retry.MaxAttempts > 0 {
@@ -882,7 +776,7 @@ func TestPanicAfterCancelIsLoggedAndNotRetried(t *testing.T) {
 					}
 					ctx, cancel := end.begin(t.Context())
 					h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(ctx context.Context) error {
-						a.start()
+						a.Start()
 						<-ctx.Done()
 						panic("late")
 					}})
@@ -892,12 +786,12 @@ func TestPanicAfterCancelIsLoggedAndNotRetried(t *testing.T) {
 					var pe *taskpool.PanicError
 					require.ErrorAs(t, h.Wait(t.Context()), &pe)
 					require.Equal(t, taskpool.Failed, h.State())
-					require.Equal(t, 1, a.n())
+					require.Equal(t, 1, a.N())
 					require.False(t, asked.Load(), "If is not asked about a canceled task")
 					synctest.Wait()
-					require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.messages())
+					require.Equal(t, []string{"ERROR taskpool: task panicked"}, logs.Messages())
 					require.EqualValues(t, 1, p.Stats().Panics)
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 				})
 			})
 		}
@@ -910,7 +804,7 @@ func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
 	for name, derive := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 		"own": func(ctx context.Context) (context.Context, context.CancelFunc) { return ctx, func() {} },
 		"with value": func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return context.WithValue(ctx, lifeKey{}, 1), func() {}
+			return context.WithValue(ctx, pooltest.Key{}, 1), func() {}
 		},
 		"with cancel": context.WithCancel,
 		"with later limit": func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -919,9 +813,9 @@ func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				began := time.Now()
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 					ctx, cancel := derive(ctx)
 					defer cancel()
 					assert.NoError(t, ctx.Err())
@@ -942,33 +836,32 @@ func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
 
 // Keys of values outside and inside a task.
 type (
-	lifeKey struct{}
 	taskKey struct{}
 )
 
 func TestTimeoutIsWrappedWithWhatRunReturned(t *testing.T) {
 	for name, run := range map[string]func(ctx context.Context) error{
-		"watches its context": func(ctx context.Context) error { <-ctx.Done(); return errLife },
-		"never looks at it":   func(context.Context) error { time.Sleep(2 * time.Second); return errLife },
+		"watches its context": func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask },
+		"never looks at it":   func(context.Context) error { time.Sleep(2 * time.Second); return pooltest.ErrTask },
 		"looks when it is late": func(ctx context.Context) error {
 			time.Sleep(2 * time.Second)
 			assert.Error(t, ctx.Err())
-			return errLife
+			return pooltest.ErrTask
 		},
-		"returns on the instant": func(context.Context) error { time.Sleep(time.Second); return errLife },
+		"returns on the instant": func(context.Context) error { time.Sleep(time.Second); return pooltest.ErrTask },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: run})
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: run})
 				err := h.Wait(t.Context())
 				require.ErrorIs(t, err, taskpool.ErrTimeout)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
-				require.ErrorIs(t, err, errLife)
-				require.ErrorContains(t, err, errLife.Error())
+				require.ErrorIs(t, err, pooltest.ErrTask)
+				require.ErrorContains(t, err, pooltest.ErrTask.Error())
 				require.NotErrorIs(t, err, taskpool.ErrHung)
 				require.Equal(t, taskpool.Failed, h.State())
-				requireWhole(t, p, 1)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -976,8 +869,8 @@ func TestTimeoutIsWrappedWithWhatRunReturned(t *testing.T) {
 
 func TestContextFirstAskedForAfterTheTimeoutIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			time.Sleep(3 * time.Second)
 			assert.Equal(t, context.DeadlineExceeded, ctx.Err())
 			assert.Equal(t, taskpool.ErrTimeout, context.Cause(ctx))
@@ -989,8 +882,8 @@ func TestContextFirstAskedForAfterTheTimeoutIsOver(t *testing.T) {
 
 func TestNilAfterTheTimeoutWithinTheGraceSucceeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(5*time.Second))
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(5*time.Second))
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
 			time.Sleep(6*time.Second - 1)
 			return nil
 		}})
@@ -1002,24 +895,24 @@ func TestNilAfterTheTimeoutWithinTheGraceSucceeds(t *testing.T) {
 
 func TestTaskThatMakesItInTimeKeepsItsError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			time.Sleep(time.Second - 1)
 			assert.NoError(t, ctx.Err())
-			return errLife
+			return pooltest.ErrTask
 		}})
-		require.Equal(t, errLife, h.Wait(t.Context()))
+		require.Equal(t, pooltest.ErrTask, h.Wait(t.Context()))
 		time.Sleep(time.Minute)
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
 func TestEachAttemptHasItsOwnTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		var a attempts
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
-			n := a.start()
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			n := a.Start()
 			deadline, ok := ctx.Deadline()
 			assert.True(t, ok)
 			assert.Equal(t, time.Now().Add(time.Second), deadline)
@@ -1032,7 +925,7 @@ func TestEachAttemptHasItsOwnTimeout(t *testing.T) {
 			return ctx.Err()
 		}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return 10 * time.Second }}})
 		require.NoError(t, h.Wait(t.Context()))
-		require.Equal(t, []time.Duration{11 * time.Second, 11 * time.Second}, a.gaps())
+		require.Equal(t, []time.Duration{11 * time.Second, 11 * time.Second}, a.Gaps())
 	})
 }
 
@@ -1046,7 +939,7 @@ func TestDeadlineIsTheEarlierOfTimeoutAndContext(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				ctx := t.Context()
 				if tt.ctx > 0 {
 					var cancel func()
@@ -1085,13 +978,13 @@ func TestDeadlineIsTheEarlierOfTimeoutAndContext(t *testing.T) {
 // Contexts.
 
 func TestContextValuesFlowIntoTheTask(t *testing.T) {
-	p := newPool(t)
-	ctx := context.WithValue(context.Background(), lifeKey{}, "seen")
+	p := pooltest.New(t)
+	ctx := context.WithValue(context.Background(), pooltest.Key{}, "seen")
 	h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
-		assert.Equal(t, "seen", ctx.Value(lifeKey{}))
+		assert.Equal(t, "seen", ctx.Value(pooltest.Key{}))
 		derived, cancel := context.WithCancel(ctx)
 		defer cancel()
-		assert.Equal(t, "seen", derived.Value(lifeKey{}))
+		assert.Equal(t, "seen", derived.Value(pooltest.Key{}))
 		assert.Nil(t, ctx.Value("other"))
 		return nil
 	}})
@@ -1102,16 +995,16 @@ func TestContextValuesFlowIntoTheTask(t *testing.T) {
 func TestContextOfATaskEndsWithTheTaskAndSaysSo(t *testing.T) {
 	for name, run := range map[string]func(context.Context) error{
 		"nil":    func(context.Context) error { return nil },
-		"error":  func(context.Context) error { return errLife },
+		"error":  func(context.Context) error { return pooltest.ErrTask },
 		"panic":  func(context.Context) error { panic("x") },
 		"Goexit": func(context.Context) error { runtime.Goexit(); return nil },
 	} {
 		for _, early := range []bool{false, true} { // asked for its Done while the task ran
 			t.Run(fmt.Sprintf("%s, asked early %v", name, early), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
+					p := pooltest.New(t, taskpool.WithWorkers(1))
 					var kept context.Context
-					h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						kept = ctx
 						if early {
 							assert.NotNil(t, ctx.Done())
@@ -1131,27 +1024,27 @@ func TestContextOfATaskEndsWithTheTaskAndSaysSo(t *testing.T) {
 
 func TestContextOfAnAttemptEndsBeforeTheNextAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var contexts []context.Context
-		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3}, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 3}, Run: func(ctx context.Context) error {
 			for _, before := range contexts {
 				assert.Error(t, before.Err())
 			}
 			assert.NoError(t, ctx.Err())
 			contexts = append(contexts, ctx)
-			return errLife
+			return pooltest.ErrTask
 		}})
-		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 		require.Len(t, contexts, 3)
 	})
 }
 
 func TestChildEndsWithItsParentUnlessDetached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		var child, free *taskpool.Handle
-		wait := func(ctx context.Context) error { return sleepCtx(ctx, time.Minute) }
-		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
+		wait := func(ctx context.Context) error { return pooltest.Sleep(ctx, time.Minute) }
+		parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) (err error) {
 			child, err = p.Submit(ctx, taskpool.Task{Run: wait})
 			if err == nil {
 				free, err = p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: wait})
@@ -1168,17 +1061,17 @@ func TestChildEndsWithItsParentUnlessDetached(t *testing.T) {
 }
 
 func TestDetachLeavesTheTask(t *testing.T) {
-	outside := context.WithValue(context.Background(), lifeKey{}, "outer")
+	outside := context.WithValue(context.Background(), pooltest.Key{}, "outer")
 	require.Equal(t, outside, taskpool.Detach(outside), "outside a task it changes nothing")
 
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), lifeKey{}, "outer"))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), pooltest.Key{}, "outer"))
 		var kept, keptChild context.Context
 		check := func(detached context.Context) {
 			_, inside := taskpool.Current(detached)
 			assert.False(t, inside)
-			assert.Equal(t, "outer", detached.Value(lifeKey{}))
+			assert.Equal(t, "outer", detached.Value(pooltest.Key{}))
 			assert.NoError(t, detached.Err())
 			assert.Equal(t, detached, taskpool.Detach(detached))
 		}
@@ -1206,8 +1099,8 @@ func TestDetachLeavesTheTask(t *testing.T) {
 		require.NoError(t, h.Wait(context.Background()))
 		require.NoError(t, kept.Err(), "it does not end with the task")
 		require.ErrorContains(t, context.Cause(keptChild), "Detach", "the child was submitted with its parent's context")
-		cancel(errCause)
-		require.Equal(t, errCause, context.Cause(kept), "it ends with the context the task was submitted with")
+		cancel(pooltest.ErrCause)
+		require.Equal(t, pooltest.ErrCause, context.Cause(kept), "it ends with the context the task was submitted with")
 	})
 }
 
@@ -1216,14 +1109,14 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 	require.False(t, ok)
 
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
 		var infos []taskpool.TaskInfo
 		var contexts []context.Context
-		h := submit(t, p, taskpool.Task{Name: "who", Priority: 7, Timeout: time.Minute, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "who", Priority: 7, Timeout: time.Minute, Run: func(ctx context.Context) error {
 			info, ok := taskpool.Current(ctx)
 			assert.True(t, ok)
-			derived, cancel := context.WithTimeout(context.WithValue(ctx, lifeKey{}, 1), time.Second)
+			derived, cancel := context.WithTimeout(context.WithValue(ctx, pooltest.Key{}, 1), time.Second)
 			defer cancel()
 			for _, ctx := range []context.Context{derived, context.WithoutCancel(ctx)} {
 				same, ok := taskpool.Current(ctx)
@@ -1234,9 +1127,9 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 			assert.Equal(t, time.Now().Add(time.Minute), info.Deadline)
 			infos, contexts = append(infos, info), append(contexts, ctx)
 			time.Sleep(time.Millisecond)
-			return errLife
+			return pooltest.ErrTask
 		}, Retry: taskpool.Retry{MaxAttempts: 3}})
-		require.ErrorIs(t, h.Wait(t.Context()), errLife)
+		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
 		require.Len(t, infos, 3)
 		for i, info := range infos {
 			require.EqualValues(t, 2, info.ID)
@@ -1247,7 +1140,7 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 			require.Positive(t, info.Worker)
 			require.Same(t, h, info.Handle)
 			if i > 0 {
-				require.ErrorIs(t, info.Err, errLife)
+				require.ErrorIs(t, info.Err, pooltest.ErrTask)
 			} else {
 				require.NoError(t, info.Err)
 			}
@@ -1263,33 +1156,33 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 
 func TestWaitEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		over, cancel := context.WithCancelCause(context.Background())
-		cancel(errCause)
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return errLife }})
-		require.Equal(t, errCause, h.Wait(over))
+		cancel(pooltest.ErrCause)
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return pooltest.ErrTask }})
+		require.Equal(t, pooltest.ErrCause, h.Wait(over))
 		soon, stop := context.WithTimeout(context.Background(), time.Millisecond)
 		defer stop()
 		require.Equal(t, context.DeadlineExceeded, h.Wait(soon))
 		require.Equal(t, taskpool.Running, h.State())
-		require.Equal(t, errLife, h.Wait(context.Background()))
+		require.Equal(t, pooltest.ErrTask, h.Wait(context.Background()))
 		for range 50 { // a choice between two ready channels must not show
-			require.Equal(t, errLife, h.Wait(over), "a settled task is reported even if ctx is over")
+			require.Equal(t, pooltest.ErrTask, h.Wait(over), "a settled task is reported even if ctx is over")
 		}
 	})
 }
 
 func TestWaitForItselfIsErrInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2}, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2}, Run: func(ctx context.Context) error {
 			info, _ := taskpool.Current(ctx)
 			assert.Equal(t, taskpool.ErrInside, info.Handle.Wait(ctx))
 			derived, cancel := context.WithTimeout(ctx, time.Hour)
 			defer cancel()
 			assert.Equal(t, taskpool.ErrInside, info.Handle.Wait(derived))
 			if info.Attempt == 1 {
-				return errLife
+				return pooltest.ErrTask
 			}
 			return nil
 		}})
@@ -1299,13 +1192,13 @@ func TestWaitForItselfIsErrInside(t *testing.T) {
 
 func TestHandleShowsTheTasksLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		p.Pause()
-		var a attempts
-		h := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error {
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second), Run: func(context.Context) error {
 			time.Sleep(time.Second)
-			if a.start() == 1 {
-				return errLife
+			if a.Start() == 1 {
+				return pooltest.ErrTask
 			}
 			return nil
 		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Second }}})
@@ -1336,19 +1229,19 @@ func TestHandleShowsTheTasksLife(t *testing.T) {
 		require.Equal(t, taskpool.Succeeded, h.State())
 		<-done
 		require.NoError(t, h.Err())
-		<-submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Done()
+		<-pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Done()
 		require.NotNil(t, h.Done())
 	})
 }
 
 func TestNotBeforeIsTheEarliestStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		began := time.Now()
 		var mu sync.Mutex
 		started := make(map[time.Duration]time.Duration)
 		for _, d := range []time.Duration{5 * time.Second, time.Second, -time.Hour, 3 * time.Second, 0, time.Hour} {
-			submit(t, p, taskpool.Task{NotBefore: began.Add(d), Run: func(context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{NotBefore: began.Add(d), Run: func(context.Context) error {
 				mu.Lock()
 				defer mu.Unlock()
 				started[d] = time.Since(began)
@@ -1368,7 +1261,7 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 		const tasks = 400
 		var mu sync.Mutex
 		finished := make(map[uint64][]taskpool.State)
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(2),
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(2),
 			taskpool.WithCapacity(150, taskpool.OverflowShed), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -1382,18 +1275,18 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
 			task := taskpool.Task{Priority: taskpool.Priority(rnd.IntN(4)), Timeout: time.Duration(rnd.IntN(3)) * time.Second,
 				Run: func(ctx context.Context) error {
-					err := sleepCtx(ctx, time.Duration(kind)*300*time.Millisecond)
+					err := pooltest.Sleep(ctx, time.Duration(kind)*300*time.Millisecond)
 					switch kind {
 					case 1:
 						panic("x")
 					case 2:
 						runtime.Goexit()
 					case 3:
-						return errLife
+						return pooltest.ErrTask
 					case 4:
 						time.Sleep(10 * time.Second) // hangs if it has a timeout
 					case 5:
-						cancel(errCause)
+						cancel(pooltest.ErrCause)
 					}
 					return err
 				}}
@@ -1411,12 +1304,12 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 			}
 			handles = append(handles, h)
 			if kind == 6 {
-				h.Cancel(errCause)
+				h.Cancel(pooltest.ErrCause)
 			}
 			if rnd.IntN(3) == 0 {
 				time.Sleep(time.Duration(rnd.IntN(1000)) * time.Millisecond)
 			}
-			requireConserved(t, p.Stats())
+			pooltest.RequireConserved(t, p.Stats())
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
 		time.Sleep(time.Minute) // the hung ones come back
@@ -1443,7 +1336,7 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 		require.EqualValues(t, byState[taskpool.Shed], s.Shed)
 		require.Positive(t, s.Hangs)
 		require.Zero(t, s.Abandoned)
-		requireWhole(t, p, 3)
+		pooltest.RequireWhole(t, p, 3)
 	})
 }
 

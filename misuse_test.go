@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // A misuse is a call that cannot be meant, and what it says: as its error or, if panics is
@@ -45,10 +46,10 @@ func errorOf[T any](_ T, err error) error { return err }
 
 // lastOf returns the error of the only pair.
 func lastOf[R any](t *testing.T, seq iter.Seq2[R, error]) error {
-	all := pairsOf(seq)
+	all := pooltest.PairsOf(seq)
 	require.Len(t, all, 1)
-	require.Zero(t, all[0].v)
-	return all[0].err
+	require.Zero(t, all[0].V)
+	return all[0].Err
 }
 
 func noError(f func()) func() error {
@@ -58,15 +59,15 @@ func noError(f func()) func() error {
 func answer(context.Context) (int, error) { return 42, nil }
 
 func TestNilContextsAndFunctionsAreRefusedByName(t *testing.T) {
-	p := newPool(t)
-	h := submit(t, p, taskpool.Task{Run: nop})
+	p := pooltest.New(t)
+	h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{}, answer)
 	require.NoError(t, err)
 	g := p.Group(t.Context(), taskpool.Task{})
 	require.NoError(t, p.WaitIdle(t.Context()))
 	before := p.Stats()
 	var none context.Context
-	ctx, task := t.Context(), taskpool.Task{Run: mustNotRun}
+	ctx, task := t.Context(), taskpool.Task{Run: pooltest.MustNotRun}
 	all := []misuse{
 		{func() error { return p.Go(0, nil) }, "taskpool: Go: f must not be nil", false},
 		{func() error { return errorOf(p.Submit(none, task)) }, "taskpool: Submit: ctx must not be nil", false},
@@ -86,10 +87,14 @@ func TestNilContextsAndFunctionsAreRefusedByName(t *testing.T) {
 		{func() error { return errorOf(taskpool.SubmitFunc[int](ctx, p, taskpool.Task{}, nil)) }, "taskpool: SubmitFunc: f must not be nil", false},
 		{func() error { return errorOf(taskpool.Call(none, p, taskpool.Task{}, answer)) }, "taskpool: Call: ctx must not be nil", false},
 		{func() error { return errorOf(taskpool.Call[int](ctx, p, taskpool.Task{}, nil)) }, "taskpool: Call: f must not be nil", false},
-		{func() error { return lastOf(t, taskpool.Map(none, p, taskpool.Task{}, upTo(3), square)) }, "taskpool: Map: ctx must not be nil", false},
-		{func() error { return lastOf(t, taskpool.Map(ctx, p, taskpool.Task{}, nil, square)) }, "taskpool: Map: in must not be nil", false},
-		{func() error { return lastOf(t, taskpool.Map[int, int](ctx, p, taskpool.Task{}, upTo(3), nil)) }, "taskpool: Map: f must not be nil", false},
-		{func() error { return lastOf(t, taskpool.MapLimit(none, p, 1, taskpool.Task{}, upTo(3), square)) }, "taskpool: MapLimit: ctx must not be nil", false},
+		{func() error {
+			return lastOf(t, taskpool.Map(none, p, taskpool.Task{}, pooltest.UpTo(3), pooltest.Square))
+		}, "taskpool: Map: ctx must not be nil", false},
+		{func() error { return lastOf(t, taskpool.Map(ctx, p, taskpool.Task{}, nil, pooltest.Square)) }, "taskpool: Map: in must not be nil", false},
+		{func() error { return lastOf(t, taskpool.Map[int, int](ctx, p, taskpool.Task{}, pooltest.UpTo(3), nil)) }, "taskpool: Map: f must not be nil", false},
+		{func() error {
+			return lastOf(t, taskpool.MapLimit(none, p, 1, taskpool.Task{}, pooltest.UpTo(3), pooltest.Square))
+		}, "taskpool: MapLimit: ctx must not be nil", false},
 		{func() error { return taskpool.Yield(none) }, "taskpool: Yield: ctx must not be nil", false},
 		{func() error { return taskpool.Block(none, func() error { panic("must not be called") }) }, "taskpool: Block: ctx must not be nil", false},
 		{func() error { return taskpool.Block(ctx, nil) }, "taskpool: Block: f must not be nil", false},
@@ -105,14 +110,14 @@ func TestNilContextsAndFunctionsAreRefusedByName(t *testing.T) {
 	require.NoError(t, g.Wait(), "the group has no member")
 	require.Equal(t, 42, func() int { v, err := fut.Get(ctx); require.NoError(t, err); return v }())
 	// Inside a task too.
-	require.NoError(t, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+	require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 		for _, m := range all {
 			m.check(t)
 		}
 		misuse{func() error { return taskpool.Block(ctx, nil) }, "taskpool: Block: f must not be nil", false}.check(t)
 		return taskpool.Yield(ctx)
 	}}).Wait(ctx))
-	requireWorkers(t, p, p.Stats().Slots)
+	pooltest.RequireWorkers(t, p, p.Stats().Slots)
 }
 
 // poolCalls are the calls with a pool.
@@ -120,9 +125,9 @@ func poolCalls(p *taskpool.Pool) map[string]func() error {
 	ctx := context.Background()
 	return map[string]func() error{
 		"Go":           func() error { return p.Go(0, func() { panic("must not run") }) },
-		"Submit":       func() error { return errorOf(p.Submit(ctx, taskpool.Task{Run: mustNotRun})) },
-		"TrySubmit":    func() error { return errorOf(p.TrySubmit(ctx, taskpool.Task{Run: mustNotRun})) },
-		"SubmitWithin": func() error { return errorOf(p.SubmitWithin(ctx, ctx, taskpool.Task{Run: mustNotRun})) },
+		"Submit":       func() error { return errorOf(p.Submit(ctx, taskpool.Task{Run: pooltest.MustNotRun})) },
+		"TrySubmit":    func() error { return errorOf(p.TrySubmit(ctx, taskpool.Task{Run: pooltest.MustNotRun})) },
+		"SubmitWithin": func() error { return errorOf(p.SubmitWithin(ctx, ctx, taskpool.Task{Run: pooltest.MustNotRun})) },
 		"WaitIdle":     func() error { return p.WaitIdle(ctx) },
 		"Resize":       func() error { return p.Resize(1) },
 		"Shutdown":     func() error { return p.Shutdown(ctx) },
@@ -130,13 +135,13 @@ func poolCalls(p *taskpool.Pool) map[string]func() error {
 		"SubmitFunc":   func() error { return errorOf(taskpool.SubmitFunc(ctx, p, taskpool.Task{}, answer)) },
 		"Call":         func() error { return errorOf(taskpool.Call(ctx, p, taskpool.Task{}, answer)) },
 		"Map": func() error {
-			for _, err := range taskpool.Map(ctx, p, taskpool.Task{}, upTo(3), square) {
+			for _, err := range taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(3), pooltest.Square) {
 				return err
 			}
 			return nil
 		},
 		"MapLimit": func() error {
-			for _, err := range taskpool.MapLimit(ctx, p, 1, taskpool.Task{}, upTo(3), square) {
+			for _, err := range taskpool.MapLimit(ctx, p, 1, taskpool.Task{}, pooltest.UpTo(3), pooltest.Square) {
 				return err
 			}
 			return nil
@@ -156,9 +161,9 @@ var callsWithoutError = map[string]bool{"Group": true, "Pause": true, "Resume": 
 	"Stack": true, "Name": true, "HangGrace": true}
 
 func TestPoolsThatNewHasNotReturnedAreRefused(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	// As *p would, without a complaint of vet about it, and before anything runs in it.
-	copied := taskpool.CopyOf(p)
+	copied := copyOf(p)
 	require.NoError(t, p.Go(0, func() {}))
 	require.NoError(t, p.WaitIdle(t.Context()))
 	for got, bad := range map[string]*taskpool.Pool{"nil": nil, "a zero Pool": {}, "a copy": copied} {
@@ -186,7 +191,7 @@ func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
 	}
 	for got, g := range map[string]*taskpool.Group{"nil": nil, "a zero Group": {}} {
 		const must = ": the Group must be one that Pool.Group has returned, got "
-		misuse{noError(func() { g.Go(mustNotRun) }), "taskpool: Group.Go" + must + got, true}.check(t)
+		misuse{noError(func() { g.Go(pooltest.MustNotRun) }), "taskpool: Group.Go" + must + got, true}.check(t)
 		misuse{noError(func() { g.SetLimit(1) }), "taskpool: Group.SetLimit" + must + got, true}.check(t)
 		misuse{func() error { return g.Wait() }, "taskpool: Group.Wait" + must + got, false}.check(t)
 	}
@@ -216,8 +221,8 @@ func TestFutureHasAllMethodsOfItsHandleByItself(t *testing.T) {
 
 func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		task := taskpool.Task{Run: mustNotRun}
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		task := taskpool.Task{Run: pooltest.MustNotRun}
 		run := func(context.Context) (int, error) { panic("must not run") }
 		bg := context.Background()
 		calls := map[string]func(context.Context) error{
@@ -228,7 +233,7 @@ func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
 			"Call":         func(ctx context.Context) error { return errorOf(taskpool.Call(ctx, p, taskpool.Task{}, run)) },
 			"Group.Go": func(ctx context.Context) error {
 				g := p.Group(ctx, taskpool.Task{})
-				g.Go(mustNotRun)
+				g.Go(pooltest.MustNotRun)
 				return g.Wait()
 			},
 		}
@@ -243,7 +248,7 @@ func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
 		free := make(chan struct{})
 		require.NoError(t, p.Go(0, func() { <-free }))
 		synctest.Wait()
-		other := newPool(t, taskpool.WithWorkers(1))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
 		for name, call := range calls {
 			if name == "TrySubmit" {
 				continue
@@ -251,7 +256,7 @@ func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
 			ctx, cancel := context.WithTimeout(bg, time.Second)
 			require.EqualError(t, call(ctx), "taskpool: "+name+": context is over: context deadline exceeded")
 			cancel()
-			h := submit(t, other, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { return call(bg) }})
+			h := pooltest.Submit(t, other, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { return call(bg) }})
 			require.ErrorContains(t, h.Wait(bg), "taskpool: "+name+": the context of the task that waits is over: taskpool: attempt timed out")
 		}
 		close(free)
@@ -259,10 +264,10 @@ func TestSubmissionsThatContextsRefuseNameTheirCall(t *testing.T) {
 }
 
 func TestAHookThatRunsWithANilContextIsTold(t *testing.T) {
-	p := newPool(t, taskpool.WithHooks(taskpool.Hooks{
+	p := pooltest.New(t, taskpool.WithHooks(taskpool.Hooks{
 		Around: func(_ context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(nil) },
 	}))
-	h := submit(t, p, taskpool.Task{Run: mustNotRun})
+	h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.MustNotRun})
 	require.EqualError(t, h.Wait(t.Context()), "taskpool: hook Around called run with a nil context")
 }
 
@@ -275,11 +280,11 @@ func copyOf[T any](p *T) *T {
 
 func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 	ctx := context.Background()
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	p.Pause()
 	const must = ": the Handle must be one that Submit has returned, got a copy"
 	for _, with := range []context.Context{ctx, t.Context()} { // two ways to make a handle
-		h, err := p.Submit(with, taskpool.Task{Run: nop})
+		h, err := p.Submit(with, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		c := copyOf(h)
 		for name, call := range map[string]func(){
@@ -292,10 +297,10 @@ func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 		require.Equal(t, taskpool.Queued, h.State(), "the task is none the worse")
 	}
 	g := p.Group(ctx, taskpool.Task{})
-	g.Go(nop)
+	g.Go(pooltest.Nop)
 	c := copyOf(g)
 	const mustGroup = ": the Group must be one that Pool.Group has returned, got a copy"
-	misuse{noError(func() { c.Go(mustNotRun) }), "taskpool: Group.Go" + mustGroup, true}.check(t)
+	misuse{noError(func() { c.Go(pooltest.MustNotRun) }), "taskpool: Group.Go" + mustGroup, true}.check(t)
 	misuse{noError(func() { c.SetLimit(1) }), "taskpool: Group.SetLimit" + mustGroup, true}.check(t)
 	misuse{func() error { return c.Wait() }, "taskpool: Group.Wait" + mustGroup, false}.check(t)
 	p.Resume()
@@ -304,7 +309,7 @@ func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 }
 
 func TestCopyOfAFutureHasItsResult(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	p.Pause()
 	fut, err := taskpool.SubmitFunc(t.Context(), p, taskpool.Task{}, answer)
 	require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 func TestBadOptionsAreRefusedAndStartNothing(t *testing.T) {
@@ -94,7 +95,7 @@ func TestEdgesOfOptionsAreAllowed(t *testing.T) {
 		{taskpool.WithName("")},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			p := newPool(t, opts...)
+			p := pooltest.New(t, opts...)
 			ran := false
 			require.NoError(t, p.Go(taskpool.Medium, func() { ran = true }))
 			require.NoError(t, p.Shutdown(context.Background()))
@@ -104,14 +105,14 @@ func TestEdgesOfOptionsAreAllowed(t *testing.T) {
 }
 
 func TestDefaultNumberOfWorkersIsGOMAXPROCS(t *testing.T) {
-	p := newPool(t)
+	p := pooltest.New(t)
 	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
 	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Slots)
 }
 
 func TestDefaultCapacityIsUnbounded(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	release := block(t, p)
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	release := pooltest.Block(t, p)
 	defer release()
 	for range 10_000 {
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
@@ -121,8 +122,8 @@ func TestDefaultCapacityIsUnbounded(t *testing.T) {
 
 func TestDefaultFairShareIsSixteen(t *testing.T) {
 	const n = 64
-	p := newPool(t, taskpool.WithWorkers(1))
-	release := block(t, p)
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	release := pooltest.Block(t, p)
 	var order []taskpool.Priority // written by the one worker
 	add := func(pr taskpool.Priority) {
 		require.NoError(t, p.Go(pr, func() { order = append(order, pr) }))
@@ -147,10 +148,10 @@ func TestDefaultFairShareIsSixteen(t *testing.T) {
 
 func TestDefaultHangGraceIsFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
 		defer close(gate)
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(6*time.Second - 1)
 		synctest.Wait()
 		require.Equal(t, taskpool.Running, h.State())
@@ -164,11 +165,11 @@ func TestDefaultHangGraceIsFiveSeconds(t *testing.T) {
 func TestDefaultMaxAbandonedIsTheNumberOfWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers = 2
-		p := newPool(t, taskpool.WithWorkers(workers))
+		p := pooltest.New(t, taskpool.WithWorkers(workers))
 		gate := make(chan struct{})
 		defer close(gate)
 		for range workers + 1 {
-			submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -180,7 +181,7 @@ func TestDefaultMaxAbandonedIsTheNumberOfWorkers(t *testing.T) {
 
 func TestNameIsInEvents(t *testing.T) {
 	var got string
-	p := newPool(t, taskpool.WithName("mail"), taskpool.WithHooks(taskpool.Hooks{
+	p := pooltest.New(t, taskpool.WithName("mail"), taskpool.WithHooks(taskpool.Hooks{
 		Finished: func(e taskpool.TaskEvent) { got = e.Pool },
 	}))
 	require.NoError(t, p.Go(taskpool.Medium, func() {}))
@@ -193,7 +194,7 @@ func TestHooksGivenTwiceAreCalledInOrder(t *testing.T) {
 	hook := func(i int) taskpool.Option {
 		return taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { got = append(got, i) }})
 	}
-	p := newPool(t, hook(1), hook(2))
+	p := pooltest.New(t, hook(1), hook(2))
 	require.NoError(t, p.Go(taskpool.Medium, func() {}))
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.Equal(t, []int{1, 2}, got)
@@ -217,7 +218,7 @@ func TestNumberOfWorkersIsBounded(t *testing.T) {
 		_, err := taskpool.New(taskpool.WithWorkers(n))
 		require.EqualError(t, err, fmt.Sprintf("taskpool: WithWorkers: n must be at most 1000000, got %d", n))
 	}
-	p := newPool(t, taskpool.WithWorkers(most))
+	p := pooltest.New(t, taskpool.WithWorkers(most))
 	require.EqualError(t, p.Resize(math.MaxInt), fmt.Sprintf("taskpool: Resize: workers must be at most 1000000, got %d", math.MaxInt))
 	require.Equal(t, most, p.Stats().Slots)
 	require.NoError(t, p.Resize(1))
@@ -231,16 +232,16 @@ func TestOptionsTakeTheLargestValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
 			for _, order := range []taskpool.Option{taskpool.WithAging(math.MaxInt64), taskpool.WithFairShare(math.MaxInt)} {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, math.MinInt), order,
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, math.MinInt), order,
 					taskpool.WithCapacity(math.MaxInt, overflow), taskpool.WithMaxParked(math.MaxInt),
 					taskpool.WithMaxAbandoned(math.MaxInt), taskpool.WithQuantum(math.MaxInt64), taskpool.WithHangGrace(math.MaxInt64))
-				release := occupy(t, p)
+				release := pooltest.Occupy(t, p)
 				g := p.Group(t.Context(), taskpool.Task{Timeout: math.MaxInt64, Heartbeat: math.MaxInt64})
 				g.SetLimit(math.MaxInt)
 				for range 3 {
 					g.Go(func(ctx context.Context) error { time.Sleep(time.Second); return taskpool.Yield(ctx) })
 				}
-				h := submit(t, p, taskpool.Task{Priority: math.MaxInt, Retry: taskpool.Retry{MaxAttempts: math.MaxInt,
+				h := pooltest.Submit(t, p, taskpool.Task{Priority: math.MaxInt, Retry: taskpool.Retry{MaxAttempts: math.MaxInt,
 					Backoff: func(int) time.Duration { return math.MaxInt64 }}, Run: func(context.Context) error { return errors.New("again") }})
 				release()
 				require.NoError(t, g.Wait())

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // A startLog is the order in which tasks were started.
@@ -45,76 +46,21 @@ func (l *startLog) task(name string, pr taskpool.Priority) taskpool.Task {
 	}}
 }
 
-// occupy is block, but the worker is released at the end of the test at the
-// latest, and release may be called again.
-func occupy(t testing.TB, p *taskpool.Pool) (release func()) {
-	t.Helper()
-	release = sync.OnceFunc(block(t, p))
-	t.Cleanup(release)
-	return release
-}
-
-// occupiedPool returns a pool of one worker, which is occupied.
-func occupiedPool(t testing.TB, opts ...taskpool.Option) (p *taskpool.Pool, release func()) {
-	t.Helper()
-	p = newPool(t, append([]taskpool.Option{taskpool.WithWorkers(1)}, opts...)...)
-	return p, occupy(t, p)
-}
-
-// drain waits until the pool has nothing to do.
-func drain(t testing.TB, p *taskpool.Pool) {
-	t.Helper()
-	require.NoError(t, p.WaitIdle(context.Background()))
-	requireConserved(t, p.Stats())
-}
-
-// A doorCall is a call of Submit that may wait for room.
-type doorCall struct {
-	h        *taskpool.Handle
-	err      error
-	returned bool
-}
-
-// submitAtDoor calls Submit on a goroutine of its own, and returns once that
-// call has returned or waits. Only in a bubble.
-func submitAtDoor(ctx context.Context, p *taskpool.Pool, task taskpool.Task) *doorCall {
-	c := new(doorCall)
-	go func() {
-		c.h, c.err = p.Submit(ctx, task)
-		c.returned = true
-	}()
-	synctest.Wait()
-	return c
-}
-
-func requireWaiting(t testing.TB, c *doorCall) {
-	t.Helper()
-	synctest.Wait()
-	require.False(t, c.returned, "Submit must wait, it returned %v", c.err)
-}
-
-func requireAccepted(t testing.TB, c *doorCall) {
-	t.Helper()
-	synctest.Wait()
-	require.True(t, c.returned, "Submit still waits")
-	require.NoError(t, c.err)
-}
-
 func later() time.Time { return time.Now().Add(time.Hour) }
 
 func TestHighStartsBeforeQueuedLow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		var log startLog
-		submit(t, p, log.task("low", taskpool.Low))
-		submit(t, p, log.task("least", 1000))
-		submit(t, p, log.task("medium", taskpool.Medium))
-		submit(t, p, log.task("zero value", 0))
-		submit(t, p, log.task("high", taskpool.High))
-		submit(t, p, log.task("most", -1000))
+		pooltest.Submit(t, p, log.task("low", taskpool.Low))
+		pooltest.Submit(t, p, log.task("least", 1000))
+		pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("zero value", 0))
+		pooltest.Submit(t, p, log.task("high", taskpool.High))
+		pooltest.Submit(t, p, log.task("most", -1000))
 		require.NoError(t, p.Go(taskpool.High, func() { log.add("high by Go") }))
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"most", "high", "high by Go", "medium", "zero value", "low", "least"}, log.all())
 	})
 }
@@ -124,7 +70,7 @@ func TestEqualPrioritiesStartInOrderOfArrival(t *testing.T) {
 		{taskpool.WithFairShare(0)}, {taskpool.WithFairShare(3)}, {taskpool.WithAging(time.Second)},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, opts...)
+			p, release := pooltest.Occupied(t, opts...)
 			const tasks = 900 // several segments of each lane
 			rng := rand.New(rand.NewPCG(1, 2))
 			started := make(map[taskpool.Priority][]int)
@@ -136,14 +82,14 @@ func TestEqualPrioritiesStartInOrderOfArrival(t *testing.T) {
 				if rng.IntN(2) == 0 {
 					require.NoError(t, p.Go(pr, f))
 				} else {
-					submit(t, p, taskpool.Task{Priority: pr, Run: func(context.Context) error { f(); return nil }})
+					pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: func(context.Context) error { f(); return nil }})
 				}
 				if rng.IntN(8) == 0 {
 					time.Sleep(100 * time.Millisecond)
 				}
 			}
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Equal(t, want, started)
 		})
 	}
@@ -153,10 +99,10 @@ func TestOrderIsDecidedWhenAWorkerIsFree(t *testing.T) {
 	for _, workers := range []int{1, 2, 8} {
 		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithFairShare(0))
+				p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithFairShare(0))
 				var releases []func()
 				for range workers {
-					releases = append(releases, occupy(t, p))
+					releases = append(releases, pooltest.Occupy(t, p))
 				}
 				var log startLog
 				gates := make(chan struct{})
@@ -170,18 +116,18 @@ func TestOrderIsDecidedWhenAWorkerIsFree(t *testing.T) {
 					}}
 				}
 				for range 3 * workers {
-					submit(t, p, gated("low", taskpool.Low))
+					pooltest.Submit(t, p, gated("low", taskpool.Low))
 				}
 				synctest.Wait() // now a dispatcher would have taken one in advance
 				for i := range workers {
 					name := fmt.Sprint("high", i)
-					submit(t, p, gated(name, taskpool.High))
+					pooltest.Submit(t, p, gated(name, taskpool.High))
 					releases[i]()
 					synctest.Wait()
 					require.Equal(t, name, log.all()[i], "the last to come must be the next to start")
 				}
 				open()
-				drain(t, p)
+				pooltest.Drain(t, p)
 			})
 		})
 	}
@@ -189,20 +135,20 @@ func TestOrderIsDecidedWhenAWorkerIsFree(t *testing.T) {
 
 func TestSetPriorityMovesToTheBackOfTheNewLane(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		var log startLog
-		raised := submit(t, p, log.task("raised", taskpool.Low))
-		submit(t, p, log.task("low", taskpool.Low))
-		again := submit(t, p, log.task("again", taskpool.High))
-		lowered := submit(t, p, log.task("lowered", taskpool.High))
-		submit(t, p, log.task("high", taskpool.High))
+		raised := pooltest.Submit(t, p, log.task("raised", taskpool.Low))
+		pooltest.Submit(t, p, log.task("low", taskpool.Low))
+		again := pooltest.Submit(t, p, log.task("again", taskpool.High))
+		lowered := pooltest.Submit(t, p, log.task("lowered", taskpool.High))
+		pooltest.Submit(t, p, log.task("high", taskpool.High))
 		require.True(t, raised.SetPriority(taskpool.High))
 		require.True(t, again.SetPriority(taskpool.High), "to the back, though the lane is the same")
 		require.True(t, lowered.SetPriority(taskpool.Low))
-		submit(t, p, log.task("last high", taskpool.High))
-		submit(t, p, log.task("last low", taskpool.Low))
+		pooltest.Submit(t, p, log.task("last high", taskpool.High))
+		pooltest.Submit(t, p, log.task("last low", taskpool.Low))
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"high", "raised", "again", "last high", "low", "lowered", "last low"}, log.all())
 	})
 }
@@ -211,15 +157,15 @@ func TestSetPriorityMovesToTheBackOfTheNewLane(t *testing.T) {
 func TestSetPriorityMakesATaskTheYoungest(t *testing.T) {
 	for _, opt := range []taskpool.Option{taskpool.WithFairShare(1), taskpool.WithAging(time.Nanosecond)} {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, opt)
+			p, release := pooltest.Occupied(t, opt)
 			var log startLog
-			moved := submit(t, p, log.task("moved", taskpool.Low))
+			moved := pooltest.Submit(t, p, log.task("moved", taskpool.Low))
 			time.Sleep(time.Second)
-			submit(t, p, log.task("other", taskpool.Medium))
+			pooltest.Submit(t, p, log.task("other", taskpool.Medium))
 			time.Sleep(time.Second)
 			require.True(t, moved.SetPriority(taskpool.High))
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Equal(t, []string{"other", "moved"}, log.all())
 		})
 	}
@@ -227,28 +173,28 @@ func TestSetPriorityMakesATaskTheYoungest(t *testing.T) {
 
 func TestSetPriorityWorksOnDelayedTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t)
+		p, release := pooltest.Occupied(t)
 		var log startLog
 		due := time.Now().Add(time.Second)
 		notBefore := log.task("delayed", taskpool.Low)
 		notBefore.NotBefore = due
-		delayed := submit(t, p, notBefore)
+		delayed := pooltest.Submit(t, p, notBefore)
 		require.Equal(t, taskpool.Delayed, delayed.State())
 		require.True(t, delayed.SetPriority(taskpool.High))
 		require.Equal(t, taskpool.Delayed, delayed.State(), "a new priority does not make it due")
-		submit(t, p, log.task("medium", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
 		time.Sleep(2 * time.Second)
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"delayed", "medium"}, log.all())
 	})
 }
 
 func TestSetPriorityIsRefusedOnceATaskRunsOrHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
-		fails := submit(t, p, taskpool.Task{
+		fails := pooltest.Submit(t, p, taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Second }},
 			Run:   func(context.Context) error { <-gate; return errors.New("failed") },
 		})
@@ -259,12 +205,12 @@ func TestSetPriorityIsRefusedOnceATaskRunsOrHasSettled(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, taskpool.Delayed, fails.State())
 		require.True(t, fails.SetPriority(taskpool.Low), "it waits for its retry")
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, taskpool.Failed, fails.State())
 		require.False(t, fails.SetPriority(taskpool.High))
 
-		release := occupy(t, p)
-		canceled := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		release := pooltest.Occupy(t, p)
+		canceled := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
 		require.True(t, canceled.Cancel(nil))
 		require.False(t, canceled.SetPriority(taskpool.High))
 		release()
@@ -273,7 +219,7 @@ func TestSetPriorityIsRefusedOnceATaskRunsOrHasSettled(t *testing.T) {
 
 func TestCancelFreesRoomAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(3, taskpool.OverflowReject))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(3, taskpool.OverflowReject))
 		var log startLog
 		delayed := log.task("delayed", taskpool.Low)
 		delayed.NotBefore = later()
@@ -282,24 +228,24 @@ func TestCancelFreesRoomAtOnce(t *testing.T) {
 		withContext, err := p.Submit(ctx, log.task("context", taskpool.Low))
 		require.NoError(t, err)
 		for name, take := range map[string]func(){
-			"queued":  func() { submit(t, p, log.task("queued", taskpool.High)).Cancel(nil) },
-			"delayed": func() { submit(t, p, delayed).Cancel(nil) },
+			"queued":  func() { pooltest.Submit(t, p, log.task("queued", taskpool.High)).Cancel(nil) },
+			"delayed": func() { pooltest.Submit(t, p, delayed).Cancel(nil) },
 		} {
 			for range 10 { // more often than there is room
 				take()
 			}
 			require.Equal(t, 1, p.Stats().Queued+p.Stats().Delayed, name)
 		}
-		submit(t, p, log.task("a", taskpool.Low))
-		submit(t, p, log.task("b", taskpool.Low))
+		pooltest.Submit(t, p, log.task("a", taskpool.Low))
+		pooltest.Submit(t, p, log.task("b", taskpool.Low))
 		_, err = p.Submit(context.Background(), log.task("refused", taskpool.Low))
 		require.ErrorIs(t, err, taskpool.ErrFull)
 		cancel()
 		synctest.Wait()
 		require.Equal(t, taskpool.Canceled, withContext.State())
-		submit(t, p, log.task("c", taskpool.Low))
+		pooltest.Submit(t, p, log.task("c", taskpool.Low))
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"a", "b", "c"}, log.all(), "what was canceled never runs")
 	})
 }
@@ -325,16 +271,16 @@ func TestATaskStartsWithinItsFairShare(t *testing.T) {
 		for _, older := range []int{0, 1, 2, 7, 50} {
 			t.Run(fmt.Sprintf("n=%d,m=%d", n, older), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p, release := occupiedPool(t, taskpool.WithFairShare(n))
+					p, release := pooltest.Occupied(t, taskpool.WithFairShare(n))
 					var log startLog
 					for i := range older {
-						submit(t, p, log.task("older", taskpool.Priority(i%5)))
+						pooltest.Submit(t, p, log.task("older", taskpool.Priority(i%5)))
 					}
-					submit(t, p, log.task("least urgent", 1000))
+					pooltest.Submit(t, p, log.task("least urgent", 1000))
 					bound := n * (older + 1)
 					urgentStream(t, p, &log, bound+100)
 					release()
-					drain(t, p)
+					pooltest.Drain(t, p)
 					require.LessOrEqual(t, slices.Index(log.all(), "least urgent")+1, bound)
 				})
 			})
@@ -353,15 +299,15 @@ func TestUrgentWorkLosesAtMostOneDispatchInN(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("n=%d", test.n), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t, test.opts...)
+				p, release := pooltest.Occupied(t, test.opts...)
 				var log startLog
 				const urgent = 400
 				for i := range 2 * urgent {
-					submit(t, p, log.task("low", taskpool.Priority(1+i%3)))
+					pooltest.Submit(t, p, log.task("low", taskpool.Priority(1+i%3)))
 				}
 				urgentStream(t, p, &log, urgent)
 				release()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				names := log.all()
 				last := len(names) - 1
 				for ; names[last] != "high"; last-- {
@@ -384,42 +330,42 @@ func TestUrgentWorkLosesAtMostOneDispatchInN(t *testing.T) {
 
 func TestStrictOrderStarvesLessUrgentWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithFairShare(0))
+		p, release := pooltest.Occupied(t, taskpool.WithFairShare(0))
 		var log startLog
-		submit(t, p, log.task("low", taskpool.Low))
+		pooltest.Submit(t, p, log.task("low", taskpool.Low))
 		urgentStream(t, p, &log, 1000)
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, 1000, slices.Index(log.all(), "low"))
 	})
 }
 
 func TestFairShareOfOneIsFirstInFirstOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithFairShare(1))
+		p, release := pooltest.Occupied(t, taskpool.WithFairShare(1))
 		var log startLog
 		var want []string
 		rng := rand.New(rand.NewPCG(3, 4))
 		for i := range 300 {
 			want = append(want, fmt.Sprint(i))
-			submit(t, p, log.task(want[i], taskpool.Priority(rng.IntN(100))))
+			pooltest.Submit(t, p, log.task(want[i], taskpool.Priority(rng.IntN(100))))
 		}
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, want, log.all())
 	})
 }
 
 func TestAgingFavoursTheOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithAging(time.Second))
+		p, release := pooltest.Occupied(t, taskpool.WithAging(time.Second))
 		var log startLog
-		submit(t, p, log.task("old low", taskpool.Low))
+		pooltest.Submit(t, p, log.task("old low", taskpool.Low))
 		time.Sleep(10 * time.Second)
-		submit(t, p, log.task("young low", taskpool.Low))
-		submit(t, p, log.task("young high", taskpool.High))
+		pooltest.Submit(t, p, log.task("young low", taskpool.Low))
+		pooltest.Submit(t, p, log.task("young high", taskpool.High))
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"old low", "young high", "young low"}, log.all())
 	})
 }
@@ -436,15 +382,15 @@ func TestAgingIsWorthOnePriorityAStep(t *testing.T) {
 		for _, late := range []time.Duration{-bound, -step, -1, 0, 1, step} {
 			t.Run(fmt.Sprintf("p=%d,q=%d,%v after the bound", test.p, test.q, late), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p, release := occupiedPool(t, taskpool.WithAging(step))
+					p, release := pooltest.Occupied(t, taskpool.WithAging(step))
 					var log startLog
 					time.Sleep(time.Minute)
-					submit(t, p, log.task("p", test.p))
+					pooltest.Submit(t, p, log.task("p", test.p))
 					time.Sleep(bound + late)
-					submit(t, p, log.task("q", test.q))
+					pooltest.Submit(t, p, log.task("q", test.q))
 					time.Sleep(time.Hour) // both age alike
 					release()
-					drain(t, p)
+					pooltest.Drain(t, p)
 					want := []string{"p", "q"}
 					if late < 0 {
 						want = []string{"q", "p"}
@@ -464,7 +410,7 @@ func TestAgingKeepsItsPromiseAmongMany(t *testing.T) {
 	}
 	for seed := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, taskpool.WithAging(step))
+			p, release := pooltest.Occupied(t, taskpool.WithAging(step))
 			rng := rand.New(rand.NewPCG(seed, 9))
 			var order []arrival // there is one worker
 			begin := time.Now()
@@ -474,7 +420,7 @@ func TestAgingKeepsItsPromiseAmongMany(t *testing.T) {
 				time.Sleep(time.Duration(rng.IntN(4)) * step / 4) // so that there are ties
 			}
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Len(t, order, 200)
 			for i, first := range order {
 				for _, second := range order[i+1:] {
@@ -492,13 +438,13 @@ func TestAgingKeepsItsPromiseAmongMany(t *testing.T) {
 func TestAgingTakesExtremes(t *testing.T) {
 	for _, step := range []time.Duration{1, time.Hour, math.MaxInt64} {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, taskpool.WithAging(step))
+			p, release := pooltest.Occupied(t, taskpool.WithAging(step))
 			var log startLog
-			submit(t, p, log.task("least", math.MaxInt))
-			submit(t, p, log.task("medium", taskpool.Medium))
-			submit(t, p, log.task("most", math.MinInt))
+			pooltest.Submit(t, p, log.task("least", math.MaxInt))
+			pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
+			pooltest.Submit(t, p, log.task("most", math.MinInt))
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Equal(t, []string{"most", "medium", "least"}, log.all())
 		})
 	}
@@ -508,7 +454,7 @@ func TestRetriedTaskKeepsItsPriorityAndJoinsTheBack(t *testing.T) {
 	for _, backoff := range []time.Duration{0, time.Second} {
 		t.Run(backoff.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t)
+				p, release := pooltest.Occupied(t)
 				var log startLog
 				task := taskpool.Task{Priority: taskpool.High,
 					Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return backoff }}}
@@ -527,17 +473,17 @@ func TestRetriedTaskKeepsItsPriorityAndJoinsTheBack(t *testing.T) {
 					_ = p.Go(-100, func() { close(occupied); <-gate })
 					return errors.New("failed")
 				}
-				submit(t, p, task)
-				submit(t, p, log.task("low", taskpool.Low))
-				submit(t, p, log.task("high before", taskpool.High))
+				pooltest.Submit(t, p, task)
+				pooltest.Submit(t, p, log.task("low", taskpool.Low))
+				pooltest.Submit(t, p, log.task("high before", taskpool.High))
 				release()
 				<-occupied
 				t.Cleanup(releaseAgain)
-				submit(t, p, log.task("high meanwhile", taskpool.High))
+				pooltest.Submit(t, p, log.task("high meanwhile", taskpool.High))
 				time.Sleep(2 * time.Second)
-				submit(t, p, log.task("high after", taskpool.High))
+				pooltest.Submit(t, p, log.task("high after", taskpool.High))
 				releaseAgain()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				want := []string{"attempt 1", "high before", "high meanwhile", "attempt 2", "high after", "low"}
 				if backoff == 0 { // due when "high meanwhile" had not come
 					want = []string{"attempt 1", "high before", "attempt 2", "high meanwhile", "high after", "low"}
@@ -551,25 +497,25 @@ func TestRetriedTaskKeepsItsPriorityAndJoinsTheBack(t *testing.T) {
 func TestDelayedTaskJoinsTheBackOfItsLaneWhenDue(t *testing.T) {
 	for _, opts := range [][]taskpool.Option{nil, {taskpool.WithAging(time.Hour)}} {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, opts...)
+			p, release := pooltest.Occupied(t, opts...)
 			var log startLog
 			now := time.Now()
 			for _, seconds := range []int{3, 1, 2, 3} {
 				task := log.task(fmt.Sprint("due after ", seconds), taskpool.High)
 				task.NotBefore = now.Add(time.Duration(seconds) * time.Second)
-				submit(t, p, task)
+				pooltest.Submit(t, p, task)
 			}
 			past := log.task("past", taskpool.High)
 			past.NotBefore = now
-			submit(t, p, past)
-			submit(t, p, log.task("low", taskpool.Low))
-			submit(t, p, log.task("before", taskpool.High))
+			pooltest.Submit(t, p, past)
+			pooltest.Submit(t, p, log.task("low", taskpool.Low))
+			pooltest.Submit(t, p, log.task("before", taskpool.High))
 			time.Sleep(2500 * time.Millisecond)
-			submit(t, p, log.task("between", taskpool.High))
+			pooltest.Submit(t, p, log.task("between", taskpool.High))
 			time.Sleep(2500 * time.Millisecond)
-			submit(t, p, log.task("after", taskpool.High))
+			pooltest.Submit(t, p, log.task("after", taskpool.High))
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Equal(t, []string{"past", "before", "due after 1", "due after 2", "between",
 				"due after 3", "due after 3", "after", "low"}, log.all())
 		})
@@ -581,30 +527,30 @@ func TestDelayedTaskJoinsTheBackOfItsLaneWhenDue(t *testing.T) {
 func admissions(t *testing.T, capacity int, opts []taskpool.Option, tasks []taskpool.Task) []string {
 	t.Helper()
 	opts = append(opts, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
-	p, release := occupiedPool(t, opts...)
+	p, release := pooltest.Occupied(t, opts...)
 	for range capacity {
-		submit(t, p, taskpool.Task{Priority: -1000, Run: func(context.Context) error { return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Priority: -1000, Run: func(context.Context) error { return nil }})
 	}
 	byID := make(map[uint64]string)
-	var calls []*doorCall
+	var calls []*pooltest.Submission
 	for _, task := range tasks {
 		task.Run = func(ctx context.Context) error {
 			info, _ := taskpool.Current(ctx)
 			byID[info.ID] = info.Name // there is one worker
 			return nil
 		}
-		calls = append(calls, submitAtDoor(context.Background(), p, task))
+		calls = append(calls, pooltest.SubmitOrWait(context.Background(), p, task))
 		time.Sleep(time.Second)
 	}
 	for _, c := range calls {
-		requireWaiting(t, c)
+		pooltest.RequireWaiting(t, c)
 	}
 	require.Equal(t, len(tasks), p.Stats().Blocked)
 	release()
 	for _, c := range calls {
-		requireAccepted(t, c)
+		pooltest.RequireAccepted(t, c)
 	}
-	drain(t, p)
+	pooltest.Drain(t, p)
 	require.Zero(t, p.Stats().Blocked)
 	var names []string
 	for id := range p.Stats().Submitted + 1 {
@@ -670,22 +616,22 @@ func TestWaitingSubmitEndsWithItsContext(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+				p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
 				var log startLog
-				submit(t, p, log.task("accepted", 0))
+				pooltest.Submit(t, p, log.task("accepted", 0))
 				before := p.Stats()
 				ctx, end := test.ctx()
-				call := submitAtDoor(ctx, p, log.task("left", 0))
-				requireWaiting(t, call)
+				call := pooltest.SubmitOrWait(ctx, p, log.task("left", 0))
+				pooltest.RequireWaiting(t, call)
 				require.Equal(t, 1, p.Stats().Blocked)
 				end()
 				synctest.Wait()
-				require.True(t, call.returned)
-				require.Nil(t, call.h)
+				require.True(t, call.Returned)
+				require.Nil(t, call.Handle)
 				for _, want := range test.want {
-					require.ErrorIs(t, call.err, want)
+					require.ErrorIs(t, call.Err, want)
 				}
-				require.NotErrorIs(t, call.err, taskpool.ErrFull)
+				require.NotErrorIs(t, call.Err, taskpool.ErrFull)
 				want := before
 				want.Refused++
 				after := p.Stats()
@@ -693,7 +639,7 @@ func TestWaitingSubmitEndsWithItsContext(t *testing.T) {
 				want.Waiting[0].OldestWait = after.Waiting[0].OldestWait
 				require.Equal(t, want, after, "nothing else is left behind")
 				release()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				require.Equal(t, []string{"accepted"}, log.all())
 			})
 		})
@@ -702,12 +648,12 @@ func TestWaitingSubmitEndsWithItsContext(t *testing.T) {
 
 func TestShutdownTurnsWaitingSubmittersAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
 		var log startLog
-		submit(t, p, log.task("accepted", 0))
-		var calls []*doorCall
+		pooltest.Submit(t, p, log.task("accepted", 0))
+		var calls []*pooltest.Submission
 		for i := range 5 {
-			calls = append(calls, submitAtDoor(context.Background(), p, log.task("late", taskpool.Priority(i%2))))
+			calls = append(calls, pooltest.SubmitOrWait(context.Background(), p, log.task("late", taskpool.Priority(i%2))))
 		}
 		var shutdownErr error
 		shut := false
@@ -715,9 +661,9 @@ func TestShutdownTurnsWaitingSubmittersAway(t *testing.T) {
 		synctest.Wait()
 		require.False(t, shut)
 		for _, c := range calls {
-			require.True(t, c.returned)
-			require.Nil(t, c.h)
-			require.ErrorIs(t, c.err, taskpool.ErrClosed)
+			require.True(t, c.Returned)
+			require.Nil(t, c.Handle)
+			require.ErrorIs(t, c.Err, taskpool.ErrClosed)
 		}
 		release()
 		synctest.Wait()
@@ -730,53 +676,53 @@ func TestShutdownTurnsWaitingSubmittersAway(t *testing.T) {
 func TestGrowingThePoolLetsWaitersIn(t *testing.T) {
 	for _, capacity := range []int{0, 2} {
 		synctest.Test(t, func(t *testing.T) {
-			p, release := occupiedPool(t, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
+			p, release := pooltest.Occupied(t, taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 			gate := make(chan struct{})
 			open := sync.OnceFunc(func() { close(gate) })
 			t.Cleanup(open)
 			wait := taskpool.Task{Run: func(context.Context) error { <-gate; return nil }}
 			for range capacity {
-				submit(t, p, wait)
+				pooltest.Submit(t, p, wait)
 			}
-			var calls []*doorCall
+			var calls []*pooltest.Submission
 			for range 3 {
-				calls = append(calls, submitAtDoor(context.Background(), p, wait))
+				calls = append(calls, pooltest.SubmitOrWait(context.Background(), p, wait))
 			}
 			require.NoError(t, p.Resize(3))
-			requireAccepted(t, calls[0])
-			requireAccepted(t, calls[1])
-			requireWaiting(t, calls[2])
+			pooltest.RequireAccepted(t, calls[0])
+			pooltest.RequireAccepted(t, calls[1])
+			pooltest.RequireWaiting(t, calls[2])
 			require.Equal(t, 3, p.Stats().Running)
 			open()
 			release()
-			requireAccepted(t, calls[2])
-			drain(t, p)
+			pooltest.RequireAccepted(t, calls[2])
+			pooltest.Drain(t, p)
 		})
 	}
 }
 
 func TestCancelOfAWaitingTaskLetsASubmitterIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(2, taskpool.OverflowWait))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(2, taskpool.OverflowWait))
 		var log startLog
-		queued := submit(t, p, log.task("queued", 0))
+		queued := pooltest.Submit(t, p, log.task("queued", 0))
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		_, err := p.Submit(ctx, log.task("context", 0))
 		require.NoError(t, err)
-		var calls []*doorCall
+		var calls []*pooltest.Submission
 		for i := range 3 {
-			calls = append(calls, submitAtDoor(context.Background(), p, log.task(fmt.Sprint(i), 0)))
+			calls = append(calls, pooltest.SubmitOrWait(context.Background(), p, log.task(fmt.Sprint(i), 0)))
 		}
 		for i, leave := range []func(){func() { queued.Cancel(nil) }, cancel} {
-			requireWaiting(t, calls[i])
+			pooltest.RequireWaiting(t, calls[i])
 			leave()
-			requireAccepted(t, calls[i])
+			pooltest.RequireAccepted(t, calls[i])
 			require.Equal(t, 2, p.Stats().Queued)
 		}
-		requireWaiting(t, calls[2])
+		pooltest.RequireWaiting(t, calls[2])
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"0", "1", "2"}, log.all())
 	})
 }
@@ -786,17 +732,17 @@ func TestWaitingSubmittersNeverExceedTheCapacity(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			t.Run(fmt.Sprintf("capacity %d, %d workers", capacity, workers), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(capacity, taskpool.OverflowWait))
+					p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 					step := make(chan struct{})
 					end := sync.OnceFunc(func() { close(step) })
 					t.Cleanup(end)
 					task := taskpool.Task{Run: func(context.Context) error { <-step; return nil }}
 					for range workers + capacity {
-						submit(t, p, task)
+						pooltest.Submit(t, p, task)
 					}
 					const waiters = 8
 					for i := range waiters {
-						requireWaiting(t, submitAtDoor(context.Background(), p, task))
+						pooltest.RequireWaiting(t, pooltest.SubmitOrWait(context.Background(), p, task))
 						require.Equal(t, i+1, p.Stats().Blocked)
 					}
 					for i := range waiters {
@@ -808,7 +754,7 @@ func TestWaitingSubmittersNeverExceedTheCapacity(t *testing.T) {
 						require.Equal(t, waiters-1-i, s.Blocked, "one slot became free, so one submitter gets in")
 					}
 					end()
-					drain(t, p)
+					pooltest.Drain(t, p)
 				})
 			})
 		}
@@ -820,12 +766,12 @@ func TestSubmitterWhoLeavesTakesNoRoomFromTheNext(t *testing.T) {
 	for i, roomFirst := range []bool{true, false, true, false, true, false} {
 		t.Run(fmt.Sprintf("%d,%v", i, roomFirst), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+				p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
 				var log startLog
-				queued := submit(t, p, log.task("queued", 0))
+				queued := pooltest.Submit(t, p, log.task("queued", 0))
 				ctx, cancel := context.WithCancel(context.Background())
-				first := submitAtDoor(ctx, p, log.task("first", taskpool.High))
-				next := submitAtDoor(context.Background(), p, log.task("next", taskpool.Low))
+				first := pooltest.SubmitOrWait(ctx, p, log.task("first", taskpool.High))
+				next := pooltest.SubmitOrWait(context.Background(), p, log.task("next", taskpool.Low))
 				if roomFirst {
 					queued.Cancel(nil)
 					cancel()
@@ -833,16 +779,16 @@ func TestSubmitterWhoLeavesTakesNoRoomFromTheNext(t *testing.T) {
 					cancel()
 					queued.Cancel(nil)
 				}
-				requireAccepted(t, next)
-				require.True(t, first.returned)
-				if first.err == nil { // it got in before it left
-					require.Equal(t, taskpool.Canceled, first.h.State())
+				pooltest.RequireAccepted(t, next)
+				require.True(t, first.Returned)
+				if first.Err == nil { // it got in before it left
+					require.Equal(t, taskpool.Canceled, first.Handle.State())
 				} else {
-					require.ErrorIs(t, first.err, context.Canceled)
+					require.ErrorIs(t, first.Err, context.Canceled)
 				}
 				require.Zero(t, p.Stats().Blocked)
 				release()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				require.Equal(t, []string{"next"}, log.all())
 			})
 		})
@@ -887,26 +833,26 @@ func (c *twoStepContext) end() {
 // The pool knows that the first in line has gone before its Submit does.
 func TestSubmitterOnItsWayOutIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
 		var log startLog
-		queued := submit(t, p, log.task("queued", 0))
+		queued := pooltest.Submit(t, p, log.task("queued", 0))
 		ctx := &twoStepContext{Context: context.Background(), done: make(chan struct{})}
 		leave := sync.OnceFunc(func() { close(ctx.done) })
 		t.Cleanup(leave)
-		first := submitAtDoor(ctx, p, log.task("first", taskpool.High))
-		next := submitAtDoor(context.Background(), p, log.task("next", taskpool.Low))
+		first := pooltest.SubmitOrWait(ctx, p, log.task("first", taskpool.High))
+		next := pooltest.SubmitOrWait(context.Background(), p, log.task("next", taskpool.Low))
 		ctx.end()
-		requireWaiting(t, first)
+		pooltest.RequireWaiting(t, first)
 		queued.Cancel(nil)
-		requireAccepted(t, next)
+		pooltest.RequireAccepted(t, next)
 		leave()
 		synctest.Wait()
-		require.True(t, first.returned)
-		require.Nil(t, first.h)
-		require.ErrorIs(t, first.err, context.Canceled)
+		require.True(t, first.Returned)
+		require.Nil(t, first.Handle)
+		require.ErrorIs(t, first.Err, context.Canceled)
 		require.Equal(t, uint64(1), p.Stats().Refused)
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"next"}, log.all())
 	})
 }
@@ -915,27 +861,27 @@ func TestCapacityZeroAcceptsOnlyWhatCanStart(t *testing.T) {
 	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
 		t.Run(overflow.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, overflow))
-				first, second := occupy(t, p), occupy(t, p)
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, overflow))
+				first, second := pooltest.Occupy(t, p), pooltest.Occupy(t, p)
 				require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
 				var log startLog
-				call := submitAtDoor(context.Background(), p, log.task("one too many", taskpool.High))
+				call := pooltest.SubmitOrWait(context.Background(), p, log.task("one too many", taskpool.High))
 				if overflow == taskpool.OverflowWait {
-					requireWaiting(t, call)
+					pooltest.RequireWaiting(t, call)
 				} else {
-					require.True(t, call.returned)
-					require.ErrorIs(t, call.err, taskpool.ErrFull)
+					require.True(t, call.Returned)
+					require.ErrorIs(t, call.Err, taskpool.ErrFull)
 				}
 				require.Zero(t, p.Stats().Queued)
 				first()
 				synctest.Wait()
 				if overflow == taskpool.OverflowWait {
-					requireAccepted(t, call)
-					require.Equal(t, taskpool.Succeeded, call.h.State())
+					pooltest.RequireAccepted(t, call)
+					require.Equal(t, taskpool.Succeeded, call.Handle.State())
 				}
-				submit(t, p, log.task("in time", taskpool.Low))
+				pooltest.Submit(t, p, log.task("in time", taskpool.Low))
 				second()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				require.Contains(t, log.all(), "in time")
 			})
 		})
@@ -944,9 +890,9 @@ func TestCapacityZeroAcceptsOnlyWhatCanStart(t *testing.T) {
 
 func TestFullQueueRejects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(2, taskpool.OverflowReject))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(2, taskpool.OverflowReject))
 		var log startLog
-		submit(t, p, log.task("a", taskpool.Low))
+		pooltest.Submit(t, p, log.task("a", taskpool.Low))
 		require.NoError(t, p.Go(taskpool.Low, func() { log.add("b") }))
 		before := p.Stats()
 		for _, pr := range []taskpool.Priority{taskpool.High, taskpool.Low} {
@@ -960,7 +906,7 @@ func TestFullQueueRejects(t *testing.T) {
 		want.Refused += 4
 		require.Equal(t, want, p.Stats(), "a task refused was never submitted")
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"a", "b"}, log.all())
 	})
 }
@@ -968,11 +914,11 @@ func TestFullQueueRejects(t *testing.T) {
 func TestFullQueueShedsTheNewestOfTheLeastUrgent(t *testing.T) {
 	require.ErrorIs(t, taskpool.ErrShed, taskpool.ErrFull)
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(4, taskpool.OverflowShed))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(4, taskpool.OverflowShed))
 		var log startLog
-		medium := submit(t, p, log.task("medium", taskpool.Medium))
-		oldLow := submit(t, p, log.task("old low", taskpool.Low))
-		newLow := submit(t, p, log.task("new low", taskpool.Low))
+		medium := pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
+		oldLow := pooltest.Submit(t, p, log.task("old low", taskpool.Low))
+		newLow := pooltest.Submit(t, p, log.task("new low", taskpool.Low))
 		require.NoError(t, p.Go(taskpool.Low, func() { log.add("low by Go") }))
 
 		for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.Low + 1} {
@@ -982,7 +928,7 @@ func TestFullQueueShedsTheNewestOfTheLeastUrgent(t *testing.T) {
 		}
 		require.Zero(t, p.Stats().Shed)
 
-		submit(t, p, log.task("high 1", taskpool.High))
+		pooltest.Submit(t, p, log.task("high 1", taskpool.High))
 		require.Equal(t, uint64(1), p.Stats().Shed)
 		require.Equal(t, taskpool.Queued, newLow.State(), "the one by Go was newer")
 		require.NoError(t, p.Go(taskpool.High, func() { log.add("high 2") }))
@@ -990,7 +936,7 @@ func TestFullQueueShedsTheNewestOfTheLeastUrgent(t *testing.T) {
 		require.ErrorIs(t, newLow.Err(), taskpool.ErrShed)
 		require.ErrorIs(t, newLow.Wait(context.Background()), taskpool.ErrFull)
 		require.Equal(t, taskpool.Queued, oldLow.State())
-		submit(t, p, log.task("medium 2", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("medium 2", taskpool.Medium))
 		require.Equal(t, taskpool.Shed, oldLow.State())
 		_, err := p.Submit(context.Background(), log.task("refused", taskpool.Medium))
 		require.ErrorIs(t, err, taskpool.ErrFull)
@@ -1000,35 +946,35 @@ func TestFullQueueShedsTheNewestOfTheLeastUrgent(t *testing.T) {
 		require.Equal(t, uint64(3), s.Shed)
 		require.Equal(t, uint64(5), s.Refused)
 		require.Equal(t, 4, s.Queued)
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"high 1", "high 2", "medium", "medium 2"}, log.all())
 	})
 }
 
 func TestSheddingFollowsSetPriority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(2, taskpool.OverflowShed))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(2, taskpool.OverflowShed))
 		var log startLog
-		raised := submit(t, p, log.task("raised", taskpool.Low))
-		lowered := submit(t, p, log.task("lowered", taskpool.Medium))
+		raised := pooltest.Submit(t, p, log.task("raised", taskpool.Low))
+		lowered := pooltest.Submit(t, p, log.task("lowered", taskpool.Medium))
 		require.True(t, raised.SetPriority(taskpool.High))
 		require.True(t, lowered.SetPriority(taskpool.Low))
-		submit(t, p, log.task("medium", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
 		require.Equal(t, taskpool.Shed, lowered.State())
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"raised", "medium"}, log.all())
 	})
 }
 
 func TestStartedTaskIsNeverShed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(3, taskpool.OverflowShed))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(3, taskpool.OverflowShed))
 		var log startLog
 		fail := make(chan struct{})
-		started := submit(t, p, taskpool.Task{Priority: 100,
+		started := pooltest.Submit(t, p, taskpool.Task{Priority: 100,
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
 			Run: func(ctx context.Context) error {
 				info, _ := taskpool.Current(ctx)
@@ -1048,17 +994,17 @@ func TestStartedTaskIsNeverShed(t *testing.T) {
 		<-occupied
 		require.Equal(t, taskpool.Queued, started.State(), "it waits for its second attempt")
 
-		low := submit(t, p, log.task("low", taskpool.Low))
-		sameLane := submit(t, p, log.task("same lane", 100))
-		submit(t, p, log.task("high 1", taskpool.High))
+		low := pooltest.Submit(t, p, log.task("low", taskpool.Low))
+		sameLane := pooltest.Submit(t, p, log.task("same lane", 100))
+		pooltest.Submit(t, p, log.task("high 1", taskpool.High))
 		require.Equal(t, taskpool.Shed, sameLane.State())
-		submit(t, p, log.task("high 2", taskpool.High))
+		pooltest.Submit(t, p, log.task("high 2", taskpool.High))
 		require.Equal(t, taskpool.Shed, low.State())
 		_, err := p.Submit(context.Background(), log.task("refused", taskpool.High))
 		require.ErrorIs(t, err, taskpool.ErrFull, "nothing but the started task is less urgent")
 		require.Equal(t, taskpool.Queued, started.State())
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"attempt 1", "high 1", "high 2", "attempt 2"}, log.all())
 		require.Equal(t, taskpool.Succeeded, started.State())
 	})
@@ -1066,13 +1012,13 @@ func TestStartedTaskIsNeverShed(t *testing.T) {
 
 func TestDelayedTaskIsNeverShed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowShed))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowShed))
 		var log startLog
 		task := log.task("delayed", taskpool.Low)
 		task.NotBefore = time.Now().Add(time.Second)
-		delayed := submit(t, p, task)
-		queued := submit(t, p, log.task("queued", taskpool.Medium))
-		submit(t, p, log.task("high 1", taskpool.High))
+		delayed := pooltest.Submit(t, p, task)
+		queued := pooltest.Submit(t, p, log.task("queued", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("high 1", taskpool.High))
 		require.Equal(t, taskpool.Shed, queued.State(), "though it is more urgent")
 		_, err := p.Submit(context.Background(), log.task("refused", taskpool.High))
 		require.ErrorIs(t, err, taskpool.ErrFull)
@@ -1080,17 +1026,17 @@ func TestDelayedTaskIsNeverShed(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Equal(t, taskpool.Queued, delayed.State())
-		submit(t, p, log.task("high 2", taskpool.High))
+		pooltest.Submit(t, p, log.task("high 2", taskpool.High))
 		require.Equal(t, taskpool.Shed, delayed.State(), "once it is due it is like any other")
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"high 1", "high 2"}, log.all())
 	})
 }
 
 func TestGoNeverWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, release := occupiedPool(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
 		var log startLog
 		require.NoError(t, p.Go(0, func() { log.add("accepted") }))
 		before := time.Now()
@@ -1098,7 +1044,7 @@ func TestGoNeverWaits(t *testing.T) {
 		require.Zero(t, time.Since(before))
 		require.Zero(t, p.Stats().Blocked)
 		release()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"accepted"}, log.all())
 	})
 }
@@ -1108,7 +1054,7 @@ func TestGoNeverWaits(t *testing.T) {
 func fillWithRetries(t testing.TB, p *taskpool.Pool, n int) {
 	t.Helper()
 	for i := range n {
-		submit(t, p, taskpool.Task{
+		pooltest.Submit(t, p, taskpool.Task{
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }},
 			Run: func(ctx context.Context) error {
 				if info, _ := taskpool.Current(ctx); info.Attempt > 1 {
@@ -1127,20 +1073,20 @@ func TestRetriesThatWaitLeaveNewcomersNoRoom(t *testing.T) {
 		for _, capacity := range []int{0, 2} {
 			t.Run(fmt.Sprintf("%v, capacity %d", overflow, capacity), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
 					fillWithRetries(t, p, capacity+2) // each was accepted, as two slots are free
 					require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
-					call := submitAtDoor(context.Background(), p, taskpool.Task{Priority: taskpool.High,
+					call := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High,
 						Run: func(context.Context) error { return nil }})
 					if overflow == taskpool.OverflowWait {
-						requireWaiting(t, call)
+						pooltest.RequireWaiting(t, call)
 					} else {
-						require.ErrorIs(t, call.err, taskpool.ErrFull)
+						require.ErrorIs(t, call.Err, taskpool.ErrFull)
 					}
-					drain(t, p) // the retries make room
+					pooltest.Drain(t, p) // the retries make room
 					want := capacity + 2
 					if overflow == taskpool.OverflowWait {
-						requireAccepted(t, call)
+						pooltest.RequireAccepted(t, call)
 						want++
 					}
 					require.EqualValues(t, want, p.Stats().Succeeded)
@@ -1153,10 +1099,10 @@ func TestRetriesThatWaitLeaveNewcomersNoRoom(t *testing.T) {
 func TestRetryMayExceedTheCapacity(t *testing.T) {
 	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, overflow))
+			p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(1, overflow))
 			var log startLog
 			fail := make(chan struct{})
-			retried := submit(t, p, taskpool.Task{Priority: taskpool.Low,
+			retried := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low,
 				Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Second }},
 				Run: func(ctx context.Context) error {
 					if info, _ := taskpool.Current(ctx); info.Attempt > 1 {
@@ -1167,8 +1113,8 @@ func TestRetryMayExceedTheCapacity(t *testing.T) {
 					return errors.New("failed")
 				}})
 			synctest.Wait()
-			release := occupy(t, p)
-			submit(t, p, log.task("queued", taskpool.Medium))
+			release := pooltest.Occupy(t, p)
+			pooltest.Submit(t, p, log.task("queued", taskpool.Medium))
 			require.NoError(t, p.Resize(1)) // so that the queue does not move on when the attempt fails
 			close(fail)
 			synctest.Wait()
@@ -1179,7 +1125,7 @@ func TestRetryMayExceedTheCapacity(t *testing.T) {
 			require.Equal(t, 2, p.Stats().Queued)
 			require.ErrorIs(t, p.Go(taskpool.Medium, func() {}), taskpool.ErrFull)
 			release()
-			drain(t, p)
+			pooltest.Drain(t, p)
 			require.Equal(t, taskpool.Succeeded, retried.State())
 			require.Equal(t, []string{"queued", "retried"}, log.all())
 		})
@@ -1189,7 +1135,7 @@ func TestRetryMayExceedTheCapacity(t *testing.T) {
 //go:noinline
 func submitWeak(t testing.TB, p *taskpool.Pool) (*taskpool.Handle, weak.Pointer[[64]int]) {
 	data := new([64]int)
-	h := submit(t, p, taskpool.Task{Run: func(context.Context) error { data[0]++; return nil }})
+	h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { data[0]++; return nil }})
 	return h, weak.Make(data)
 }
 
@@ -1202,7 +1148,7 @@ func goWeak(t testing.TB, p *taskpool.Pool) weak.Pointer[[64]int] {
 
 // The handle may be kept for ever, and the pool lives on.
 func TestWhatASettledTaskRefersToIsGarbage(t *testing.T) {
-	p, release := occupiedPool(t)
+	p, release := pooltest.Occupied(t)
 	var handles []*taskpool.Handle
 	var data []weak.Pointer[[64]int]
 	for i := range 300 {
@@ -1213,7 +1159,7 @@ func TestWhatASettledTaskRefersToIsGarbage(t *testing.T) {
 		data = append(data, d, goWeak(t, p))
 	}
 	release()
-	drain(t, p)
+	pooltest.Drain(t, p)
 	runtime.GC()
 	for i, d := range data {
 		require.Nil(t, d.Value(), "what task %d referred to is still there", i)

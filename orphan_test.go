@@ -12,14 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // orphanLines returns what the log says of orphans: how many children by parent's name.
-func orphanLines(l *logRecorder) map[string][]int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func orphanLines(l *pooltest.LogRecorder) map[string][]int64 {
 	lines := map[string][]int64{}
-	for _, r := range l.records {
+	for _, r := range l.Records() {
 		children, name := int64(-1), ""
 		r.Attrs(func(a slog.Attr) bool {
 			switch a.Key {
@@ -40,9 +39,9 @@ func orphanLines(l *logRecorder) map[string][]int64 {
 // orphanTrial runs parent as a task named "parent" on the given number of workers, and
 // returns the pool, some time later, and what the log says of orphans.
 func orphanTrial(t *testing.T, workers int, parent func(ctx context.Context, p *taskpool.Pool) error) (*taskpool.Pool, map[string][]int64) {
-	log := new(logRecorder)
-	p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithLogger(log.logger()))
-	h := submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error { return parent(ctx, p) }})
+	log := new(pooltest.LogRecorder)
+	p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithLogger(log.Logger()))
+	h := pooltest.Submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error { return parent(ctx, p) }})
 	require.NoError(t, h.Wait(t.Context()))
 	time.Sleep(time.Minute)
 	synctest.Wait()
@@ -65,11 +64,11 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 		}, 1000},
 		"children that run": {5, func(ctx context.Context, p *taskpool.Pool) error {
 			defer synctest.Wait()
-			return submitAll(ctx, p, 4, same, untilEnd)
+			return submitAll(ctx, p, 4, same, pooltest.UntilEnd)
 		}, 4},
 		"children that end with an error of their own": {5, func(ctx context.Context, p *taskpool.Pool) error {
 			defer synctest.Wait()
-			return submitAll(ctx, p, 4, same, func(ctx context.Context) error { <-ctx.Done(); return errBroken })
+			return submitAll(ctx, p, 4, same, func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask })
 		}, 4},
 		"children that wait for their time": {1, func(ctx context.Context, p *taskpool.Pool) error {
 			_, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: mustNotRun})
@@ -87,7 +86,7 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 			return nil
 		}, 10},
 		"no child is left": {2, func(ctx context.Context, p *taskpool.Pool) error {
-			h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			return errors.Join(err, h.Wait(ctx))
 		}, 0},
 		"a child that succeeds all the same": {2, func(ctx context.Context, p *taskpool.Pool) error {
@@ -95,7 +94,7 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 			return submitAll(ctx, p, 1, same, func(ctx context.Context) error { <-ctx.Done(); return nil })
 		}, 0},
 		"detached": {1, func(ctx context.Context, p *taskpool.Pool) error {
-			return submitAll(ctx, p, 10, taskpool.Detach, nop)
+			return submitAll(ctx, p, 10, taskpool.Detach, pooltest.Nop)
 		}, 0},
 		"canceled by hand": {1, func(ctx context.Context, p *taskpool.Pool) error {
 			h, err := p.Submit(ctx, taskpool.Task{Run: mustNotRun})
@@ -103,7 +102,7 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 			return err
 		}, 0},
 		"the loop over Map was left": {1, func(ctx context.Context, p *taskpool.Pool) error {
-			for range taskpool.Map(ctx, p, taskpool.Task{}, upTo(100), square) {
+			for range taskpool.Map(ctx, p, taskpool.Task{}, pooltest.UpTo(100), pooltest.Square) {
 				break
 			}
 			return nil
@@ -111,7 +110,7 @@ func TestOrphansAreCountedAndLoggedOnceForEachParent(t *testing.T) {
 		"a group that was waited for": {1, func(ctx context.Context, p *taskpool.Pool) error {
 			g := p.Group(ctx, taskpool.Task{})
 			for range 10 {
-				g.Go(func(context.Context) error { return errBroken })
+				g.Go(func(context.Context) error { return pooltest.ErrTask })
 			}
 			assert.Error(t, g.Wait())
 			return nil
@@ -155,7 +154,7 @@ func (c terseContext) Value(key any) any {
 func TestOrphansAreCountedAndLoggedAlsoWhereTheirParentIsNotKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, lines := orphanTrial(t, 1, func(ctx context.Context, p *taskpool.Pool) error {
-			return submitAll(ctx, p, 3, func(ctx context.Context) context.Context { return terseContext{ctx} }, mustNotRun)
+			return submitAll(ctx, p, 3, func(ctx context.Context) context.Context { return terseContext{ctx} }, pooltest.MustNotRun)
 		})
 		require.EqualValues(t, 3, p.Stats().Orphaned)
 		require.Equal(t, map[string][]int64{"": {3}}, lines)
@@ -165,11 +164,11 @@ func TestOrphansAreCountedAndLoggedAlsoWhereTheirParentIsNotKnown(t *testing.T) 
 // The moment within which the log is told begins with the first of them.
 func TestLogIsToldOfOrphansThoughMoreKeepComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
 		for range 5 {
-			h := submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
-				return submitAll(ctx, p, 1, func(ctx context.Context) context.Context { return ctx }, mustNotRun)
+			h := pooltest.Submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
+				return submitAll(ctx, p, 1, func(ctx context.Context) context.Context { return ctx }, pooltest.MustNotRun)
 			}})
 			require.NoError(t, h.Wait(t.Context()))
 			time.Sleep(60 * time.Millisecond)
@@ -190,13 +189,13 @@ func submitAll(ctx context.Context, p *taskpool.Pool, n int, own func(context.Co
 
 // What is left is told before Shutdown returns; and parents may be of another pool.
 func TestLogHasBeenToldOfOrphansWhenShutdownReturns(t *testing.T) {
-	log := new(logRecorder)
-	p := newPool(t, taskpool.WithWorkers(1))
-	q := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
-	release := block(t, q)
+	log := new(pooltest.LogRecorder)
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	q := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
+	release := pooltest.Block(t, q)
 	for _, name := range []string{"one", "two"} {
-		h := submit(t, p, taskpool.Task{Name: name, Run: func(ctx context.Context) error {
-			return submitAll(ctx, q, 10, func(ctx context.Context) context.Context { return ctx }, nop)
+		h := pooltest.Submit(t, p, taskpool.Task{Name: name, Run: func(ctx context.Context) error {
+			return submitAll(ctx, q, 10, func(ctx context.Context) context.Context { return ctx }, pooltest.Nop)
 		}})
 		require.NoError(t, h.Wait(t.Context()))
 	}

@@ -22,41 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-func nop(context.Context) error { return nil }
-
-// peak keeps the highest number of callers between enter and leave.
-type peak struct{ now, highest atomic.Int64 }
-
-func (p *peak) enter() {
-	n := p.now.Add(1)
-	for {
-		h := p.highest.Load()
-		if n <= h || p.highest.CompareAndSwap(h, n) {
-			return
-		}
-	}
-}
-
-func (p *peak) leave() { p.now.Add(-1) }
-
-// requireWorkers checks that n tasks can run at once, each on a live worker,
-// once nothing else is outstanding.
-func requireWorkers(t testing.TB, p *taskpool.Pool, n int) {
-	t.Helper()
-	var all sync.WaitGroup
-	all.Add(n)
-	gate := make(chan struct{})
-	for range n {
-		require.NoError(t, p.Go(taskpool.High, func() { all.Done(); <-gate }))
-	}
-	all.Wait() // would never end with a worker less
-	s := p.Stats()
-	close(gate)
-	require.Equal(t, n, s.Workers, "live workers")
-	require.Equal(t, n, s.Running)
-}
 
 // What Submit and Go refuse.
 
@@ -90,7 +57,7 @@ func TestSubmitRefusesWhatCannotBe(t *testing.T) {
 		{"If with one attempt", context.Background(), with(func(t *taskpool.Task) { t.Retry = taskpool.Retry{MaxAttempts: 1, If: always} }),
 			[]string{"Retry.MaxAttempts", "at least 2", "Retry.If", "got 1"}},
 	}
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			before := goleak.IgnoreCurrent()
@@ -110,53 +77,15 @@ func TestSubmitRefusesWhatCannotBe(t *testing.T) {
 }
 
 func TestGoRefusesNil(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	err := p.Go(taskpool.High, nil)
 	require.EqualError(t, err, "taskpool: Go: f must not be nil")
 	require.Zero(t, p.Stats().Submitted)
 }
 
-// A customContext is one of another package, of which the context package knows
-// nothing. It counts the functions that wait for its end, as those would that a
-// refused Submit left behind.
-type customContext struct {
-	context.Context
-	waiting atomic.Int64
-	probe   func() // if set, called by Err and Value
-	asked   func() // if set, called once when another package asks for a value
-}
-
-func (c *customContext) AfterFunc(f func()) func() bool {
-	c.waiting.Add(1)
-	stop := context.AfterFunc(c.Context, f)
-	return func() bool {
-		c.waiting.Add(-1)
-		return stop()
-	}
-}
-
-func (c *customContext) Err() error {
-	if c.probe != nil {
-		c.probe()
-	}
-	return c.Context.Err()
-}
-
-func (c *customContext) Value(key any) any {
-	if c.probe != nil {
-		c.probe()
-	}
-	if _, std := key.(*int); !std && c.asked != nil { // the context package's own key is an *int
-		asked := c.asked
-		c.asked = nil
-		asked()
-	}
-	return nil
-}
-
 func TestSubmitRefusesAContextThatIsOver(t *testing.T) {
 	cause := errors.New("client went away")
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	run := func(context.Context) error { panic("must not run") }
 
 	t.Run("canceled", func(t *testing.T) {
@@ -191,43 +120,43 @@ func TestSubmitRefusesAContextThatIsOver(t *testing.T) {
 func TestMethodsOfForeignContextsAreCalledWithoutTheLock(t *testing.T) {
 	tests := []struct {
 		name string
-		run  func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func())
+		run  func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func())
 	}{
-		{"context over before Submit", func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func()) {
+		{"context over before Submit", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
 			cancel()
-			_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+			_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.ErrorIs(t, err, context.Canceled)
 		}},
-		{"context over in the middle of Submit", func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func()) {
-			ctx.asked = func() { cancel(); synctest.Wait() }
-			_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		{"context over in the middle of Submit", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
+			ctx.Asked = func() { cancel(); synctest.Wait() }
+			_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			require.ErrorIs(t, err, context.Canceled)
-			require.Nil(t, ctx.asked, "too early to be of use")
+			require.Nil(t, ctx.Asked, "too early to be of use")
 		}},
-		{"task runs", func(t *testing.T, p *taskpool.Pool, ctx *customContext, _ func()) {
+		{"task runs", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, _ func()) {
 			h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { ctx.Done(); return ctx.Err() }})
 			require.NoError(t, err)
 			require.NoError(t, h.Wait(context.Background()))
 		}},
-		{"context ends in Run", func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func()) {
+		{"context ends in Run", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
 			h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { cancel(); <-ctx.Done(); return ctx.Err() }})
 			require.NoError(t, err)
 			require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
 		}},
-		{"context ends at the door", func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func()) {
-			release := block(t, p)
+		{"context ends at the door", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
+			release := pooltest.Block(t, p)
 			defer release()
 			refused := make(chan error)
 			go func() {
-				_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+				_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 				refused <- err
 			}()
 			synctest.Wait()
 			cancel()
 			require.ErrorIs(t, <-refused, context.Canceled)
 		}},
-		{"context ends while it waits", func(t *testing.T, p *taskpool.Pool, ctx *customContext, cancel func()) {
-			h, err := p.Submit(ctx, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Hour)})
+		{"context ends while it waits", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
+			h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Hour)})
 			require.NoError(t, err)
 			cancel()
 			require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
@@ -236,13 +165,13 @@ func TestMethodsOfForeignContextsAreCalledWithoutTheLock(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
 				synctest.Wait() // nobody else holds the lock for a moment
 				var held atomic.Int64
 				inner, cancel := context.WithCancel(context.Background())
 				defer cancel()
-				ctx := &customContext{Context: inner, probe: func() {
-					if p.StaysLocked() {
+				ctx := &pooltest.CountedContext{Context: inner, Probe: func() {
+					if !pooltest.Answers(p) {
 						held.Add(1)
 					}
 				}}
@@ -256,30 +185,30 @@ func TestMethodsOfForeignContextsAreCalledWithoutTheLock(t *testing.T) {
 
 func TestRefusedSubmitLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
 		inner, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		ctx := &customContext{Context: inner}
+		ctx := &pooltest.CountedContext{Context: inner}
 
-		release := sync.OnceFunc(block(t, p))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
-		_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.ErrorIs(t, err, taskpool.ErrFull)
-		require.Zero(t, ctx.waiting.Load(), "a full pool still waits for the context")
+		require.Zero(t, ctx.Waiting.Load(), "a full pool still waits for the context")
 		release()
 		require.NoError(t, p.WaitIdle(context.Background()))
 
-		h, err := p.Submit(ctx, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Second)})
+		h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Second)})
 		require.NoError(t, err)
-		require.Equal(t, int64(1), ctx.waiting.Load(), "the test sees who waits")
+		require.Equal(t, int64(1), ctx.Waiting.Load(), "the test sees who waits")
 		require.NoError(t, h.Wait(context.Background()))
 		synctest.Wait()
-		require.Zero(t, ctx.waiting.Load(), "a settled task still waits for its context")
+		require.Zero(t, ctx.Waiting.Load(), "a settled task still waits for its context")
 
 		require.NoError(t, p.Shutdown(context.Background()))
-		_, err = p.Submit(ctx, taskpool.Task{Run: nop})
+		_, err = p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.ErrorIs(t, err, taskpool.ErrClosed)
-		require.Zero(t, ctx.waiting.Load(), "a closed pool still waits for the context")
+		require.Zero(t, ctx.Waiting.Load(), "a closed pool still waits for the context")
 		require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrClosed)
 		require.Equal(t, uint64(3), p.Stats().Refused)
 	})
@@ -289,13 +218,13 @@ func TestRefusedSubmitLeavesNothingBehind(t *testing.T) {
 
 func TestNothingStartsWhilePaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		p.Pause()
 		var ran atomic.Int64
 		for range 3 {
 			require.NoError(t, p.Go(taskpool.High, func() { ran.Add(1) }))
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { ran.Add(1); return nil }})
-			submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Minute), Run: func(context.Context) error { ran.Add(1); return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { ran.Add(1); return nil }})
+			pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Minute), Run: func(context.Context) error { ran.Add(1); return nil }})
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -313,9 +242,9 @@ func TestNothingStartsWhilePaused(t *testing.T) {
 
 func TestRunningTasksGoOnWhilePaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		running := submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
-		waiting := submit(t, p, taskpool.Task{Run: nop})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		running := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
+		waiting := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		synctest.Wait()
 		p.Pause()
 		require.NoError(t, running.Wait(context.Background()))
@@ -328,10 +257,10 @@ func TestRunningTasksGoOnWhilePaused(t *testing.T) {
 
 func TestTasksOfAPausedPoolCanBeCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		p.Pause()
 		ctx, cancel := context.WithCancel(context.Background())
-		h, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		h, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, err)
 		cancel()
 		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
@@ -340,7 +269,7 @@ func TestTasksOfAPausedPoolCanBeCanceled(t *testing.T) {
 }
 
 func TestAPausedPoolHasRoomForItsCapacityAndItsFreeSlots(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, taskpool.OverflowReject))
+	p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(3, taskpool.OverflowReject))
 	p.Pause()
 	for range 5 {
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
@@ -350,9 +279,9 @@ func TestAPausedPoolHasRoomForItsCapacityAndItsFreeSlots(t *testing.T) {
 
 func TestShutdownLiftsAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		p.Pause()
-		h := submit(t, p, taskpool.Task{Run: nop})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, taskpool.Succeeded, h.State())
 		require.False(t, p.Stats().Paused)
@@ -361,10 +290,10 @@ func TestShutdownLiftsAPause(t *testing.T) {
 
 func TestPauseDoesNothingDuringAShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		release := sync.OnceFunc(block(t, p))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
-		h := submit(t, p, taskpool.Task{Run: nop})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait()
@@ -380,7 +309,7 @@ func TestPauseDoesNothingDuringAShutdown(t *testing.T) {
 
 func TestGrowingStartsWaitingTasksAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
 		for range 5 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { <-gate }))
@@ -400,12 +329,12 @@ func TestGrowingStartsWaitingTasksAtOnce(t *testing.T) {
 
 func TestGrowingLetsWaitingSubmittersIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := pooltest.Block(t, p)
 		defer release()
 		accepted := make(chan *taskpool.Handle)
 		go func() {
-			h, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+			h, err := p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop})
 			assert.NoError(t, err)
 			accepted <- h
 		}()
@@ -418,17 +347,17 @@ func TestGrowingLetsWaitingSubmittersIn(t *testing.T) {
 
 func TestShrinkingLetsRunningTasksFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(4))
-		var running peak
+		p := pooltest.New(t, taskpool.WithWorkers(4))
+		var running pooltest.Peak
 		var hs []*taskpool.Handle
 		task := taskpool.Task{Run: func(ctx context.Context) error {
-			running.enter()
-			defer running.leave()
+			running.Enter()
+			defer running.Leave()
 			time.Sleep(time.Second)
 			return ctx.Err()
 		}}
 		for range 4 {
-			hs = append(hs, submit(t, p, task))
+			hs = append(hs, pooltest.Submit(t, p, task))
 		}
 		synctest.Wait()
 		require.NoError(t, p.Resize(2))
@@ -436,29 +365,29 @@ func TestShrinkingLetsRunningTasksFinish(t *testing.T) {
 		require.Equal(t, 4, s.Running, "running tasks are left alone")
 		require.Equal(t, 2, s.Slots)
 		for range 6 {
-			hs = append(hs, submit(t, p, task))
+			hs = append(hs, pooltest.Submit(t, p, task))
 		}
 		for _, h := range hs[:4] {
 			require.NoError(t, h.Wait(context.Background()))
 		}
-		running.highest.Store(0)
+		running.Highest.Store(0)
 		for _, h := range hs[4:] {
 			require.NoError(t, h.Wait(context.Background()))
 		}
-		require.Equal(t, int64(2), running.highest.Load(), "at once, when the first four had finished")
+		require.Equal(t, int64(2), running.Highest.Load(), "at once, when the first four had finished")
 		synctest.Wait()
 		s = p.Stats()
 		require.Equal(t, 2, s.Workers)
 		require.Equal(t, 2, s.Idle)
-		requireWorkers(t, p, 2)
+		pooltest.RequireWorkers(t, p, 2)
 	})
 }
 
 func TestShrinkingAnIdlePoolEndsWorkersAtOnce(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(8))
+	p := pooltest.New(t, taskpool.WithWorkers(8))
 	require.NoError(t, p.Resize(1))
 	require.Equal(t, 1, p.Stats().Workers)
-	requireWorkers(t, p, 1)
+	pooltest.RequireWorkers(t, p, 1)
 }
 
 // Workers that came for tasks which ran while others were parked are not kept for nothing.
@@ -475,38 +404,38 @@ func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				gate := make(chan struct{})
 				open := sync.OnceFunc(func() { close(gate) })
 				defer open()
 				var hs []*taskpool.Handle
 				for range parked {
-					hs = append(hs, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					hs = append(hs, pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						return taskpool.Block(ctx, func() error { <-gate; return nil })
 					}}))
 				}
 				synctest.Wait()
 				require.Equal(t, parked, p.Stats().Parked)
-				defer occupy(t, p)()
+				defer pooltest.Occupy(t, p)()
 				require.Equal(t, parked+1, p.Stats().Workers)
 				if c.hang {
 					for _, h := range hs {
 						h.Cancel(nil)
-						require.ErrorIs(t, h.Wait(patience(t)), taskpool.ErrHung)
+						require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrHung)
 					}
 					require.NoError(t, p.Resize(c.workers))
 				} else {
 					require.NoError(t, p.Resize(c.workers))
 					open()
 					for _, h := range hs {
-						require.NoError(t, h.Wait(patience(t)))
+						require.NoError(t, h.Wait(pooltest.Patience(t)))
 					}
 				}
 				synctest.Wait()
 				require.Equal(t, c.workers, p.Stats().Workers)
 				require.NoError(t, p.Resize(1))
 				synctest.Wait()
-				require.NoError(t, atRest(p))
+				require.NoError(t, pooltest.AtRest(p))
 				require.Equal(t, 1, p.Stats().Workers)
 			})
 		})
@@ -515,7 +444,7 @@ func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
 
 func TestResizeKeepsItsWordThroughPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(4))
+		p := pooltest.New(t, taskpool.WithWorkers(4))
 		gate := make(chan struct{})
 		for range 4 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { <-gate; panic("x") }))
@@ -525,14 +454,14 @@ func TestResizeKeepsItsWordThroughPanics(t *testing.T) {
 		close(gate)
 		synctest.Wait()
 		require.Equal(t, 2, p.Stats().Workers)
-		requireWorkers(t, p, 2)
+		pooltest.RequireWorkers(t, p, 2)
 		require.NoError(t, p.Resize(5))
-		requireWorkers(t, p, 5)
+		pooltest.RequireWorkers(t, p, 5)
 	})
 }
 
 func TestResizeRefusesWhatCannotBe(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(2))
+	p := pooltest.New(t, taskpool.WithWorkers(2))
 	for _, n := range []int{0, -1} {
 		require.EqualError(t, p.Resize(n), fmt.Sprintf("taskpool: Resize: workers must be at least 1, got %d", n))
 	}
@@ -547,16 +476,16 @@ func TestResizeRefusesWhatCannotBe(t *testing.T) {
 
 func TestWaitIdleReturnsWhenNothingIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		require.NoError(t, p.WaitIdle(context.Background()), "an empty pool")
 		start := time.Now()
 		sleep := func(context.Context) error { time.Sleep(time.Second); return nil }
 		failing := true
 		hs := []*taskpool.Handle{
-			submit(t, p, taskpool.Task{Name: "running", Run: sleep}),
-			submit(t, p, taskpool.Task{Name: "queued", Run: sleep}),
-			submit(t, p, taskpool.Task{Name: "delayed", Run: sleep, NotBefore: start.Add(time.Hour)}),
-			submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Name: "running", Run: sleep}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "queued", Run: sleep}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "delayed", Run: sleep, NotBefore: start.Add(time.Hour)}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error {
 				if failing {
 					failing = false
 					return errors.New("not yet")
@@ -574,9 +503,9 @@ func TestWaitIdleReturnsWhenNothingIsLeft(t *testing.T) {
 
 func TestEveryWaitIdleReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		for range 3 {
-			release := block(t, p)
+			release := pooltest.Block(t, p)
 			var wg sync.WaitGroup
 			for range 10 {
 				wg.Go(func() { assert.NoError(t, p.WaitIdle(context.Background())) })
@@ -590,9 +519,9 @@ func TestEveryWaitIdleReturns(t *testing.T) {
 
 func TestWaitIdleReturnsWhenTheLastTaskIsCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		p.Pause()
-		h := submit(t, p, taskpool.Task{Run: nop})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		idle := make(chan error)
 		go func() { idle <- p.WaitIdle(context.Background()) }()
 		synctest.Wait()
@@ -603,8 +532,8 @@ func TestWaitIdleReturnsWhenTheLastTaskIsCanceled(t *testing.T) {
 
 func TestWaitIdleReturnsTheCauseWhenItsContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		release := pooltest.Block(t, p)
 		defer release()
 		cause := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, cause)
@@ -616,7 +545,7 @@ func TestWaitIdleReturnsTheCauseWhenItsContextEnds(t *testing.T) {
 }
 
 func TestWaitIdleOfADrainedPoolReturns(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.NoError(t, p.WaitIdle(context.Background()))
 }
@@ -639,12 +568,12 @@ func insideCalls(call func(*taskpool.Pool, context.Context) error) map[string]fu
 	var got chan error
 	start := func(t *testing.T, hooks taskpool.Hooks) {
 		got = make(chan error, 1)
-		p = newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(hooks))
+		p = pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(hooks))
 	}
 	withTask := func(run func(context.Context) error) func(*testing.T) (*taskpool.Pool, error) {
 		return func(t *testing.T) (*taskpool.Pool, error) {
 			start(t, taskpool.Hooks{})
-			submit(t, p, taskpool.Task{Run: run})
+			pooltest.Submit(t, p, taskpool.Task{Run: run})
 			return p, <-got
 		}
 	}
@@ -684,12 +613,12 @@ func insideCalls(call func(*taskpool.Pool, context.Context) error) map[string]fu
 		},
 		"in hook Started": func(t *testing.T) (*taskpool.Pool, error) {
 			start(t, taskpool.Hooks{Started: func(taskpool.TaskEvent) { _ = ask(background) }})
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			return p, <-got
 		},
 		"in hook Finished": func(t *testing.T) (*taskpool.Pool, error) {
 			start(t, taskpool.Hooks{Finished: func(taskpool.TaskEvent) { _ = ask(background) }})
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			return p, <-got
 		},
 		"in hook WorkerReplaced": func(t *testing.T) (*taskpool.Pool, error) {
@@ -718,11 +647,11 @@ func wakeups() (n uint64) {
 // thousand. What the runtime does on its own stays far below that.
 func TestAnIdlePoolWakesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(8), taskpool.WithHangGrace(time.Minute))
+		p := pooltest.New(t, taskpool.WithWorkers(8), taskpool.WithHangGrace(time.Minute))
 		// Leave behind what could leave a timer behind.
-		submit(t, p, taskpool.Task{Run: nop, Timeout: time.Hour})
-		submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Second)})
-		submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(24 * time.Hour)}).Cancel(nil)
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, Timeout: time.Hour})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Second)})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(24 * time.Hour)}).Cancel(nil)
 		require.NoError(t, p.Go(taskpool.High, func() { panic("x") }))
 		time.Sleep(48 * time.Hour)
 		require.NoError(t, p.WaitIdle(context.Background()))
@@ -756,22 +685,22 @@ func TestFinishedTaskIsGarbageWhileItsHandleIsHeld(t *testing.T) {
 	type settle func(*testing.T, *taskpool.Pool, *load) *taskpool.Handle
 	tests := map[string]settle{
 		"succeeded": func(t *testing.T, p *taskpool.Pool, l *load) *taskpool.Handle {
-			return submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return nil }})
+			return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return nil }})
 		},
 		"failed": func(t *testing.T, p *taskpool.Pool, l *load) *taskpool.Handle {
-			return submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return errors.New("x") }})
+			return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return errors.New("x") }})
 		},
 		"panicked": func(t *testing.T, p *taskpool.Pool, l *load) *taskpool.Handle {
-			return submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; panic("x") }})
+			return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; panic("x") }})
 		},
 		"retried": func(t *testing.T, p *taskpool.Pool, l *load) *taskpool.Handle {
-			return submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return errors.New("x") },
+			return pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return errors.New("x") },
 				Retry: taskpool.Retry{MaxAttempts: 3,
 					Backoff: func(int) time.Duration { l.bytes[1]++; return 0 },
 					If:      func(error) bool { l.bytes[2]++; return true }}})
 		},
 		"canceled while it waited": func(t *testing.T, p *taskpool.Pool, l *load) *taskpool.Handle {
-			h := submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return nil },
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { l.bytes[0]++; return nil },
 				NotBefore: time.Now().Add(time.Hour)})
 			h.Cancel(nil)
 			return h
@@ -780,7 +709,7 @@ func TestFinishedTaskIsGarbageWhileItsHandleIsHeld(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				var w weak.Pointer[load]
 				h := func() *taskpool.Handle {
 					l := new(load)
@@ -804,23 +733,23 @@ func (e *loadError) Error() string { return "load" }
 func TestErrorOfATaskIsGarbageOnceItsHandleIs(t *testing.T) {
 	for name, fail := range map[string]func(*testing.T, *taskpool.Pool, *load){
 		"error": func(t *testing.T, p *taskpool.Pool, l *load) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { return &loadError{l} }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return &loadError{l} }})
 		},
 		"panic": func(t *testing.T, p *taskpool.Pool, l *load) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic(l) }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic(l) }})
 		},
 		"function's panic": func(t *testing.T, p *taskpool.Pool, l *load) {
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic(l) }))
 		},
 		"late error": func(t *testing.T, p *taskpool.Pool, l *load) {
-			submit(t, p, taskpool.Task{Timeout: time.Second,
+			pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second,
 				Run: func(context.Context) error { time.Sleep(time.Hour); return &loadError{l} }})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var failed atomic.Int64
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 					taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { failed.Add(1) }}))
 				w := func() weak.Pointer[load] {
 					l := new(load)
@@ -838,7 +767,7 @@ func TestErrorOfATaskIsGarbageOnceItsHandleIs(t *testing.T) {
 
 func TestFinishedFunctionIsGarbage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		w := func() weak.Pointer[load] {
 			l := new(load)
 			require.NoError(t, p.Go(taskpool.Medium, func() { l.bytes[0]++ }))
@@ -854,7 +783,7 @@ func TestFinishedFunctionIsGarbage(t *testing.T) {
 // stressTasks is the number of tasks of the largest test.
 func stressTasks() int {
 	n := 1_000_000
-	if raceEnabled {
+	if pooltest.Race {
 		n /= 10
 	}
 	if testing.Short() {
@@ -871,9 +800,9 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	ran := make([]atomic.Uint32, n)    // by number of the task
 	finals := make([]atomic.Uint32, n) // of the submitted ones, by ID less one
 	var goFinals [16]atomic.Int64      // of the others, by state
-	var running peak
+	var running pooltest.Peak
 	room := make(chan struct{}, window) // bounds memory: tasks that are not finished
-	p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHooks(taskpool.Hooks{
+	p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithHooks(taskpool.Hooks{
 		Finished: func(e taskpool.TaskEvent) {
 			if e.Task.ID == 0 {
 				goFinals[e.Task.State].Add(1)
@@ -883,8 +812,8 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 		},
 	}))
 	act := func(i int) {
-		running.enter()
-		defer func() { running.leave(); <-room }()
+		running.Enter()
+		defer func() { running.Leave(); <-room }()
 		ran[i].Add(1)
 		switch {
 		case i%10 == 0:
@@ -941,11 +870,11 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	close(laps)
 	require.Empty(t, <-sampled)
 	require.NoError(t, p.WaitIdle(context.Background()))
-	requireWorkers(t, p, workers)
+	pooltest.RequireWorkers(t, p, workers)
 	require.NoError(t, p.WaitIdle(context.Background()))
 
 	s := p.Stats()
-	requireConserved(t, s)
+	pooltest.RequireConserved(t, s)
 	total, panics, goexits := uint64(n+workers), uint64(n/10), uint64(n/100)
 	require.Equal(t, total, s.Submitted)
 	require.Equal(t, total, s.Attempts)
@@ -955,7 +884,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	require.Equal(t, panics+goexits, s.Replaced)
 	require.Equal(t, total-panics-goexits, s.Succeeded)
 	require.Zero(t, s.Canceled+s.Shed+s.Refused+s.Retries+s.Hangs)
-	require.LessOrEqual(t, running.highest.Load(), int64(workers))
+	require.LessOrEqual(t, running.Highest.Load(), int64(workers))
 
 	require.NoError(t, p.Shutdown(context.Background())) // hooks have been called
 	for i := range ran {
@@ -975,7 +904,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 	const submitters = 64
 	rounds := 1000
-	if raceEnabled {
+	if pooltest.Race {
 		rounds = 100
 	}
 	if testing.Short() {
@@ -990,7 +919,7 @@ func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 		case 2:
 			opts = append(opts, taskpool.WithCapacity(8, taskpool.OverflowShed))
 		}
-		p := newPool(t, opts...)
+		p := pooltest.New(t, opts...)
 		shutdownAt := int64(rand.IntN(500)) // accepted tasks after which it is called
 		var accepted, ran, late atomic.Int64
 		var down atomic.Bool
@@ -1063,7 +992,7 @@ func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 func TestRandomActionsConserveTasks(t *testing.T) {
 	const actors, actions = 8, 300
 	seeds := uint64(30)
-	if raceEnabled || testing.Short() {
+	if pooltest.Race || testing.Short() {
 		seeds = 6
 	}
 	for seed := range seeds {
@@ -1078,7 +1007,7 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 	var mu sync.Mutex
 	finals := make(map[*taskpool.Handle]int) // how often each was reported as finished
 	var goFinals, goAccepted int
-	var running peak
+	var running pooltest.Peak
 	opts := []taskpool.Option{taskpool.WithWorkers(3), taskpool.WithHooks(taskpool.Hooks{
 		Finished: func(e taskpool.TaskEvent) {
 			mu.Lock()
@@ -1093,7 +1022,7 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 	if seed%3 > 0 {
 		opts = append(opts, taskpool.WithCapacity(20, taskpool.Overflow(seed%3)))
 	}
-	p := newPool(t, opts...)
+	p := pooltest.New(t, opts...)
 	conserved := func() {
 		s := p.Stats()
 		assert.Equal(t, s.Submitted, s.Succeeded+s.Failed+s.Canceled+s.Shed+
@@ -1118,8 +1047,8 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 				case 0, 1, 2, 3, 4, 5, 6: // submit
 					length, end := time.Duration(r.IntN(3))*time.Millisecond, r.IntN(10)
 					task := taskpool.Task{Priority: pr(), Run: func(ctx context.Context) error {
-						running.enter()
-						defer running.leave()
+						running.Enter()
+						defer running.Leave()
 						time.Sleep(length)
 						switch end {
 						case 0:
@@ -1157,8 +1086,8 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 					}
 				case 7, 8, 9:
 					err := p.Go(pr(), func() {
-						running.enter()
-						defer running.leave()
+						running.Enter()
+						defer running.Leave()
 						time.Sleep(time.Millisecond)
 					})
 					if err == nil {
@@ -1199,9 +1128,9 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 	require.NoError(t, p.Shutdown(context.Background()))
 
 	s := p.Stats()
-	requireConserved(t, s)
+	pooltest.RequireConserved(t, s)
 	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Workers+s.Abandoned+s.Lost+s.Blocked)
-	require.LessOrEqual(t, running.highest.Load(), int64(most))
+	require.LessOrEqual(t, running.Highest.Load(), int64(most))
 	byState := make(map[taskpool.State]uint64)
 	all := slices.Concat(handles...)
 	for _, h := range all {

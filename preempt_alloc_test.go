@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 func TestYieldWithNothingToYieldToDoesNotAllocate(t *testing.T) {
@@ -25,10 +26,10 @@ func TestYieldWithNothingToYieldToDoesNotAllocate(t *testing.T) {
 	} {
 		for waits, pr := range map[string]taskpool.Priority{"nothing waits": 0, "less urgent waits": 1, "an equal waits, within the quantum": 0} {
 			t.Run(name+", "+waits, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(time.Hour))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(time.Hour))
 				begin := make(chan struct{})
 				var yield, beat float64
-				h := submit(t, p, taskpool.Task{Heartbeat: time.Hour, Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Hour, Run: func(ctx context.Context) error {
 					<-begin
 					ctx, cancel := derive(ctx)
 					defer cancel()

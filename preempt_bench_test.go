@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 //go:noinline
@@ -37,12 +38,12 @@ func BenchmarkYield(b *testing.B) {
 		{"Block", own, func(ctx context.Context) error { return taskpool.Block(ctx, nothing) }, 0},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			p := newPool(b, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
+			p := pooltest.New(b, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
 			p.Pause() // so that all have been submitted when the first starts
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			b.ReportAllocs()
-			h := submit(b, p, taskpool.Task{Run: func(ctx context.Context) error {
+			h := pooltest.Submit(b, p, taskpool.Task{Run: func(ctx context.Context) error {
 				ctx, cancel := bench.derive(ctx)
 				defer cancel()
 				b.ResetTimer()

@@ -19,15 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-// aYear returns a context that ends after a year, so that what never ends
-// fails a test in a bubble and does not deadlock it.
-func aYear(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 365*24*time.Hour)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // goroutines counts those that have not ended, which in a bubble is exact once
 // synctest.Wait has returned.
@@ -43,20 +36,20 @@ func goroutines() int {
 type mix struct {
 	t             *testing.T
 	p             *taskpool.Pool
-	running, less peak
+	running, less pooltest.Peak
 }
 
 func (m *mix) enter(pr taskpool.Priority) {
-	m.running.enter()
+	m.running.Enter()
 	if pr > taskpool.High {
-		m.less.enter()
+		m.less.Enter()
 	}
 }
 
 func (m *mix) leave(pr taskpool.Priority) {
-	m.running.leave()
+	m.running.Leave()
 	if pr > taskpool.High {
-		m.less.leave()
+		m.less.Leave()
 	}
 }
 
@@ -89,7 +82,7 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 				runtime.Gosched()
 			case 6:
 				err = off(func() error {
-					return taskpool.Block(ctx, func() error { return sleepCtx(ctx, 2*time.Microsecond) })
+					return taskpool.Block(ctx, func() error { return pooltest.Sleep(ctx, 2*time.Microsecond) })
 				})
 			case 7:
 				if rand.IntN(20) == 0 {
@@ -134,7 +127,7 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 		case 1:
 			runtime.Goexit()
 		case 2:
-			return errLife
+			return pooltest.ErrTask
 		}
 		return nil
 	}
@@ -142,7 +135,7 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 
 func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 	parks := uint64(100_000)
-	if raceEnabled {
+	if pooltest.Race {
 		parks = 10_000
 	}
 	reserve := taskpool.WithReserved(1, taskpool.High)
@@ -163,10 +156,10 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const workers = 4
 				nothing := goroutines()
-				p := newPool(t, append(v.options, taskpool.WithWorkers(workers), taskpool.WithQuantum(time.Microsecond))...)
+				p := pooltest.New(t, append(v.options, taskpool.WithWorkers(workers), taskpool.WithQuantum(time.Microsecond))...)
 				synctest.Wait()
-				requireWorkers(t, p, workers) // and so they were started
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				pooltest.RequireWorkers(t, p, workers) // and so they were started
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				synctest.Wait()
 				before := goroutines() + 1 // the supervisor may come
 				m := &mix{t: t, p: p}
@@ -174,27 +167,27 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				for p.Stats().Parks < parks*v.percent/100 {
 					for range 20 {
 						pr := m.priority()
-						handles = append(handles, submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 2)}))
+						handles = append(handles, pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 2)}))
 					}
-					handles[rand.IntN(len(handles))].Cancel(errCause)
+					handles[rand.IntN(len(handles))].Cancel(pooltest.ErrCause)
 					time.Sleep(10 * time.Microsecond)
-					handles[rand.IntN(len(handles))].Cancel(errCause)
+					handles[rand.IntN(len(handles))].Cancel(pooltest.ErrCause)
 					s := p.Stats()
-					requireConserved(t, s)
+					pooltest.RequireConserved(t, s)
 					require.LessOrEqual(t, s.Running, workers)
 				}
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				for _, h := range handles {
 					require.GreaterOrEqual(t, h.State(), taskpool.Succeeded)
 				}
 				s := p.Stats()
-				requireConserved(t, s)
+				pooltest.RequireConserved(t, s)
 				require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked)
 				require.Positive(t, s.Panics)
-				require.EqualValues(t, workers, m.running.highest.Load(), "tasks running at once")
-				require.EqualValues(t, v.less, m.less.highest.Load(), "less urgent tasks running at once")
-				requireWorkers(t, p, workers)
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.EqualValues(t, workers, m.running.Highest.Load(), "tasks running at once")
+				require.EqualValues(t, v.less, m.less.Highest.Load(), "less urgent tasks running at once")
+				pooltest.RequireWorkers(t, p, workers)
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				synctest.Wait()
 				require.LessOrEqual(t, goroutines(), before, "goroutines of the idle pool")
 				require.NoError(t, p.Shutdown(context.Background()))
@@ -209,7 +202,7 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 
 func TestOneWorkerFinishesWaitsNestedAThousandDeep(t *testing.T) {
 	depth := 1000
-	if raceEnabled {
+	if pooltest.Race {
 		depth = 100
 	}
 	type pools []*taskpool.Pool
@@ -226,7 +219,7 @@ func TestOneWorkerFinishesWaitsNestedAThousandDeep(t *testing.T) {
 			var hs [3]*taskpool.Handle
 			for i := range hs {
 				var err error
-				run := nop
+				run := pooltest.Nop
 				if i == len(hs)-1 {
 					run = rest
 				}
@@ -251,7 +244,7 @@ func TestOneWorkerFinishesWaitsNestedAThousandDeep(t *testing.T) {
 		"Group": func(ctx context.Context, p *taskpool.Pool, rest func(context.Context) error) error {
 			g := p.Group(ctx, taskpool.Task{})
 			g.SetLimit(1)
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			g.Go(rest)
 			return g.Wait()
 		},
@@ -277,33 +270,33 @@ func TestOneWorkerFinishesWaitsNestedAThousandDeep(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var ps pools
 						for range n {
-							ps = append(ps, newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(maxParked),
+							ps = append(ps, pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(maxParked),
 								taskpool.WithCapacity(1, taskpool.OverflowWait)))
 						}
 						var deepest int
-						var gauge [2]peak
+						var gauge [2]pooltest.Peak
 						var nest func(level int) func(context.Context) error
 						nest = func(level int) func(context.Context) error {
 							return func(ctx context.Context) error {
 								g := &gauge[level%n]
-								g.enter()
-								defer g.leave()
+								g.Enter()
+								defer g.Leave()
 								if deepest = level; level == depth {
 									return nil
 								}
-								g.leave()
-								defer g.enter()
+								g.Leave()
+								defer g.Enter()
 								return way(ctx, ps[(level+1)%n], nest(level+1))
 							}
 						}
-						ctx := aYear(t)
+						ctx := pooltest.Patience(t)
 						h, err := ps[0].Submit(ctx, taskpool.Task{Run: nest(0)})
 						require.NoError(t, err)
 						require.NoError(t, h.Wait(ctx))
 						require.Equal(t, depth, deepest)
 						for i, p := range ps {
-							require.EqualValues(t, 1, gauge[i].highest.Load(), "tasks running at once")
-							requireWhole(t, p, 1)
+							require.EqualValues(t, 1, gauge[i].Highest.Load(), "tasks running at once")
+							pooltest.RequireWhole(t, p, 1)
 						}
 					})
 				})
@@ -323,7 +316,7 @@ func TestMembersMayAddMembersToTheirGroupOnOneWorker(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, append(tt.opts, taskpool.WithWorkers(1))...)
+				p := pooltest.New(t, append(tt.opts, taskpool.WithWorkers(1))...)
 				ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 				defer cancel()
 				var members atomic.Int32
@@ -353,11 +346,11 @@ func TestHighStartsAfterAtMostTwoSafePoints(t *testing.T) {
 		t.Run(fmt.Sprintf("fair share %d, %d workers", tt.share, tt.workers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const interval = 100 * time.Microsecond
-				p := newPool(t, taskpool.WithWorkers(tt.workers), taskpool.WithFairShare(tt.share), taskpool.WithQuantum(time.Hour))
+				p := pooltest.New(t, taskpool.WithWorkers(tt.workers), taskpool.WithFairShare(tt.share), taskpool.WithQuantum(time.Hour))
 				stop := make(chan struct{})
 				var points atomic.Int64
 				for range 20 {
-					submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+					pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
 						for {
 							select {
 							case <-stop:
@@ -376,11 +369,11 @@ func TestHighStartsAfterAtMostTwoSafePoints(t *testing.T) {
 					var started time.Time
 					var passed int64
 					at, before := time.Now(), points.Load()
-					h := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error {
 						started, passed = time.Now(), points.Load()-before
 						return nil
 					}})
-					require.NoError(t, h.Wait(aYear(t)))
+					require.NoError(t, h.Wait(pooltest.Patience(t)))
 					require.LessOrEqual(t, passed, int64(tt.most*tt.workers), "safe points before High started")
 					require.LessOrEqual(t, started.Sub(at), time.Duration(tt.most)*interval)
 				}
@@ -392,11 +385,11 @@ func TestHighStartsAfterAtMostTwoSafePoints(t *testing.T) {
 
 func TestPreemptedTaskResumesBeforeItsEqualsThatHaveNotStarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(0), taskpool.WithQuantum(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(0), taskpool.WithQuantum(time.Hour))
 		log := new(startLog)
 		hs := make([]*taskpool.Handle, 0, 30)
 		for i := range 10 {
-			hs = append(hs, submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			hs = append(hs, pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
 				name := fmt.Sprint("low ", i)
 				log.add(name)
 				if err := p.Go(taskpool.High, func() { log.add("high") }); err != nil {
@@ -407,7 +400,7 @@ func TestPreemptedTaskResumesBeforeItsEqualsThatHaveNotStarted(t *testing.T) {
 				return err
 			}}))
 		}
-		drain(t, p)
+		pooltest.Drain(t, p)
 		var want []string
 		for i := range hs {
 			name := fmt.Sprint("low ", i)
@@ -420,14 +413,14 @@ func TestPreemptedTaskResumesBeforeItsEqualsThatHaveNotStarted(t *testing.T) {
 func TestEqualsShareAWorkerQuantumByQuantum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const quantum, quanta = 10 * time.Millisecond, 50
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(quantum))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(quantum))
 		var done [2]int
 		var turns []int
 		stop := time.Now().Add(quanta * quantum)
 		var hs []*taskpool.Handle
 		p.Pause() // so that both wait when the first starts
 		for i := range done {
-			hs = append(hs, submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			hs = append(hs, pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				for time.Now().Before(stop) {
 					if len(turns) == 0 || turns[len(turns)-1] != i {
 						turns = append(turns, i)
@@ -443,7 +436,7 @@ func TestEqualsShareAWorkerQuantumByQuantum(t *testing.T) {
 		}
 		p.Resume()
 		for _, h := range hs {
-			require.NoError(t, h.Wait(aYear(t)))
+			require.NoError(t, h.Wait(pooltest.Patience(t)))
 		}
 		require.EqualValues(t, quanta*quantum/time.Millisecond, done[0]+done[1])
 		require.InEpsilon(t, done[0], done[1], 0.1, "%v", done)
@@ -455,9 +448,9 @@ func TestTaskWhoseQuantumEndedGoesBehindEqualsThatHaveNotStarted(t *testing.T) {
 	for _, long := range []bool{false, true} {
 		t.Run(fmt.Sprint("quantum over: ", long), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1)) // the default quantum is 10 ms
+				p := pooltest.New(t, taskpool.WithWorkers(1)) // the default quantum is 10 ms
 				log := new(startLog)
-				submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					time.Sleep(10*time.Millisecond - 1)
 					if long {
 						time.Sleep(time.Nanosecond)
@@ -466,9 +459,9 @@ func TestTaskWhoseQuantumEndedGoesBehindEqualsThatHaveNotStarted(t *testing.T) {
 					log.add("went on")
 					return err
 				}})
-				submit(t, p, log.task("b", taskpool.Medium))
-				submit(t, p, log.task("c", taskpool.Medium))
-				drain(t, p)
+				pooltest.Submit(t, p, log.task("b", taskpool.Medium))
+				pooltest.Submit(t, p, log.task("c", taskpool.Medium))
+				pooltest.Drain(t, p)
 				want := []string{"went on", "b", "c"}
 				if long {
 					want = []string{"b", "c", "went on"}
@@ -481,9 +474,9 @@ func TestTaskWhoseQuantumEndedGoesBehindEqualsThatHaveNotStarted(t *testing.T) {
 
 func TestYieldDoesNothingForLessUrgentTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
 		log := new(startLog)
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			time.Sleep(time.Second)
 			derived, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -491,20 +484,20 @@ func TestYieldDoesNothingForLessUrgentTasks(t *testing.T) {
 			log.add("medium")
 			return err
 		}})
-		submit(t, p, log.task("low", taskpool.Low))
-		drain(t, p)
+		pooltest.Submit(t, p, log.task("low", taskpool.Low))
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"medium", "low"}, log.all())
 	})
 }
 
 func TestYieldOutsideATaskReportsTheErrorOfItsContext(t *testing.T) {
 	require.NoError(t, taskpool.Yield(context.Background()))
-	require.Equal(t, errStop, taskpool.Yield(endedContext()))
+	require.Equal(t, pooltest.ErrStop, taskpool.Yield(pooltest.EndedContext()))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	require.Equal(t, context.Canceled, taskpool.Yield(ctx))
 	taskpool.Beat(context.Background())
-	require.Equal(t, errLife, taskpool.Block(ctx, func() error { return errLife }))
+	require.Equal(t, pooltest.ErrTask, taskpool.Block(ctx, func() error { return pooltest.ErrTask }))
 }
 
 func TestYieldReturnsTheCauseOnceTheContextHasEnded(t *testing.T) {
@@ -513,14 +506,14 @@ func TestYieldReturnsTheCauseOnceTheContextHasEnded(t *testing.T) {
 		task  taskpool.Task
 		cause error
 	}{
-		"Cancel":    {end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, cause: errCause},
-		"ctx":       {end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, cause: errCause},
+		"Cancel":    {end: func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
+		"ctx":       {end: func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(pooltest.ErrCause) }, cause: pooltest.ErrCause},
 		"Timeout":   {task: taskpool.Task{Timeout: time.Second}, cause: taskpool.ErrTimeout},
 		"Heartbeat": {task: taskpool.Task{Heartbeat: time.Second}, cause: taskpool.ErrHung},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
 				ctx, cancel := context.WithCancelCause(context.Background())
 				defer cancel(nil)
 				var own, derived, child error
@@ -530,18 +523,18 @@ func TestYieldReturnsTheCauseOnceTheContextHasEnded(t *testing.T) {
 					own = taskpool.Yield(ctx)
 					derived = taskpool.Yield(context.WithValue(ctx, t, 1))
 					less, cancel := context.WithCancelCause(ctx)
-					cancel(errStop)
+					cancel(pooltest.ErrStop)
 					child = taskpool.Yield(less)
 					return own
 				}
 				h, err := p.Submit(ctx, tt.task)
 				require.NoError(t, err)
-				submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop}) // there is something to yield to
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop}) // there is something to yield to
 				time.Sleep(2 * time.Second)
 				if tt.end != nil {
 					tt.end(h, cancel)
 				}
-				require.ErrorIs(t, h.Wait(aYear(t)), tt.cause)
+				require.ErrorIs(t, h.Wait(pooltest.Patience(t)), tt.cause)
 				require.Equal(t, tt.cause, own)
 				require.Equal(t, tt.cause, derived)
 				require.Equal(t, tt.cause, child, "the task's context ended before")
@@ -552,37 +545,37 @@ func TestYieldReturnsTheCauseOnceTheContextHasEnded(t *testing.T) {
 
 func TestYieldWithADerivedContextReturnsItsCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			derived, cancel := context.WithCancelCause(ctx)
-			cancel(errCause)
+			cancel(pooltest.ErrCause)
 			if err := taskpool.Yield(ctx); err != nil {
 				return err
 			}
 			return taskpool.Yield(derived)
 		}})
-		require.Equal(t, errCause, h.Wait(aYear(t)))
+		require.Equal(t, pooltest.ErrCause, h.Wait(pooltest.Patience(t)))
 	})
 }
 
 func TestYieldDoesNotParkWhilePaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(1))
 		log := new(startLog)
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			time.Sleep(time.Second)
 			err := taskpool.Yield(ctx)
 			log.add("went on")
 			return err
 		}})
 		synctest.Wait()
-		submit(t, p, log.task("medium", taskpool.Medium))
-		submit(t, p, log.task("high", taskpool.High))
+		pooltest.Submit(t, p, log.task("medium", taskpool.Medium))
+		pooltest.Submit(t, p, log.task("high", taskpool.High))
 		p.Pause()
-		require.NoError(t, h.Wait(aYear(t)))
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
 		require.Equal(t, []string{"went on"}, log.all())
 		p.Resume()
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, []string{"went on", "high", "medium"}, log.all())
 	})
 }
@@ -591,10 +584,10 @@ func TestNothingFailsAtMaxParked(t *testing.T) {
 	for _, limit := range []int{0, 1} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(limit), taskpool.WithQuantum(1), taskpool.WithFairShare(0))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxParked(limit), taskpool.WithQuantum(1), taskpool.WithFairShare(0))
 				gate := make(chan struct{})
 				for range limit {
-					submit(t, p, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
+					pooltest.Submit(t, p, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
 						return taskpool.Block(ctx, func() error { <-gate; return nil })
 					}})
 				}
@@ -602,10 +595,10 @@ func TestNothingFailsAtMaxParked(t *testing.T) {
 				require.Equal(t, limit, p.Stats().Parked)
 				log := new(startLog)
 				begin := make(chan struct{})
-				h := submit(t, p, taskpool.Task{Name: "main", Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Name: "main", Run: func(ctx context.Context) error {
 					<-begin
-					err := taskpool.Block(ctx, func() error { time.Sleep(time.Second); log.add("blocked"); return errLife })
-					if !errors.Is(err, errLife) {
+					err := taskpool.Block(ctx, func() error { time.Sleep(time.Second); log.add("blocked"); return pooltest.ErrTask })
+					if !errors.Is(err, pooltest.ErrTask) {
 						return fmt.Errorf("Block returned %w", err)
 					}
 					if err := taskpool.Yield(ctx); err != nil {
@@ -630,11 +623,11 @@ func TestNothingFailsAtMaxParked(t *testing.T) {
 					return nil
 				}})
 				synctest.Wait()
-				submit(t, p, log.task("equal", taskpool.Medium))
+				pooltest.Submit(t, p, log.task("equal", taskpool.Medium))
 				close(begin)
-				require.NoError(t, h.Wait(aYear(t)))
+				require.NoError(t, h.Wait(pooltest.Patience(t)))
 				close(gate)
-				drain(t, p)
+				pooltest.Drain(t, p)
 				require.Equal(t, []string{"blocked", "yielded to equals", "high", "yielded to high", "child", "waited", "equal"}, log.all())
 				require.Zero(t, p.Stats().Failed)
 			})
@@ -645,7 +638,7 @@ func TestNothingFailsAtMaxParked(t *testing.T) {
 // The end of a parked task's context.
 
 func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
-	elsewhere := func(t *testing.T) *taskpool.Pool { p, _ := occupiedPool(t); return p }
+	elsewhere := func(t *testing.T) *taskpool.Pool { p, _ := pooltest.Occupied(t); return p }
 	// Each waits with ctx in a task of p. never is a task that waits behind all
 	// others, full says that one more task does not fit into the queue.
 	ways := map[string]struct {
@@ -664,7 +657,7 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 		}},
 		"Group.Wait": {wait: func(ctx context.Context, p, _ *taskpool.Pool, _ *taskpool.Future[int]) error {
 			g := p.Group(ctx, taskpool.Task{Priority: taskpool.Low})
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			return g.Wait()
 		}},
 		"Call of another pool": {wait: func(ctx context.Context, _, other *taskpool.Pool, _ *taskpool.Future[int]) error {
@@ -672,7 +665,7 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 			return err
 		}},
 		"Submit": {full: true, wait: func(ctx context.Context, p, _ *taskpool.Pool, _ *taskpool.Future[int]) error {
-			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: nop})
+			_, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 			return err
 		}},
 		"Block": {wait: func(ctx context.Context, _, _ *taskpool.Pool, _ *taskpool.Future[int]) error {
@@ -684,11 +677,11 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 		end     func(p *taskpool.Pool, h *taskpool.Handle, cancel context.CancelCauseFunc)
 		cause   error
 	}{
-		"Cancel":  {0, func(_ *taskpool.Pool, h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, errCause},
-		"ctx":     {0, func(_ *taskpool.Pool, _ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, errCause},
+		"Cancel":  {0, func(_ *taskpool.Pool, h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(pooltest.ErrCause) }, pooltest.ErrCause},
+		"ctx":     {0, func(_ *taskpool.Pool, _ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(pooltest.ErrCause) }, pooltest.ErrCause},
 		"Timeout": {time.Second, func(*taskpool.Pool, *taskpool.Handle, context.CancelCauseFunc) { time.Sleep(time.Second) }, taskpool.ErrTimeout},
 		"Shutdown": {0, func(p *taskpool.Pool, _ *taskpool.Handle, _ context.CancelCauseFunc) {
-			go func() { _ = p.Shutdown(endedContext()) }()
+			go func() { _ = p.Shutdown(pooltest.EndedContext()) }()
 		}, taskpool.ErrClosed},
 	}
 	for way, w := range ways {
@@ -703,7 +696,7 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 						if w.full {
 							opts = append(opts, taskpool.WithCapacity(1, taskpool.OverflowWait))
 						}
-						p := newPool(t, opts...)
+						p := pooltest.New(t, opts...)
 						other := elsewhere(t)
 						log := new(startLog)
 						begin, gate := make(chan struct{}), make(chan struct{})
@@ -722,9 +715,9 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 						require.NoError(t, p.Go(-5, func() { <-gate }))
 						if w.full {
 							// Parking makes room for one; this one takes it.
-							submitAtDoor(context.Background(), p, log.task("urgent", -4))
+							pooltest.SubmitOrWait(context.Background(), p, log.task("urgent", -4))
 						} else {
-							submit(t, p, log.task("urgent", -4))
+							pooltest.Submit(t, p, log.task("urgent", -4))
 							never, err = taskpool.SubmitFunc(context.Background(), p, taskpool.Task{Priority: 5}, func(context.Context) (int, error) { return 1, nil })
 							require.NoError(t, err)
 						}
@@ -753,7 +746,7 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 						require.ErrorIs(t, got, e.cause)
 						require.ErrorIs(t, h.Err(), e.cause)
 						s := p.Stats()
-						requireConserved(t, s)
+						pooltest.RequireConserved(t, s)
 						require.Zero(t, s.Parked+s.Running)
 						require.Zero(t, s.Hangs)
 					})
@@ -772,13 +765,13 @@ func TestBlockThatOutlivesTheGraceIsGivenUpAndCostsNoSlot(t *testing.T) {
 	for _, abandoned := range []int{0, 1} { // no slot is at stake, so the bound is
 		t.Run(fmt.Sprintf("at most %d abandoned", abandoned), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second), taskpool.WithMaxAbandoned(abandoned))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second), taskpool.WithMaxAbandoned(abandoned))
 				gate := make(chan struct{})
-				h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					return taskpool.Block(ctx, func() error { preemptHangsHere(gate); return nil })
 				}})
 				synctest.Wait()
-				h.Cancel(errCause)
+				h.Cancel(pooltest.ErrCause)
 				time.Sleep(3*time.Second - 1)
 				synctest.Wait()
 				require.Equal(t, taskpool.Parked, h.State())
@@ -788,7 +781,7 @@ func TestBlockThatOutlivesTheGraceIsGivenUpAndCostsNoSlot(t *testing.T) {
 				var hung *taskpool.HungError
 				require.ErrorAs(t, h.Err(), &hung)
 				require.Contains(t, string(hung.Stack), "preemptHangsHere")
-				require.ErrorIs(t, h.Err(), errCause)
+				require.ErrorIs(t, h.Err(), pooltest.ErrCause)
 				s := p.Stats()
 				require.Equal(t, []int{1, 0, 0, 0}, []int{s.Abandoned, s.Lost, s.Parked, s.Running})
 				require.NoError(t, p.Health())
@@ -806,8 +799,8 @@ func TestBlockThatOutlivesTheGraceIsGivenUpAndCostsNoSlot(t *testing.T) {
 				s = p.Stats()
 				require.Equal(t, []int{0, 1, 1, 0}, []int{s.Abandoned, s.Running, s.Queued, s.Parked})
 				close(busy)
-				drain(t, p)
-				requireWhole(t, p, 1)
+				pooltest.Drain(t, p)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -821,8 +814,8 @@ func TestHangGraceCountsOnlyTimeOnASlotOverAllParkings(t *testing.T) {
 	}{{"within", 450 * time.Millisecond, false}, {"beyond", 600 * time.Millisecond, true}} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
-				h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					child, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
 					if err != nil {
 						return err
@@ -833,16 +826,16 @@ func TestHangGraceCountsOnlyTimeOnASlotOverAllParkings(t *testing.T) {
 						return err
 					}
 					time.Sleep(tt.work)
-					return errLife
+					return pooltest.ErrTask
 				}})
 				synctest.Wait()
-				h.Cancel(errCause)
-				err := h.Wait(aYear(t))
-				require.ErrorIs(t, err, errCause)
+				h.Cancel(pooltest.ErrCause)
+				err := h.Wait(pooltest.Patience(t))
+				require.ErrorIs(t, err, pooltest.ErrCause)
 				require.Equal(t, tt.hung, errors.Is(err, taskpool.ErrHung))
-				require.Equal(t, !tt.hung, errors.Is(err, errLife))
+				require.Equal(t, !tt.hung, errors.Is(err, pooltest.ErrTask))
 				time.Sleep(time.Hour)
-				requireWhole(t, p, 1)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -864,18 +857,18 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 		},
 		"Group.Wait": func(ctx context.Context, p *taskpool.Pool, _ *taskpool.Handle) error {
 			g := p.Group(ctx, taskpool.Task{})
-			g.Go(nop)
+			g.Go(pooltest.Nop)
 			return g.Wait()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 				first, second := make(chan struct{}), make(chan struct{})
 				var late error
 				var queued *taskpool.Handle
 				var attempts atomic.Int32
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 					if attempts.Add(1) == 2 {
 						<-second
 						return nil
@@ -883,13 +876,13 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 					<-first
 					late = call(ctx, p, queued)
 					return nil
-				}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return true }}})
+				}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(error) bool { return true }}})
 				time.Sleep(2 * time.Second)
 				synctest.Wait()
 				require.EqualValues(t, 2, attempts.Load())
 				require.Equal(t, taskpool.Running, h.State())
 				log := new(startLog)
-				queued = submit(t, p, log.task("queued", taskpool.High))
+				queued = pooltest.Submit(t, p, log.task("queued", taskpool.High))
 				close(first)
 				time.Sleep(1500 * time.Millisecond) // within the retry's timeout and grace
 				synctest.Wait()
@@ -899,9 +892,9 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 				require.Equal(t, []int{1, 0, 1}, []int{s.Running, s.Parked, s.Queued})
 				require.Equal(t, taskpool.Running, h.State())
 				close(second)
-				drain(t, p)
+				pooltest.Drain(t, p)
 				require.Equal(t, taskpool.Succeeded, h.State())
-				requireWhole(t, p, 1)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -909,9 +902,9 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 
 func TestHelperGoroutinesParkATaskOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		gate, busy := make(chan struct{}), make(chan struct{})
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			var helpers sync.WaitGroup
 			for range 5 {
 				helpers.Go(func() { _ = taskpool.Block(ctx, func() error { <-gate; return nil }) })
@@ -922,18 +915,18 @@ func TestHelperGoroutinesParkATaskOnce(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, taskpool.Parked, h.State())
 		require.Equal(t, 1, p.Stats().Parked)
-		var running peak
+		var running pooltest.Peak
 		for range 4 {
-			require.NoError(t, p.Go(taskpool.Medium, func() { running.enter(); <-busy; running.leave() }))
+			require.NoError(t, p.Go(taskpool.Medium, func() { running.Enter(); <-busy; running.Leave() }))
 		}
 		synctest.Wait()
 		require.Equal(t, 2, p.Stats().Running)
 		close(gate)
 		close(busy)
-		drain(t, p)
-		require.EqualValues(t, 2, running.highest.Load())
+		pooltest.Drain(t, p)
+		require.EqualValues(t, 2, running.Highest.Load())
 		require.Equal(t, taskpool.Succeeded, h.State())
-		requireWhole(t, p, 2)
+		pooltest.RequireWhole(t, p, 2)
 	})
 }
 
@@ -943,7 +936,7 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 		state taskpool.State
 	}{
 		"nil":    {func() error { return nil }, taskpool.Succeeded},
-		"error":  {func() error { return errLife }, taskpool.Failed},
+		"error":  {func() error { return pooltest.ErrTask }, taskpool.Failed},
 		"panic":  {func() error { panic("x") }, taskpool.Failed},
 		"Goexit": {func() error { runtime.Goexit(); return nil }, taskpool.Failed},
 	} {
@@ -951,9 +944,9 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 			t.Run(name+", helper "+helper, func(t *testing.T) {
 				asked, ended := helper != "blocks", strings.Contains(helper, "ended")
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
+					p := pooltest.New(t, taskpool.WithWorkers(1))
 					gate, busy, back := make(chan struct{}), make(chan struct{}), make(chan struct{})
-					h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						go func() {
 							defer close(back)
 							_ = taskpool.Block(ctx, func() error { <-gate; return nil })
@@ -967,7 +960,7 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 					}})
 					time.Sleep(time.Second)
 					if ended {
-						h.Cancel(errCause)
+						h.Cancel(pooltest.ErrCause)
 					}
 					if asked {
 						close(gate)
@@ -983,7 +976,7 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 					require.Equal(t, want, h.State())
 					s := p.Stats()
 					require.Equal(t, []int{0, 1}, []int{s.Parked, s.Running})
-					requireConserved(t, s)
+					pooltest.RequireConserved(t, s)
 					if !asked {
 						close(gate)
 					}
@@ -991,8 +984,8 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 					<-back
 					require.Equal(t, 1, p.Stats().Running)
 					close(busy)
-					drain(t, p)
-					requireWhole(t, p, 1)
+					pooltest.Drain(t, p)
+					pooltest.RequireWhole(t, p, 1)
 				})
 			})
 		}
@@ -1010,7 +1003,7 @@ func TestWhatFDoesIsWhatTheTaskDoes(t *testing.T) {
 		recover bool
 		check   func(t *testing.T, err error)
 	}{
-		"returns an error": {f: func() error { return errLife }, check: func(t *testing.T, err error) { require.Equal(t, errLife, err) }},
+		"returns an error": {f: func() error { return pooltest.ErrTask }, check: func(t *testing.T, err error) { require.Equal(t, pooltest.ErrTask, err) }},
 		"panics": {f: func() error { preemptPanicsHere(); return nil }, check: func(t *testing.T, err error) {
 			var e *taskpool.PanicError
 			require.ErrorAs(t, err, &e)
@@ -1025,9 +1018,9 @@ func TestWhatFDoesIsWhatTheTaskDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				var running peak
-				h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				var running pooltest.Peak
+				h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					block := func() error {
 						if tt.recover {
 							defer func() { _ = recover() }()
@@ -1037,18 +1030,18 @@ func TestWhatFDoesIsWhatTheTaskDoes(t *testing.T) {
 					if err := block(); err != nil {
 						return err
 					}
-					running.enter()
-					defer running.leave()
+					running.Enter()
+					defer running.Leave()
 					time.Sleep(time.Second)
 					return nil
 				}})
 				for range 3 {
-					require.NoError(t, p.Go(taskpool.Medium, func() { running.enter(); defer running.leave(); time.Sleep(700 * time.Millisecond) }))
+					require.NoError(t, p.Go(taskpool.Medium, func() { running.Enter(); defer running.Leave(); time.Sleep(700 * time.Millisecond) }))
 				}
-				tt.check(t, h.Wait(aYear(t)))
-				drain(t, p)
-				require.EqualValues(t, 1, running.highest.Load(), "tasks running at once")
-				requireWhole(t, p, 1)
+				tt.check(t, h.Wait(pooltest.Patience(t)))
+				pooltest.Drain(t, p)
+				require.EqualValues(t, 1, running.Highest.Load(), "tasks running at once")
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -1058,18 +1051,18 @@ func TestWhatFDoesIsWhatTheTaskDoes(t *testing.T) {
 
 func TestShutdownDrainsParkedTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3))
+		p := pooltest.New(t, taskpool.WithWorkers(3))
 		var ended atomic.Int32
 		for i := range 9 {
-			submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				defer ended.Add(1)
 				if i%3 == 0 {
 					_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) {
-						return 0, taskpool.Block(ctx, func() error { return sleepCtx(ctx, time.Hour) })
+						return 0, taskpool.Block(ctx, func() error { return pooltest.Sleep(ctx, time.Hour) })
 					})
 					return err
 				}
-				return taskpool.Block(ctx, func() error { return sleepCtx(ctx, time.Hour) })
+				return taskpool.Block(ctx, func() error { return pooltest.Sleep(ctx, time.Hour) })
 			}})
 		}
 		synctest.Wait()
@@ -1077,7 +1070,7 @@ func TestShutdownDrainsParkedTasks(t *testing.T) {
 		for range 5 {
 			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Minute); ended.Add(1) }))
 		}
-		require.NoError(t, p.Shutdown(aYear(t)))
+		require.NoError(t, p.Shutdown(pooltest.Patience(t)))
 		require.EqualValues(t, 14, ended.Load())
 		require.EqualValues(t, 17, p.Stats().Succeeded)
 		require.Zero(t, p.Stats().Workers)
@@ -1087,26 +1080,26 @@ func TestShutdownDrainsParkedTasks(t *testing.T) {
 func TestShutdownCutShortListsParkedTasksAndEndsWithinTwoGraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
 		gate := make(chan struct{})
 		defer close(gate)
 		parked := func(name string, run func(ctx context.Context) error) {
-			submit(t, p, taskpool.Task{Name: name, Run: run})
+			pooltest.Submit(t, p, taskpool.Task{Name: name, Run: run})
 		}
 		parked("block", func(ctx context.Context) error {
-			return taskpool.Block(ctx, func() error { return untilEnd(ctx) })
+			return taskpool.Block(ctx, func() error { return pooltest.UntilEnd(ctx) })
 		})
 		parked("deaf block", func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error { <-gate; return nil })
 		})
 		parked("deaf wait", func(ctx context.Context) error {
-			h, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "late", Run: nop, NotBefore: time.Now().Add(time.Hour)})
+			h, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Name: "late", Run: pooltest.Nop, NotBefore: time.Now().Add(time.Hour)})
 			if err != nil {
 				return err
 			}
 			return h.Wait(context.WithoutCancel(ctx))
 		})
-		foreign := newPool(t, taskpool.WithWorkers(1))
+		foreign := pooltest.New(t, taskpool.WithWorkers(1))
 		parked("deaf wait for another pool", func(ctx context.Context) error {
 			h, err := foreign.Submit(taskpool.Detach(ctx), taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 			if err != nil {
@@ -1117,14 +1110,14 @@ func TestShutdownCutShortListsParkedTasksAndEndsWithinTwoGraces(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 4, p.Stats().Parked)
 		for range 3 {
-			parked("running", untilEnd)
+			parked("running", pooltest.UntilEnd)
 		}
 		for i := range 5 {
-			submit(t, p, taskpool.Task{Name: fmt.Sprint("queued ", i), Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Name: fmt.Sprint("queued ", i), Run: pooltest.Nop})
 		}
 		synctest.Wait()
 		start := time.Now()
-		err := p.Shutdown(endedContext())
+		err := p.Shutdown(pooltest.EndedContext())
 		require.LessOrEqual(t, time.Since(start), 2*grace)
 		var e *taskpool.ShutdownError
 		require.ErrorAs(t, err, &e)
@@ -1140,7 +1133,7 @@ func TestShutdownCutShortListsParkedTasksAndEndsWithinTwoGraces(t *testing.T) {
 		require.Equal(t, taskpool.Delayed, states["late"])
 		require.Len(t, e.Unfinished, 13)
 		s := p.Stats()
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked)
 	})
 }
@@ -1149,7 +1142,7 @@ func TestShutdownCutShortListsParkedTasksAndEndsWithinTwoGraces(t *testing.T) {
 
 func TestHighStartsAtOnceOnAReservedWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithReserved(1, taskpool.High), taskpool.WithFairShare(2))
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithReserved(1, taskpool.High), taskpool.WithFairShare(2))
 		gate := make(chan struct{})
 		for i := range 20 {
 			require.NoError(t, p.Go(taskpool.Priority(i%2), func() { <-gate }))
@@ -1157,24 +1150,24 @@ func TestHighStartsAtOnceOnAReservedWorker(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 2, p.Stats().Running, "less urgent tasks")
 		for range 20 {
-			h := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 			synctest.Wait()
 			require.Equal(t, taskpool.Succeeded, h.State())
 			require.Equal(t, 2, p.Stats().Running)
 		}
 		close(gate)
-		drain(t, p)
+		pooltest.Drain(t, p)
 	})
 }
 
 func TestLessUrgentTasksNeverHoldReservedSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const reserved = 2
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithReserved(reserved, taskpool.High), taskpool.WithQuantum(time.Millisecond))
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithReserved(reserved, taskpool.High), taskpool.WithQuantum(time.Millisecond))
 		m := &mix{t: t, p: p}
 		for range 100 {
-			submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: m.run(taskpool.Low, 0)})
-			submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: m.run(taskpool.Medium, 1)})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: m.run(taskpool.Low, 0)})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: m.run(taskpool.Medium, 1)})
 		}
 		for _, workers := range []int{4, 8, 3, 6, 4} {
 			// What runs already is not stopped by shrinking, so a new size counts
@@ -1183,26 +1176,26 @@ func TestLessUrgentTasksNeverHoldReservedSlots(t *testing.T) {
 			for range 20 {
 				for i := range 3 {
 					pr := taskpool.Priority(i - 1)
-					submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 1)})
+					pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 1)})
 				}
 				time.Sleep(5 * time.Microsecond)
 			}
-			require.NoError(t, p.WaitIdle(aYear(t)))
-			m.less.highest.Store(0)
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
+			m.less.Highest.Store(0)
 			gate := make(chan struct{})
 			for i := range 3 * workers {
-				submit(t, p, taskpool.Task{Priority: taskpool.Priority(i % 2), Run: func(ctx context.Context) error {
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Priority(i % 2), Run: func(ctx context.Context) error {
 					return taskpool.Block(ctx, func() error { <-gate; return m.run(taskpool.High, 0)(ctx) })
 				}})
 			}
 			synctest.Wait()
 			for i := range 10 * workers {
 				pr := taskpool.Priority(i % 2)
-				submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 1)})
+				pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: m.run(pr, 1)})
 			}
 			close(gate)
-			require.NoError(t, p.WaitIdle(aYear(t)))
-			require.EqualValues(t, workers-reserved, m.less.highest.Load(), "less urgent tasks at once of %d", workers)
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
+			require.EqualValues(t, workers-reserved, m.less.Highest.Load(), "less urgent tasks at once of %d", workers)
 		}
 		require.Positive(t, p.Stats().Panics)
 	})
@@ -1228,7 +1221,7 @@ func TestBadReservationsAreRefusedByName(t *testing.T) {
 
 func TestResizeRefusesToBreakAReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(4), taskpool.WithReserved(2, taskpool.High))
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithReserved(2, taskpool.High))
 		err := p.Resize(2)
 		require.ErrorContains(t, err, "WithReserved")
 		require.ErrorContains(t, err, "at least 3")
@@ -1245,7 +1238,7 @@ func TestResizeRefusesToBreakAReservation(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 3, p.Stats().Running)
 		close(gate)
-		drain(t, p)
+		pooltest.Drain(t, p)
 	})
 }
 
@@ -1253,28 +1246,28 @@ func TestHighSubmitterIsLetInPastALowOneWhileAReservedSlotIsFree(t *testing.T) {
 	for _, capacity := range []int{0, 1} {
 		t.Run(fmt.Sprint("capacity ", capacity), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High), taskpool.WithFairShare(1),
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High), taskpool.WithFairShare(1),
 					taskpool.WithCapacity(capacity, taskpool.OverflowWait))
 				gate, highs := make(chan struct{}), make(chan struct{})
 				for range 1 + capacity {
 					require.NoError(t, p.Go(taskpool.Low, func() { <-gate }))
 				}
 				synctest.Wait()
-				low := submitAtDoor(context.Background(), p, taskpool.Task{Priority: taskpool.Low, Run: nop})
-				requireWaiting(t, low)
+				low := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+				pooltest.RequireWaiting(t, low)
 				hold := func(context.Context) error { <-highs; return nil }
-				first := submitAtDoor(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: hold})
-				requireAccepted(t, first)
-				require.Equal(t, taskpool.Running, first.h.State())
+				first := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: hold})
+				pooltest.RequireAccepted(t, first)
+				require.Equal(t, taskpool.Running, first.Handle.State())
 				require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
-				second := submitAtDoor(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: nop})
-				requireWaiting(t, second)
+				second := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
+				pooltest.RequireWaiting(t, second)
 				close(highs) // the reserved slot is free again
-				requireAccepted(t, second)
-				requireWaiting(t, low)
+				pooltest.RequireAccepted(t, second)
+				pooltest.RequireWaiting(t, low)
 				close(gate)
-				requireAccepted(t, low)
-				drain(t, p)
+				pooltest.RequireAccepted(t, low)
+				pooltest.Drain(t, p)
 			})
 		})
 	}
@@ -1284,9 +1277,9 @@ func TestHighSubmitterIsLetInPastALowOneWhileAReservedSlotIsFree(t *testing.T) {
 
 func TestQueueStaysWithinItsCapacityWhenParkedTasksResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
 		back, busy, slow := make(chan struct{}), make(chan struct{}), make(chan struct{})
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			err := taskpool.Block(ctx, func() error { <-back; return nil })
 			<-slow
 			return err
@@ -1294,8 +1287,8 @@ func TestQueueStaysWithinItsCapacityWhenParkedTasksResume(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, p.Go(taskpool.Medium, func() { <-busy }))
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
-		door := submitAtDoor(context.Background(), p, taskpool.Task{Run: nop})
-		requireWaiting(t, door)
+		door := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Run: pooltest.Nop})
+		pooltest.RequireWaiting(t, door)
 		close(back)
 		synctest.Wait()
 		require.Equal(t, taskpool.Parked, h.State())
@@ -1304,8 +1297,8 @@ func TestQueueStaysWithinItsCapacityWhenParkedTasksResume(t *testing.T) {
 		require.Equal(t, taskpool.Running, h.State(), "the slot goes to the one that resumes")
 		queued := p.Stats().Queued
 		close(slow)
-		requireAccepted(t, door)
-		drain(t, p)
+		pooltest.RequireAccepted(t, door)
+		pooltest.Drain(t, p)
 		require.Equal(t, 1, queued, "tasks that wait because no slot is free")
 	})
 }
@@ -1318,15 +1311,15 @@ func TestFairShareCountsResumptions(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 16} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(n), taskpool.WithQuantum(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(n), taskpool.WithQuantum(1))
 				log := new(startLog)
 				const lows = 5
 				p.Pause()
 				for i := range lows {
-					submit(t, p, log.task(fmt.Sprint("low ", i), taskpool.Low))
+					pooltest.Submit(t, p, log.task(fmt.Sprint("low ", i), taskpool.Low))
 				}
 				for range 3 {
-					submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
+					pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
 						for range 10 * n {
 							log.add("high")
 							time.Sleep(time.Nanosecond)
@@ -1338,7 +1331,7 @@ func TestFairShareCountsResumptions(t *testing.T) {
 					}})
 				}
 				p.Resume()
-				drain(t, p)
+				pooltest.Drain(t, p)
 				all := log.all()
 				for m := range lows {
 					at := slices.Index(all, fmt.Sprint("low ", m)) + 1
@@ -1358,10 +1351,10 @@ func TestFairShareCountsResumptions(t *testing.T) {
 func TestFairShareReachesATaskThatResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 4
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(n), taskpool.WithQuantum(time.Hour))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(n), taskpool.WithQuantum(time.Hour))
 		log := new(startLog)
 		const points = 5
-		low := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
 			for range points {
 				time.Sleep(time.Millisecond)
 				if err := taskpool.Yield(ctx); err != nil {
@@ -1384,7 +1377,7 @@ func TestFairShareReachesATaskThatResumes(t *testing.T) {
 			}
 		}
 		require.NoError(t, p.Go(taskpool.High, high))
-		drain(t, p)
+		pooltest.Drain(t, p)
 		require.Equal(t, taskpool.Succeeded, low.State())
 		// It advances by one interval in n dispatches, no more and no less.
 		var want []string
@@ -1400,10 +1393,10 @@ func TestAgingCountsFromTheMomentATaskAsksToResume(t *testing.T) {
 	for _, after := range []time.Duration{500 * time.Millisecond, 2500 * time.Millisecond} {
 		t.Run(after.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithAging(time.Second))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithAging(time.Second))
 				log := new(startLog)
 				gate := make(chan struct{})
-				submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
 					// An hour of waiting for I/O is no waiting for a slot.
 					err := taskpool.Block(ctx, func() error { time.Sleep(time.Hour); return nil })
 					log.add("low resumed")
@@ -1411,11 +1404,11 @@ func TestAgingCountsFromTheMomentATaskAsksToResume(t *testing.T) {
 				}})
 				synctest.Wait()
 				require.NoError(t, p.Go(-100, func() { <-gate }))
-				submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: log.task("low fresh", 0).Run, NotBefore: time.Now().Add(time.Hour)})
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: log.task("low fresh", 0).Run, NotBefore: time.Now().Add(time.Hour)})
 				time.Sleep(time.Hour + after)
-				submit(t, p, log.task("high", taskpool.High))
+				pooltest.Submit(t, p, log.task("high", taskpool.High))
 				close(gate)
-				drain(t, p)
+				pooltest.Drain(t, p)
 				want := []string{"high", "low resumed", "low fresh"}
 				if after > 2*time.Second { // two priorities apart
 					want = []string{"low resumed", "low fresh", "high"}
@@ -1433,13 +1426,13 @@ func TestSilentTaskIsFoundWithinTwiceItsHeartbeat(t *testing.T) {
 		for _, deaf := range []bool{false, true} {
 			t.Run(fmt.Sprintf("last beat after %v, deaf %t", beats, deaf), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second))
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second))
 					gate := make(chan struct{})
 					release := sync.OnceFunc(func() { close(gate) })
 					defer release()
 					var last, found time.Time
 					attempts := 0
-					h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
 						attempts++
 						time.Sleep(beats)
 						if beats < time.Second {
@@ -1454,12 +1447,12 @@ func TestSilentTaskIsFoundWithinTwiceItsHeartbeat(t *testing.T) {
 						if deaf {
 							<-gate
 						}
-						return errLife
-					}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait}})
-					err := h.Wait(aYear(t))
+						return pooltest.ErrTask
+					}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait}})
+					err := h.Wait(pooltest.Patience(t))
 					require.ErrorIs(t, err, taskpool.ErrHung)
 					require.Equal(t, 1, attempts, "not retried")
-					require.Equal(t, !deaf, errors.Is(err, errLife))
+					require.Equal(t, !deaf, errors.Is(err, pooltest.ErrTask))
 					var e *taskpool.HungError
 					require.Equal(t, deaf, errors.As(err, &e))
 					if deaf {
@@ -1469,7 +1462,7 @@ func TestSilentTaskIsFoundWithinTwiceItsHeartbeat(t *testing.T) {
 					require.LessOrEqual(t, found.Sub(last), 2*time.Second)
 					require.Equal(t, taskpool.Failed, h.State())
 					release()
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 				})
 			})
 		}
@@ -1478,15 +1471,15 @@ func TestSilentTaskIsFoundWithinTwiceItsHeartbeat(t *testing.T) {
 
 func TestSilentTaskIsRetriedIfThePolicySaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		attempts := 0
-		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
 			if attempts++; attempts == 3 {
 				return nil
 			}
-			return untilEnd(ctx)
-		}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: noWait, If: func(err error) bool { return errors.Is(err, taskpool.ErrHung) }}})
-		require.NoError(t, h.Wait(aYear(t)))
+			return pooltest.UntilEnd(ctx)
+		}, Retry: taskpool.Retry{MaxAttempts: 3, Backoff: pooltest.NoWait, If: func(err error) bool { return errors.Is(err, taskpool.ErrHung) }}})
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
 		require.Equal(t, 3, attempts)
 	})
 }
@@ -1495,14 +1488,14 @@ func TestTaskThatBeatsIsNeverJudged(t *testing.T) {
 	for name, beat := range map[string]func(context.Context){
 		"Beat":            taskpool.Beat,
 		"Yield":           func(ctx context.Context) { _ = taskpool.Yield(ctx) },
-		"Beat, derived":   func(ctx context.Context) { taskpool.Beat(context.WithValue(ctx, beatKey{}, 1)) },
-		"Yield, derived":  func(ctx context.Context) { _ = taskpool.Yield(context.WithValue(ctx, beatKey{}, 1)) },
+		"Beat, derived":   func(ctx context.Context) { taskpool.Beat(context.WithValue(ctx, pooltest.Key{}, 1)) },
+		"Yield, derived":  func(ctx context.Context) { _ = taskpool.Yield(context.WithValue(ctx, pooltest.Key{}, 1)) },
 		"by a helper":     func(ctx context.Context) { go taskpool.Beat(ctx) },
 		"a settled child": func(ctx context.Context) { _ = taskpool.Block(ctx, func() error { return nil }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithQuantum(time.Second))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(time.Second))
 				work := taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
 					for range 3600 {
 						time.Sleep(999 * time.Millisecond)
@@ -1510,20 +1503,18 @@ func TestTaskThatBeatsIsNeverJudged(t *testing.T) {
 					}
 					return ctx.Err()
 				}}
-				a, b := submit(t, p, work), submit(t, p, work)
-				require.NoError(t, a.Wait(aYear(t)))
-				require.NoError(t, b.Wait(aYear(t)))
+				a, b := pooltest.Submit(t, p, work), pooltest.Submit(t, p, work)
+				require.NoError(t, a.Wait(pooltest.Patience(t)))
+				require.NoError(t, b.Wait(pooltest.Patience(t)))
 			})
 		})
 	}
 }
 
-type beatKey struct{}
-
 func TestParkedTaskIsNotWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
-		h := submit(t, p, taskpool.Task{Heartbeat: time.Second, Priority: taskpool.Low, Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
+		h := pooltest.Submit(t, p, taskpool.Task{Heartbeat: time.Second, Priority: taskpool.Low, Run: func(ctx context.Context) error {
 			for range 3 {
 				if err := taskpool.Block(ctx, func() error { time.Sleep(time.Hour); return nil }); err != nil {
 					return err
@@ -1544,11 +1535,11 @@ func TestParkedTaskIsNotWatched(t *testing.T) {
 			return ctx.Err()
 		}})
 		start := time.Now()
-		require.ErrorIs(t, h.Wait(aYear(t)), taskpool.ErrHung)
+		require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrHung)
 		require.Greater(t, time.Since(start), 5*time.Hour)
 		require.Zero(t, p.Stats().Abandoned-1, "it went on past the grace")
 		time.Sleep(2 * time.Hour)
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
@@ -1556,10 +1547,10 @@ func TestParkedTaskIsNotWatched(t *testing.T) {
 
 func TestParkedTasksAreShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
 		var within taskpool.TaskInfo
-		h := submit(t, p, taskpool.Task{Name: "io", Timeout: time.Hour, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "io", Timeout: time.Hour, Run: func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error {
 				within, _ = taskpool.Current(ctx)
 				<-gate
@@ -1567,15 +1558,15 @@ func TestParkedTasksAreShown(t *testing.T) {
 			})
 		}})
 		synctest.Wait()
-		release := occupy(t, p)
-		submit(t, p, taskpool.Task{Name: "queued", Run: nop})
+		release := pooltest.Occupy(t, p)
+		pooltest.Submit(t, p, taskpool.Task{Name: "queued", Run: pooltest.Nop})
 		synctest.Wait()
 		require.Equal(t, taskpool.Parked, within.State)
 		require.Equal(t, taskpool.Parked, h.State())
 		check := func() {
 			t.Helper()
 			s := p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			require.Equal(t, []int{1, 1, 1}, []int{s.Parked, s.Running, s.Queued})
 			require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 1}}, s.Waiting)
 			parked := p.Tasks(taskpool.Parked)
@@ -1597,18 +1588,18 @@ func TestParkedTasksAreShown(t *testing.T) {
 		close(gate)
 		synctest.Wait()
 		check() // now it waits for a slot
-		require.True(t, h.Cancel(errCause))
+		require.True(t, h.Cancel(pooltest.ErrCause))
 		release()
-		require.NoError(t, h.Wait(aYear(t)), "it returned nil")
-		drain(t, p)
+		require.NoError(t, h.Wait(pooltest.Patience(t)), "it returned nil")
+		pooltest.Drain(t, p)
 	})
 }
 
 func TestWaitIdleWaitsForParkedTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error { <-gate; return nil })
 		}})
 		synctest.Wait()
@@ -1625,13 +1616,13 @@ func TestWaitIdleWaitsForParkedTasks(t *testing.T) {
 
 func TestWaitForOnesOwnHandleIsErrInsideAndParksNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			info, _ := taskpool.Current(ctx)
 			derived, cancel := context.WithCancel(context.WithoutCancel(ctx))
 			defer cancel()
 			return errors.Join(info.Handle.Wait(ctx), info.Handle.Wait(derived))
 		}})
-		require.ErrorIs(t, h.Wait(aYear(t)), taskpool.ErrInside)
+		require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrInside)
 	})
 }

@@ -10,15 +10,16 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/remote"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // A task whose work is done elsewhere is told when a sign of life is due, in time,
 // and by no more than one message a Heartbeat.
 func TestATaskLearnsWhenItsNextSignOfLifeIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		asked := 0
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			Heartbeat: time.Second,
 			Run: func(ctx context.Context) error {
 				task := remote.WaiterOf(ctx)
@@ -51,8 +52,8 @@ func TestATaskLearnsWhenItsNextSignOfLifeIsDue(t *testing.T) {
 }
 
 func TestNoSignOfLifeIsDueWithoutAHeartbeat(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 		require.Nil(t, remote.WaiterOf(ctx).BeatDue())
 		return nil
 	}})
@@ -85,7 +86,7 @@ func TestYieldAndBeatAreSignsOfLifeOfATaskElsewhere(t *testing.T) {
 	require.Equal(t, taskpool.ErrTimeout, taskpool.Yield(d))
 
 	// A task of a pool in that process beats for itself.
-	p := newPool(t, taskpool.WithWorkers(1))
+	p := pooltest.New(t, taskpool.WithWorkers(1))
 	h, err := p.Submit(&distantTask{Context: context.Background()}, taskpool.Task{Run: func(ctx context.Context) error {
 		return taskpool.Yield(ctx)
 	}})

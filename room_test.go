@@ -15,26 +15,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // TrySubmit and SubmitWithin: how long a submission may wait for room.
-
-func mustNotRun(context.Context) error { panic("must not run") }
 
 func TestTrySubmitNeverWaits(t *testing.T) {
 	for _, overflow := range []taskpool.Overflow{taskpool.OverflowWait, taskpool.OverflowReject, taskpool.OverflowShed} {
 		for _, capacity := range []int{0, 2} {
 			t.Run(fmt.Sprintf("%v %d", overflow, capacity), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(capacity, overflow))
-					release := block(t, p)
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(capacity, overflow))
+					release := pooltest.Block(t, p)
 					defer release()
 					for range capacity {
-						_, err := p.TrySubmit(patience(t), taskpool.Task{Run: nop})
+						_, err := p.TrySubmit(pooltest.Patience(t), taskpool.Task{Run: pooltest.Nop})
 						require.NoError(t, err)
 					}
 					began := time.Now()
-					h, err := p.TrySubmit(patience(t), taskpool.Task{Run: mustNotRun})
+					h, err := p.TrySubmit(pooltest.Patience(t), taskpool.Task{Run: pooltest.MustNotRun})
 					require.Equal(t, taskpool.ErrFull, err)
 					require.Nil(t, h)
 					require.Zero(t, time.Since(began))
@@ -46,15 +45,15 @@ func TestTrySubmitNeverWaits(t *testing.T) {
 }
 
 func TestTrySubmitTakesTheRoomThatThereIs(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	h, err := p.TrySubmit(t.Context(), taskpool.Task{Run: nop})
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	h, err := p.TrySubmit(t.Context(), taskpool.Task{Run: pooltest.Nop})
 	require.NoError(t, err)
 	require.NoError(t, h.Wait(t.Context()))
 
-	p = newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
-	release := block(t, p)
-	victim := submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: mustNotRun})
-	h, err = p.TrySubmit(t.Context(), taskpool.Task{Run: nop})
+	p = pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+	release := pooltest.Block(t, p)
+	victim := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.MustNotRun})
+	h, err = p.TrySubmit(t.Context(), taskpool.Task{Run: pooltest.Nop})
 	require.NoError(t, err, "it sheds what is less urgent")
 	require.Equal(t, taskpool.ErrShed, victim.Wait(t.Context()))
 	release()
@@ -63,55 +62,55 @@ func TestTrySubmitTakesTheRoomThatThereIs(t *testing.T) {
 
 func TestSubmitWithinBoundsTheWaitAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := pooltest.Block(t, p)
 		cause := errors.New("enough")
 		wait, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
 		defer cancel()
 		began := time.Now()
-		h, err := p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		h, err := p.SubmitWithin(wait, pooltest.Patience(t), taskpool.Task{Run: pooltest.MustNotRun})
 		require.ErrorIs(t, err, cause)
 		require.Nil(t, h)
 		require.Equal(t, time.Second, time.Since(began))
 		require.Zero(t, p.Stats().Blocked)
 		require.EqualValues(t, 1, p.Stats().Refused)
 
-		_, err = p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		_, err = p.SubmitWithin(wait, pooltest.Patience(t), taskpool.Task{Run: pooltest.MustNotRun})
 		require.ErrorIs(t, err, cause, "it is over already")
 		release()
 		synctest.Wait()
-		_, err = p.SubmitWithin(wait, patience(t), taskpool.Task{Run: mustNotRun})
+		_, err = p.SubmitWithin(wait, pooltest.Patience(t), taskpool.Task{Run: pooltest.MustNotRun})
 		require.ErrorIs(t, err, cause, "even if there is room")
 	})
 }
 
 func TestTheEndOfSubmitWithinsWaitChangesNothingForTheTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		release := pooltest.Block(t, p)
 		wait, cancel := context.WithCancel(t.Context())
-		h, err := p.SubmitWithin(wait, patience(t), taskpool.Task{Run: func(ctx context.Context) error {
+		h, err := p.SubmitWithin(wait, pooltest.Patience(t), taskpool.Task{Run: func(ctx context.Context) error {
 			time.Sleep(time.Second)
 			return ctx.Err()
 		}})
 		require.NoError(t, err)
 		cancel()
 		release()
-		require.NoError(t, h.Wait(patience(t)))
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
 	})
 }
 
 func TestSubmitWithinEndsWithTheTasksContextToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		release := block(t, p)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := pooltest.Block(t, p)
 		defer release()
 		cause := errors.New("enough")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, cause)
 		defer cancel()
 		for _, took := range []time.Duration{time.Second, 0} {
 			began := time.Now()
-			_, err := p.SubmitWithin(patience(t), ctx, taskpool.Task{Run: mustNotRun})
+			_, err := p.SubmitWithin(pooltest.Patience(t), ctx, taskpool.Task{Run: pooltest.MustNotRun})
 			require.ErrorIs(t, err, cause)
 			require.Equal(t, took, time.Since(began))
 			require.Zero(t, p.Stats().Blocked)
@@ -122,8 +121,8 @@ func TestSubmitWithinEndsWithTheTasksContextToo(t *testing.T) {
 // A task that submits names itself by the context for the wait.
 func TestSubmitWithinInATaskGivesItsSlotBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		sum, err := taskpool.Call(patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		sum, err := taskpool.Call(pooltest.Patience(t), p, taskpool.Task{}, func(ctx context.Context) (int, error) {
 			total := 0
 			for i := range 3 {
 				h, err := p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: func(context.Context) error {
@@ -146,18 +145,18 @@ func TestSubmitWithinInATaskGivesItsSlotBack(t *testing.T) {
 
 func TestSubmitWithinInATaskIsPartOfTheWorkAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		closed, ran := make(chan struct{}), false
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			<-closed
 			_, err := p.SubmitWithin(ctx, context.Background(), taskpool.Task{Run: func(context.Context) error { ran = true; return nil }})
 			assert.NoError(t, err)
-			_, err = p.SubmitWithin(context.Background(), context.Background(), taskpool.Task{Run: mustNotRun})
+			_, err = p.SubmitWithin(context.Background(), context.Background(), taskpool.Task{Run: pooltest.MustNotRun})
 			assert.Equal(t, taskpool.ErrClosed, err)
 			return nil
 		}})
 		down := make(chan error)
-		ctx := patience(t)
+		ctx := pooltest.Patience(t)
 		go func() { down <- p.Shutdown(ctx) }()
 		synctest.Wait()
 		close(closed)
@@ -216,20 +215,20 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 			for _, later := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, elsewhere=%t, later=%t", c.name, elsewhere, later), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+						p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
 						home := p
 						if elsewhere {
-							home = newPool(t, taskpool.WithWorkers(1))
-							defer block(t, p)()
+							home = pooltest.New(t, taskpool.WithWorkers(1))
+							defer pooltest.Block(t, p)()
 						}
 						other, end := context.WithCancelCause(t.Context())
 						defer end(nil)
-						child := taskpool.Task{Priority: taskpool.Low, Run: mustNotRun}
+						child := taskpool.Task{Priority: taskpool.Low, Run: pooltest.MustNotRun}
 						if later {
 							child.NotBefore = time.Now().Add(time.Hour)
 						}
 						do, refused := make(chan struct{}), error(nil)
-						task := submit(t, home, taskpool.Task{Run: func(ctx context.Context) error {
+						task := pooltest.Submit(t, home, taskpool.Task{Run: func(ctx context.Context) error {
 							<-do
 							refused = c.submit(p, ctx, other, child)
 							return nil
@@ -239,9 +238,9 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 						open := sync.OnceFunc(func() { close(gate) })
 						defer open()
 						require.NoError(t, home.Go(taskpool.High, func() { <-gate }))
-						var fill []*doorCall // what takes the child's room
+						var fill []*pooltest.Submission // what takes the child's room
 						for range 2 {
-							fill = append(fill, submitAtDoor(t.Context(), p, taskpool.Task{Run: nop, NotBefore: child.NotBefore}))
+							fill = append(fill, pooltest.SubmitOrWait(t.Context(), p, taskpool.Task{Run: pooltest.Nop, NotBefore: child.NotBefore}))
 						}
 						close(do)
 						synctest.Wait() // it waits at the door, and its slot is taken
@@ -251,8 +250,8 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 						synctest.Wait()
 						require.Equal(t, taskpool.Parked, task.State(), "it has no slot")
 						for _, f := range fill {
-							requireAccepted(t, f)
-							f.h.Cancel(nil)
+							pooltest.RequireAccepted(t, f)
+							f.Handle.Cancel(nil)
 						}
 						require.Zero(t, p.Stats().Blocked, "nobody waits for room")
 						open()
@@ -270,13 +269,13 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 
 // Whenever the wait ends, the task is refused and never runs, or is accepted and runs.
 func TestSubmitWithinIsAcceptedOrRefusedWheneverTheWaitEnds(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
 	var ran atomic.Int64
 	accepted := int64(0)
 	for range 500 {
 		wait, cancel := context.WithCancel(t.Context())
 		require.NoError(t, p.WaitIdle(t.Context()))
-		release := block(t, p)
+		release := pooltest.Block(t, p)
 		go func() {
 			runtime.Gosched()
 			release()

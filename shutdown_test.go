@@ -18,22 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-var errStop = errors.New("test: shutdown has waited long enough")
-
-// endedContext returns a context that is over, with cause errStop.
-func endedContext() context.Context {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(errStop)
-	return ctx
-}
-
-// untilEnd runs until its context ends and returns what ctx says then.
-func untilEnd(ctx context.Context) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
 
 // requireShutdownError checks that err is a ShutdownError with errStop as its
 // cause, and returns what it lists by name.
@@ -41,7 +27,7 @@ func requireShutdownError(t testing.TB, err error) map[string]taskpool.Unfinishe
 	t.Helper()
 	var e *taskpool.ShutdownError
 	require.ErrorAs(t, err, &e)
-	require.ErrorIs(t, err, errStop)
+	require.ErrorIs(t, err, pooltest.ErrStop)
 	byName := make(map[string]taskpool.Unfinished)
 	for _, u := range e.Unfinished {
 		require.NotContains(t, byName, u.Task.Name, "listed twice")
@@ -54,20 +40,20 @@ func requireShutdownError(t testing.TB, err error) map[string]taskpool.Unfinishe
 
 func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		start := time.Now()
 		failing := true
 		hs := []*taskpool.Handle{
-			submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error {
 				if failing {
 					failing = false
 					return errors.New("not yet")
 				}
 				return nil
 			}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return 2 * time.Hour }}}),
-			submit(t, p, taskpool.Task{Name: "running", Run: func(ctx context.Context) error { time.Sleep(time.Minute); return ctx.Err() }}),
-			submit(t, p, taskpool.Task{Name: "queued", Run: nop}),
-			submit(t, p, taskpool.Task{Name: "delayed", Run: nop, NotBefore: start.Add(time.Hour)}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "running", Run: func(ctx context.Context) error { time.Sleep(time.Minute); return ctx.Err() }}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "queued", Run: pooltest.Nop}),
+			pooltest.Submit(t, p, taskpool.Task{Name: "delayed", Run: pooltest.Nop, NotBefore: start.Add(time.Hour)}),
 		}
 		ran := 0
 		require.NoError(t, p.Go(taskpool.Low, func() { ran++ }))
@@ -82,7 +68,7 @@ func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
 		require.Equal(t, 1, ran)
 		require.Equal(t, 2*time.Hour, time.Since(start))
 		s = p.Stats()
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		require.Equal(t, uint64(5), s.Succeeded)
 		require.Zero(t, s.Workers)
 		require.True(t, s.Closed)
@@ -91,15 +77,15 @@ func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
 
 func TestNothingIsAcceptedOnceShutdownWasCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
-		release := sync.OnceFunc(block(t, p))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait()
 		for _, when := range []string{"while it drains", "when it has"} {
 			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrClosed, when)
-			_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+			_, err := p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop})
 			require.ErrorIs(t, err, taskpool.ErrClosed, when)
 			if when == "while it drains" {
 				release()
@@ -113,9 +99,9 @@ func TestNothingIsAcceptedOnceShutdownWasCalled(t *testing.T) {
 
 func TestFailedTasksAreNotUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		require.NoError(t, p.Go(taskpool.Medium, func() { runtime.Goexit() }))
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, uint64(3), p.Stats().Failed)
@@ -124,23 +110,23 @@ func TestFailedTasksAreNotUnfinished(t *testing.T) {
 
 func TestShutdownOfAnIdlePoolReturnsNilEvenIfItsContextIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3))
-		require.NoError(t, p.Shutdown(endedContext()))
-		require.NoError(t, p.Shutdown(endedContext()), "once more")
+		p := pooltest.New(t, taskpool.WithWorkers(3))
+		require.NoError(t, p.Shutdown(pooltest.EndedContext()))
+		require.NoError(t, p.Shutdown(pooltest.EndedContext()), "once more")
 
-		p = newPool(t, taskpool.WithWorkers(3))
+		p = pooltest.New(t, taskpool.WithWorkers(3))
 		require.NoError(t, p.Go(taskpool.High, func() {}))
 		require.NoError(t, p.WaitIdle(context.Background()))
-		require.NoError(t, p.Shutdown(endedContext()), "after work")
+		require.NoError(t, p.Shutdown(pooltest.EndedContext()), "after work")
 	})
 }
 
 func TestShutdownAfterADrainReturnsNilWhateverItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		require.NoError(t, p.Go(taskpool.High, func() {}))
 		require.NoError(t, p.Shutdown(context.Background()))
-		require.NoError(t, p.Shutdown(endedContext()))
+		require.NoError(t, p.Shutdown(pooltest.EndedContext()))
 	})
 }
 
@@ -148,19 +134,19 @@ func TestShutdownAfterADrainReturnsNilWhateverItsContext(t *testing.T) {
 
 func TestChildrenOfRunningTasksAreAcceptedWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		draining := make(chan struct{})
 		var child, grandchild *taskpool.Handle
 		var errs [3]error
-		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			<-draining
 			// A child that starts after its parent has returned is canceled,
 			// so this one gets the parent's context without its end.
 			child, errs[0] = p.Submit(context.WithoutCancel(ctx), taskpool.Task{Run: func(ctx context.Context) error {
-				grandchild, errs[1] = p.Submit(context.WithoutCancel(ctx), taskpool.Task{Run: nop})
+				grandchild, errs[1] = p.Submit(context.WithoutCancel(ctx), taskpool.Task{Run: pooltest.Nop})
 				return nil
 			}})
-			_, errs[2] = p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+			_, errs[2] = p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: pooltest.Nop})
 			return nil
 		}})
 		down := make(chan error)
@@ -180,12 +166,12 @@ func TestChildrenOfRunningTasksAreAcceptedWhileDraining(t *testing.T) {
 // A detached child of a child has shed both identities, not only the nearer one.
 func TestDetachedGrandchildrenAreRefusedWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		draining := make(chan struct{})
-		parent := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			<-draining
 			child, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error {
-				_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: nop})
+				_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Run: pooltest.Nop})
 				return err
 			}})
 			if err != nil {
@@ -207,16 +193,16 @@ func TestDetachedGrandchildrenAreRefusedWhileDraining(t *testing.T) {
 
 func TestATaskThatHasReturnedHasNoChildrenAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		var ctx context.Context
-		h := submit(t, p, taskpool.Task{Run: func(c context.Context) error { ctx = context.WithoutCancel(c); return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(c context.Context) error { ctx = context.WithoutCancel(c); return nil }})
 		require.NoError(t, h.Wait(context.Background()))
-		release := sync.OnceFunc(block(t, p))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait()
-		_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 		require.ErrorIs(t, err, taskpool.ErrClosed)
 		release()
 		require.NoError(t, <-down)
@@ -225,14 +211,14 @@ func TestATaskThatHasReturnedHasNoChildrenAccepted(t *testing.T) {
 
 func TestTasksOfAnotherPoolAreStrangersWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
-		release := sync.OnceFunc(block(t, p))
+		p, other := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait()
-		h := submit(t, other, taskpool.Task{Run: func(ctx context.Context) error {
-			_, err := p.Submit(ctx, taskpool.Task{Run: nop})
+		h := pooltest.Submit(t, other, taskpool.Task{Run: func(ctx context.Context) error {
+			_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
 			return err
 		}})
 		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrClosed)
@@ -243,7 +229,7 @@ func TestTasksOfAnotherPoolAreStrangersWhileDraining(t *testing.T) {
 
 func TestASelfResubmittingTaskStopsAtShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var runs, refused int // by the one worker
 		var again func(context.Context) error
 		again = func(ctx context.Context) error {
@@ -256,7 +242,7 @@ func TestASelfResubmittingTaskStopsAtShutdown(t *testing.T) {
 			}
 			return err
 		}
-		submit(t, p, taskpool.Task{Run: again})
+		pooltest.Submit(t, p, taskpool.Task{Run: again})
 		time.Sleep(9500 * time.Millisecond)
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Equal(t, 10, runs)
@@ -270,14 +256,14 @@ func TestASelfResubmittingTaskStopsAtShutdown(t *testing.T) {
 func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const submitters = 20
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
-		release := sync.OnceFunc(block(t, p))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
 		refused := make(chan error, submitters)
 		for range submitters {
 			go func() {
-				_, err := p.Submit(context.Background(), taskpool.Task{Run: nop})
+				_, err := p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop})
 				refused <- err
 			}()
 		}
@@ -301,14 +287,14 @@ func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 // childAtTheDoor starts a task whose child waits for room, and has the pool
 // drain. It returns what the parent got from Submit and from Shutdown.
 func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent *taskpool.Handle, child chan *taskpool.Handle, release func(), down chan error) {
-	releaseOne := block(t, p)
+	releaseOne := pooltest.Block(t, p)
 	child = make(chan *taskpool.Handle, 1)
 	full := make(chan struct{})
-	parent = submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
+	parent = pooltest.Submit(t, p, taskpool.Task{Name: "parent", Run: func(ctx context.Context) error {
 		// In Block, so that the child does not get the parent's slot.
 		return taskpool.Block(ctx, func() error {
 			<-full
-			h, err := p.Submit(ctx, taskpool.Task{Name: "child", Run: nop})
+			h, err := p.Submit(ctx, taskpool.Task{Name: "child", Run: pooltest.Nop})
 			if err != nil {
 				return err
 			}
@@ -317,7 +303,7 @@ func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent
 		})
 	}})
 	synctest.Wait()
-	releaseOther := block(t, p)
+	releaseOther := pooltest.Block(t, p)
 	close(full)
 	release = func() { releaseOne(); releaseOther() }
 	synctest.Wait()
@@ -330,7 +316,7 @@ func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent
 
 func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		parent, child, release, down := childAtTheDoor(t, p, context.Background())
 		require.Equal(t, 1, p.Stats().Blocked, "it is part of the work accepted")
 		release()
@@ -342,10 +328,10 @@ func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
 
 func TestAChildWaitingForRoomIsTurnedAwayWhenShutdownIsCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		ctx, cancel := context.WithCancelCause(context.Background())
 		parent, child, release, down := childAtTheDoor(t, p, ctx)
-		cancel(errStop)
+		cancel(pooltest.ErrStop)
 		synctest.Wait()
 		release()
 		left := requireShutdownError(t, <-down)
@@ -362,7 +348,7 @@ func TestAChildWaitingForRoomIsTurnedAwayWhenShutdownIsCutShort(t *testing.T) {
 
 func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		ran := make(map[string]int) // by tasks that were submitted anew
 		var again bool
 		run := func(name string, first func(context.Context) error) func(context.Context) error {
@@ -380,7 +366,7 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 		defer release()
 		hang := func(context.Context) error { <-gate; return nil }
 
-		retried := submit(t, p, taskpool.Task{Name: "retried", Run: run("retried", failing),
+		retried := pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: run("retried", failing),
 			Retry: taskpool.Retry{MaxAttempts: 5, Backoff: func(n int) time.Duration {
 				if n < 3 {
 					return 0
@@ -388,20 +374,20 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 				return time.Hour
 			}}})
 		synctest.Wait()
-		delayed := submit(t, p, taskpool.Task{Name: "delayed", Run: run("delayed", nop), NotBefore: time.Now().Add(time.Hour), Priority: taskpool.Low})
-		running := submit(t, p, taskpool.Task{Name: "running", Run: run("running", untilEnd), Timeout: time.Hour})
+		delayed := pooltest.Submit(t, p, taskpool.Task{Name: "delayed", Run: run("delayed", pooltest.Nop), NotBefore: time.Now().Add(time.Hour), Priority: taskpool.Low})
+		running := pooltest.Submit(t, p, taskpool.Task{Name: "running", Run: run("running", pooltest.UntilEnd), Timeout: time.Hour})
 		require.NoError(t, p.Go(7, func() { _ = run("Go, running", hang)(context.Background()) }))
 		synctest.Wait()
-		queued := submit(t, p, taskpool.Task{Name: "queued", Run: run("queued", nop)})
+		queued := pooltest.Submit(t, p, taskpool.Task{Name: "queued", Run: run("queued", pooltest.Nop)})
 		require.True(t, queued.SetPriority(42))
-		require.NoError(t, p.Go(8, func() { _ = run("Go, queued", nop)(context.Background()) }))
-		requeued := submit(t, p, taskpool.Task{Name: "canceled before", Run: nop})
+		require.NoError(t, p.Go(8, func() { _ = run("Go, queued", pooltest.Nop)(context.Background()) }))
+		requeued := pooltest.Submit(t, p, taskpool.Task{Name: "canceled before", Run: pooltest.Nop})
 		requeued.Cancel(nil)
 
-		err := p.Shutdown(endedContext())
+		err := p.Shutdown(pooltest.EndedContext())
 		var e *taskpool.ShutdownError
 		require.ErrorAs(t, err, &e)
-		require.ErrorIs(t, err, errStop)
+		require.ErrorIs(t, err, pooltest.ErrStop)
 		require.ErrorContains(t, err, "6 tasks unfinished")
 
 		type row struct {
@@ -429,17 +415,17 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 		}
 		require.ErrorIs(t, requeued.Err(), context.Canceled)
 		s := p.Stats()
-		requireConserved(t, s)
+		pooltest.RequireConserved(t, s)
 		require.Equal(t, 1, s.Abandoned)
 		require.Zero(t, s.Workers)
 
 		// What is listed can be submitted as it is.
 		release()
 		again = true
-		second := newPool(t, taskpool.WithWorkers(1))
+		second := pooltest.New(t, taskpool.WithWorkers(1))
 		for _, u := range e.Unfinished {
 			u.Task.NotBefore = time.Time{}
-			submit(t, second, u.Task)
+			pooltest.Submit(t, second, u.Task)
 			if u.Task.Name == "retried" {
 				require.Equal(t, 5, u.Task.Retry.MaxAttempts)
 			}
@@ -471,7 +457,7 @@ func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
 			time.Sleep(5*time.Second - 1)
 			return nil
 		}}, state: taskpool.Succeeded},
-		{name: "returns its context's error", task: taskpool.Task{Run: untilEnd},
+		{name: "returns its context's error", task: taskpool.Task{Run: pooltest.UntilEnd},
 			state: taskpool.Canceled, is: []error{taskpool.ErrClosed}, listed: true},
 		{name: "returns its context's cause", task: taskpool.Task{Run: func(ctx context.Context) error {
 			<-ctx.Done()
@@ -491,11 +477,11 @@ func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				test.task.Name = "task"
-				h := submit(t, p, test.task)
+				h := pooltest.Submit(t, p, test.task)
 				synctest.Wait()
-				left := requireShutdownError(t, p.Shutdown(endedContext()))
+				left := requireShutdownError(t, p.Shutdown(pooltest.EndedContext()))
 				require.Equal(t, test.state, h.State())
 				for _, is := range test.is {
 					require.ErrorIs(t, h.Err(), is)
@@ -515,11 +501,11 @@ func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
 
 func TestAFunctionThatPanicsWhenShutdownIsCutShortIsNotUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2))
+		p := pooltest.New(t, taskpool.WithWorkers(2))
 		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Second); panic("x") }))
 		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Second) }))
 		synctest.Wait()
-		require.Empty(t, requireShutdownError(t, p.Shutdown(endedContext())))
+		require.Empty(t, requireShutdownError(t, p.Shutdown(pooltest.EndedContext())))
 		require.Equal(t, uint64(1), p.Stats().Failed)
 		require.Equal(t, uint64(1), p.Stats().Succeeded)
 	})
@@ -528,14 +514,14 @@ func TestAFunctionThatPanicsWhenShutdownIsCutShortIsNotUnfinished(t *testing.T) 
 func TestHungTasksAreAbandonedAndListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = 3 * time.Second
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
 		gate := make(chan struct{})
 		release := sync.OnceFunc(func() { close(gate) })
 		defer release()
-		h := submit(t, p, taskpool.Task{Name: "hangs", Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "hangs", Run: func(context.Context) error { <-gate; return nil }})
 		require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
 		synctest.Wait()
-		ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, errStop)
+		ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, pooltest.ErrStop)
 		defer cancel()
 		start := time.Now()
 		left := requireShutdownError(t, p.Shutdown(ctx))
@@ -565,10 +551,10 @@ func TestHungTasksAreAbandonedAndListed(t *testing.T) {
 // ever: Shutdown returns all the same.
 func TestShutdownGivesLostSlotsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
 		gate := make(chan struct{})
 		defer close(gate)
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(time.Minute)
 		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
 		require.Equal(t, 1, p.Stats().Lost)
@@ -579,7 +565,7 @@ func TestShutdownGivesLostSlotsUp(t *testing.T) {
 
 func TestTasksWithContextsOfTheirOwnAreCutOffToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		soft, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		var cause error
@@ -590,7 +576,7 @@ func TestTasksWithContextsOfTheirOwnAreCutOffToo(t *testing.T) {
 		}})
 		require.NoError(t, err)
 		synctest.Wait()
-		left := requireShutdownError(t, p.Shutdown(endedContext()))
+		left := requireShutdownError(t, p.Shutdown(pooltest.EndedContext()))
 		require.Contains(t, left, "task")
 		require.ErrorIs(t, cause, taskpool.ErrClosed)
 		require.Equal(t, taskpool.Canceled, h.State())
@@ -604,9 +590,9 @@ func TestShutdownErrorIsItsContextsCause(t *testing.T) {
 	}{
 		"cause": {func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancelCause(context.Background())
-			cancel(errStop)
+			cancel(pooltest.ErrStop)
 			return ctx, func() {}
-		}, errStop},
+		}, pooltest.ErrStop},
 		"canceled": {func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
@@ -616,14 +602,14 @@ func TestShutdownErrorIsItsContextsCause(t *testing.T) {
 			return context.WithTimeout(context.Background(), time.Second)
 		}, context.DeadlineExceeded},
 		"timeout with a cause": {func() (context.Context, context.CancelFunc) {
-			return context.WithTimeoutCause(context.Background(), time.Second, errStop)
-		}, errStop},
+			return context.WithTimeoutCause(context.Background(), time.Second, pooltest.ErrStop)
+		}, pooltest.ErrStop},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
-				submit(t, p, taskpool.Task{Run: untilEnd})
+				p := pooltest.New(t, taskpool.WithWorkers(1))
+				pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 				ctx, cancel := test.ctx()
 				defer cancel()
 				err := p.Shutdown(ctx)
@@ -652,9 +638,9 @@ func TestAllShutdownsAgree(t *testing.T) {
 	}
 	t.Run("drained", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2))
+			p := pooltest.New(t, taskpool.WithWorkers(2))
 			for range 10 {
-				submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+				pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
 			}
 			for _, err := range shutdowns(p, context.Background()) {
 				require.NoError(t, err)
@@ -663,11 +649,11 @@ func TestAllShutdownsAgree(t *testing.T) {
 	})
 	t.Run("cut short", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPool(t, taskpool.WithWorkers(2))
+			p := pooltest.New(t, taskpool.WithWorkers(2))
 			for range 10 {
-				submit(t, p, taskpool.Task{Run: untilEnd})
+				pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 			}
-			ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second, errStop)
+			ctx, cancel := context.WithTimeoutCause(context.Background(), time.Second, pooltest.ErrStop)
 			defer cancel()
 			errs := append(shutdowns(p, ctx), p.Shutdown(context.Background()), p.Shutdown(ctx))
 			var first *taskpool.ShutdownError
@@ -684,8 +670,8 @@ func TestAllShutdownsAgree(t *testing.T) {
 
 func TestAShutdownWithLessPatienceCutsTheFirstShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Run: untilEnd})
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 		start := time.Now()
 		first := make(chan error)
 		go func() { first <- p.Shutdown(context.Background()) }()
@@ -697,8 +683,8 @@ func TestAShutdownWithLessPatienceCutsTheFirstShort(t *testing.T) {
 		require.Equal(t, taskpool.Running, h.State())
 
 		var want *taskpool.ShutdownError
-		require.ErrorAs(t, p.Shutdown(endedContext()), &want)
-		require.ErrorIs(t, want, errStop)
+		require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &want)
+		require.ErrorIs(t, want, pooltest.ErrStop)
 		for _, call := range []chan error{first, second} {
 			var got *taskpool.ShutdownError
 			require.ErrorAs(t, <-call, &got)
@@ -718,7 +704,7 @@ func TestShutdownInsideATaskReturnsErrInsideAndShutsNothingDown(t *testing.T) {
 				require.ErrorIs(t, err, taskpool.ErrInside)
 				require.False(t, p.Stats().Closed)
 				require.NoError(t, p.Health())
-				h := submit(t, p, taskpool.Task{Run: nop})
+				h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 				require.NoError(t, h.Wait(context.Background()))
 				require.NoError(t, p.Shutdown(context.Background()))
 			})
@@ -728,8 +714,8 @@ func TestShutdownInsideATaskReturnsErrInsideAndShutsNothingDown(t *testing.T) {
 
 func TestATaskMayShutAnotherPoolDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, other := newPool(t, taskpool.WithWorkers(1)), newPool(t, taskpool.WithWorkers(1))
-		h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return other.Shutdown(ctx) }})
+		p, other := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(1))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return other.Shutdown(ctx) }})
 		require.NoError(t, h.Wait(context.Background()))
 		require.ErrorIs(t, other.Health(), taskpool.ErrClosed)
 		require.NoError(t, p.Health())
@@ -761,16 +747,16 @@ func (r *recorder) Handle(_ context.Context, record slog.Record) error {
 func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder()
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
 		for range 7 {
-			submit(t, p, taskpool.Task{Run: untilEnd})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 		}
 		var wg sync.WaitGroup
 		for range 10 {
-			wg.Go(func() { assert.Error(t, p.Shutdown(endedContext())) })
+			wg.Go(func() { assert.Error(t, p.Shutdown(pooltest.EndedContext())) })
 		}
 		wg.Wait()
-		require.Error(t, p.Shutdown(endedContext()))
+		require.Error(t, p.Shutdown(pooltest.EndedContext()))
 		require.Len(t, r.warnings, 1)
 		attrs := make(map[string]any)
 		r.warnings[0].Attrs(func(a slog.Attr) bool {
@@ -784,8 +770,8 @@ func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
 func TestACompleteShutdownLogsNoWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder()
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
-		submit(t, p, taskpool.Task{Run: nop})
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, p.Shutdown(context.Background()))
 		require.Empty(t, r.warnings)
 	})
@@ -807,19 +793,19 @@ func TestUserCodeThatNeverReturnsBlocksShutdownForTwoGracesAtMost(t *testing.T) 
 		task  taskpool.Task
 		extra bool // another task is left when Shutdown's patience ends
 	}{
-		{name: "Started", hooks: taskpool.Hooks{Started: hangTask}, task: taskpool.Task{Run: nop}},
+		{name: "Started", hooks: taskpool.Hooks{Started: hangTask}, task: taskpool.Task{Run: pooltest.Nop}},
 		{name: "AttemptFailed", hooks: taskpool.Hooks{AttemptFailed: hangTask}, task: taskpool.Task{Run: failing}},
 		{name: "AttemptFailed, tasks left", hooks: taskpool.Hooks{AttemptFailed: hangTask}, task: taskpool.Task{Run: failing}, extra: true},
 		{name: "Retried", hooks: taskpool.Hooks{Retried: hangTask}, task: taskpool.Task{Run: failing, Retry: twice}},
-		{name: "Finished", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: nop}},
-		{name: "Finished, tasks left", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: nop}, extra: true},
+		{name: "Finished", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: pooltest.Nop}},
+		{name: "Finished, tasks left", hooks: taskpool.Hooks{Finished: hangTask}, task: taskpool.Task{Run: pooltest.Nop}, extra: true},
 		{name: "WorkerDied", hooks: taskpool.Hooks{WorkerDied: hangWorker}, task: taskpool.Task{Run: func(context.Context) error { panic("x") }}},
 		{name: "WorkerReplaced", hooks: taskpool.Hooks{WorkerReplaced: hangWorker}, task: taskpool.Task{Run: func(context.Context) error { panic("x") }}},
 		{name: "WorkerAbandoned", hooks: taskpool.Hooks{WorkerAbandoned: hangWorker}, task: taskpool.Task{Run: hung, Timeout: time.Second}},
 		{name: "Around", hooks: taskpool.Hooks{Around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error {
 			<-gate
 			return nil
-		}}, task: taskpool.Task{Run: nop}},
+		}}, task: taskpool.Task{Run: pooltest.Nop}},
 		{name: "Run", task: taskpool.Task{Run: hung}},
 		{name: "Retry.If", task: taskpool.Task{Run: failing, Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-gate; return true }}}},
 		{name: "Retry.If about a hang", task: taskpool.Task{Run: hung, Timeout: time.Second,
@@ -830,10 +816,10 @@ func TestUserCodeThatNeverReturnsBlocksShutdownForTwoGracesAtMost(t *testing.T) 
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gate = make(chan struct{})
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace), taskpool.WithHooks(test.hooks))
-				submit(t, p, test.task)
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace), taskpool.WithHooks(test.hooks))
+				pooltest.Submit(t, p, test.task)
 				if test.extra {
-					submit(t, p, taskpool.Task{Run: nop})
+					pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 				}
 				synctest.Wait()
 				var returned atomic.Bool
@@ -850,7 +836,7 @@ func TestUserCodeThatNeverReturnsBlocksShutdownForTwoGracesAtMost(t *testing.T) 
 				close(gate) // else the bubble would not end
 				down.Wait()
 				require.True(t, intime)
-				requireConserved(t, p.Stats())
+				pooltest.RequireConserved(t, p.Stats())
 				s := p.Stats()
 				require.Zero(t, s.Queued+s.Delayed+s.Running, "every task has settled")
 			})
@@ -866,12 +852,12 @@ func TestATaskGivenUpBeforeItRanNeverRuns(t *testing.T) {
 		open := sync.OnceFunc(func() { close(gate) })
 		defer open()
 		var ran atomic.Int64
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { <-gate }}))
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { ran.Add(1); return nil }})
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(taskpool.Hooks{Started: func(taskpool.TaskEvent) { <-gate }}))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { ran.Add(1); return nil }})
 		require.NoError(t, p.Go(taskpool.Medium, func() { ran.Add(1) }))
 		synctest.Wait()
 		var e *taskpool.ShutdownError
-		require.ErrorAs(t, p.Shutdown(endedContext()), &e)
+		require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &e)
 		require.Len(t, e.Unfinished, 2)
 		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
 		open()
@@ -936,11 +922,13 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 		"delayed": {task: taskpool.Task{NotBefore: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}, first: again, state: taskpool.Delayed},
 		"waiting for a retry": {
 			task:  taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}},
-			first: func(context.Context) error { return errFault }, state: taskpool.Delayed, attempt: 1,
+			first: func(context.Context) error { return pooltest.ErrTask }, state: taskpool.Delayed, attempt: 1,
 		},
-		"running": {first: untilEnd, state: taskpool.Running, attempt: 1},
+		"running": {first: pooltest.UntilEnd, state: taskpool.Running, attempt: 1},
 		"parked": {
-			first: func(ctx context.Context) error { return taskpool.Block(ctx, func() error { return untilEnd(ctx) }) },
+			first: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { return pooltest.UntilEnd(ctx) })
+			},
 			state: taskpool.Parked, attempt: 1,
 		},
 		"hung": {
@@ -955,9 +943,9 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 			}
 			t.Run(kind+"/"+state, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1))
+					p := pooltest.New(t, taskpool.WithWorkers(1))
 					if s.busy {
-						submit(t, p, taskpool.Task{Name: "busy", Run: untilEnd})
+						pooltest.Submit(t, p, taskpool.Task{Name: "busy", Run: pooltest.UntilEnd})
 						synctest.Wait()
 					}
 					var secondLife atomic.Bool
@@ -976,7 +964,7 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 					}()
 					synctest.Wait()
 					var e *taskpool.ShutdownError
-					require.ErrorAs(t, p.Shutdown(endedContext()), &e)
+					require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &e)
 					if kind != "Go" {
 						require.ErrorIs(t, <-settled, taskpool.ErrClosed)
 					}
@@ -990,8 +978,8 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 
 					secondLife.Store(true)
 					u.Task.NotBefore = time.Time{}
-					other := newPool(t, taskpool.WithWorkers(1))
-					require.NoError(t, submit(t, other, u.Task).Wait(patience(t)))
+					other := pooltest.New(t, taskpool.WithWorkers(1))
+					require.NoError(t, pooltest.Submit(t, other, u.Task).Wait(pooltest.Patience(t)))
 					require.Equal(t, 1, ran)
 					require.NoError(t, other.Shutdown(context.Background()))
 					time.Sleep(2 * time.Hour) // for the one that hangs
@@ -1006,12 +994,12 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 func TestShutdownCutShortGivesSlotsOfHungTasksToThoseOnTheirWayOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(grace))
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-		parked := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return later.Wait(ctx) }})
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(grace))
+		later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
+		parked := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return later.Wait(ctx) }})
 		synctest.Wait()
 		hang := make(chan struct{})
-		hung := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
+		hung := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
 		synctest.Wait()
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -1032,14 +1020,14 @@ func TestShutdownCutShortGivesSlotsOfHungTasksToThoseOnTheirWayOut(t *testing.T)
 func TestShutdownCutShortTellsOfEveryTaskItGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		log, events := new(logRecorder), new(eventLog)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace),
-			taskpool.WithLogger(log.logger()), taskpool.WithHooks(events.hooks()))
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+		log, events := new(pooltest.LogRecorder), new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace),
+			taskpool.WithLogger(log.Logger()), taskpool.WithHooks(events.Hooks()))
+		later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 		hang := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = later.Wait(ctx); <-hang; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { _ = later.Wait(ctx); <-hang; return nil }})
 		synctest.Wait()
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-hang; return nil }})
 		synctest.Wait()
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -1049,18 +1037,18 @@ func TestShutdownCutShortTellsOfEveryTaskItGivesUp(t *testing.T) {
 		require.Equal(t, 2*grace, time.Since(began))
 		require.Len(t, left.Unfinished, 3)
 		synctest.Wait()
-		require.Len(t, events.named("Finished"), 3)
-		require.Equal(t, 2, strings.Count(strings.Join(log.messages(), "\n"), "ERROR taskpool: task hung"))
+		require.Len(t, events.Named("Finished"), 3)
+		require.Equal(t, 2, strings.Count(strings.Join(log.Messages(), "\n"), "ERROR taskpool: task hung"))
 		close(hang)
 	})
 }
 
 // waitsLogged returns when, since began, the log was told that a shutdown waits, and
 // what, from the attributes of each record.
-func waitsLogged(log *logRecorder, began time.Time) (at []time.Duration, attrs []map[string]any) {
-	for i, r := range log.records {
+func waitsLogged(log *pooltest.LogRecorder, began time.Time) (at []time.Duration, attrs []map[string]any) {
+	for i, r := range log.Records() {
 		if strings.HasPrefix(r.Message, "taskpool: shutdown waits") {
-			at, attrs = append(at, r.Time.Sub(began)), append(attrs, log.attrs(i))
+			at, attrs = append(at, r.Time.Sub(began)), append(attrs, log.Attrs(i))
 		}
 	}
 	return at, attrs
@@ -1068,25 +1056,25 @@ func waitsLogged(log *logRecorder, began time.Time) (at []time.Duration, attrs [
 
 func TestShutdownThatWaitsSaysForWhat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(14), taskpool.WithCapacity(3, taskpool.OverflowWait),
-			taskpool.WithLogger(log.logger()), taskpool.WithName("orders"))
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(14), taskpool.WithCapacity(3, taskpool.OverflowWait),
+			taskpool.WithLogger(log.Logger()), taskpool.WithName("orders"))
 		sleep := func(d time.Duration) func(context.Context) error {
 			return func(context.Context) error { time.Sleep(d); return nil }
 		}
-		submit(t, p, taskpool.Task{Name: "away", NotBefore: time.Now().Add(2 * time.Minute), Run: nop})
-		submit(t, p, taskpool.Task{Name: "first", Run: sleep(36 * time.Second)})
+		pooltest.Submit(t, p, taskpool.Task{Name: "away", NotBefore: time.Now().Add(2 * time.Minute), Run: pooltest.Nop})
+		pooltest.Submit(t, p, taskpool.Task{Name: "first", Run: sleep(36 * time.Second)})
 		time.Sleep(time.Second)
 		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(19 * time.Second) }))
-		submit(t, p, taskpool.Task{Name: "blocked", Run: func(ctx context.Context) error {
+		pooltest.Submit(t, p, taskpool.Task{Name: "blocked", Run: func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error { return sleep(19 * time.Second)(ctx) })
 		}})
 		synctest.Wait()
 		for range 12 {
-			submit(t, p, taskpool.Task{Run: sleep(9 * time.Second)})
+			pooltest.Submit(t, p, taskpool.Task{Run: sleep(9 * time.Second)})
 		}
 		for range 3 {
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		}
 		synctest.Wait()
 		began := time.Now()
@@ -1120,27 +1108,27 @@ func TestShutdownThatWaitsSaysForWhat(t *testing.T) {
 		require.NotContains(t, attrs[1], "running_more")
 		require.Equal(t, []string{`task 2 "first" for 21s`}, attrs[2]["running"])
 		require.Equal(t, []any{[]string(nil), int64(0), int64(1)}, []any{attrs[3]["running"], attrs[3]["queued"], attrs[3]["delayed"]})
-		require.Len(t, log.messages(), 5)
+		require.Len(t, log.Messages(), 5)
 	})
 }
 
 func TestShutdownThatIsSoonOverSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(5*time.Second - 1); return nil }})
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(5*time.Second - 1); return nil }})
 		require.NoError(t, p.Shutdown(context.Background()))
 		time.Sleep(time.Hour)
-		require.Empty(t, log.messages())
+		require.Empty(t, log.Messages())
 	})
 }
 
 // When it is cut short, there is one more word, on what was left.
 func TestShutdownThatIsCutShortWaitsWithoutAWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()))
-		submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			time.Sleep(4 * time.Second)
 			return ctx.Err()
@@ -1153,18 +1141,18 @@ func TestShutdownThatIsCutShortWaitsWithoutAWord(t *testing.T) {
 		require.Equal(t, 12*time.Second, time.Since(began))
 		at, _ := waitsLogged(log, began)
 		require.Equal(t, []time.Duration{5 * time.Second}, at)
-		require.Contains(t, log.messages(), "WARN taskpool: shutdown left tasks unfinished")
+		require.Contains(t, log.Messages(), "WARN taskpool: shutdown left tasks unfinished")
 	})
 }
 
 func TestShutdownThatWaitsForAHookSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(logRecorder)
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.logger()), taskpool.WithHooks(taskpool.Hooks{
+		log := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(taskpool.TaskEvent) { time.Sleep(7 * time.Second) }}))
-		submit(t, p, taskpool.Task{Run: nop})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		synctest.Wait()
 		require.NoError(t, p.Shutdown(context.Background()))
-		require.Equal(t, []string{"WARN taskpool: shutdown waits for hooks that have not returned"}, log.messages())
+		require.Equal(t, []string{"WARN taskpool: shutdown waits for hooks that have not returned"}, log.Messages())
 	})
 }

@@ -12,19 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
-
-// stalls returns the records that tell that a pool stands still.
-func stalls(l *logRecorder, msg string) (found []slog.Record) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range l.records {
-		if r.Message == msg {
-			found = append(found, r)
-		}
-	}
-	return found
-}
 
 const (
 	nothingMoves = "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait"
@@ -43,22 +32,22 @@ func attrOf(r slog.Record, key string) (v slog.Value) {
 
 func TestAPoolInWhichNothingMovesSaysSoOnceAndInHealthWhileItLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log logRecorder
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
 		gate := make(chan struct{})
 		for _, name := range []string{"a", "b"} { // each waits for what only the third could bring about
-			submit(t, p, taskpool.Task{Name: name, Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Name: name, Run: func(context.Context) error { <-gate; return nil }})
 		}
 		time.Sleep(10 * time.Second)
 		require.NoError(t, p.Health(), "nothing waits")
 		require.False(t, p.Stats().Stalled)
-		submit(t, p, taskpool.Task{Name: "c", Run: func(context.Context) error { close(gate); return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Name: "c", Run: func(context.Context) error { close(gate); return nil }})
 		time.Sleep(time.Second - 1)
 		require.NoError(t, p.Health(), "not for long enough")
 		time.Sleep(time.Hour)
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 		require.True(t, p.Stats().Stalled)
-		told := stalls(&log, nothingMoves)
+		told := log.Named(nothingMoves)
 		require.Len(t, told, 1)
 		require.Equal(t, slog.LevelWarn, told[0].Level)
 		require.EqualValues(t, 1, attrOf(told[0], "queued").Int64())
@@ -70,7 +59,7 @@ func TestAPoolInWhichNothingMovesSaysSoOnceAndInHealthWhileItLasts(t *testing.T)
 		synctest.Wait()
 		require.NoError(t, p.Health())
 		require.False(t, p.Stats().Stalled)
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }
 
@@ -88,27 +77,27 @@ func TestAPoolThatMovesDoesNotSayThatItStandsStill(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var log logRecorder
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
-				submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				var log pooltest.LogRecorder
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
+				pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 					for range 100 {
 						task(ctx)
 					}
 					return nil
 				}})
-				submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: nop})
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 				for range 40 {
 					time.Sleep(time.Second)
 					require.NoError(t, p.Health())
 				}
-				require.Empty(t, stalls(&log, nothingMoves))
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.Empty(t, log.Named(nothingMoves))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
 	synctest.Test(t, func(t *testing.T) { // many short tasks, and a pause
-		var log logRecorder
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
 		for range 200 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(100 * time.Millisecond) }))
 		}
@@ -117,8 +106,8 @@ func TestAPoolThatMovesDoesNotSayThatItStandsStill(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		require.NoError(t, p.Health())
 		p.Resume()
-		require.NoError(t, p.WaitIdle(patience(t)))
-		require.Empty(t, stalls(&log, nothingMoves))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
+		require.Empty(t, log.Named(nothingMoves))
 	})
 }
 
@@ -171,7 +160,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 			g.SetLimit(2)
 			ready := make(chan struct{})
 			for range 2 {
-				g.Go(func(context.Context) error { <-ready; g.Go(nop); return nil })
+				g.Go(func(context.Context) error { <-ready; g.Go(pooltest.Nop); return nil })
 			}
 			close(ready)
 			return cancel
@@ -180,7 +169,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 			return twoGroups(p, other, func(g *taskpool.Group) { _ = g.Wait() })
 		}, 2, []string{`"a" waits for the members of a group`, `"b" waits for the members of a group`}},
 		"limits of groups of two pools": {func(p, other *taskpool.Pool) func() {
-			return twoGroups(p, other, func(g *taskpool.Group) { g.Go(nop) })
+			return twoGroups(p, other, func(g *taskpool.Group) { g.Go(pooltest.Nop) })
 		}, 2, []string{`"a" waits for the limit of a group`, `"b" waits for the limit of a group`}},
 		"an idle pool": {func(p, other *taskpool.Pool) func() {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -194,17 +183,17 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var log logRecorder
+				var log pooltest.LogRecorder
 				opts := []taskpool.Option{taskpool.WithWorkers(6), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second)}
-				p, other := newPool(t, opts...), newPool(t, opts...)
+				p, other := pooltest.New(t, opts...), pooltest.New(t, opts...)
 				cancel := c.ring(p, other)
 				time.Sleep(time.Second - 1)
 				require.NoError(t, p.Health())
 				for range 100 { // other work goes on, and other tasks wait
 					time.Sleep(100 * time.Millisecond)
-					submit(t, p, taskpool.Task{Run: waitsForAWhile(p)})
+					pooltest.Submit(t, p, taskpool.Task{Run: waitsForAWhile(p)})
 				}
-				told := stalls(&log, inACircle)
+				told := log.Named(inACircle)
 				require.Len(t, told, 1)
 				require.Len(t, attrOf(told[0], "tasks").Any(), c.tasks)
 				for _, name := range c.names {
@@ -220,7 +209,7 @@ func TestTasksThatWaitForEachOtherAreNamedOnceAndShownInHealth(t *testing.T) {
 				synctest.Wait()
 				require.NoError(t, p.Health())
 				require.NoError(t, other.Health())
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -249,27 +238,27 @@ func twoGroups(p, other *taskpool.Pool, wait func(*taskpool.Group)) (cancel func
 
 func TestLongWaitsThatEndAreNoCircle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log logRecorder
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(time.Second))
 		slow := func(context.Context) error { time.Sleep(time.Minute); return nil }
 		for _, call := range waits {
-			h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				return call(ctx, p, func(ctx context.Context) error { return call(ctx, p, slow) })
 			}})
-			require.NoError(t, h.Wait(patience(t)))
+			require.NoError(t, h.Wait(pooltest.Patience(t)))
 		}
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-		h := submit(t, p, taskpool.Task{Run: later.Wait})
-		require.NoError(t, h.Wait(aYear(t)))
-		require.Empty(t, stalls(&log, inACircle))
-		require.Empty(t, stalls(&log, nothingMoves))
+		later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
+		h := pooltest.Submit(t, p, taskpool.Task{Run: later.Wait})
+		require.NoError(t, h.Wait(pooltest.Patience(t)))
+		require.Empty(t, log.Named(inACircle))
+		require.Empty(t, log.Named(nothingMoves))
 	})
 }
 
 // stallTrial is a pool with a grace of one second, and what it logs.
-func stallTrial(t *testing.T, workers int, opts ...taskpool.Option) (*taskpool.Pool, *logRecorder) {
-	log := new(logRecorder)
-	return newPool(t, append(opts, taskpool.WithWorkers(workers), taskpool.WithLogger(slog.New(log)), taskpool.WithHangGrace(time.Second))...), log
+func stallTrial(t *testing.T, workers int, opts ...taskpool.Option) (*taskpool.Pool, *pooltest.LogRecorder) {
+	log := new(pooltest.LogRecorder)
+	return pooltest.New(t, append(opts, taskpool.WithWorkers(workers), taskpool.WithLogger(slog.New(log)), taskpool.WithHangGrace(time.Second))...), log
 }
 
 func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
@@ -278,18 +267,18 @@ func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
 			p, log := stallTrial(t, workers)
 			gate := make(chan struct{})
 			// One that is parked holds no slot.
-			submit(t, p, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Name: "parked", Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { <-gate; return nil })
 			}})
 			synctest.Wait()
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 			for range workers - 1 {
 				require.NoError(t, p.Go(taskpool.Low, func() { <-gate }))
 				synctest.Wait()
 			}
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			time.Sleep(3 * time.Second)
-			told := stalls(log, nothingMoves)
+			told := log.Named(nothingMoves)
 			require.Len(t, told, 1)
 			running := attrOf(told[0], "running").Any().([]string)
 			require.Len(t, running, 10)
@@ -303,7 +292,7 @@ func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
 				require.EqualValues(t, 2, attrOf(told[0], "running_more").Int64())
 			}
 			close(gate)
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	}
 }
@@ -317,7 +306,7 @@ func TestAReportOfACircleNamesTenTasksInOrderAndCountsTheRest(t *testing.T) {
 			synctest.Wait()
 			cancel := ring(t, p, n)
 			time.Sleep(3 * time.Second)
-			told := stalls(log, inACircle)
+			told := log.Named(inACircle)
 			require.Len(t, told, 1)
 			tasks := attrOf(told[0], "tasks").Any().([]string)
 			require.Len(t, tasks, 10)
@@ -329,7 +318,7 @@ func TestAReportOfACircleNamesTenTasksInOrderAndCountsTheRest(t *testing.T) {
 			}
 			close(release)
 			cancel()
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	}
 }
@@ -356,21 +345,21 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 	for name, begin := range map[string]func(t *testing.T, p *taskpool.Pool){
 		"what waits was there first": func(t *testing.T, p *taskpool.Pool) {
 			p.Pause()
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			p.Resume()
 		},
 		"at the door": func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
-			go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
 		},
 		"after a look that found nothing": func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
-			h := submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+			h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			synctest.Wait()
 			h.Cancel(nil)
 			time.Sleep(5 * time.Second)
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -385,8 +374,8 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 				require.NoError(t, p.Health())
 				time.Sleep(2 * time.Second)
 				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-				require.Len(t, stalls(log, nothingMoves), 1)
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.Len(t, log.Named(nothingMoves), 1)
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -403,7 +392,7 @@ func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
 				p, log := stallTrial(t, 1)
 				next, gate := make(chan struct{}), make(chan struct{})
 				for range 3 {
-					submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+					pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 						select {
 						case _, end := <-next:
 							if end {
@@ -427,9 +416,9 @@ func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
 				require.NoError(t, p.Health(), "not for a grace again")
 				time.Sleep(3 * time.Second)
 				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-				require.Len(t, stalls(log, nothingMoves), 2)
+				require.Len(t, log.Named(nothingMoves), 2)
 				close(gate)
-				require.NoError(t, p.WaitIdle(patience(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -437,28 +426,28 @@ func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
 
 // There is a look each second here, because of a task that waits.
 func TestNoStallIsToldOfBeforeAGraceOrWhereNothingWaits(t *testing.T) {
-	begin := func(t *testing.T) (p *taskpool.Pool, log *logRecorder, gate chan struct{}) {
+	begin := func(t *testing.T) (p *taskpool.Pool, log *pooltest.LogRecorder, gate chan struct{}) {
 		p, log = stallTrial(t, 1)
 		gate = make(chan struct{})
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
-		submit(t, p, taskpool.Task{Run: later.Wait})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
+		pooltest.Submit(t, p, taskpool.Task{Run: later.Wait})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		return p, log, gate
 	}
-	for name, then := range map[string]func(t *testing.T, p *taskpool.Pool, log *logRecorder){
-		"nothing waits": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) { time.Sleep(10 * time.Second) },
-		"not for a grace": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
+	for name, then := range map[string]func(t *testing.T, p *taskpool.Pool, log *pooltest.LogRecorder){
+		"nothing waits": func(t *testing.T, p *taskpool.Pool, _ *pooltest.LogRecorder) { time.Sleep(10 * time.Second) },
+		"not for a grace": func(t *testing.T, p *taskpool.Pool, _ *pooltest.LogRecorder) {
 			time.Sleep(1900 * time.Millisecond)
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			time.Sleep(600 * time.Millisecond)
 		},
-		"paused": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
+		"paused": func(t *testing.T, p *taskpool.Pool, _ *pooltest.LogRecorder) {
 			p.Pause()
-			submit(t, p, taskpool.Task{Run: nop})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			time.Sleep(time.Minute)
 		},
-		"paused between two looks": func(t *testing.T, p *taskpool.Pool, _ *logRecorder) {
-			submit(t, p, taskpool.Task{Run: nop})
+		"paused between two looks": func(t *testing.T, p *taskpool.Pool, _ *pooltest.LogRecorder) {
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			time.Sleep(1500 * time.Millisecond)
 			p.Pause()
 			time.Sleep(time.Minute)
@@ -469,10 +458,10 @@ func TestNoStallIsToldOfBeforeAGraceOrWhereNothingWaits(t *testing.T) {
 				p, log, gate := begin(t)
 				then(t, p, log)
 				require.NoError(t, p.Health())
-				require.Empty(t, stalls(log, nothingMoves))
+				require.Empty(t, log.Named(nothingMoves))
 				p.Resume()
 				close(gate)
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -483,8 +472,8 @@ func TestWhateverMovesIsNoStall(t *testing.T) {
 	const period = 300 * time.Millisecond
 	work := func() { time.Sleep(period) }
 	for name, run := range map[string]func(ctx context.Context) error{
-		"retries":  func(context.Context) error { work(); return errBroken },
-		"failures": func(context.Context) error { work(); return taskpool.Permanent(errBroken) },
+		"retries":  func(context.Context) error { work(); return pooltest.ErrTask },
+		"failures": func(context.Context) error { work(); return taskpool.Permanent(pooltest.ErrTask) },
 		"canceled": func(ctx context.Context) error {
 			work()
 			h, _ := taskpool.Current(ctx)
@@ -510,14 +499,14 @@ func TestWhateverMovesIsNoStall(t *testing.T) {
 					n = 5
 				}
 				for range n {
-					submit(t, p, taskpool.Task{Retry: retry, Run: run})
+					pooltest.Submit(t, p, taskpool.Task{Retry: retry, Run: run})
 				}
 				for range 20 {
 					time.Sleep(time.Second)
 					require.NoError(t, p.Health())
 				}
-				require.Empty(t, stalls(log, nothingMoves))
-				require.NoError(t, p.WaitIdle(aYear(t)))
+				require.Empty(t, log.Named(nothingMoves))
+				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
 	}
@@ -527,23 +516,23 @@ func TestACircleIsToldOfOnceItHasLastedForAGraceThoughOthersWaitForLonger(t *tes
 	for _, after := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			p, log := stallTrial(t, 4)
-			later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: nop})
+			later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop})
 			var a, b *taskpool.Handle
 			ready := make(chan struct{})
 			ctx, cancel := context.WithCancel(context.Background())
 			a, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
 			b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
 			synctest.Wait()
-			submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
+			pooltest.Submit(t, p, taskpool.Task{Run: later.Wait}) // a look in a second, and in two
 			time.Sleep(after)
 			close(ready)
 			time.Sleep(time.Second - 1)
 			require.NoError(t, p.Health())
 			time.Sleep(time.Second + 1)
 			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-			require.Len(t, stalls(log, inACircle), 1)
+			require.Len(t, log.Named(inACircle), 1)
 			cancel()
-			require.NoError(t, p.WaitIdle(aYear(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	}
 }
@@ -555,12 +544,12 @@ func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
 			cancel := ring2(t, p)
 			time.Sleep(3 * time.Second)
 			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-			release := block(t, p)
+			release := pooltest.Block(t, p)
 			cancel()
 			synctest.Wait()
 			require.NoError(t, p.Health())
 			release()
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	})
 	t.Run("as a task was over while a helper waited", func(t *testing.T) {
@@ -576,15 +565,15 @@ func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
 					return nil
 				}
 			}
-			a = submit(t, p, taskpool.Task{Run: run(&b)})
-			b = submit(t, p, taskpool.Task{Run: run(&a)})
+			a = pooltest.Submit(t, p, taskpool.Task{Run: run(&b)})
+			b = pooltest.Submit(t, p, taskpool.Task{Run: run(&a)})
 			close(ready)
 			time.Sleep(3 * time.Second)
 			require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 			close(end)
 			synctest.Wait()
 			require.NoError(t, p.Health())
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	})
 	t.Run("and the next is counted by itself", func(t *testing.T) {
@@ -594,12 +583,12 @@ func TestACircleIsNoneAnyMoreOnceItsWaitsHaveEnded(t *testing.T) {
 				cancel := ring(t, p, n)
 				time.Sleep(3 * time.Second)
 				require.ErrorContains(t, p.Health(), fmt.Sprintf("%d tasks wait for each other", n))
-				require.Len(t, stalls(log, inACircle), i+1)
+				require.Len(t, log.Named(inACircle), i+1)
 				cancel()
 				time.Sleep(3 * time.Second)
 				require.NoError(t, p.Health())
 			}
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		})
 	})
 }
@@ -634,17 +623,17 @@ func TestWhoWaitsForACircleIsToldOf(t *testing.T) {
 		b, _ = p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
 		close(ready)
 		time.Sleep(3 * time.Second)
-		require.Len(t, stalls(log, inACircle), 1)
+		require.Len(t, log.Named(inACircle), 1)
 		for i := range 10 {
 			_, err := other.Submit(ctx, taskpool.Task{Run: a.Wait})
 			require.NoError(t, err)
 			time.Sleep(3 * time.Second)
 			require.ErrorIs(t, other.Health(), taskpool.ErrStalled)
-			require.Len(t, stalls(otherLog, inACircle), i+1)
+			require.Len(t, otherLog.Named(inACircle), i+1)
 		}
 		cancel()
-		require.NoError(t, other.WaitIdle(patience(t)))
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, other.WaitIdle(pooltest.Patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }
 
@@ -653,15 +642,15 @@ func TestAFreeReservedSlotIsNoStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := stallTrial(t, 2, taskpool.WithReserved(1, taskpool.High))
 		gate := make(chan struct{})
-		later := submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Minute), Run: nop})
-		submit(t, p, taskpool.Task{Run: later.Wait}) // has the supervisor look
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		submit(t, p, taskpool.Task{Run: nop})
+		later := pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Minute), Run: pooltest.Nop})
+		pooltest.Submit(t, p, taskpool.Task{Run: later.Wait}) // has the supervisor look
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		time.Sleep(10 * time.Second)
 		require.NoError(t, p.Health())
-		require.Empty(t, stalls(log, nothingMoves))
+		require.Empty(t, log.Named(nothingMoves))
 		close(gate)
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }
 
@@ -672,12 +661,12 @@ func TestAMemberThatWaitsForTheLimitWhileAnotherWorksIsInNoCircle(t *testing.T) 
 		g.SetLimit(2)
 		ready := make(chan struct{})
 		g.Go(func(context.Context) error { time.Sleep(time.Minute); return nil })
-		g.Go(func(context.Context) error { <-ready; g.Go(nop); return nil })
+		g.Go(func(context.Context) error { <-ready; g.Go(pooltest.Nop); return nil })
 		close(ready)
 		time.Sleep(10 * time.Second)
 		require.NoError(t, p.Health())
 		require.NoError(t, g.Wait())
-		require.Empty(t, stalls(log, inACircle))
+		require.Empty(t, log.Named(inACircle))
 	})
 }
 
@@ -693,7 +682,7 @@ func TestTasksThatWaitForASlotToGoOnAreInAStall(t *testing.T) {
 			}})
 			require.NoError(t, err)
 			synctest.Wait()
-			submit(t, p, taskpool.Task{Name: "holds", Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Name: "holds", Run: func(context.Context) error { <-gate; return nil }})
 			synctest.Wait()
 			if ended {
 				cancel()
@@ -705,11 +694,11 @@ func TestTasksThatWaitForASlotToGoOnAreInAStall(t *testing.T) {
 			require.NoError(t, p.Health())
 			time.Sleep(time.Hour)
 			require.ErrorContains(t, p.Health(), "while 1 tasks and 0 submitters wait", "ended: %v", ended)
-			told := stalls(log, nothingMoves)
+			told := log.Named(nothingMoves)
 			require.Len(t, told, 1)
 			require.EqualValues(t, 1, attrOf(told[0], "parked").Int64())
 			close(gate)
-			require.NoError(t, p.WaitIdle(patience(t)))
+			require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			require.NoError(t, p.Health())
 		})
 	}
@@ -719,15 +708,15 @@ func TestAStallOfAPoolThatWasMadeSmallerIsFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := stallTrial(t, 2)
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		synctest.Wait()
 		require.NoError(t, p.Resize(1))
 		require.NoError(t, p.Go(0, func() { close(gate) }))
 		time.Sleep(time.Hour)
-		require.Len(t, stalls(log, nothingMoves), 1)
+		require.Len(t, log.Named(nothingMoves), 1)
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 		require.NoError(t, p.Resize(2))
-		require.NoError(t, p.WaitIdle(patience(t)))
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }
 
@@ -735,11 +724,11 @@ func TestAStallOfAPoolThatWasMadeSmallerIsFound(t *testing.T) {
 func TestAStallThatLastsIsLookedAfterLessAndLessOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		var log logRecorder
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
 		gate := make(chan struct{})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(2*grace + 1)
 		synctest.Wait()
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
@@ -760,11 +749,11 @@ func TestAStallThatLastsIsLookedAfterLessAndLessOften(t *testing.T) {
 		gate <- struct{}{} // the second is at work, and a third waits: the next stall
 		synctest.Wait()
 		require.NoError(t, p.Health())
-		submit(t, p, taskpool.Task{Run: nop})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		time.Sleep(18 * grace)
 		synctest.Wait()
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		require.Len(t, stalls(&log, nothingMoves), 2)
+		require.Len(t, log.Named(nothingMoves), 2)
 		require.LessOrEqual(t, p.UntilNextLook(), 2*grace)
 
 		p.Pause() // nothing is to move
@@ -784,8 +773,8 @@ func TestAStallThatLastsIsLookedAfterLessAndLessOften(t *testing.T) {
 func TestACircleIsFoundInTimeWhileAStallLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		var log logRecorder
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
 		gate, all := make(chan struct{}), make([]*taskpool.Handle, 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		for i := range all {
@@ -793,11 +782,11 @@ func TestACircleIsFoundInTimeWhileAStallLasts(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		require.Len(t, stalls(&log, nothingMoves), 1)
+		require.Len(t, log.Named(nothingMoves), 1)
 		close(gate)
 		time.Sleep(2*grace + 1)
 		synctest.Wait()
-		require.Len(t, stalls(&log, inACircle), 1)
+		require.Len(t, log.Named(inACircle), 1)
 		cancel()
 	})
 }

@@ -12,13 +12,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // Each row does one thing and says which totals that adds to. All others must
 // stay as they were.
 func TestEachTotalCountsWhatItSays(t *testing.T) {
 	background := context.Background()
-	ok := taskpool.Task{Run: nop}
+	ok := taskpool.Task{Run: pooltest.Nop}
 	retry := taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Second }}
 	hang := func(ctx context.Context) error {
 		<-ctx.Done()
@@ -37,41 +38,41 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			require.NoError(t, p.Go(taskpool.Medium, func() {}))
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
 		{name: "a task", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, ok)
+			pooltest.Submit(t, p, ok)
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
 		{name: "an error", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return errors.New("x") }})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Errors: 1}},
 		{name: "a panic", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1}},
 		{name: "a panic in a function", do: func(t *testing.T, p *taskpool.Pool) {
 			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1}},
 		{name: "Goexit", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { runtime.Goexit(); return nil }})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Goexits: 1, Replaced: 1, ReplacedGoexit: 1}},
 		{name: "a timeout", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: untilEnd, Timeout: time.Second})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd, Timeout: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Timeouts: 1}},
 		{name: "an error without a Beat", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: untilEnd, Heartbeat: time.Second})
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd, Heartbeat: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Timeouts: 1}},
 		{name: "a success after the timeout", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }, Timeout: time.Second})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }, Timeout: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1}},
 		{name: "a hang", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
+			pooltest.Submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1, Replaced: 1, ReplacedHung: 1}},
 		{name: "a hang that keeps its slot", opts: []taskpool.Option{taskpool.WithMaxAbandoned(0)}, do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
+			pooltest.Submit(t, p, taskpool.Task{Run: hang, Timeout: time.Second})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Failed: 1, Hangs: 1}},
 		{name: "retries that fail", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error { return errors.New("x") }})
+			pooltest.Submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error { return errors.New("x") }})
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 3, Retries: 2, Failed: 1, Errors: 3}},
 		{name: "a retry that succeeds", do: func(t *testing.T, p *taskpool.Pool) {
 			n := 0
-			submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Retry: retry, Run: func(context.Context) error {
 				if n++; n == 1 {
 					panic("x")
 				}
@@ -80,32 +81,32 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 2, Retries: 1, Panics: 1, Replaced: 1, ReplacedPanic: 1, Succeeded: 1}},
 		{name: "canceled while it waits", do: func(t *testing.T, p *taskpool.Pool) {
 			p.Pause()
-			h := submit(t, p, ok)
+			h := pooltest.Submit(t, p, ok)
 			require.True(t, h.Cancel(nil))
 			require.False(t, h.Cancel(nil))
 			p.Resume()
 		}, want: taskpool.Stats{Submitted: 1, Canceled: 1}},
 		{name: "canceled while it is delayed", do: func(t *testing.T, p *taskpool.Pool) {
-			submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Hour)}).Cancel(nil)
+			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Hour)}).Cancel(nil)
 		}, want: taskpool.Stats{Submitted: 1, Canceled: 1}},
 		{name: "canceled while it runs", do: func(t *testing.T, p *taskpool.Pool) {
-			h := submit(t, p, taskpool.Task{Run: untilEnd})
+			h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 			synctest.Wait()
 			h.Cancel(nil)
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Canceled: 1, Interrupted: 1}},
 		{name: "refused as full", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowReject)}, do: func(t *testing.T, p *taskpool.Pool) {
-			release := sync.OnceFunc(block(t, p))
+			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
 			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
 			_, err := p.Submit(background, ok)
 			require.ErrorIs(t, err, taskpool.ErrFull)
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "refused as its context is over", do: func(t *testing.T, p *taskpool.Pool) {
-			_, err := p.Submit(endedContext(), ok)
+			_, err := p.Submit(pooltest.EndedContext(), ok)
 			require.Error(t, err)
 		}, want: taskpool.Stats{Refused: 1}},
 		{name: "refused as its context ends at the door", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
-			release := sync.OnceFunc(block(t, p))
+			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
 			ctx, cancel := context.WithTimeout(background, time.Second)
 			defer cancel()
@@ -113,10 +114,10 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "shed", opts: []taskpool.Option{taskpool.WithCapacity(1, taskpool.OverflowShed)}, do: func(t *testing.T, p *taskpool.Pool) {
-			release := sync.OnceFunc(block(t, p))
+			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
 			require.NoError(t, p.Go(taskpool.Low, func() {}))
-			h := submit(t, p, taskpool.Task{Priority: taskpool.High, Run: nop})
+			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 			require.Equal(t, taskpool.Queued, h.State())
 		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 2}},
 		{name: "a task that cannot be", do: func(t *testing.T, p *taskpool.Pool) {
@@ -127,7 +128,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, append([]taskpool.Option{taskpool.WithWorkers(1)}, test.opts...)...)
+				p := pooltest.New(t, append([]taskpool.Option{taskpool.WithWorkers(1)}, test.opts...)...)
 				if test.do != nil {
 					test.do(t, p)
 				}
@@ -145,7 +146,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 				got.Dispatched = nil
 				test.want.Capacity = got.Capacity // the test of levels looks at it
 				require.Equal(t, test.want, got)
-				requireConserved(t, p.Stats())
+				pooltest.RequireConserved(t, p.Stats())
 			})
 		})
 	}
@@ -153,12 +154,12 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 
 func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithCapacity(5, taskpool.OverflowWait),
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithCapacity(5, taskpool.OverflowWait),
 			taskpool.WithMaxAbandoned(1), taskpool.WithHangGrace(time.Second))
 		levels := func() taskpool.Stats {
 			synctest.Wait()
 			s := p.Stats()
-			requireConserved(t, s)
+			pooltest.RequireConserved(t, s)
 			// Totals are for the test above.
 			s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Canceled, s.Shed = 0, 0, 0, 0, 0, 0
 			s.Attempts, s.Retries, s.Panics, s.Goexits, s.Hangs, s.Replaced = 0, 0, 0, 0, 0, 0
@@ -174,7 +175,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 		}
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 3}, levels())
 
-		release := sync.OnceFunc(block(t, p))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 2, Running: 1}, levels())
 
@@ -183,7 +184,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 		open := sync.OnceFunc(func() { close(gate) })
 		defer open()
 		for range 2 {
-			submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+			pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		}
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Running: 3}, levels())
 		time.Sleep(2 * time.Second)
@@ -191,15 +192,15 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 
 		p.Pause()
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true}, levels())
-		submit(t, p, taskpool.Task{Run: nop, NotBefore: time.Now().Add(time.Hour)})
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Hour)})
 		for i, pr := range []taskpool.Priority{taskpool.Low, taskpool.High, 100, taskpool.High, taskpool.High, -100} {
 			if i%2 == 0 {
 				require.NoError(t, p.Go(pr, func() {}))
 			} else {
-				submit(t, p, taskpool.Task{Priority: pr, Run: nop})
+				pooltest.Submit(t, p, taskpool.Task{Priority: pr, Run: pooltest.Nop})
 			}
 		}
-		go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: nop}) }()
+		go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
 		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true,
 			Queued: 6, Delayed: 1, Blocked: 1,
 			Waiting: []taskpool.PriorityStats{{Priority: -100, Queued: 1}, {Priority: taskpool.High, Queued: 3}, {Priority: taskpool.Low, Queued: 1}, {Priority: 100, Queued: 1}}}, levels())
@@ -223,7 +224,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 func TestTasksDescribesEachTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Second
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
 		gate := make(chan struct{})
 		open := sync.OnceFunc(func() { close(gate) })
 		defer open()
@@ -233,20 +234,20 @@ func TestTasksDescribesEachTask(t *testing.T) {
 		require.Empty(t, p.Tasks())
 		// Each gets to its state before the next comes, so that the numbers
 		// of tasks and workers are known.
-		hung := submit(t, p, taskpool.Task{Name: "hung", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		hung := pooltest.Submit(t, p, taskpool.Task{Name: "hung", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(2 * time.Second)
-		retried := submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return failure },
+		retried := pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return failure },
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
 		synctest.Wait()
-		delayed := submit(t, p, taskpool.Task{Name: "delayed", Priority: 9, Run: nop, NotBefore: start.Add(time.Minute)})
-		running := submit(t, p, taskpool.Task{Name: "running", Priority: -7, Timeout: time.Minute, Run: untilEnd})
-		endless := submit(t, p, taskpool.Task{Name: "endless", Run: func(context.Context) error { <-gate; return nil }})
+		delayed := pooltest.Submit(t, p, taskpool.Task{Name: "delayed", Priority: 9, Run: pooltest.Nop, NotBefore: start.Add(time.Minute)})
+		running := pooltest.Submit(t, p, taskpool.Task{Name: "running", Priority: -7, Timeout: time.Minute, Run: pooltest.UntilEnd})
+		endless := pooltest.Submit(t, p, taskpool.Task{Name: "endless", Run: func(context.Context) error { <-gate; return nil }})
 		require.NoError(t, p.Go(-5, func() { <-gate }))
 		synctest.Wait()
-		queued := submit(t, p, taskpool.Task{Name: "queued", Priority: taskpool.Low, Run: nop})
+		queued := pooltest.Submit(t, p, taskpool.Task{Name: "queued", Priority: taskpool.Low, Run: pooltest.Nop})
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
-		urgent := submit(t, p, taskpool.Task{Name: "urgent", Priority: taskpool.High, Run: nop})
-		settled := submit(t, p, taskpool.Task{Name: "settled", Run: nop})
+		urgent := pooltest.Submit(t, p, taskpool.Task{Name: "urgent", Priority: taskpool.High, Run: pooltest.Nop})
+		settled := pooltest.Submit(t, p, taskpool.Task{Name: "settled", Run: pooltest.Nop})
 		settled.Cancel(nil)
 
 		now := start.Add(2 * time.Second)
@@ -318,9 +319,9 @@ func TestTasksDescribesEachTask(t *testing.T) {
 
 func TestHealthIsNilUntilThePoolIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		require.NoError(t, p.Health())
-		release := sync.OnceFunc(block(t, p))
+		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
 		p.Pause()
 		require.NoError(t, p.Health(), "busy and paused")
@@ -336,22 +337,22 @@ func TestHealthIsNilUntilThePoolIsClosed(t *testing.T) {
 
 func TestHealthSaysHowManySlotsAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(3), taskpool.WithMaxAbandoned(1))
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithMaxAbandoned(1))
 		gate := make(chan struct{})
 		open := sync.OnceFunc(func() { close(gate) })
 		defer open()
 		hang := taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }}
-		submit(t, p, hang)
+		pooltest.Submit(t, p, hang)
 		time.Sleep(time.Minute)
 		require.NoError(t, p.Health(), "one is within the limit")
-		submit(t, p, hang)
-		submit(t, p, hang)
+		pooltest.Submit(t, p, hang)
+		pooltest.Submit(t, p, hang)
 		time.Sleep(time.Minute)
 		require.ErrorIs(t, p.Health(), taskpool.ErrHung)
 		require.ErrorContains(t, p.Health(), "2 of 3 slots lost, with 1 hung goroutines abandoned already")
 		open()
 		synctest.Wait()
 		require.NoError(t, p.Health())
-		requireWorkers(t, p, 3)
+		pooltest.RequireWorkers(t, p, 3)
 	})
 }

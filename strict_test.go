@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // From the moment Go has returned for an urgent task, one worker may start one
@@ -28,7 +29,7 @@ func TestAtMostOneLowTaskStartsAfterAHighTaskArrived(t *testing.T) {
 		{"fair share", nil, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := newPool(t, append(test.opts, taskpool.WithWorkers(1))...)
+			p := pooltest.New(t, append(test.opts, taskpool.WithWorkers(1))...)
 			var started, passed atomic.Int64
 			var over atomic.Bool
 			var low func()
@@ -45,7 +46,7 @@ func TestAtMostOneLowTaskStartsAfterAHighTaskArrived(t *testing.T) {
 			switch {
 			case runtime.GOMAXPROCS(0) == 1:
 				rounds = 50 // each takes until the worker is preempted
-			case raceEnabled:
+			case pooltest.Race:
 				rounds = 500
 			}
 			done := make(chan int64)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 func TestAnyNumberOfDeathsLeavesAllWorkers(t *testing.T) {
@@ -20,12 +21,12 @@ func TestAnyNumberOfDeathsLeavesAllWorkers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const workers, deaths = 3, 100
-				p := newPool(t, taskpool.WithWorkers(workers))
+				p := pooltest.New(t, taskpool.WithWorkers(workers))
 				for i := range deaths {
 					if i%2 == 0 {
 						require.NoError(t, p.Go(taskpool.Medium, die))
 					} else {
-						submit(t, p, taskpool.Task{Run: func(context.Context) error { die(); return nil }})
+						pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { die(); return nil }})
 					}
 				}
 				require.NoError(t, p.WaitIdle(t.Context()))
@@ -34,7 +35,7 @@ func TestAnyNumberOfDeathsLeavesAllWorkers(t *testing.T) {
 				require.EqualValues(t, deaths, s.Replaced)
 				require.EqualValues(t, deaths, s.Failed)
 				require.EqualValues(t, deaths, s.Panics+s.Goexits)
-				requireWhole(t, p, workers)
+				pooltest.RequireWhole(t, p, workers)
 			})
 		})
 	}
@@ -44,43 +45,30 @@ func TestAnyNumberOfDeathsLeavesAllWorkers(t *testing.T) {
 // a death.
 func TestDeadWorkerIsReplacedWithoutTimePassing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		began := time.Now()
 		for range 10 {
-			submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
 		}
-		require.NoError(t, submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Wait(t.Context()))
 		require.Zero(t, time.Since(began))
 	})
 }
 
 func TestHealthyLongTasksAreNeverJudged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Millisecond))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { time.Sleep(1000 * time.Hour); return nil }})
 		require.NoError(t, err)
-		h2 := submit(t, p, taskpool.Task{Timeout: 2000 * time.Hour, Run: func(context.Context) error { time.Sleep(1000 * time.Hour); return nil }})
+		h2 := pooltest.Submit(t, p, taskpool.Task{Timeout: 2000 * time.Hour, Run: func(context.Context) error { time.Sleep(1000 * time.Hour); return nil }})
 		require.NoError(t, h.Wait(t.Context()))
 		require.NoError(t, h2.Wait(t.Context()))
 		s := p.Stats()
 		require.Zero(t, s.Hangs)
 		require.Zero(t, s.Replaced)
 	})
-}
-
-//go:noinline
-func supervisorHangsHere(gate <-chan struct{}) { <-gate }
-
-// hang submits a task that ignores the end of its context, which comes after a
-// second, until gate is closed.
-func hang(t testing.TB, p *taskpool.Pool, gate <-chan struct{}) *taskpool.Handle {
-	t.Helper()
-	return submit(t, p, taskpool.Task{Name: "hang", Timeout: time.Second, Run: func(context.Context) error {
-		supervisorHangsHere(gate)
-		return nil
-	}})
 }
 
 func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
@@ -90,18 +78,18 @@ func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
 		cause   error
 	}{
 		"timeout": {time.Second, nil, taskpool.ErrTimeout},
-		"Cancel":  {0, func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(errCause) }, errCause},
-		"ctx":     {0, func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(errCause) }, errCause},
+		"Cancel":  {0, func(h *taskpool.Handle, _ context.CancelCauseFunc) { h.Cancel(pooltest.ErrCause) }, pooltest.ErrCause},
+		"ctx":     {0, func(_ *taskpool.Handle, cancel context.CancelCauseFunc) { cancel(pooltest.ErrCause) }, pooltest.ErrCause},
 	} {
-		for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 5, Backoff: noWait}} {
+		for _, retry := range []taskpool.Retry{{}, {MaxAttempts: 5, Backoff: pooltest.NoWait}} {
 			t.Run(fmt.Sprintf("%s, MaxAttempts %d", name, retry.MaxAttempts), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second))
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(3*time.Second))
 					gate := make(chan struct{})
 					ctx, cancel := context.WithCancelCause(context.Background())
 					defer cancel(nil)
 					h, err := p.Submit(ctx, taskpool.Task{Timeout: tt.timeout, Retry: retry, Run: func(context.Context) error {
-						supervisorHangsHere(gate)
+						pooltest.HangsHere(gate)
 						return nil
 					}})
 					require.NoError(t, err)
@@ -120,7 +108,7 @@ func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
 					require.ErrorAs(t, err, &he)
 					require.ErrorIs(t, err, taskpool.ErrHung)
 					require.ErrorIs(t, err, tt.cause)
-					require.Contains(t, string(he.Stack), "supervisorHangsHere")
+					require.Contains(t, string(he.Stack), "HangsHere")
 					require.Contains(t, string(he.Stack), "supervisor_test.go")
 					require.NotContains(t, string(he.Stack), "synctest.Wait(", "no other goroutine's stack")
 					require.False(t, h.Cancel(nil))
@@ -136,7 +124,7 @@ func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
 					require.Len(t, infos, 1)
 					require.Equal(t, taskpool.Abandoned, infos[0].State)
 					require.Same(t, h, infos[0].Handle)
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 
 					close(gate) // it returns nil, much too late
 					synctest.Wait()
@@ -146,7 +134,7 @@ func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
 					require.Zero(t, s.Abandoned)
 					require.EqualValues(t, 1, s.Failed)
 					require.Empty(t, p.Tasks())
-					requireWhole(t, p, 1)
+					pooltest.RequireWhole(t, p, 1)
 				})
 			})
 		}
@@ -156,17 +144,17 @@ func TestHungTaskIsGivenUpAfterTheGrace(t *testing.T) {
 func TestLateEndOfAnAbandonedTaskIsDiscarded(t *testing.T) {
 	for name, end := range map[string]func() error{
 		"nil":    func() error { return nil },
-		"error":  func() error { return errLife },
+		"error":  func() error { return pooltest.ErrTask },
 		"panic":  func() error { panic("late") },
 		"Goexit": func() error { runtime.Goexit(); return nil },
 	} {
 		for _, abandoned := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%s, MaxAbandoned %d", name, abandoned), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					events := new(eventLog)
-					p := newPool(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(abandoned), taskpool.WithHooks(events.hooks()))
+					events := new(pooltest.EventLog)
+					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(abandoned), taskpool.WithHooks(events.Hooks()))
 					gate := make(chan struct{})
-					h := submit(t, p, taskpool.Task{Timeout: time.Second, Retry: taskpool.Retry{MaxAttempts: 5}, Run: func(context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Retry: taskpool.Retry{MaxAttempts: 5}, Run: func(context.Context) error {
 						<-gate
 						return end()
 					}})
@@ -182,9 +170,9 @@ func TestLateEndOfAnAbandonedTaskIsDiscarded(t *testing.T) {
 					require.EqualValues(t, 1, after.Attempts)
 					require.Equal(t, before.Panics+before.Goexits, after.Panics+after.Goexits)
 					require.Zero(t, after.Abandoned)
-					require.Len(t, events.named("Finished"), 1)
-					require.Len(t, events.named("AttemptFailed"), 1)
-					requireWhole(t, p, 2)
+					require.Len(t, events.Named("Finished"), 1)
+					require.Len(t, events.Named("AttemptFailed"), 1)
+					pooltest.RequireWhole(t, p, 2)
 				})
 			})
 		}
@@ -194,13 +182,13 @@ func TestLateEndOfAnAbandonedTaskIsDiscarded(t *testing.T) {
 func TestCapacityIsWholeAfterEveryWorkerHung(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers = 3
-		p := newPool(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
 		gate := make(chan struct{})
 		var handles []*taskpool.Handle
 		for range workers {
-			handles = append(handles, hang(t, p, gate))
+			handles = append(handles, pooltest.Hang(t, p, gate))
 		}
-		next := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		next := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
 		began := time.Now()
 		require.NoError(t, next.Wait(t.Context()))
 		require.Equal(t, 2*time.Second, time.Since(began), "timeout and grace")
@@ -209,11 +197,11 @@ func TestCapacityIsWholeAfterEveryWorkerHung(t *testing.T) {
 		}
 		require.NoError(t, p.Health())
 		require.Equal(t, workers, p.Stats().Abandoned)
-		requireWhole(t, p, workers)
+		pooltest.RequireWhole(t, p, workers)
 		close(gate)
 		synctest.Wait()
 		require.Zero(t, p.Stats().Abandoned)
-		requireWhole(t, p, workers)
+		pooltest.RequireWhole(t, p, workers)
 	})
 }
 
@@ -230,11 +218,11 @@ func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, append(tt.opts, taskpool.WithWorkers(workers))...)
+				p := pooltest.New(t, append(tt.opts, taskpool.WithWorkers(workers))...)
 				gates := make([]chan struct{}, tt.hung)
 				for i := range gates {
 					gates[i] = make(chan struct{})
-					h := hang(t, p, gates[i]) // one after the other, so that the first are abandoned
+					h := pooltest.Hang(t, p, gates[i]) // one after the other, so that the first are abandoned
 					require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 					synctest.Wait()
 				}
@@ -248,7 +236,7 @@ func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
 					require.Equal(t, workers-lost, s.Idle)
 					if lost == 0 {
 						require.NoError(t, p.Health())
-						requireWhole(t, p, workers)
+						pooltest.RequireWhole(t, p, workers)
 						return
 					}
 					err := p.Health()
@@ -278,7 +266,7 @@ func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
 					left := tt.hung - 2 - i
 					expect(min(tt.abandoned, left), max(left-tt.abandoned, 0))
 				}
-				requireWhole(t, p, workers)
+				pooltest.RequireWhole(t, p, workers)
 			})
 		})
 	}
@@ -286,15 +274,15 @@ func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
 
 func TestWithAllSlotsLostTasksWaitForTheFirstReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithMaxAbandoned(0))
 		gate := make(chan struct{})
-		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.ErrorIs(t, pooltest.Hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
 		time.Sleep(time.Hour)
 		require.Equal(t, taskpool.Queued, h.State())
 		close(gate)
 		require.NoError(t, h.Wait(t.Context()))
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
@@ -311,29 +299,29 @@ func TestHangIsRetriedIfThePolicySaysSo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
 				gate := make(chan struct{})
-				var a attempts
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
-					if a.start() < 3 {
+				var a pooltest.Attempts
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error {
+					if a.Start() < 3 {
 						<-gate
 					}
 					return nil
 				}, Retry: taskpool.Retry{MaxAttempts: 3, If: tt.retryIf, Backoff: backoffIf(tt.retryIf != nil, time.Minute)}})
 				err := h.Wait(t.Context())
-				require.Equal(t, tt.want, a.n())
+				require.Equal(t, tt.want, a.N())
 				if tt.want == 3 {
 					require.NoError(t, err)
-					require.Equal(t, []time.Duration{62 * time.Second, 62 * time.Second}, a.gaps())
+					require.Equal(t, []time.Duration{62 * time.Second, 62 * time.Second}, a.Gaps())
 				} else {
 					require.ErrorIs(t, err, taskpool.ErrHung)
 				}
-				requireWhole(t, p, 2)
+				pooltest.RequireWhole(t, p, 2)
 				close(gate)
 				synctest.Wait()
-				require.Equal(t, tt.want, a.n())
+				require.Equal(t, tt.want, a.N())
 				require.Equal(t, err, h.Err())
-				requireWhole(t, p, 2)
+				pooltest.RequireWhole(t, p, 2)
 			})
 		})
 	}
@@ -348,18 +336,18 @@ func backoffIf(set bool, d time.Duration) func(int) time.Duration {
 
 func TestCanceledTaskThatHangsIsNotRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil },
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil },
 			Retry: taskpool.Retry{MaxAttempts: 3, If: func(error) bool {
 				assert.Fail(t, "If must not be asked about a canceled task")
 				return true
 			}}})
 		synctest.Wait()
-		h.Cancel(errCause)
+		h.Cancel(pooltest.ErrCause)
 		err := h.Wait(t.Context())
 		require.ErrorIs(t, err, taskpool.ErrHung)
-		require.ErrorIs(t, err, errCause)
+		require.ErrorIs(t, err, pooltest.ErrCause)
 		require.EqualValues(t, 1, p.Stats().Attempts)
 		close(gate)
 		synctest.Wait()
@@ -368,39 +356,39 @@ func TestCanceledTaskThatHangsIsNotRetried(t *testing.T) {
 
 func TestPolicyThatThinksForLongDoesNotStopTheSupervisor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Second))
 		gate, thinking := make(chan struct{}), make(chan struct{})
-		slow := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil },
+		slow := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil },
 			Retry: taskpool.Retry{MaxAttempts: 2, If: func(error) bool { <-thinking; return false }}})
 		time.Sleep(time.Minute)
 		require.Equal(t, taskpool.Running, slow.State())
-		require.ErrorIs(t, hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
-		require.NoError(t, submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second),
+		require.ErrorIs(t, pooltest.Hang(t, p, gate).Wait(t.Context()), taskpool.ErrHung)
+		require.NoError(t, pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Second),
 			Run: func(context.Context) error { return nil }}).Wait(t.Context()))
 		close(thinking)
 		require.ErrorIs(t, slow.Wait(t.Context()), taskpool.ErrHung)
 		close(gate)
-		requireWhole(t, p, 2)
+		pooltest.RequireWhole(t, p, 2)
 	})
 }
 
 // The identity of an attempt, not that of the task, says what it may do.
 func TestAbandonedAttemptDoesNotDisturbItsRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		gate, second := make(chan struct{}), make(chan struct{})
 		contexts := make(chan context.Context, 1)
-		var a attempts
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
-			if a.start() == 1 {
+		var a pooltest.Attempts
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+			if a.Start() == 1 {
 				contexts <- ctx
 				<-gate
-				return errCause
+				return pooltest.ErrCause
 			}
 			assert.NoError(t, ctx.Err())
 			close(second)
-			return sleepCtx(ctx, 500*time.Millisecond)
-		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: noWait, If: func(error) bool { return true }}})
+			return pooltest.Sleep(ctx, 500*time.Millisecond)
+		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait, If: func(error) bool { return true }}})
 		<-second
 		first := <-contexts
 		info, ok := taskpool.Current(first)
@@ -415,15 +403,15 @@ func TestAbandonedAttemptDoesNotDisturbItsRetry(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, taskpool.Running, h.State(), "the late end of the first attempt is nobody's")
 		require.NoError(t, h.Wait(t.Context()))
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
 func TestAbandonedTaskMayStillUseItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate, done := make(chan struct{}), make(chan struct{})
-		h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error {
 			defer close(done)
 			<-gate
 			assert.Equal(t, context.DeadlineExceeded, ctx.Err())
@@ -434,7 +422,7 @@ func TestAbandonedTaskMayStillUseItsContext(t *testing.T) {
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 		close(gate)
 		<-done
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }
 
@@ -454,14 +442,14 @@ func TestAttemptGivenUpInAHookDoesNotCallRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gate := make(chan struct{})
-				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks(func() { <-gate })))
+				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(hooks(func() { <-gate })))
 				ran := 0
-				h := submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran++; return nil }})
+				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { ran++; return nil }})
 				require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 				close(gate)
 				synctest.Wait()
 				require.Zero(t, ran, "the task has settled, so it must not start")
-				requireWhole(t, p, 1)
+				pooltest.RequireWhole(t, p, 1)
 			})
 		})
 	}
@@ -469,17 +457,17 @@ func TestAttemptGivenUpInAHookDoesNotCallRun(t *testing.T) {
 
 func TestHangGraceStartsAtTheFirstEndOfTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second))
 		gate := make(chan struct{})
-		h := submit(t, p, taskpool.Task{Timeout: 5 * time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{Timeout: 5 * time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		began := time.Now()
 		time.Sleep(time.Second)
-		h.Cancel(errCause)
+		h.Cancel(pooltest.ErrCause)
 		time.Sleep(time.Second)
 		h.Cancel(nil)
-		require.ErrorIs(t, h.Wait(t.Context()), errCause)
+		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrCause)
 		require.Equal(t, 11*time.Second, time.Since(began))
 		close(gate)
-		requireWhole(t, p, 1)
+		pooltest.RequireWhole(t, p, 1)
 	})
 }

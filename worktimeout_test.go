@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // until waits for the end of ctx and returns when that was, and why.
@@ -38,16 +39,16 @@ func TestWorkTimeoutCountsOnlyWork(t *testing.T) {
 				_ = taskpool.Block(ctx, func() error { time.Sleep(3 * time.Second); return nil })
 			}},
 		"its turn after Block": {end: limit + time.Hour - 3*time.Second, run: func(t *testing.T, p *taskpool.Pool, ctx context.Context) {
-			submit(t, p, taskpool.Task{Run: sleep(time.Hour)})
+			pooltest.Submit(t, p, taskpool.Task{Run: sleep(time.Hour)})
 			_ = taskpool.Block(ctx, func() error { time.Sleep(3 * time.Second); return nil })
 		}},
 		"its turn after Yield": {end: limit + time.Hour, run: func(t *testing.T, p *taskpool.Pool, ctx context.Context) {
 			time.Sleep(time.Second)
-			submit(t, p, taskpool.Task{Priority: taskpool.High, Run: sleep(time.Hour)})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: sleep(time.Hour)})
 			require.NoError(t, taskpool.Yield(ctx))
 		}},
 		"another task": {end: limit + time.Hour, run: func(t *testing.T, p *taskpool.Pool, ctx context.Context) {
-			require.NoError(t, submit(t, p, taskpool.Task{Run: sleep(time.Hour)}).Wait(ctx))
+			require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: sleep(time.Hour)}).Wait(ctx))
 		}},
 		"a group": {end: limit + time.Hour, run: func(t *testing.T, p *taskpool.Pool, ctx context.Context) {
 			g := p.Group(ctx, taskpool.Task{})
@@ -60,13 +61,13 @@ func TestWorkTimeoutCountsOnlyWork(t *testing.T) {
 					_, _ = p.Submit(context.Background(), taskpool.Task{Priority: taskpool.High, Run: sleep(time.Hour)})
 				}()
 				synctest.Wait()
-				_, err := p.Submit(context.WithoutCancel(ctx), taskpool.Task{Priority: taskpool.Low, Run: nop})
+				_, err := p.Submit(context.WithoutCancel(ctx), taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 				require.NoError(t, err)
 			}},
 		"several, one after the other": {end: limit + 3*time.Hour, run: func(t *testing.T, p *taskpool.Pool, ctx context.Context) {
 			for range 3 {
 				time.Sleep(2 * time.Second)
-				require.NoError(t, submit(t, p, taskpool.Task{Run: sleep(time.Hour)}).Wait(ctx))
+				require.NoError(t, pooltest.Submit(t, p, taskpool.Task{Run: sleep(time.Hour)}).Wait(ctx))
 				require.NoError(t, taskpool.Block(ctx, func() error { time.Sleep(time.Second); return nil }))
 			}
 		}},
@@ -75,10 +76,10 @@ func TestWorkTimeoutCountsOnlyWork(t *testing.T) {
 		for _, derived := range []bool{false, true} {
 			t.Run(map[bool]string{false: "own context, ", true: "derived context, "}[derived]+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newPool(t, append(test.opts, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Minute))...)
+					p := pooltest.New(t, append(test.opts, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Minute))...)
 					var ended time.Duration
 					var cause error
-					h := submit(t, p, taskpool.Task{WorkTimeout: limit, Run: func(ctx context.Context) error {
+					h := pooltest.Submit(t, p, taskpool.Task{WorkTimeout: limit, Run: func(ctx context.Context) error {
 						began := time.Now()
 						info, _ := taskpool.Current(ctx)
 						require.Zero(t, info.Deadline)
@@ -108,9 +109,9 @@ func TestWorkTimeoutCountsOnlyWork(t *testing.T) {
 
 func TestWorkTimeoutEndsBlocksFunctionToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		began := time.Now()
-		h := submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(ctx context.Context) error {
+		h := pooltest.Submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(ctx context.Context) error {
 			return taskpool.Block(ctx, func() error { <-ctx.Done(); return ctx.Err() })
 		}})
 		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrTimeout)
@@ -120,9 +121,9 @@ func TestWorkTimeoutEndsBlocksFunctionToo(t *testing.T) {
 
 func TestEachAttemptHasItsWorkTimeoutAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
+		p := pooltest.New(t, taskpool.WithWorkers(1))
 		var took []time.Duration
-		h := submit(t, p, taskpool.Task{
+		h := pooltest.Submit(t, p, taskpool.Task{
 			WorkTimeout: time.Second,
 			Retry:       taskpool.Retry{MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Minute }},
 			Run: func(ctx context.Context) error {
@@ -149,7 +150,7 @@ func TestWorkTimeoutBesideTimeoutAndHeartbeat(t *testing.T) {
 		"Timeout first, as it counts what is parked": {
 			taskpool.Task{WorkTimeout: time.Second, Timeout: time.Minute}, time.Minute, taskpool.ErrTimeout,
 			func(p *taskpool.Pool, ctx context.Context) {
-				if h, err := p.Submit(context.WithoutCancel(ctx), in(time.Hour)); err == nil {
+				if h, err := p.Submit(context.WithoutCancel(ctx), taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: pooltest.Nop}); err == nil {
 					_ = h.Wait(ctx)
 				}
 			},
@@ -177,7 +178,7 @@ func TestWorkTimeoutBesideTimeoutAndHeartbeat(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPool(t, taskpool.WithWorkers(1))
+				p := pooltest.New(t, taskpool.WithWorkers(1))
 				var ended time.Duration
 				var cause error
 				test.task.Run = func(ctx context.Context) error {
@@ -186,7 +187,7 @@ func TestWorkTimeoutBesideTimeoutAndHeartbeat(t *testing.T) {
 					ended, cause = until(ctx, began)
 					return ctx.Err()
 				}
-				h := submit(t, p, test.task)
+				h := pooltest.Submit(t, p, test.task)
 				require.Error(t, h.Wait(context.Background()))
 				require.Equal(t, test.cause, cause)
 				require.Equal(t, test.end, ended)
@@ -198,9 +199,9 @@ func TestWorkTimeoutBesideTimeoutAndHeartbeat(t *testing.T) {
 // A task that returns an error when its time is over has timed out, noticed or not.
 func TestWorkTimeoutHoldsWhereTheSupervisorIsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1))
-		for _, err := range []error{errFault, nil} {
-			h := submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(context.Context) error {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		for _, err := range []error{pooltest.ErrTask, nil} {
+			h := pooltest.Submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(context.Context) error {
 				time.Sleep(time.Second) // the supervisor wakes at the same instant, before this or after
 				return err
 			}})
@@ -208,7 +209,7 @@ func TestWorkTimeoutHoldsWhereTheSupervisorIsLate(t *testing.T) {
 				require.NoError(t, h.Wait(context.Background()))
 			} else {
 				require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrTimeout)
-				require.ErrorIs(t, h.Err(), errFault)
+				require.ErrorIs(t, h.Err(), pooltest.ErrTask)
 			}
 		}
 		require.EqualValues(t, 1, p.Stats().Timeouts)
@@ -217,9 +218,9 @@ func TestWorkTimeoutHoldsWhereTheSupervisorIsLate(t *testing.T) {
 
 func TestATaskThatOutlivesItsWorkTimeoutIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
 		began := time.Now()
-		h := submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
+		h := pooltest.Submit(t, p, taskpool.Task{WorkTimeout: time.Second, Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
 		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrHung)
 		require.ErrorIs(t, h.Err(), taskpool.ErrTimeout)
 		require.Equal(t, 2*time.Second, time.Since(began))
@@ -228,7 +229,7 @@ func TestATaskThatOutlivesItsWorkTimeoutIsGivenUp(t *testing.T) {
 }
 
 func TestNegativeWorkTimeoutIsRefused(t *testing.T) {
-	p := newPool(t, taskpool.WithWorkers(1))
-	_, err := p.Submit(t.Context(), taskpool.Task{WorkTimeout: -1, Run: nop})
+	p := pooltest.New(t, taskpool.WithWorkers(1))
+	_, err := p.Submit(t.Context(), taskpool.Task{WorkTimeout: -1, Run: pooltest.Nop})
 	require.EqualError(t, err, "taskpool: Task.WorkTimeout must not be negative, got -1ns")
 }

@@ -1,5 +1,0 @@
-//go:build !race
-
-package taskpool_test
-
-const raceEnabled = false
