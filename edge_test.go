@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -289,18 +290,27 @@ func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(2))
 		gate := make(chan struct{})
+		defer close(gate)
 		child := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		parent := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
-			for range 1000 {
-				soon, cancel := context.WithTimeout(ctx, time.Second)
-				assert.ErrorIs(t, child.Wait(soon), context.DeadlineExceeded)
-				cancel()
-			}
-			return nil
-		}})
-		require.NoError(t, parent.Wait(t.Context()))
-		require.Zero(t, child.Waiting())
-		close(gate)
+		parent := func() weak.Pointer[[64]int] { // of what lives as long as anything of the parent
+			held := new([64]int)
+			h, err := p.Submit(context.WithValue(t.Context(), pooltest.Key{}, held), taskpool.Task{Run: func(ctx context.Context) error {
+				for range 1000 {
+					soon, cancel := context.WithTimeout(ctx, time.Second)
+					assert.ErrorIs(t, child.Wait(soon), context.DeadlineExceeded)
+					cancel()
+				}
+				return nil
+			}})
+			require.NoError(t, err)
+			require.NoError(t, h.Wait(t.Context()))
+			return weak.Make(held)
+		}()
+		synctest.Wait()
+		runtime.GC()
+		runtime.GC() // also if the first came while another was under way
+		require.True(t, parent.Value() == nil, "the parent is still referred to")
+		require.Equal(t, taskpool.Running, child.State())
 	})
 }
 
