@@ -770,3 +770,20 @@ func TestShutdownFromUserCodeOfThePoolIsErrInside(t *testing.T) {
 		})
 	}
 }
+
+// Hooks that do not return keep the supervisor from replacing the dead, until the
+// end of a Shutdown that is cut short.
+func TestDeadWorkersAreNotAbandonedAtTheEndOfShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate }}))
+		for range 5000 {
+			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
+		}
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		synctest.Wait()
+		require.Error(t, p.Shutdown(pooltest.EndedContext()))
+		require.Zero(t, p.Stats().Abandoned)
+		close(gate)
+	})
+}

@@ -15,10 +15,7 @@ import (
 	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
-const (
-	nothingMoves = "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait"
-	inACircle    = "taskpool: tasks wait for each other"
-)
+const inACircle = "taskpool: tasks wait for each other"
 
 func attrOf(r slog.Record, key string) (v slog.Value) {
 	r.Attrs(func(a slog.Attr) bool {
@@ -47,7 +44,7 @@ func TestAPoolInWhichNothingMovesSaysSoOnceAndInHealthWhileItLasts(t *testing.T)
 		time.Sleep(time.Hour)
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 		require.True(t, p.Stats().Stalled)
-		told := log.Named(nothingMoves)
+		told := log.Named(pooltest.NothingMoves)
 		require.Len(t, told, 1)
 		require.Equal(t, slog.LevelWarn, told[0].Level)
 		require.EqualValues(t, 1, attrOf(told[0], "queued").Int64())
@@ -90,7 +87,7 @@ func TestAPoolThatMovesDoesNotSayThatItStandsStill(t *testing.T) {
 					time.Sleep(time.Second)
 					require.NoError(t, p.Health())
 				}
-				require.Empty(t, log.Named(nothingMoves))
+				require.Empty(t, log.Named(pooltest.NothingMoves))
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
@@ -107,7 +104,7 @@ func TestAPoolThatMovesDoesNotSayThatItStandsStill(t *testing.T) {
 		require.NoError(t, p.Health())
 		p.Resume()
 		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
-		require.Empty(t, log.Named(nothingMoves))
+		require.Empty(t, log.Named(pooltest.NothingMoves))
 	})
 }
 
@@ -251,7 +248,7 @@ func TestLongWaitsThatEndAreNoCircle(t *testing.T) {
 		h := pooltest.Submit(t, p, taskpool.Task{Run: later.Wait})
 		require.NoError(t, h.Wait(pooltest.Patience(t)))
 		require.Empty(t, log.Named(inACircle))
-		require.Empty(t, log.Named(nothingMoves))
+		require.Empty(t, log.Named(pooltest.NothingMoves))
 	})
 }
 
@@ -278,7 +275,7 @@ func TestAReportOfAStallNamesTenTasksAndCountsTheRest(t *testing.T) {
 			}
 			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			time.Sleep(3 * time.Second)
-			told := log.Named(nothingMoves)
+			told := log.Named(pooltest.NothingMoves)
 			require.Len(t, told, 1)
 			running := attrOf(told[0], "running").Any().([]string)
 			require.Len(t, running, 10)
@@ -374,7 +371,7 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 				require.NoError(t, p.Health())
 				time.Sleep(2 * time.Second)
 				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-				require.Len(t, log.Named(nothingMoves), 1)
+				require.Len(t, log.Named(pooltest.NothingMoves), 1)
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
@@ -416,7 +413,7 @@ func TestAStallThatEndsIsOverAndTheNextOneIsToldOf(t *testing.T) {
 				require.NoError(t, p.Health(), "not for a grace again")
 				time.Sleep(3 * time.Second)
 				require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-				require.Len(t, log.Named(nothingMoves), 2)
+				require.Len(t, log.Named(pooltest.NothingMoves), 2)
 				close(gate)
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
@@ -458,7 +455,7 @@ func TestNoStallIsToldOfBeforeAGraceOrWhereNothingWaits(t *testing.T) {
 				p, log, gate := begin(t)
 				then(t, p, log)
 				require.NoError(t, p.Health())
-				require.Empty(t, log.Named(nothingMoves))
+				require.Empty(t, log.Named(pooltest.NothingMoves))
 				p.Resume()
 				close(gate)
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
@@ -505,7 +502,7 @@ func TestWhateverMovesIsNoStall(t *testing.T) {
 					time.Sleep(time.Second)
 					require.NoError(t, p.Health())
 				}
-				require.Empty(t, log.Named(nothingMoves))
+				require.Empty(t, log.Named(pooltest.NothingMoves))
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 			})
 		})
@@ -648,7 +645,7 @@ func TestAFreeReservedSlotIsNoStall(t *testing.T) {
 		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		time.Sleep(10 * time.Second)
 		require.NoError(t, p.Health())
-		require.Empty(t, log.Named(nothingMoves))
+		require.Empty(t, log.Named(pooltest.NothingMoves))
 		close(gate)
 		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
@@ -694,7 +691,7 @@ func TestTasksThatWaitForASlotToGoOnAreInAStall(t *testing.T) {
 			require.NoError(t, p.Health())
 			time.Sleep(time.Hour)
 			require.ErrorContains(t, p.Health(), "while 1 tasks and 0 submitters wait", "ended: %v", ended)
-			told := log.Named(nothingMoves)
+			told := log.Named(pooltest.NothingMoves)
 			require.Len(t, told, 1)
 			require.EqualValues(t, 1, attrOf(told[0], "parked").Int64())
 			close(gate)
@@ -713,59 +710,10 @@ func TestAStallOfAPoolThatWasMadeSmallerIsFound(t *testing.T) {
 		require.NoError(t, p.Resize(1))
 		require.NoError(t, p.Go(0, func() { close(gate) }))
 		time.Sleep(time.Hour)
-		require.Len(t, log.Named(nothingMoves), 1)
+		require.Len(t, log.Named(pooltest.NothingMoves), 1)
 		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
 		require.NoError(t, p.Resize(2))
 		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
-	})
-}
-
-// It must not wake the processor for ever, nor take years of virtual time in a test.
-func TestAStallThatLastsIsLookedAfterLessAndLessOften(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const grace = time.Second
-		var log pooltest.LogRecorder
-		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
-		gate := make(chan struct{})
-		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
-		time.Sleep(2*grace + 1)
-		synctest.Wait()
-		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		require.LessOrEqual(t, p.UntilNextLook(), 2*grace)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		for range 16 {
-			if p.UntilNextLook() > 15*grace {
-				break
-			}
-			time.Sleep(grace)
-			synctest.Wait()
-		}
-		require.Greater(t, p.UntilNextLook(), 15*grace)
-		require.LessOrEqual(t, p.UntilNextLook(), 16*grace)
-
-		gate <- struct{}{} // the second is at work, and a third waits: the next stall
-		synctest.Wait()
-		require.NoError(t, p.Health())
-		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
-		time.Sleep(18 * grace)
-		synctest.Wait()
-		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		require.Len(t, log.Named(nothingMoves), 2)
-		require.LessOrEqual(t, p.UntilNextLook(), 2*grace)
-
-		p.Pause() // nothing is to move
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		require.NoError(t, p.Health())
-		require.Zero(t, p.UntilNextLook())
-		p.Resume()
-		time.Sleep(2*grace + 1)
-		synctest.Wait()
-		require.ErrorIs(t, p.Health(), taskpool.ErrStalled)
-		close(gate)
 	})
 }
 
@@ -782,7 +730,7 @@ func TestACircleIsFoundInTimeWhileAStallLasts(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		require.Len(t, log.Named(nothingMoves), 1)
+		require.Len(t, log.Named(pooltest.NothingMoves), 1)
 		close(gate)
 		time.Sleep(2*grace + 1)
 		synctest.Wait()

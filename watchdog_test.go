@@ -3,7 +3,10 @@ package taskpool_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -173,19 +176,297 @@ func TestLostWorkerThatDiesIsNotAbandoned(t *testing.T) {
 	}
 }
 
-// Hooks that do not return keep the supervisor from replacing the dead, until the
-// end of a Shutdown that is cut short.
-func TestDeadWorkersAreNotAbandonedAtTheEndOfShutdown(t *testing.T) {
+// The supervisor's lateness. It looks at a task late if the process was stopped
+// or starved of CPU; then so was the task. Up to a quarter of the bound counts as
+// in time.
+
+var lateBounds = []time.Duration{1, 3, 4, 7, 8, 200 * time.Millisecond, 5 * time.Second, time.Hour}
+
+// lateBy returns how late a turn may come: around the quarter, and far off.
+func lateBy(bound time.Duration) []time.Duration {
+	return []time.Duration{0, bound / 4, bound/4 + 1, bound, 10 * bound}
+}
+
+func TestLateTurnIsNotTakenForAHang(t *testing.T) {
+	for _, grace := range lateBounds {
+		for _, late := range lateBy(grace) {
+			t.Run(fmt.Sprintf("grace %v, late %v", grace, late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithHangGrace(grace))
+					gate, soon := make(chan struct{}), make(chan struct{})
+					run := func(gate chan struct{}) func(context.Context) error {
+						return func(ctx context.Context) error { <-ctx.Done(); <-gate; return ctx.Err() }
+					}
+					hangs := pooltest.Submit(t, p, taskpool.Task{Run: run(gate)})
+					returns := pooltest.Submit(t, p, taskpool.Task{Run: run(soon)})
+					blocks := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+						return taskpool.Block(ctx, func() error { return run(gate)(ctx) })
+					}})
+					all := []*taskpool.Handle{hangs, returns, blocks}
+					synctest.Wait()
+					for _, h := range all {
+						h.Cancel(pooltest.ErrCause)
+					}
+					synctest.Wait()
+					require.Equal(t, 3, p.MakeLate(late))
+					synctest.Wait()
+					if 4*late <= grace { // on time
+						for _, h := range all {
+							require.ErrorIs(t, h.Err(), taskpool.ErrHung)
+						}
+						close(gate)
+						close(soon)
+						pooltest.RequireWhole(t, p, 3)
+						return
+					}
+					require.Equal(t, []int{2, 1}, []int{p.Stats().Running, p.Stats().Parked}, "not hung")
+					again := min(late, grace)
+					time.Sleep(again - 1)
+					close(soon)
+					synctest.Wait()
+					require.Equal(t, taskpool.Canceled, returns.State())
+					require.NotErrorIs(t, returns.Err(), taskpool.ErrHung)
+					require.Equal(t, []int{1, 1}, []int{p.Stats().Running, p.Stats().Parked})
+					time.Sleep(time.Nanosecond)
+					synctest.Wait()
+					for _, h := range []*taskpool.Handle{hangs, blocks} {
+						require.ErrorIs(t, h.Err(), taskpool.ErrHung, "it had that time once more")
+					}
+					require.EqualValues(t, 2, p.Stats().Hangs)
+					close(gate)
+					pooltest.RequireWhole(t, p, 3)
+				})
+			})
+		}
+	}
+}
+
+func TestLateTurnIsNotTakenForAFunctionThatHangsAtShutdown(t *testing.T) {
+	for _, grace := range lateBounds {
+		for _, late := range lateBy(grace) {
+			t.Run(fmt.Sprintf("grace %v, late %v", grace, late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(grace))
+					release := pooltest.Block(t, p)
+					down := make(chan error, 1)
+					go func() { down <- p.Shutdown(pooltest.EndedContext()) }()
+					synctest.Wait()
+					require.Equal(t, 1, p.MakeLate(late))
+					synctest.Wait()
+					if 4*late > grace {
+						time.Sleep(min(late, grace) - 1)
+						synctest.Wait()
+						require.Empty(t, down)
+						require.Zero(t, p.Stats().Hangs)
+						time.Sleep(time.Nanosecond)
+						synctest.Wait()
+					}
+					require.Len(t, down, 1)
+					require.Error(t, <-down)
+					require.EqualValues(t, 1, p.Stats().Hangs)
+					release()
+				})
+			})
+		}
+	}
+}
+
+func TestLateTurnIsNotTakenForSilence(t *testing.T) {
+	for _, h := range lateBounds {
+		for _, late := range lateBy(h) {
+			t.Run(fmt.Sprintf("Heartbeat %v, late %v", h, late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pooltest.New(t, taskpool.WithWorkers(2))
+					silent := pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: pooltest.UntilEnd})
+					beat, stop := make(chan struct{}), make(chan struct{})
+					beats := pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
+						for {
+							select {
+							case <-ctx.Done():
+								return ctx.Err()
+							case <-beat:
+								taskpool.Beat(ctx)
+							case <-stop:
+								return nil
+							}
+						}
+					}})
+					synctest.Wait()
+					require.Equal(t, 2, p.MakeLate(late))
+					synctest.Wait()
+					if 4*late <= h { // on time, and neither has given a sign
+						require.ErrorIs(t, silent.Err(), taskpool.ErrHung)
+						require.ErrorIs(t, beats.Err(), taskpool.ErrHung)
+						pooltest.RequireWhole(t, p, 2)
+						return
+					}
+					require.Equal(t, 2, p.Stats().Running, "not silent")
+					time.Sleep(h - 1)
+					synctest.Wait()
+					require.Equal(t, 2, p.Stats().Running)
+					beat <- struct{}{}
+					synctest.Wait()
+					time.Sleep(time.Nanosecond)
+					synctest.Wait()
+					require.ErrorIs(t, silent.Err(), taskpool.ErrHung, "a Heartbeat later")
+					require.Equal(t, taskpool.Running, beats.State())
+					close(stop)
+					require.NoError(t, beats.Wait(t.Context()))
+					pooltest.RequireWhole(t, p, 2)
+				})
+			})
+		}
+	}
+}
+
+// A process that is stopped time and again finds nothing, and finds all of it as
+// soon as it is left alone.
+func TestTenThousandLateTurnsGiveNoFalseVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tasks, turns, bound = 100, 100, time.Second
+		p := pooltest.New(t, taskpool.WithWorkers(2*tasks), taskpool.WithHangGrace(bound), taskpool.WithQuantum(time.Hour))
+		rng := rand.New(rand.NewPCG(4, 4))
+		gate := make(chan struct{})
+		var hang, silent []*taskpool.Handle
+		for range tasks {
+			hang = append(hang, pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }}))
+			silent = append(silent, pooltest.Submit(t, p, taskpool.Task{Heartbeat: bound, Run: pooltest.UntilEnd}))
+		}
+		synctest.Wait()
+		for _, h := range hang {
+			h.Cancel(pooltest.ErrCause)
+		}
+		for range turns {
+			time.Sleep(time.Duration(rng.Int64N(int64(bound) / 4)))
+			require.Equal(t, 2*tasks, p.MakeLate(bound/4+1+time.Duration(rng.Int64N(int64(bound)))))
+			synctest.Wait()
+			require.Equal(t, 2*tasks, p.Stats().Running)
+		}
+		began := time.Now()
+		for _, h := range slices.Concat(hang, silent) {
+			require.ErrorIs(t, h.Wait(pooltest.Patience(t)), taskpool.ErrHung)
+		}
+		require.LessOrEqual(t, time.Since(began), bound)
+		require.EqualValues(t, tasks, p.Stats().Hangs, "the silent ones returned")
+		close(gate)
+		pooltest.RequireWhole(t, p, 2*tasks)
+	})
+}
+
+// On a busy machine every wake-up comes a little late, that of the supervisor as
+// those of the task. While it waits for the end of a grace or of a silence it takes
+// many short waits, and what these take too long does not count.
+func TestTimeThatTheMachineTookDoesNotCount(t *testing.T) {
+	const bound, late = 10 * time.Second, time.Second
+	for name, submitIt := range map[string]func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle{
+		"grace": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			h := pooltest.Submit(t, p, taskpool.Task{Run: run})
+			synctest.Wait()
+			h.Cancel(pooltest.ErrCause)
+			return h
+		},
+		"silence": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			return pooltest.Submit(t, p, taskpool.Task{Heartbeat: bound, Run: run})
+		},
+		"grace, in part in Block": func(t *testing.T, p *taskpool.Pool, run func(context.Context) error) *taskpool.Handle {
+			h := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
+				_ = taskpool.Block(ctx, func() error { time.Sleep(6800 * time.Millisecond); return nil })
+				return run(ctx)
+			}})
+			synctest.Wait()
+			h.Cancel(pooltest.ErrCause)
+			return h
+		},
+	} {
+		for _, times := range []int{0, 1, 5} {
+			t.Run(fmt.Sprintf("%s, %d times", name, times), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(bound))
+					gate := make(chan struct{})
+					h := submitIt(t, p, func(ctx context.Context) error {
+						select {
+						case <-gate:
+						case <-taskpool.SilenceOnly(ctx):
+						}
+						return ctx.Err()
+					})
+					time.Sleep(bound * 6 / 10)
+					for range times {
+						require.True(t, p.MakeRoundLate(late), "a round is under way")
+						synctest.Wait()
+						time.Sleep(bound / 20)
+					}
+					time.Sleep(bound*4/10 - time.Duration(times)*bound/20)
+					if times > 0 {
+						synctest.Wait()
+						require.Equal(t, taskpool.Running, h.State(), "the lateness is granted")
+						time.Sleep(time.Duration(times)*late - 1)
+						synctest.Wait()
+						require.Equal(t, taskpool.Running, h.State(), "all of it")
+						time.Sleep(time.Nanosecond)
+					}
+					synctest.Wait()
+					require.ErrorIs(t, h.Err(), taskpool.ErrHung, "and no more")
+					require.False(t, p.MakeRoundLate(late), "nothing counts any more")
+					close(gate)
+				})
+			})
+		}
+	}
+}
+
+// Hooks that do not return are waited for until the last end of a Shutdown that is
+// cut short, and that too is put off.
+func TestEndOfShutdownIsPutOffByTheTimeThatTheMachineTook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{WorkerDied: func(taskpool.WorkerEvent) { <-gate }}))
-		for range 5000 {
-			require.NoError(t, p.Go(taskpool.Medium, func() { panic("x") }))
-		}
-		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { panic("x") }})
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(10*time.Second),
+			taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) { <-gate }}))
+		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		synctest.Wait()
-		require.Error(t, p.Shutdown(pooltest.EndedContext()))
-		require.Zero(t, p.Stats().Abandoned)
+		began := time.Now()
+		down := make(chan error)
+		go func() { down <- p.Shutdown(pooltest.EndedContext()) }()
+		time.Sleep(time.Second)
+		require.True(t, p.MakeRoundLate(3*time.Second))
+		require.NoError(t, <-down)
+		require.Equal(t, 23*time.Second, time.Since(began))
 		close(gate)
+	})
+}
+
+// The rounds go on while something counts, and at no other time: a pool that waits
+// uses no CPU.
+func TestNoRoundsWhereNothingCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithHangGrace(time.Minute))
+		gate := make(chan struct{})
+		hour := 10 * time.Hour
+		for _, task := range []taskpool.Task{
+			{Timeout: hour, Run: pooltest.UntilEnd},
+			{Heartbeat: time.Minute, Run: func(ctx context.Context) error {
+				for range 1000 {
+					time.Sleep(10 * time.Second)
+					taskpool.Beat(ctx)
+				}
+				return nil
+			}},
+			{Timeout: time.Second, Run: func(ctx context.Context) error { // parked for longer than its context lives
+				return taskpool.Block(context.WithoutCancel(ctx), func() error { <-gate; return nil })
+			}},
+		} {
+			pooltest.Submit(t, p, task)
+		}
+		require.False(t, p.MakeRoundLate(time.Second))
+		for range 100 {
+			time.Sleep(time.Duration(rand.Int64N(int64(time.Minute))))
+			if p.Stats().Hangs > 0 { // the grace of the last is over
+				synctest.Wait()
+				require.False(t, p.MakeRoundLate(time.Second))
+			}
+		}
+		require.EqualValues(t, 1, p.Stats().Hangs)
+		close(gate)
+		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 	})
 }

@@ -10,6 +10,9 @@ import (
 	"github.com/taskpool-go/taskpool"
 )
 
+// NothingMoves is what the log is told of a pool that stands still.
+const NothingMoves = "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait"
+
 // A LogRecorder is a slog.Handler that keeps what it is given.
 type LogRecorder struct {
 	Before func(slog.Record) // called first, if not nil
