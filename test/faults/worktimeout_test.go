@@ -1,4 +1,4 @@
-package taskpool_test
+package faults_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package taskpool_test
+package faults_test
 
 import (
 	"context"
@@ -349,7 +349,7 @@ func (s *faultScene) requireClass(err error) {
 		pe, ok := err.(*taskpool.PanicError)
 		require.True(s, ok, "a PanicError itself, got a %T", err)
 		require.True(s, s.f.same(pe.Value), "the panic's value, got a %T", pe.Value)
-		require.Contains(s, string(pe.Stack), "fault_panic_test.go")
+		require.Contains(s, string(pe.Stack), "panic_test.go")
 		if e, ok := pe.Value.(error); ok {
 			require.True(s, s.f.same(pe.Unwrap()), "unwraps to the value, got a %T", e)
 			if s.f.evil == nil {

@@ -1,6 +1,6 @@
 //go:build unix && !aix
 
-package taskpool_test
+package faults_test
 
 import (
 	"bufio"
