@@ -1,4 +1,4 @@
-package taskpool_test
+package waits_test
 
 import (
 	"context"
