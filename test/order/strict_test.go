@@ -1,4 +1,4 @@
-package taskpool_test
+package order_test
 
 import (
 	"context"
