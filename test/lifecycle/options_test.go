@@ -1,4 +1,4 @@
-package taskpool_test
+package lifecycle_test
 
 import (
 	"context"
