@@ -1,4 +1,4 @@
-package taskpool_test
+package observe_test
 
 import (
 	"context"
