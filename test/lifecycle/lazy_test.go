@@ -129,23 +129,3 @@ func TestSetOfWorkersIsWholeHoweverItIsUsed(t *testing.T) {
 		whole(30)
 	})
 }
-
-func BenchmarkNewAndShutdown(b *testing.B) {
-	for _, bench := range []struct {
-		name    string
-		workers int
-		used    bool
-	}{{"workers=2", 2, false}, {"workers=2/used", 2, true}, {"workers=100000", 100_000, false}} {
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for range b.N {
-				p, err := taskpool.New(taskpool.WithWorkers(bench.workers))
-				if err == nil && bench.used {
-					err = p.Go(taskpool.Medium, func() {})
-				}
-				require.NoError(b, err)
-				require.NoError(b, p.Shutdown(context.Background()))
-			}
-		})
-	}
-}
