@@ -320,3 +320,50 @@ func ExampleWithReserved() {
 	// backup: running
 	// backup: queued
 }
+
+// A feedPoller is a task that submits itself again until its pool shuts down. third is
+// closed in round 3.
+type feedPoller struct {
+	pool   *taskpool.Pool
+	rounds int
+	third  chan struct{}
+}
+
+// poll is one round. The context of the next is not ctx itself: with that it would be
+// canceled when this one returns.
+func (f *feedPoller) poll(ctx context.Context) error {
+	if f.rounds++; f.rounds == 3 {
+		close(f.third)
+	}
+	_, err := f.pool.Submit(taskpool.Detach(ctx), taskpool.Task{
+		Name:      "poll",
+		NotBefore: time.Now().Add(time.Millisecond),
+		Run:       f.poll,
+	})
+	if errors.Is(err, taskpool.ErrClosed) {
+		fmt.Println("that was the last round")
+		return nil
+	}
+	return err
+}
+
+// Detach lets work that a task starts outlive it, here the task's own next
+// round. Shutdown waits for the round that is due next, and no further.
+func ExampleDetach() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	f := &feedPoller{pool: p, third: make(chan struct{})}
+	if _, err := p.Submit(ctx, taskpool.Task{Name: "poll", Run: f.poll}); err != nil {
+		log.Fatal(err)
+	}
+	<-f.third
+	fmt.Println(p.Shutdown(ctx))
+	fmt.Println("at least three:", f.rounds >= 3)
+	// Output:
+	// that was the last round
+	// <nil>
+	// at least three: true
+}

@@ -761,3 +761,99 @@ func ExamplePool_Shutdown() {
 	// taskpool: shutdown left 1 task unfinished (1 running): context canceled
 	// task is canceled because: taskpool: pool is shut down
 }
+
+// A span stands for that of a tracing library.
+type span struct {
+	name  string
+	start time.Time
+}
+
+type spanKey struct{}
+
+func (s *span) end(err error) {
+	elapsed := time.Since(s.start)
+	fmt.Printf("%s: timed: %t, error: %v\n", s.name, elapsed >= 0, err)
+}
+
+// trace is a hook that makes a span of each attempt, and hands it to the task in its
+// context. It ends the span also after a panic, which run returns as a *PanicError.
+func trace(ctx context.Context, t taskpool.TaskInfo, run func(context.Context) error) error {
+	s := &span{name: fmt.Sprintf("%s#%d", t.Name, t.Attempt), start: time.Now()}
+	err := run(context.WithValue(ctx, spanKey{}, s))
+	s.end(err)
+	return err
+}
+
+// Around wraps each attempt, here in a span that the task can add to.
+func ExampleHooks_around() {
+	ctx := context.Background()
+	p, err := taskpool.New(
+		taskpool.WithWorkers(1),
+		taskpool.WithHooks(taskpool.Hooks{Around: trace}),
+		taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, t := range []taskpool.Task{
+		{Name: "index", Run: func(ctx context.Context) error {
+			fmt.Println("inside", ctx.Value(spanKey{}).(*span).name)
+			return nil
+		}},
+		{Name: "mail", Run: func(context.Context) error { return errors.New("bounced") }},
+		{Name: "parse", Run: func(context.Context) error { panic("no input") }},
+	} {
+		if _, err := p.Submit(ctx, t); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// inside index#1
+	// index#1: timed: true, error: <nil>
+	// mail#1: timed: true, error: bounced
+	// parse#1: timed: true, error: taskpool: task panicked: no input
+}
+
+// save stands for what keeps a task for the next start of the program: a file,
+// a table, another pool's Submit.
+func save(u taskpool.Unfinished) {
+	fmt.Printf("saved %s: was %v, %d attempts started\n", u.Task.Name, u.State, u.Attempt)
+}
+
+// Nothing that was accepted is lost without a word: a shutdown that runs out of
+// patience lists the tasks that did not finish.
+func ExampleShutdownError() {
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	running := make(chan struct{}, 3)
+	untilCutOff := func(ctx context.Context) error {
+		running <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	for _, name := range []string{"export", "import", "cleanup"} {
+		if _, err := p.Submit(context.Background(), taskpool.Task{Name: name, Run: untilCutOff}); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	<-running // the first
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(errors.New("host goes down"))
+	err = p.Shutdown(ctx)
+	fmt.Println(err)
+	if e, ok := errors.AsType[*taskpool.ShutdownError](err); ok {
+		for _, u := range e.Unfinished {
+			save(u)
+		}
+	}
+	// Unordered output:
+	// taskpool: shutdown left 3 tasks unfinished (2 queued, 1 running): host goes down
+	// saved export: was running, 1 attempts started
+	// saved import: was queued, 0 attempts started
+	// saved cleanup: was queued, 0 attempts started
+}
