@@ -49,4 +49,4 @@ soak:
 # notices, see docs/testing.md. All files take hours;
 # MUTATE='-only preempt.go -j 2' gives it less to do.
 mutate:
-	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. -also test/model,test/theorems $(MUTATE)
+	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. $(MUTATE)

@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	flags.BoolVar(&s.check, "check", false, "look for explanations of mutants that there are none of, and run none")
 	flags.StringVar(&s.fast, "fast", fastTests, "regular expression of the tests to run first")
 	flags.StringVar(&s.slow, "slow", slowTests, "regular expression of the tests to run last")
-	flags.StringVar(&s.also, "also", "", "directories with more tests of the package, separated by commas, relative to it; they are run first")
+	flags.StringVar(&s.also, "also", "test/...", "directories with more tests of the package, separated by commas, relative to it; they are run first; DIR/... is those in DIR")
 	flags.IntVar(&s.stages, "stages", 3, "how many of the three stages to run")
 	flags.IntVar(&s.jobs, "j", runtime.GOMAXPROCS(0), "how many mutants run at once")
 	flags.Float64Var(&s.times, "times", 10, "the time limit of a stage, in times of what it takes without a mutant")
@@ -169,8 +169,8 @@ func mutate(ctx context.Context, s settings, stdout, stderr io.Writer) (int, err
 	}
 	defer os.RemoveAll(temp)
 	b := &binary{dir: pkg.dir, temp: temp, memory: s.memory}
-	if s.also != "" {
-		b.also = strings.Split(s.also, ",")
+	if b.also, err = suites(pkg.dir, s.also); err != nil {
+		return 0, err
 	}
 	if err := b.build(ctx, pkg.schemata(chosen, broken)); err != nil {
 		return 0, err

@@ -397,9 +397,11 @@ func TestBadArgumentsAreRefused(t *testing.T) {
 
 func TestTestsOfOtherDirectoriesKillToo(t *testing.T) {
 	dir := module(t, map[string]string{"a.go": "package fixture\n\nfunc Positive(n int) bool { return n > 0 }\n", "a_test.go": "package fixture\n",
-		"more/a_test.go": "package more\n\nimport (\n\t\"testing\"\n\n\t\"fixture\"\n)\n\nfunc Test(t *testing.T) { if fixture.Positive(0) || !fixture.Positive(1) { t.Fatal() } }\n"})
+		"more/suite/a_test.go": "package more\n\nimport (\n\t\"testing\"\n\n\t\"fixture\"\n)\n\nfunc Test(t *testing.T) { if fixture.Positive(0) || !fixture.Positive(1) { t.Fatal() } }\n"})
 	status, out := mutateModule(t, dir, "-only", "a.go")
 	require.Equal(t, 1, status, out)
-	status, out = mutateModule(t, dir, "-only", "a.go", "-also", "more")
-	require.Equal(t, 0, status, out)
+	for _, also := range []string{"more/suite", "more/...", "none/...,more/...,more/suite"} {
+		status, out = mutateModule(t, dir, "-only", "a.go", "-also", also)
+		require.Equal(t, 0, status, out)
+	}
 }

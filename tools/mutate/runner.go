@@ -41,6 +41,34 @@ type binary struct {
 	memory int
 }
 
+// suites returns the directories of list, which are relative to dir. DIR/... stands for
+// those in DIR that have tests, if there are any.
+func suites(dir, list string) (all []string, err error) {
+	for also := range strings.SplitSeq(list, ",") {
+		root, below := strings.CutSuffix(also, "/...")
+		if !below {
+			if also != "" {
+				all = append(all, also)
+			}
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(dir, root, "*", "*_test.go"))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			suite, err := filepath.Rel(dir, filepath.Dir(file))
+			if err != nil {
+				return nil, err
+			}
+			if !slices.Contains(all, suite) {
+				all = append(all, suite)
+			}
+		}
+	}
+	return all, nil
+}
+
 // tests returns the directories whose tests are run.
 func (b *binary) tests() []string { return append(slices.Clone(b.also), ".") }
 
