@@ -3,12 +3,14 @@ MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
 
 .PHONY: test lint bench microbench examples fuzz soak mutate
 
-# Every test of every module. With the tag invariants each step of a pool is followed by a
+# Every test of every module, and how long each took. With the tag invariants each step of a pool is followed by a
 # look at what is to hold between its parts, see invariants.go.
 test:
 	@[ -n "$$TASKPOOL_POSTGRES_URL" ] || jobs/riverjobs/postgres.sh installed || echo "The tests on PostgreSQL will be skipped."
 	@set -e; for m in $(MODULES); do \
-		echo "== test $$m"; (cd $$m && go test -race -tags invariants -shuffle=on -timeout 40m ./...); \
+		echo "== test $$m"; began=$$(date +%s); \
+		(cd $$m && TASKPOOL_TEST_FULL=1 go test -race -tags invariants -shuffle=on -timeout 40m ./...); \
+		echo "== test $$m took $$(($$(date +%s) - began)) s"; \
 	done
 
 # Formatting, vet, staticcheck, tidy modules, and what the library imports.

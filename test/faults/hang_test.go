@@ -450,14 +450,8 @@ func lateEnds() []lateEnd {
 	}
 }
 
-// lateTasks is how many tasks return late for each pool, and a fifth of that
-// under the race detector.
-func lateTasks() int {
-	if pooltest.Race {
-		return 240
-	}
-	return 1200
-}
+// lateTasks is how many tasks return late for each pool, enough for each kind of end.
+func lateTasks() int { return max(pooltest.Times(1200, 240), 240) }
 
 func TestThousandsOfLateReturnsChangeNoOutcome(t *testing.T) {
 	for _, workers := range []int{2, 8} {
@@ -597,14 +591,8 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 
 // Silence.
 
-// healthyTasks is how many tasks give 1,000 signs of life each, and a tenth of
-// that under the race detector.
-func healthyTasks() int {
-	if pooltest.Race {
-		return 100
-	}
-	return 1000
-}
+// healthyTasks is how many tasks give 1,000 signs of life each, enough for some to wait.
+func healthyTasks() int { return max(pooltest.Times(1000, 100), 100) }
 
 // Half of the gaps are a nanosecond short of the Heartbeat, the others anything
 // below. A fifth of the tasks falls silent at some time.

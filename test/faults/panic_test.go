@@ -1794,10 +1794,7 @@ func TestTaskHasItsSlotAfterAWaitThatPanicked(t *testing.T) {
 }
 
 func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
-	deaths := 10_000
-	if pooltest.Race {
-		deaths = 2_000 // a fifth
-	}
+	deaths := pooltest.Times(10_000, 2_000)
 	const workers = 4
 	all := faults(false)
 	for _, atOnce := range []bool{false, true} {

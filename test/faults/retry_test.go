@@ -61,14 +61,9 @@ const stormSize = 100_000
 // least: those of the last attempt.
 const stormFewest = stormSize / 5
 
-// stormTasks is a fifth of stormSize under the race detector. The tests for
-// uniformity are as sure then, and see less.
-func stormTasks() int {
-	if pooltest.Race {
-		return stormSize / 5
-	}
-	return stormSize
-}
+// stormTasks is stormSize or less. The tests for uniformity are as sure then, and see
+// less.
+func stormTasks() int { return pooltest.Times(stormSize, stormSize/5) }
 
 func stormCap(attempt int) time.Duration {
 	return min(30*time.Second, 100*time.Millisecond<<(attempt-1))

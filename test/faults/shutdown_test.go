@@ -298,13 +298,8 @@ func (c *crowd) requireSettled(t *testing.T, want func(*cutTask) taskpool.State)
 	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked+s.Workers)
 }
 
-// crowdSize is the number of tasks of each kind; a fifth under the race detector.
-func crowdSize() int {
-	if pooltest.Race {
-		return 200
-	}
-	return 1000
-}
+// crowdSize is the number of tasks of each kind.
+func crowdSize() int { return pooltest.Times(1000, 200) }
 
 type cutRow struct {
 	State    taskpool.State
@@ -405,10 +400,7 @@ func TestShutdownWithPatienceFinishesThousandsInEveryState(t *testing.T) {
 // what the handles say.
 func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 	const tasks = 600
-	rounds := 100 // a tenth under the race detector
-	if pooltest.Race {
-		rounds /= 10
-	}
+	rounds := pooltest.Times(100, 10)
 	listed, done := 0, 0
 	for seed := range uint64(rounds) {
 		rnd := rand.New(rand.NewPCG(seed, 7))

@@ -119,10 +119,7 @@ func (f *heapFaults) run(kind int) func(context.Context) error {
 // workers take from it, newcomers shed and retries return. At every sample, taken
 // between any two operations, all heaps hold together.
 func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
-	actors, operations := 8, 8_000 // 64,000 in each of 8 rows; an eighth under the race detector
-	if pooltest.Race {
-		operations = 1_000
-	}
+	actors, operations := 8, pooltest.Times(8_000, 1_000) // 64,000 at most in each of 8 rows
 	const unbounded = 1 << 20
 	with := func(opts ...taskpool.Option) []taskpool.Option { return opts }
 	for seed, tt := range []struct {
@@ -528,10 +525,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 	} {
 		for _, capacity := range race.capacities {
 			t.Run(race.name+"/capacity "+strconv.Itoa(capacity), func(t *testing.T) {
-				rounds := 10_000/len(race.capacities) + 1 // a tenth under the race detector
-				if pooltest.Race {
-					rounds /= 10
-				}
+				rounds := pooltest.Times(10_000, 1_000)/len(race.capacities) + 1
 				overflow := taskpool.OverflowWait
 				if race.name == "a task is shed" {
 					overflow = taskpool.OverflowShed

@@ -613,11 +613,7 @@ func TestSlotOfAHungTaskIsFreeBeforeTheLogIsTold(t *testing.T) {
 // outcome, and its slot is there again.
 func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 	const workers = 200
-	rounds := 20
-	if pooltest.Race {
-		rounds = 5
-	}
-	for range rounds {
+	for range pooltest.Times(20, 5) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithHangGrace(time.Second))
 			var handles []*taskpool.Handle

@@ -21,10 +21,7 @@ import (
 // given a task by another goroutine was once woken for it a second time: it ran
 // no task, or two at once, and one was lost.
 func TestEachOfManyFunctionsRunsOnce(t *testing.T) {
-	functions, rounds := 100_000, 10
-	if pooltest.Race {
-		functions, rounds = 20_000, 3
-	}
+	functions, rounds := pooltest.Times(100_000, 20_000), pooltest.Times(10, 3)
 	for name, opts := range map[string][]taskpool.Option{
 		"fair share": nil,
 		"strict":     {taskpool.WithFairShare(0)},

@@ -780,23 +780,11 @@ func TestFinishedFunctionIsGarbage(t *testing.T) {
 
 // Stress.
 
-// stressTasks is the number of tasks of the largest test.
-func stressTasks() int {
-	n := 1_000_000
-	if pooltest.Race {
-		n /= 10
-	}
-	if testing.Short() {
-		n /= 20
-	}
-	return n
-}
-
 // Ten in a hundred tasks panic, one calls Goexit, and all the same every one
 // settles once and the pool is as it was.
 func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	const workers, submitters, window, lap = 4, 16, 4096, 1000
-	n := stressTasks()
+	n := pooltest.Times(1_000_000, 100_000)
 	ran := make([]atomic.Uint32, n)    // by number of the task
 	finals := make([]atomic.Uint32, n) // of the submitted ones, by ID less one
 	var goFinals [16]atomic.Int64      // of the others, by state
@@ -903,13 +891,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 // settles, or it is refused and never runs.
 func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 	const submitters = 64
-	rounds := 1000
-	if pooltest.Race {
-		rounds = 100
-	}
-	if testing.Short() {
-		rounds /= 10
-	}
+	rounds := pooltest.Times(1000, 100)
 	before := goleak.IgnoreCurrent()
 	for round := range rounds {
 		opts := []taskpool.Option{taskpool.WithWorkers(1 + round%4)}
@@ -991,11 +973,7 @@ func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 // nothing is lost or counted twice.
 func TestRandomActionsConserveTasks(t *testing.T) {
 	const actors, actions = 8, 300
-	seeds := uint64(30)
-	if pooltest.Race || testing.Short() {
-		seeds = 6
-	}
-	for seed := range seeds {
+	for seed := range uint64(pooltest.Times(30, 6)) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { randomActions(t, seed, actors, actions) })
 		})

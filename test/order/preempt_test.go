@@ -134,10 +134,7 @@ func (m *mix) run(pr taskpool.Priority, depth int) func(context.Context) error {
 }
 
 func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
-	parks := uint64(100_000)
-	if pooltest.Race {
-		parks = 10_000
-	}
+	parks := uint64(pooltest.Times(100_000, 10_000))
 	reserve := taskpool.WithReserved(1, taskpool.High)
 	variants := []struct {
 		name    string
@@ -201,10 +198,7 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 // Nested waits.
 
 func TestOneWorkerFinishesWaitsNestedAThousandDeep(t *testing.T) {
-	depth := 1000
-	if pooltest.Race {
-		depth = 100
-	}
+	depth := pooltest.Times(1000, 100)
 	type pools []*taskpool.Pool
 	// Each runs rest as a child of ctx's task in pool p and waits for it.
 	ways := map[string]func(ctx context.Context, p *taskpool.Pool, rest func(context.Context) error) error{

@@ -25,14 +25,8 @@ import (
 // so each end is followed by one dispatch, and that task drives on. So the order
 // of the dispatches is known exactly, with any number of workers.
 
-// traces is how many random traces each theorem is tested with; the race
-// detector gets a tenth of them.
-func traces() uint64 {
-	if pooltest.Race {
-		return 1_000
-	}
-	return 10_000
-}
+// traces is how many random traces each theorem is tested with.
+func traces() uint64 { return uint64(pooltest.Times(10_000, 1_000)) }
 
 // A traceTask is a task in a trace.
 type traceTask struct {

@@ -74,10 +74,7 @@ var waits = map[string]func(ctx context.Context, p *taskpool.Pool, f func(contex
 }
 
 func TestWaitsNestToAnyDepthOnOneWorkerWithAnyContext(t *testing.T) {
-	depth := 1000
-	if pooltest.Race || testing.Short() {
-		depth = 50
-	}
+	depth := pooltest.Times(1000, 50)
 	for how, call := range waits {
 		for with, derive := range waitContexts {
 			for _, pools := range []int{1, 2} {
