@@ -20,7 +20,7 @@ import (
 )
 
 func TestHostsOtherThanLoopbackAreRefused(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	newPool(t, d)
 	for host, allowed := range map[string]bool{
 		"localhost": true, "LOCALHOST:80": true, "127.0.0.1": true, "127.9.9.9:1": true, "[::1]": true, "[::1]:80": true,
@@ -39,7 +39,7 @@ func TestHostsOtherThanLoopbackAreRefused(t *testing.T) {
 }
 
 func TestRequestsFromOtherMachinesAreRefused(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	for from, allowed := range map[string]bool{
 		"127.0.0.1:80": true, "127.8.8.8:1": true, "[::1]:80": true, "[::ffff:127.0.0.1]:80": true, "[::1%lo]:80": true,
@@ -57,7 +57,7 @@ func TestRequestsFromOtherMachinesAreRefused(t *testing.T) {
 }
 
 func TestUnixSocketIsOfThisMachine(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	at := filepath.Join(t.TempDir(), "s")
 	server := httptest.NewUnstartedServer(d)
@@ -81,9 +81,9 @@ func TestUnixSocketIsOfThisMachine(t *testing.T) {
 
 // A proxy on this machine connects from it, whoever asks.
 func TestRequestsThroughProxiesAreRefusedUnlessAuthorizeIsGiven(t *testing.T) {
-	closed := dashboard.New()
+	closed := newDashboard(t)
 	newPool(t, closed)
-	open := dashboard.New(dashboard.WithAuthorize(func(*http.Request) error { return nil }))
+	open := newDashboard(t, dashboard.WithAuthorize(func(*http.Request) error { return nil }))
 	newPool(t, open, taskpool.WithName("other"))
 	for _, header := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP", "Via"} {
 		proxied := func(r *http.Request) { r.Header.Set(header, "127.0.0.1") }
@@ -105,7 +105,7 @@ func TestNameThatMayBeReboundIsRefusedWithAuthorizeToo(t *testing.T) {
 		}
 		return nil
 	}
-	d := dashboard.New(dashboard.WithAuthorize(inside), dashboard.WithControl(inside), dashboard.WithHosts("pool.example.com"), dashboard.WithHosts("POOLS"))
+	d := newDashboard(t, dashboard.WithAuthorize(inside), dashboard.WithControl(inside), dashboard.WithHosts("pool.example.com"), dashboard.WithHosts("POOLS"))
 	p := newPool(t, d)
 	for host, allowed := range map[string]bool{
 		"pool.example.com": true, "Pool.Example.Com:8080": true, "pool.example.com.": true, "pools": true,
@@ -140,7 +140,7 @@ func TestNameThatMayBeReboundIsRefusedWithAuthorizeToo(t *testing.T) {
 // stream takes a place.
 func TestOtherSitesPagesGetNeitherStacksNorTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		require.NoError(t, p.Go(taskpool.Medium, func() {})) // workers start when they are needed
@@ -165,7 +165,7 @@ func TestOtherSitesPagesGetNeitherStacksNorTheStream(t *testing.T) {
 }
 
 func TestPatternWithoutASlashIsSaidToBeWrong(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	mux := http.NewServeMux()
 	mux.Handle("GET /debug/{name}", d)
 	w := request(mux, http.MethodGet, "", "", func(r *http.Request) { r.URL.Path = "/debug/taskpool" })
@@ -175,7 +175,7 @@ func TestPatternWithoutASlashIsSaidToBeWrong(t *testing.T) {
 
 func TestAuthorizeDecidesAboutEachRequest(t *testing.T) {
 	asked := 0
-	d := dashboard.New(dashboard.WithAuthorize(func(r *http.Request) error {
+	d := newDashboard(t, dashboard.WithAuthorize(func(r *http.Request) error {
 		asked++
 		if r.Header.Get("Authorization") != "yes" {
 			return errors.New("who are you?")
@@ -202,13 +202,13 @@ func TestPanicOfAuthorizeRefusesTheRequestAndNothingElse(t *testing.T) {
 		}
 		return nil
 	}
-	d := dashboard.New(dashboard.WithAuthorize(f))
+	d := newDashboard(t, dashboard.WithAuthorize(f))
 	newPool(t, d)
 	require.Equal(t, http.StatusInternalServerError, request(d, http.MethodGet, "", "").Code)
 	broken = false
 	require.Equal(t, http.StatusOK, request(d, http.MethodGet, "", "").Code)
 
-	c := dashboard.New(dashboard.WithControl(f))
+	c := newDashboard(t, dashboard.WithControl(f))
 	p := newPool(t, c, taskpool.WithName("other"))
 	broken = true
 	require.Equal(t, http.StatusInternalServerError, request(c, http.MethodPost, "control", "pool=1&do=pause").Code)
@@ -216,7 +216,7 @@ func TestPanicOfAuthorizeRefusesTheRequestAndNothingElse(t *testing.T) {
 }
 
 func TestHeadersOfEveryAnswer(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	answers := []*httptest.ResponseRecorder{
 		request(d, http.MethodGet, "", "", func(r *http.Request) { r.Host = "example.com" }),
@@ -242,7 +242,7 @@ func TestHeadersOfEveryAnswer(t *testing.T) {
 }
 
 func TestMethodsThatAreNotMeantAreRefused(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	newPool(t, d)
 	for path, allow := range map[string]string{"": "GET, HEAD", "style.css": "GET, HEAD", "events": "GET", "stack": "GET", "control": "POST"} {
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
@@ -257,7 +257,7 @@ func TestMethodsThatAreNotMeantAreRefused(t *testing.T) {
 }
 
 func TestItIsMountedUnderAnyPrefix(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	mux := http.NewServeMux()
 	mux.Handle("/debug/taskpool/", d)
@@ -299,7 +299,7 @@ func serveDefault(path string) int {
 }
 
 func TestReadOnlyUnlessControlIsGiven(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	require.NotContains(t, page(t, d), "<form")
 	for _, form := range []string{"do=pause", "do=resize&workers=7", "do=cancel&task=1"} {
@@ -310,7 +310,7 @@ func TestReadOnlyUnlessControlIsGiven(t *testing.T) {
 }
 
 func TestGetChangesNothing(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(3))
 	started := make(chan struct{})
 	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { close(started); return untilEnd(ctx) }})
@@ -334,7 +334,7 @@ func TestGetChangesNothing(t *testing.T) {
 
 func TestChangesFromOtherSitesAreRefused(t *testing.T) {
 	asked := false
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { asked = true; return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { asked = true; return nil }))
 	p := newPool(t, d)
 	for _, header := range [][2]string{
 		{"Sec-Fetch-Site", "cross-site"},
@@ -356,7 +356,7 @@ func TestChangesFromOtherSitesAreRefused(t *testing.T) {
 }
 
 func TestUnauthorizedChangesAreRefused(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(r *http.Request) error {
+	d := newDashboard(t, dashboard.WithControl(func(r *http.Request) error {
 		if r.Header.Get("Authorization") != "admin" {
 			return errors.New("not you")
 		}
@@ -381,7 +381,7 @@ func TestUnauthorizedChangesAreRefused(t *testing.T) {
 }
 
 func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(2))
 	control := func(form string) string {
 		w := request(d, http.MethodPost, "control", "pool=1&"+form)
@@ -423,7 +423,7 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 
 // Nor does the page list them.
 func TestCancelDoesNotLookAmongTooManyTasks(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(1))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -439,7 +439,7 @@ func TestCancelDoesNotLookAmongTooManyTasks(t *testing.T) {
 }
 
 func TestControlRefusesWhatCannotBe(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 	p := newPool(t, d, taskpool.WithWorkers(3), taskpool.WithReserved(2, taskpool.High))
 	for form, want := range map[string]string{
 		"do=pause":                            `404 pool must be the number of a pool, got ""`,

@@ -14,7 +14,6 @@ import (
 // snapshot that is being taken, which takes milliseconds.
 type Dashboard struct {
 	cfg   config
-	bad   error // of the options: Watch and every request fail with it
 	epoch time.Time
 	stack limiter
 
@@ -36,13 +35,14 @@ type Dashboard struct {
 	closed  bool
 }
 
-// New makes a dashboard that watches no pool yet. Of the options, the first that
-// cannot be is returned by [Dashboard.Watch], and by the page, with status 500, as
-// its only content.
-func New(opts ...Option) *Dashboard {
-	d := &Dashboard{epoch: time.Now(), clients: make(map[*client]struct{})}
-	d.cfg, d.bad = newConfig(opts)
-	return d
+// New makes a dashboard that watches no pool yet. If an option is not allowed it returns
+// an error that names the option, its value and what is allowed.
+func New(opts ...Option) (*Dashboard, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Dashboard{cfg: cfg, epoch: time.Now(), clients: make(map[*client]struct{})}, nil
 }
 
 // Hooks returns hooks to be given to each pool that the dashboard watches, with
@@ -71,14 +71,10 @@ func (d *Dashboard) Hooks() taskpool.Hooks {
 // Watch adds pools to the page, in the order given. A pool that is watched already
 // is left where it is. Pools must have names of their own, as hooks tell of names,
 // but a pool that was shut down gives way to a new one of its name; until then, or
-// until [Dashboard.Unwatch], it stays on the page. In case of an error, that of a bad option given to [New] among
-// them, none is added.
+// until [Dashboard.Unwatch], it stays on the page. In case of an error none is added.
 func (d *Dashboard) Watch(pools ...*taskpool.Pool) error {
 	if err := d.misuse("Watch"); err != nil {
 		return err
-	}
-	if d.bad != nil {
-		return d.bad
 	}
 	d.looking.Lock()
 	defer d.looking.Unlock()

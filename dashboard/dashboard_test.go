@@ -20,7 +20,7 @@ import (
 	"github.com/taskpool-go/taskpool/dashboard"
 )
 
-func TestBadOptionIsTheErrorOfWatchAndOfThePage(t *testing.T) {
+func TestBadOptionIsRefused(t *testing.T) {
 	for want, o := range map[string]dashboard.Option{
 		"option 1 must not be nil":                                                                           nil,
 		"WithMaxClients: n must be at least 1, got 0":                                                        dashboard.WithMaxClients(0),
@@ -30,22 +30,19 @@ func TestBadOptionIsTheErrorOfWatchAndOfThePage(t *testing.T) {
 		"WithControl: authorize must not be nil, got nil":                                                    dashboard.WithControl(nil),
 		"WithHosts must be given with WithAuthorize: without, only loopback hosts are answered, got [\"a\"]": dashboard.WithHosts("a"),
 	} {
-		d := dashboard.New(o)
-		require.EqualError(t, d.Watch(), "dashboard: "+want)
-		w := request(d, http.MethodGet, "", "", func(r *http.Request) { r.Host = "example.com" })
-		require.Equal(t, http.StatusInternalServerError, w.Code)
-		require.Equal(t, "dashboard: "+want+"\n", w.Body.String())
+		d, err := dashboard.New(o)
+		require.EqualError(t, err, "dashboard: "+want)
+		require.Nil(t, d)
 	}
-	require.NoError(t, dashboard.New().Watch())
 	for _, name := range []string{"", "a.example:80", "[::1]", "*.example", "http://a", "a b"} {
-		d := dashboard.New(dashboard.WithAuthorize(func(*http.Request) error { return nil }), dashboard.WithHosts("a.example", name))
-		require.EqualError(t, d.Watch(), fmt.Sprintf("dashboard: WithHosts: name must be the name of a host, without a port, got %q", name))
+		_, err := dashboard.New(dashboard.WithAuthorize(func(*http.Request) error { return nil }), dashboard.WithHosts("a.example", name))
+		require.EqualError(t, err, fmt.Sprintf("dashboard: WithHosts: name must be the name of a host, without a port, got %q", name))
 	}
 }
 
 func TestPoolsThatCannotBeWatchedAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		other, err := taskpool.New(taskpool.WithName("other"))
 		require.NoError(t, err)
@@ -75,7 +72,7 @@ func TestPoolsThatCannotBeWatchedAreRefused(t *testing.T) {
 }
 
 func TestPageWithoutPoolsSaysSo(t *testing.T) {
-	require.Contains(t, page(t, dashboard.New()), "No pool is watched")
+	require.Contains(t, page(t, newDashboard(t)), "No pool is watched")
 }
 
 // text returns the page as a reader sees it, each cell and term on its own.
@@ -88,7 +85,7 @@ func text(html string) string {
 // The one request a browser without a script makes gets all that there is.
 func TestSnapshotHasTheFacts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithCapacity(50, taskpool.OverflowReject), taskpool.WithHangGrace(time.Second))
 		defer shutDown(p)
 		over := make(chan struct{})
@@ -150,7 +147,7 @@ func TestSnapshotHasTheFacts(t *testing.T) {
 func TestNamesAndErrorsAreShownAsText(t *testing.T) {
 	const evil = `<script>alert(1)</script>" onload="x`
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithControl(func(*http.Request) error { return nil }))
+		d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
 		p := newPool(t, d, taskpool.WithName(evil))
 		defer shutDown(p)
 		submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { return errors.New(evil) },
@@ -174,7 +171,7 @@ func TestNamesAndErrorsAreShownAsText(t *testing.T) {
 
 func TestTheLast100FailuresAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
 		for i := range 120 {
@@ -190,7 +187,7 @@ func TestTheLast100FailuresAreKept(t *testing.T) {
 
 func TestEachKindOfFailureIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
 		kind := func() string { // of the newest
@@ -239,7 +236,7 @@ func TestEachKindOfFailureIsNamed(t *testing.T) {
 
 func TestPercentilesAreOfTheLastMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
 		require.Contains(t, text(page(t, d)), "wait – – – run – – –")
@@ -258,10 +255,10 @@ func TestPercentilesAreOfTheLastMinute(t *testing.T) {
 
 func TestFunctionsAreASampleThatStandsForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithGoEvery(1))
+		d := newDashboard(t, dashboard.WithGoEvery(1))
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
-		require.Equal(t, 64, dashboard.New().Hooks().GoEvery)
+		require.Equal(t, 64, newDashboard(t).Hooks().GoEvery)
 		require.Equal(t, 1, d.Hooks().GoEvery)
 		for range 20 {
 			require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(10 * time.Millisecond) }))
@@ -274,7 +271,7 @@ func TestFunctionsAreASampleThatStandsForAll(t *testing.T) {
 // Of functions that fail all are told of, so none stands for others.
 func TestFunctionsThatFailDoNotWeighMoreThanTheyAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithHooks(taskpool.Hooks{Finished: func(taskpool.TaskEvent) {}}))
 		defer shutDown(p)
 		for i := range 4000 {
@@ -295,7 +292,7 @@ func TestFunctionsThatFailDoNotWeighMoreThanTheyAre(t *testing.T) {
 
 func TestRatesAreExactAndSayOverWhichTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		defer shutDown(p)
 		for i := range 100 {
@@ -334,7 +331,7 @@ func endless(p *taskpool.Pool, pr taskpool.Priority, stop chan struct{}) {
 
 func TestStarvingPriorityIsHighlighted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithStarvingAfter(5*time.Second), dashboard.WithGoEvery(1))
+		d := newDashboard(t, dashboard.WithStarvingAfter(5*time.Second), dashboard.WithGoEvery(1))
 		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
 		stop := make(chan struct{})
 		endless(p, taskpool.High, stop)
@@ -356,7 +353,7 @@ func TestStarvingPriorityIsHighlighted(t *testing.T) {
 
 func TestPriorityThatIsBehindDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithStarvingAfter(5 * time.Second))
+		d := newDashboard(t, dashboard.WithStarvingAfter(5*time.Second))
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		time.Sleep(time.Millisecond)
 		for range 100 {
@@ -377,7 +374,7 @@ func TestPriorityThatIsBehindDoesNotStarve(t *testing.T) {
 
 func TestOtherProblemsAreHighlighted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed),
 			taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(10*time.Second))
 		submit(t, p, taskpool.Task{Name: "late", Timeout: time.Second, Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
@@ -405,7 +402,7 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 // Over a time in which nobody looked.
 func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
 		defer shutDown(p)
 		for i := range 3 {
@@ -425,7 +422,7 @@ func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 // A priority of which none has started since the last look, hours ago, may have come now.
 func TestPriorityThatHasJustComeDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		time.Sleep(time.Hour)
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
@@ -441,7 +438,7 @@ func TestPriorityThatHasJustComeDoesNotStarve(t *testing.T) {
 // Without hooks functions are not timed: that they are there is seen by who looks.
 func TestTimesThatMayBeLongerAreShownAsAtLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p, err := taskpool.New(taskpool.WithWorkers(1))
 		require.NoError(t, err)
 		require.NoError(t, d.Watch(p))
@@ -478,7 +475,7 @@ func TestTimesThatMayBeLongerAreShownAsAtLeast(t *testing.T) {
 
 func TestSubmittersThatWaitAreShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		h := submit(t, p, taskpool.Task{Run: untilEnd})
 		go func() {
@@ -494,7 +491,7 @@ func TestSubmittersThatWaitAreShown(t *testing.T) {
 
 func TestLongListsAreCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		ctx, cancel := context.WithCancel(context.Background())
 		for i := range 10_001 {
@@ -519,7 +516,7 @@ func TestLongListsAreCut(t *testing.T) {
 }
 
 func TestStacksAreHadOnDemand(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	started := make(chan struct{})
 	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
@@ -560,7 +557,7 @@ func TestStacksAreHadOnDemand(t *testing.T) {
 // By the time a stack is asked for, the worker may have taken up something else.
 func TestStackIsThatOfTheAttemptInTheListOrNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		var stop context.CancelFunc
 		start := func() (ctx context.Context) {
@@ -612,7 +609,7 @@ func panicHere() error                      { panic("here") }
 // Each stack of a worker stops the whole program for a moment.
 func TestStacksOfWorkersAreCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		require.NoError(t, p.Go(taskpool.Medium, func() {})) // workers start when they are needed
@@ -633,14 +630,14 @@ func TestStacksOfWorkersAreCapped(t *testing.T) {
 
 func TestPagesInQuickSuccessionShareASnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		require.Equal(t, 5, snapshots(d, 5*time.Second, func() { page(t, d) }))
 	})
 }
 
 func TestHooksOfPoolsThatAreNotWatchedNoteNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p, err := taskpool.New(taskpool.WithHooks(d.Hooks()), taskpool.WithName("stranger"))
 		require.NoError(t, err)
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errBroken }})
@@ -653,7 +650,7 @@ func TestHooksOfPoolsThatAreNotWatchedNoteNothing(t *testing.T) {
 
 func TestUnwatchedPoolIsOffThePageAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		other := newPool(t, d, taskpool.WithName("other"))
 		defer shutDown(p)
@@ -689,7 +686,7 @@ func TestUnwatchedPoolIsOffThePageAndForgotten(t *testing.T) {
 
 // A page is kept until the next look, which may be never.
 func TestPageKeepsNothingOfTheTasksInItAlive(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	freed := make(chan struct{})
 	func() {
@@ -729,7 +726,7 @@ func TestADashboardThatNewHasNotReturnedIsRefused(t *testing.T) {
 		require.PanicsWithValue(t, "dashboard: Close"+must, func() { d.Close() })
 		require.PanicsWithValue(t, "dashboard: ServeHTTP"+must, func() { d.ServeHTTP(nil, nil) })
 	}
-	require.False(t, dashboard.New().Unwatch(nil))
+	require.False(t, newDashboard(t).Unwatch(nil))
 }
 
 func TestPoolsThatNewHasNotReturnedAreNotWatched(t *testing.T) {
@@ -739,7 +736,7 @@ func TestPoolsThatNewHasNotReturnedAreNotWatched(t *testing.T) {
 	copied := reflect.New(reflect.TypeFor[taskpool.Pool]()).Elem()
 	copied.Set(reflect.ValueOf(p).Elem())
 	for got, bad := range map[string]*taskpool.Pool{"a zero Pool": {}, "a copy": copied.Addr().Interface().(*taskpool.Pool)} {
-		d := dashboard.New()
+		d := newDashboard(t)
 		require.EqualError(t, d.Watch(p, bad), "dashboard: Watch: pool 2 must be one that taskpool.New has returned, got "+got)
 		require.False(t, d.Unwatch(p), "none is added")
 		require.False(t, d.Unwatch(bad))

@@ -2,7 +2,7 @@
 // as net/http/pprof is. It answers what one asks on call: what runs and for how
 // long, what waits, what failed and where, does anything hang, does anything starve.
 //
-//	d := dashboard.New()
+//	d, err := dashboard.New()
 //	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(d.Hooks()))
 //	…
 //	if err := d.Watch(pool); err != nil { … }

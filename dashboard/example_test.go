@@ -11,7 +11,10 @@ import (
 
 // The page is at http://localhost:6060/debug/taskpool/.
 func Example() {
-	d := dashboard.New()
+	d, err := dashboard.New()
+	if err != nil {
+		log.Fatal(err)
+	}
 	pool, err := taskpool.New(taskpool.WithName("mail"), taskpool.WithHooks(d.Hooks()))
 	if err != nil {
 		log.Fatal(err)
@@ -38,10 +41,13 @@ func ExampleWithControl() {
 			return nil
 		}
 	}
-	d := dashboard.New(
+	d, err := dashboard.New(
 		dashboard.WithAuthorize(func(*http.Request) error { return nil }),
 		dashboard.WithHosts("pools.example.com"),
 		dashboard.WithControl(allow("operator")),
 	)
+	if err != nil {
+		log.Fatal(err)
+	}
 	http.Handle("/debug/taskpool/", d)
 }

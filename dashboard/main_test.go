@@ -26,6 +26,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// newDashboard makes a dashboard with options that are all right.
+func newDashboard(t testing.TB, opts ...dashboard.Option) *dashboard.Dashboard {
+	t.Helper()
+	d, err := dashboard.New(opts...)
+	require.NoError(t, err)
+	return d
+}
+
 // newPool starts a pool that d watches. It is shut down at the end of the test; in a
 // bubble of synctest the test has to see to that before it ends.
 func newPool(t testing.TB, d *dashboard.Dashboard, opts ...taskpool.Option) *taskpool.Pool {

@@ -43,10 +43,6 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Not no-referrer, with which browsers hide the origin of a form's POST.
 	header.Set("Referrer-Policy", "same-origin")
 	header.Set("Cache-Control", "no-store")
-	if d.bad != nil {
-		answer(w, http.StatusInternalServerError, d.bad.Error())
-		return
-	}
 	if !d.admit(w, r) {
 		return
 	}

@@ -24,7 +24,7 @@ import (
 // That the bubble ends says that no goroutine is left.
 func TestSnapshotsAreTakenOnlyWhileSomebodyLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		nothing := func() {}
@@ -42,7 +42,7 @@ func TestSnapshotsAreTakenOnlyWhileSomebodyLooks(t *testing.T) {
 
 func TestOneSnapshotServesAllClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		first := look(d, nil)
@@ -66,7 +66,7 @@ func TestOneSnapshotServesAllClients(t *testing.T) {
 // told of.
 func TestWhatHasChangedIsSentToAllAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		s := look(d, nil)
@@ -97,7 +97,7 @@ func TestWhatHasChangedIsSentToAllAndNothingElse(t *testing.T) {
 
 func TestSlowClientIsDroppedAndDelaysNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		gate := make(chan struct{})
@@ -118,7 +118,7 @@ func TestSlowClientIsDroppedAndDelaysNobody(t *testing.T) {
 
 func TestClientsAreCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New(dashboard.WithMaxClients(2))
+		d := newDashboard(t, dashboard.WithMaxClients(2))
 		newPool(t, d)
 		a, b := look(d, nil), look(d, nil)
 		synctest.Wait()
@@ -138,7 +138,7 @@ func TestClientsAreCapped(t *testing.T) {
 }
 
 func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	server := httptest.NewUnstartedServer(d)
 	server.Config.ReadTimeout = 300 * time.Millisecond
@@ -161,7 +161,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 }
 
 func TestCloseEndsStreamsSoThatTheServerCanShutDown(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	server := httptest.NewServer(d)
 	server.Config.RegisterOnShutdown(d.Close)
@@ -179,7 +179,7 @@ func TestCloseEndsStreamsSoThatTheServerCanShutDown(t *testing.T) {
 }
 
 func TestStreamNeedsAWriterThatCanFlush(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	newPool(t, d)
 	var w struct{ http.ResponseWriter }
 	w.ResponseWriter = httptest.NewRecorder()
@@ -196,7 +196,7 @@ func (e *oddError) Error() string { return e.say() }
 // Once it was told of, whatever its methods do then.
 func TestErrorIsAskedForItsTextOnceAndByTheHook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		asked := 0
@@ -228,7 +228,7 @@ func TestErrorIsAskedForItsTextOnceAndByTheHook(t *testing.T) {
 
 func TestErrorsOfWhichNoHookHasToldAreNotAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 		require.NoError(t, err)
 		defer shutDown(p)
@@ -251,7 +251,7 @@ func TestFailureIsShownWhateverTheMethodsOfItsErrorDo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := dashboard.New()
+				d := newDashboard(t)
 				p := newPool(t, d)
 				release = make(chan struct{})
 				submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return &oddError{say} }})
@@ -277,7 +277,7 @@ func (comparing) As(any) bool   { panic("As") }
 
 func TestFailureIsShownWhateverItsErrorIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return comparing{errBroken} }})
@@ -289,7 +289,7 @@ func TestFailureIsShownWhateverItsErrorIs(t *testing.T) {
 // An Error method may want to know how the pool is.
 func TestErrorMethodMayUseTheDashboard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := dashboard.New()
+		d := newDashboard(t)
 		p := newPool(t, d)
 		defer shutDown(p)
 		s := look(d, nil)

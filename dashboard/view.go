@@ -155,7 +155,7 @@ func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
 	return &watched{
 		pool:    p,
 		id:      d.lastID,
-		history: &history{epoch: d.epoch, goEvery: uint64(max(d.cfg.goEvery, 1))},
+		history: &history{epoch: d.epoch, goEvery: uint64(d.cfg.goEvery)},
 		points:  []point{first},
 		since:   first.at,
 	}

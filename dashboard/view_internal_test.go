@@ -17,7 +17,8 @@ import (
 
 // Whoever looks takes a part in the same curves.
 func TestTotalsAreInOrderHoweverManyLook(t *testing.T) {
-	d := New()
+	d, err := New()
+	require.NoError(t, err)
 	p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	require.NoError(t, d.Watch(p))
@@ -59,7 +60,8 @@ func TestTotalsAreInOrderHoweverManyLook(t *testing.T) {
 // A mistake in here must not end the program that is looked at.
 func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := New()
+		d, err := New()
+		require.NoError(t, err)
 		c, err := d.enter()
 		require.NoError(t, err)
 		p, err := taskpool.New()

@@ -59,7 +59,7 @@ func busy(t *testing.T, d *dashboard.Dashboard) {
 	}
 
 	// Long ones, started first.
-	submit(taskpool.Task{Name: "reindex catalogue", Run: pause(time.Hour), Timeout: 3 * time.Minute})
+	submit(taskpool.Task{Name: "reindex catalog", Run: pause(time.Hour), Timeout: 3 * time.Minute})
 	submit(taskpool.Task{Name: "nightly report", Run: pause(time.Hour), Timeout: 2 * time.Minute, Priority: taskpool.Low})
 	submit(taskpool.Task{Name: "import supplier feed", Run: pause(time.Hour)})
 	submit(taskpool.Task{Name: "convert invoice.pdf", Timeout: 20 * time.Second, Run: func(context.Context) error {

@@ -18,6 +18,14 @@ import (
 	"github.com/taskpool-go/taskpool/dashboard"
 )
 
+// newDashboard makes a dashboard with options that are all right.
+func newDashboard(t *testing.T, opts ...dashboard.Option) *dashboard.Dashboard {
+	t.Helper()
+	d, err := dashboard.New(opts...)
+	require.NoError(t, err)
+	return d
+}
+
 // newPool starts a pool that d watches.
 func newPool(t *testing.T, d *dashboard.Dashboard, opts ...taskpool.Option) *taskpool.Pool {
 	t.Helper()
@@ -53,7 +61,7 @@ func says(selector, text string) string {
 }
 
 func TestPageUpdatesLive(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	tb := open(t, d)
 	tb.live()
@@ -72,7 +80,7 @@ func TestPageUpdatesLive(t *testing.T) {
 }
 
 func TestPageShowsWhatIsWrong(t *testing.T) {
-	d := dashboard.New(dashboard.WithStarvingAfter(time.Second))
+	d := newDashboard(t, dashboard.WithStarvingAfter(time.Second))
 	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithFairShare(0), taskpool.WithHangGrace(time.Second))
 	over := make(chan struct{})
 	defer close(over)
@@ -110,7 +118,7 @@ func TestPageShowsWhatIsWrong(t *testing.T) {
 func crashHere() error { panic("crash") }
 
 func TestStackOnClickStaysWhileItIsRead(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	h := submit(t, p, taskpool.Task{Name: "waiter", Run: func(ctx context.Context) error { return waitingHere(ctx) }})
 	tb := open(t, d)
@@ -129,7 +137,7 @@ func TestStackOnClickStaysWhileItIsRead(t *testing.T) {
 }
 
 func TestStackOfAnotherTaskIsNotShown(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d, taskpool.WithWorkers(1))
 	h := submit(t, p, taskpool.Task{Name: "one", Run: untilEnd})
 	tb := open(t, d)
@@ -149,7 +157,7 @@ func TestStackOfAnotherTaskIsNotShown(t *testing.T) {
 }
 
 func TestUnwatchedPoolLeavesThePage(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	newPool(t, d, taskpool.WithName("other"))
 	tb := open(t, d)
@@ -167,7 +175,7 @@ func waitingHere(ctx context.Context) error { return untilEnd(ctx) }
 
 func TestMarkupInNamesIsText(t *testing.T) {
 	const evil = `<script>alert(1)</script><img src=x onerror=alert(2)>`
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d, taskpool.WithName(evil))
 	submit(t, p, taskpool.Task{Name: evil, Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { panic(evil) }})
@@ -182,7 +190,7 @@ func TestMarkupInNamesIsText(t *testing.T) {
 }
 
 func TestKeyboardReachesTheControlsAndFocusSurvivesUpdates(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(anybody))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d)
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	for i := range 3 {
@@ -223,7 +231,7 @@ func TestKeyboardReachesTheControlsAndFocusSurvivesUpdates(t *testing.T) {
 }
 
 func TestControlsWork(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(anybody))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d, taskpool.WithWorkers(2))
 	h := submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	tb := open(t, d)
@@ -246,7 +254,7 @@ func TestControlsWork(t *testing.T) {
 }
 
 func TestControlsAreAbsentUnlessAllowed(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	tb := open(t, d)
@@ -256,7 +264,7 @@ func TestControlsAreAbsentUnlessAllowed(t *testing.T) {
 }
 
 func TestPageWithoutScriptIsASnapshot(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(anybody))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d)
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
@@ -275,7 +283,7 @@ func TestPageWithoutScriptIsASnapshot(t *testing.T) {
 func TestPageFitsAPhone(t *testing.T) {
 	for _, width := range []int64{360, 390, 768, 1280} {
 		t.Run(fmt.Sprint(width), func(t *testing.T) {
-			d := dashboard.New(dashboard.WithControl(anybody))
+			d := newDashboard(t, dashboard.WithControl(anybody))
 			p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithName("a-pool-with-a-name-that-is-much-too-long-to-fit-into-one-line-of-a-phone"))
 			for _, name := range []string{"long", "a_task_with_a_name_that_is_much_too_long_to_fit_into_one_line_of_a_phone_or_even_two"} {
 				submit(t, p, taskpool.Task{Name: name, Timeout: time.Hour, Run: untilEnd})
@@ -316,8 +324,8 @@ const contrast = `(() => {
 	return [...bad].join("; ");
 })()`
 
-func TestColoursFollowTheSystemAndContrast(t *testing.T) {
-	d := dashboard.New(dashboard.WithControl(anybody), dashboard.WithStarvingAfter(time.Millisecond))
+func TestColorsFollowTheSystemAndContrast(t *testing.T) {
+	d := newDashboard(t, dashboard.WithControl(anybody), dashboard.WithStarvingAfter(time.Millisecond))
 	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
 	over := make(chan struct{})
 	defer close(over)
@@ -340,7 +348,7 @@ func TestColoursFollowTheSystemAndContrast(t *testing.T) {
 }
 
 func TestLostConnectionIsShownAndTakenUpAgain(t *testing.T) {
-	d := dashboard.New(dashboard.WithMaxClients(1))
+	d := newDashboard(t, dashboard.WithMaxClients(1))
 	newPool(t, d)
 	tb := open(t, d)
 	tb.live()
@@ -352,7 +360,7 @@ func TestLostConnectionIsShownAndTakenUpAgain(t *testing.T) {
 }
 
 func TestFrozenPageStandsStill(t *testing.T) {
-	d := dashboard.New()
+	d := newDashboard(t)
 	p := newPool(t, d)
 	tb := open(t, d)
 	tb.live()

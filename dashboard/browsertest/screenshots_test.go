@@ -19,8 +19,6 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
-
-	"github.com/taskpool-go/taskpool/dashboard"
 )
 
 var (
@@ -33,7 +31,7 @@ func TestScreenshots(t *testing.T) {
 	if *screenshots == "" {
 		t.Skip("no -screenshots DIR given")
 	}
-	d := dashboard.New()
+	d := newDashboard(t)
 	busy(t, d)
 	tb := open(t, d, viewport(1280, 1000))
 	tb.live()
@@ -46,8 +44,8 @@ func TestScreenshots(t *testing.T) {
 		width, height   int64
 		mostHigh, scale float64
 	}{{"desktop", 1280, 1000, 1400, 1}, {"phone", 390, 844, 1700, 1.5}} {
-		for _, colours := range []string{"light", "dark"} {
-			tb.do(viewport(device.width, device.height), scheme(colours))
+		for _, colors := range []string{"light", "dark"} {
+			tb.do(viewport(device.width, device.height), scheme(colors))
 			tb.live()
 			high := min(eval[float64](tb, "scrollTo(0, 0), document.documentElement.scrollHeight"), device.mostHigh)
 			tb.do(viewport(device.width, int64(high)))
@@ -60,8 +58,8 @@ func TestScreenshots(t *testing.T) {
 				shot = got.Data
 				return err
 			}))
-			shot = fewColours(t, shot)
-			name := filepath.Join(*screenshots, "dashboard-"+device.name+"-"+colours+".png")
+			shot = fewColors(t, shot)
+			name := filepath.Join(*screenshots, "dashboard-"+device.name+"-"+colors+".png")
 			require.NoError(t, os.WriteFile(name, shot, 0o644))
 			require.Less(t, len(shot), 200_000)
 			t.Logf("%s: %d bytes", name, len(shot))
@@ -69,9 +67,9 @@ func TestScreenshots(t *testing.T) {
 	}
 }
 
-// fewColours makes a picture half as large, which costs it next to nothing: text on a
-// plain ground has few colours but where letters are smoothed.
-func fewColours(t *testing.T, in []byte) []byte {
+// fewColors makes a picture half as large, which costs it next to nothing: text on a
+// plain ground has few colors but where letters are smoothed.
+func fewColors(t *testing.T, in []byte) []byte {
 	img, err := png.Decode(bytes.NewReader(in))
 	require.NoError(t, err)
 	count := make(map[color.RGBA]int)

@@ -53,7 +53,10 @@ type service struct {
 
 // newService starts a service. Options are added to those of its pool.
 func newService(c config, log *slog.Logger, opts ...taskpool.Option) (*service, error) {
-	page := dashboard.New()
+	page, err := dashboard.New()
+	if err != nil {
+		return nil, err
+	}
 	metrics, err := prompool.New(prompool.WithPriorities(taskpool.High, taskpool.Medium, taskpool.Low))
 	if err != nil {
 		return nil, err
