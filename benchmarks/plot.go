@@ -19,9 +19,9 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// Colours that everybody can tell apart. The first is taskpool's, the second the
+// Colors that everybody can tell apart. The first is taskpool's, the second the
 // channel's.
-var colours = []color.Color{
+var colors = []color.Color{
 	color.RGBA{R: 213, G: 94, A: 255},          // vermilion
 	color.RGBA{A: 255},                         // black
 	color.RGBA{G: 114, B: 178, A: 255},         // blue
@@ -105,7 +105,7 @@ type series struct {
 }
 
 func (s series) glyph(i int) draw.GlyphStyle {
-	return draw.GlyphStyle{Color: colours[[]int{2, 0, 1, 3}[i]], Radius: vg.Points(4.5), Shape: shapes[i]}
+	return draw.GlyphStyle{Color: colors[[]int{2, 0, 1, 3}[i]], Radius: vg.Points(4.5), Shape: shapes[i]}
 }
 
 // addRows has p show the series as dots, a row for each name, the first at the
@@ -288,13 +288,13 @@ func drawBacklog(results []result) (*vgsvg.Canvas, error) {
 	canvas, page := newCanvas(width, height)
 	p := newPlot("Submitting and running an empty task while others wait", "waiting tasks, logarithmic", "ns a task, logarithmic")
 	least, greatest := math.Inf(1), math.Inf(-1)
-	type labelled struct {
+	type labeled struct {
 		name string
 		line *plotter.Line
 		dots *plotter.Scatter
 		last float64
 	}
-	var lines []labelled
+	var lines []labeled
 	for i, name := range names {
 		var xys plotter.XYs
 		for _, depth := range backlogDepths {
@@ -310,13 +310,13 @@ func drawBacklog(results []result) (*vgsvg.Canvas, error) {
 		if err != nil {
 			return nil, err
 		}
-		style := colours[i%len(colours)]
+		style := colors[i%len(colors)]
 		line.LineStyle = draw.LineStyle{Color: style, Width: vg.Points(1.8)}
 		if i == 0 {
 			line.Width = vg.Points(3.2)
 		}
 		dots.GlyphStyle = draw.GlyphStyle{Color: style, Radius: vg.Points(4), Shape: shapes[i%len(shapes)]}
-		lines = append(lines, labelled{name, line, dots, xys[len(xys)-1].Y})
+		lines = append(lines, labeled{name, line, dots, xys[len(xys)-1].Y})
 	}
 	if len(lines) == 0 {
 		return nil, nil
@@ -337,7 +337,7 @@ func drawBacklog(results []result) (*vgsvg.Canvas, error) {
 	addGrid(p)
 
 	// The legend stands at the right, in the order in which the lines end there.
-	slices.SortStableFunc(lines, func(a, b labelled) int { return cmp.Compare(b.last, a.last) })
+	slices.SortStableFunc(lines, func(a, b labeled) int { return cmp.Compare(b.last, a.last) })
 	legend := plot.NewLegend()
 	legend.TextStyle.Font.Size = vg.Points(13)
 	legend.ThumbnailWidth = vg.Points(34)

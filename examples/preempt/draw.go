@@ -16,7 +16,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// The curves' styles, in the order of the variants: colours that everybody can
+// The curves' styles, in the order of the variants: colors that everybody can
 // tell apart, and dashes for where curves run on top of each other.
 var styles = []draw.LineStyle{
 	{Color: color.RGBA{R: 213, G: 94, A: 255}},

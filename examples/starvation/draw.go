@@ -15,13 +15,13 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// The policies' colours, which everybody can tell apart, and the widths of their
+// The policies' colors, which everybody can tell apart, and the widths of their
 // lines, so that one can be seen under another. High is drawn with solid lines,
 // Low with dashed ones.
 var (
-	colours = []color.Color{color.RGBA{R: 213, G: 94, A: 255}, color.RGBA{G: 114, B: 178, A: 255}, color.RGBA{G: 158, B: 115, A: 255}}
-	widths  = []vg.Length{vg.Points(4), vg.Points(2.6), vg.Points(1.6)}
-	dashes  = []vg.Length{vg.Points(5), vg.Points(3)}
+	colors = []color.Color{color.RGBA{R: 213, G: 94, A: 255}, color.RGBA{G: 114, B: 178, A: 255}, color.RGBA{G: 158, B: 115, A: 255}}
+	widths = []vg.Length{vg.Points(4), vg.Points(2.6), vg.Points(1.6)}
+	dashes = []vg.Length{vg.Points(5), vg.Points(3)}
 )
 
 const (
@@ -69,7 +69,7 @@ func picture(results []*result) ([]byte, error) {
 }
 
 func style(policy int, low bool) draw.LineStyle {
-	s := draw.LineStyle{Color: colours[policy], Width: widths[policy]}
+	s := draw.LineStyle{Color: colors[policy], Width: widths[policy]}
 	if low {
 		s.Dashes = dashes
 	}

@@ -458,19 +458,19 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 				break
 			}
 			own = func(ctx context.Context) context.Context { return ctx }
-			t.ctxOf, t.cancellable = parent, true
+			t.ctxOf, t.cancelable = parent, true
 		}
 		// Detach is the context of whoever submitted the outermost task.
 	default:
 		switch d.n(4) {
 		case 0:
 			ctx, cancel := context.WithCancelCause(context.Background())
-			d.cancels[t.n], t.cancellable = cancel, true
+			d.cancels[t.n], t.cancelable = cancel, true
 			own = func(context.Context) context.Context { return ctx }
 		case 1:
 			t.ctxEnd = now + d.unique(choose(d.tape, 40*time.Millisecond, 3*time.Second))
 			ctx, cancel := context.WithDeadline(context.Background(), d.start.Add(t.ctxEnd))
-			t.cancellable = true
+			t.cancelable = true
 			d.cancels[t.n] = func(error) { cancel() } // not chosen by cancelContext, as ctxEnd is set
 			own = func(context.Context) context.Context { return ctx }
 		}

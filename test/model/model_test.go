@@ -79,7 +79,7 @@ type modelTask struct {
 	backoff     time.Duration
 	retryIf     retryIf
 	notBefore   time.Duration
-	cancellable bool          // its context may end
+	cancelable  bool          // its context may end
 	ctxEnd      time.Duration // when its own context's deadline is; 0: never
 	ctxOf       *modelAttempt // the attempt whose context it was submitted with, if that ends it
 	parent      *modelAttempt // the attempt that submits, if its context says so
@@ -686,7 +686,7 @@ func (m *modelPool) fail(a *modelAttempt, c command) (reported bool) {
 			}
 		}
 	}
-	canceledLate := t.canceled != nil && retry && t.cancellable
+	canceledLate := t.canceled != nil && retry && t.cancelable
 	m.settleAttempt(a, state, err, retry, delay)
 	return c.do == "panic" || canceledLate || t.state == taskpool.Failed || !final(t.state)
 }
@@ -734,7 +734,7 @@ func (m *modelPool) settle(t *modelTask, s taskpool.State, err error) {
 		switch {
 		case a.doing != doingWait || a.on != t:
 		case a.parked:
-			if t.cancellable && m.held() < m.slots {
+			if t.cancelable && m.held() < m.slots {
 				// A worker that lets go of a context does so before it gives its slot
 				// back, and a slot that is free already may be taken in between.
 				m.undefined = true
