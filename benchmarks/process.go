@@ -140,7 +140,7 @@ func (c calling) argument(turnsOfMillisecond func() int) int {
 func (c calling) inChildren(opts ...process.Option) func(calls int) (time.Duration, int) {
 	return func(calls int) (time.Duration, int) {
 		ctx := context.Background()
-		w, err := process.Start(append(opts, process.WithWorkers(callWorkers))...)
+		w, err := process.New(append(opts, process.WithWorkers(callWorkers))...)
 		must(err)
 		defer func() { must(w.Shutdown(ctx)) }()
 		return c.measure(calls, func(x int) (uint64, error) { return c.callee.child.Call(ctx, w, x) })

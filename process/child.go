@@ -83,7 +83,7 @@ func init() {
 }
 
 // Main makes a program fit for child processes. Call it first in main, and in
-// TestMain of tests that call [Start]. In a child it serves calls and does not
+// TestMain of tests that call [New]. In a child it serves calls and does not
 // return; in every other process it returns at once.
 //
 // Whatever runs before it, initializations of packages for one, runs in each

@@ -231,7 +231,7 @@ var meet = process.Register("meet", func(ctx context.Context, _ none) (int, erro
 })
 
 // livePIDs has n children at work at the same time, and returns which they are.
-func livePIDs(t *testing.T, w *process.Workers, n int) map[int]bool {
+func livePIDs(t *testing.T, w *process.Pool, n int) map[int]bool {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	pids := make([]int, n)
@@ -366,7 +366,7 @@ var linger = process.Register("linger", func(ctx context.Context, way string) (s
 })
 
 // canceled calls linger, and ends its context with the cause once it is at work.
-func canceled(t *testing.T, w *process.Workers, way string, cause error) (string, error) {
+func canceled(t *testing.T, w *process.Pool, way string, cause error) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -612,7 +612,7 @@ var babble = process.Register("babble", func(ctx context.Context, n int) (none, 
 
 func TestAnExitErrorHasTheEndOfStandardError(t *testing.T) {
 	var all bytes.Buffer
-	w, err := process.Start(process.WithWorkers(1), process.WithStderr(&all))
+	w, err := process.New(process.WithWorkers(1), process.WithStderr(&all))
 	require.NoError(t, err)
 	var e *process.ExitError
 	const lines = 100_000
@@ -735,13 +735,13 @@ func TestAWriterForStandardErrorThatFailsHarmsNobody(t *testing.T) {
 }
 
 func TestStartSaysWhyAChildCannotBeStarted(t *testing.T) {
-	_, err := process.Start(process.WithWorkers(2), process.WithEnv(modeName+"=exit"), process.WithStderr(io.Discard))
+	_, err := process.New(process.WithWorkers(2), process.WithEnv(modeName+"=exit"), process.WithStderr(io.Discard))
 	var e *process.ExitError
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, 3, e.Code)
 	require.Regexp(t, `^process: child \d+ exited with code 3 before any call: configuration is missing$`, err.Error())
 
-	_, err = process.Start(process.WithWorkers(1), process.WithEnv(modeName+"=deaf"), process.WithStartTimeout(100*time.Millisecond))
+	_, err = process.New(process.WithWorkers(1), process.WithEnv(modeName+"=deaf"), process.WithStartTimeout(100*time.Millisecond))
 	require.ErrorContains(t, err, "was not ready within 100ms: does the program call process.Main first?")
 }
 
@@ -752,7 +752,7 @@ func TestAChildThatCannotBeUnderstoodIsRefused(t *testing.T) {
 		"kind":    "malformed frame: kind 8 in place of a hello",
 		"empty":   "malformed frame: hello without a version",
 	} {
-		_, err := process.Start(process.WithWorkers(1), process.WithEnv(process.HelloName+"="+way))
+		_, err := process.New(process.WithWorkers(1), process.WithEnv(process.HelloName+"="+way))
 		require.ErrorContains(t, err, want)
 		require.Regexp(t, `^process: child \d+: `, err.Error())
 	}

@@ -11,14 +11,14 @@
 //
 //	func main() {
 //		process.Main() // in a child: serves calls and does not return
-//		workers, err := process.Start(process.WithWorkers(4))
+//		children, err := process.New(process.WithWorkers(4))
 //		…
-//		image, err := render.Call(ctx, workers, page) // inside a task of a pool or anywhere
+//		image, err := render.Call(ctx, children, page) // inside a task of a pool or anywhere
 //	}
 //
 // # Children
 //
-// [Start] starts the children before it returns, and each that dies is replaced at
+// [New] starts the children before it returns, and each that dies is replaced at
 // once, before the next call needs it. One that is not ready in time, or dies in its
 // first second without having been called, is replaced after a pause: 10 ms, doubling
 // to 30 s. Calls that find no child wait. Once all children have failed five times in
@@ -68,7 +68,7 @@
 // that time later SIGKILL. Call waits for the function to return or to be gone, so
 // that no retry ever runs beside what it retries.
 //
-// [Workers.Shutdown] waits for all calls and has the children exit, or kills them
+// [Pool.Shutdown] waits for all calls and has the children exit, or kills them
 // when its context ends.
 //
 // # Trust
@@ -80,5 +80,5 @@
 // # Systems
 //
 // The package works on Linux, macOS and other Unix systems. Elsewhere, on Windows for
-// one, programs that use it build, and Start returns an error.
+// one, programs that use it build, and New returns an error.
 package process

@@ -13,7 +13,7 @@ import (
 var (
 	// ErrClosed is returned by Call once Shutdown was called, and is why a call
 	// was killed when Shutdown's context ended.
-	ErrClosed = errors.New("process: workers are shut down")
+	ErrClosed = errors.New("process: pool is shut down")
 
 	// ErrNotRegistered is returned by Call for a function that the child does not
 	// know, since it was registered after Main was called, or only in the parent.

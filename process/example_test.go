@@ -32,23 +32,23 @@ var count = process.Register("count", func(_ context.Context, p Page) (int, erro
 // The program begins with a call of Main; the tests of this package have theirs in
 // TestMain.
 func Example() {
-	workers, err := process.Start(process.WithWorkers(2), process.WithStderr(io.Discard))
+	children, err := process.New(process.WithWorkers(2), process.WithStderr(io.Discard))
 	if err != nil {
 		log.Fatal(err)
 	}
 	ctx := context.Background()
-	n, err := count.Call(ctx, workers, Page{"Poem", []string{"so", "much", "depends", "upon"}})
+	n, err := count.Call(ctx, children, Page{"Poem", []string{"so", "much", "depends", "upon"}})
 	fmt.Println(n, err)
 
-	_, err = count.Call(ctx, workers, Page{})
+	_, err = count.Call(ctx, children, Page{})
 	var exit *process.ExitError
 	if errors.As(err, &exit) {
 		fmt.Println(exit.Func, "exited with code", exit.Code)
 	}
 
-	n, err = count.Call(ctx, workers, Page{"Haiku", []string{"an", "old", "pond"}})
+	n, err = count.Call(ctx, children, Page{"Haiku", []string{"an", "old", "pond"}})
 	fmt.Println(n, err)
-	fmt.Println("shutdown:", workers.Shutdown(ctx))
+	fmt.Println("shutdown:", children.Shutdown(ctx))
 	// Output:
 	// 4 <nil>
 	// count exited with code 3
@@ -64,7 +64,7 @@ var forever = process.Register("forever", func(context.Context, struct{}) (struc
 // A task of a pool whose work cannot be trusted to end: its timeout holds, and the
 // process that was at it is gone.
 func Example_timeout() {
-	workers, err := process.Start(process.WithWorkers(1), process.WithKillGrace(10*time.Millisecond))
+	children, err := process.New(process.WithWorkers(1), process.WithKillGrace(10*time.Millisecond))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func Example_timeout() {
 	h, err := pool.Submit(ctx, taskpool.Task{
 		Timeout: 50 * time.Millisecond,
 		Run: func(ctx context.Context) error {
-			_, err := forever.Call(ctx, workers, struct{}{})
+			_, err := forever.Call(ctx, children, struct{}{})
 			return err
 		},
 	})
@@ -87,7 +87,7 @@ func Example_timeout() {
 	fmt.Println("timeout:", errors.Is(err, taskpool.ErrTimeout))
 	var exit *process.ExitError
 	fmt.Println("killed:", errors.As(err, &exit))
-	fmt.Println(pool.Shutdown(ctx), workers.Shutdown(ctx))
+	fmt.Println(pool.Shutdown(ctx), children.Shutdown(ctx))
 	// Output:
 	// timeout: true
 	// killed: true

@@ -49,4 +49,4 @@ func Faults() []string {
 }
 
 // CopyOf returns what a call sees of a copy of w.
-func CopyOf(w *Workers) *Workers { return &Workers{self: w.self, cfg: w.cfg} }
+func CopyOf(w *Pool) *Pool { return &Pool{self: w.self, cfg: w.cfg} }

@@ -123,7 +123,7 @@ func (fn *Func[In, Out]) misuse(call string) error {
 	return nil
 }
 
-// Call calls the function in a child process of w and returns what it returns. It
+// Call calls the function in a child process of p and returns what it returns. It
 // waits for a free child, the most urgent caller first: the priority is that of
 // the task that ctx belongs to, and Medium outside tasks. Among equals the order
 // is that of arrival, and one of every 16 children that several callers wait for
@@ -144,12 +144,12 @@ func (fn *Func[In, Out]) misuse(call string) error {
 // the zero value.
 //
 // A call costs two frames, some tens of microseconds or more, and the encoding of In and Out.
-func (fn *Func[In, Out]) Call(ctx context.Context, w *Workers, in In) (Out, error) {
+func (fn *Func[In, Out]) Call(ctx context.Context, p *Pool, in In) (Out, error) {
 	var out value[Out]
 	if err := fn.misuse("Func.Call"); err != nil {
 		return out.V, err
 	}
-	if err := w.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
+	if err := p.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
 		var zero Out
 		return zero, err
 	}

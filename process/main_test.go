@@ -62,10 +62,10 @@ const patience = time.Minute
 // start starts children whose standard error is dropped unless told otherwise. The
 // test shuts them down itself, or leaves that to its end. It fails if they have had a
 // data race, or have not exited with 0 when they were told to exit.
-func start(t testing.TB, opts ...process.Option) *process.Workers {
+func start(t testing.TB, opts ...process.Option) *process.Pool {
 	t.Helper()
 	opts = append([]process.Option{process.WithStderr(io.Discard), process.WithStartTimeout(patience), fastExit}, opts...)
-	w, err := process.Start(opts...)
+	w, err := process.New(opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		shutdown(t, w)
@@ -79,7 +79,7 @@ func start(t testing.TB, opts ...process.Option) *process.Workers {
 var fastExit = process.WithEnv("GORACE=atexit_sleep_ms=0")
 
 // shutdown waits for the end of all calls and children.
-func shutdown(t testing.TB, w *process.Workers) {
+func shutdown(t testing.TB, w *process.Pool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -87,7 +87,7 @@ func shutdown(t testing.TB, w *process.Workers) {
 }
 
 // call calls a function that must succeed.
-func call[In, Out any](t testing.TB, w *process.Workers, f *process.Func[In, Out], in In) Out {
+func call[In, Out any](t testing.TB, w *process.Pool, f *process.Func[In, Out], in In) Out {
 	t.Helper()
 	out, err := f.Call(context.Background(), w, in)
 	require.NoError(t, err)
@@ -95,7 +95,7 @@ func call[In, Out any](t testing.TB, w *process.Workers, f *process.Func[In, Out
 }
 
 // fails calls a function that must fail.
-func fails[In, Out any](t testing.TB, w *process.Workers, f *process.Func[In, Out], in In) error {
+func fails[In, Out any](t testing.TB, w *process.Pool, f *process.Func[In, Out], in In) error {
 	t.Helper()
 	out, err := f.Call(context.Background(), w, in)
 	require.Error(t, err)

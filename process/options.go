@@ -22,7 +22,7 @@ const (
 // pkg is what the errors of this package begin with.
 const pkg option.Package = "process"
 
-// An Option sets how Workers work; see [Start].
+// An Option sets how a pool works; see [New].
 type Option interface {
 	apply(*config)
 }

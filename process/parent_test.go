@@ -31,7 +31,7 @@ func init() {
 			_, _ = io.ReadAll(os.Stdin)
 			os.Exit(1)
 		}()
-		w, err := process.Start(process.WithWorkers(4))
+		w, err := process.New(process.WithWorkers(4))
 		if err != nil {
 			panic(err)
 		}
@@ -54,7 +54,7 @@ func init() {
 		select {}
 	}
 	programs["no Main"] = func() {
-		_, err := process.Start()
+		_, err := process.New()
 		fmt.Println(err)
 	}
 	programs["Main"] = func() {
@@ -99,7 +99,7 @@ func TestTheChildrenDieWithTheParent(t *testing.T) {
 func TestStartNeedsMain(t *testing.T) {
 	out, err := run(t, "no Main").Output()
 	require.NoError(t, err)
-	require.Equal(t, "process: Start needs a call of process.Main before it, first in main or TestMain\n", string(out))
+	require.Equal(t, "process: New needs a call of process.Main before it, first in main or TestMain\n", string(out))
 }
 
 func TestMainReturnsInAParent(t *testing.T) {
@@ -163,7 +163,7 @@ func init() {
 		process.Main()
 		fmt.Println("ready")
 		_, _ = io.ReadAll(os.Stdin)
-		w, err := process.Start(process.WithWorkers(1))
+		w, err := process.New(process.WithWorkers(1))
 		if err != nil {
 			fmt.Println(err)
 			return

@@ -197,7 +197,7 @@ func TestLargeFramesTravel(t *testing.T) {
 
 func TestPrintingInAFunctionDoesNoHarm(t *testing.T) {
 	var stderr bytes.Buffer
-	w, err := process.Start(process.WithWorkers(1), process.WithStderr(&stderr))
+	w, err := process.New(process.WithWorkers(1), process.WithStderr(&stderr))
 	require.NoError(t, err)
 	text := "this is what a function prints\n"
 	require.Equal(t, len(text), call(t, w, print, text))
@@ -252,7 +252,7 @@ func TestStartRefusesBadOptions(t *testing.T) {
 		`process: WithEnv: variable must not be the one this package uses, got "TASKPOOL_PROCESS=1"`: process.WithEnv("TASKPOOL_PROCESS=1"),
 		"process: option 1 must not be nil":                                                          nil,
 	} {
-		_, err := process.Start(option)
+		_, err := process.New(option)
 		require.EqualError(t, err, want)
 	}
 }
@@ -261,11 +261,11 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	ctx := context.Background()
 	var none context.Context
 	w := start(t, process.WithWorkers(1))
-	for got, bad := range map[string]*process.Workers{"nil": nil, "zero Workers": {}, "a copy": process.CopyOf(w)} {
+	for got, bad := range map[string]*process.Pool{"nil": nil, "a zero Pool": {}, "a copy": process.CopyOf(w)} {
 		_, err := add.Call(ctx, bad, point{})
-		require.EqualError(t, err, "process: Call of add: the Workers must be what Start has returned, got "+got)
-		require.EqualError(t, bad.Shutdown(ctx), "process: Workers.Shutdown: the Workers must be what Start has returned, got "+got)
-		require.PanicsWithValue(t, "process: Workers.Stats: the Workers must be what Start has returned, got "+got, func() { bad.Stats() })
+		require.EqualError(t, err, "process: Call of add: the Pool must be one that New has returned, got "+got)
+		require.EqualError(t, bad.Shutdown(ctx), "process: Pool.Shutdown: the Pool must be one that New has returned, got "+got)
+		require.PanicsWithValue(t, "process: Pool.Stats: the Pool must be one that New has returned, got "+got, func() { bad.Stats() })
 	}
 	for got, bad := range map[string]*process.Func[point, int]{"nil": nil, "a zero Func": {}} {
 		_, err := bad.Call(ctx, w, point{})
@@ -274,7 +274,7 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	}
 	_, err := add.Call(none, w, point{})
 	require.EqualError(t, err, "process: Call of add: ctx must not be nil")
-	require.EqualError(t, w.Shutdown(none), "process: Workers.Shutdown: ctx must not be nil")
+	require.EqualError(t, w.Shutdown(none), "process: Pool.Shutdown: ctx must not be nil")
 	require.Zero(t, w.Stats().Calls)
 	require.Equal(t, 3, call(t, w, add, point{1, 2}))
 }
@@ -290,13 +290,13 @@ func TestTheEnvironmentIsThisProgramsAndWithEnvs(t *testing.T) {
 }
 
 var nest = process.Register("nest", func(context.Context, none) (string, error) {
-	_, err := process.Start()
+	_, err := process.New()
 	return err.Error(), nil
 })
 
 func TestAChildCannotHaveChildren(t *testing.T) {
 	w := start(t, process.WithWorkers(1))
-	require.Equal(t, "process: Start called in a child process, which cannot have children of its own", call(t, w, nest, none{}))
+	require.Equal(t, "process: New called in a child process, which cannot have children of its own", call(t, w, nest, none{}))
 }
 
 // An inputError is an error whose type package gob knows.

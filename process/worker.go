@@ -41,7 +41,7 @@ type worker struct {
 	gone    chan struct{}
 	state   *os.ProcessState // valid once gone is closed
 
-	held bool // a call has it; protected by Workers.mu
+	held bool // a call has it; protected by Pool.mu
 
 	// Used by whoever has the worker.
 	calls   int

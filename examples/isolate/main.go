@@ -205,7 +205,7 @@ func parseAll(ctx context.Context, paths []string, workers int) (report, error) 
 		return report{}, err
 	}
 	defer pool.Shutdown(context.Background())
-	children, err := process.Start(
+	children, err := process.New(
 		process.WithWorkers(workers),
 		process.WithMaxMemory(maxMemory),
 		process.WithKillGrace(0),       // parse would not notice that its time is up

@@ -14,21 +14,21 @@ import (
 	"github.com/taskpool-go/taskpool/internal/backoff"
 )
 
-// workersWithout makes Workers that have no keepers, and so no children of their own.
-func workersWithout(n int) *Workers {
-	w := &Workers{cfg: &config{workers: n}, drained: make(chan struct{}), children: map[*worker]struct{}{}}
+// poolWithout makes a pool that has no keepers, and so no children of its own.
+func poolWithout(n int) *Pool {
+	w := &Pool{cfg: &config{workers: n}, drained: make(chan struct{}), children: map[*worker]struct{}{}}
 	w.self = w
 	return w
 }
 
-func (w *Workers) offer(c *worker) {
+func (w *Pool) offer(c *worker) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.offerLocked(c)
 }
 
 func TestACallerThatGivesUpWhileChildrenDoNotStartSaysBoth(t *testing.T) {
-	w := workersWithout(1)
+	w := poolWithout(1)
 	w.startErr = errors.New("no memory")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -64,9 +64,9 @@ func TestAChildThatDiesSoonAndUncalledCountsAsOneThatDidNotStart(t *testing.T) {
 		{"told to exit", &worker{retiring: true}, 0, false, Stats{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := workersWithout(1)
+			w := poolWithout(1)
 			tt.child.stderr = &tail{}
-			err := (&keeper{w: w}).remove(tt.child, tt.lived)
+			err := (&keeper{p: w}).remove(tt.child, tt.lived)
 			require.Equal(t, tt.failed, err != nil, "%v", err)
 			require.Equal(t, tt.want, w.stats)
 		})
@@ -74,7 +74,7 @@ func TestAChildThatDiesSoonAndUncalledCountsAsOneThatDidNotStart(t *testing.T) {
 }
 
 func TestNoCallerWaitsWhenThereIsNoHope(t *testing.T) {
-	w := workersWithout(2)
+	w := poolWithout(2)
 	w.startErr = errors.New("no memory")
 	w.hopeless = 2
 	_, err := w.acquire(context.Background())
@@ -90,7 +90,7 @@ func TestAChildGivenToACallerWhoIsGoneIsFreeAgain(t *testing.T) {
 	const rounds = 1000
 	got := 0
 	for round := range rounds {
-		w := workersWithout(1)
+		w := poolWithout(1)
 		c := &worker{cfg: w.cfg}
 		w.children[c] = struct{}{}
 		ctx, cancel := context.WithCancel(context.Background())
@@ -124,7 +124,7 @@ func TestAChildGivenToACallerWhoIsGoneIsFreeAgain(t *testing.T) {
 }
 
 func TestAChildThatIsOfferedWhileNobodyWaitsIsIdle(t *testing.T) {
-	w := workersWithout(1)
+	w := poolWithout(1)
 	c := &worker{cfg: w.cfg}
 	w.children[c] = struct{}{}
 	w.offer(c)

@@ -35,8 +35,8 @@ const (
 	fairTurn = 16
 )
 
-// Workers are child processes that functions are called in. It is made by [Start],
-// ended by [Workers.Shutdown], and safe for concurrent use. It must not be copied.
+// A Pool is a set of child processes that functions are called in. It is made by [New],
+// ended by [Pool.Shutdown], and safe for concurrent use. It must not be copied.
 //
 // Each child has a keeper, a goroutine that starts it, waits for its death and
 // starts the next one. Children that are ready and have no call are idle; callers
@@ -46,8 +46,8 @@ const (
 //   - calls counts those who wait and those who have a child; once closing is set it
 //     only falls, and drained is closed when it is 0.
 //   - A child that is known to have died is not idle.
-type Workers struct {
-	self    *Workers // what Start has returned: others are refused
+type Pool struct {
+	self    *Pool // what New has returned: others are refused
 	cfg     *config
 	stderr  *serialWriter
 	stop    chan struct{} // closed when the keepers are to end
@@ -71,7 +71,7 @@ type Workers struct {
 	stats    Stats
 }
 
-// Stats are figures of Workers, all of one moment. A death is counted as soon as the
+// Stats are figures of a Pool, all of one moment. A death is counted as soon as the
 // process has been waited for, which may be a moment after the call has failed.
 type Stats struct {
 	Workers int // children there are to be
@@ -89,86 +89,86 @@ type Stats struct {
 	LastStartError error  // why the latest of them failed; nil if none has since one was started
 }
 
-// Start starts child processes of this program and returns when all are ready for
+// New starts child processes of this program and returns when all are ready for
 // calls. [Main] must have been called before. If an option is bad, or a child
 // cannot be started or does not become ready, the error says why, and no child is
-// left. In a child Start returns an error: children have no children of their own.
+// left. In a child it returns an error: children have no children of their own.
 // It returns an error on systems without process groups, such as Windows.
 //
 // A child is this program's executable, started with no arguments but its name,
 // with this program's environment, working directory and standard output, an empty
 // standard input and a process group of its own. It ends when this program does,
 // however that ends.
-func Start(opts ...Option) (*Workers, error) {
+func New(opts ...Option) (*Pool, error) {
 	switch {
 	case supported != nil:
 		return nil, supported
 	case self.child != nil || self.cookieErr != nil:
-		return nil, errors.New("process: Start called in a child process, which cannot have children of its own")
+		return nil, errors.New("process: New called in a child process, which cannot have children of its own")
 	case !self.mainCalled.Load():
-		return nil, errors.New("process: Start needs a call of process.Main before it, first in main or TestMain")
+		return nil, errors.New("process: New needs a call of process.Main before it, first in main or TestMain")
 	}
 	cfg, err := newConfig(opts)
 	if err != nil {
 		return nil, err
 	}
-	w := &Workers{
+	p := &Pool{
 		cfg: cfg, stderr: &serialWriter{w: cfg.stderr},
 		stop: make(chan struct{}), ended: make(chan struct{}), drained: make(chan struct{}),
 		children: make(map[*worker]struct{}),
 	}
-	w.self = w
+	p.self = p
 	first := make(chan error, cfg.workers)
 	for range cfg.workers {
-		k := &keeper{w: w}
-		w.keepers.Go(func() { k.run(first) })
+		k := &keeper{p: p}
+		p.keepers.Go(func() { k.run(first) })
 	}
 	go func() {
-		w.keepers.Wait()
-		close(w.ended)
+		p.keepers.Wait()
+		close(p.ended)
 	}()
 	for range cfg.workers {
 		if e := <-first; e != nil && err == nil {
 			err = e
-			w.stopKeepers()
+			p.stopKeepers()
 		}
 	}
 	if err != nil {
-		<-w.ended
+		<-p.ended
 		return nil, err
 	}
-	return w, nil
+	return p, nil
 }
 
-// misuse returns the error of a call with Workers that Start has not returned, else nil.
-func (w *Workers) misuse(call string) error {
+// misuse returns the error of a call with a pool that New has not returned, else nil.
+func (p *Pool) misuse(call string) error {
 	got := "a copy"
 	switch {
-	case w == nil:
+	case p == nil:
 		got = "nil"
-	case w.self == w:
+	case p.self == p:
 		return nil
-	case w.self == nil:
-		got = "zero Workers"
+	case p.self == nil:
+		got = "a zero Pool"
 	}
-	return fmt.Errorf("process: %s: the Workers must be what Start has returned, got %s", call, got)
+	return fmt.Errorf("process: %s: the Pool must be one that New has returned, got %s", call, got)
 }
 
 // A keeper keeps one child alive.
 type keeper struct {
-	w *Workers
+	p *Pool
 	// failures counts the starts that failed in a row.
 	failures int
-	hopeless bool // counted in w.hopeless
+	hopeless bool // counted in p.hopeless
 }
 
 // run starts children, one after the other, until the keepers are to end. It tells
 // first how the first start went, and ends if that failed.
 func (k *keeper) run(first chan<- error) {
-	w := k.w
+	p := k.p
 	for {
 		began := time.Now()
-		c, err := startWorker(w.cfg, w.stderr, w.stop)
+		c, err := startWorker(p.cfg, p.stderr, p.stop)
 		if err == nil {
 			k.add(c)
 		}
@@ -181,7 +181,7 @@ func (k *keeper) run(first chan<- error) {
 		if err == nil {
 			select {
 			case <-c.gone:
-			case <-w.stop:
+			case <-p.stop:
 				c.retire()
 				<-c.gone
 			}
@@ -195,28 +195,28 @@ func (k *keeper) run(first chan<- error) {
 
 // add makes a child that is ready known to the callers.
 func (k *keeper) add(c *worker) {
-	w := k.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.children[c] = struct{}{}
-	w.stats.Started++
-	w.startErr = nil
+	p := k.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.children[c] = struct{}{}
+	p.stats.Started++
+	p.startErr = nil
 	if k.hopeless {
 		k.hopeless = false
-		w.hopeless--
+		p.hopeless--
 	}
-	w.offerLocked(c)
+	p.offerLocked(c)
 }
 
 // remove takes leave of a child that is gone. It returns an error if the child was
 // of no use.
 func (k *keeper) remove(c *worker, lived time.Duration) error {
-	w := k.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.children, c)
-	if i := slices.Index(w.idle, c); i >= 0 {
-		w.idle = slices.Delete(w.idle, i, i+1)
+	p := k.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.children, c)
+	if i := slices.Index(p.idle, c); i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
 	}
 	if !c.held {
 		c.close() // else whoever has it does
@@ -225,9 +225,9 @@ func (k *keeper) remove(c *worker, lived time.Duration) error {
 	switch {
 	case retired: // counted where it was told to
 	case killed:
-		w.stats.Killed++
+		p.stats.Killed++
 	default:
-		w.stats.Died++
+		p.stats.Died++
 		if !called && lived < earlyDeath {
 			return c.exitError("")
 		}
@@ -238,33 +238,33 @@ func (k *keeper) remove(c *worker, lived time.Duration) error {
 // pause waits before the next start, if err says that the last one failed. It
 // returns false when the keeper is to end.
 func (k *keeper) pause(err error) bool {
-	w := k.w
-	w.mu.Lock()
-	if w.stopped {
-		w.mu.Unlock()
+	p := k.p
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
 		return false
 	}
 	if err == nil {
 		k.failures = 0
-		w.mu.Unlock()
+		p.mu.Unlock()
 		return true
 	}
 	k.failures++
-	w.stats.StartFailures++
-	w.startErr = err
+	p.stats.StartFailures++
+	p.startErr = err
 	if k.failures >= hopeless {
 		k.hopeless = true
-		if w.hopeless++; w.hopeless == w.cfg.workers {
-			w.refuseLocked(err)
+		if p.hopeless++; p.hopeless == p.cfg.workers {
+			p.refuseLocked(err)
 		}
 	}
-	w.mu.Unlock()
+	p.mu.Unlock()
 	pause := time.NewTimer(backoff.Exponential(minBackoff, maxBackoff, k.failures))
 	defer pause.Stop()
 	select {
 	case <-pause.C:
 		return true
-	case <-w.stop:
+	case <-p.stop:
 		return false
 	}
 }
@@ -308,69 +308,69 @@ func (h *callerHeap) Pop() any {
 }
 
 // offerLocked gives a child to the caller whose turn it is, or makes it idle.
-func (w *Workers) offerLocked(c *worker) {
-	if len(w.waiting) == 0 {
-		w.idle = append(w.idle, c)
+func (p *Pool) offerLocked(c *worker) {
+	if len(p.waiting) == 0 {
+		p.idle = append(p.idle, c)
 		return
 	}
 	next := 0
-	if len(w.waiting) > 1 {
-		if w.turns++; w.turns >= fairTurn {
-			w.turns = 0
-			for i, each := range w.waiting {
-				if each.arrival < w.waiting[next].arrival {
+	if len(p.waiting) > 1 {
+		if p.turns++; p.turns >= fairTurn {
+			p.turns = 0
+			for i, each := range p.waiting {
+				if each.arrival < p.waiting[next].arrival {
 					next = i
 				}
 			}
 		}
 	}
-	w.takeLocked(c)
-	heap.Remove(&w.waiting, next).(*caller).child <- c
+	p.takeLocked(c)
+	heap.Remove(&p.waiting, next).(*caller).child <- c
 }
 
 // takeLocked notes that a call has c.
-func (w *Workers) takeLocked(c *worker) {
+func (p *Pool) takeLocked(c *worker) {
 	c.held = true
-	w.busy++
-	w.stats.Calls++
+	p.busy++
+	p.stats.Calls++
 }
 
 // refuseLocked ends the wait of all callers.
-func (w *Workers) refuseLocked(err error) {
-	for _, c := range w.waiting {
+func (p *Pool) refuseLocked(err error) {
+	for _, c := range p.waiting {
 		c.index, c.err = -1, err
 		c.child <- nil
 	}
-	w.waiting = nil
+	p.waiting = nil
 }
 
 // call has a child call a function; see [Func.Call].
-func (w *Workers) call(ctx context.Context, name string, in, out any) error {
-	if err := w.misuse("Call of " + name); err != nil {
+func (p *Pool) call(ctx context.Context, name string, in, out any) error {
+	if err := p.misuse("Call of " + name); err != nil {
 		return err
 	}
 	if ctx == nil {
 		return fmt.Errorf("process: Call of %s: ctx must not be nil", name)
 	}
 	ended := ctx.Err() != nil
-	w.mu.Lock()
-	if w.closing || ended {
-		closed := w.closing
-		w.mu.Unlock()
+	p.mu.Lock()
+	if p.closing || ended {
+		closed := p.closing
+		p.mu.Unlock()
 		if closed {
 			return ErrClosed
 		}
 		return context.Cause(ctx)
 	}
-	w.calls++
-	w.mu.Unlock()
-	defer w.callOver()
+	p.calls++
+	p.mu.Unlock()
+	defer p.callOver()
 	for handover := 1; ; handover++ {
-		c, err := w.acquire(ctx)
+		c, err := p.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		err = w.callIn(ctx, c, name, in, out)
+		err = p.callIn(ctx, c, name, in, out)
 		if err != errNotBegun {
 			return err
 		}
@@ -381,55 +381,55 @@ func (w *Workers) call(ctx context.Context, name string, in, out any) error {
 }
 
 // callIn calls the function in c, and lets go of c whatever becomes of it.
-func (w *Workers) callIn(ctx context.Context, c *worker, name string, in, out any) error {
-	defer w.release(c)
+func (p *Pool) callIn(ctx context.Context, c *worker, name string, in, out any) error {
+	defer p.release(c)
 	return c.call(ctx, name, in, out)
 }
 
 // callOver notes that a call is over.
-func (w *Workers) callOver() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.calls--
-	if w.closing && w.calls == 0 {
-		close(w.drained)
+func (p *Pool) callOver() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.calls--
+	if p.closing && p.calls == 0 {
+		close(p.drained)
 	}
 }
 
 // acquire returns a child, which the caller has to itself until release.
-func (w *Workers) acquire(ctx context.Context) (*worker, error) {
-	w.mu.Lock()
-	if n := len(w.idle); n > 0 {
-		c := w.idle[n-1]
-		w.idle[n-1] = nil
-		w.idle = w.idle[:n-1]
-		w.takeLocked(c)
-		w.mu.Unlock()
+func (p *Pool) acquire(ctx context.Context) (*worker, error) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.takeLocked(c)
+		p.mu.Unlock()
 		return c, nil
 	}
-	w.mu.Unlock()
+	p.mu.Unlock()
 	me := &caller{child: make(chan *worker, 1)}
 	if task, ok := taskpool.Current(ctx); ok {
 		me.priority = task.Priority
 	}
-	w.mu.Lock()
+	p.mu.Lock()
 	switch {
-	case w.cut:
-		w.mu.Unlock()
+	case p.cut:
+		p.mu.Unlock()
 		return nil, ErrClosed
-	case w.hopeless == w.cfg.workers:
-		defer w.mu.Unlock()
-		return nil, w.startErr
+	case p.hopeless == p.cfg.workers:
+		defer p.mu.Unlock()
+		return nil, p.startErr
 	}
-	me.arrival = w.arrivals
-	w.arrivals++
-	heap.Push(&w.waiting, me)
-	if n := len(w.idle); n > 0 { // since the lock was free
-		c := w.idle[n-1]
-		w.idle = w.idle[:n-1]
-		w.offerLocked(c)
+	me.arrival = p.arrivals
+	p.arrivals++
+	heap.Push(&p.waiting, me)
+	if n := len(p.idle); n > 0 { // since the lock was free
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.offerLocked(c)
 	}
-	w.mu.Unlock()
+	p.mu.Unlock()
 	task := remote.WaiterOf(ctx)
 	for waiting := true; waiting; {
 		var beatDue <-chan struct{}
@@ -445,16 +445,16 @@ func (w *Workers) acquire(ctx context.Context) (*worker, error) {
 			waiting = false
 		}
 	}
-	w.mu.Lock()
+	p.mu.Lock()
 	answered := me.index < 0
 	if !answered {
-		heap.Remove(&w.waiting, me.index)
+		heap.Remove(&p.waiting, me.index)
 	}
-	startErr := w.startErr
-	w.mu.Unlock()
+	startErr := p.startErr
+	p.mu.Unlock()
 	if answered {
 		if c := <-me.child; c != nil {
-			w.release(c)
+			p.release(c)
 		}
 	}
 	if startErr != nil {
@@ -464,33 +464,33 @@ func (w *Workers) acquire(ctx context.Context) (*worker, error) {
 }
 
 // release gives back a child that acquire returned.
-func (w *Workers) release(c *worker) {
+func (p *Pool) release(c *worker) {
 	worn := c.worn()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.busy--
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy--
 	c.held = false
-	if _, there := w.children[c]; !there {
+	if _, there := p.children[c]; !there {
 		c.close()
 		return
 	}
 	switch {
 	case !c.alive(): // its keeper will see to it
 	case worn:
-		w.stats.Worn++
+		p.stats.Worn++
 		c.retire()
 	default:
-		w.offerLocked(c)
+		p.offerLocked(c)
 	}
 }
 
 // stopKeepers has the children retire, and the keepers end.
-func (w *Workers) stopKeepers() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.stopped {
-		w.stopped = true
-		close(w.stop)
+func (p *Pool) stopKeepers() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		p.stopped = true
+		close(p.stop)
 	}
 }
 
@@ -500,61 +500,61 @@ func (w *Workers) stopKeepers() {
 // that is an ErrClosed, those that wait for a child with ErrClosed, and Shutdown
 // returns how many there were and the cause of ctx's end. A further call of Shutdown
 // waits as well.
-func (w *Workers) Shutdown(ctx context.Context) error {
-	if err := w.misuse("Workers.Shutdown"); err != nil {
+func (p *Pool) Shutdown(ctx context.Context) error {
+	if err := p.misuse("Pool.Shutdown"); err != nil {
 		return err
 	}
 	if ctx == nil {
-		return errors.New("process: Workers.Shutdown: ctx must not be nil")
+		return errors.New("process: Pool.Shutdown: ctx must not be nil")
 	}
-	w.mu.Lock()
-	if !w.closing {
-		w.closing = true
-		if w.calls == 0 {
-			close(w.drained)
+	p.mu.Lock()
+	if !p.closing {
+		p.closing = true
+		if p.calls == 0 {
+			close(p.drained)
 		}
 	}
-	w.mu.Unlock()
+	p.mu.Unlock()
 	var err error
 	select {
-	case <-w.drained:
+	case <-p.drained:
 	case <-ctx.Done():
-		if n := w.cutOff(); n > 0 {
+		if n := p.cutOff(); n > 0 {
 			err = fmt.Errorf("process: shutdown cut off %d calls: %w", n, context.Cause(ctx))
 		}
 	}
-	w.stopKeepers()
+	p.stopKeepers()
 	select {
-	case <-w.ended:
+	case <-p.ended:
 	case <-ctx.Done():
-		w.cutOff()
-		<-w.ended
+		p.cutOff()
+		<-p.ended
 	}
 	return err
 }
 
 // cutOff ends all calls and kills the children. It returns how many calls there
 // were.
-func (w *Workers) cutOff() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.cut = true
-	w.refuseLocked(ErrClosed)
-	for c := range w.children {
+func (p *Pool) cutOff() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = true
+	p.refuseLocked(ErrClosed)
+	for c := range p.children {
 		c.kill(ErrClosed)
 	}
-	return w.calls
+	return p.calls
 }
 
 // Stats returns figures of this moment.
-func (w *Workers) Stats() Stats {
-	if err := w.misuse("Workers.Stats"); err != nil {
+func (p *Pool) Stats() Stats {
+	if err := p.misuse("Pool.Stats"); err != nil {
 		panic(err.Error())
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s := w.stats
-	s.Workers, s.Idle, s.Busy, s.Waiting = w.cfg.workers, len(w.idle), w.busy, len(w.waiting)
-	s.LastStartError = w.startErr
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stats
+	s.Workers, s.Idle, s.Busy, s.Waiting = p.cfg.workers, len(p.idle), p.busy, len(p.waiting)
+	s.LastStartError = p.startErr
 	return s
 }
