@@ -182,7 +182,7 @@ func (p *Pool) waitAsLocked(w *wait) (err error) {
 // it is not where p has none left, as the goroutine may have p's last one, so then it is
 // looked at.
 func (p *Pool) identifyLocked(w *wait) {
-	if w.task != nil && w.task.pool != p && p.held >= p.slots-p.cfg.reserved {
+	if w.task != nil && w.task.pool != p && p.sched.held >= p.sched.slots-p.cfg.reserved {
 		w.ask = true
 	}
 	switch {
@@ -361,7 +361,7 @@ func parkCaller(ctx context.Context) *parking {
 // one now.
 func currentAttempt() *attempt {
 	w := currentWorker()
-	if w == nil || w.attempt == nil && !w.inRun {
+	if w == nil || w.attempt == nil && !w.inUserCode {
 		return nil
 	}
 	if w.attempt == nil {
@@ -385,7 +385,7 @@ func (w *worker) adopt() {
 	a.slice.Store(int64(now.Sub(p.epoch)))
 	a.signal.Store(signalBegun)
 	h.attempt, w.attempt, w.job = a, a, entry{h: h}
-	if p.cut != nil {
+	if p.end.cut != nil {
 		a.noteEnd(cutOff)
 	}
 }

@@ -237,11 +237,11 @@ type endedTask struct {
 // pass cancels the tasks whose context has ended.
 func (p *Pool) pass() {
 	p.lock()
-	if p.over { // all tasks have settled
+	if p.end.over { // all tasks have settled
 		p.unlock()
 		return
 	}
-	p.helpers++
+	p.outbox.helpers++
 	p.unlock()
 	p.passOn(&chunk{tasks: make([]endedTask, 0, passChunk)})
 }
@@ -257,7 +257,7 @@ func (p *Pool) passOn(c *chunk) {
 		}
 		p.lock()
 		defer p.unlock()
-		delete(p.insiders, id)
+		delete(p.outbox.insiders, id)
 		go p.passOn(c)
 	}()
 	for more := true; more; more = p.nextChunk(c) {
@@ -370,9 +370,9 @@ func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]r
 	case h.state.Final():
 		return nil, nil, false
 	case h.id == 0: // Submit will find out
-		p.arrivals.mu.Lock() // as arrive looks at it
+		p.inbox.mu.Lock() // as arrive looks at it
 		h.canceled = cause
-		p.arrivals.mu.Unlock()
+		p.inbox.mu.Unlock()
 		return nil, nil, true
 	case h.attempt == nil:
 		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, reports)
@@ -393,5 +393,5 @@ func (p *Pool) withdrawLocked(h *Handle) entry {
 		p.undelayLocked(h)
 		return entry{h: h}
 	}
-	return p.queue.remove(h)
+	return p.sched.queue.remove(h)
 }

@@ -2,28 +2,48 @@ package taskpool
 
 import "slices"
 
+// A crew is the workers of a pool. One is hired when it is first needed: until then it is
+// a number in unhired and idle like those that sleep. Protected by Pool.mu.
+type crew struct {
+	all     []*worker // that were hired but those abandoned; in no order
+	unhired int       // how many more there are
+	extra   int       // how many there are beyond slots, at most, for the tasks that ran while others were parked
+	lastID  int       // number of the newest worker
+	engaged int       // slots held, attempts parked and workers abandoned
+
+	// Those without a task; a free slot need not have one.
+	idle   []*worker // asleep, the last to come on top
+	leader *worker   // asleep too, to be woken by the next arrival; nil: none is, or somebody has noticed that it was woken
+	coming int       // how many were woken, or hired, and have not looked yet
+	detour bool      // as inbox.detour
+
+	dead      []*worker // to be replaced by the supervisor
+	lost      []*worker // given up with their slot, as too many are abandoned
+	abandoned []*worker // given up without a slot, still running
+}
+
 // sizeLocked returns the number of workers, without those abandoned.
-func (p *Pool) sizeLocked() int { return len(p.crew) + p.unhired }
+func (p *Pool) sizeLocked() int { return len(p.crew.all) + p.crew.unhired }
 
 // hireLocked starts one of the workers that were not needed yet, or else one more.
 // It sleeps until it is wanted.
 func (p *Pool) hireLocked() *worker {
-	p.lastID++
-	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.lastID, crewI: len(p.crew), watchI: -1}
-	p.crew = append(p.crew, w)
-	p.idle = append(p.idle, w)
-	if p.unhired > 0 {
-		p.unhired--
+	p.crew.lastID++
+	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.crew.lastID, crewI: len(p.crew.all), watchI: -1}
+	p.crew.all = append(p.crew.all, w)
+	p.crew.idle = append(p.crew.idle, w)
+	if p.crew.unhired > 0 {
+		p.crew.unhired--
 	}
-	p.extra = max(p.extra, p.sizeLocked()-p.slots)
+	p.crew.extra = max(p.crew.extra, p.sizeLocked()-p.sched.slots)
 	go w.main()
 	return w
 }
 
 // idleLocked returns the number of workers without a task.
 func (p *Pool) idleLocked() int {
-	n := p.unhired + len(p.idle) + p.coming
-	if p.scout != nil {
+	n := p.crew.unhired + len(p.crew.idle) + p.crew.coming
+	if p.crew.leader != nil {
 		n++
 	}
 	return n
@@ -32,43 +52,45 @@ func (p *Pool) idleLocked() int {
 // takeIdleLocked takes the idle worker on top, nil if none is asleep. Whoever calls
 // it wakes that.
 func (p *Pool) takeIdleLocked() *worker {
-	if len(p.idle) == 0 {
+	if len(p.crew.idle) == 0 {
 		p.releaseScoutLocked()
 	}
-	last := len(p.idle) - 1
+	last := len(p.crew.idle) - 1
 	if last < 0 {
 		return nil
 	}
-	w := p.idle[last]
-	p.idle[last] = nil
-	p.idle = p.idle[:last]
+	w := p.crew.idle[last]
+	p.crew.idle[last] = nil
+	p.crew.idle = p.crew.idle[:last]
 	return w
 }
 
 // summonLocked has one more worker come and look. If none is asleep one is hired:
 // where a slot is free and all were hired, some are with parked tasks.
 func (p *Pool) summonLocked() {
-	coming := p.coming
+	coming := p.crew.coming
 	w := p.takeIdleLocked()
-	if p.coming > coming {
+	if p.crew.coming > coming {
 		return // that was the scout, and it was woken already
 	}
 	if w == nil {
 		p.hireLocked()
 		w = p.takeIdleLocked()
 	}
-	p.coming++
+	p.crew.coming++
 	w.wake <- struct{}{}
 }
 
 // boundExtraLocked forgets those beyond slots that have become workers like all others,
 // as there are more slots, or that were abandoned.
-func (p *Pool) boundExtraLocked() { p.extra = min(p.extra, max(p.sizeLocked()-p.slots, 0)) }
+func (p *Pool) boundExtraLocked() {
+	p.crew.extra = min(p.crew.extra, max(p.sizeLocked()-p.sched.slots, 0))
+}
 
 // trimLocked lets idle workers go while there are more than most.
 func (p *Pool) trimLocked(most int) {
-	p.unhired -= min(p.unhired, max(p.sizeLocked()-most, 0))
-	for len(p.crew) > most && p.dismissIdleLocked() {
+	p.crew.unhired -= min(p.crew.unhired, max(p.sizeLocked()-most, 0))
+	for len(p.crew.all) > most && p.dismissIdleLocked() {
 	}
 }
 
@@ -87,11 +109,11 @@ func (p *Pool) dismissIdleLocked() bool {
 
 // leaveLocked removes w from the crew.
 func (p *Pool) leaveLocked(w *worker) {
-	last := len(p.crew) - 1
-	moved := p.crew[last]
-	p.crew[w.crewI], moved.crewI = moved, w.crewI
-	p.crew[last] = nil
-	p.crew, p.idle = shrunk(p.crew[:last]), shrunk(p.idle)
+	last := len(p.crew.all) - 1
+	moved := p.crew.all[last]
+	p.crew.all[w.crewI], moved.crewI = moved, w.crewI
+	p.crew.all[last] = nil
+	p.crew.all, p.crew.idle = shrunk(p.crew.all[:last]), shrunk(p.crew.idle)
 }
 
 // replaceLocked starts a new goroutine where one died. It goes on with what the
@@ -99,13 +121,13 @@ func (p *Pool) leaveLocked(w *worker) {
 func (p *Pool) replaceLocked(w *worker) {
 	reason := w.deathLocked()
 	if w.panicked {
-		p.total.replacedPanic++
+		p.ledger.total.replacedPanic++
 	} else {
-		p.total.replacedGoexit++
+		p.ledger.total.replacedGoexit++
 	}
 	old := w.id
-	p.lastID++
-	w.id, w.dead = p.lastID, false
+	p.crew.lastID++
+	w.id, w.dead = p.crew.lastID, false
 	w.goroutine.Store(0)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
 	var reports []report
@@ -134,18 +156,18 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	if w.dead {
 		e.Reason = w.deathLocked()
-		p.dead = shrunk(slices.DeleteFunc(p.dead, func(d *worker) bool { return d == w }))
+		p.crew.dead = shrunk(slices.DeleteFunc(p.crew.dead, func(d *worker) bool { return d == w }))
 		w.reports = slices.DeleteFunc(w.reports, func(r report) bool { return r.start })
 		*reports = append(*reports, w.reports...) // as its replacement would have
 		tell(reports, p.hooks.workerDied, e)
 	} else {
-		p.abandoned = append(p.abandoned, w)
+		p.crew.abandoned = append(p.crew.abandoned, w)
 		p.engageLocked(+1)
 		tell(reports, p.hooks.workerAbandoned, e)
 	}
-	if p.sizeLocked() < p.slots && p.cut == nil && !(p.closed && p.outstandingLocked() == 0) {
-		p.total.replacedHung++
-		p.unhired++
+	if p.sizeLocked() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.outstandingLocked() == 0) {
+		p.ledger.total.replacedHung++
+		p.crew.unhired++
 		e.Replacement = p.hireLocked().id
 		tell(reports, p.hooks.workerReplaced, e)
 	}
@@ -153,14 +175,14 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 
 func (p *Pool) maxAbandonedLocked() int {
 	if p.cfg.maxAbandoned == likeWorkers {
-		return p.slots
+		return p.sched.slots
 	}
 	return p.cfg.maxAbandoned
 }
 
 // returnedLateLocked takes note of the end of an abandoned worker.
 func (p *Pool) returnedLateLocked(w *worker) {
-	p.abandoned = shrunk(slices.DeleteFunc(p.abandoned, func(a *worker) bool { return a == w }))
+	p.crew.abandoned = shrunk(slices.DeleteFunc(p.crew.abandoned, func(a *worker) bool { return a == w }))
 	p.engageLocked(-1)
 	p.reclaimLocked()
 	p.restoreLocked()
@@ -170,9 +192,9 @@ func (p *Pool) returnedLateLocked(w *worker) {
 // allows.
 func (p *Pool) reclaimLocked() {
 	var reports []report
-	for len(p.lost) > 0 && (len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil) {
-		w := p.lost[0]
-		p.lost = shrunk(slices.Delete(p.lost, 0, 1))
+	for len(p.crew.lost) > 0 && (len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil) {
+		w := p.crew.lost[0]
+		p.crew.lost = shrunk(slices.Delete(p.crew.lost, 0, 1))
 		p.abandonLocked(w, &reports)
 	}
 	p.reportLocked(reports)

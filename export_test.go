@@ -33,7 +33,7 @@ func (p *Pool) MakeLate(d time.Duration) int {
 	p.lock()
 	defer p.unlock()
 	due := time.Now().Add(-d)
-	for _, w := range p.watched { // all alike, so the heap stays one
+	for _, w := range p.watch.watched { // all alike, so the heap stays one
 		if w.watch = due; w.ending {
 			w.graceEnd = due
 		} else {
@@ -41,7 +41,7 @@ func (p *Pool) MakeLate(d time.Duration) int {
 		}
 	}
 	p.alarmLocked()
-	return len(p.watched)
+	return len(p.watch.watched)
 }
 
 // WithGivingUp has f called when the supervisor is about to give up on tasks, while
@@ -55,10 +55,10 @@ func WithGivingUp(f func()) Option {
 func (p *Pool) MakeRoundLate(d time.Duration) bool {
 	p.lock()
 	defer p.unlock()
-	if p.rounds.long == 0 {
+	if p.watch.rounds.long == 0 {
 		return false
 	}
-	p.rounds.next = time.Now().Add(-d)
+	p.watch.rounds.next = time.Now().Add(-d)
 	p.alarmLocked()
 	return true
 }
@@ -83,7 +83,7 @@ func AllowLooks() {
 func (p *Pool) Marks() int {
 	p.lock()
 	defer p.unlock()
-	return len(p.marks)
+	return len(p.ledger.clock.marks)
 }
 
 // CopyOf returns a copy of p, as an assignment of *p makes it.

@@ -28,23 +28,25 @@ import (
 //     be woken, be it that none was hired yet, arrivals take the detour by
 //     Pool.lock, and one is hired.
 
-// arrivals holds the tasks that nobody has taken in yet.
-type arrivals struct {
+// An inbox holds the tasks that nobody has taken in yet.
+type inbox struct {
+	direct bool // tasks may arrive without Pool.mu: neither room nor a hook has to be looked after
+
 	_ toNextLine
 
 	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
-	mu        sync.Mutex
-	batch     *segment  // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
-	n         int       // how many
-	stretches []stretch // their priorities
-	began     beginnings
-	scout     *worker // to be woken by the next arrival; nil if nobody is
-	closed    bool    // Shutdown was called
-	detour    bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	watch     bool    // the next arrival has the supervisor look whether the pool stands still
-	latest    int64   // with aging: the order of the last arrival
-	courtesy  courtesy
+	mu       sync.Mutex
+	batch    *segment // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
+	n        int      // how many
+	spans    []span   // their priorities
+	began    beginnings
+	leader   *worker // to be woken by the next arrival; nil if nobody is
+	closed   bool    // Shutdown was called
+	detour   bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	watch    bool    // the next arrival has the supervisor look whether the pool stands still
+	latest   int64   // with aging: the order of the last arrival
+	yielding yieldPolicy
 
 	_ cacheLine
 
@@ -53,10 +55,14 @@ type arrivals struct {
 	least, most atomic.Int64
 
 	_ cacheLine
+
+	// For whoever takes the tasks in, under Pool.mu.
+	spare      *segment // empty, for batch
+	spareSpans []span   // empty, for spans
 }
 
-// A stretch is arrivals of one priority.
-type stretch struct {
+// A span is arrivals of one priority.
+type span struct {
 	priority Priority
 	end      int // index behind the last
 }
@@ -70,11 +76,11 @@ type cacheLine [64]byte
 
 // toNextLine, at the beginning of a large object, puts what follows at the beginning of a
 // cache line: the allocator has a word of its own before such an object.
-type toNextLine [64 - 8]byte
+type toNextLine [64 - 8 - 1]byte
 
 // gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
 // beginning of a cache line where pointers have 64 bits.
-const gapBeforeMu = 64 + 40
+const gapBeforeMu = 64 + 48
 
 const (
 	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
@@ -85,13 +91,13 @@ const (
 	maxTimed    = 16                  // stretches of a batch whose time is taken, with hooks
 )
 
-func (in *arrivals) init() {
+func (in *inbox) init() {
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
 }
 
 // close has tasks arrive by Pool.lock only.
-func (in *arrivals) close() {
+func (in *inbox) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
@@ -100,24 +106,24 @@ func (in *arrivals) close() {
 // arrive hands a task in. It returns false if that has to be done under
 // Pool.lock.
 func (p *Pool) arrive(e entry, pr Priority) bool {
-	if !p.direct || int64(pr) == none {
+	if !p.inbox.direct || int64(pr) == none {
 		return false
 	}
-	if p.aging {
+	if p.sched.aging {
 		e.order = int64(time.Since(p.epoch))
 	}
-	in := &p.arrivals
+	in := &p.inbox
 	if !in.mu.TryLock() {
 		lockSoon(&in.mu)
 	}
-	if in.n == maxArrivals && in.courtesy.due() {
+	if in.n == maxArrivals && in.yielding.due() {
 		in.letOthersRun()
 	}
 	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
 		in.mu.Unlock()
 		return false
 	}
-	if p.aging {
+	if p.sched.aging {
 		in.latest = max(in.latest, e.order)
 		e.order = in.latest
 	} else {
@@ -128,8 +134,8 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 	if e.h != nil {
 		in.batch.handles++
 	}
-	if last := len(in.stretches) - 1; last >= 0 && in.stretches[last].priority == pr {
-		in.stretches[last].end = in.n
+	if last := len(in.spans) - 1; last >= 0 && in.spans[last].priority == pr {
+		in.spans[last].end = in.n
 	} else {
 		if p.hooks.timed && last+1 < maxTimed {
 			in.began[last+1] = p.cameAt(e)
@@ -138,12 +144,12 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 			in.watch = false
 			p.ring()
 		}
-		in.stretches = append(in.stretches, stretch{pr, in.n})
+		in.spans = append(in.spans, span{pr, in.n})
 		in.least.Store(min(in.least.Load(), int64(pr)))
 		in.most.Store(max(in.most.Load(), int64(pr)))
 	}
-	if w := in.scout; w != nil {
-		in.scout, in.courtesy.woken = nil, true
+	if w := in.leader; w != nil {
+		in.leader, in.yielding.woken = nil, true
 		w.wake <- struct{}{}
 	}
 	in.mu.Unlock()
@@ -153,20 +159,20 @@ func (p *Pool) arrive(e entry, pr Priority) bool {
 // letOthersRun gives the processor away, as the batch is full, for the workers to
 // catch up: tasks that are taken while they are in the processor's cache cost less
 // than a queue that grows. It unlocks mu meanwhile.
-func (in *arrivals) letOthersRun() {
+func (in *inbox) letOthersRun() {
 	in.mu.Unlock()
 	begin := time.Now()
 	runtime.Gosched()
 	away := time.Since(begin)
 	lockSoon(&in.mu)
-	in.courtesy.away = max(in.courtesy.away, away)
+	in.yielding.away = max(in.yielding.away, away)
 }
 
-// A courtesy is whether submitters let others run when the batch is full. That is
+// A yieldPolicy is whether submitters let others run when the batch is full. That is
 // good for tasks that are done in no time. Where they are long, whoever has the
 // processor next keeps it for 10 ms, and so do all others that wait for it, so
 // that a submitter would stand still for as long as that takes.
-type courtesy struct {
+type yieldPolicy struct {
 	woken    bool          // the scout was woken for what is in the batch, and has not come yet
 	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
 	started  uint64        // attempts, in all, when a full batch was last taken in
@@ -179,11 +185,11 @@ const (
 	stubbornness = 1000
 )
 
-func (c *courtesy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
+func (c *yieldPolicy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
 
 // tookIn takes note that a batch is taken in, full or not, when so many attempts
 // have been started.
-func (c *courtesy) tookIn(full bool, started uint64) {
+func (c *yieldPolicy) tookIn(full bool, started uint64) {
 	c.woken = false
 	if !full {
 		return
@@ -204,7 +210,7 @@ func (c *courtesy) tookIn(full bool, started uint64) {
 func (p *Pool) lock() {
 	lockSoon(&p.mu)
 	p.endRunLocked()
-	if p.arrivals.least.Load() != none {
+	if p.inbox.least.Load() != none {
 		p.takeInLocked()
 		p.restoreLocked()
 	}
@@ -218,52 +224,52 @@ func (p *Pool) unlock() {
 
 // takeInLocked puts what has arrived into the queue.
 func (p *Pool) takeInLocked() {
-	in := &p.arrivals
+	in := &p.inbox
 	if in.least.Load() == none {
 		return
 	}
-	if p.spare == nil {
-		p.spare = p.queue.segment(batchSize)
+	if p.inbox.spare == nil {
+		p.inbox.spare = p.sched.queue.segment(batchSize)
 	}
 	lockSoon(&in.mu)
-	batch, n, stretches := in.batch, in.n, in.stretches
+	batch, n, stretches := in.batch, in.n, in.spans
 	// Yield looks at least and then at waiting, so what waits is in one or the other.
-	if least := in.least.Load(); least < p.waiting.Load() && !p.paused {
+	if least := in.least.Load(); least < p.waiting.Load() && !p.sched.paused {
 		p.waiting.Store(least)
 	}
-	in.batch, in.n, in.stretches = p.spare, 0, p.spareStretches[:0]
+	in.batch, in.n, in.spans = p.inbox.spare, 0, p.inbox.spareSpans[:0]
 	var began beginnings
 	if p.hooks.timed {
 		began = in.began
 	}
 	in.least.Store(none)
 	in.most.Store(math.MinInt64)
-	in.courtesy.tookIn(n == maxArrivals, p.total.attempts)
-	if p.scout != nil {
+	in.yielding.tookIn(n == maxArrivals, p.ledger.total.attempts)
+	if p.crew.leader != nil {
 		p.endScoutLocked()
 	}
 	in.mu.Unlock()
-	p.spareStretches = stretches
+	p.inbox.spareSpans = stretches
 	canceled := p.acceptAllLocked(batch, n)
 	if p.hooks.timed {
 		p.markArrivalsLocked(batch, stretches, &began)
 	}
 	whole := canceled == 0 && len(stretches) == 1 &&
-		(n >= wholeBatch || n >= worthWhole && p.queue.n == 0)
+		(n >= wholeBatch || n >= worthWhole && p.sched.queue.n == 0)
 	tasks := batch.slots[:n]
 	if whole {
-		p.queue.pushSegment(batch, n, stretches[0].priority)
-		p.spare = p.queue.segment(batchSize)
+		p.sched.queue.pushSegment(batch, n, stretches[0].priority)
+		p.inbox.spare = p.sched.queue.segment(batchSize)
 		return
 	}
 	i := 0
 	for _, s := range stretches {
-		p.queue.pushAll(tasks[i:s.end], batch.base, s.priority)
+		p.sched.queue.pushAll(tasks[i:s.end], batch.base, s.priority)
 		i = s.end
 	}
 	clear(tasks)
 	batch.handles, batch.base = 0, 0
-	p.spare = batch
+	p.inbox.spare = batch
 }
 
 // acceptAllLocked makes the first n tasks of batch, which have arrived, the
@@ -271,18 +277,18 @@ func (p *Pool) takeInLocked() {
 // these are.
 func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
 	tasks := batch.slots[:n]
-	if p.aging {
-		for i := 0; i < n && tasks[i].order < p.seq; i++ {
-			tasks[i].order = p.seq // the time was taken before the lock
+	if p.sched.aging {
+		for i := 0; i < n && tasks[i].order < p.sched.seq; i++ {
+			tasks[i].order = p.sched.seq // the time was taken before the lock
 		}
-		p.seq = tasks[n-1].order
+		p.sched.seq = tasks[n-1].order
 	} else {
-		batch.base = p.seq + 1
-		p.seq += int64(n)
+		batch.base = p.sched.seq + 1
+		p.sched.seq += int64(n)
 	}
-	p.count[Queued] += n
-	before := p.total.submitted
-	p.total.submitted += uint64(n)
+	p.sched.count[Queued] += n
+	before := p.ledger.total.submitted
+	p.ledger.total.submitted += uint64(n)
 	if batch.handles == 0 {
 		return 0
 	}
@@ -305,8 +311,8 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
 
 // plainLocked reports whether a worker with a slot may just take the next task.
 func (p *Pool) plainLocked() bool {
-	return p.direct && !p.paused && len(p.leaving) == 0 &&
-		p.held <= p.slots && len(p.crew) <= p.slots+p.extra
+	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting) == 0 &&
+		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
 }
 
 // takeNextLocked gives w, which has no task, the one whose turn it is, and a slot if
@@ -318,20 +324,20 @@ func (p *Pool) plainLocked() bool {
 // the queue has a single lane and there is one for another. A worker looks at no
 // more than that: two loads.
 func (p *Pool) takeNextLocked(w *worker) bool {
-	l, choice := p.queue.next(false)
-	if l == nil || p.arrivals.matter(int64(l.priority), choice || p.queue.share == 0) {
+	l, choice := p.sched.queue.next(false)
+	if l == nil || p.inbox.matter(int64(l.priority), choice || p.sched.queue.share == 0) {
 		p.takeInLocked()
-		l, choice = p.queue.next(false)
+		l, choice = p.sched.queue.next(false)
 	}
 	if l == nil || l.front().parked() {
 		return false
 	}
 	w.choice, w.restricted = choice, false
-	p.assignLocked(w, p.queue.takeTurn(l, choice, false), l.priority)
+	p.assignLocked(w, p.sched.queue.takeTurn(l, choice, false), l.priority)
 	if !w.holds {
 		p.holdSlotLocked(w)
 	}
-	if p.held < p.slots && p.ask+p.askLess > 0 { // it may be the turn of one of those now
+	if p.sched.held < p.sched.slots && p.sched.asking+p.sched.askingLess > 0 { // it may be the turn of one of those now
 		p.dispatchLocked(nil)
 		p.tellYieldLocked()
 		return true
@@ -344,7 +350,7 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 // matter reports whether an arrival may change whose turn it is, which is that of
 // a task of priority pr, or whether this is a choice, where it is none yet and that
 // makes a difference.
-func (in *arrivals) matter(pr int64, choice bool) bool {
+func (in *inbox) matter(pr int64, choice bool) bool {
 	return in.least.Load() < pr || !choice && in.most.Load() > pr
 }
 
@@ -352,7 +358,7 @@ func (in *arrivals) matter(pr int64, choice bool) bool {
 // fair share does. Each is taken when a worker is free, like all tasks, but what
 // there is to count is counted at the end of the run; anything else that is done
 // under Pool.mu ends it first.
-type run struct {
+type burst struct {
 	slots    []entry // what is left of it
 	taken    int
 	lane     *lane // that the slots are in, with at least one task behind them; nil: no run
@@ -362,7 +368,7 @@ type run struct {
 
 // beginRunLocked begins a run, if there is one to begin. The pool is plain.
 func (p *Pool) beginRunLocked() {
-	q := &p.queue
+	q := &p.sched.queue
 	if q.n < 2 {
 		return
 	}
@@ -377,23 +383,23 @@ func (p *Pool) beginRunLocked() {
 		n = min(n, int(q.share-1-q.turn[0]))
 	}
 	if n > 0 {
-		p.run = run{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
+		p.burst = burst{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
 			choice: choice || q.share == 0}
 	}
 }
 
 // endRunLocked ends the run, if there is one.
 func (p *Pool) endRunLocked() {
-	r := &p.run
+	r := &p.burst
 	if r.lane == nil {
 		return
 	}
-	p.queue.skip(r.lane, r.taken)
-	p.count[Queued] -= r.taken
-	p.total.attempts += uint64(r.taken)
-	p.dispatched.add(Priority(r.priority), uint64(r.taken))
-	p.total.succeeded += uint64(r.taken) // the one before each
-	*r = run{}
+	p.sched.queue.skip(r.lane, r.taken)
+	p.sched.count[Queued] -= r.taken
+	p.ledger.total.attempts += uint64(r.taken)
+	p.ledger.dispatched.add(Priority(r.priority), uint64(r.taken))
+	p.ledger.total.succeeded += uint64(r.taken) // the one before each
+	*r = burst{}
 }
 
 // takeFromRun gives w, whose function has returned, the next of the run. If there
@@ -403,8 +409,8 @@ func (w *worker) takeFromRun() bool {
 	if !p.mu.TryLock() {
 		lockSoon(&p.mu)
 	}
-	r := &p.run
-	if len(r.slots) == 0 || r.slots[0].f == nil || p.arrivals.matter(r.priority, r.choice) {
+	r := &p.burst
+	if len(r.slots) == 0 || r.slots[0].f == nil || p.inbox.matter(r.priority, r.choice) {
 		return false
 	}
 	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)
@@ -423,13 +429,13 @@ func (w *worker) runFunctions() bool {
 		if n%labelEvery == 0 {
 			w.relabel()
 		}
-		w.inRun = true
+		w.inUserCode = true
 		if trace.IsEnabled() {
 			traceFunction(w.priority, w.job.f)
 		} else {
 			w.job.f()
 		}
-		w.inRun = false
+		w.inUserCode = false
 		if w.attempt != nil { // it was adopted
 			w.err, w.kind, w.phase = nil, attemptOK, phaseJudge
 			return true
@@ -449,16 +455,16 @@ func (w *worker) look() bool {
 	if w.dismissed {
 		return false
 	}
-	if p.scout == w { // nobody has noticed yet that the first arrival woke it
-		p.scout = nil
+	if p.crew.leader == w { // nobody has noticed yet that the first arrival woke it
+		p.crew.leader = nil
 	} else {
-		p.coming--
+		p.crew.coming--
 	}
 	if w.abandoned { // at the very end of Shutdown
 		p.returnedLateLocked(w)
 		return false
 	}
-	if p.held < p.slots && p.plainLocked() && p.takeNextLocked(w) {
+	if p.sched.held < p.sched.slots && p.plainLocked() && p.takeNextLocked(w) {
 		w.phase = phaseStart
 		p.wakeNextLocked()
 		return true
@@ -470,11 +476,11 @@ func (w *worker) look() bool {
 // wakeNextLocked wakes one more worker if there is a task for it, and otherwise
 // leaves that to the next arrival.
 func (p *Pool) wakeNextLocked() {
-	waiting := p.held < p.slots && p.queue.n > 0
-	if p.coming > 0 || !waiting && p.expectLocked() {
+	waiting := p.sched.held < p.sched.slots && p.sched.queue.n > 0
+	if p.crew.coming > 0 || !waiting && p.expectLocked() {
 		return
 	}
-	if len(p.idle) == 0 && p.scout == nil && p.unhired == 0 { // those with parked tasks have it first
+	if len(p.crew.idle) == 0 && p.crew.leader == nil && p.crew.unhired == 0 { // those with parked tasks have it first
 		p.endRunLocked()
 		p.takeInLocked()
 		p.restoreLocked()
@@ -486,47 +492,47 @@ func (p *Pool) wakeNextLocked() {
 // expectLocked sees to it that the next arrival wakes a worker if a slot is free
 // and none is on its way. It returns false if there are arrivals already.
 func (p *Pool) expectLocked() bool {
-	if p.coming > 0 {
-		if p.detour { // no more: who is coming finds what arrives
-			lockSoon(&p.arrivals.mu)
+	if p.crew.coming > 0 {
+		if p.crew.detour { // no more: who is coming finds what arrives
+			lockSoon(&p.inbox.mu)
 			p.endDetourLocked()
-			p.arrivals.mu.Unlock()
+			p.inbox.mu.Unlock()
 		}
 		return true
 	}
-	free := p.direct && !p.closed && !p.paused && p.held < p.slots
-	if free && p.scout == nil && len(p.idle) == 0 && p.unhired > 0 && len(p.crew) > 0 {
+	free := p.inbox.direct && !p.end.closed && !p.sched.paused && p.sched.held < p.sched.slots
+	if free && p.crew.leader == nil && len(p.crew.idle) == 0 && p.crew.unhired > 0 && len(p.crew.all) > 0 {
 		p.hireLocked() // as they are needed, one is kept in store
 	}
-	scout := free && (len(p.idle) > 0 || p.scout != nil)
+	scout := free && (len(p.crew.idle) > 0 || p.crew.leader != nil)
 	detour := free && !scout
-	if scout == (p.scout != nil) && detour == p.detour {
+	if scout == (p.crew.leader != nil) && detour == p.crew.detour {
 		return true
 	}
-	in := &p.arrivals
+	in := &p.inbox
 	lockSoon(&in.mu)
 	defer in.mu.Unlock()
 	if free && in.n > 0 {
 		return false
 	}
-	if p.detour, in.detour = detour, detour; !detour {
+	if p.crew.detour, in.detour = detour, detour; !detour {
 		p.endDetourLocked()
 	}
 	if scout {
-		last := len(p.idle) - 1
-		p.scout, in.scout = p.idle[last], p.idle[last]
-		p.idle[last] = nil
-		p.idle = p.idle[:last]
-	} else if p.scout != nil {
+		last := len(p.crew.idle) - 1
+		p.crew.leader, in.leader = p.crew.idle[last], p.crew.idle[last]
+		p.crew.idle[last] = nil
+		p.crew.idle = p.crew.idle[:last]
+	} else if p.crew.leader != nil {
 		p.endScoutLocked()
 	}
 	return true
 }
 
-// endDetourLocked lets tasks arrive without Pool.mu. It is called with arrivals.mu held.
+// endDetourLocked lets tasks arrive without Pool.mu. It is called with inbox.mu held.
 func (p *Pool) endDetourLocked() {
-	in := &p.arrivals
-	p.detour, in.detour = false, false
+	in := &p.inbox
+	p.crew.detour, in.detour = false, false
 	if in.batch == nil {
 		in.batch = newSegment(batchSize)
 	}
@@ -534,22 +540,22 @@ func (p *Pool) endDetourLocked() {
 
 // releaseScoutLocked makes the scout, if there is one, a worker like any other.
 func (p *Pool) releaseScoutLocked() {
-	if p.scout != nil {
-		lockSoon(&p.arrivals.mu)
-		defer p.arrivals.mu.Unlock()
+	if p.crew.leader != nil {
+		lockSoon(&p.inbox.mu)
+		defer p.inbox.mu.Unlock()
 		p.endScoutLocked()
 	}
 }
 
-// endScoutLocked is releaseScoutLocked with arrivals.mu held.
+// endScoutLocked is releaseScoutLocked with inbox.mu held.
 func (p *Pool) endScoutLocked() {
-	if in := &p.arrivals; in.scout == nil {
-		p.coming++ // the first arrival has woken it
+	if in := &p.inbox; in.leader == nil {
+		p.crew.coming++ // the first arrival has woken it
 	} else {
-		in.scout = nil
-		p.idle = append(p.idle, p.scout)
+		in.leader = nil
+		p.crew.idle = append(p.crew.idle, p.crew.leader)
 	}
-	p.scout = nil
+	p.crew.leader = nil
 }
 
 // lockSoon locks a mutex that is held for moments only, by many in turn.

@@ -50,10 +50,10 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 						handles[i], err = p.Submit(context.Background(), Task{Run: func(context.Context) error { ran[i]++; return nil }})
 						require.NoError(t, err)
 					}
-					p.arrivals.mu.Lock()
-					require.Equal(t, n, p.arrivals.n)
+					p.inbox.mu.Lock()
+					require.Equal(t, n, p.inbox.n)
 					handles[canceled].canceled = cause
-					p.arrivals.mu.Unlock()
+					p.inbox.mu.Unlock()
 					p.mu.Unlock()
 					require.NoError(t, p.CheckInvariants())
 					require.Equal(t, Canceled, handles[canceled].State())
@@ -95,7 +95,7 @@ func TestNoTaskIsPutAsideForAWorker(t *testing.T) {
 					t.Skip("it takes two")
 				}
 				p := handPool(t, workers, opts...)
-				idle := slices.Clone(p.crew)
+				idle := slices.Clone(p.crew.all)
 				var order []Priority
 				start := func(pr Priority) {
 					require.NoError(t, p.Go(pr, func() { order = append(order, pr) }))
@@ -167,16 +167,16 @@ func TestAWorkerWokenBeforeAPauseStartsNothing(t *testing.T) {
 		require.NoError(t, p.Go(Low, func() {}))
 		p.Pause()
 		for range 2 {
-			for _, w := range p.crew {
+			for _, w := range p.crew.all {
 				if len(w.wake) == 0 {
 					continue
 				}
 				<-w.wake
 				require.True(t, w.look())
-				require.Equal(t, p.paused, !w.busy)
+				require.Equal(t, p.sched.paused, !w.busy)
 				require.NoError(t, p.CheckInvariants())
 			}
-			require.Equal(t, btoi(!p.paused), p.held)
+			require.Equal(t, btoi(!p.sched.paused), p.sched.held)
 			p.Resume()
 		}
 	}
@@ -207,7 +207,7 @@ func TestYieldDoesNotParkForATaskThatHasASlot(t *testing.T) {
 // wokenWorker returns a worker that was woken and is to look.
 func wokenWorker(t *testing.T, p *Pool) *worker {
 	t.Helper()
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		select {
 		case <-w.wake:
 			return w
@@ -225,7 +225,7 @@ func TestTasksThatWaitForAWorkerTakeNoRoom(t *testing.T) {
 		p := handPool(t, 2, WithCapacity(capacity, OverflowReject))
 		for i := range 2 + capacity {
 			require.NoError(t, p.Go(Priority(i), func() {}))
-			require.Equal(t, min(i+1, 2), p.coming)
+			require.Equal(t, min(i+1, 2), p.crew.coming)
 			require.NoError(t, p.CheckInvariants())
 		}
 		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
@@ -273,7 +273,7 @@ func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
 		p.restoreLocked()
 		p.unlock()
 		require.NoError(t, p.Go(fresh, func() {}))
-		require.Equal(t, 1, p.coming)
+		require.Equal(t, 1, p.crew.coming)
 		p.lock()
 		p.backLocked(pk)
 		p.restoreLocked()
@@ -282,7 +282,7 @@ func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
 		require.Equal(t, fresh == Low, h.state == Running)
 		require.True(t, wokenWorker(t, p).look())
 		require.Equal(t, Running, h.state)
-		require.Equal(t, 2, p.held)
+		require.Equal(t, 2, p.sched.held)
 		require.NoError(t, p.CheckInvariants())
 	}
 }
@@ -300,7 +300,7 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 			require.NoError(t, p.Go(Low, func() { <-gate }))
 		}
 		p.takeInLocked()
-		l := p.queue.lane(laneKey{Low, false})
+		l := p.sched.queue.lane(laneKey{Low, false})
 		require.Same(t, l.head, l.tail)
 		require.Equal(t, batchSize, l.head.size)
 		require.Equal(t, []int32{0, int32(n), int32(n)}, []int32{l.head.head, l.head.tail, l.head.live})
@@ -327,8 +327,8 @@ func TestABatchThatIsShortIsNoSegment(t *testing.T) {
 			}
 			p.takeInLocked()
 		}
-		require.Equal(t, test.waiting+test.n, p.queue.n)
-		require.Equal(t, test.whole, p.queue.lane(laneKey{Low, false}).tail.size == batchSize, "%d behind %d", test.n, test.waiting)
+		require.Equal(t, test.waiting+test.n, p.sched.queue.n)
+		require.Equal(t, test.whole, p.sched.queue.lane(laneKey{Low, false}).tail.size == batchSize, "%d behind %d", test.n, test.waiting)
 		p.unlock()
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
@@ -341,12 +341,12 @@ func TestArrivalsWakeOneWorkerAtATime(t *testing.T) {
 	p := handPool(t, 3)
 	for i := range 5 {
 		require.NoError(t, p.Go(Low, func() {}))
-		require.True(t, p.arrivals.courtesy.woken == (i == 0))
+		require.True(t, p.inbox.yielding.woken == (i == 0))
 		p.takeInLocked()
-		require.Equal(t, 1, p.coming)
-		require.Nil(t, p.scout)
-		require.Equal(t, i+1, p.queue.n)
-		require.Equal(t, 2, len(p.idle))
+		require.Equal(t, 1, p.crew.coming)
+		require.Nil(t, p.crew.leader)
+		require.Equal(t, i+1, p.sched.queue.n)
+		require.Equal(t, 2, len(p.crew.idle))
 		require.NoError(t, p.CheckArrivals())
 	}
 }
@@ -355,7 +355,7 @@ func TestArrivalsWakeOneWorkerAtATime(t *testing.T) {
 // decision itself.
 func TestSubmittersLetOthersRunWhileTasksAreShort(t *testing.T) {
 	const enough, tooFew = maxArrivals / 2, maxArrivals/2 - 1
-	var c courtesy
+	var c yieldPolicy
 	require.False(t, c.due(), "nothing is known yet")
 	c.woken = true
 	require.True(t, c.due(), "the scout needs a processor")
@@ -373,7 +373,7 @@ func TestSubmittersLetOthersRunWhileTasksAreShort(t *testing.T) {
 
 func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 	started := uint64(0)
-	next := func(c *courtesy, since uint64, away time.Duration) {
+	next := func(c *yieldPolicy, since uint64, away time.Duration) {
 		c.away = away
 		started += since
 		c.tookIn(true, started)
@@ -391,7 +391,7 @@ func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 		{"very long, for none", 0, time.Second, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := courtesy{started: started, brisk: true}
+			c := yieldPolicy{started: started, brisk: true}
 			next(&c, test.since, test.away)
 			require.Equal(t, !test.tooLong, c.due())
 			require.Zero(t, c.away, "a new account begins")
@@ -422,16 +422,16 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 		for range maxArrivals + 1 {
 			require.NoError(t, p.Go(Low, func() {}))
 		}
-		p.arrivals.mu.Lock()
-		require.False(t, p.arrivals.courtesy.due())
-		require.Zero(t, p.arrivals.courtesy.away)
-		p.arrivals.mu.Unlock()
+		p.inbox.mu.Lock()
+		require.False(t, p.inbox.yielding.due())
+		require.Zero(t, p.inbox.yielding.away)
+		p.inbox.mu.Unlock()
 	}
-	p.arrivals.mu.Lock()
-	require.Equal(t, uint64(1), p.arrivals.courtesy.started)
-	p.arrivals.letOthersRun()
-	require.Positive(t, p.arrivals.courtesy.away)
-	p.arrivals.mu.Unlock()
+	p.inbox.mu.Lock()
+	require.Equal(t, uint64(1), p.inbox.yielding.started)
+	p.inbox.letOthersRun()
+	require.Positive(t, p.inbox.yielding.away)
+	p.inbox.mu.Unlock()
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 }
@@ -440,18 +440,18 @@ func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
 	p, gate := occupiedPool(t)
 	p.mu.Lock() // nobody takes anything in
 	p.takeInLocked()
-	in := &p.arrivals
+	in := &p.inbox
 	for i := range maxArrivals {
-		in.courtesy.brisk = i > 0
+		in.yielding.brisk = i > 0
 		require.True(t, p.arrive(entry{f: func() {}}, Low))
-		require.Zero(t, in.courtesy.away)
+		require.Zero(t, in.yielding.away)
 	}
-	in.courtesy.brisk = false
+	in.yielding.brisk = false
 	require.False(t, p.arrive(entry{f: func() {}}, Low))
-	require.Zero(t, in.courtesy.away)
-	in.courtesy.brisk = true
+	require.Zero(t, in.yielding.away)
+	in.yielding.brisk = true
 	require.False(t, p.arrive(entry{f: func() {}}, Low))
-	require.Positive(t, in.courtesy.away)
+	require.Positive(t, in.yielding.away)
 	require.Equal(t, maxArrivals, in.n)
 	p.mu.Unlock()
 	close(gate)
@@ -483,33 +483,33 @@ func TestWithAgingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 	p.mu.Lock() // nobody takes anything in
 	p.takeInLocked()
 	const late, later = int64(time.Hour), 2 * int64(time.Hour)
-	p.arrivals.mu.Lock()
-	p.arrivals.latest = late
-	p.arrivals.mu.Unlock()
+	p.inbox.mu.Lock()
+	p.inbox.latest = late
+	p.inbox.mu.Unlock()
 	for range 3 {
 		require.NoError(t, p.Go(Low, func() {}))
 	}
-	p.arrivals.mu.Lock()
+	p.inbox.mu.Lock()
 	for i := range 3 {
-		require.Equal(t, late, p.arrivals.batch.slots[i].order)
+		require.Equal(t, late, p.inbox.batch.slots[i].order)
 	}
-	p.arrivals.batch.slots[2].order = later + 1 // read after the worker's
-	p.arrivals.mu.Unlock()
-	p.seq = later
+	p.inbox.batch.slots[2].order = later + 1 // read after the worker's
+	p.inbox.mu.Unlock()
+	p.sched.seq = later
 	p.takeInLocked()
 	var orders []int64
-	for _, e := range p.queue.all() {
+	for _, e := range p.sched.queue.all() {
 		orders = append(orders, e.order)
 	}
 	require.Equal(t, []int64{later, later, later + 1}, orders)
-	require.Zero(t, p.spare.base, "with aging it stays so")
-	require.Zero(t, p.spare.handles)
-	require.Equal(t, later+1, p.seq)
+	require.Zero(t, p.inbox.spare.base, "with aging it stays so")
+	require.Zero(t, p.inbox.spare.handles)
+	require.Equal(t, later+1, p.sched.seq)
 	require.NoError(t, p.Go(Low, func() {}))
-	p.seq = later + 2 // and not one arrival was later
+	p.sched.seq = later + 2 // and not one arrival was later
 	p.takeInLocked()
-	require.Equal(t, later+2, p.queue.lane(laneKey{Low, false}).tail.slots[3].order)
-	require.Equal(t, later+2, p.seq)
+	require.Equal(t, later+2, p.sched.queue.lane(laneKey{Low, false}).tail.slots[3].order)
+	require.Equal(t, later+2, p.sched.seq)
 	p.restoreLocked()
 	p.unlock()
 	require.NoError(t, p.CheckInvariants())
@@ -636,7 +636,7 @@ func TestADispatchWithAChoiceOnlyAmongArrivalsCounts(t *testing.T) {
 			}
 			<-started
 			p.lock() // all are taken in
-			require.Equal(t, 9, p.queue.n)
+			require.Equal(t, 9, p.sched.queue.n)
 			p.unlock()
 			if inRun {
 				for range 2 { // the second of these is taken from a run
@@ -644,18 +644,18 @@ func TestADispatchWithAChoiceOnlyAmongArrivalsCounts(t *testing.T) {
 					<-started
 				}
 				p.mu.Lock()
-				require.NotNil(t, p.run.lane)
+				require.NotNil(t, p.burst.lane)
 				p.mu.Unlock()
 			}
 			require.NoError(t, p.Go(Low, func() {}))
-			p.arrivals.mu.Lock()
-			require.Equal(t, 1, p.arrivals.n)
-			p.arrivals.mu.Unlock()
-			require.Zero(t, p.queue.turn[0])
+			p.inbox.mu.Lock()
+			require.Equal(t, 1, p.inbox.n)
+			p.inbox.mu.Unlock()
+			require.Zero(t, p.sched.queue.turn[0])
 			step <- struct{}{}
 			<-started
 			p.mu.Lock()
-			require.Equal(t, uint64(1), p.queue.turn[0])
+			require.Equal(t, uint64(1), p.sched.queue.turn[0])
 			p.mu.Unlock()
 			close(step)
 			go func() {
@@ -679,11 +679,11 @@ func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
 		p.mu.Lock()
 		h, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
 		require.NoError(t, err)
-		p.arrivals.mu.Lock()
+		p.inbox.mu.Lock()
 		h.canceled = context.Canceled // as cancel does
-		p.arrivals.closed = true      // as Shutdown does
-		p.arrivals.mu.Unlock()
-		p.closed = true
+		p.inbox.closed = true         // as Shutdown does
+		p.inbox.mu.Unlock()
+		p.end.closed = true
 		p.mu.Unlock()
 		synctest.Wait()
 		require.NoError(t, p.Shutdown(context.Background()))
@@ -740,27 +740,29 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 	b := &batchPair{
 		queuePair: newQueuePair(t, mode.share, mode.step, mode.shed),
 		rng:       rand.New(rand.NewPCG(31, 37)),
-		pool:      &Pool{cfg: &config{}, direct: true, slots: 1, held: 1, aging: mode.step > 0, checkClock: checkClock{never: true}, epoch: time.Now()},
+		pool:      &Pool{cfg: &config{}, checkClock: checkClock{never: true}, epoch: time.Now()},
 	}
 	p := b.pool
-	if p.aging {
-		p.seq = int64(1000 * time.Hour) // beyond what the clock says
+	p.inbox.direct = true
+	p.sched.slots, p.sched.held, p.sched.aging = 1, 1, mode.step > 0
+	if p.sched.aging {
+		p.sched.seq = int64(1000 * time.Hour) // beyond what the clock says
 	}
-	p.arrivals.init()
-	p.arrivals.batch, p.spare = newSegment(batchSize), newSegment(batchSize)
-	p.queue = *b.q
-	p.queue.init()
-	b.q, b.nextID = &p.queue, 1
+	p.inbox.init()
+	p.inbox.batch, p.inbox.spare = newSegment(batchSize), newSegment(batchSize)
+	p.sched.queue = *b.q
+	p.sched.queue.init()
+	b.q, b.nextID = &p.sched.queue, 1
 	return b
 }
 
 // order returns the order of the next task.
 func (b *batchPair) order() int64 {
 	p := b.pool
-	if p.aging {
-		return max(p.seq, p.arrivals.latest) + b.rng.Int64N(min(int64(b.q.step), 100))
+	if p.sched.aging {
+		return max(p.sched.seq, p.inbox.latest) + b.rng.Int64N(min(int64(b.q.step), 100))
 	}
-	return p.seq + int64(p.arrivals.n) + 1
+	return p.sched.seq + int64(p.inbox.n) + 1
 }
 
 // arrive has tasks arrive, few or many, of one priority or several.
@@ -778,7 +780,7 @@ func (b *batchPair) arrive() {
 	pr := Priority(b.rng.IntN(4))
 	several := b.rng.IntN(3) == 0
 	handles := b.rng.IntN(3)
-	for range min(n, maxArrivals-p.arrivals.n) {
+	for range min(n, maxArrivals-p.inbox.n) {
 		if several && b.rng.IntN(3) == 0 {
 			pr = Priority(b.rng.IntN(4))
 		}
@@ -789,24 +791,24 @@ func (b *batchPair) arrive() {
 			e = entry{h: handleOf(p, nil)}
 			e.h.task.Priority = pr
 		}
-		if p.aging {
-			p.arrivals.latest = order
+		if p.sched.aging {
+			p.inbox.latest = order
 		}
 		require.True(b.t, p.arrive(e, pr))
 		b.ref.push(naiveTask{id: id, h: e.h, priority: pr, order: order, fresh: true})
 	}
-	require.NoError(b.t, p.arrivals.check(p.aging, true))
+	require.NoError(b.t, p.inbox.check(p.sched.aging, true))
 }
 
 // takeFromRun takes the next of the run, if there is one.
 func (b *batchPair) takeFromRun() {
 	p := b.pool
-	r, w := &p.run, &worker{pool: p}
+	r, w := &p.burst, &worker{pool: p}
 	if len(r.slots) == 0 {
 		return
 	}
 	if !w.takeFromRun() {
-		require.True(b.t, r.slots[0].f == nil || p.arrivals.n > 0)
+		require.True(b.t, r.slots[0].f == nil || p.inbox.n > 0)
 		p.mu.Unlock()
 		return
 	}
@@ -821,12 +823,12 @@ func (b *batchPair) takeFromRun() {
 // endRun ends the run, and looks whether all is counted that was taken from it.
 func (b *batchPair) endRun() {
 	p := b.pool
-	taken, attempts := p.run.taken, p.total.attempts
-	p.count[Queued] = b.q.n
+	taken, attempts := p.burst.taken, p.ledger.total.attempts
+	p.sched.count[Queued] = b.q.n
 	p.endRunLocked()
-	require.Equal(b.t, attempts+uint64(taken), p.total.attempts)
-	require.Equal(b.t, attempts+uint64(taken), p.total.succeeded)
-	require.Equal(b.t, b.q.n, p.count[Queued])
+	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.attempts)
+	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.succeeded)
+	require.Equal(b.t, b.q.n, p.sched.count[Queued])
 	require.NoError(b.t, p.checkRunLocked())
 }
 
@@ -834,15 +836,15 @@ func (b *batchPair) endRun() {
 func (b *batchPair) takeNext() {
 	p := b.pool
 	b.endRun()
-	p.total.submitted = uint64(b.nextID - 1 - p.arrivals.n)
+	p.ledger.total.submitted = uint64(b.nextID - 1 - p.inbox.n)
 	want, some := naiveTask{}, len(b.ref.tasks) > 0
 	if some {
 		want = b.ref.tasks[b.ref.next()]
 	}
-	w, batch := &worker{pool: p, holds: true}, p.arrivals.batch
+	w, batch := &worker{pool: p, holds: true}, p.inbox.batch
 	took := p.takeNextLocked(w)
 	b.taken(batch)
-	p.total.succeeded = p.total.attempts
+	p.ledger.total.succeeded = p.ledger.total.attempts
 	require.NoError(b.t, p.checkRunLocked())
 	if !took {
 		require.True(b.t, !some || want.h != nil && want.h.state == Parked)
@@ -865,7 +867,7 @@ func (b *batchPair) takeNext() {
 
 // taken takes note of what became of a batch that may have been taken in.
 func (b *batchPair) taken(batch *segment) {
-	if p := b.pool; batch != p.arrivals.batch && batch != p.spare {
+	if p := b.pool; batch != p.inbox.batch && batch != p.inbox.spare {
 		b.whole++
 	}
 }
@@ -874,17 +876,17 @@ func (b *batchPair) taken(batch *segment) {
 func (b *batchPair) alone() {
 	p := b.pool
 	b.endRun()
-	p.total.submitted = uint64(b.nextID - 1 - p.arrivals.n)
-	batch := p.arrivals.batch
+	p.ledger.total.submitted = uint64(b.nextID - 1 - p.inbox.n)
+	batch := p.inbox.batch
 	p.takeInLocked()
 	b.taken(batch)
-	p.total.succeeded = p.total.attempts
-	require.NoError(b.t, cmp.Or(p.checkSpareLocked(true), p.arrivals.check(p.aging, true)))
+	p.ledger.total.succeeded = p.ledger.total.attempts
+	require.NoError(b.t, cmp.Or(p.checkSpareLocked(true), p.inbox.check(p.sched.aging, true)))
 	b.checkAll()
 	switch b.rng.IntN(4) {
 	case 0:
 		order := b.order()
-		p.seq = order
+		p.sched.seq = order
 		b.push(Priority(b.rng.IntN(4)), order, b.rng.IntN(2) == 0, b.rng.IntN(2) == 0)
 		if h := b.ref.tasks[len(b.ref.tasks)-1].h; h != nil {
 			h.pool, h.first = p, new(attempt)
@@ -938,23 +940,23 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 							}))
 						}
 						p.takeInLocked()
-						require.Equal(t, functions, p.queue.n)
+						require.Equal(t, functions, p.sched.queue.n)
 						for range ended { // as the worker that is busy
-							p.queue.pop(false)
-							p.count[Queued]--
-							p.total.attempts++
-							p.total.succeeded++
+							p.sched.queue.pop(false)
+							p.sched.count[Queued]--
+							p.ledger.total.attempts++
+							p.ledger.total.succeeded++
 						}
 						over := ended
 						if p.beginRunLocked(); inRun {
-							p.run.slots[0], p.run.slots, p.run.taken = entry{}, p.run.slots[1:], 1
+							p.burst.slots[0], p.burst.slots, p.burst.taken = entry{}, p.burst.slots[1:], 1
 							over++
 						}
 						p.mu.Unlock()
 						synctest.Wait()
 						require.NoError(t, p.CheckArrivals())
 						p.mu.Lock()
-						require.Equal(t, slots, p.held)
+						require.Equal(t, slots, p.sched.held)
 						p.mu.Unlock()
 						require.Equal(t, slots-1, ran)
 						require.NoError(t, p.CheckInvariants())
@@ -977,11 +979,11 @@ func handPool(t *testing.T, workers int, opts ...Option) *Pool {
 	require.NoError(t, err)
 	p := newPool(c)
 	p.checkClock.never = true
-	p.supervised = true // by nobody
+	p.supervisor.started = true // by nobody
 	for i := range workers {
 		w := &worker{pool: p, wake: make(chan struct{}, 1), id: i + 1, crewI: i, watchI: -1}
-		p.crew = append(p.crew, w)
-		p.idle = append(p.idle, w)
+		p.crew.all = append(p.crew.all, w)
+		p.crew.idle = append(p.crew.idle, w)
 	}
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
@@ -997,7 +999,7 @@ func TestOneScoutWakesTheNext(t *testing.T) {
 			}
 			for i := range workers {
 				woken := 0
-				for _, w := range p.crew {
+				for _, w := range p.crew.all {
 					woken += len(w.wake)
 				}
 				require.Equal(t, btoi(i < tasks), woken)
@@ -1009,12 +1011,12 @@ func TestOneScoutWakesTheNext(t *testing.T) {
 				require.NoError(t, p.CheckArrivals())
 				require.Equal(t, phaseStart, w.phase)
 				require.True(t, w.busy && w.holds)
-				require.Equal(t, i+1, p.held)
-				require.NotContains(t, p.idle, w)
-				require.Equal(t, btoi(i+1 < min(tasks, workers)), p.coming)
+				require.Equal(t, i+1, p.sched.held)
+				require.NotContains(t, p.crew.idle, w)
+				require.Equal(t, btoi(i+1 < min(tasks, workers)), p.crew.coming)
 			}
 			require.NoError(t, p.CheckInvariants())
-			require.Equal(t, max(tasks-workers, 0), p.queue.n)
+			require.Equal(t, max(tasks-workers, 0), p.sched.queue.n)
 		}
 	}
 }
@@ -1031,19 +1033,19 @@ func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	require.True(t, wokenWorker(t, p).look())
-	p.arrivals.scout = nil
-	p.idle, p.scout = append(p.idle, p.scout), nil // as it was then
+	p.inbox.leader = nil
+	p.crew.idle, p.crew.leader = append(p.crew.idle, p.crew.leader), nil // as it was then
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	p.wakeNextLocked()
 	require.NoError(t, p.CheckArrivals())
 	require.True(t, wokenWorker(t, p).look())
-	require.Equal(t, 2, p.held)
+	require.Equal(t, 2, p.sched.held)
 }
 
 func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.arrive(entry{h: handleOf(p, nil)}, Low))
-	p.arrivals.batch.slots[0].h.canceled = context.Canceled // as cancel does
+	p.inbox.batch.slots[0].h.canceled = context.Canceled // as cancel does
 	require.NoError(t, p.CheckArrivals())
 	w := wokenWorker(t, p)
 	require.True(t, w.look())
@@ -1051,7 +1053,7 @@ func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	require.False(t, w.busy)
 	require.Equal(t, phaseSleep, w.phase)
 	require.Equal(t, 2, p.idleLocked())
-	require.NotNil(t, p.scout)
+	require.NotNil(t, p.crew.leader)
 }
 
 // Whoever finds the scout awake wakes no other for the task that woke it.
@@ -1063,12 +1065,12 @@ func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 			require.NoError(t, p.CheckArrivals())
 			p.lock()
 			require.NoError(t, p.checkArrivalsLocked(true))
-			require.Equal(t, 1, p.coming)
-			require.Equal(t, i, p.held)
+			require.Equal(t, 1, p.crew.coming)
+			require.Equal(t, i, p.sched.held)
 			p.unlock()
 			w := wokenWorker(t, p)
 			if !plain {
-				p.extra = -1 // one worker too many
+				p.crew.extra = -1 // one worker too many
 				w.look()
 				require.True(t, w.dismissed)
 				break
@@ -1076,8 +1078,8 @@ func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 			require.True(t, w.look())
 			require.True(t, w.busy && w.holds)
 			require.Equal(t, phaseStart, w.phase)
-			require.Equal(t, i+1, p.held)
-			require.Zero(t, p.coming)
+			require.Equal(t, i+1, p.sched.held)
+			require.Zero(t, p.crew.coming)
 			require.NoError(t, p.CheckArrivals())
 		}
 	}
@@ -1086,20 +1088,20 @@ func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 // An arrival that came while no slot was free woke nobody.
 func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 	p := handPool(t, 2)
-	p.held = 2 // all are held by tasks
+	p.sched.held = 2 // all are held by tasks
 	p.restoreLocked()
-	require.Nil(t, p.scout)
+	require.Nil(t, p.crew.leader)
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	require.NoError(t, p.CheckArrivals())
 	p.restoreLocked()
-	require.Equal(t, 1, p.arrivals.n, "no hurry")
-	p.held = 1
+	require.Equal(t, 1, p.inbox.n, "no hurry")
+	p.sched.held = 1
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
-	require.Equal(t, 1, p.coming)
-	require.Zero(t, p.arrivals.n)
+	require.Equal(t, 1, p.crew.coming)
+	require.Zero(t, p.inbox.n)
 	require.True(t, wokenWorker(t, p).look())
-	require.Equal(t, 2, p.held)
+	require.Equal(t, 2, p.sched.held)
 }
 
 // A scout that was woken, and whose slot is taken before anybody has looked at what
@@ -1107,20 +1109,20 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
-	p.held = 2
+	p.sched.held = 2
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
-	require.Nil(t, p.scout)
-	require.Equal(t, 1, p.coming)
-	require.Equal(t, 1, p.arrivals.n)
+	require.Nil(t, p.crew.leader)
+	require.Equal(t, 1, p.crew.coming)
+	require.Equal(t, 1, p.inbox.n)
 	w := wokenWorker(t, p)
 	require.True(t, w.look())
 	require.NoError(t, p.CheckArrivals())
-	require.Nil(t, p.scout)
-	require.Zero(t, p.coming)
+	require.Nil(t, p.crew.leader)
+	require.Zero(t, p.crew.coming)
 	require.False(t, w.busy)
-	require.Contains(t, p.idle, w)
-	require.Equal(t, 1, p.queue.n)
+	require.Contains(t, p.crew.idle, w)
+	require.Equal(t, 1, p.sched.queue.n)
 }
 
 // A task that arrived while a worker took a less urgent one in comes before the next
@@ -1145,15 +1147,15 @@ func TestAWorkerIsHiredForTheMostUrgentOfAll(t *testing.T) {
 		start(Low)
 		p.mu.Lock()
 		p.takeInLocked()
-		p.paused = false
-		require.Equal(t, 1, p.queue.n)
-		require.Empty(t, p.idle)
-		require.Equal(t, p.slots-1, p.held)
-		p.arrivals.mu.Lock()
-		p.detour, p.arrivals.detour = false, false // as it was when they arrived
-		p.arrivals.mu.Unlock()
+		p.sched.paused = false
+		require.Equal(t, 1, p.sched.queue.n)
+		require.Empty(t, p.crew.idle)
+		require.Equal(t, p.sched.slots-1, p.sched.held)
+		p.inbox.mu.Lock()
+		p.crew.detour, p.inbox.detour = false, false // as it was when they arrived
+		p.inbox.mu.Unlock()
 		start(High)
-		require.Equal(t, 1, p.arrivals.n)
+		require.Equal(t, 1, p.inbox.n)
 		p.wakeNextLocked()
 		p.mu.Unlock()
 		synctest.Wait()
@@ -1185,12 +1187,12 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 				p.mu.Lock()
 				gone, err := p.Submit(context.Background(), Task{Run: func(context.Context) error { return nil }})
 				require.NoError(t, err)
-				p.arrivals.mu.Lock()
+				p.inbox.mu.Lock()
 				gone.canceled = context.Canceled // as cancel does
-				p.arrivals.mu.Unlock()
+				p.inbox.mu.Unlock()
 				p.takeInLocked()
-				require.Equal(t, 1, p.coming)
-				if p.paused = paused; !paused {
+				require.Equal(t, 1, p.crew.coming)
+				if p.sched.paused = paused; !paused {
 					p.backLocked(h.attempt.parking)
 				}
 				p.restoreLocked()
@@ -1222,17 +1224,17 @@ func TestAWorkerThatIsOneTooManyWhenItLooksTakesNothing(t *testing.T) {
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	w := wokenWorker(t, p)
 	require.NoError(t, p.Resize(2))
-	require.Len(t, p.crew, 2, "another was dismissed")
-	p.slots = 1
+	require.Len(t, p.crew.all, 2, "another was dismissed")
+	p.sched.slots = 1
 	require.False(t, w.look())
 	require.NoError(t, p.CheckArrivals())
 	require.True(t, w.dismissed)
 	require.False(t, w.busy)
-	require.Len(t, p.crew, 1)
-	require.Equal(t, 1, p.queue.n)
-	require.Equal(t, 1, p.coming)
+	require.Len(t, p.crew.all, 1)
+	require.Equal(t, 1, p.sched.queue.n)
+	require.Equal(t, 1, p.crew.coming)
 	require.True(t, wokenWorker(t, p).look())
-	require.Equal(t, 1, p.held)
+	require.Equal(t, 1, p.sched.held)
 }
 
 // At the very end of a Shutdown workers are given up that have no task: one that was on
@@ -1242,14 +1244,14 @@ func TestAWorkerThatIsGivenUpBeforeItLooksEnds(t *testing.T) {
 	require.True(t, p.arrive(entry{f: func() {}}, Low))
 	p.lock()
 	var reports []report
-	p.slots = 0 // so that none is hired in its place
-	p.abandonLocked(p.crew[0], &reports)
-	w := p.abandoned[0]
+	p.sched.slots = 0 // so that none is hired in its place
+	p.abandonLocked(p.crew.all[0], &reports)
+	w := p.crew.abandoned[0]
 	p.unlock()
 	<-w.wake
 	require.False(t, w.look())
-	require.Zero(t, p.coming)
-	require.Empty(t, p.abandoned)
+	require.Zero(t, p.crew.coming)
+	require.Empty(t, p.crew.abandoned)
 	require.False(t, w.busy)
 }
 
@@ -1270,7 +1272,7 @@ func TestFunctionOfARunIsGarbageWhenTheNextHasBegun(t *testing.T) {
 	for i := range kept {
 		<-started
 		p.mu.Lock()
-		require.Equal(t, i > 0 && i < functions-1, p.run.taken > 0, "function %d comes from a run", i)
+		require.Equal(t, i > 0 && i < functions-1, p.burst.taken > 0, "function %d comes from a run", i)
 		p.mu.Unlock()
 		runtime.GC()
 		for k := range kept {
@@ -1298,11 +1300,11 @@ func TestWhatEachTaskNeedsIsInOneCacheLine(t *testing.T) {
 	for range 10 {
 		p, gate := occupiedPool(t)
 		p.lock()
-		w := p.crew[0]
+		w := p.crew.all[0]
 		p.unlock()
-		in, r := &p.arrivals, &p.run
+		in, r := &p.inbox, &p.burst
 		require.Zero(t, at(&in.mu)%line, "arrivals")
-		require.Less(t, at(&in.stretches)+reflect.TypeOf(in.stretches).Size()-1, at(&in.mu)+line)
+		require.Less(t, at(&in.spans)+reflect.TypeOf(in.spans).Size()-1, at(&in.mu)+line)
 		require.Zero(t, at(&p.mu)%line, "mu: change gapBeforeMu")
 		require.Less(t, at(r)+reflect.TypeOf(*r).Size()-1, at(&p.mu)+line)
 		for _, field := range []any{&w.job, &w.attempt, &w.priority, &w.jobs} {

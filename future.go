@@ -171,7 +171,7 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 //
 // Inside a task, of any pool, that task gives its slot back while Map waits.
 func Map[T, R any](ctx context.Context, p *Pool, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
-	return mapSeq("Map", ctx, p, func() int { return 2 * p.slots }, t, in, f)
+	return mapSeq("Map", ctx, p, func() int { return 2 * p.sched.slots }, t, in, f)
 }
 
 // MapLimit is [Map] with at most limit elements, at least 1, that have been taken

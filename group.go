@@ -115,7 +115,7 @@ func (g *Group) acceptsLocked() bool {
 		g.failLocked(errGroupOver)
 	}
 	if g.err != nil {
-		g.p.total.refused++
+		g.p.ledger.total.refused++
 	}
 	return g.err == nil
 }

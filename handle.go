@@ -189,10 +189,10 @@ func (h *Handle) SetPriority(pr Priority) bool {
 	defer p.unlock()
 	switch h.state {
 	case Queued:
-		e := p.queue.remove(h)
+		e := p.sched.queue.remove(h)
 		h.task.Priority = pr
 		e.order = p.orderLocked()
-		p.queue.push(e, pr, false)
+		p.sched.queue.push(e, pr, false)
 	case Delayed:
 		h.task.Priority = pr
 	default:

@@ -103,6 +103,7 @@ type hookTable struct {
 	timed   bool     // some hook is told how long a task waited, or a function took
 	all     bool     // some hook is told of each function given to Go
 	samples []uint64 // GoEvery of the others
+	timesGo bool     // some functions, or all, are timed
 }
 
 // unsampled is TaskInfo.draw of a function that is in no sample. Without samples
@@ -302,7 +303,7 @@ func (w *worker) containAround(f func()) (ok bool) {
 		if ok {
 			return
 		}
-		if v := recover(); v != nil || !w.inRun {
+		if v := recover(); v != nil || !w.inUserCode {
 			w.pool.logContained("hook Around", v)
 		}
 	}()
@@ -325,7 +326,7 @@ func (w *worker) callRecovered(ctx context.Context) (err error) {
 		normal = true
 	}()
 	if !normal { // a Goexit does not come here; died sees to it
-		w.inRun, w.kind = false, attemptPanic
+		w.inUserCode, w.kind = false, attemptPanic
 		err = (&PanicError{Value: w.value, site: w.site}).complete()
 		w.panicked, w.value, w.site = false, nil, panicSite{}
 	}

@@ -19,10 +19,10 @@ import (
 // checkedLocked is called before Pool.mu is unlocked. It ends the program if it finds a
 // fault: a panic might be contained.
 func (p *Pool) checkedLocked() {
-	things := p.queue.n + p.door.n + p.delayed.Len() + p.doorDelayed.Len() + len(p.crew)
+	things := p.sched.queue.n + p.sched.door.n + p.sched.delayed.Len() + p.sched.doorDelayed.Len() + len(p.crew.all)
 	switch {
 	case !p.checkClock.due(things):
-	case p.run.lane != nil: // what it has taken is not counted yet
+	case p.burst.lane != nil: // what it has taken is not counted yet
 		mustHold(p.checkArrivalsLocked(p.checkClock.deep()))
 	default:
 		mustHold(p.checkInvariantsLocked(p.checkClock.deep()))
@@ -75,16 +75,16 @@ func (p *Pool) CheckInvariants() error {
 // nothing, not even the ages that a dispatch would bring up to date, so it hides no fault.
 // It returns nil if all is well.
 func (p *Pool) checkInvariantsLocked(deep bool) error {
-	parked, err := p.queue.check(p.cfg.aging == 0, deep)
+	parked, err := p.sched.queue.check(p.cfg.aging == 0, deep)
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	if n, err := p.door.check(p.cfg.aging == 0, deep); err != nil {
+	if n, err := p.sched.door.check(p.cfg.aging == 0, deep); err != nil {
 		return fmt.Errorf("door: %w", err)
 	} else if n != 0 {
 		return fmt.Errorf("door: %d attempts are parked in it", n)
 	}
-	for pr, e := range p.queue.all() {
+	for pr, e := range p.sched.queue.all() {
 		if h := e.h; h != nil {
 			switch {
 			case h.task.Priority != pr:
@@ -96,7 +96,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			}
 		}
 	}
-	for pr, e := range p.door.all() {
+	for pr, e := range p.sched.door.all() {
 		h := e.h
 		switch {
 		case h == nil || h.id != 0 || h.refused != nil || h.task.Priority != pr:
@@ -112,7 +112,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 // betweenLocked reports whether a worker is between two critical sections of the
 // end of an attempt: what the attempt asked for is free, but not given away yet.
 func (p *Pool) betweenLocked() bool {
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if w.busy && w.attempt != nil && w.attempt.over {
 			return true
 		}
@@ -124,7 +124,7 @@ func (p *Pool) betweenLocked() bool {
 // number of parked attempts in the queue.
 func (p *Pool) checkCountsLocked(parked int) error {
 	later, retrying := 0, 0
-	for _, h := range p.delayed.tasks {
+	for _, h := range p.sched.delayed.tasks {
 		switch {
 		case h.state != Delayed:
 			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
@@ -134,22 +134,22 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			later++
 		}
 	}
-	for _, w := range p.dead {
-		if !w.dead || w.abandoned || w.crewI >= len(p.crew) || p.crew[w.crewI] != w {
+	for _, w := range p.crew.dead {
+		if !w.dead || w.abandoned || w.crewI >= len(p.crew.all) || p.crew.all[w.crewI] != w {
 			return fmt.Errorf("worker %d is to be replaced, and is not in the crew", w.id)
 		}
 	}
-	for _, w := range slices.Concat(p.abandoned, p.lost) {
+	for _, w := range slices.Concat(p.crew.abandoned, p.crew.lost) {
 		if w.dead {
 			return fmt.Errorf("worker %d was given up and is still counted, though its goroutine has ended", w.id)
 		}
 	}
-	for _, e := range p.queue.all() {
+	for _, e := range p.sched.queue.all() {
 		if e.h != nil && e.h.laterLocked() {
 			later++
 		}
 	}
-	for _, h := range p.doorDelayed.tasks {
+	for _, h := range p.sched.doorDelayed.tasks {
 		switch {
 		case h.id != 0 || h.refused != nil || !h.due.Equal(h.task.NotBefore):
 			return errors.New("door of delayed: it holds a task that does not wait for room at it")
@@ -157,16 +157,16 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			return errors.New("door of delayed: a submitter waits while there is room")
 		}
 	}
-	if err := cmp.Or(p.delayed.check("delayed"), p.doorDelayed.check("door of delayed")); err != nil {
+	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.doorDelayed.check("door of delayed")); err != nil {
 		return err
 	}
-	for i, w := range p.watched {
-		if w.watchI != i || w.watch.IsZero() || i > 0 && p.watched.Less(i, (i-1)/2) {
+	for i, w := range p.watch.watched {
+		if w.watchI != i || w.watch.IsZero() || i > 0 && p.watch.watched.Less(i, (i-1)/2) {
 			return fmt.Errorf("watched: the heap is broken at %d", i)
 		}
 	}
 	held, heldLess, busy := 0, 0, [numStates]int{}
-	for i, w := range p.crew {
+	for i, w := range p.crew.all {
 		if w.crewI != i {
 			return fmt.Errorf("crew: worker %d is at %d and believes %d", w.id, i, w.crewI)
 		}
@@ -188,28 +188,28 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		what      string
 		got, want int
 	}{
-		{"queued tasks", p.count[Queued], p.queue.n - parked},
-		{"delayed tasks", p.count[Delayed], p.delayed.Len()},
-		{"tasks that wait for a retry", p.retrying, retrying},
-		{"tasks that were delayed and have not started", p.later, later},
-		{"running tasks", p.count[Running], busy[Running]},
-		{"parked tasks", p.count[Parked], busy[Parked]},
-		{"slots held", p.held, held},
-		{"slots held by less urgent tasks", p.heldLess, heldLess},
-		{"attempts that ask for a slot", p.ask + p.askLess, parked + len(p.leaving) + len(p.leavingLess)},
+		{"queued tasks", p.sched.count[Queued], p.sched.queue.n - parked},
+		{"delayed tasks", p.sched.count[Delayed], p.sched.delayed.Len()},
+		{"tasks that wait for a retry", p.sched.retrying, retrying},
+		{"tasks that were delayed and have not started", p.sched.later, later},
+		{"running tasks", p.sched.count[Running], busy[Running]},
+		{"parked tasks", p.sched.count[Parked], busy[Parked]},
+		{"slots held", p.sched.held, held},
+		{"slots held by less urgent tasks", p.sched.heldLess, heldLess},
+		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess, parked + len(p.sched.exiting) + len(p.sched.exitingLess)},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("counted %d %s, found %d", c.got, c.what, c.want)
 		}
 	}
-	if sum := p.total.succeeded + p.total.failed + p.total.canceled + p.total.shed +
-		uint64(p.outstandingLocked()); p.total.submitted != sum {
-		return fmt.Errorf("counted %d tasks submitted, found %d", p.total.submitted, sum)
+	if sum := p.ledger.total.succeeded + p.ledger.total.failed + p.ledger.total.canceled + p.ledger.total.shed +
+		uint64(p.outstandingLocked()); p.ledger.total.submitted != sum {
+		return fmt.Errorf("counted %d tasks submitted, found %d", p.ledger.total.submitted, sum)
 	}
-	if p.paused {
+	if p.sched.paused {
 		return nil
 	}
-	if pr, ok := p.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.contendedLocked(math.MaxInt) {
+	if pr, ok := p.sched.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.contendedLocked(math.MaxInt) {
 		return fmt.Errorf("Yield is told %d, while a task of priority %d waits", p.waiting.Load(), pr)
 	}
 	return p.checkDispatchLocked()
@@ -218,33 +218,33 @@ func (p *Pool) checkCountsLocked(parked int) error {
 // checkDispatchLocked checks that whoever is to have a free slot gets one: a parked
 // attempt at once, and others by a worker on its way.
 func (p *Pool) checkDispatchLocked() error {
-	free := p.slots - p.held
-	if free <= 0 || p.paused {
+	free := p.sched.slots - p.sched.held
+	if free <= 0 || p.sched.paused {
 		return nil
 	}
 	restricted := p.restrictedLocked()
-	if len(p.leaving) > 0 || len(p.leavingLess) > 0 && !restricted {
+	if len(p.sched.exiting) > 0 || len(p.sched.exitingLess) > 0 && !restricted {
 		return errors.New("a task on its way out waits while a slot is free")
 	}
 	queued, asking := [2]int{}, 0
-	for i := range p.queue.classes {
-		for _, l := range p.queue.classes[i].lead.lanes {
+	for i := range p.sched.queue.classes {
+		for _, l := range p.sched.queue.classes[i].lead.lanes {
 			queued[i] += l.n - l.parked
 			if i == 0 || !restricted {
 				asking += l.parked
 			}
 		}
 	}
-	want := min(free, queued[0]+min(queued[1], max(p.slots-p.cfg.reserved-p.heldLess, 0)))
+	want := min(free, queued[0]+min(queued[1], max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0)))
 	switch {
 	case want != p.wantedLocked():
 		return fmt.Errorf("%d workers are wanted, and %d by the pool", want, p.wantedLocked())
 	case want == 0 && asking > 0:
 		return errors.New("a parked attempt waits while a slot is free")
-	case want > 0 && p.coming == 0:
+	case want > 0 && p.crew.coming == 0:
 		return errors.New("a task waits while a slot is free, and no worker is on its way")
-	case p.coming < want && !p.direct:
-		return fmt.Errorf("%d workers are on their way, for %d tasks", p.coming, want)
+	case p.crew.coming < want && !p.inbox.direct:
+		return fmt.Errorf("%d workers are on their way, for %d tasks", p.crew.coming, want)
 	}
 	return nil
 }
@@ -254,10 +254,10 @@ func (p *Pool) checkDispatchLocked() error {
 func (p *Pool) CheckAtRest() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.coming != 0 {
-		return fmt.Errorf("%d workers are said to be on their way", p.coming)
+	if p.crew.coming != 0 {
+		return fmt.Errorf("%d workers are said to be on their way", p.crew.coming)
 	}
-	if p.run.lane == nil {
+	if p.burst.lane == nil {
 		if err := p.checkDispatchLocked(); err != nil {
 			return err
 		}
@@ -270,7 +270,7 @@ func (p *Pool) CheckAtRest() error {
 func (p *Pool) Together(f func()) bool {
 	p.lock()
 	defer p.unlock()
-	if !p.direct || p.detour || p.closed {
+	if !p.inbox.direct || p.crew.detour || p.end.closed {
 		return false
 	}
 	f()
@@ -301,19 +301,19 @@ func (p *Pool) CheckArrivals() error {
 }
 
 func (p *Pool) checkArrivalsLocked(deep bool) error {
-	in := &p.arrivals
+	in := &p.inbox
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return cmp.Or(in.check(p.aging, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
+	return cmp.Or(in.check(p.sched.aging, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
 }
 
 // check checks what has arrived, with in.mu held.
-func (in *arrivals) check(aging, deep bool) error {
+func (in *inbox) check(aging, deep bool) error {
 	handles, order, i := int32(0), int64(math.MinInt64), 0
 	least, most := int64(none), int64(math.MinInt64)
-	for k, s := range in.stretches {
-		if s.end <= i || k > 0 && s.priority == in.stretches[k-1].priority {
-			return fmt.Errorf("arrivals: stretch %d of %v is empty, or no stretch of its own", k, in.stretches)
+	for k, s := range in.spans {
+		if s.end <= i || k > 0 && s.priority == in.spans[k-1].priority {
+			return fmt.Errorf("arrivals: stretch %d of %v is empty, or no stretch of its own", k, in.spans)
 		}
 		least, most = min(least, int64(s.priority)), max(most, int64(s.priority))
 		i = s.end
@@ -346,7 +346,7 @@ func (in *arrivals) check(aging, deep bool) error {
 }
 
 func (p *Pool) checkSpareLocked(deep bool) error {
-	if s := p.spare; s != nil && (s == p.arrivals.batch || s.size != batchSize || s.next != nil || deep && !s.cleared()) {
+	if s := p.inbox.spare; s != nil && (s == p.inbox.batch || s.size != batchSize || s.next != nil || deep && !s.cleared()) {
 		return errors.New("the spare segment is not clear")
 	}
 	return nil
@@ -355,50 +355,50 @@ func (p *Pool) checkSpareLocked(deep bool) error {
 // checkIdleLocked checks the workers without a task, and who wakes one when the next
 // task arrives.
 func (p *Pool) checkIdleLocked() error {
-	in := &p.arrivals
-	free := p.direct && !p.closed && !p.paused && p.held < p.slots
+	in := &p.inbox
+	free := p.inbox.direct && !p.end.closed && !p.sched.paused && p.sched.held < p.sched.slots
 	asleep := make(map[*worker]bool)
-	for _, w := range p.idle {
+	for _, w := range p.crew.idle {
 		asleep[w] = true
 	}
-	if p.scout != nil {
-		asleep[p.scout] = true
+	if p.crew.leader != nil {
+		asleep[p.crew.leader] = true
 	}
 	others := 0 // may be on their way
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if !asleep[w] && !w.busy && !w.holds {
 			others++
 		}
 	}
 	switch {
-	case in.batch == nil && p.direct && !in.detour && !in.closed:
+	case in.batch == nil && p.inbox.direct && !in.detour && !in.closed:
 		return errors.New("arrivals: there is no batch")
-	case p.detour != in.detour:
-		return fmt.Errorf("detour is %t, but %t for arrivals", p.detour, in.detour)
-	case in.scout != nil && in.scout != p.scout:
+	case p.crew.detour != in.detour:
+		return fmt.Errorf("detour is %t, but %t for arrivals", p.crew.detour, in.detour)
+	case in.leader != nil && in.leader != p.crew.leader:
 		return errors.New("the scout is another than the pool says")
-	case in.scout == nil && p.scout != nil && in.n == 0:
+	case in.leader == nil && p.crew.leader != nil && in.n == 0:
 		return errors.New("the scout is up, and nobody knows")
-	case in.scout != nil && in.n > 0:
+	case in.leader != nil && in.n > 0:
 		return errors.New("tasks have arrived, and the scout was not woken")
-	case p.unhired < 0 || p.unhired > p.slots:
-		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.unhired, p.slots)
-	case p.extra > max(p.sizeLocked()-p.slots, 0):
-		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.extra, p.sizeLocked(), p.slots)
-	case p.coming < 0 || p.coming > others:
-		return fmt.Errorf("%d workers are on their way, of %d", p.coming, others)
-	case p.coming > 0: // they will see to the rest
-	case p.scout != nil && !free || p.scout == nil && free && (len(p.idle) > 0 || p.unhired > 0 && len(p.crew) > 0):
-		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.scout != nil, p.held, p.slots, len(p.idle))
-	case p.detour != (free && p.scout == nil):
-		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.detour, p.held, p.slots, len(p.idle))
+	case p.crew.unhired < 0 || p.crew.unhired > p.sched.slots:
+		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.crew.unhired, p.sched.slots)
+	case p.crew.extra > max(p.sizeLocked()-p.sched.slots, 0):
+		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.crew.extra, p.sizeLocked(), p.sched.slots)
+	case p.crew.coming < 0 || p.crew.coming > others:
+		return fmt.Errorf("%d workers are on their way, of %d", p.crew.coming, others)
+	case p.crew.coming > 0: // they will see to the rest
+	case p.crew.leader != nil && !free || p.crew.leader == nil && free && (len(p.crew.idle) > 0 || p.crew.unhired > 0 && len(p.crew.all) > 0):
+		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.crew.leader != nil, p.sched.held, p.sched.slots, len(p.crew.idle))
+	case p.crew.detour != (free && p.crew.leader == nil):
+		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.crew.detour, p.sched.held, p.sched.slots, len(p.crew.idle))
 	}
 	for w := range asleep {
-		if woken := w == p.scout && in.scout == nil; w.busy || w.holds || w.dismissed || len(w.wake) > 0 && !woken {
+		if woken := w == p.crew.leader && in.leader == nil; w.busy || w.holds || w.dismissed || len(w.wake) > 0 && !woken {
 			return fmt.Errorf("worker %d is idle and busy: %t, woken: %t", w.id, w.busy, len(w.wake) > 0)
 		}
 	}
-	for _, w := range p.idle[len(p.idle):cap(p.idle)] {
+	for _, w := range p.crew.idle[len(p.crew.idle):cap(p.crew.idle)] {
 		if w != nil {
 			return errors.New("a worker that is not idle is kept")
 		}
@@ -407,7 +407,7 @@ func (p *Pool) checkIdleLocked() error {
 }
 
 func (p *Pool) checkRunLocked() error {
-	r := &p.run
+	r := &p.burst
 	if r.lane == nil {
 		if r.slots != nil || r.taken != 0 {
 			return errors.New("a run that has ended is not clear")

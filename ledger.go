@@ -7,6 +7,18 @@ import (
 	"time"
 )
 
+// A ledger is what has happened in a pool. Protected by Pool.mu.
+type ledger struct {
+	total      totals
+	dispatched dispatchCounts // attempts started, by priority
+	clock      waitClock
+}
+
+// A waitClock tells how long tasks have waited whose arrival nobody has timed.
+type waitClock struct {
+	marks []mark // see oldestWaitLocked
+}
+
 // totals is the part of Stats that only grows.
 type totals struct {
 	submitted, refused                uint64
@@ -100,29 +112,29 @@ const (
 // markLocked notes which tasks have come by now, and forgets the marks that say
 // nothing about those that wait. lanes are those that are not empty.
 func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
-	if p.aging {
+	if p.sched.aging {
 		return // orders are times
 	}
 	oldest := int64(math.MaxInt64)
 	for _, l := range lanes {
 		oldest = min(oldest, l.order())
 	}
-	first, _ := slices.BinarySearchFunc(p.marks, oldest, mark.compare)
-	p.marks = slices.Delete(p.marks, 0, first)
-	if oldest <= p.seq {
-		p.addMarkLocked(p.seq, now)
+	first, _ := slices.BinarySearchFunc(p.ledger.clock.marks, oldest, mark.compare)
+	p.ledger.clock.marks = slices.Delete(p.ledger.clock.marks, 0, first)
+	if oldest <= p.sched.seq {
+		p.addMarkLocked(p.sched.seq, now)
 	}
 }
 
 // markArrivalsLocked notes when the tasks of a batch have come that is taken in. With
 // hooks that are told how long tasks wait, that is known of the first of each priority,
 // so that Stats need not have been asked before.
-func (p *Pool) markArrivalsLocked(batch *segment, stretches []stretch, began *beginnings) {
-	if p.aging {
+func (p *Pool) markArrivalsLocked(batch *segment, stretches []span, began *beginnings) {
+	if p.sched.aging {
 		return
 	}
-	if p.queue.n == 0 {
-		p.marks = p.marks[:0]
+	if p.sched.queue.n == 0 {
+		p.ledger.clock.marks = p.ledger.clock.marks[:0]
 	}
 	first := 0
 	for i, s := range stretches[:min(len(stretches), maxTimed)] {
@@ -142,15 +154,15 @@ func (p *Pool) cameAt(e entry) time.Duration {
 
 // addMarkLocked notes that the tasks of an order up to seq had come at a time.
 func (p *Pool) addMarkLocked(seq int64, at time.Duration) {
-	if last := len(p.marks) - 1; last >= 0 {
-		if p.marks[last].seq == seq {
+	if last := len(p.ledger.clock.marks) - 1; last >= 0 {
+		if p.ledger.clock.marks[last].seq == seq {
 			return
 		}
-		at = max(at, p.marks[last].at) // was read before a lock
+		at = max(at, p.ledger.clock.marks[last].at) // was read before a lock
 	}
-	p.marks = append(p.marks, mark{seq, at})
-	for precision := time.Duration(markPrecision); len(p.marks) > maxMarks; precision /= 2 {
-		p.marks = thinOut(p.marks, at, precision)
+	p.ledger.clock.marks = append(p.ledger.clock.marks, mark{seq, at})
+	for precision := time.Duration(markPrecision); len(p.ledger.clock.marks) > maxMarks; precision /= 2 {
+		p.ledger.clock.marks = thinOut(p.ledger.clock.marks, at, precision)
 	}
 }
 
@@ -178,11 +190,11 @@ func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
 			continue
 		case e.h != nil && p.hooks.timed:
 			return now - e.h.queuedAt
-		case p.aging:
+		case p.sched.aging:
 			return now - time.Duration(e.order)
 		}
-		i, _ := slices.BinarySearchFunc(p.marks, e.order, mark.compare)
-		return now - p.marks[i].at
+		i, _ := slices.BinarySearchFunc(p.ledger.clock.marks, e.order, mark.compare)
+		return now - p.ledger.clock.marks[i].at
 	}
 	return 0
 }

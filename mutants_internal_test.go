@@ -398,8 +398,8 @@ func TestGoroutinesOfThePoolAreForgottenWhenTheyEnd(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		p.mu.Lock()
-		require.Empty(t, p.insiders)
-		require.Zero(t, p.helpers)
+		require.Empty(t, p.outbox.insiders)
+		require.Zero(t, p.outbox.helpers)
 		p.mu.Unlock()
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
@@ -613,8 +613,8 @@ func TestAPassThatUserCodeEndsGoesOnAndIsForgotten(t *testing.T) {
 		synctest.Wait()
 		require.False(t, ctx.asked.Load())
 		require.Equal(t, context.Canceled, h.Err())
-		require.Empty(t, p.insiders)
-		require.Zero(t, p.helpers)
+		require.Empty(t, p.outbox.insiders)
+		require.Zero(t, p.outbox.helpers)
 		end()
 	})
 }
@@ -627,7 +627,7 @@ func TestReportsOfAPassAreOwedOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, p.hooks.outside)
 		p.cancelChunk(&chunk{reports: make([]report, 1)})
-		require.Zero(t, p.helpers)
+		require.Zero(t, p.outbox.helpers)
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }
@@ -753,19 +753,19 @@ func TestGoroutinesOfWorkersAreForgottenWhenTheyEnd(t *testing.T) {
 // What looks at the invariants must see each of them broken.
 func TestABrokenInvariantIsFound(t *testing.T) {
 	for what, broken := range map[string]func(p *Pool) (mend func()){
-		"a slot that nobody holds": func(p *Pool) func() { p.held++; return func() { p.held-- } },
-		"a task that is not there": func(p *Pool) func() { p.count[Queued]++; return func() { p.count[Queued]-- } },
+		"a slot that nobody holds": func(p *Pool) func() { p.sched.held++; return func() { p.sched.held-- } },
+		"a task that is not there": func(p *Pool) func() { p.sched.count[Queued]++; return func() { p.sched.count[Queued]-- } },
 		"a task of another priority": func(p *Pool) func() {
-			l, _ := p.queue.next(false)
+			l, _ := p.sched.queue.next(false)
 			l.priority++
 			return func() { l.priority-- }
 		},
-		"a worker on its way that is none": func(p *Pool) func() { p.coming++; return func() { p.coming-- } },
+		"a worker on its way that is none": func(p *Pool) func() { p.crew.coming++; return func() { p.crew.coming-- } },
 		"a task of which Yield is not told": func(p *Pool) func() {
 			least := p.waiting.Swap(none)
 			return func() { p.waiting.Store(least) }
 		},
-		"a total too many": func(p *Pool) func() { p.total.succeeded++; return func() { p.total.succeeded-- } },
+		"a total too many": func(p *Pool) func() { p.ledger.total.succeeded++; return func() { p.ledger.total.succeeded-- } },
 	} {
 		t.Run(what, func(t *testing.T) {
 			p, gate := occupiedPool(t)

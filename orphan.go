@@ -51,7 +51,7 @@ func (p *Pool) orphanedLocked(h *Handle, err error) {
 	if !causedByReturn(err) || h.terms.answered {
 		return
 	}
-	p.total.orphaned++
+	p.ledger.total.orphaned++
 	o := &p.orphans
 	if o.untold == nil {
 		o.untold = make(map[*attempt]int)

@@ -89,9 +89,9 @@ func (p *Pool) parkLocked(a *attempt) *parking {
 	a.parking = pk
 	p.engageLocked(+1)
 	a.h.state = Parked
-	p.count[Running]--
-	p.count[Parked]++
-	p.total.parks++
+	p.sched.count[Running]--
+	p.sched.count[Parked]++
+	p.ledger.total.parks++
 	p.freeSlotLocked(a.w)
 	p.rewatchLocked(a.w)
 	return pk
@@ -114,7 +114,7 @@ func (p *Pool) backLocked(pk *parking) {
 		p.goFirstLocked(pk)
 	} else {
 		h := pk.a.h
-		p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
+		p.sched.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
 	}
 	p.watchFullLocked()
 }
@@ -122,15 +122,15 @@ func (p *Pool) backLocked(pk *parking) {
 // leavingOf returns the list of those on their way out that pk belongs to.
 func (p *Pool) leavingOf(pk *parking) *[]*parking {
 	if p.lessUrgent(pk.a.w.priority) {
-		return &p.leavingLess
+		return &p.sched.exitingLess
 	}
-	return &p.leaving
+	return &p.sched.exiting
 }
 
 // goFirstLocked puts an attempt whose context has ended before everything.
 func (p *Pool) goFirstLocked(pk *parking) {
-	p.left++
-	pk.left = p.left
+	p.sched.exits++
+	pk.left = p.sched.exits
 	to := p.leavingOf(pk)
 	*to = append(*to, pk)
 }
@@ -139,16 +139,16 @@ func (p *Pool) goFirstLocked(pk *parking) {
 func (p *Pool) backOfLaneLocked(pk *parking) {
 	p.askLocked(pk)
 	h := pk.a.h
-	p.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+	p.sched.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 }
 
 // askLocked counts an attempt that asks for a slot.
 func (p *Pool) askLocked(pk *parking) {
 	pk.asked = true
 	if p.lessUrgent(pk.a.w.priority) {
-		p.askLess++
+		p.sched.askingLess++
 	} else {
-		p.ask++
+		p.sched.asking++
 	}
 }
 
@@ -160,9 +160,9 @@ func (p *Pool) goneLocked(pk *parking) {
 	switch {
 	case !pk.asked:
 	case p.lessUrgent(pk.a.w.priority):
-		p.askLess--
+		p.sched.askingLess--
 	default:
-		p.ask--
+		p.sched.asking--
 	}
 }
 
@@ -171,7 +171,7 @@ func (p *Pool) goneLocked(pk *parking) {
 // with the task's context sees it end.
 func (p *Pool) hurryLocked(a *attempt) {
 	if a.h.place.lane != nil {
-		p.queue.remove(a.h)
+		p.sched.queue.remove(a.h)
 		p.goFirstLocked(a.parking)
 	}
 }
@@ -180,10 +180,10 @@ func (p *Pool) hurryLocked(a *attempt) {
 func (p *Pool) unparkLocked(pk *parking) {
 	a := pk.a
 	p.goneLocked(pk)
-	p.total.resumes++
+	p.ledger.total.resumes++
 	a.h.state = Running
-	p.count[Parked]--
-	p.count[Running]++
+	p.sched.count[Parked]--
+	p.sched.count[Running]++
 	p.holdSlotLocked(a.w)
 	now := time.Now()
 	a.slice.Store(int64(now.Sub(p.epoch)))
@@ -199,7 +199,7 @@ func (p *Pool) unparkOverLocked(a *attempt) {
 		return
 	}
 	if a.h.place.lane != nil {
-		p.queue.remove(a.h)
+		p.sched.queue.remove(a.h)
 	}
 	if pk.left > 0 {
 		from := p.leavingOf(pk)

@@ -179,7 +179,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	if s == nil || int(s.tail) == len(s.slots) {
 		s = q.appendSegment(l)
 	}
-	e.order -= s.base // of a segment that came from the arrivals with room left
+	e.order -= s.base // of a segment that came from the inbox with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
 		e.h.place = place{l, s, s.tail}

@@ -150,8 +150,8 @@ func TestListsOfAPoolShrink(t *testing.T) {
 			synctest.Wait()
 			p.lock()
 			defer p.unlock()
-			return []int{cap(p.crew), cap(p.idle), cap(p.dead), cap(p.leaving), cap(p.leavingLess), cap(p.abandoned), cap(p.watched),
-				cap(p.delayed.tasks), cap(p.reports), cap(p.doorDelayed.tasks)}
+			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting), cap(p.sched.exitingLess), cap(p.crew.abandoned), cap(p.watch.watched),
+				cap(p.sched.delayed.tasks), cap(p.outbox.notices), cap(p.sched.doorDelayed.tasks)}
 		}
 		require.NoError(t, p.Resize(peak))
 		for range peak {

@@ -13,6 +13,17 @@ import (
 	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
+// An outbox is what hooks and the log are to be told, and the goroutines that do that and
+// other work for the pool. Protected by Pool.mu.
+type outbox struct {
+	notices    []report // for the reporter, see reportLocked
+	delivering bool     // it runs
+
+	helpers  int             // goroutines that Shutdown waits for, beside the crew
+	insiders map[uint64]bool // the numbers of those that are the pool's
+	telling  int             // the others, which tell hooks of something; see tellHere
+}
+
 // A report is something to tell hooks and the log about, to be called without
 // a lock: a call or, if that is nil, a hook to be told of an event.
 type report struct {
@@ -67,8 +78,8 @@ func next(rs *[]report) report {
 // deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
 func (p *Pool) oweLocked(rs []report) {
 	if len(rs) > 0 && p.hooks.outside {
-		p.helpers++
-		p.telling++
+		p.outbox.helpers++
+		p.outbox.telling++
 	}
 }
 
@@ -86,8 +97,8 @@ func (p *Pool) deliverAll(rs []report) {
 		defer p.unlock()
 		p.reportLocked(rs)
 		if p.hooks.outside {
-			p.helpers--
-			p.telling--
+			p.outbox.helpers--
+			p.outbox.telling--
 			p.restoreLocked()
 		}
 	}()
@@ -112,7 +123,7 @@ func (p *Pool) tellHere(rs *[]report) {
 // worth, as hooks hardly ever ask; this costs who asks.
 func (p *Pool) tellsHere() bool {
 	p.lock()
-	telling := p.telling
+	telling := p.outbox.telling
 	p.unlock()
 	if telling == 0 {
 		return false
@@ -191,10 +202,10 @@ const maxReports = 1000
 // reportLocked has reports made by the reporter, a goroutine that runs while
 // there are any.
 func (p *Pool) reportLocked(reports []report) {
-	p.reports = append(p.reports, reports...)
-	if len(p.reports) > 0 && !p.reporting {
-		p.reporting = true
-		p.helpers++
+	p.outbox.notices = append(p.outbox.notices, reports...)
+	if len(p.outbox.notices) > 0 && !p.outbox.delivering {
+		p.outbox.delivering = true
+		p.outbox.helpers++
 		go p.reportAll()
 	}
 }
@@ -205,21 +216,21 @@ func (p *Pool) reportAll() {
 	defer func() {
 		p.lock()
 		defer p.unlock()
-		delete(p.insiders, id)
-		if len(p.reports) > 0 {
+		delete(p.outbox.insiders, id)
+		if len(p.outbox.notices) > 0 {
 			go p.reportAll()
 			return
 		}
-		p.reports = nil // it may have been long
-		p.reporting = false
-		p.helpers--
+		p.outbox.notices = nil // it may have been long
+		p.outbox.delivering = false
+		p.outbox.helpers--
 		p.restoreLocked()
 	}()
 	p.lock()
 	defer p.unlock()
-	for len(p.reports) > 0 {
-		next := p.reports[:1:1]
-		if p.reports = p.reports[1:]; len(p.reports) == maxReports/2 && len(p.dead) > 0 {
+	for len(p.outbox.notices) > 0 {
+		next := p.outbox.notices[:1:1]
+		if p.outbox.notices = p.outbox.notices[1:]; len(p.outbox.notices) == maxReports/2 && len(p.crew.dead) > 0 {
 			p.alarmLocked()
 		}
 		p.unlock()
@@ -297,7 +308,7 @@ func (p *Pool) helps() (id uint64) {
 	id = goroutineID()
 	p.lock()
 	defer p.unlock()
-	p.insiders[id] = true
+	p.outbox.insiders[id] = true
 	return id
 }
 
@@ -305,7 +316,7 @@ func (p *Pool) helps() (id uint64) {
 func (p *Pool) helperDone(id uint64) {
 	p.lock()
 	defer p.unlock()
-	delete(p.insiders, id)
-	p.helpers--
+	delete(p.outbox.insiders, id)
+	p.outbox.helpers--
 	p.restoreLocked()
 }

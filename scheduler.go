@@ -8,6 +8,40 @@ import (
 	"time"
 )
 
+// A scheduler decides who is next. It has no goroutine, lock or clock, and calls no user
+// code: times are passed in, and it can be driven alone. Protected by Pool.mu.
+type scheduler struct {
+	aging bool // WithAging is given
+
+	queue       priorityQueue
+	exiting     []*parking    // parked attempts whose context has ended and that ask for a slot; they go first. See exitingLess
+	exitingLess []*parking    // as exiting, but those less urgent than WithReserved's
+	exits       int64         // number of the last that came to one of the two
+	door        priorityQueue // submitters that wait for room, in their task's place
+	seq         int64         // last order handed out
+	paused      bool
+
+	// Tasks that wait for their time. Those that have never started take no room
+	// from what could run at once: they are bounded by themselves, and so their
+	// submitters wait at a door of their own, where the first due is the first to
+	// be let in. One that becomes due there goes on to the other door.
+	delayed     dueHeap
+	retrying    int     // how many in delayed wait for a retry
+	later       int     // tasks that were delayed when they were accepted and have not started: in delayed or, as they are due, in queue
+	doorDelayed dueHeap // submitters that wait for room among these, until their task is due
+
+	// Slots. A slot is held from the moment a worker takes a task until it has
+	// settled and reported it, but for the time in which the task is parked;
+	// also while a dead worker waits to be replaced.
+	slots      int // how many there are
+	held       int // how many are held; more than slots after Resize, for a while
+	heldLess   int // how many of these by tasks less urgent than those of WithReserved
+	asking     int // parked attempts that ask for one,
+	askingLess int // and the less urgent ones
+
+	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
+}
+
 // restoreLocked restores the invariant at Pool.mu: it lets submitters in while
 // there is room, has parked attempts go on whose turn it is, and wakes workers for
 // the tasks that there are slots for. It also tells those who wait for the pool to
@@ -19,10 +53,10 @@ func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
 func (p *Pool) restoreWithLocked(w *worker) {
 	p.dispatchLocked(w)
 	if w != nil && !w.busy {
-		p.idle = append(p.idle, w)
+		p.crew.idle = append(p.crew.idle, w)
 	}
 	for {
-		for want := p.wantedLocked(); p.coming < want; {
+		for want := p.wantedLocked(); p.crew.coming < want; {
 			p.summonLocked()
 		}
 		if p.expectLocked() {
@@ -32,7 +66,7 @@ func (p *Pool) restoreWithLocked(w *worker) {
 		p.dispatchLocked(nil)
 	}
 	p.tellYieldLocked()
-	if p.outstandingLocked() == 0 && p.arrivals.least.Load() == none {
+	if p.outstandingLocked() == 0 && p.inbox.least.Load() == none {
 		p.drainedLocked()
 	}
 }
@@ -41,7 +75,7 @@ func (p *Pool) restoreWithLocked(w *worker) {
 // all of it.
 func (p *Pool) tellYieldLocked() {
 	least := int64(none)
-	if pr, ok := p.queue.leastPriority(); ok && !p.paused && p.contendedLocked(math.MaxInt) {
+	if pr, ok := p.sched.queue.leastPriority(); ok && !p.sched.paused && p.contendedLocked(math.MaxInt) {
 		least = int64(pr)
 	}
 	if p.waiting.Load() != least {
@@ -54,7 +88,7 @@ func (p *Pool) tellYieldLocked() {
 // nil: the next waits for a worker that looks.
 func (p *Pool) dispatchLocked(w *worker) {
 	p.admitLocked()
-	for p.held < p.slots && p.nextLocked(w) {
+	for p.sched.held < p.sched.slots && p.nextLocked(w) {
 		p.admitLocked()
 	}
 }
@@ -72,20 +106,20 @@ func (p *Pool) nextLocked(w *worker) bool {
 		p.unparkLocked(pk)
 		return true
 	}
-	if p.paused || p.queue.n == 0 {
+	if p.sched.paused || p.sched.queue.n == 0 {
 		return false
 	}
-	l, choice := p.queue.next(restricted)
+	l, choice := p.sched.queue.next(restricted)
 	switch {
 	case l == nil:
 		return false
 	case l.front().parked():
-		p.unparkLocked(p.queue.takeTurn(l, choice, restricted).h.attempt.parking)
+		p.unparkLocked(p.sched.queue.takeTurn(l, choice, restricted).h.attempt.parking)
 	case w == nil || w.busy:
 		return false
 	default:
 		w.choice, w.restricted = choice, restricted
-		p.assignLocked(w, p.queue.takeTurn(l, choice, restricted), l.priority)
+		p.assignLocked(w, p.sched.queue.takeTurn(l, choice, restricted), l.priority)
 		p.holdSlotLocked(w)
 	}
 	return true
@@ -94,11 +128,11 @@ func (p *Pool) nextLocked(w *worker) bool {
 // nextLeavingLocked returns the list whose first is the first parked attempt on its way
 // out that may have a free slot, nil if there is none.
 func (p *Pool) nextLeavingLocked(restricted bool) *[]*parking {
-	switch all, less := p.leaving, p.leavingLess; {
+	switch all, less := p.sched.exiting, p.sched.exitingLess; {
 	case len(less) > 0 && !restricted && (len(all) == 0 || less[0].left < all[0].left):
-		return &p.leavingLess
+		return &p.sched.exitingLess
 	case len(all) > 0:
-		return &p.leaving
+		return &p.sched.exiting
 	}
 	return nil
 }
@@ -107,8 +141,8 @@ func (p *Pool) nextLeavingLocked(restricted bool) *[]*parking {
 func (p *Pool) admitLocked() {
 	// Those that are not due first: they take no room from others, but the tasks
 	// that submit them ask for their slots.
-	for h := p.doorDelayed.first(); h != nil && (h.canceled != nil || p.laterRoomLocked()); h = p.doorDelayed.first() {
-		p.doorDelayed.remove(h)
+	for h := p.sched.doorDelayed.first(); h != nil && (h.canceled != nil || p.laterRoomLocked()); h = p.sched.doorDelayed.first() {
+		p.sched.doorDelayed.remove(h)
 		if h.canceled == nil { // else its Submit is about to find out
 			p.letInLocked(h, true)
 		}
@@ -128,17 +162,17 @@ func (p *Pool) letInLocked(h *Handle, later bool) {
 // door, nil if there is none. Where the one whose turn it is finds none, a
 // reserved slot may be free for another.
 func (p *Pool) nextAtDoorLocked() *Handle {
-	for restricted := false; p.door.n > 0; {
-		l, _ := p.door.next(restricted)
+	for restricted := false; p.sched.door.n > 0; {
+		l, _ := p.sched.door.next(restricted)
 		if l == nil {
 			return nil
 		}
 		h := l.front().h
 		switch {
 		case h.canceled != nil: // its Submit is about to find out
-			p.door.remove(h)
+			p.sched.door.remove(h)
 		case p.roomLocked(l.priority):
-			p.door.pop(restricted)
+			p.sched.door.pop(restricted)
 			return h
 		case restricted || p.cfg.reserved == 0:
 			return nil
@@ -156,14 +190,14 @@ func (p *Pool) roomLocked(pr Priority) bool {
 		return true
 	}
 	free, promised := p.freeLocked(pr)
-	return p.count[Queued]-promised+p.retrying-free < p.cfg.capacity
+	return p.sched.count[Queued]-promised+p.sched.retrying-free < p.cfg.capacity
 }
 
 // laterRoomLocked is roomLocked for a task that has to wait for its time: there
 // may be as many as may be accepted when nothing runs. One counts until it starts,
 // as a queue that is full does not keep it out when it is due.
 func (p *Pool) laterRoomLocked() bool {
-	return p.cfg.capacity == unbounded || p.later-p.slots < p.cfg.capacity
+	return p.cfg.capacity == unbounded || p.sched.later-p.sched.slots < p.cfg.capacity
 }
 
 // makeRoomLocked returns nil if there is room for one more task, if need be
@@ -178,7 +212,7 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due t
 	case later, p.cfg.overflow != OverflowShed:
 		return time.Time{}, ErrFull
 	}
-	e, victim, ok := p.queue.takeShed(pr)
+	e, victim, ok := p.sched.queue.takeShed(pr)
 	if !ok {
 		return time.Time{}, ErrFull
 	}
@@ -193,15 +227,15 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due t
 // if due is set.
 func (p *Pool) inheritLocked(h *Handle, due time.Time) {
 	if h.due = due; !due.IsZero() {
-		p.later++
+		p.sched.later++
 	}
 }
 
 // acceptLocked makes h one of the pool's tasks. later says that it has to wait for
 // its time.
 func (p *Pool) acceptLocked(h *Handle, later bool) {
-	p.total.submitted++
-	h.id = p.total.submitted
+	p.ledger.total.submitted++
+	h.id = p.ledger.total.submitted
 	if later {
 		p.delayLocked(h, h.task.NotBefore)
 	} else {
@@ -219,23 +253,23 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 			h.queuedAt = time.Since(p.epoch)
 		}
 	}
-	l := p.queue.lane(laneKey{pr, false})
-	p.queue.pushLane(l, e)
-	p.count[Queued]++
+	l := p.sched.queue.lane(laneKey{pr, false})
+	p.sched.queue.pushLane(l, e)
+	p.sched.count[Queued]++
 	p.watchFullLocked()
-	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.aging {
+	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.sched.aging {
 		p.addMarkLocked(e.order, p.cameAt(e)) // as markArrivalsLocked does
 	}
 }
 
 // orderLocked returns the order of a task that arrives now.
 func (p *Pool) orderLocked() int64 {
-	if p.aging {
-		p.seq = max(p.seq, int64(time.Since(p.epoch)))
+	if p.sched.aging {
+		p.sched.seq = max(p.sched.seq, int64(time.Since(p.epoch)))
 	} else {
-		p.seq++
+		p.sched.seq++
 	}
-	return p.seq
+	return p.sched.seq
 }
 
 // freeLocked returns the number of slots that are free for a newcomer of
@@ -244,16 +278,16 @@ func (p *Pool) orderLocked() int64 {
 // While submitters wait at the door, free slots are promised to no task: an attempt
 // that waits there may be the first to have one.
 func (p *Pool) freeLocked(pr Priority) (free, promised int) {
-	free = p.slots - p.held
-	forLess := min(free, p.slots-p.cfg.reserved-p.heldLess)
-	less := p.queue.classes[1].queued // 0 without a reservation
-	queued := p.count[Queued] - less
-	if p.paused || p.door.n > 0 || p.doorDelayed.Len() > 0 {
+	free = p.sched.slots - p.sched.held
+	forLess := min(free, p.sched.slots-p.cfg.reserved-p.sched.heldLess)
+	less := p.sched.queue.classes[1].queued // 0 without a reservation
+	queued := p.sched.count[Queued] - less
+	if p.sched.paused || p.sched.door.n > 0 || p.sched.doorDelayed.Len() > 0 {
 		queued, less = 0, 0
-	} else if free > 0 && p.ask+p.askLess > 0 {
+	} else if free > 0 && p.sched.asking+p.sched.askingLess > 0 {
 		// Whose turn it is has a slot before those that ask for one.
 		restricted := p.restrictedLocked()
-		switch l, _ := p.queue.next(restricted); {
+		switch l, _ := p.sched.queue.next(restricted); {
 		case p.nextLeavingLocked(restricted) != nil || l == nil || l.front().parked():
 		case p.lessUrgent(l.priority):
 			promised, free, forLess, less = 1, free-1, forLess-1, less-1
@@ -261,8 +295,8 @@ func (p *Pool) freeLocked(pr Priority) (free, promised int) {
 			promised, free, queued = 1, free-1, queued-1
 		}
 	}
-	askLess := max(min(p.askLess, forLess), 0)
-	free -= p.ask + askLess
+	askLess := max(min(p.sched.askingLess, forLess), 0)
+	free -= p.sched.asking + askLess
 	less = max(min(less, forLess-askLess), 0)
 	n := max(min(queued+less, free), 0)
 	free -= n
@@ -274,27 +308,27 @@ func (p *Pool) freeLocked(pr Priority) (free, promised int) {
 
 // wantedLocked returns how many queued tasks there are slots for.
 func (p *Pool) wantedLocked() int {
-	if p.paused {
+	if p.sched.paused {
 		return 0
 	}
-	less := p.queue.classes[1].queued // 0 without a reservation
-	forLess := max(p.slots-p.cfg.reserved-p.heldLess, 0)
-	return min(p.slots-p.held, p.count[Queued]-less+min(less, forLess))
+	less := p.sched.queue.classes[1].queued // 0 without a reservation
+	forLess := max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0)
+	return min(p.sched.slots-p.sched.held, p.sched.count[Queued]-less+min(less, forLess))
 }
 
 // contendedLocked reports whether more waits in the queue, up to priority pr, than
 // there are free slots for.
 func (p *Pool) contendedLocked(pr Priority) bool {
-	free := p.slots - p.held
+	free := p.sched.slots - p.sched.held
 	if free <= 0 {
-		return p.queue.n > 0
+		return p.sched.queue.n > 0
 	}
-	if p.cfg.reserved == 0 && p.queue.n <= free {
+	if p.cfg.reserved == 0 && p.sched.queue.n <= free {
 		return false
 	}
-	n, forLess := 0, min(free, max(p.slots-p.cfg.reserved-p.heldLess, 0))
-	for i := range p.queue.classes {
-		for _, l := range p.queue.classes[i].lead.lanes {
+	n, forLess := 0, min(free, max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0))
+	for i := range p.sched.queue.classes {
+		for _, l := range p.sched.queue.classes[i].lead.lanes {
 			if l.priority <= pr {
 				n += l.n
 			}
@@ -312,18 +346,18 @@ func (p *Pool) lessUrgent(pr Priority) bool { return p.cfg.reserved > 0 && pr > 
 
 // restrictedLocked reports whether a free slot is for reserved priorities only.
 func (p *Pool) restrictedLocked() bool {
-	return p.cfg.reserved > 0 && p.heldLess >= p.slots-p.cfg.reserved
+	return p.cfg.reserved > 0 && p.sched.heldLess >= p.sched.slots-p.cfg.reserved
 }
 
 // holdSlotLocked gives w a slot for its task.
 func (p *Pool) holdSlotLocked(w *worker) {
 	w.holds = true
-	if p.held++; p.held == p.slots {
+	if p.sched.held++; p.sched.held == p.sched.slots {
 		p.watchFullLocked()
 	}
 	p.engageLocked(+1)
 	if p.lessUrgent(w.priority) {
-		p.heldLess++
+		p.sched.heldLess++
 	}
 }
 
@@ -333,20 +367,20 @@ func (p *Pool) freeSlotLocked(w *worker) {
 		return
 	}
 	w.holds = false
-	p.held--
+	p.sched.held--
 	p.engageLocked(-1)
 	if p.lessUrgent(w.priority) {
-		p.heldLess--
+		p.sched.heldLess--
 	}
 }
 
 // engageLocked counts slots held, attempts parked and workers abandoned: while there are
 // any, somebody may wait on a worker's goroutine.
 func (p *Pool) engageLocked(n int) {
-	if p.engaged == 0 {
+	if p.crew.engaged == 0 {
 		activePools.Add(1)
 	}
-	if p.engaged += n; p.engaged == 0 {
+	if p.crew.engaged += n; p.crew.engaged == 0 {
 		activePools.Add(-1)
 	}
 }
@@ -354,22 +388,22 @@ func (p *Pool) engageLocked(n int) {
 // delayLocked lets h wait until due.
 func (p *Pool) delayLocked(h *Handle, due time.Time) {
 	h.state, h.due = Delayed, due
-	p.count[Delayed]++
+	p.sched.count[Delayed]++
 	if h.attempts == 0 {
-		p.later++
+		p.sched.later++
 	} else {
-		p.retrying++
+		p.sched.retrying++
 	}
-	p.delayed.add(h)
+	p.sched.delayed.add(h)
 	p.alarmAtLocked(due)
 }
 
 // undelayLocked takes h out of the delayed ones. The caller sees to its state.
 func (p *Pool) undelayLocked(h *Handle) {
 	if h.attempts > 0 {
-		p.retrying--
+		p.sched.retrying--
 	}
-	p.delayed.remove(h)
+	p.sched.delayed.remove(h)
 }
 
 // laterLocked reports whether h, which was accepted, counts in Pool.later.

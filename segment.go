@@ -17,7 +17,7 @@ type segment struct {
 
 // segmentSlots is the sizes that segments have: a lane's first is small, since it
 // may be one of very many, and those of a long lane are large. Those of the last
-// size come from the arrivals.
+// size come from the inbox.
 var segmentSlots = [...]int{4, 20, 82, 1020}
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. With

@@ -142,7 +142,7 @@ func (w *worker) inTimeLocked() bool {
 			w.pool.restoreLocked() // the slot it asked for is room at the door
 		}
 	}
-	switch cut := w.pool.cut != nil; {
+	switch cut := w.pool.end.cut != nil; {
 	case !cut:
 		w.pool.unwatchLocked(w)
 	case w.suspect: // about to be given up; now If and Backoff have the grace
@@ -171,9 +171,9 @@ func (w *worker) settleLocked() bool {
 	if !alone {
 		p.takeInLocked() // as others may join the queue
 	}
-	if w.attempt == nil && w.verdict.kind == attemptOK && p.cut == nil && !p.hooked && !w.timed {
-		p.count[Running]--
-		p.total.succeeded++
+	if w.attempt == nil && w.verdict.kind == attemptOK && p.end.cut == nil && !p.hooks.all && !w.timed {
+		p.sched.count[Running]--
+		p.ledger.total.succeeded++
 		w.busy = false
 		w.job = entry{}
 		return w.takeLocked()
@@ -208,7 +208,7 @@ func (w *worker) late() bool {
 	w.job, w.attempt, w.ended, w.parent, w.err, w.verdict.err = entry{}, nil, nil, nil, nil, nil
 	if !w.abandoned { // it still has its slot, and is a worker like any other
 		w.gaveUp = false
-		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
+		p.crew.lost = shrunk(slices.DeleteFunc(p.crew.lost, func(l *worker) bool { return l == w }))
 	}
 	return w.takeLocked()
 }
@@ -227,8 +227,8 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		if told {
 			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
 		}
-		p.count[Running]--
-		p.total.settled(v.state)
+		p.sched.count[Running]--
+		p.ledger.total.settled(v.state)
 	} else {
 		if !h.function {
 			started = w.attempt.started
@@ -261,10 +261,10 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		}
 	}
 	if w.unfinished != nil && undone {
-		p.cut.Unfinished = append(p.cut.Unfinished, *w.unfinished)
+		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *w.unfinished)
 	}
 	w.unfinished = nil
-	p.total.attempt(v)
+	p.ledger.total.attempt(v)
 	if told {
 		e := &w.event
 		if reports != &w.reports { // w, which was given up, may be telling hooks of it
@@ -276,8 +276,8 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 
 // retryLocked lets h wait for its next attempt.
 func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
-	p.total.retries++
-	p.count[h.state]--
+	p.ledger.total.retries++
+	p.sched.count[h.state]--
 	h.attempt = nil
 	if delay == 0 {
 		p.enqueueLocked(entry{h: h}, h.task.Priority)
@@ -291,11 +291,11 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
 	info := TaskInfo{Priority: pr, State: s, draw: p.hooks.unsampled()}
 	if h := e.h; h == nil {
-		p.count[Queued]--
-		p.total.settled(s)
+		p.sched.count[Queued]--
+		p.ledger.total.settled(s)
 	} else {
 		if h.laterLocked() {
-			p.later--
+			p.sched.later--
 		}
 		p.settleLocked(h, s, err, reports)
 		info = h.infoLocked()
@@ -309,8 +309,8 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 
 // settleLocked brings h into a final state. That happens once.
 func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
-	p.count[h.state]--
-	p.total.settled(s)
+	p.sched.count[h.state]--
+	p.ledger.total.settled(s)
 	h.state, h.err, h.attempt = s, err, nil
 	if s == Canceled {
 		p.orphanedLocked(h, err)

@@ -9,6 +9,19 @@ import (
 	"time"
 )
 
+// A shutdownState is how far the end of a pool has come. Protected by Pool.mu, but for
+// terminated.
+type shutdownState struct {
+	closed       bool           // Shutdown was called
+	closing      closing        // with closed: what the log is told of it
+	cut          *ShutdownError // what is left undone, once a Shutdown's context has ended too early
+	logged       bool           // with cut: the log was told
+	final        time.Time      // when user code is not waited for any longer; zero: no such time
+	grantedFinal time.Duration  // of rounds.lateness: final has been put off by so much
+	over         bool           // terminated is closed, or about to be
+	terminated   chan struct{}  // closed when Shutdown has nothing left to wait for
+}
+
 // Shutdown ends the pool. From the moment it is called no task is accepted,
 // except what running tasks submit with their own context, and a pause is
 // lifted. It waits until all accepted tasks have settled, retries included and,
@@ -46,7 +59,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	deadline, _ := ctx.Deadline()
 	p.close(deadline)
 	select {
-	case <-p.terminated:
+	case <-p.end.terminated:
 		return p.answer()
 	default:
 	}
@@ -59,12 +72,12 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		}
 	}
 	select {
-	case <-p.terminated:
+	case <-p.end.terminated:
 	case <-over: // nobody has said that the pool is to be cut short
 		return &taskOverError{"Shutdown", context.Cause(task)}
 	case <-ctx.Done():
 		p.cutShort(causeOf(ctx))
-		<-p.terminated
+		<-p.end.terminated
 	}
 	return p.answer()
 }
@@ -74,14 +87,14 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 func (p *Pool) close(deadline time.Time) {
 	p.lock()
 	defer p.unlock()
-	if c := &p.closing; !deadline.IsZero() && (c.deadline.IsZero() || deadline.Before(c.deadline)) {
+	if c := &p.end.closing; !deadline.IsZero() && (c.deadline.IsZero() || deadline.Before(c.deadline)) {
 		c.deadline = deadline
 	}
-	if p.closed {
+	if p.end.closed {
 		return
 	}
-	p.closed, p.paused = true, false
-	p.arrivals.close()
+	p.end.closed, p.sched.paused = true, false
+	p.inbox.close()
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) || p.tooLateLocked(&h.task) })
 	if p.cfg.delayed == DelayedCancel {
@@ -102,24 +115,24 @@ type closing struct {
 // watchClosingLocked has the log told should Shutdown, which has just begun, take
 // long.
 func (p *Pool) watchClosingLocked() {
-	if p.over {
+	if p.end.over {
 		return
 	}
 	now := time.Now()
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if w.busy {
 			w.sinceLocked(now) // from here it is known how long functions take
 		}
 	}
-	p.closing.began, p.closing.next = now, now.Add(p.cfg.hangGrace)
-	p.alarmAtLocked(p.closing.next)
+	p.end.closing.began, p.end.closing.next = now, now.Add(p.cfg.hangGrace)
+	p.alarmAtLocked(p.end.closing.next)
 }
 
 // tellOfClosingLocked has the log told what Shutdown waits for, if that is due. Once
 // it is cut short its end is near.
 func (p *Pool) tellOfClosingLocked() {
-	c := &p.closing
-	if p.over || !p.final.IsZero() {
+	c := &p.end.closing
+	if p.end.over || !p.end.final.IsZero() {
 		c.next = time.Time{}
 	}
 	if c.next.IsZero() {
@@ -148,7 +161,7 @@ func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
 		since time.Time
 	}
 	var all []underWay // parked ones last, and else those first that have taken longest
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if w.busy {
 			all = append(all, underWay{w, w.sinceLocked(now)})
 		}
@@ -170,14 +183,14 @@ func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
 		}
 		names = append(names, name)
 	}
-	attrs := []slog.Attr{slog.Duration("waited", now.Sub(p.closing.began)), slog.Any("running", names)}
+	attrs := []slog.Attr{slog.Duration("waited", now.Sub(p.end.closing.began)), slog.Any("running", names)}
 	if more := len(all) - len(names); more > 0 {
 		attrs = append(attrs, slog.Int("running_more", more))
 	}
-	attrs = append(attrs, slog.Int("queued", p.count[Queued]), slog.Int("delayed", p.count[Delayed]),
-		slog.Int("parked", p.count[Parked]), slog.Int("submitters_waiting", p.door.n+p.doorDelayed.Len()))
+	attrs = append(attrs, slog.Int("queued", p.sched.count[Queued]), slog.Int("delayed", p.sched.count[Delayed]),
+		slog.Int("parked", p.sched.count[Parked]), slog.Int("submitters_waiting", p.sched.door.n+p.sched.doorDelayed.Len()))
 	var last time.Time
-	for _, t := range p.delayed.tasks {
+	for _, t := range p.sched.delayed.tasks {
 		if t.due.After(last) {
 			last = t.due
 		}
@@ -185,7 +198,7 @@ func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
 	if !last.IsZero() {
 		attrs = append(attrs, slog.Time("last_due", last))
 	}
-	if d := p.closing.deadline; !d.IsZero() {
+	if d := p.end.closing.deadline; !d.IsZero() {
 		attrs = append(attrs, slog.Time("deadline", d))
 	}
 	return attrs
@@ -194,14 +207,14 @@ func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
 // tooLateLocked reports whether t is to start so late that the pool, which is
 // closed, does not wait for it.
 func (p *Pool) tooLateLocked(t *Task) bool {
-	return p.closed && p.cfg.delayed == DelayedCancel && t.later()
+	return p.end.closed && p.cfg.delayed == DelayedCancel && t.later()
 }
 
 // cancelDelayedLocked cancels the tasks that have never started and are not due, the
 // first to be due first.
 func (p *Pool) cancelDelayedLocked() {
 	var reports []report
-	for _, h := range p.delayed.all() {
+	for _, h := range p.sched.delayed.all() {
 		if h.attempts == 0 && h.task.later() {
 			p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, ErrClosed, &reports)
 		}
@@ -213,10 +226,10 @@ func (p *Pool) cancelDelayedLocked() {
 func (p *Pool) answer() error {
 	p.lock()
 	defer p.unlock()
-	if p.cut == nil {
+	if p.end.cut == nil {
 		return nil
 	}
-	return p.cut
+	return p.end.cut
 }
 
 // logUnfinished says in the log that a shutdown left n tasks unfinished.
@@ -228,10 +241,10 @@ func (p *Pool) logUnfinished(n int) {
 // true.
 func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	var all []*Handle
-	for _, e := range p.door.all() {
+	for _, e := range p.sched.door.all() {
 		all = append(all, e.h)
 	}
-	all = append(all, p.doorDelayed.all()...)
+	all = append(all, p.sched.doorDelayed.all()...)
 	for _, h := range all {
 		if refuse(h) {
 			p.leaveDoorLocked(h)
@@ -246,7 +259,7 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 // more for other user code.
 func (p *Pool) cutShort(cause error) {
 	p.lock()
-	if !p.final.IsZero() || p.over {
+	if !p.end.final.IsZero() || p.end.over {
 		p.unlock()
 		return
 	}
@@ -255,13 +268,13 @@ func (p *Pool) cutShort(cause error) {
 		p.unlock()
 		return
 	}
-	p.cut = &ShutdownError{cause: cause}
-	p.helpers++
+	p.end.cut = &ShutdownError{cause: cause}
+	p.outbox.helpers++
 	p.reclaimLocked() // for parked tasks on their way out
 	p.turnAwayLocked(func(*Handle) bool { return true })
 	var running []*attempt
 	var reports []report
-	for _, w := range slices.Clone(p.crew) {
+	for _, w := range slices.Clone(p.crew.all) {
 		if !w.busy {
 			continue
 		}
@@ -280,13 +293,13 @@ func (p *Pool) cutShort(cause error) {
 		p.settleJudgedLocked(w, &reports)
 	}
 	settle := func(e entry, pr Priority) {
-		p.cut.Unfinished = append(p.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
+		p.end.cut.Unfinished = append(p.end.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
 		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &reports)
 	}
-	for e, pr, ok := p.queue.pop(false); ok; e, pr, ok = p.queue.pop(false) {
+	for e, pr, ok := p.sched.queue.pop(false); ok; e, pr, ok = p.sched.queue.pop(false) {
 		settle(e, pr)
 	}
-	for h := p.delayed.first(); h != nil; h = p.delayed.first() {
+	for h := p.sched.delayed.first(); h != nil; h = p.sched.delayed.first() {
 		p.undelayLocked(h)
 		settle(entry{h: h}, h.task.Priority)
 	}
@@ -327,24 +340,24 @@ func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 func (p *Pool) dismissLocked() {
 	p.trimLocked(0)
 	var reports []report
-	for _, w := range p.lost {
+	for _, w := range p.crew.lost {
 		p.abandonLocked(w, &reports)
 	}
-	p.lost = nil
-	if p.cut != nil && !p.logged {
-		p.logged = true
-		if n := len(p.cut.Unfinished); n > 0 {
+	p.crew.lost = nil
+	if p.end.cut != nil && !p.end.logged {
+		p.end.logged = true
+		if n := len(p.end.cut.Unfinished); n > 0 {
 			reports = append(reports, report{call: func() { p.logUnfinished(n) }})
 		}
 	}
 	p.reportLocked(reports)
 	p.tellOfOrphansLocked()
-	if len(p.crew) == 0 && p.helpers == 0 && !p.over {
-		p.over = true
-		if p.supervised {
+	if len(p.crew.all) == 0 && p.outbox.helpers == 0 && !p.end.over {
+		p.end.over = true
+		if p.supervisor.started {
 			p.alarmLocked()
 		} else {
-			close(p.terminated)
+			close(p.end.terminated)
 		}
 	}
 }
@@ -353,24 +366,24 @@ func (p *Pool) dismissLocked() {
 // very end of a Shutdown that was cut short.
 func (p *Pool) desertLocked() {
 	var reports []report
-	for _, w := range slices.Clone(p.crew) {
+	for _, w := range slices.Clone(p.crew.all) {
 		if w.busy { // Retry.If is still being asked about the end of an attempt
 			v := p.hungLocked(w, nil)
 			p.settleHungLocked(w, &v, &reports)
 		}
 	}
 	p.restoreLocked() // dismisses idle workers
-	for len(p.crew) > 0 {
-		p.abandonLocked(p.crew[0], &reports)
+	for len(p.crew.all) > 0 {
+		p.abandonLocked(p.crew.all[0], &reports)
 	}
 	p.reportLocked(reports)
-	p.over = true
+	p.end.over = true
 }
 
 // setFinalLocked sets the time at which user code is not waited for any longer.
 func (p *Pool) setFinalLocked() {
-	p.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
-	p.grantedFinal = p.rounds.lateness
-	p.alarmAtLocked(p.final)
-	p.beginRoundLocked(p.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
+	p.end.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
+	p.end.grantedFinal = p.watch.rounds.lateness
+	p.alarmAtLocked(p.end.final)
+	p.beginRoundLocked(p.watch.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
 }

@@ -29,7 +29,7 @@ import (
 // A stallWatch is what a pool knows of its standing still. Protected by pool.mu.
 type stallWatch struct {
 	next    time.Time  // when the supervisor looks; zero: there is nothing to look after
-	arrival bool       // with next zero: the next task to arrive has it look, see arrivals.watch
+	arrival bool       // with next zero: the next task to arrive has it look, see inbox.watch
 	moves   uint64     // movesLocked at the last look
 	waited  bool       // at the last look all slots were held and something waited
 	stalled bool       // and since then nothing moved
@@ -60,11 +60,11 @@ func (p *Pool) watchStallLocked() {
 func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
-	case !s.next.IsZero() || p.held < p.slots || p.paused || p.cut != nil:
-	case p.askingLocked() > 0 || p.door.n > 0:
+	case !s.next.IsZero() || p.sched.held < p.sched.slots || p.sched.paused || p.end.cut != nil:
+	case p.askingLocked() > 0 || p.sched.door.n > 0:
 		p.watchStallLocked()
 	case !s.arrival:
-		in := &p.arrivals
+		in := &p.inbox
 		lockSoon(&in.mu)
 		arrived := in.n > 0
 		s.arrival, in.watch = !arrived, !arrived
@@ -78,7 +78,7 @@ func (p *Pool) watchFullLocked() {
 
 // arrivedLocked takes note that a task has arrived that was to have the supervisor look.
 func (p *Pool) arrivedLocked() {
-	in := &p.arrivals
+	in := &p.inbox
 	lockSoon(&in.mu)
 	fired := p.stall.arrival && !in.watch
 	in.mu.Unlock()
@@ -90,22 +90,24 @@ func (p *Pool) arrivedLocked() {
 
 // movesLocked returns a number that changes whenever something moves.
 func (p *Pool) movesLocked() uint64 {
-	t := &p.total
+	t := &p.ledger.total
 	return t.attempts + t.parks + t.resumes + t.succeeded + t.failed + t.canceled + t.shed + t.retries
 }
 
 // stillLocked reports whether all slots are held while something waits for one, or for
 // room.
 func (p *Pool) stillLocked() bool {
-	return p.held >= p.slots && !p.paused && p.cut == nil && (p.askingLocked() > 0 || p.door.n > 0)
+	return p.sched.held >= p.sched.slots && !p.sched.paused && p.end.cut == nil && (p.askingLocked() > 0 || p.sched.door.n > 0)
 }
 
 // askingLocked returns how many tasks wait for a slot, to start or to go on.
-func (p *Pool) askingLocked() int { return p.queue.n + len(p.leaving) + len(p.leavingLess) }
+func (p *Pool) askingLocked() int {
+	return p.sched.queue.n + len(p.sched.exiting) + len(p.sched.exitingLess)
+}
 
 // safePointLocked reports whether a task has come to a safe point since the last look.
 func (p *Pool) safePointLocked() bool {
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if a := w.attempt; w.busy && a != nil && a.asked && a.signal.Load()&signalStall == 0 {
 			return true
 		}
@@ -129,7 +131,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	}
 	s.moves, s.waited = p.movesLocked(), still
 	waiting := false
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		a := w.attempt
 		if a == nil || !w.busy {
 			continue
@@ -169,7 +171,7 @@ func (p *Pool) stalledLocked() error {
 	s := &p.stall
 	if s.stalled && p.stillLocked() && s.moves == p.movesLocked() && !p.safePointLocked() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
-			ErrStalled, p.slots, p.cfg.hangGrace, p.askingLocked(), p.door.n)
+			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.askingLocked(), p.sched.door.n)
 	}
 	for _, pk := range s.circle {
 		if pk.waitingLocked() {
@@ -186,7 +188,7 @@ const maxNamed = 10
 func (p *Pool) stallReportLocked(now time.Time) []report {
 	var tasks []string
 	more := 0
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if !w.busy || !w.holds {
 			continue
 		}
@@ -197,8 +199,8 @@ func (p *Pool) stallReportLocked(now time.Time) []report {
 		info, since := w.infoLocked(), w.sinceLocked(now)
 		tasks = append(tasks, fmt.Sprintf("%s for %v", describeTask(info), now.Sub(since)))
 	}
-	attrs := []slog.Attr{slog.Int("slots", p.slots), slog.Int("queued", p.count[Queued]),
-		slog.Int("submitters_waiting", p.door.n), slog.Int("parked", p.count[Parked]), slog.Any("running", tasks)}
+	attrs := []slog.Attr{slog.Int("slots", p.sched.slots), slog.Int("queued", p.sched.count[Queued]),
+		slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[Parked]), slog.Any("running", tasks)}
 	if more > 0 {
 		attrs = append(attrs, slog.Int("running_more", more))
 	}
@@ -333,7 +335,7 @@ func (a *awaited) pool() *Pool {
 func (g *waitGraph) collect(p *Pool) {
 	p.lock()
 	defer p.unlock()
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		a := w.attempt
 		if !w.busy || a == nil || a.parking == nil || !a.parking.lasts || !a.parking.waitingLocked() {
 			continue

@@ -92,54 +92,54 @@ func (p *Pool) Stats() Stats {
 	p.lock()
 	defer p.unlock()
 	s := Stats{
-		Submitted: p.total.submitted,
-		Refused:   p.total.refused,
-		Succeeded: p.total.succeeded,
-		Failed:    p.total.failed,
-		Canceled:  p.total.canceled,
-		Shed:      p.total.shed,
-		Orphaned:  p.total.orphaned,
-		Attempts:  p.total.attempts - p.total.withdrawn,
-		Retries:   p.total.retries,
-		Parks:     p.total.parks,
+		Submitted: p.ledger.total.submitted,
+		Refused:   p.ledger.total.refused,
+		Succeeded: p.ledger.total.succeeded,
+		Failed:    p.ledger.total.failed,
+		Canceled:  p.ledger.total.canceled,
+		Shed:      p.ledger.total.shed,
+		Orphaned:  p.ledger.total.orphaned,
+		Attempts:  p.ledger.total.attempts - p.ledger.total.withdrawn,
+		Retries:   p.ledger.total.retries,
+		Parks:     p.ledger.total.parks,
 
-		Errors:      p.total.errors,
-		Timeouts:    p.total.timeouts,
-		Interrupted: p.total.interrupted,
-		Panics:      p.total.panics,
-		Goexits:     p.total.goexits,
-		Hangs:       p.total.hangs,
+		Errors:      p.ledger.total.errors,
+		Timeouts:    p.ledger.total.timeouts,
+		Interrupted: p.ledger.total.interrupted,
+		Panics:      p.ledger.total.panics,
+		Goexits:     p.ledger.total.goexits,
+		Hangs:       p.ledger.total.hangs,
 
-		Replaced:       p.total.replacedPanic + p.total.replacedGoexit + p.total.replacedHung,
-		ReplacedPanic:  p.total.replacedPanic,
-		ReplacedGoexit: p.total.replacedGoexit,
-		ReplacedHung:   p.total.replacedHung,
+		Replaced:       p.ledger.total.replacedPanic + p.ledger.total.replacedGoexit + p.ledger.total.replacedHung,
+		ReplacedPanic:  p.ledger.total.replacedPanic,
+		ReplacedGoexit: p.ledger.total.replacedGoexit,
+		ReplacedHung:   p.ledger.total.replacedHung,
 
-		Dispatched: p.dispatched.byPriority(),
+		Dispatched: p.ledger.dispatched.byPriority(),
 
 		Capacity:  p.cfg.capacity,
-		Slots:     p.slots,
-		Workers:   p.sizeLocked() - len(p.lost),
+		Slots:     p.sched.slots,
+		Workers:   p.sizeLocked() - len(p.crew.lost),
 		Idle:      p.idleLocked(),
-		Queued:    p.count[Queued],
-		Delayed:   p.count[Delayed],
-		Running:   p.count[Running],
-		Parked:    p.count[Parked],
-		Abandoned: len(p.abandoned),
-		Lost:      len(p.lost),
-		Blocked:   p.door.n + p.doorDelayed.Len(),
+		Queued:    p.sched.count[Queued],
+		Delayed:   p.sched.count[Delayed],
+		Running:   p.sched.count[Running],
+		Parked:    p.sched.count[Parked],
+		Abandoned: len(p.crew.abandoned),
+		Lost:      len(p.crew.lost),
+		Blocked:   p.sched.door.n + p.sched.doorDelayed.Len(),
 		Stalled:   p.stalledLocked() != nil,
-		Paused:    p.paused,
-		Closed:    p.closed,
+		Paused:    p.sched.paused,
+		Closed:    p.end.closed,
 	}
-	for _, w := range p.dead {
+	for _, w := range p.crew.dead {
 		if !w.gaveUp { // else it is among the lost
 			s.Workers--
 		}
 	}
 	now := time.Now()
 	var handed []Priority // of the tasks that their worker has not begun yet
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if w.busy && !w.begunLocked() {
 			handed = append(handed, w.priority)
 		} else if w.busy {
@@ -148,7 +148,7 @@ func (p *Pool) Stats() Stats {
 			s.Longest = max(s.Longest, elapsed)
 		}
 	}
-	lanes := p.queue.sorted()
+	lanes := p.sched.queue.sorted()
 	p.markLocked(lanes, now.Sub(p.epoch))
 	for _, l := range lanes {
 		if n := l.n - l.parked; n > 0 {
@@ -225,7 +225,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	defer p.unlock()
 	var all []TaskInfo
 	if slices.Contains(states, Queued) {
-		for pr, e := range p.queue.all() {
+		for pr, e := range p.sched.queue.all() {
 			switch {
 			case e.parked():
 			case e.h != nil:
@@ -236,12 +236,12 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	if slices.Contains(states, Delayed) {
-		for _, h := range p.delayed.tasks {
+		for _, h := range p.sched.delayed.tasks {
 			all = append(all, h.infoLocked())
 		}
 	}
 	now := time.Now()
-	for _, w := range p.crew {
+	for _, w := range p.crew.all {
 		if !w.busy {
 			continue
 		}
@@ -251,7 +251,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	if slices.Contains(states, Abandoned) {
-		for _, w := range slices.Concat(p.abandoned, p.lost) {
+		for _, w := range slices.Concat(p.crew.abandoned, p.crew.lost) {
 			if w.job.live() { // else it hangs in a hook
 				all = append(all, w.infoLocked())
 			}
@@ -279,7 +279,7 @@ func (p *Pool) Stack(number int) []byte {
 func (p *Pool) goroutineOf(number int) uint64 {
 	p.lock()
 	defer p.unlock()
-	for _, workers := range [][]*worker{p.crew, p.abandoned} {
+	for _, workers := range [][]*worker{p.crew.all, p.crew.abandoned} {
 		for _, w := range workers {
 			if w.id == number {
 				return w.goroutine.Load()
@@ -300,11 +300,11 @@ func (p *Pool) Health() error {
 	p.lock()
 	defer p.unlock()
 	switch {
-	case p.closed:
+	case p.end.closed:
 		return ErrClosed
-	case len(p.lost) > 0:
+	case len(p.crew.lost) > 0:
 		return fmt.Errorf("%w: %d of %d slots lost, with %d hung goroutines abandoned already",
-			ErrHung, len(p.lost), p.slots, len(p.abandoned))
+			ErrHung, len(p.crew.lost), p.sched.slots, len(p.crew.abandoned))
 	}
 	return p.stalledLocked()
 }

@@ -23,7 +23,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		return nilArgument("Go", "f")
 	}
 	e := entry{f: f}
-	if p.sampled {
+	if p.hooks.timesGo {
 		e = p.timedFunction(f, pr)
 	}
 	if p.arrive(e, pr) {
@@ -33,20 +33,20 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	var reports []report
 	var due time.Time
 	err := ErrClosed
-	if !p.closed {
+	if !p.end.closed {
 		due, err = p.makeRoomLocked(pr, false, &reports)
 	}
 	if err != nil {
-		p.total.refused++
+		p.ledger.total.refused++
 		p.unlock()
 		return err
 	}
-	p.total.submitted++
+	p.ledger.total.submitted++
 	if e.h == nil && !due.IsZero() {
 		e = p.functionHandle(f, pr, p.hooks.unsampled())
 	}
 	if e.h != nil {
-		e.h.id = p.total.submitted
+		e.h.id = p.ledger.total.submitted
 		p.inheritLocked(e.h, due)
 	}
 	p.enqueueLocked(e, pr)
@@ -72,7 +72,7 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	if len(p.hooks.samples) > 0 {
 		draw, sampled = p.hooks.draws()
 	}
-	if !sampled && !(p.hooked && p.hooks.timed) {
+	if !sampled && !(p.hooks.all && p.hooks.timed) {
 		return entry{f: f}
 	}
 	return p.functionHandle(f, pr, draw)
@@ -228,7 +228,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 // call.
 func (p *Pool) refuseOver(call string, ctx context.Context) error {
 	p.lock()
-	p.total.refused++
+	p.ledger.total.refused++
 	p.unlock()
 	return p.contextError(call, ctx)
 }
@@ -263,7 +263,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 			err = errGaveUp
 		case p.tooLateLocked(&h.task):
 			err = ErrClosed
-		case p.closed && !p.continuesLocked(parent):
+		case p.end.closed && !p.continuesLocked(parent):
 			// A member may be the one that adds to its group.
 			if w.ask && !w.identified {
 				p.identifyLocked(w)
@@ -290,7 +290,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 		}
 	}
 	if err != nil {
-		p.total.refused++
+		p.ledger.total.refused++
 		return nil, err
 	}
 	if p.hooks.queued != nil {
@@ -306,10 +306,10 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
 	if later {
 		h.due = h.task.NotBefore
-		p.doorDelayed.add(h)
+		p.sched.doorDelayed.add(h)
 		p.alarmAtLocked(h.due)
 	} else {
-		p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+		p.sched.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 	}
 	p.watchFullLocked()
 	defer func() { // also if h's context panics
@@ -328,9 +328,9 @@ func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
 func (p *Pool) leaveDoorLocked(h *Handle) {
 	switch {
 	case h.place.lane != nil:
-		p.door.remove(h)
+		p.sched.door.remove(h)
 	case h.heapI >= 0:
-		p.doorDelayed.remove(h)
+		p.sched.doorDelayed.remove(h)
 	}
 }
 
@@ -345,7 +345,7 @@ func (p *Pool) unlocked(f func()) {
 // continuesLocked reports whether a, if not nil, is at work in this pool, so
 // that what it submits is part of the work accepted.
 func (p *Pool) continuesLocked(a *attempt) bool {
-	return a != nil && a.pool == p && !a.over && p.cut == nil
+	return a != nil && a.pool == p && !a.over && p.end.cut == nil
 }
 
 // later reports whether t has to wait for its time.

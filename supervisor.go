@@ -6,6 +6,16 @@ import (
 	"time"
 )
 
+// A supervisor is what a pool has of its supervisor's goroutine.
+type supervisor struct {
+	alarm chan struct{} // wakes it; buffered, so that sending never waits
+
+	// The fields below are protected by Pool.mu.
+
+	next    time.Time // when its timer is set for; zero: not set
+	started bool
+}
+
 // supervise is the supervisor's goroutine. It replaces workers that died, gives
 // up on those that hang, and releases delayed tasks. It sleeps on a channel and
 // one timer, which is set only if there is something to wait for: an idle pool
@@ -18,19 +28,19 @@ func (p *Pool) supervise() {
 	for {
 		next, circle, over := p.supervisorTurn()
 		if over {
-			close(p.terminated)
+			close(p.end.terminated)
 			return
 		}
 		if circle {
 			p.lookForCircle()
 		}
 		if next.IsZero() {
-			<-p.alarm
+			<-p.supervisor.alarm
 			continue
 		}
 		timer.Reset(time.Until(next))
 		select {
-		case <-p.alarm:
+		case <-p.supervisor.alarm:
 			timer.Stop()
 		case <-timer.C:
 		}
@@ -45,8 +55,8 @@ func (p *Pool) alarmLocked() {
 
 // superviseLocked starts the supervisor, when it is first needed.
 func (p *Pool) superviseLocked() {
-	if !p.supervised && !p.over {
-		p.supervised = true
+	if !p.supervisor.started && !p.end.over {
+		p.supervisor.started = true
 		go p.supervise()
 	}
 }
@@ -54,15 +64,15 @@ func (p *Pool) superviseLocked() {
 // ring is alarmLocked without the lock, by one who knows that the supervisor was started.
 func (p *Pool) ring() {
 	select {
-	case p.alarm <- struct{}{}:
+	case p.supervisor.alarm <- struct{}{}:
 	default: // it will anyway
 	}
 }
 
 // alarmAtLocked has the supervisor take a turn at t, if not before.
 func (p *Pool) alarmAtLocked(t time.Time) {
-	if p.nextTurn.IsZero() || t.Before(p.nextTurn) {
-		p.nextTurn = t
+	if p.supervisor.next.IsZero() || t.Before(p.supervisor.next) {
+		p.supervisor.next = t
 		p.alarmLocked()
 	}
 }
@@ -74,35 +84,35 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.lock()
 	defer p.unlock()
 	replaced := 0
-	for replaced < len(p.dead) && len(p.reports) < maxReports {
-		p.replaceLocked(p.dead[replaced])
+	for replaced < len(p.crew.dead) && len(p.outbox.notices) < maxReports {
+		p.replaceLocked(p.crew.dead[replaced])
 		replaced++
 	}
-	p.dead = shrunk(slices.Delete(p.dead, 0, replaced))
+	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
 
 	var hung []*worker
-	if p.delayed.Len() > 0 || p.doorDelayed.Len() > 0 || len(p.watched) > 0 || !p.final.IsZero() {
+	if p.sched.delayed.Len() > 0 || p.sched.doorDelayed.Len() > 0 || len(p.watch.watched) > 0 || !p.end.final.IsZero() {
 		now := time.Now()
-		p.rounds.tick(now)
-		for p.delayed.due(now) {
-			h := p.delayed.first()
+		p.watch.rounds.tick(now)
+		for p.sched.delayed.due(now) {
+			h := p.sched.delayed.first()
 			p.undelayLocked(h)
-			p.count[Delayed]--
+			p.sched.count[Delayed]--
 			p.enqueueLocked(entry{h: h}, h.task.Priority)
 		}
-		for p.doorDelayed.due(now) { // it might start at once now
-			h := p.doorDelayed.first()
-			p.doorDelayed.remove(h)
+		for p.sched.doorDelayed.due(now) { // it might start at once now
+			h := p.sched.doorDelayed.first()
+			p.sched.doorDelayed.remove(h)
 			h.due = time.Time{}
-			p.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+			p.sched.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 		}
-		for len(p.watched) > 0 && !now.Before(p.watched[0].watch) {
-			if w := p.watched[0]; p.expireLocked(w, now) {
+		for len(p.watch.watched) > 0 && !now.Before(p.watch.watched[0].watch) {
+			if w := p.watch.watched[0]; p.expireLocked(w, now) {
 				hung = append(hung, w)
 			}
 		}
-		if !p.final.IsZero() && !now.Before(p.final) {
-			if p.final = p.final.Add(p.rounds.grant(&p.grantedFinal)); !now.Before(p.final) {
+		if !p.end.final.IsZero() && !now.Before(p.end.final) {
+			if p.end.final = p.end.final.Add(p.watch.rounds.grant(&p.end.grantedFinal)); !now.Before(p.end.final) {
 				p.desertLocked()
 			}
 		}
@@ -127,35 +137,35 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		p.tellOfOrphansLocked()
 	}
 
-	p.nextTurn = time.Time{}
+	p.supervisor.next = time.Time{}
 	due := func(t time.Time) {
-		if p.nextTurn.IsZero() || t.Before(p.nextTurn) {
-			p.nextTurn = t
+		if p.supervisor.next.IsZero() || t.Before(p.supervisor.next) {
+			p.supervisor.next = t
 		}
 	}
-	if h := p.delayed.first(); h != nil {
+	if h := p.sched.delayed.first(); h != nil {
 		due(h.due)
 	}
-	if h := p.doorDelayed.first(); h != nil {
+	if h := p.sched.doorDelayed.first(); h != nil {
 		due(h.due)
 	}
-	if len(p.watched) > 0 {
-		due(p.watched[0].watch)
+	if len(p.watch.watched) > 0 {
+		due(p.watch.watched[0].watch)
 	}
-	if !p.final.IsZero() {
-		due(p.final)
+	if !p.end.final.IsZero() {
+		due(p.end.final)
 	}
-	if !p.closing.next.IsZero() {
-		due(p.closing.next)
+	if !p.end.closing.next.IsZero() {
+		due(p.end.closing.next)
 	}
 	if !p.orphans.next.IsZero() {
 		due(p.orphans.next)
 	}
-	if p.rounds.long > 0 {
-		due(p.rounds.next)
+	if p.watch.rounds.long > 0 {
+		due(p.watch.rounds.next)
 	}
-	if !p.stall.next.IsZero() && !p.over {
+	if !p.stall.next.IsZero() && !p.end.over {
 		due(p.stall.next)
 	}
-	return p.nextTurn, circle, p.over
+	return p.supervisor.next, circle, p.end.over
 }

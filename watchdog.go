@@ -6,6 +6,13 @@ import (
 	"time"
 )
 
+// A watchdog is what the supervisor looks after: tasks that must end in time. Protected by
+// Pool.mu.
+type watchdog struct {
+	watched watchHeap // workers whose task must end in time
+	rounds  rounds    // how late the supervisor comes
+}
+
 // Rounds tell the supervisor how much of the time by the clock the program had. A
 // task is judged by the clock, and that is wrong if the process was stopped, or if
 // other programs had the CPU. Nobody says so, but the supervisor can see how late it
@@ -68,9 +75,9 @@ func (r *rounds) grant(granted *time.Duration) time.Duration {
 // countLocked says for how long what is counted for w's task is to count, from now
 // on; 0: it does not.
 func (p *Pool) countLocked(w *worker, d time.Duration) {
-	if kind := p.rounds.kind(d); kind != w.counting {
+	if kind := p.watch.rounds.kind(d); kind != w.counting {
 		p.beginRoundLocked(kind)
-		p.rounds.end(w.counting)
+		p.watch.rounds.end(w.counting)
 		w.counting = kind
 	}
 }
@@ -81,7 +88,7 @@ func (p *Pool) beginRoundLocked(kind int) {
 	if kind == 0 {
 		return
 	}
-	r := &p.rounds
+	r := &p.watch.rounds
 	if r.counting[kind]++; r.long == 0 || kind < r.long {
 		r.long = kind
 		r.next = time.Now().Add(r.every())
@@ -102,9 +109,9 @@ func (p *Pool) rewatchLocked(w *worker) {
 	case w.suspect:
 	case w.ending:
 		if now := time.Now(); counts && w.graceEnd.IsZero() {
-			w.graceEnd, w.granted = now.Add(w.graceLeft), p.rounds.lateness
+			w.graceEnd, w.granted = now.Add(w.graceLeft), p.watch.rounds.lateness
 		} else if !counts && !w.graceEnd.IsZero() {
-			w.graceLeft = w.graceEnd.Add(p.rounds.grant(&w.granted)).Sub(now)
+			w.graceLeft = w.graceEnd.Add(p.watch.rounds.grant(&w.granted)).Sub(now)
 			w.graceEnd = time.Time{}
 		}
 		if at = w.graceEnd; counts {
@@ -119,7 +126,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 			}
 		}
 		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() {
-			if half := w.job.h.task.Heartbeat / 2; p.rounds.kind(half) == 0 {
+			if half := w.job.h.task.Heartbeat / 2; p.watch.rounds.kind(half) == 0 {
 				w.half = true // as good as
 			} else if !w.half {
 				beat = beat.Add(-half)
@@ -136,13 +143,13 @@ func (p *Pool) rewatchLocked(w *worker) {
 	switch {
 	case at.IsZero():
 		if w.watchI >= 0 {
-			heap.Remove(&p.watched, w.watchI)
+			heap.Remove(&p.watch.watched, w.watchI)
 		}
 		return
 	case w.watchI >= 0:
-		heap.Fix(&p.watched, w.watchI)
+		heap.Fix(&p.watch.watched, w.watchI)
 	default:
-		heap.Push(&p.watched, w)
+		heap.Push(&p.watch.watched, w)
 	}
 	p.alarmAtLocked(at)
 }
@@ -163,7 +170,7 @@ func (p *Pool) unwatchLocked(w *worker) {
 	w.workEnd = time.Time{}
 	p.countLocked(w, 0)
 	if w.watchI >= 0 {
-		heap.Remove(&p.watched, w.watchI)
+		heap.Remove(&p.watch.watched, w.watchI)
 	}
 }
 
@@ -202,7 +209,7 @@ func (p *Pool) endLocked(a *attempt, e *ending) {
 func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 	a, late := w.attempt, now.Sub(w.watch)
 	if w.counting > 0 {
-		late -= p.rounds.grant(&w.granted)
+		late -= p.watch.rounds.grant(&w.granted)
 	}
 	switch {
 	case w.ending && late < 0:
@@ -219,7 +226,7 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 		p.endLocked(a, workOver)
 		p.finishSoonLocked(a, workOver)
 	case !w.half: // from here silence counts
-		w.half, w.granted = true, p.rounds.lateness
+		w.half, w.granted = true, p.watch.rounds.lateness
 		w.beatDue = w.beatDue.Add(late)
 	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
 		p.expectBeatLocked(w, now) // it gave a sign of life, or had no time to
@@ -239,7 +246,7 @@ func (p *Pool) finishSoonLocked(a *attempt, e *ending) {
 	if a.derived.Load() == nil {
 		return // whoever derives it sees that it has ended
 	}
-	p.helpers++
+	p.outbox.helpers++
 	go func() {
 		defer p.helperDone(p.helps())
 		p.finish(a, e)
@@ -264,7 +271,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	for _, w := range hung {
 		add(w)
 	}
-	for _, w := range p.watched {
+	for _, w := range p.watch.watched {
 		if w.ending {
 			add(w)
 		}
@@ -302,7 +309,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		v := p.hungLocked(w, stack)
 		a := w.attempt
 		if a != nil && !a.over && a.h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
-			p.helpers++
+			p.outbox.helpers++
 			stands := v
 			w.hung = &stands
 			go p.judgeHung(w, a, v, a.retry)
@@ -369,10 +376,10 @@ func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
 		*reports = append(*reports, report{call: func() { a.finish(returned) }})
 	}
 	w.gaveUp = true
-	if !w.holds || len(p.abandoned) < p.maxAbandonedLocked() || p.cut != nil {
+	if !w.holds || len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil {
 		p.abandonLocked(w, reports)
 	} else {
-		p.lost = append(p.lost, w)
+		p.crew.lost = append(p.crew.lost, w)
 	}
 }
 

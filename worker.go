@@ -24,7 +24,7 @@ type worker struct {
 	attempt     *attempt
 	priority    Priority
 	jobs        uint64 // how many tasks it was given; protected by pool.mu
-	inRun       bool   // user code of the task is on the stack
+	inUserCode  bool   // user code of the task is on the stack
 	ran         bool   // Run was called
 	aroundTried bool   // Around was called
 	phase       phase
@@ -109,10 +109,10 @@ const (
 
 // assignLocked makes a task that was taken out of the queue the task of w.
 func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
-	p.count[Queued]--
-	p.count[Running]++
-	p.total.attempts++
-	p.dispatched.add(pr, 1)
+	p.sched.count[Queued]--
+	p.sched.count[Running]++
+	p.ledger.total.attempts++
+	p.ledger.dispatched.add(pr, 1)
 	w.job, w.priority, w.busy = e, pr, true
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
@@ -138,14 +138,14 @@ func (p *Pool) assignHandleLocked(w *worker, h *Handle) {
 			p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
 		}
 		if h.laterLocked() {
-			p.later--
+			p.sched.later--
 		}
 		h.pool, h.work.f, h.id, h.due = nil, nil, 0, time.Time{}
 		functionHandles.Put(h)
 		return
 	}
 	if h.laterLocked() {
-		p.later--
+		p.sched.later--
 		h.due = time.Time{} // it is counted no more, also if it should be withdrawn
 	}
 	w.attempt = h.beginAttemptLocked(w)
@@ -229,15 +229,15 @@ func (w *worker) recovered() (returned bool) {
 // died hands a dead worker to the supervisor. It calls no user code: what is
 // left to do, its replacement does.
 func (w *worker) died(goexit bool) {
-	if !w.inRun && !goexit {
+	if !w.inUserCode && !goexit {
 		panic(w.value) // not the user's panic but this package's: hide nothing
 	}
-	if w.inRun {
-		w.inRun = false
+	if w.inUserCode {
+		w.inUserCode = false
 		w.err, w.kind = ErrGoexit, attemptGoexit
 		if !goexit || w.panicked {
 			e := &PanicError{Value: w.value, site: w.site}
-			if w.attempt != nil || w.pool.hooked || w.pool.hooks.attemptFailed != nil {
+			if w.attempt != nil || w.pool.hooks.all || w.pool.hooks.attemptFailed != nil {
 				e.complete() // else the log will, if it is interested
 			}
 			w.err, w.kind = e, attemptPanic
@@ -257,7 +257,7 @@ func (w *worker) died(goexit bool) {
 	case w.gaveUp:
 		// It is about to have its slot again. Nobody must abandon it until then:
 		// its goroutine has ended.
-		p.lost = shrunk(slices.DeleteFunc(p.lost, func(l *worker) bool { return l == w }))
+		p.crew.lost = shrunk(slices.DeleteFunc(p.crew.lost, func(l *worker) bool { return l == w }))
 	case w.attempt != nil && (w.phase == phaseJudge || w.phase == phaseSettle):
 		// That its replacement has yet to say so is no reason to give it up.
 		w.inTimeLocked()
@@ -271,7 +271,7 @@ func (w *worker) died(goexit bool) {
 		p.restoreLocked()
 	}
 	w.dead = true
-	p.dead = append(p.dead, w)
+	p.crew.dead = append(p.crew.dead, w)
 	p.alarmLocked()
 }
 
@@ -286,7 +286,7 @@ func (w *worker) work() {
 			}
 		case phaseStart:
 			w.relabel()
-			if w.attempt == nil && !w.pool.hooked && !w.timed {
+			if w.attempt == nil && !w.pool.hooks.all && !w.timed {
 				if !w.runFunctions() {
 					return
 				}
@@ -378,17 +378,17 @@ func (w *worker) withdraw() bool {
 	p.unwatchLocked(w)
 	w.busy, w.attempt.over = false, true
 	h.attempts--
-	p.total.withdrawn++
+	p.ledger.total.withdrawn++
 	if w.choice {
-		p.queue.giveTurnBack(w.restricted)
+		p.sched.queue.giveTurnBack(w.restricted)
 	}
-	p.dispatched.takeBack(w.priority)
+	p.ledger.dispatched.takeBack(w.priority)
 	if h.canceled != nil {
 		cause = h.canceled
 	}
 	if u := w.unfinished; u != nil && cause == ErrClosed {
 		u.State, u.Attempt = Queued, h.attempts
-		p.cut.Unfinished = append(p.cut.Unfinished, *u)
+		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)
 	p.settleWaitingLocked(entry{h: h}, h.task.Priority, Canceled, cause, &w.reports)
@@ -496,7 +496,7 @@ func (w *worker) context() context.Context {
 // call calls the user's function. A panic or Goexit in it ends the goroutine,
 // and died sees to the rest.
 func (w *worker) call(ctx context.Context) (err error) {
-	w.ran, w.inRun = true, true
+	w.ran, w.inUserCode = true, true
 	switch a := w.attempt; {
 	case a == nil && trace.IsEnabled():
 		traceFunction(w.priority, w.job.f)
@@ -507,7 +507,7 @@ func (w *worker) call(ctx context.Context) (err error) {
 	default:
 		err = a.run(ctx)
 	}
-	w.inRun = false
+	w.inUserCode = false
 	return err
 }
 
@@ -535,11 +535,11 @@ func (w *worker) takeLocked() bool {
 func (w *worker) takeOrSleepLocked() bool {
 	p := w.pool
 	switch {
-	case p.sizeLocked() > p.slots+p.extra: // after Resize
+	case p.sizeLocked() > p.sched.slots+p.crew.extra: // after Resize
 		w.dismissed = true
-	case p.idleLocked() >= p.slots: // enough for what may be parked next
+	case p.idleLocked() >= p.sched.slots: // enough for what may be parked next
 		w.dismissed = true
-		p.extra--
+		p.crew.extra--
 	}
 	if w.dismissed {
 		p.leaveLocked(w)

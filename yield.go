@@ -24,7 +24,7 @@ import (
 // across it: whoever gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
-	if own && a.signal.Load() == signalBegun && a.pool.arrivals.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
+	if own && a.signal.Load() == signalBegun && a.pool.inbox.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
 		return nil
 	}
 	return yield(ctx)
@@ -45,7 +45,7 @@ func yield(ctx context.Context) error {
 	}
 	Beat(a)
 	p := a.pool
-	most := min(p.arrivals.least.Load(), p.waiting.Load()) // in this order, see takeInLocked
+	most := min(p.inbox.least.Load(), p.waiting.Load()) // in this order, see takeInLocked
 	if most > a.priority || most == none || most == a.priority && !a.sliceOver() {
 		return a.cause()
 	}
@@ -59,7 +59,7 @@ func yield(ctx context.Context) error {
 		if pk = p.parkLocked(a); pk != nil {
 			p.backLocked(pk)
 		}
-	case most == a.priority && p.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.contendedLocked(Priority(most)):
+	case most == a.priority && p.sched.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.contendedLocked(Priority(most)):
 		if pk = p.parkLocked(a); pk != nil {
 			p.backOfLaneLocked(pk)
 		}
@@ -114,7 +114,7 @@ func Block(ctx context.Context, f func() error) error {
 	p := a.pool
 	var pk *parking
 	p.lock()
-	if p.count[Parked] < p.cfg.maxParked {
+	if p.sched.count[Parked] < p.cfg.maxParked {
 		if pk = p.parkLocked(a); pk != nil {
 			pk.working = true
 			p.rewatchLocked(a.w)
