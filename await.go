@@ -63,7 +63,7 @@ func (a *awaited) overLocked() bool {
 	case a.settled != nil:
 		return a.settled.state.Final()
 	case a.room != nil:
-		return a.room.id != 0 || a.room.refused != nil
+		return a.room.id != 0 || a.room.err != nil
 	case a.members != nil:
 		return a.members.members == 0
 	case a.limit != nil:
@@ -291,9 +291,9 @@ func (w *wait) giveUpRoom() {
 	if w.what.overLocked() {
 		return
 	}
-	p.leaveDoorLocked(h)
-	if h.refused = errGaveUp; w.byTask != nil {
-		h.refused = &taskOverError{w.call, w.byTask}
+	p.sched.withdraw(h)
+	if h.err = errGaveUp; w.byTask != nil {
+		h.err = &taskOverError{w.call, w.byTask}
 	}
 	p.restoreLocked()
 }
@@ -379,7 +379,7 @@ func (w *worker) adopt() {
 	now := time.Now()
 	h := newHandle(context.Background())
 	h.pool, h.function, h.state, h.attempts, h.draw = p, true, Running, 1, w.lot()
-	h.work.f, h.task.Priority = w.job.f, w.priority
+	h.work.f, h.priority = w.job.f, w.priority
 	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
 	a.slice.Store(int64(now.Sub(p.epoch)))

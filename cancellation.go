@@ -373,9 +373,11 @@ func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]r
 		p.inbox.mu.Lock() // as arrive looks at it
 		h.canceled = cause
 		p.inbox.mu.Unlock()
+		p.sched.withdraw(h) // from the door
 		return nil, nil, true
 	case h.attempt == nil:
-		p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, cause, reports)
+		p.sched.withdraw(h)
+		p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, reports)
 		return nil, nil, true
 	}
 	if h.canceled == nil {
@@ -385,13 +387,4 @@ func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]r
 	p.endLocked(a, e)
 	p.settleJudgedLocked(a.w, reports)
 	return a, e, true
-}
-
-// withdrawLocked takes a waiting handle out of the queue or the delayed ones.
-func (p *Pool) withdrawLocked(h *Handle) entry {
-	if h.state == Delayed {
-		p.undelayLocked(h)
-		return entry{h: h}
-	}
-	return p.sched.queue.remove(h)
 }

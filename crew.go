@@ -22,6 +22,17 @@ type crew struct {
 	abandoned []*worker // given up without a slot, still running
 }
 
+// engage counts slots held, attempts parked and workers abandoned: while there are any,
+// somebody may wait on a worker's goroutine.
+func (c *crew) engage(n int) {
+	if c.engaged == 0 {
+		activePools.Add(1)
+	}
+	if c.engaged += n; c.engaged == 0 {
+		activePools.Add(-1)
+	}
+}
+
 // sizeLocked returns the number of workers, without those abandoned.
 func (p *Pool) sizeLocked() int { return len(p.crew.all) + p.crew.unhired }
 
@@ -53,7 +64,7 @@ func (p *Pool) idleLocked() int {
 // it wakes that.
 func (p *Pool) takeIdleLocked() *worker {
 	if len(p.crew.idle) == 0 {
-		p.releaseScoutLocked()
+		p.releaseLeaderLocked()
 	}
 	last := len(p.crew.idle) - 1
 	if last < 0 {
@@ -71,7 +82,7 @@ func (p *Pool) summonLocked() {
 	coming := p.crew.coming
 	w := p.takeIdleLocked()
 	if p.crew.coming > coming {
-		return // that was the scout, and it was woken already
+		return // that was the leader, and it was woken already
 	}
 	if w == nil {
 		p.hireLocked()
@@ -152,7 +163,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 	w.gaveUp, w.abandoned = true, true
 	p.leaveLocked(w)
 	p.boundExtraLocked()
-	p.freeSlotLocked(w)
+	w.freeSlotLocked()
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	if w.dead {
 		e.Reason = w.deathLocked()
@@ -162,10 +173,10 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 		tell(reports, p.hooks.workerDied, e)
 	} else {
 		p.crew.abandoned = append(p.crew.abandoned, w)
-		p.engageLocked(+1)
+		p.crew.engage(+1)
 		tell(reports, p.hooks.workerAbandoned, e)
 	}
-	if p.sizeLocked() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.outstandingLocked() == 0) {
+	if p.sizeLocked() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.sched.outstanding() == 0) {
 		p.ledger.total.replacedHung++
 		p.crew.unhired++
 		e.Replacement = p.hireLocked().id
@@ -183,7 +194,7 @@ func (p *Pool) maxAbandonedLocked() int {
 // returnedLateLocked takes note of the end of an abandoned worker.
 func (p *Pool) returnedLateLocked(w *worker) {
 	p.crew.abandoned = shrunk(slices.DeleteFunc(p.crew.abandoned, func(a *worker) bool { return a == w }))
-	p.engageLocked(-1)
+	p.crew.engage(-1)
 	p.reclaimLocked()
 	p.restoreLocked()
 }

@@ -103,7 +103,7 @@ func (p *Pool) Watches() int {
 	ws := &p.watches
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if len(ws.byDone) == 0 && ws.alone > 0 && p.outstandingLocked() == 0 {
+	if len(ws.byDone) == 0 && ws.alone > 0 && p.sched.outstanding() == 0 {
 		return -1
 	}
 	for done, w := range ws.byDone {

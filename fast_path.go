@@ -1,13 +1,6 @@
 package taskpool
 
-import (
-	"math"
-	"runtime"
-	"runtime/trace"
-	"sync"
-	"sync/atomic"
-	"time"
-)
+import "runtime/trace"
 
 // This file is the way of a task through the pool where nothing out of the
 // ordinary happens, and what makes it fast. With one lock for everything,
@@ -22,194 +15,16 @@ import (
 //     it queued: outside of this file it is as if each arrival were queued at once.
 //   - A worker that takes the next task without a look at the arrivals takes the
 //     one that it would have taken with it.
-//   - While a slot is free, the next arrival wakes an idle worker, the scout, or a
+//   - While a slot is free, the next arrival wakes an idle worker, the leader, or a
 //     worker is on its way. It takes in what has arrived, takes the task whose turn
 //     it is and, if there are more, wakes the next worker. Where there is none to
 //     be woken, be it that none was hired yet, arrivals take the detour by
 //     Pool.lock, and one is hired.
 
-// An inbox holds the tasks that nobody has taken in yet.
-type inbox struct {
-	direct bool // tasks may arrive without Pool.mu: neither room nor a hook has to be looked after
-
-	_ toNextLine
-
-	// mu protects the fields above least. It may be locked under Pool.mu,
-	// never the other way round.
-	mu       sync.Mutex
-	batch    *segment // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
-	n        int      // how many
-	spans    []span   // their priorities
-	began    beginnings
-	leader   *worker // to be woken by the next arrival; nil if nobody is
-	closed   bool    // Shutdown was called
-	detour   bool    // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	watch    bool    // the next arrival has the supervisor look whether the pool stands still
-	latest   int64   // with aging: the order of the last arrival
-	yielding yieldPolicy
-
-	_ cacheLine
-
-	// The most and the least urgent priority in batch; none and math.MinInt64
-	// if it is empty. Written under mu, and rarely.
-	least, most atomic.Int64
-
-	_ cacheLine
-
-	// For whoever takes the tasks in, under Pool.mu.
-	spare      *segment // empty, for batch
-	spareSpans []span   // empty, for spans
-}
-
-// A span is arrivals of one priority.
-type span struct {
-	priority Priority
-	end      int // index behind the last
-}
-
-// beginnings are the times since Pool.epoch at which the first stretches began. They are
-// taken if hooks are told how long tasks wait.
-type beginnings [maxTimed]time.Duration
-
-// cacheLine keeps what different goroutines write out of each other's way.
-type cacheLine [64]byte
-
-// toNextLine, at the beginning of a large object, puts what follows at the beginning of a
-// cache line: the allocator has a word of its own before such an object.
-type toNextLine [64 - 8 - 1]byte
-
-// gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
-// beginning of a cache line where pointers have 64 bits.
-const gapBeforeMu = 64 + 48
-
-const (
-	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
-	batchSize   = int32(len(segmentSlots) - 1)
-	maxArrivals = 1020
-	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
-	worthWhole  = 16                  // and so many if they are about to be taken
-	maxTimed    = 16                  // stretches of a batch whose time is taken, with hooks
-)
-
-func (in *inbox) init() {
-	in.least.Store(none)
-	in.most.Store(math.MinInt64)
-}
-
-// close has tasks arrive by Pool.lock only.
-func (in *inbox) close() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.closed = true
-}
-
-// arrive hands a task in. It returns false if that has to be done under
-// Pool.lock.
-func (p *Pool) arrive(e entry, pr Priority) bool {
-	if !p.inbox.direct || int64(pr) == none {
-		return false
-	}
-	if p.sched.aging {
-		e.order = int64(time.Since(p.epoch))
-	}
-	in := &p.inbox
-	if !in.mu.TryLock() {
-		lockSoon(&in.mu)
-	}
-	if in.n == maxArrivals && in.yielding.due() {
-		in.letOthersRun()
-	}
-	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
-		in.mu.Unlock()
-		return false
-	}
-	if p.sched.aging {
-		in.latest = max(in.latest, e.order)
-		e.order = in.latest
-	} else {
-		e.order = int64(in.n)
-	}
-	in.batch.slots[in.n] = e
-	in.n++
-	if e.h != nil {
-		in.batch.handles++
-	}
-	if last := len(in.spans) - 1; last >= 0 && in.spans[last].priority == pr {
-		in.spans[last].end = in.n
-	} else {
-		if p.hooks.timed && last+1 < maxTimed {
-			in.began[last+1] = p.cameAt(e)
-		}
-		if in.watch {
-			in.watch = false
-			p.ring()
-		}
-		in.spans = append(in.spans, span{pr, in.n})
-		in.least.Store(min(in.least.Load(), int64(pr)))
-		in.most.Store(max(in.most.Load(), int64(pr)))
-	}
-	if w := in.leader; w != nil {
-		in.leader, in.yielding.woken = nil, true
-		w.wake <- struct{}{}
-	}
-	in.mu.Unlock()
-	return true
-}
-
-// letOthersRun gives the processor away, as the batch is full, for the workers to
-// catch up: tasks that are taken while they are in the processor's cache cost less
-// than a queue that grows. It unlocks mu meanwhile.
-func (in *inbox) letOthersRun() {
-	in.mu.Unlock()
-	begin := time.Now()
-	runtime.Gosched()
-	away := time.Since(begin)
-	lockSoon(&in.mu)
-	in.yielding.away = max(in.yielding.away, away)
-}
-
-// A yieldPolicy is whether submitters let others run when the batch is full. That is
-// good for tasks that are done in no time. Where they are long, whoever has the
-// processor next keeps it for 10 ms, and so do all others that wait for it, so
-// that a submitter would stand still for as long as that takes.
-type yieldPolicy struct {
-	woken    bool          // the scout was woken for what is in the batch, and has not come yet
-	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
-	started  uint64        // attempts, in all, when a full batch was last taken in
-	away     time.Duration // the longest that a submitter has let others run since
-	stubborn int           // so many more full batches they do not, as the last time took too long
-}
-
-const (
-	tooLong      = time.Millisecond // if they did not start a task each microsecond
-	stubbornness = 1000
-)
-
-func (c *yieldPolicy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
-
-// tookIn takes note that a batch is taken in, full or not, when so many attempts
-// have been started.
-func (c *yieldPolicy) tookIn(full bool, started uint64) {
-	c.woken = false
-	if !full {
-		return
-	}
-	since := started - c.started
-	if since >= maxArrivals/2 {
-		c.brisk = true
-	}
-	if c.away > tooLong && c.away > time.Duration(since)*time.Microsecond {
-		c.brisk, c.stubborn = false, stubbornness
-	} else if c.stubborn > 0 {
-		c.stubborn--
-	}
-	c.started, c.away = started, 0
-}
-
 // lock locks mu, and completes what has arrived.
 func (p *Pool) lock() {
 	lockSoon(&p.mu)
-	p.endRunLocked()
+	p.endBurstLocked()
 	if p.inbox.least.Load() != none {
 		p.takeInLocked()
 		p.restoreLocked()
@@ -228,90 +43,58 @@ func (p *Pool) takeInLocked() {
 	if in.least.Load() == none {
 		return
 	}
-	if p.inbox.spare == nil {
-		p.inbox.spare = p.sched.queue.segment(batchSize)
+	if in.spare == nil {
+		in.spare = p.sched.queue.segment(batchSize)
 	}
 	lockSoon(&in.mu)
-	batch, n, stretches := in.batch, in.n, in.spans
 	// Yield looks at least and then at waiting, so what waits is in one or the other.
 	if least := in.least.Load(); least < p.waiting.Load() && !p.sched.paused {
 		p.waiting.Store(least)
 	}
-	in.batch, in.n, in.spans = p.inbox.spare, 0, p.inbox.spareSpans[:0]
-	var began beginnings
-	if p.hooks.timed {
-		began = in.began
-	}
-	in.least.Store(none)
-	in.most.Store(math.MinInt64)
-	in.yielding.tookIn(n == maxArrivals, p.ledger.total.attempts)
+	batch, n, spans, began := in.takeLocked(p.ledger.total.attempts)
 	if p.crew.leader != nil {
-		p.endScoutLocked()
+		p.endLeaderLocked()
 	}
 	in.mu.Unlock()
-	p.inbox.spareSpans = stretches
-	canceled := p.acceptAllLocked(batch, n)
-	if p.hooks.timed {
-		p.markArrivalsLocked(batch, stretches, &began)
+	in.spareSpans = spans
+	p.sched.numberBatch(batch, n)
+	whole := p.acceptAllLocked(batch, n)
+	if p.hooks.timed && !p.sched.aging {
+		p.ledger.clock.batch(batch.base, spans, &began, p.sched.queue.n == 0)
 	}
-	whole := canceled == 0 && len(stretches) == 1 &&
-		(n >= wholeBatch || n >= worthWhole && p.sched.queue.n == 0)
-	tasks := batch.slots[:n]
-	if whole {
-		p.sched.queue.pushSegment(batch, n, stretches[0].priority)
-		p.inbox.spare = p.sched.queue.segment(batchSize)
-		return
-	}
-	i := 0
-	for _, s := range stretches {
-		p.sched.queue.pushAll(tasks[i:s.end], batch.base, s.priority)
-		i = s.end
-	}
-	clear(tasks)
-	batch.handles, batch.base = 0, 0
-	p.inbox.spare = batch
+	in.spare = p.sched.takeBatch(batch, n, spans, whole)
 }
 
-// acceptAllLocked makes the first n tasks of batch, which have arrived, the
-// pool's. It clears those whose context has ended meanwhile and returns how many
-// these are.
-func (p *Pool) acceptAllLocked(batch *segment, n int) (canceled int) {
-	tasks := batch.slots[:n]
-	if p.sched.aging {
-		for i := 0; i < n && tasks[i].order < p.sched.seq; i++ {
-			tasks[i].order = p.sched.seq // the time was taken before the lock
-		}
-		p.sched.seq = tasks[n-1].order
-	} else {
-		batch.base = p.sched.seq + 1
-		p.sched.seq += int64(n)
-	}
+// acceptAllLocked makes the first n tasks of batch, which have arrived, the pool's. It
+// clears those whose context has ended meanwhile, and returns false if there are any.
+func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 	p.sched.count[Queued] += n
 	before := p.ledger.total.submitted
 	p.ledger.total.submitted += uint64(n)
 	if batch.handles == 0 {
-		return 0
+		return true
 	}
-	for i := range tasks {
-		e := &tasks[i]
+	whole = true
+	for i := range batch.slots[:n] {
+		e := &batch.slots[i]
 		if e.h == nil {
 			continue
 		}
 		e.h.id = before + uint64(i) + 1
 		if e.h.canceled != nil {
 			var reports []report
-			p.settleWaitingLocked(*e, e.h.task.Priority, Canceled, e.h.canceled, &reports)
+			p.settleWaitingLocked(*e, e.h.priority, Canceled, e.h.canceled, &reports)
 			p.reportLocked(reports)
 			*e = entry{}
-			canceled++
+			whole = false
 		}
 	}
-	return canceled
+	return whole
 }
 
 // plainLocked reports whether a worker with a slot may just take the next task.
 func (p *Pool) plainLocked() bool {
-	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting) == 0 &&
+	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 &&
 		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
 }
 
@@ -332,10 +115,9 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 	if l == nil || l.front().parked() {
 		return false
 	}
-	w.choice, w.restricted = choice, false
-	p.assignLocked(w, p.sched.queue.takeTurn(l, choice, false), l.priority)
+	w.takeLocked(p.sched.take(l, choice, false))
 	if !w.holds {
-		p.holdSlotLocked(w)
+		w.holdSlotLocked()
 	}
 	if p.sched.held < p.sched.slots && p.sched.asking+p.sched.askingLess > 0 { // it may be the turn of one of those now
 		p.dispatchLocked(nil)
@@ -343,68 +125,26 @@ func (p *Pool) takeNextLocked(w *worker) bool {
 		return true
 	}
 	p.tellYieldLocked()
-	p.beginRunLocked()
+	p.sched.beginBurst(&p.burst)
 	return true
 }
 
-// matter reports whether an arrival may change whose turn it is, which is that of
-// a task of priority pr, or whether this is a choice, where it is none yet and that
-// makes a difference.
-func (in *inbox) matter(pr int64, choice bool) bool {
-	return in.least.Load() < pr || !choice && in.most.Load() > pr
-}
-
-// A run is the functions at the front of the queue that come next whatever the
-// fair share does. Each is taken when a worker is free, like all tasks, but what
-// there is to count is counted at the end of the run; anything else that is done
-// under Pool.mu ends it first.
-type burst struct {
-	slots    []entry // what is left of it
-	taken    int
-	lane     *lane // that the slots are in, with at least one task behind them; nil: no run
-	priority int64
-	choice   bool // the queue has another lane, or that makes no difference
-}
-
-// beginRunLocked begins a run, if there is one to begin. The pool is plain.
-func (p *Pool) beginRunLocked() {
-	q := &p.sched.queue
-	if q.n < 2 {
+// endBurstLocked ends the burst, if there is one.
+func (p *Pool) endBurstLocked() {
+	b := &p.burst
+	if b.lane == nil {
 		return
 	}
-	l, choice := q.next(false)
-	s := l.head
-	n := min(int(s.tail-s.head), l.n-1)
-	switch {
-	case !choice:
-	case q.step > 0:
-		n = q.firstByAge(l, n)
-	case q.share > 0:
-		n = min(n, int(q.share-1-q.turn[0]))
-	}
-	if n > 0 {
-		p.burst = burst{slots: s.slots[s.head:][:n], lane: l, priority: int64(l.priority),
-			choice: choice || q.share == 0}
-	}
+	n, pr := uint64(b.taken), Priority(b.priority)
+	p.sched.endBurst(b)
+	p.ledger.total.attempts += n
+	p.ledger.dispatched.add(pr, n)
+	p.ledger.total.succeeded += n // the one before each
 }
 
-// endRunLocked ends the run, if there is one.
-func (p *Pool) endRunLocked() {
-	r := &p.burst
-	if r.lane == nil {
-		return
-	}
-	p.sched.queue.skip(r.lane, r.taken)
-	p.sched.count[Queued] -= r.taken
-	p.ledger.total.attempts += uint64(r.taken)
-	p.ledger.dispatched.add(Priority(r.priority), uint64(r.taken))
-	p.ledger.total.succeeded += uint64(r.taken) // the one before each
-	*r = burst{}
-}
-
-// takeFromRun gives w, whose function has returned, the next of the run. If there
+// takeFromBurst gives w, whose function has returned, the next of the run. If there
 // is none it returns false, with pool.mu locked.
-func (w *worker) takeFromRun() bool {
+func (w *worker) takeFromBurst() bool {
 	p := w.pool
 	if !p.mu.TryLock() {
 		lockSoon(&p.mu)
@@ -425,7 +165,7 @@ func (w *worker) takeFromRun() bool {
 // runFunctions makes the attempt of w's task, a function, and those of the run. It
 // returns false if the worker has nothing more to do.
 func (w *worker) runFunctions() bool {
-	for n, more := 1, true; more; n, more = n+1, w.takeFromRun() {
+	for n, more := 1, true; more; n, more = n+1, w.takeFromBurst() {
 		if n%labelEvery == 0 {
 			w.relabel()
 		}
@@ -451,7 +191,7 @@ func (w *worker) look() bool {
 	p := w.pool
 	lockSoon(&p.mu)
 	defer p.unlock()
-	p.endRunLocked()
+	p.endBurstLocked()
 	if w.dismissed {
 		return false
 	}
@@ -481,7 +221,7 @@ func (p *Pool) wakeNextLocked() {
 		return
 	}
 	if len(p.crew.idle) == 0 && p.crew.leader == nil && p.crew.unhired == 0 { // those with parked tasks have it first
-		p.endRunLocked()
+		p.endBurstLocked()
 		p.takeInLocked()
 		p.restoreLocked()
 		return
@@ -520,11 +260,12 @@ func (p *Pool) expectLocked() bool {
 	}
 	if scout {
 		last := len(p.crew.idle) - 1
-		p.crew.leader, in.leader = p.crew.idle[last], p.crew.idle[last]
+		p.crew.leader = p.crew.idle[last]
+		in.leader = p.crew.leader.wake
 		p.crew.idle[last] = nil
 		p.crew.idle = p.crew.idle[:last]
 	} else if p.crew.leader != nil {
-		p.endScoutLocked()
+		p.endLeaderLocked()
 	}
 	return true
 }
@@ -538,17 +279,17 @@ func (p *Pool) endDetourLocked() {
 	}
 }
 
-// releaseScoutLocked makes the scout, if there is one, a worker like any other.
-func (p *Pool) releaseScoutLocked() {
+// releaseLeaderLocked makes the leader, if there is one, a worker like any other.
+func (p *Pool) releaseLeaderLocked() {
 	if p.crew.leader != nil {
 		lockSoon(&p.inbox.mu)
 		defer p.inbox.mu.Unlock()
-		p.endScoutLocked()
+		p.endLeaderLocked()
 	}
 }
 
-// endScoutLocked is releaseScoutLocked with inbox.mu held.
-func (p *Pool) endScoutLocked() {
+// endLeaderLocked is releaseLeaderLocked with inbox.mu held.
+func (p *Pool) endLeaderLocked() {
 	if in := &p.inbox; in.leader == nil {
 		p.crew.coming++ // the first arrival has woken it
 	} else {
@@ -556,14 +297,4 @@ func (p *Pool) endScoutLocked() {
 		p.crew.idle = append(p.crew.idle, p.crew.leader)
 	}
 	p.crew.leader = nil
-}
-
-// lockSoon locks a mutex that is held for moments only, by many in turn.
-func lockSoon(mu *sync.Mutex) {
-	for range 10 {
-		if mu.TryLock() {
-			return
-		}
-	}
-	mu.Lock()
 }

@@ -358,7 +358,7 @@ func TestSubmittersLetOthersRunWhileTasksAreShort(t *testing.T) {
 	var c yieldPolicy
 	require.False(t, c.due(), "nothing is known yet")
 	c.woken = true
-	require.True(t, c.due(), "the scout needs a processor")
+	require.True(t, c.due(), "the leader needs a processor")
 	c.tookIn(false, 10)
 	require.False(t, c.due(), "it has come")
 	c.tookIn(false, 10+enough)
@@ -404,7 +404,7 @@ func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 				next(&c, 0, 0)
 			}
 			c.woken = true
-			require.True(t, c.due(), "the scout has a claim again")
+			require.True(t, c.due(), "the leader has a claim again")
 			c.woken = false
 			require.False(t, c.due())
 			next(&c, maxArrivals, 0)
@@ -443,14 +443,14 @@ func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
 	in := &p.inbox
 	for i := range maxArrivals {
 		in.yielding.brisk = i > 0
-		require.True(t, p.arrive(entry{f: func() {}}, Low))
+		require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 		require.Zero(t, in.yielding.away)
 	}
 	in.yielding.brisk = false
-	require.False(t, p.arrive(entry{f: func() {}}, Low))
+	require.False(t, p.inbox.put(entry{f: func() {}}, Low))
 	require.Zero(t, in.yielding.away)
 	in.yielding.brisk = true
-	require.False(t, p.arrive(entry{f: func() {}}, Low))
+	require.False(t, p.inbox.put(entry{f: func() {}}, Low))
 	require.Positive(t, in.yielding.away)
 	require.Equal(t, maxArrivals, in.n)
 	p.mu.Unlock()
@@ -469,8 +469,8 @@ func handleOf(p *Pool, run func(context.Context) error) *Handle {
 func TestATaskThatIsCanceledBeforeItArrivesDoesNot(t *testing.T) {
 	p, gate := occupiedPool(t)
 	h := &Handle{pool: p, canceled: context.Canceled}
-	require.False(t, p.arrive(entry{h: h}, Low))
-	require.True(t, p.arrive(entry{h: handleOf(p, func(context.Context) error { return nil })}, Medium))
+	require.False(t, p.inbox.put(entry{h: h}, Low))
+	require.True(t, p.inbox.put(entry{h: handleOf(p, func(context.Context) error { return nil })}, Medium))
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.Zero(t, h.id)
@@ -712,7 +712,7 @@ func TestBatchesAndRunsAgreeWithNaiveQueue(t *testing.T) {
 				case r < 30 && growing || r < 2:
 					b.arrive()
 				case r < 60:
-					b.takeFromRun()
+					b.takeFromBurst()
 				case r < 90:
 					b.takeNext()
 				default:
@@ -743,7 +743,7 @@ func newBatchPair(t *testing.T, mode queueMode) *batchPair {
 		pool:      &Pool{cfg: &config{}, checkClock: checkClock{never: true}, epoch: time.Now()},
 	}
 	p := b.pool
-	p.inbox.direct = true
+	p.inbox.direct, p.inbox.aging, p.inbox.epoch = true, mode.step > 0, p.epoch
 	p.sched.slots, p.sched.held, p.sched.aging = 1, 1, mode.step > 0
 	if p.sched.aging {
 		p.sched.seq = int64(1000 * time.Hour) // beyond what the clock says
@@ -794,20 +794,20 @@ func (b *batchPair) arrive() {
 		if p.sched.aging {
 			p.inbox.latest = order
 		}
-		require.True(b.t, p.arrive(e, pr))
+		require.True(b.t, p.inbox.put(e, pr))
 		b.ref.push(naiveTask{id: id, h: e.h, priority: pr, order: order, fresh: true})
 	}
 	require.NoError(b.t, p.inbox.check(p.sched.aging, true))
 }
 
-// takeFromRun takes the next of the run, if there is one.
-func (b *batchPair) takeFromRun() {
+// takeFromBurst takes the next of the run, if there is one.
+func (b *batchPair) takeFromBurst() {
 	p := b.pool
 	r, w := &p.burst, &worker{pool: p}
 	if len(r.slots) == 0 {
 		return
 	}
-	if !w.takeFromRun() {
+	if !w.takeFromBurst() {
 		require.True(b.t, r.slots[0].f == nil || p.inbox.n > 0)
 		p.mu.Unlock()
 		return
@@ -817,7 +817,7 @@ func (b *batchPair) takeFromRun() {
 	w.job.f()
 	require.Equal(b.t, want.id, b.called, "in a run")
 	require.Equal(b.t, want.priority, w.priority)
-	require.NoError(b.t, p.checkRunLocked())
+	require.NoError(b.t, p.checkBurstLocked())
 }
 
 // endRun ends the run, and looks whether all is counted that was taken from it.
@@ -825,11 +825,11 @@ func (b *batchPair) endRun() {
 	p := b.pool
 	taken, attempts := p.burst.taken, p.ledger.total.attempts
 	p.sched.count[Queued] = b.q.n
-	p.endRunLocked()
+	p.endBurstLocked()
 	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.attempts)
 	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.succeeded)
 	require.Equal(b.t, b.q.n, p.sched.count[Queued])
-	require.NoError(b.t, p.checkRunLocked())
+	require.NoError(b.t, p.checkBurstLocked())
 }
 
 // takeNext has a worker take the next task.
@@ -845,7 +845,7 @@ func (b *batchPair) takeNext() {
 	took := p.takeNextLocked(w)
 	b.taken(batch)
 	p.ledger.total.succeeded = p.ledger.total.attempts
-	require.NoError(b.t, p.checkRunLocked())
+	require.NoError(b.t, p.checkBurstLocked())
 	if !took {
 		require.True(b.t, !some || want.h != nil && want.h.state == Parked)
 		p.takeInLocked()
@@ -906,7 +906,7 @@ func (b *batchPair) alone() {
 }
 
 // A worker that ends its task takes one that arrived for a free slot, which stays
-// free, with tasks in the queue, until the scout comes. With others parked there is no
+// free, with tasks in the queue, until the leader comes. With others parked there is no
 // idle worker for each slot, and some have to be hired.
 func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 	const functions, slots = 10, 4
@@ -948,7 +948,7 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 							p.ledger.total.succeeded++
 						}
 						over := ended
-						if p.beginRunLocked(); inRun {
+						if p.sched.beginBurst(&p.burst); inRun {
 							p.burst.slots[0], p.burst.slots, p.burst.taken = entry{}, p.burst.slots[1:], 1
 							over++
 						}
@@ -995,7 +995,7 @@ func TestOneScoutWakesTheNext(t *testing.T) {
 		for tasks := range workers + 2 {
 			p := handPool(t, workers)
 			for range tasks {
-				require.True(t, p.arrive(entry{f: func() {}}, Low))
+				require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 			}
 			for i := range workers {
 				woken := 0
@@ -1031,11 +1031,11 @@ func btoi(b bool) int {
 // What arrives while a scout looks finds none to wake.
 func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 	p := handPool(t, 2)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	require.True(t, wokenWorker(t, p).look())
 	p.inbox.leader = nil
 	p.crew.idle, p.crew.leader = append(p.crew.idle, p.crew.leader), nil // as it was then
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	p.wakeNextLocked()
 	require.NoError(t, p.CheckArrivals())
 	require.True(t, wokenWorker(t, p).look())
@@ -1044,7 +1044,7 @@ func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 
 func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
-	require.True(t, p.arrive(entry{h: handleOf(p, nil)}, Low))
+	require.True(t, p.inbox.put(entry{h: handleOf(p, nil)}, Low))
 	p.inbox.batch.slots[0].h.canceled = context.Canceled // as cancel does
 	require.NoError(t, p.CheckArrivals())
 	w := wokenWorker(t, p)
@@ -1056,12 +1056,12 @@ func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	require.NotNil(t, p.crew.leader)
 }
 
-// Whoever finds the scout awake wakes no other for the task that woke it.
+// Whoever finds the leader awake wakes no other for the task that woke it.
 func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 	for _, plain := range []bool{true, false} {
 		p := handPool(t, 3)
 		for i := range 3 {
-			require.True(t, p.arrive(entry{f: func() {}}, Low))
+			require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 			require.NoError(t, p.CheckArrivals())
 			p.lock()
 			require.NoError(t, p.checkArrivalsLocked(true))
@@ -1091,7 +1091,7 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 	p.sched.held = 2 // all are held by tasks
 	p.restoreLocked()
 	require.Nil(t, p.crew.leader)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	require.NoError(t, p.CheckArrivals())
 	p.restoreLocked()
 	require.Equal(t, 1, p.inbox.n, "no hurry")
@@ -1108,7 +1108,7 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 // has arrived, is on its way all the same.
 func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
 	p := handPool(t, 2)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	p.sched.held = 2
 	p.restoreLocked()
 	require.NoError(t, p.CheckArrivals())
@@ -1221,7 +1221,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 // next one come in its place.
 func TestAWorkerThatIsOneTooManyWhenItLooksTakesNothing(t *testing.T) {
 	p := handPool(t, 3)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	w := wokenWorker(t, p)
 	require.NoError(t, p.Resize(2))
 	require.Len(t, p.crew.all, 2, "another was dismissed")
@@ -1241,7 +1241,7 @@ func TestAWorkerThatIsOneTooManyWhenItLooksTakesNothing(t *testing.T) {
 // its way then is no longer one of the pool's.
 func TestAWorkerThatIsGivenUpBeforeItLooksEnds(t *testing.T) {
 	p := handPool(t, 1)
-	require.True(t, p.arrive(entry{f: func() {}}, Low))
+	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	p.lock()
 	var reports []report
 	p.sched.slots = 0 // so that none is hired in its place
@@ -1264,7 +1264,7 @@ func TestFunctionOfARunIsGarbageWhenTheNextHasBegun(t *testing.T) {
 	const functions = worthWhole
 	started, step := make(chan struct{}), make(chan struct{})
 	kept := make([]weak.Pointer[retained], functions)
-	p.mu.Lock() // the scout takes them in together
+	p.mu.Lock() // the leader takes them in together
 	for i := range kept {
 		kept[i] = goRetained(t, p, func() { started <- struct{}{}; <-step })
 	}

@@ -27,26 +27,21 @@ type Handle struct {
 
 	// The fields below are protected by pool.mu.
 
-	work     work   // without run once settled
-	id       uint64 // number in order of acceptance, from 1
-	task     Task   // without its functions once settled
-	state    State
-	err      error         // the task's error, once settled
+	item                   // what the scheduler knows of it
+	work     work          // without run once settled
+	id       uint64        // number in order of acceptance, from 1
+	task     Task          // as submitted; without its functions once settled
+	err      error         // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
 	lastErr  error         // of the last failed attempt
-	attempts int           // started so far
 	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
 	draw     uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
 	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
 
-	place  place     // where it waits while Queued
-	due    time.Time // when Delayed ends
-	heapI  int32     // index in Pool.delayed while Delayed
-	watchI int32     // index in watch
+	watchI int32 // index in watch
 	// canceled is the cause of Cancel or of ctx's end, if that came before
 	// the task was accepted or while an attempt was under way.
 	canceled error
-	refused  error    // why a submitter that waited for room was turned away
 	parent   *attempt // the one that submits, while it waits for room; of an orphan that settles, the one that has returned
 	// waiters wait until the task has settled or, while it waits for room itself, until
 	// it is accepted or refused.
@@ -63,10 +58,10 @@ func newHandle(ctx context.Context) *Handle {
 			attempt
 		})
 		h := &both.Handle
-		h.self, h.first, h.heapI, both.attempt.ctx = h, &both.attempt, -1, ctx
+		h.self, h.first, both.attempt.ctx = h, &both.attempt, ctx
 		return h
 	}
-	h := &Handle{first: &attempt{ctx: ctx}, heapI: -1}
+	h := &Handle{first: &attempt{ctx: ctx}}
 	h.self = h
 	return h
 }
@@ -187,17 +182,10 @@ func (h *Handle) SetPriority(pr Priority) bool {
 	p := h.pool
 	p.lock()
 	defer p.unlock()
-	switch h.state {
-	case Queued:
-		e := p.sched.queue.remove(h)
-		h.task.Priority = pr
-		e.order = p.orderLocked()
-		p.sched.queue.push(e, pr, false)
-	case Delayed:
-		h.task.Priority = pr
-	default:
+	if !p.sched.setPriority(h, pr, p.now()) {
 		return false
 	}
+	h.task.Priority = pr
 	p.restoreLocked()
 	return true
 }

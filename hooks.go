@@ -210,13 +210,13 @@ type TaskInfo struct {
 // infoLocked describes h, with the attempt under way if any.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function {
-		t := TaskInfo{Priority: h.task.Priority, State: h.state, draw: h.draw}
+		t := TaskInfo{Priority: h.priority, State: h.state, draw: h.draw}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}
 		return t
 	}
-	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.task.Priority, State: h.state,
+	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
 		Attempt: h.attempts, Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline

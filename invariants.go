@@ -87,8 +87,8 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 	for pr, e := range p.sched.queue.all() {
 		if h := e.h; h != nil {
 			switch {
-			case h.task.Priority != pr:
-				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.task.Priority, pr)
+			case h.priority != pr:
+				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.priority, pr)
 			case h.state != Queued && h.state != Parked:
 				return fmt.Errorf("queue: task %d is %v", h.id, h.state)
 			case h.id == 0 && !h.function:
@@ -99,10 +99,10 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 	for pr, e := range p.sched.door.all() {
 		h := e.h
 		switch {
-		case h == nil || h.id != 0 || h.refused != nil || h.task.Priority != pr:
+		case h == nil || h.id != 0 || h.err != nil || h.priority != pr:
 			return fmt.Errorf("door: lane %d holds a task that does not wait for room in it", pr)
-		case p.betweenLocked() || h.canceled != nil: // not to be let in
-		case p.roomLocked(pr):
+		case p.betweenLocked():
+		case p.sched.room(pr):
 			return fmt.Errorf("door: a submitter of priority %d waits while there is room", pr)
 		}
 	}
@@ -145,15 +145,15 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		}
 	}
 	for _, e := range p.sched.queue.all() {
-		if e.h != nil && e.h.laterLocked() {
+		if e.h != nil && e.h.isLater() {
 			later++
 		}
 	}
 	for _, h := range p.sched.doorDelayed.tasks {
 		switch {
-		case h.id != 0 || h.refused != nil || !h.due.Equal(h.task.NotBefore):
+		case h.id != 0 || h.err != nil || !h.due.Equal(h.task.NotBefore):
 			return errors.New("door of delayed: it holds a task that does not wait for room at it")
-		case h.canceled == nil && p.laterRoomLocked():
+		case p.sched.laterRoom():
 			return errors.New("door of delayed: a submitter waits while there is room")
 		}
 	}
@@ -172,7 +172,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		}
 		if w.holds {
 			held++
-			if p.lessUrgent(w.priority) {
+			if p.sched.lessUrgent(w.priority) {
 				heldLess++
 			}
 		}
@@ -196,20 +196,20 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		{"parked tasks", p.sched.count[Parked], busy[Parked]},
 		{"slots held", p.sched.held, held},
 		{"slots held by less urgent tasks", p.sched.heldLess, heldLess},
-		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess, parked + len(p.sched.exiting) + len(p.sched.exitingLess)},
+		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess, parked + len(p.sched.exiting[0]) + len(p.sched.exiting[1])},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("counted %d %s, found %d", c.got, c.what, c.want)
 		}
 	}
 	if sum := p.ledger.total.succeeded + p.ledger.total.failed + p.ledger.total.canceled + p.ledger.total.shed +
-		uint64(p.outstandingLocked()); p.ledger.total.submitted != sum {
+		uint64(p.sched.outstanding()); p.ledger.total.submitted != sum {
 		return fmt.Errorf("counted %d tasks submitted, found %d", p.ledger.total.submitted, sum)
 	}
 	if p.sched.paused {
 		return nil
 	}
-	if pr, ok := p.sched.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.contendedLocked(math.MaxInt) {
+	if pr, ok := p.sched.queue.leastPriority(); ok && p.waiting.Load() > int64(pr) && p.sched.contended(math.MaxInt) {
 		return fmt.Errorf("Yield is told %d, while a task of priority %d waits", p.waiting.Load(), pr)
 	}
 	return p.checkDispatchLocked()
@@ -222,8 +222,8 @@ func (p *Pool) checkDispatchLocked() error {
 	if free <= 0 || p.sched.paused {
 		return nil
 	}
-	restricted := p.restrictedLocked()
-	if len(p.sched.exiting) > 0 || len(p.sched.exitingLess) > 0 && !restricted {
+	restricted := p.sched.restricted()
+	if p.sched.firstExiting(restricted) != nil {
 		return errors.New("a task on its way out waits while a slot is free")
 	}
 	queued, asking := [2]int{}, 0
@@ -235,10 +235,10 @@ func (p *Pool) checkDispatchLocked() error {
 			}
 		}
 	}
-	want := min(free, queued[0]+min(queued[1], max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0)))
+	want := min(free, queued[0]+min(queued[1], max(p.sched.slots-p.sched.reserved-p.sched.heldLess, 0)))
 	switch {
-	case want != p.wantedLocked():
-		return fmt.Errorf("%d workers are wanted, and %d by the pool", want, p.wantedLocked())
+	case want != p.sched.wanted():
+		return fmt.Errorf("%d workers are wanted, and %d by the pool", want, p.sched.wanted())
 	case want == 0 && asking > 0:
 		return errors.New("a parked attempt waits while a slot is free")
 	case want > 0 && p.crew.coming == 0:
@@ -281,10 +281,8 @@ func (p *Pool) Together(f func()) bool {
 func (d *dueHeap) check(name string) error {
 	for i, h := range d.tasks {
 		switch {
-		case int(h.heapI) != i:
-			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.heapI)
-		case h.place.lane != nil:
-			return fmt.Errorf("%s: task %d is in a lane too", name, h.id)
+		case int(h.place.i) != i || h.place.in != d.in:
+			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.place.i)
 		case i > 0 && d.Less(i, (i-1)/2):
 			return fmt.Errorf("%s: the heap is out of order at %d", name, i)
 		}
@@ -304,7 +302,7 @@ func (p *Pool) checkArrivalsLocked(deep bool) error {
 	in := &p.inbox
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return cmp.Or(in.check(p.sched.aging, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkRunLocked())
+	return cmp.Or(in.check(p.sched.aging, deep), p.checkSpareLocked(deep), p.checkIdleLocked(), p.checkBurstLocked())
 }
 
 // check checks what has arrived, with in.mu held.
@@ -313,13 +311,13 @@ func (in *inbox) check(aging, deep bool) error {
 	least, most := int64(none), int64(math.MinInt64)
 	for k, s := range in.spans {
 		if s.end <= i || k > 0 && s.priority == in.spans[k-1].priority {
-			return fmt.Errorf("arrivals: stretch %d of %v is empty, or no stretch of its own", k, in.spans)
+			return fmt.Errorf("arrivals: span %d of %v is empty, or no span of its own", k, in.spans)
 		}
 		least, most = min(least, int64(s.priority)), max(most, int64(s.priority))
 		i = s.end
 	}
 	if i != in.n {
-		return fmt.Errorf("arrivals: the stretches end at %d of %d", i, in.n)
+		return fmt.Errorf("arrivals: the spans end at %d of %d", i, in.n)
 	}
 	if l, m := in.least.Load(), in.most.Load(); l != least || m != most {
 		return fmt.Errorf("arrivals: priorities from %d to %d, said to be from %d to %d", least, most, l, m)
@@ -375,12 +373,12 @@ func (p *Pool) checkIdleLocked() error {
 		return errors.New("arrivals: there is no batch")
 	case p.crew.detour != in.detour:
 		return fmt.Errorf("detour is %t, but %t for arrivals", p.crew.detour, in.detour)
-	case in.leader != nil && in.leader != p.crew.leader:
-		return errors.New("the scout is another than the pool says")
+	case in.leader != nil && (p.crew.leader == nil || in.leader != p.crew.leader.wake):
+		return errors.New("the leader is another than the pool says")
 	case in.leader == nil && p.crew.leader != nil && in.n == 0:
-		return errors.New("the scout is up, and nobody knows")
+		return errors.New("the leader is up, and nobody knows")
 	case in.leader != nil && in.n > 0:
-		return errors.New("tasks have arrived, and the scout was not woken")
+		return errors.New("tasks have arrived, and the leader was not woken")
 	case p.crew.unhired < 0 || p.crew.unhired > p.sched.slots:
 		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.crew.unhired, p.sched.slots)
 	case p.crew.extra > max(p.sizeLocked()-p.sched.slots, 0):
@@ -406,7 +404,7 @@ func (p *Pool) checkIdleLocked() error {
 	return nil
 }
 
-func (p *Pool) checkRunLocked() error {
+func (p *Pool) checkBurstLocked() error {
 	r := &p.burst
 	if r.lane == nil {
 		if r.slots != nil || r.taken != 0 {
@@ -591,7 +589,7 @@ func (l *lane) check() error {
 			if s.base+e.order < order {
 				return fmt.Errorf("order %d comes behind %d", s.base+e.order, order)
 			}
-			if order = s.base + e.order; e.h != nil && e.h.place != (place{l, s, int32(i)}) {
+			if order = s.base + e.order; e.h != nil && (e.h.place.lane != l || e.h.place.seg != s || e.h.place.i != int32(i)) {
 				return fmt.Errorf("handle in slot %d has another place", i)
 			}
 			if live++; e.fresh() {

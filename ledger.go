@@ -109,60 +109,54 @@ const (
 	markPrecision = 32
 )
 
-// markLocked notes which tasks have come by now, and forgets the marks that say
-// nothing about those that wait. lanes are those that are not empty.
-func (p *Pool) markLocked(lanes []*lane, now time.Duration) {
-	if p.sched.aging {
-		return // orders are times
-	}
+// note notes that all tasks so far, up to order seq, have come by now, and forgets the marks
+// that say nothing about those that wait in lanes, which are those that are not empty.
+func (c *waitClock) note(lanes []*lane, seq int64, now time.Duration) {
 	oldest := int64(math.MaxInt64)
 	for _, l := range lanes {
 		oldest = min(oldest, l.order())
 	}
-	first, _ := slices.BinarySearchFunc(p.ledger.clock.marks, oldest, mark.compare)
-	p.ledger.clock.marks = slices.Delete(p.ledger.clock.marks, 0, first)
-	if oldest <= p.sched.seq {
-		p.addMarkLocked(p.sched.seq, now)
+	first, _ := slices.BinarySearchFunc(c.marks, oldest, mark.compare)
+	c.marks = slices.Delete(c.marks, 0, first)
+	if oldest <= seq {
+		c.add(seq, now)
 	}
 }
 
-// markArrivalsLocked notes when the tasks of a batch have come that is taken in. With
-// hooks that are told how long tasks wait, that is known of the first of each priority,
-// so that Stats need not have been asked before.
-func (p *Pool) markArrivalsLocked(batch *segment, stretches []span, began *beginnings) {
-	if p.sched.aging {
-		return
-	}
-	if p.sched.queue.n == 0 {
-		p.ledger.clock.marks = p.ledger.clock.marks[:0]
+// batch notes when the tasks of a batch have come that is taken in, whose orders count from
+// base. With hooks that are told how long tasks wait, that is known of the first of each
+// span, so that Stats need not have been asked before. alone says that no other task waits.
+func (c *waitClock) batch(base int64, spans []span, began *beginnings, alone bool) {
+	if alone {
+		c.marks = c.marks[:0]
 	}
 	first := 0
-	for i, s := range stretches[:min(len(stretches), maxTimed)] {
-		p.addMarkLocked(batch.base+int64(first), began[i])
+	for i, s := range spans[:min(len(spans), maxTimed)] {
+		c.add(base+int64(first), began[i])
 		first = s.end
 	}
 }
 
-// cameAt returns when a task has come, with hooks that are told how long tasks wait:
-// the time was taken already if there is a handle.
-func (p *Pool) cameAt(e entry) time.Duration {
+// cameAt returns when a task has come, since epoch, with hooks that are told how long tasks
+// wait: the time was taken already if there is a handle.
+func (e *entry) cameAt(epoch time.Time) time.Duration {
 	if e.h != nil {
 		return e.h.queuedAt
 	}
-	return time.Since(p.epoch)
+	return time.Since(epoch)
 }
 
-// addMarkLocked notes that the tasks of an order up to seq had come at a time.
-func (p *Pool) addMarkLocked(seq int64, at time.Duration) {
-	if last := len(p.ledger.clock.marks) - 1; last >= 0 {
-		if p.ledger.clock.marks[last].seq == seq {
+// add notes that the tasks of an order up to seq had come at a time.
+func (c *waitClock) add(seq int64, at time.Duration) {
+	if last := len(c.marks) - 1; last >= 0 {
+		if c.marks[last].seq == seq {
 			return
 		}
-		at = max(at, p.ledger.clock.marks[last].at) // was read before a lock
+		at = max(at, c.marks[last].at) // was read before a lock
 	}
-	p.ledger.clock.marks = append(p.ledger.clock.marks, mark{seq, at})
-	for precision := time.Duration(markPrecision); len(p.ledger.clock.marks) > maxMarks; precision /= 2 {
-		p.ledger.clock.marks = thinOut(p.ledger.clock.marks, at, precision)
+	c.marks = append(c.marks, mark{seq, at})
+	for precision := time.Duration(markPrecision); len(c.marks) > maxMarks; precision /= 2 {
+		c.marks = thinOut(c.marks, at, precision)
 	}
 }
 

@@ -178,7 +178,7 @@ func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
 			least(Low, true)
 			nothing(q.pop(true))
 			nothing(q.takeShed(Low))
-			q.push(entry{h: &Handle{attempts: 1}, order: 2}, 7, false)
+			q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
 			nothing(q.takeShed(Low)) // it has started
 			for want := range 2 {
 				_, pr, ok := q.pop(false)

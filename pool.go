@@ -92,23 +92,16 @@ func newPool(c *config) *Pool {
 		epoch:  time.Now(),
 	}
 	p.supervisor.alarm = make(chan struct{}, 1)
+	p.inbox.aging, p.inbox.timed = c.aging > 0, p.hooks.timed
+	p.inbox.epoch, p.inbox.alarm = p.epoch, p.supervisor.alarm
 	p.end.terminated = make(chan struct{})
 	p.outbox.insiders = make(map[uint64]bool)
-	p.sched.slots = c.workers
+	p.sched.init(c)
 	p.self = p
 	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
-	p.sched.aging = c.aging > 0
 	p.hooks.timesGo = p.hooks.all && p.hooks.timed || len(p.hooks.samples) > 0
 	p.inbox.init()
 	p.waiting.Store(none)
-	p.sched.queue.share, p.sched.queue.step = uint64(c.fairShare), c.aging
-	if c.reserved > 0 {
-		p.sched.queue.reserve = &c.reservedFor
-	}
-	p.sched.door = p.sched.queue
-	p.sched.queue.shed = c.overflow == OverflowShed
-	p.sched.queue.init()
-	p.sched.door.init()
 	return p
 }
 
@@ -116,7 +109,7 @@ func newPool(c *config) *Pool {
 // that was. A worker that has something to tell still has its slot, and who else has is
 // a helper.
 func (p *Pool) quietLocked() bool {
-	return p.outstandingLocked() == 0 && p.sched.held == len(p.crew.lost) && p.outbox.helpers == 0
+	return p.sched.outstanding() == 0 && p.sched.held == len(p.crew.lost) && p.outbox.helpers == 0
 }
 
 // drainedLocked tells those who wait for it that nothing is outstanding.
@@ -129,11 +122,6 @@ func (p *Pool) drainedLocked() {
 	if p.end.closed {
 		p.dismissLocked()
 	}
-}
-
-// outstandingLocked returns the number of accepted tasks that have not settled.
-func (p *Pool) outstandingLocked() int {
-	return p.sched.count[Queued] + p.sched.count[Delayed] + p.sched.count[Running] + p.sched.count[Parked]
 }
 
 // WaitIdle waits until no task is queued, delayed, parked or running and the hooks that

@@ -3,7 +3,6 @@ package taskpool
 import (
 	"context"
 	"runtime/trace"
-	"slices"
 	"time"
 )
 
@@ -17,7 +16,7 @@ import (
 //     come: it joins the queue. Who lets a child settle or a submitter in does
 //     so in the same critical section, so that the slot that becomes free then
 //     cannot go to a less urgent task.
-//   - unparkLocked gives it a slot, as restoreLocked does for whoever is next.
+//   - resumeLocked gives it a slot, as restoreLocked does for whoever is next.
 //
 // A parking belongs to one attempt and to one stay: whoever comes too late with
 // backLocked, after its attempt went on or ended, finds another one there and
@@ -32,11 +31,9 @@ type parking struct {
 	// The fields below are protected by pool.mu.
 
 	waits awaited // what for; zero in Yield and Block
-	asked bool    // for a slot
 	seen  bool    // by lookForStallLocked
 	lasts bool    // it was seen before, a grace ago
 	told  bool    // it is, or was, in stallWatch.circle
-	left  int64   // number in order of leaving; 0: it is not there, see goFirstLocked
 	// working is set while the attempt works without a slot, in Block: the
 	// hang grace goes on.
 	working bool
@@ -87,12 +84,10 @@ func (p *Pool) parkLocked(a *attempt) *parking {
 	}
 	pk := &parking{a: a, ready: make(chan struct{})}
 	a.parking = pk
-	p.engageLocked(+1)
-	a.h.state = Parked
-	p.sched.count[Running]--
-	p.sched.count[Parked]++
+	p.crew.engage(+1)
 	p.ledger.total.parks++
-	p.freeSlotLocked(a.w)
+	p.sched.park(a.h)
+	a.w.freeSlotLocked()
 	p.rewatchLocked(a.w)
 	return pk
 }
@@ -104,87 +99,37 @@ func (pk *parking) currentLocked() bool { return pk.a.parking == pk }
 // priority that have not started or, if its context has ended, before
 // everything, as it is on its way out.
 func (p *Pool) backLocked(pk *parking) {
-	if !pk.currentLocked() || pk.asked {
+	if !pk.currentLocked() || pk.askedLocked() {
 		return
 	}
 	pk.working = false
-	p.askLocked(pk)
-	p.rewatchLocked(pk.a.w)
-	if pk.a.signal.Load()&signalEnded != 0 {
-		p.goFirstLocked(pk)
+	if h := pk.a.h; pk.a.signal.Load()&signalEnded != 0 {
+		p.sched.askFirst(h)
 	} else {
-		h := pk.a.h
-		p.sched.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, true)
+		p.sched.ask(h, p.now())
 	}
+	p.rewatchLocked(pk.a.w)
 	p.watchFullLocked()
 }
 
-// leavingOf returns the list of those on their way out that pk belongs to.
-func (p *Pool) leavingOf(pk *parking) *[]*parking {
-	if p.lessUrgent(pk.a.w.priority) {
-		return &p.sched.exitingLess
-	}
-	return &p.sched.exiting
-}
-
-// goFirstLocked puts an attempt whose context has ended before everything.
-func (p *Pool) goFirstLocked(pk *parking) {
-	p.sched.exits++
-	pk.left = p.sched.exits
-	to := p.leavingOf(pk)
-	*to = append(*to, pk)
-}
-
-// backOfLaneLocked is backLocked for an attempt whose quantum is over.
-func (p *Pool) backOfLaneLocked(pk *parking) {
-	p.askLocked(pk)
-	h := pk.a.h
-	p.sched.queue.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
-}
-
-// askLocked counts an attempt that asks for a slot.
-func (p *Pool) askLocked(pk *parking) {
-	pk.asked = true
-	if p.lessUrgent(pk.a.w.priority) {
-		p.sched.askingLess++
-	} else {
-		p.sched.asking++
-	}
-}
+// askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
+func (pk *parking) askedLocked() bool { return pk.a.h.asks }
 
 // goneLocked ends a parking.
 func (p *Pool) goneLocked(pk *parking) {
+	p.sched.unpark(pk.a.h)
 	pk.a.parking = nil
-	p.engageLocked(-1)
+	p.crew.engage(-1)
 	close(pk.ready)
-	switch {
-	case !pk.asked:
-	case p.lessUrgent(pk.a.w.priority):
-		p.sched.askingLess--
-	default:
-		p.sched.asking--
-	}
 }
 
-// hurryLocked puts a parked attempt whose context has ended before everything,
-// if it has asked for a slot. If not it will ask by itself, as whoever waits
-// with the task's context sees it end.
-func (p *Pool) hurryLocked(a *attempt) {
-	if a.h.place.lane != nil {
-		p.sched.queue.remove(a.h)
-		p.goFirstLocked(a.parking)
-	}
-}
-
-// unparkLocked gives a parked attempt that was taken out of the queue a slot.
-func (p *Pool) unparkLocked(pk *parking) {
+// resumeLocked has a parked attempt go on, which was chosen for a slot.
+func (p *Pool) resumeLocked(pk *parking) {
 	a := pk.a
 	p.goneLocked(pk)
 	p.ledger.total.resumes++
-	a.h.state = Running
-	p.sched.count[Parked]--
-	p.sched.count[Running]++
-	p.holdSlotLocked(a.w)
+	p.sched.resume(a.h)
+	a.w.holdSlotLocked()
 	now := time.Now()
 	a.slice.Store(int64(now.Sub(p.epoch)))
 	p.expectBeatLocked(a.w, now)
@@ -194,16 +139,8 @@ func (p *Pool) unparkLocked(pk *parking) {
 // unparkOverLocked lets go of an attempt that is over while parked: another
 // goroutine of the task waits, or Block's f was given up on.
 func (p *Pool) unparkOverLocked(a *attempt) {
-	pk := a.parking
-	if pk == nil {
-		return
+	if pk := a.parking; pk != nil {
+		p.sched.withdraw(a.h)
+		p.goneLocked(pk)
 	}
-	if a.h.place.lane != nil {
-		p.sched.queue.remove(a.h)
-	}
-	if pk.left > 0 {
-		from := p.leavingOf(pk)
-		*from = shrunk(slices.DeleteFunc(*from, func(l *parking) bool { return l == pk }))
-	}
-	p.goneLocked(pk)
 }

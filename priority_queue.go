@@ -31,6 +31,7 @@ type priorityQueue struct {
 	step    time.Duration // aging: the waiting time worth one priority; 0: off
 	reserve *Priority     // the least urgent priority of the first class; nil: there is none
 	shed    bool          // takeShed will be called
+	in      waitsIn       // as the places of its handles say
 
 	n       int // waiting tasks
 	lanes   map[laneKey]*lane
@@ -80,12 +81,25 @@ func (e *entry) parked() bool { return e.h != nil && e.h.state == Parked }
 // may be shed.
 func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
 
-// A place is where in the queue a handle waits.
+// A place is where a handle waits, if it does.
 type place struct {
-	lane *lane
+	lane *lane // in inQueue and atDoor: slot i of segment seg of a lane
 	seg  *segment
-	i    int32
+	i    int32 // in the heaps: the index
+	in   waitsIn
 }
+
+// waitsIn names what handles wait in, see scheduler.
+type waitsIn uint8
+
+const (
+	nowhere waitsIn = iota
+	inQueue
+	inExiting
+	inDelayed
+	atDoor
+	atDoorDelayed
+)
 
 func (q *priorityQueue) init() {
 	q.lanes = make(map[laneKey]*lane)
@@ -159,7 +173,7 @@ func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	if s.handles > 0 {
 		for i := range n {
 			if h := s.slots[i].h; h != nil {
-				h.place = place{l, s, int32(i)}
+				h.place = place{l, s, int32(i), q.in}
 			}
 		}
 	}
@@ -182,7 +196,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	e.order -= s.base // of a segment that came from the inbox with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
-		e.h.place = place{l, s, s.tail}
+		e.h.place = place{l, s, s.tail, q.in}
 	}
 	s.tail++
 	s.live++

@@ -618,7 +618,7 @@ func TestTasksOfABatchMayBeShed(t *testing.T) {
 	var q priorityQueue
 	q.shed = true
 	q.init()
-	q.push(entry{h: &Handle{attempts: 1}, order: 1}, Low, false)
+	q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 1}, Low, false)
 	q.push(entry{f: func() {}, order: 2}, High, false)
 	s := q.segment(batchSize)
 	for i := range int64(worthWhole) {

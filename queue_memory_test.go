@@ -70,7 +70,7 @@ func TestMemoryOfAPeakIsGivenBack(t *testing.T) {
 	workers := make([]worker, peak)
 	now := time.Now()
 	for i := range handles {
-		handles[i].due, handles[i].heapI = now.Add(time.Duration(i*7919%peak)), -1
+		handles[i].due = now.Add(time.Duration(i * 7919 % peak))
 		workers[i].watch, workers[i].watchI = handles[i].due, -1
 	}
 	for name, test := range map[string]func() (rise, fall func(), keep any){
@@ -150,7 +150,7 @@ func TestListsOfAPoolShrink(t *testing.T) {
 			synctest.Wait()
 			p.lock()
 			defer p.unlock()
-			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting), cap(p.sched.exitingLess), cap(p.crew.abandoned), cap(p.watch.watched),
+			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting[0]), cap(p.sched.exiting[1]), cap(p.crew.abandoned), cap(p.watch.watched),
 				cap(p.sched.delayed.tasks), cap(p.outbox.notices), cap(p.sched.doorDelayed.tasks)}
 		}
 		require.NoError(t, p.Resize(peak))

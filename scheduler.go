@@ -1,25 +1,40 @@
 package taskpool
 
 import (
-	"cmp"
-	"container/heap"
 	"math"
 	"slices"
 	"time"
 )
 
-// A scheduler decides who is next. It has no goroutine, lock or clock, and calls no user
-// code: times are passed in, and it can be driven alone. Protected by Pool.mu.
+// A scheduler decides who is next: which task gets a free slot, which submitter is let in,
+// what is shed. It knows tasks as items and slots as numbers, and nothing of goroutines: it
+// has no lock and no clock, starts nothing, calls no user code, and times are passed in. So
+// it can be driven alone, see scheduler_test.go. Protected by Pool.mu.
+//
+// What holds between two of its methods:
+//
+//   - Each item waits in one place at most, the one that item.place names. One that is
+//     Queued is in queue, one that is Delayed in delayed, one that is Parked and asks for a
+//     slot in queue or in exiting, and one that has not been accepted in door or
+//     doorDelayed.
+//   - count, later, retrying, asking and askingLess are the numbers that a walk over all
+//     items would find.
+//
+// Who is next is said at next, and who is let in at admit.
 type scheduler struct {
-	aging bool // WithAging is given
+	// Fixed.
 
-	queue       priorityQueue
-	exiting     []*parking    // parked attempts whose context has ended and that ask for a slot; they go first. See exitingLess
-	exitingLess []*parking    // as exiting, but those less urgent than WithReserved's
-	exits       int64         // number of the last that came to one of the two
-	door        priorityQueue // submitters that wait for room, in their task's place
-	seq         int64         // last order handed out
-	paused      bool
+	capacity    int      // as given to WithCapacity, or unbounded
+	reserved    int      // slots kept for tasks up to reservedFor
+	reservedFor Priority // with reserved > 0
+	aging       bool     // orders are times
+
+	queue   priorityQueue
+	exiting [2][]exit     // parked tasks whose context has ended and that ask for a slot; the second are the less urgent ones
+	exits   int64         // number of the last that came to these
+	door    priorityQueue // submitters that wait for room, in their task's place
+	seq     int64         // last order handed out
+	paused  bool          // nothing in queue may have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
 	// from what could run at once: they are bounded by themselves, and so their
@@ -27,7 +42,7 @@ type scheduler struct {
 	// be let in. One that becomes due there goes on to the other door.
 	delayed     dueHeap
 	retrying    int     // how many in delayed wait for a retry
-	later       int     // tasks that were delayed when they were accepted and have not started: in delayed or, as they are due, in queue
+	later       int     // how many tasks are later, see there: in delayed or, as they are due, in queue
 	doorDelayed dueHeap // submitters that wait for room among these, until their task is due
 
 	// Slots. A slot is held from the moment a worker takes a task until it has
@@ -35,300 +50,186 @@ type scheduler struct {
 	// also while a dead worker waits to be replaced.
 	slots      int // how many there are
 	held       int // how many are held; more than slots after Resize, for a while
-	heldLess   int // how many of these by tasks less urgent than those of WithReserved
-	asking     int // parked attempts that ask for one,
+	heldLess   int // how many of these by less urgent tasks, see lessUrgent
+	asking     int // parked tasks that ask for one,
 	askingLess int // and the less urgent ones
 
 	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
 }
 
-// restoreLocked restores the invariant at Pool.mu: it lets submitters in while
-// there is room, has parked attempts go on whose turn it is, and wakes workers for
-// the tasks that there are slots for. It also tells those who wait for the pool to
-// be idle or drained.
-func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
+// An item is a task as the scheduler knows it. Protected by Pool.mu.
+type item struct {
+	priority Priority
+	state    State
+	attempts int       // started so far
+	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
+	place    place     // where it waits
+	asks     bool      // while it is Parked: for a slot
+}
 
-// restoreWithLocked is restoreLocked by w, if not nil, a worker that looks for a
-// task and has no slot. It gets the one whose turn it is, or else it is idle.
-func (p *Pool) restoreWithLocked(w *worker) {
-	p.dispatchLocked(w)
-	if w != nil && !w.busy {
-		p.crew.idle = append(p.crew.idle, w)
+// waits reports whether i is in some place.
+func (i *item) waits() bool { return i.place.in != nowhere }
+
+// isLater reports whether i, which was accepted, was not due then, and has not started.
+func (i *item) isLater() bool { return i.attempts == 0 && !i.due.IsZero() }
+
+// An exit is a parked task on its way out.
+type exit struct {
+	h      *Handle
+	number int64 // in order of arrival, in both lists
+}
+
+// A turn is a task that was chosen for a slot. Its entry is parked if it is to go on where
+// it was.
+type turn struct {
+	entry
+	priority   Priority
+	choice     bool // there were others to choose from, which counts for the fair share,
+	restricted bool // among the reserved priorities only
+}
+
+// init sets s up for what c says.
+func (s *scheduler) init(c *config) {
+	s.capacity, s.slots = c.capacity, c.workers
+	s.reserved, s.reservedFor = c.reserved, c.reservedFor
+	s.aging = c.aging > 0
+	s.queue.share, s.queue.step = uint64(c.fairShare), c.aging
+	if s.reserved > 0 {
+		s.queue.reserve = &s.reservedFor
 	}
-	for {
-		for want := p.wantedLocked(); p.crew.coming < want; {
-			p.summonLocked()
-		}
-		if p.expectLocked() {
-			break
-		}
-		p.takeInLocked()
-		p.dispatchLocked(nil)
-	}
-	p.tellYieldLocked()
-	if p.outstandingLocked() == 0 && p.inbox.least.Load() == none {
-		p.drainedLocked()
+	s.door = s.queue
+	s.queue.in, s.door.in = inQueue, atDoor
+	s.delayed.in, s.doorDelayed.in = inDelayed, atDoorDelayed
+	s.queue.shed = c.overflow == OverflowShed
+	s.queue.init()
+	s.door.init()
+}
+
+// Slots.
+
+// lessUrgent reports whether a task of priority pr may not have a reserved slot.
+func (s *scheduler) lessUrgent(pr Priority) bool { return s.reserved > 0 && pr > s.reservedFor }
+
+// restricted reports whether a free slot is for reserved priorities only.
+func (s *scheduler) restricted() bool {
+	return s.reserved > 0 && s.heldLess >= s.slots-s.reserved
+}
+
+// hold has a task of priority pr hold a slot.
+func (s *scheduler) hold(pr Priority) {
+	s.held++
+	if s.lessUrgent(pr) {
+		s.heldLess++
 	}
 }
 
-// tellYieldLocked tells Yield what waits in the queue, unless there are slots for
-// all of it.
-func (p *Pool) tellYieldLocked() {
-	least := int64(none)
-	if pr, ok := p.sched.queue.leastPriority(); ok && !p.sched.paused && p.contendedLocked(math.MaxInt) {
-		least = int64(pr)
-	}
-	if p.waiting.Load() != least {
-		p.waiting.Store(least)
+// release takes back what hold gave.
+func (s *scheduler) release(pr Priority) {
+	s.held--
+	if s.lessUrgent(pr) {
+		s.heldLess--
 	}
 }
 
-// dispatchLocked gives free slots to those whose turn it is, and lets submitters in
-// for whom that makes room. A task that has yet to start goes to w, which may be
-// nil: the next waits for a worker that looks.
-func (p *Pool) dispatchLocked(w *worker) {
-	p.admitLocked()
-	for p.sched.held < p.sched.slots && p.nextLocked(w) {
-		p.admitLocked()
+// Who is next.
+
+// next takes the task whose turn it is for a free slot: of tasks on their way out the first
+// that came, and else what the queue says. It returns false if no slot is free or nobody may
+// have it, and also if the task has yet to start and starts is false, as no worker is at
+// hand: then it stays where it is, for a worker that comes to look.
+func (s *scheduler) next(starts bool) (t turn, ok bool) {
+	if s.held >= s.slots {
+		return t, false
 	}
+	restricted := s.restricted()
+	if h := s.takeExiting(restricted); h != nil {
+		return turn{entry: entry{h: h}, priority: h.priority}, true
+	}
+	if s.paused || s.queue.n == 0 {
+		return t, false
+	}
+	l, choice := s.queue.next(restricted)
+	if l == nil || !starts && !l.front().parked() {
+		return t, false
+	}
+	return s.take(l, choice, restricted), true
 }
 
-// nextLocked gives a free slot to the task whose turn it is. It returns false if
-// there is none, or if it needs a worker and w is none, or has a task.
-func (p *Pool) nextLocked(w *worker) bool {
-	restricted := p.restrictedLocked()
-	if from := p.nextLeavingLocked(restricted); from != nil {
-		pk := (*from)[0]
-		(*from)[0] = nil
-		if *from = (*from)[1:]; len(*from) == 0 {
-			*from = nil
-		}
-		p.unparkLocked(pk)
-		return true
-	}
-	if p.sched.paused || p.sched.queue.n == 0 {
-		return false
-	}
-	l, choice := p.sched.queue.next(restricted)
+// take takes the first task of l, as the queue's next has said.
+func (s *scheduler) take(l *lane, choice, restricted bool) turn {
+	return turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
+}
+
+// firstExiting returns the list whose first is the first task on its way out that may have
+// a free slot, nil if there is none.
+func (s *scheduler) firstExiting(restricted bool) *[]exit {
+	all, less := &s.exiting[0], &s.exiting[1]
 	switch {
-	case l == nil:
-		return false
-	case l.front().parked():
-		p.unparkLocked(p.sched.queue.takeTurn(l, choice, restricted).h.attempt.parking)
-	case w == nil || w.busy:
-		return false
-	default:
-		w.choice, w.restricted = choice, restricted
-		p.assignLocked(w, p.sched.queue.takeTurn(l, choice, restricted), l.priority)
-		p.holdSlotLocked(w)
-	}
-	return true
-}
-
-// nextLeavingLocked returns the list whose first is the first parked attempt on its way
-// out that may have a free slot, nil if there is none.
-func (p *Pool) nextLeavingLocked(restricted bool) *[]*parking {
-	switch all, less := p.sched.exiting, p.sched.exitingLess; {
-	case len(less) > 0 && !restricted && (len(all) == 0 || less[0].left < all[0].left):
-		return &p.sched.exitingLess
-	case len(all) > 0:
-		return &p.sched.exiting
+	case len(*less) > 0 && !restricted && (len(*all) == 0 || (*less)[0].number < (*all)[0].number):
+		return less
+	case len(*all) > 0:
+		return all
 	}
 	return nil
 }
 
-// admitLocked lets submitters in while there is room.
-func (p *Pool) admitLocked() {
-	// Those that are not due first: they take no room from others, but the tasks
-	// that submit them ask for their slots.
-	for h := p.sched.doorDelayed.first(); h != nil && (h.canceled != nil || p.laterRoomLocked()); h = p.sched.doorDelayed.first() {
-		p.sched.doorDelayed.remove(h)
-		if h.canceled == nil { // else its Submit is about to find out
-			p.letInLocked(h, true)
-		}
+// takeExiting takes that task, nil if there is none.
+func (s *scheduler) takeExiting(restricted bool) *Handle {
+	from := s.firstExiting(restricted)
+	if from == nil {
+		return nil
 	}
-	for h := p.nextAtDoorLocked(); h != nil; h = p.nextAtDoorLocked() {
-		p.letInLocked(h, false)
+	h := (*from)[0].h
+	(*from)[0] = exit{}
+	if *from = (*from)[1:]; len(*from) == 0 {
+		*from = nil
 	}
+	h.place = place{}
+	return h
 }
 
-// letInLocked accepts h, which has left the door.
-func (p *Pool) letInLocked(h *Handle, later bool) {
-	p.acceptLocked(h, later)
-	p.wakeLocked(&h.waiters)
-}
-
-// nextAtDoorLocked takes the next submitter for whom there is room from the
-// door, nil if there is none. Where the one whose turn it is finds none, a
-// reserved slot may be free for another.
-func (p *Pool) nextAtDoorLocked() *Handle {
-	for restricted := false; p.sched.door.n > 0; {
-		l, _ := p.sched.door.next(restricted)
-		if l == nil {
-			return nil
-		}
-		h := l.front().h
-		switch {
-		case h.canceled != nil: // its Submit is about to find out
-			p.sched.door.remove(h)
-		case p.roomLocked(l.priority):
-			p.sched.door.pop(restricted)
-			return h
-		case restricted || p.cfg.reserved == 0:
-			return nil
-		default:
-			restricted = true
-		}
-	}
-	return nil
-}
-
-// roomLocked reports whether one more task of priority pr, which may start at
-// once, may be accepted.
-func (p *Pool) roomLocked(pr Priority) bool {
-	if p.cfg.capacity == unbounded {
-		return true
-	}
-	free, promised := p.freeLocked(pr)
-	return p.sched.count[Queued]-promised+p.sched.retrying-free < p.cfg.capacity
-}
-
-// laterRoomLocked is roomLocked for a task that has to wait for its time: there
-// may be as many as may be accepted when nothing runs. One counts until it starts,
-// as a queue that is full does not keep it out when it is due.
-func (p *Pool) laterRoomLocked() bool {
-	return p.cfg.capacity == unbounded || p.sched.later-p.sched.slots < p.cfg.capacity
-}
-
-// makeRoomLocked returns nil if there is room for one more task, if need be
-// after shedding one. later says that the task has to wait for its time: nothing
-// is shed for one that could not run. due is set if the task that was shed counted
-// in Pool.later: then the new one is to count there in its place, or a queue that is
-// longer than its capacity, as tasks have become due, would grow with each that is shed.
-func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due time.Time, err error) {
-	switch {
-	case later && p.laterRoomLocked(), !later && p.roomLocked(pr):
-		return time.Time{}, nil
-	case later, p.cfg.overflow != OverflowShed:
-		return time.Time{}, ErrFull
-	}
-	e, victim, ok := p.sched.queue.takeShed(pr)
-	if !ok {
-		return time.Time{}, ErrFull
-	}
-	if e.h != nil && e.h.laterLocked() {
-		due = e.h.due
-	}
-	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
-	return due, nil
-}
-
-// inheritLocked has h count in Pool.later in the place of a task that was shed for it,
-// if due is set.
-func (p *Pool) inheritLocked(h *Handle, due time.Time) {
-	if h.due = due; !due.IsZero() {
-		p.sched.later++
-	}
-}
-
-// acceptLocked makes h one of the pool's tasks. later says that it has to wait for
-// its time.
-func (p *Pool) acceptLocked(h *Handle, later bool) {
-	p.ledger.total.submitted++
-	h.id = p.ledger.total.submitted
-	if later {
-		p.delayLocked(h, h.task.NotBefore)
-	} else {
-		h.due = time.Time{} // it may have become due while it waited for room
-		p.enqueueLocked(entry{h: h}, h.task.Priority)
-	}
-}
-
-// enqueueLocked puts a task at the back of its lane.
-func (p *Pool) enqueueLocked(e entry, pr Priority) {
-	e.order = p.orderLocked()
-	if h := e.h; h != nil {
-		h.state = Queued
-		if p.hooks.timed && !h.function {
-			h.queuedAt = time.Since(p.epoch)
-		}
-	}
-	l := p.sched.queue.lane(laneKey{pr, false})
-	p.sched.queue.pushLane(l, e)
-	p.sched.count[Queued]++
-	p.watchFullLocked()
-	if p.hooks.timed && (l.n == 1 || e.order%maxTimed == 0) && !p.sched.aging {
-		p.addMarkLocked(e.order, p.cameAt(e)) // as markArrivalsLocked does
-	}
-}
-
-// orderLocked returns the order of a task that arrives now.
-func (p *Pool) orderLocked() int64 {
-	if p.sched.aging {
-		p.sched.seq = max(p.sched.seq, int64(time.Since(p.epoch)))
-	} else {
-		p.sched.seq++
-	}
-	return p.sched.seq
-}
-
-// freeLocked returns the number of slots that are free for a newcomer of
-// priority pr, and how many queued tasks take no room, as others are free for
-// them and workers on their way. Those that parked attempts ask for are not free.
-// While submitters wait at the door, free slots are promised to no task: an attempt
-// that waits there may be the first to have one.
-func (p *Pool) freeLocked(pr Priority) (free, promised int) {
-	free = p.sched.slots - p.sched.held
-	forLess := min(free, p.sched.slots-p.cfg.reserved-p.sched.heldLess)
-	less := p.sched.queue.classes[1].queued // 0 without a reservation
-	queued := p.sched.count[Queued] - less
-	if p.sched.paused || p.sched.door.n > 0 || p.sched.doorDelayed.Len() > 0 {
-		queued, less = 0, 0
-	} else if free > 0 && p.sched.asking+p.sched.askingLess > 0 {
-		// Whose turn it is has a slot before those that ask for one.
-		restricted := p.restrictedLocked()
-		switch l, _ := p.sched.queue.next(restricted); {
-		case p.nextLeavingLocked(restricted) != nil || l == nil || l.front().parked():
-		case p.lessUrgent(l.priority):
-			promised, free, forLess, less = 1, free-1, forLess-1, less-1
-		default:
-			promised, free, queued = 1, free-1, queued-1
-		}
-	}
-	askLess := max(min(p.sched.askingLess, forLess), 0)
-	free -= p.sched.asking + askLess
-	less = max(min(less, forLess-askLess), 0)
-	n := max(min(queued+less, free), 0)
-	free -= n
-	if p.lessUrgent(pr) {
-		free = min(free, forLess-askLess-less)
-	}
-	return max(free, 0), promised + n
-}
-
-// wantedLocked returns how many queued tasks there are slots for.
-func (p *Pool) wantedLocked() int {
-	if p.sched.paused {
+// wanted returns how many tasks that have yet to start there are slots for.
+func (s *scheduler) wanted() int {
+	if s.paused {
 		return 0
 	}
-	less := p.sched.queue.classes[1].queued // 0 without a reservation
-	forLess := max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0)
-	return min(p.sched.slots-p.sched.held, p.sched.count[Queued]-less+min(less, forLess))
+	less := s.queue.classes[1].queued // 0 without a reservation
+	forLess := max(s.slots-s.reserved-s.heldLess, 0)
+	return min(s.slots-s.held, s.count[Queued]-less+min(less, forLess))
 }
 
-// contendedLocked reports whether more waits in the queue, up to priority pr, than
-// there are free slots for.
-func (p *Pool) contendedLocked(pr Priority) bool {
-	free := p.sched.slots - p.sched.held
-	if free <= 0 {
-		return p.sched.queue.n > 0
+// waiting returns how many tasks wait for a slot, to start or to go on.
+func (s *scheduler) waiting() int {
+	return s.queue.n + len(s.exiting[0]) + len(s.exiting[1])
+}
+
+// outstanding returns the number of accepted tasks that have not settled.
+func (s *scheduler) outstanding() int {
+	return s.count[Queued] + s.count[Delayed] + s.count[Running] + s.count[Parked]
+}
+
+// mostUrgent returns the most urgent priority of which a task waits in the queue, none if
+// there are slots for all that wait, or it is paused.
+func (s *scheduler) mostUrgent() int64 {
+	if pr, ok := s.queue.leastPriority(); ok && !s.paused && s.contended(math.MaxInt) {
+		return int64(pr)
 	}
-	if p.cfg.reserved == 0 && p.sched.queue.n <= free {
+	return none
+}
+
+// contended reports whether more waits in the queue, up to priority pr, than there are free
+// slots for.
+func (s *scheduler) contended(pr Priority) bool {
+	free := s.slots - s.held
+	if free <= 0 {
+		return s.queue.n > 0
+	}
+	if s.reserved == 0 && s.queue.n <= free {
 		return false
 	}
-	n, forLess := 0, min(free, max(p.sched.slots-p.cfg.reserved-p.sched.heldLess, 0))
-	for i := range p.sched.queue.classes {
-		for _, l := range p.sched.queue.classes[i].lead.lanes {
+	n, forLess := 0, min(free, max(s.slots-s.reserved-s.heldLess, 0))
+	for i := range s.queue.classes {
+		for _, l := range s.queue.classes[i].lead.lanes {
 			if l.priority <= pr {
 				n += l.n
 			}
@@ -341,144 +242,392 @@ func (p *Pool) contendedLocked(pr Priority) bool {
 	return n > forLess
 }
 
-// lessUrgent reports whether reserved workers are none of pr's business.
-func (p *Pool) lessUrgent(pr Priority) bool { return p.cfg.reserved > 0 && pr > p.cfg.reservedFor }
+// Who is let in.
 
-// restrictedLocked reports whether a free slot is for reserved priorities only.
-func (p *Pool) restrictedLocked() bool {
-	return p.cfg.reserved > 0 && p.sched.heldLess >= p.sched.slots-p.cfg.reserved
+// admit takes the next submitter for whom there is room from its door, nil if there is
+// none. later says that its task has to wait for its time.
+func (s *scheduler) admit() (h *Handle, later bool) {
+	// Those that are not due first: they take no room from others, but the tasks
+	// that submit them ask for their slots.
+	if h := s.doorDelayed.first(); h != nil && s.laterRoom() {
+		s.doorDelayed.remove(h)
+		return h, true
+	}
+	// Where the one whose turn it is finds no room, a reserved slot may be free for
+	// another.
+	for restricted := false; s.door.n > 0; restricted = true {
+		l, choice := s.door.next(restricted)
+		switch {
+		case l == nil:
+			return nil, false
+		case s.room(l.priority):
+			return s.door.takeTurn(l, choice, restricted).h, false
+		case restricted || s.reserved == 0:
+			return nil, false
+		}
+	}
+	return nil, false
 }
 
-// holdSlotLocked gives w a slot for its task.
-func (p *Pool) holdSlotLocked(w *worker) {
-	w.holds = true
-	if p.sched.held++; p.sched.held == p.sched.slots {
-		p.watchFullLocked()
+// room reports whether one more task of priority pr, which may start at once, may be
+// accepted.
+func (s *scheduler) room(pr Priority) bool {
+	if s.capacity == unbounded {
+		return true
 	}
-	p.engageLocked(+1)
-	if p.lessUrgent(w.priority) {
-		p.sched.heldLess++
-	}
+	free, promised := s.free(pr)
+	return s.count[Queued]-promised+s.retrying-free < s.capacity
 }
 
-// freeSlotLocked takes w's slot, if it has one.
-func (p *Pool) freeSlotLocked(w *worker) {
-	if !w.holds {
+// laterRoom is room for a task that has to wait for its time: there may be as many as may
+// be accepted when nothing runs. One counts until it starts, as a queue that is full does
+// not keep it out when it is due.
+func (s *scheduler) laterRoom() bool {
+	return s.capacity == unbounded || s.later-s.slots < s.capacity
+}
+
+// free returns the number of slots that are free for a newcomer of priority pr, and how
+// many queued tasks take no room, as others are free for them and workers on their way.
+// Those that parked tasks ask for are not free. While submitters wait at the door, free
+// slots are promised to no task: a parked task that waits there may be the first to have one.
+func (s *scheduler) free(pr Priority) (free, promised int) {
+	free = s.slots - s.held
+	forLess := min(free, s.slots-s.reserved-s.heldLess)
+	less := s.queue.classes[1].queued // 0 without a reservation
+	queued := s.count[Queued] - less
+	if s.paused || s.submitters() > 0 {
+		queued, less = 0, 0
+	} else if free > 0 && s.asking+s.askingLess > 0 {
+		// Whose turn it is has a slot before those that ask for one.
+		restricted := s.restricted()
+		switch l, _ := s.queue.next(restricted); {
+		case s.firstExiting(restricted) != nil || l == nil || l.front().parked():
+		case s.lessUrgent(l.priority):
+			promised, free, forLess, less = 1, free-1, forLess-1, less-1
+		default:
+			promised, free, queued = 1, free-1, queued-1
+		}
+	}
+	askingLess := max(min(s.askingLess, forLess), 0)
+	free -= s.asking + askingLess
+	less = max(min(less, forLess-askingLess), 0)
+	n := max(min(queued+less, free), 0)
+	free -= n
+	if s.lessUrgent(pr) {
+		free = min(free, forLess-askingLess-less)
+	}
+	return max(free, 0), promised + n
+}
+
+// submitters returns how many wait for room.
+func (s *scheduler) submitters() int { return s.door.n + s.doorDelayed.Len() }
+
+// knock has the submitter of h wait for room, until h is due if later is set.
+func (s *scheduler) knock(h *Handle, later bool, now time.Duration) {
+	if later {
+		s.doorDelayed.add(h)
 		return
 	}
-	w.holds = false
-	p.sched.held--
-	p.engageLocked(-1)
-	if p.lessUrgent(w.priority) {
-		p.sched.heldLess--
-	}
+	h.due = time.Time{}
+	s.door.push(entry{h: h, order: s.number(now)}, h.priority, false)
 }
 
-// engageLocked counts slots held, attempts parked and workers abandoned: while there are
-// any, somebody may wait on a worker's goroutine.
-func (p *Pool) engageLocked(n int) {
-	if p.crew.engaged == 0 {
-		activePools.Add(1)
-	}
-	if p.crew.engaged += n; p.crew.engaged == 0 {
-		activePools.Add(-1)
-	}
-}
+// What becomes of tasks. now is the time since Pool.epoch; it counts with aging only.
 
-// delayLocked lets h wait until due.
-func (p *Pool) delayLocked(h *Handle, due time.Time) {
-	h.state, h.due = Delayed, due
-	p.sched.count[Delayed]++
-	if h.attempts == 0 {
-		p.sched.later++
+// number returns the order of a task that comes now.
+func (s *scheduler) number(now time.Duration) int64 {
+	if s.aging {
+		s.seq = max(s.seq, int64(now))
 	} else {
-		p.sched.retrying++
+		s.seq++
 	}
-	p.sched.delayed.add(h)
-	p.alarmAtLocked(due)
+	return s.seq
 }
 
-// undelayLocked takes h out of the delayed ones. The caller sees to its state.
-func (p *Pool) undelayLocked(h *Handle) {
-	if h.attempts > 0 {
-		p.sched.retrying--
+// enqueue puts a task, which counts in no state any more, at the back of its lane.
+func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, order int64) {
+	e.order = s.number(now)
+	if e.h != nil {
+		e.h.state = Queued
 	}
-	p.sched.delayed.remove(h)
+	l = s.queue.lane(laneKey{pr, false})
+	s.queue.pushLane(l, e)
+	s.count[Queued]++
+	return l, e.order
 }
 
-// laterLocked reports whether h, which was accepted, counts in Pool.later.
-func (h *Handle) laterLocked() bool { return h.attempts == 0 && !h.due.IsZero() }
-
-// A dueHeap is a [heap.Interface] of handles that wait for their time, the first
-// due on top; of those due at one time, the first that came. heapI is a handle's
-// place in it, -1 outside.
-type dueHeap struct {
-	tasks []dueTask
-	last  uint64 // number of the last that came
+// delay has h, which counts in no state any more, wait until due.
+func (s *scheduler) delay(h *Handle, due time.Time) {
+	h.state, h.due = Delayed, due
+	s.count[Delayed]++
+	if h.attempts == 0 {
+		s.later++
+	} else {
+		s.retrying++
+	}
+	s.delayed.add(h)
 }
 
-type dueTask struct {
-	*Handle
-	number uint64
-}
-
-// add lets h wait for h.due.
-func (d *dueHeap) add(h *Handle) { heap.Push(d, h) }
-
-// remove takes h out.
-func (d *dueHeap) remove(h *Handle) { heap.Remove(d, int(h.heapI)) }
-
-// first returns the handle that is due first, nil if there is none.
-func (d *dueHeap) first() *Handle {
-	if len(d.tasks) == 0 {
+// nextDue takes the delayed task that is due first, nil if none is at now. Then it counts
+// in no state any more.
+func (s *scheduler) nextDue(now time.Time) *Handle {
+	if !s.delayed.due(now) {
 		return nil
 	}
-	return d.tasks[0].Handle
-}
-
-// due reports whether the time of a handle has come.
-func (d *dueHeap) due(now time.Time) bool { return len(d.tasks) > 0 && !now.Before(d.tasks[0].due) }
-
-// all returns the handles in the order in which they are due.
-func (d *dueHeap) all() []*Handle {
-	sorted := slices.Clone(d.tasks)
-	slices.SortFunc(sorted, func(a, b dueTask) int {
-		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.number, b.number))
-	})
-	all := make([]*Handle, len(sorted))
-	for i, t := range sorted {
-		all[i] = t.Handle
-	}
-	return all
-}
-
-func (d *dueHeap) Len() int { return len(d.tasks) }
-
-func (d *dueHeap) Less(i, j int) bool {
-	a, b := &d.tasks[i], &d.tasks[j]
-	if a.due.Equal(b.due) {
-		return a.number < b.number
-	}
-	return a.due.Before(b.due)
-}
-
-func (d *dueHeap) Swap(i, j int) {
-	d.tasks[i], d.tasks[j] = d.tasks[j], d.tasks[i]
-	d.tasks[i].heapI, d.tasks[j].heapI = int32(i), int32(j)
-}
-
-func (d *dueHeap) Push(x any) {
-	h := x.(*Handle)
-	h.heapI = int32(len(d.tasks))
-	d.last++
-	d.tasks = append(d.tasks, dueTask{h, d.last})
-}
-
-func (d *dueHeap) Pop() any {
-	last := len(d.tasks) - 1
-	h := d.tasks[last].Handle
-	d.tasks[last] = dueTask{}
-	d.tasks = shrunk(d.tasks[:last])
-	h.heapI = -1
+	h := s.delayed.first()
+	s.withdraw(h)
+	s.count[Delayed]--
 	return h
+}
+
+// nextDueAtDoor is nextDue for submitters: h goes on to the door of those that are due.
+func (s *scheduler) nextDueAtDoor(clock time.Time, now time.Duration) *Handle {
+	if !s.doorDelayed.due(clock) {
+		return nil
+	}
+	h := s.doorDelayed.first()
+	s.doorDelayed.remove(h)
+	s.knock(h, false, now)
+	return h
+}
+
+// withdraw takes h from where it waits, if it does. The caller sees to its state.
+func (s *scheduler) withdraw(h *Handle) {
+	switch h.place.in {
+	case inQueue:
+		s.queue.remove(h)
+	case inExiting:
+		less := 0
+		if s.lessUrgent(h.priority) {
+			less = 1
+		}
+		from := &s.exiting[less]
+		*from = shrunk(slices.DeleteFunc(*from, func(x exit) bool { return x.h == h }))
+		h.place = place{}
+	case inDelayed:
+		if h.attempts > 0 {
+			s.retrying--
+		}
+		s.delayed.remove(h)
+	case atDoor:
+		s.door.remove(h)
+	case atDoorDelayed:
+		s.doorDelayed.remove(h)
+	}
+}
+
+// setPriority moves a task that waits to start to the back of those of priority pr. It
+// returns false if it does not.
+func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool {
+	switch h.state {
+	case Queued:
+		s.queue.remove(h)
+		h.priority = pr
+		s.queue.push(entry{h: h, order: s.number(now)}, pr, false)
+	case Delayed:
+		h.priority = pr
+	default:
+		return false
+	}
+	return true
+}
+
+// begin takes note that a task that was Queued is given to a worker.
+func (s *scheduler) begin(e entry) {
+	s.count[Queued]--
+	s.count[Running]++
+	if h := e.h; h != nil {
+		s.notLater(h)
+		h.attempts++
+		h.state = Running
+	}
+}
+
+// notLater takes note that h is not later any more, if it was.
+func (s *scheduler) notLater(h *Handle) {
+	if h.isLater() {
+		s.later--
+		h.due = time.Time{}
+	}
+}
+
+// inherit has h, which is accepted, count as later in the place of a task that was shed for
+// it, if due, that task's, is set.
+func (s *scheduler) inherit(h *Handle, due time.Time) {
+	if h.due = due; !due.IsZero() {
+		s.later++
+	}
+}
+
+// undo takes back begin, as the attempt turned out to be none. The task counts as Running
+// until it has settled.
+func (s *scheduler) undo(h *Handle, choice, restricted bool) {
+	h.attempts--
+	if choice {
+		s.queue.giveTurnBack(restricted)
+	}
+}
+
+// leaveState has h, which waits nowhere, count in no state, until it is enqueued or delayed.
+func (s *scheduler) leaveState(h *Handle) { s.count[h.state]-- }
+
+// end brings h, which waits nowhere, into state final.
+func (s *scheduler) end(h *Handle, final State) {
+	s.count[h.state]--
+	h.state = final
+}
+
+// endFunction is end for a running function without a handle,
+func (s *scheduler) endFunction() { s.count[Running]-- }
+
+// endQueued for one that was taken from the queue, but not begun.
+func (s *scheduler) endQueued() { s.count[Queued]-- }
+
+// Parking.
+
+// park has h, which is Running, give its slot back.
+func (s *scheduler) park(h *Handle) {
+	h.state = Parked
+	s.count[Running]--
+	s.count[Parked]++
+}
+
+// ask has h, which is Parked, ask for a slot. It goes before tasks of its priority that have
+// not started.
+func (s *scheduler) ask(h *Handle, now time.Duration) {
+	s.asks(h, +1)
+	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, true)
+}
+
+// askLast is ask for a task whose quantum is over: it goes behind all of its priority.
+func (s *scheduler) askLast(h *Handle, now time.Duration) {
+	s.asks(h, +1)
+	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, false)
+}
+
+// askFirst is ask for a task whose context has ended: it is on its way out, and goes before
+// everything, also in a pause.
+func (s *scheduler) askFirst(h *Handle) {
+	s.asks(h, +1)
+	s.exit(h)
+}
+
+// hasten has h, which is Parked, go as if it had called askFirst, if it asks for a slot.
+func (s *scheduler) hasten(h *Handle) {
+	if h.place.in == inQueue {
+		s.queue.remove(h)
+		s.exit(h)
+	}
+}
+
+func (s *scheduler) exit(h *Handle) {
+	less := 0
+	if s.lessUrgent(h.priority) {
+		less = 1
+	}
+	s.exits++
+	s.exiting[less] = append(s.exiting[less], exit{h, s.exits})
+	h.place = place{in: inExiting}
+}
+
+// asks counts a task that asks for a slot, or no longer does.
+func (s *scheduler) asks(h *Handle, n int) {
+	h.asks = n > 0
+	if s.lessUrgent(h.priority) {
+		s.askingLess += n
+	} else {
+		s.asking += n
+	}
+}
+
+// unpark ends the parking of h, which waits nowhere any more. What it is then is said by
+// resume or end.
+func (s *scheduler) unpark(h *Handle) {
+	if h.asks {
+		s.asks(h, -1)
+	}
+}
+
+// resume has h, which is Parked, go on.
+func (s *scheduler) resume(h *Handle) {
+	h.state = Running
+	s.count[Parked]--
+	s.count[Running]++
+}
+
+// Batches and bursts.
+
+// numberBatch gives the first n tasks of batch, in the order in which they have come, their
+// orders.
+func (s *scheduler) numberBatch(batch *segment, n int) {
+	if !s.aging {
+		batch.base = s.seq + 1
+		s.seq += int64(n)
+		return
+	}
+	tasks := batch.slots[:n]
+	for i := 0; i < n && tasks[i].order < s.seq; i++ {
+		tasks[i].order = s.seq // the time was taken before the lock
+	}
+	s.seq = tasks[n-1].order
+}
+
+// takeBatch puts the first n tasks of a numbered batch, whose priorities spans tell, into
+// the queue. whole says that none of them is missing, so that the batch may become a segment
+// of the queue. It returns an empty one for the next batch.
+func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
+	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
+		s.queue.pushSegment(batch, n, spans[0].priority)
+		return s.queue.segment(batchSize)
+	}
+	tasks, i := batch.slots[:n], 0
+	for _, span := range spans {
+		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
+		i = span.end
+	}
+	clear(tasks)
+	batch.handles, batch.base = 0, 0
+	return batch
+}
+
+// A burst is the functions at the front of the queue that come next whatever the
+// fair share does. Each is taken when a worker is free, like all tasks, but what
+// there is to count is counted at the end of the burst; anything else that is done
+// under Pool.mu ends it first.
+type burst struct {
+	slots    []entry // what is left of it
+	taken    int
+	lane     *lane // that the slots are in, with at least one task behind them; nil: no burst
+	priority int64
+	choice   bool // the queue has another lane, or that makes no difference
+}
+
+// beginBurst begins a burst, if there is one to begin: slots must be free for nobody but
+// who takes from the queue's front.
+func (s *scheduler) beginBurst(b *burst) {
+	q := &s.queue
+	if q.n < 2 {
+		return
+	}
+	l, choice := q.next(false)
+	first := l.head
+	n := min(int(first.tail-first.head), l.n-1)
+	switch {
+	case !choice:
+	case q.step > 0:
+		n = q.firstByAge(l, n)
+	case q.share > 0:
+		n = min(n, int(q.share-1-q.turn[0]))
+	}
+	if n > 0 {
+		*b = burst{slots: first.slots[first.head:][:n], lane: l, priority: int64(l.priority),
+			choice: choice || q.share == 0}
+	}
+}
+
+// endBurst ends a burst, and takes note of what it has taken: as many tasks have settled.
+func (s *scheduler) endBurst(b *burst) {
+	s.queue.skip(b.lane, b.taken)
+	s.count[Queued] -= b.taken
+	*b = burst{}
 }

@@ -161,7 +161,7 @@ func (w *worker) settle() bool {
 
 func (w *worker) settleLocked() bool {
 	p := w.pool
-	p.endRunLocked()
+	p.endBurstLocked()
 	if w.gaveUp {
 		p.unlock()
 		return w.late()
@@ -172,11 +172,11 @@ func (w *worker) settleLocked() bool {
 		p.takeInLocked() // as others may join the queue
 	}
 	if w.attempt == nil && w.verdict.kind == attemptOK && p.end.cut == nil && !p.hooks.all && !w.timed {
-		p.sched.count[Running]--
+		p.sched.endFunction()
 		p.ledger.total.succeeded++
 		w.busy = false
 		w.job = entry{}
-		return w.takeLocked()
+		return w.nextLocked()
 	}
 	p.settleAttemptLocked(w, &w.verdict, &w.reports)
 	if w.attempt != nil {
@@ -184,10 +184,10 @@ func (w *worker) settleLocked() bool {
 	}
 	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // let go of what they refer to
 	if len(w.reports) == 0 {
-		return w.takeLocked()
+		return w.nextLocked()
 	}
 	w.phase = phaseReport
-	if !alone || p.outstandingLocked() == 0 {
+	if !alone || p.sched.outstanding() == 0 {
 		p.takeInLocked()
 		p.restoreLocked()
 	} // else nothing has changed for others: the slot is still held
@@ -210,7 +210,7 @@ func (w *worker) late() bool {
 		w.gaveUp = false
 		p.crew.lost = shrunk(slices.DeleteFunc(p.crew.lost, func(l *worker) bool { return l == w }))
 	}
-	return w.takeLocked()
+	return w.nextLocked()
 }
 
 // settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
@@ -227,7 +227,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 		if told {
 			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
 		}
-		p.sched.count[Running]--
+		p.sched.endFunction()
 		p.ledger.total.settled(v.state)
 	} else {
 		if !h.function {
@@ -277,10 +277,10 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 // retryLocked lets h wait for its next attempt.
 func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 	p.ledger.total.retries++
-	p.sched.count[h.state]--
+	p.sched.leaveState(h)
 	h.attempt = nil
 	if delay == 0 {
-		p.enqueueLocked(entry{h: h}, h.task.Priority)
+		p.enqueueLocked(entry{h: h}, h.priority)
 	} else {
 		p.delayLocked(h, time.Now().Add(delay))
 	}
@@ -291,12 +291,10 @@ func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
 	info := TaskInfo{Priority: pr, State: s, draw: p.hooks.unsampled()}
 	if h := e.h; h == nil {
-		p.sched.count[Queued]--
+		p.sched.endQueued()
 		p.ledger.total.settled(s)
 	} else {
-		if h.laterLocked() {
-			p.sched.later--
-		}
+		p.sched.notLater(h)
 		p.settleLocked(h, s, err, reports)
 		info = h.infoLocked()
 	}
@@ -309,9 +307,9 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 
 // settleLocked brings h into a final state. That happens once.
 func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
-	p.sched.count[h.state]--
+	p.sched.end(h, s)
 	p.ledger.total.settled(s)
-	h.state, h.err, h.attempt = s, err, nil
+	h.err, h.attempt = err, nil
 	if s == Canceled {
 		p.orphanedLocked(h, err)
 	}

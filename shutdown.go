@@ -146,7 +146,7 @@ func (p *Pool) tellOfClosingLocked() {
 		c.next = c.began.Add(2 * c.next.Sub(c.began))
 	}
 	msg := "taskpool: shutdown waits for tasks"
-	if p.outstandingLocked() == 0 {
+	if p.sched.outstanding() == 0 {
 		msg = "taskpool: shutdown waits for hooks that have not returned"
 	}
 	attrs := p.waitsForLocked(now)
@@ -216,7 +216,8 @@ func (p *Pool) cancelDelayedLocked() {
 	var reports []report
 	for _, h := range p.sched.delayed.all() {
 		if h.attempts == 0 && h.task.later() {
-			p.settleWaitingLocked(p.withdrawLocked(h), h.task.Priority, Canceled, ErrClosed, &reports)
+			p.sched.withdraw(h)
+			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &reports)
 		}
 	}
 	p.reportLocked(reports)
@@ -247,8 +248,8 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	all = append(all, p.sched.doorDelayed.all()...)
 	for _, h := range all {
 		if refuse(h) {
-			p.leaveDoorLocked(h)
-			h.refused = ErrClosed
+			p.sched.withdraw(h)
+			h.err = ErrClosed
 			p.wakeLocked(&h.waiters)
 		}
 	}
@@ -264,7 +265,7 @@ func (p *Pool) cutShort(cause error) {
 		return
 	}
 	p.setFinalLocked()
-	if p.outstandingLocked() == 0 { // but a hook keeps a goroutine
+	if p.sched.outstanding() == 0 { // but a hook keeps a goroutine
 		p.unlock()
 		return
 	}
@@ -300,8 +301,8 @@ func (p *Pool) cutShort(cause error) {
 		settle(e, pr)
 	}
 	for h := p.sched.delayed.first(); h != nil; h = p.sched.delayed.first() {
-		p.undelayLocked(h)
-		settle(entry{h: h}, h.task.Priority)
+		p.sched.withdraw(h)
+		settle(entry{h: h}, h.priority)
 	}
 	p.reportLocked(reports)
 	p.restoreLocked()

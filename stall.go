@@ -61,7 +61,7 @@ func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
 	case !s.next.IsZero() || p.sched.held < p.sched.slots || p.sched.paused || p.end.cut != nil:
-	case p.askingLocked() > 0 || p.sched.door.n > 0:
+	case p.sched.waiting() > 0 || p.sched.door.n > 0:
 		p.watchStallLocked()
 	case !s.arrival:
 		in := &p.inbox
@@ -97,12 +97,7 @@ func (p *Pool) movesLocked() uint64 {
 // stillLocked reports whether all slots are held while something waits for one, or for
 // room.
 func (p *Pool) stillLocked() bool {
-	return p.sched.held >= p.sched.slots && !p.sched.paused && p.end.cut == nil && (p.askingLocked() > 0 || p.sched.door.n > 0)
-}
-
-// askingLocked returns how many tasks wait for a slot, to start or to go on.
-func (p *Pool) askingLocked() int {
-	return p.sched.queue.n + len(p.sched.exiting) + len(p.sched.exitingLess)
+	return p.sched.held >= p.sched.slots && !p.sched.paused && p.end.cut == nil && (p.sched.waiting() > 0 || p.sched.door.n > 0)
 }
 
 // safePointLocked reports whether a task has come to a safe point since the last look.
@@ -139,7 +134,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 		a.asked = a.parking == nil
 		if a.asked {
 			a.signal.Or(signalStall)
-		} else if pk := a.parking; pk.waits != (awaited{}) && !pk.asked {
+		} else if pk := a.parking; pk.waits != (awaited{}) && !pk.askedLocked() {
 			if pk.seen && !late {
 				pk.lasts, circle = true, true
 			} else {
@@ -164,14 +159,14 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 }
 
 // waitingLocked reports whether the attempt still waits, and has not yet got what for.
-func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.asked }
+func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.askedLocked() }
 
 // stalledLocked returns what Health says of a pool that stands still, nil if it does not.
 func (p *Pool) stalledLocked() error {
 	s := &p.stall
 	if s.stalled && p.stillLocked() && s.moves == p.movesLocked() && !p.safePointLocked() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
-			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.askingLocked(), p.sched.door.n)
+			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.sched.waiting(), p.sched.door.n)
 	}
 	for _, pk := range s.circle {
 		if pk.waitingLocked() {

@@ -149,7 +149,9 @@ func (p *Pool) Stats() Stats {
 		}
 	}
 	lanes := p.sched.queue.sorted()
-	p.markLocked(lanes, now.Sub(p.epoch))
+	if !p.sched.aging { // else orders are times
+		p.ledger.clock.note(lanes, p.sched.seq, now.Sub(p.epoch))
+	}
 	for _, l := range lanes {
 		if n := l.n - l.parked; n > 0 {
 			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.oldestWaitLocked(l, now.Sub(p.epoch))})

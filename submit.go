@@ -26,7 +26,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	if p.hooks.timesGo {
 		e = p.timedFunction(f, pr)
 	}
-	if p.arrive(e, pr) {
+	if p.inbox.put(e, pr) {
 		return nil
 	}
 	p.lock()
@@ -47,7 +47,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	if e.h != nil {
 		e.h.id = p.ledger.total.submitted
-		p.inheritLocked(e.h, due)
+		p.sched.inherit(e.h, due)
 	}
 	p.enqueueLocked(e, pr)
 	if p.hooks.queued != nil {
@@ -81,14 +81,14 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 // functionHandle returns the entry of a function with a handle that stands for it.
 func (p *Pool) functionHandle(f func(), pr Priority, draw uint64) entry {
 	h := functionHandles.Get().(*Handle)
-	h.pool, h.work.f, h.task.Priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
+	h.pool, h.work.f, h.priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
 	return entry{h: h}
 }
 
 // functionHandles are handles that stand for functions, to be used again: nobody
 // but the queue has them.
 var functionHandles = sync.Pool{New: func() any {
-	return &Handle{function: true, heapI: -1}
+	return &Handle{function: true}
 }}
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
@@ -185,7 +185,7 @@ const (
 // submit is SubmitWithin of a task that does work, on these terms, for a call of that name.
 func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h := newHandle(ctx)
-	h.pool, h.task, h.work, h.terms = p, *t, work, terms
+	h.pool, h.task, h.work, h.terms, h.priority = p, *t, work, terms, t.Priority
 	if g := work.group; g != nil {
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
@@ -203,7 +203,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if t.NotBefore.IsZero() && p.arrive(entry{h: h}, t.Priority) {
+	if t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	reports, err := p.admit(call, wait, h, parent)
@@ -276,10 +276,10 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 		default:
 			later := h.task.later()
 			var due time.Time
-			if due, err = p.makeRoomLocked(h.task.Priority, later, &reports); err == nil {
+			if due, err = p.makeRoomLocked(h.priority, later, &reports); err == nil {
 				p.acceptLocked(h, later)
 				if !later {
-					p.inheritLocked(h, due)
+					p.sched.inherit(h, due)
 				}
 			} else if h.terms.room == roomNow || h.terms.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
@@ -304,34 +304,23 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 // waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
 // pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
 func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
-	if later {
-		h.due = h.task.NotBefore
-		p.sched.doorDelayed.add(h)
+	if h.due = h.task.NotBefore; later {
 		p.alarmAtLocked(h.due)
-	} else {
-		p.sched.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
 	}
+	p.sched.knock(h, later, p.now())
 	p.watchFullLocked()
 	defer func() { // also if h's context panics
 		if h.id == 0 {
-			p.leaveDoorLocked(h)
+			p.sched.withdraw(h)
 		}
 		h.parent = nil
 		p.restoreLocked()
 	}()
 	_ = p.awaitLocked(w) // where a context has ended the wait, stay has refused h
-	return h.refused
-}
-
-// leaveDoorLocked takes h, which was not accepted, away from the door where it
-// waits, if it does.
-func (p *Pool) leaveDoorLocked(h *Handle) {
-	switch {
-	case h.place.lane != nil:
-		p.sched.door.remove(h)
-	case h.heapI >= 0:
-		p.sched.doorDelayed.remove(h)
+	if h.id != 0 {       // it may have settled meanwhile
+		return nil
 	}
+	return h.err
 }
 
 // unlocked calls f without p.mu, which the caller holds and holds again when f

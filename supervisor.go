@@ -50,7 +50,7 @@ func (p *Pool) supervise() {
 // alarmLocked has the supervisor take a turn.
 func (p *Pool) alarmLocked() {
 	p.superviseLocked()
-	p.ring()
+	ring(p.supervisor.alarm)
 }
 
 // superviseLocked starts the supervisor, when it is first needed.
@@ -61,10 +61,10 @@ func (p *Pool) superviseLocked() {
 	}
 }
 
-// ring is alarmLocked without the lock, by one who knows that the supervisor was started.
-func (p *Pool) ring() {
+// ring has the supervisor that sleeps on alarm take a turn, if it was started.
+func ring(alarm chan struct{}) {
 	select {
-	case p.supervisor.alarm <- struct{}{}:
+	case alarm <- struct{}{}:
 	default: // it will anyway
 	}
 }
@@ -94,17 +94,10 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	if p.sched.delayed.Len() > 0 || p.sched.doorDelayed.Len() > 0 || len(p.watch.watched) > 0 || !p.end.final.IsZero() {
 		now := time.Now()
 		p.watch.rounds.tick(now)
-		for p.sched.delayed.due(now) {
-			h := p.sched.delayed.first()
-			p.undelayLocked(h)
-			p.sched.count[Delayed]--
-			p.enqueueLocked(entry{h: h}, h.task.Priority)
+		for h := p.sched.nextDue(now); h != nil; h = p.sched.nextDue(now) {
+			p.enqueueLocked(entry{h: h}, h.priority)
 		}
-		for p.sched.doorDelayed.due(now) { // it might start at once now
-			h := p.sched.doorDelayed.first()
-			p.sched.doorDelayed.remove(h)
-			h.due = time.Time{}
-			p.sched.door.push(entry{h: h, order: p.orderLocked()}, h.task.Priority, false)
+		for p.sched.nextDueAtDoor(now, p.now()) != nil { // it might start at once now
 		}
 		for len(p.watch.watched) > 0 && !now.Before(p.watch.watched[0].watch) {
 			if w := p.watch.watched[0]; p.expireLocked(w, now) {

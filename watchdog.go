@@ -201,7 +201,7 @@ func (p *Pool) watchEndLocked(w *worker) {
 func (p *Pool) endLocked(a *attempt, e *ending) {
 	a.noteEnd(e)
 	p.watchEndLocked(a.w)
-	p.hurryLocked(a)
+	p.sched.hasten(a.h)
 }
 
 // expireLocked looks after the task of w, whose watch is over. It reports

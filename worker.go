@@ -107,46 +107,41 @@ const (
 	phaseTake                // give the slot back, take the next task
 )
 
-// assignLocked makes a task that was taken out of the queue the task of w.
-func (p *Pool) assignLocked(w *worker, e entry, pr Priority) {
-	p.sched.count[Queued]--
-	p.sched.count[Running]++
+// takeLocked makes a task that was taken out of the queue the task of w.
+func (w *worker) takeLocked(t turn) {
+	p := w.pool
+	p.sched.begin(t.entry)
 	p.ledger.total.attempts++
-	p.ledger.dispatched.add(pr, 1)
-	w.job, w.priority, w.busy = e, pr, true
+	p.ledger.dispatched.add(t.priority, 1)
+	w.job, w.priority, w.busy = t.entry, t.priority, true
+	w.choice, w.restricted = t.choice, t.restricted
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
 	}
 	w.jobs++
-	if e.h != nil {
-		p.assignHandleLocked(w, e.h)
+	if t.h != nil {
+		w.takeHandleLocked(t.h)
 	} else if p.hooks.timed {
 		w.seen, w.seenAt = w.jobs, time.Now()
 	}
 }
 
-// assignHandleLocked is what assignLocked has to do for a handle. Like noteStartLocked it
+// takeHandleLocked is what takeLocked has to do for a handle. Like noteStartLocked it
 // is not inlined, as it takes more stack than the rest of what workers do: with it they
 // outgrow their first stack when they start.
 //
 //go:noinline
-func (p *Pool) assignHandleLocked(w *worker, h *Handle) {
+func (w *worker) takeHandleLocked(h *Handle) {
+	p := w.pool
 	if h.function {
 		w.job = entry{f: h.work.f}
 		w.timed, w.draw, w.started = true, h.draw, time.Now()
 		if p.hooks.started != nil {
 			p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
 		}
-		if h.laterLocked() {
-			p.sched.later--
-		}
-		h.pool, h.work.f, h.id, h.due = nil, nil, 0, time.Time{}
+		h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
 		functionHandles.Put(h)
 		return
-	}
-	if h.laterLocked() {
-		p.sched.later--
-		h.due = time.Time{} // it is counted no more, also if it should be withdrawn
 	}
 	w.attempt = h.beginAttemptLocked(w)
 	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
@@ -169,16 +164,34 @@ func (p *Pool) noteStartLocked(w *worker, wait time.Duration) {
 	w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
 }
 
+// holdSlotLocked gives w a slot for its task.
+func (w *worker) holdSlotLocked() {
+	p := w.pool
+	w.holds = true
+	if p.sched.hold(w.priority); p.sched.held == p.sched.slots {
+		p.watchFullLocked()
+	}
+	p.crew.engage(+1)
+}
+
+// freeSlotLocked takes w's slot, if it has one.
+func (w *worker) freeSlotLocked() {
+	if w.holds {
+		w.holds = false
+		w.pool.sched.release(w.priority)
+		w.pool.crew.engage(-1)
+	}
+}
+
 // beginAttemptLocked makes h's next attempt.
 func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	a := h.first
-	if h.attempts > 0 {
+	if h.attempts > 1 {
 		a = &attempt{ctx: a.ctx}
 	}
-	h.attempts++
-	h.state, h.attempt = Running, a
+	h.attempt = a
 	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
-	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.task.Priority), h.task.Retry
+	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.priority), h.task.Retry
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
 	}
@@ -326,8 +339,8 @@ func (w *worker) work() {
 			w.phase = phaseTake
 		case phaseTake:
 			lockSoon(&w.pool.mu) // as settle does: what has arrived is not looked at in vain
-			w.pool.endRunLocked()
-			if !w.takeLocked() {
+			w.pool.endBurstLocked()
+			if !w.nextLocked() {
 				return
 			}
 		}
@@ -377,11 +390,8 @@ func (w *worker) withdraw() bool {
 	}
 	p.unwatchLocked(w)
 	w.busy, w.attempt.over = false, true
-	h.attempts--
+	p.sched.undo(h, w.choice, w.restricted)
 	p.ledger.total.withdrawn++
-	if w.choice {
-		p.sched.queue.giveTurnBack(w.restricted)
-	}
 	p.ledger.dispatched.takeBack(w.priority)
 	if h.canceled != nil {
 		cause = h.canceled
@@ -391,10 +401,10 @@ func (w *worker) withdraw() bool {
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)
-	p.settleWaitingLocked(entry{h: h}, h.task.Priority, Canceled, cause, &w.reports)
+	p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, &w.reports)
 	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
 	if len(w.reports) == 0 {
-		return w.takeLocked()
+		return w.nextLocked()
 	}
 	w.phase = phaseReport
 	p.restoreLocked()
@@ -511,10 +521,10 @@ func (w *worker) call(ctx context.Context) (err error) {
 	return err
 }
 
-// takeLocked has the worker take the next task with the slot of the last one. For
+// nextLocked has the worker take the next task with the slot of the last one. For
 // lack of one it gives the slot back and goes to sleep. It unlocks pool.mu, and
 // returns false if the worker has nothing more to do.
-func (w *worker) takeLocked() bool {
+func (w *worker) nextLocked() bool {
 	p := w.pool
 	defer p.unlock()
 	if w.abandoned { // while it reported
@@ -526,7 +536,7 @@ func (w *worker) takeLocked() bool {
 		return true
 	}
 	p.takeInLocked()
-	p.freeSlotLocked(w)
+	w.freeSlotLocked()
 	return w.takeOrSleepLocked()
 }
 

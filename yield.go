@@ -55,13 +55,13 @@ func yield(ctx context.Context) error {
 	p.lock()
 	var pk *parking
 	switch most := p.waiting.Load(); {
-	case most < a.priority && p.contendedLocked(Priority(a.priority-1)):
+	case most < a.priority && p.sched.contended(Priority(a.priority-1)):
 		if pk = p.parkLocked(a); pk != nil {
 			p.backLocked(pk)
 		}
-	case most == a.priority && p.sched.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.contendedLocked(Priority(most)):
+	case most == a.priority && p.sched.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
 		if pk = p.parkLocked(a); pk != nil {
-			p.backOfLaneLocked(pk)
+			p.sched.askLast(a.h, p.now())
 		}
 	}
 	if pk != nil {

@@ -1,0 +1,134 @@
+package taskpool
+
+import "time"
+
+// What the scheduler decides is carried out here: submitters are let in, parked attempts
+// go on, and workers are woken for the tasks that there are slots for.
+
+// restoreLocked restores the invariant at Pool.mu: it lets submitters in while
+// there is room, has parked attempts go on whose turn it is, and wakes workers for
+// the tasks that there are slots for. It also tells those who wait for the pool to
+// be idle or drained.
+func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
+
+// restoreWithLocked is restoreLocked by w, if not nil, a worker that looks for a
+// task and has no slot. It gets the one whose turn it is, or else it is idle.
+func (p *Pool) restoreWithLocked(w *worker) {
+	p.dispatchLocked(w)
+	if w != nil && !w.busy {
+		p.crew.idle = append(p.crew.idle, w)
+	}
+	for {
+		for want := p.sched.wanted(); p.crew.coming < want; {
+			p.summonLocked()
+		}
+		if p.expectLocked() {
+			break
+		}
+		p.takeInLocked()
+		p.dispatchLocked(nil)
+	}
+	p.tellYieldLocked()
+	if p.sched.outstanding() == 0 && p.inbox.least.Load() == none {
+		p.drainedLocked()
+	}
+}
+
+// tellYieldLocked tells Yield what waits in the queue, unless there are slots for
+// all of it.
+func (p *Pool) tellYieldLocked() {
+	if least := p.sched.mostUrgent(); p.waiting.Load() != least {
+		p.waiting.Store(least)
+	}
+}
+
+// dispatchLocked gives free slots to those whose turn it is, and lets submitters in
+// for whom that makes room. A task that has yet to start goes to w, which may be
+// nil: the next waits for a worker that looks.
+func (p *Pool) dispatchLocked(w *worker) {
+	for {
+		p.admitLocked()
+		t, ok := p.sched.next(w != nil && !w.busy)
+		switch {
+		case !ok:
+			return
+		case t.parked():
+			p.resumeLocked(t.h.attempt.parking)
+		default:
+			w.takeLocked(t)
+			w.holdSlotLocked()
+		}
+	}
+}
+
+// admitLocked lets submitters in while there is room.
+func (p *Pool) admitLocked() {
+	for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
+		p.acceptLocked(h, later)
+		p.wakeLocked(&h.waiters)
+	}
+}
+
+// makeRoomLocked returns nil if there is room for one more task, if need be
+// after shedding one. later says that the task has to wait for its time: nothing
+// is shed for one that could not run. due is set if the task that was shed was later:
+// then the new one is to count as such in its place, or a queue that is longer than its
+// capacity, as tasks have become due, would grow with each that is shed.
+func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due time.Time, err error) {
+	switch {
+	case later && p.sched.laterRoom(), !later && p.sched.room(pr):
+		return time.Time{}, nil
+	case later, p.cfg.overflow != OverflowShed:
+		return time.Time{}, ErrFull
+	}
+	e, victim, ok := p.sched.queue.takeShed(pr)
+	if !ok {
+		return time.Time{}, ErrFull
+	}
+	if e.h != nil && e.h.isLater() {
+		due = e.h.due
+	}
+	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	return due, nil
+}
+
+// acceptLocked makes h one of the pool's tasks. later says that it has to wait for
+// its time.
+func (p *Pool) acceptLocked(h *Handle, later bool) {
+	p.ledger.total.submitted++
+	h.id = p.ledger.total.submitted
+	if later {
+		p.delayLocked(h, h.task.NotBefore)
+	} else {
+		h.due = time.Time{} // it may have become due while it waited for room
+		p.enqueueLocked(entry{h: h}, h.priority)
+	}
+}
+
+// enqueueLocked puts a task at the back of its lane.
+func (p *Pool) enqueueLocked(e entry, pr Priority) {
+	h := e.h
+	if h != nil && p.hooks.timed && !h.function {
+		h.queuedAt = time.Since(p.epoch)
+	}
+	l, order := p.sched.enqueue(e, pr, p.now())
+	p.watchFullLocked()
+	if p.hooks.timed && (l.n == 1 || order%maxTimed == 0) && !p.sched.aging {
+		p.ledger.clock.add(order, e.cameAt(p.epoch)) // as markArrivalsLocked does
+	}
+}
+
+// delayLocked lets h wait until due.
+func (p *Pool) delayLocked(h *Handle, due time.Time) {
+	p.sched.delay(h, due)
+	p.alarmAtLocked(due)
+}
+
+// now returns the time for the orders of tasks: with aging that since epoch. Without, nobody
+// asks, and the clock is left alone.
+func (p *Pool) now() time.Duration {
+	if !p.sched.aging {
+		return 0
+	}
+	return time.Since(p.epoch)
+}

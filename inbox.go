@@ -1,0 +1,230 @@
+package taskpool
+
+import (
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An inbox holds the tasks that nobody has taken in yet.
+type inbox struct {
+	inboxTerms
+	_ toNextLine
+
+	// mu protects the fields above least. It may be locked under Pool.mu,
+	// never the other way round.
+	mu       sync.Mutex
+	batch    *segment // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
+	n        int      // how many
+	spans    []span   // their priorities
+	began    beginnings
+	leader   chan struct{} // wakes the worker that the next arrival is to wake; nil if that is nobody
+	closed   bool          // Shutdown was called
+	detour   bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
+	watch    bool          // the next arrival has the supervisor look whether the pool stands still
+	latest   int64         // with aging: the order of the last arrival
+	yielding yieldPolicy
+
+	_ cacheLine
+
+	// The most and the least urgent priority in batch; none and math.MinInt64
+	// if it is empty. Written under mu, and rarely.
+	least, most atomic.Int64
+
+	_ cacheLine
+
+	// For whoever takes the tasks in, under Pool.mu.
+	spare      *segment // empty, for batch
+	spareSpans []span   // empty, for spans
+}
+
+// inboxTerms is what does not change in an inbox.
+type inboxTerms struct {
+	direct bool // tasks may arrive without Pool.mu: neither room nor a hook has to be looked after
+	aging  bool // orders are times since epoch
+	timed  bool // hooks are told how long tasks wait
+	epoch  time.Time
+	alarm  chan struct{} // wakes the supervisor
+}
+
+// A span is arrivals of one priority.
+type span struct {
+	priority Priority
+	end      int // index behind the last
+}
+
+// beginnings are the times since Pool.epoch at which the first spans began. They are
+// taken if hooks are told how long tasks wait.
+type beginnings [maxTimed]time.Duration
+
+// cacheLine keeps what different goroutines write out of each other's way.
+type cacheLine [64]byte
+
+// toNextLine, behind inboxTerms in a large object, puts what follows at the beginning of a
+// cache line: the allocator has a word of its own before such an object.
+type toNextLine [64 - 8 - 40]byte
+
+// gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
+// beginning of a cache line where pointers have 64 bits.
+const gapBeforeMu = 64 + 48
+
+const (
+	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	batchSize   = int32(len(segmentSlots) - 1)
+	maxArrivals = 1020
+	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
+	worthWhole  = 16                  // and so many if they are about to be taken
+	maxTimed    = 16                  // spans of a batch whose time is taken, with hooks
+)
+
+func (in *inbox) init() {
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
+}
+
+// close has tasks arrive by Pool.lock only.
+func (in *inbox) close() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+}
+
+// put hands a task in. It returns false if that has to be done under Pool.lock.
+func (in *inbox) put(e entry, pr Priority) bool {
+	if !in.direct || int64(pr) == none {
+		return false
+	}
+	if in.aging {
+		e.order = int64(time.Since(in.epoch))
+	}
+	if !in.mu.TryLock() {
+		lockSoon(&in.mu)
+	}
+	if in.n == maxArrivals && in.yielding.due() {
+		in.letOthersRun()
+	}
+	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
+		in.mu.Unlock()
+		return false
+	}
+	if in.aging {
+		in.latest = max(in.latest, e.order)
+		e.order = in.latest
+	} else {
+		e.order = int64(in.n)
+	}
+	in.batch.slots[in.n] = e
+	in.n++
+	if e.h != nil {
+		in.batch.handles++
+	}
+	if last := len(in.spans) - 1; last >= 0 && in.spans[last].priority == pr {
+		in.spans[last].end = in.n
+	} else {
+		in.beginSpan(e, pr)
+	}
+	if wake := in.leader; wake != nil {
+		in.leader, in.yielding.woken = nil, true
+		wake <- struct{}{}
+	}
+	in.mu.Unlock()
+	return true
+}
+
+// beginSpan begins a span with e, the last arrival.
+func (in *inbox) beginSpan(e entry, pr Priority) {
+	if n := len(in.spans); in.timed && n < maxTimed {
+		in.began[n] = e.cameAt(in.epoch)
+	}
+	if in.watch {
+		in.watch = false
+		ring(in.alarm)
+	}
+	in.spans = append(in.spans, span{pr, in.n})
+	in.least.Store(min(in.least.Load(), int64(pr)))
+	in.most.Store(max(in.most.Load(), int64(pr)))
+}
+
+// takeLocked takes out all that has arrived, when so many attempts have been started, and
+// leaves spare and spareSpans in its place: who calls it, with mu and Pool.mu held, is to
+// replace these.
+func (in *inbox) takeLocked(attempts uint64) (batch *segment, n int, spans []span, began beginnings) {
+	batch, n, spans = in.batch, in.n, in.spans
+	in.batch, in.n, in.spans = in.spare, 0, in.spareSpans[:0]
+	if in.timed {
+		began = in.began
+	}
+	in.least.Store(none)
+	in.most.Store(math.MinInt64)
+	in.yielding.tookIn(n == maxArrivals, attempts)
+	return batch, n, spans, began
+}
+
+// letOthersRun gives the processor away, as the batch is full, for the workers to
+// catch up: tasks that are taken while they are in the processor's cache cost less
+// than a queue that grows. It unlocks mu meanwhile.
+func (in *inbox) letOthersRun() {
+	in.mu.Unlock()
+	begin := time.Now()
+	runtime.Gosched()
+	away := time.Since(begin)
+	lockSoon(&in.mu)
+	in.yielding.away = max(in.yielding.away, away)
+}
+
+// A yieldPolicy is whether submitters let others run when the batch is full. That is
+// good for tasks that are done in no time. Where they are long, whoever has the
+// processor next keeps it for 10 ms, and so do all others that wait for it, so
+// that a submitter would stand still for as long as that takes.
+type yieldPolicy struct {
+	woken    bool          // the leader was woken for what is in the batch, and has not come yet
+	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
+	started  uint64        // attempts, in all, when a full batch was last taken in
+	away     time.Duration // the longest that a submitter has let others run since
+	stubborn int           // so many more full batches they do not, as the last time took too long
+}
+
+const (
+	tooLong      = time.Millisecond // if they did not start a task each microsecond
+	stubbornness = 1000
+)
+
+func (c *yieldPolicy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
+
+// tookIn takes note that a batch is taken in, full or not, when so many attempts
+// have been started.
+func (c *yieldPolicy) tookIn(full bool, started uint64) {
+	c.woken = false
+	if !full {
+		return
+	}
+	since := started - c.started
+	if since >= maxArrivals/2 {
+		c.brisk = true
+	}
+	if c.away > tooLong && c.away > time.Duration(since)*time.Microsecond {
+		c.brisk, c.stubborn = false, stubbornness
+	} else if c.stubborn > 0 {
+		c.stubborn--
+	}
+	c.started, c.away = started, 0
+}
+
+// matter reports whether an arrival may change whose turn it is, which is that of
+// a task of priority pr, or whether this is a choice, where it is none yet and that
+// makes a difference.
+func (in *inbox) matter(pr int64, choice bool) bool {
+	return in.least.Load() < pr || !choice && in.most.Load() > pr
+}
+
+// lockSoon locks a mutex that is held for moments only, by many in turn.
+func lockSoon(mu *sync.Mutex) {
+	for range 10 {
+		if mu.TryLock() {
+			return
+		}
+	}
+	mu.Lock()
+}
