@@ -8,11 +8,12 @@
 //	}, jobs.Policy{Priority: taskpool.Low, MaxAttempts: 5, Timeout: time.Minute})
 //
 //	q := jobs.Local(pool, &reg)
-//	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, jobs.Options{})
+//	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, nil)
 //
-// A [Queue] is an engine; [Local] is one in memory, on a [taskpool.Pool]. Payloads
-// go through JSON in each, so that what works in one process works in many: a
-// handler gets a decoded copy, of exported fields only.
+// A [Queue] is an engine; [Local] is one in memory, on a [taskpool.Pool], and package
+// engine is for those who make another. Payloads go through JSON in each, so that what
+// works in one process works in many: a handler gets a decoded copy, of exported fields
+// only.
 //
 // # Meaning
 //

@@ -34,7 +34,7 @@ func Example() {
 	}
 	q := jobs.Local(pool, &reg)
 	id, err := resize.Enqueue(context.Background(), q, ResizeArgs{"cat.jpg", 640},
-		jobs.Options{Priority: new(taskpool.High)})
+		&jobs.Options{Priority: new(taskpool.High)})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func ExampleRegistry_Observe() {
 		log.Fatal(err)
 	}
 	q := jobs.Local(pool, &reg)
-	if _, err := mail.Enqueue(context.Background(), q, "nobody", jobs.Options{}); err != nil {
+	if _, err := mail.Enqueue(context.Background(), q, "nobody", nil); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("stop:", q.Stop(context.Background()))
@@ -84,7 +84,7 @@ func ExampleLocalQueue_Cancel() {
 		log.Fatal(err)
 	}
 	q, ctx := jobs.Local(pool, &reg), context.Background()
-	id, err := remind.Enqueue(ctx, q, "lunch", jobs.Options{NotBefore: time.Now().Add(time.Hour)})
+	id, err := remind.Enqueue(ctx, q, "lunch", &jobs.Options{NotBefore: time.Now().Add(time.Hour)})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -111,11 +111,11 @@ func ExampleOptions_uniqueKey() {
 	}
 	pool.Pause() // until Stop, so that the first job waits
 	q, ctx := jobs.Local(pool, &reg), context.Background()
-	first, err := index.Enqueue(ctx, q, 7, jobs.Options{UniqueKey: "customer 7"})
+	first, err := index.Enqueue(ctx, q, 7, &jobs.Options{UniqueKey: "customer 7"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	second, err := index.Enqueue(ctx, q, 7, jobs.Options{UniqueKey: "customer 7"})
+	second, err := index.Enqueue(ctx, q, 7, &jobs.Options{UniqueKey: "customer 7"})
 	fmt.Println(second == first, errors.Is(err, jobs.ErrDuplicate))
 	fmt.Println("stop:", q.Stop(ctx))
 	// Output:

@@ -48,7 +48,7 @@ type ID string
 // A Queue takes jobs. Its methods may be called from any goroutine.
 type Queue interface {
 	// Enqueue adds a job, and returns its ID, or ErrDuplicate and the ID of the one
-	// that is there. If r is not valid the error is that of [Request.Validate].
+	// that is there. If r is not valid the error names the field.
 	// It may wait, for room or for a database, until ctx ends; then the job may or
 	// may not have been added.
 	Enqueue(ctx context.Context, r Request) (ID, error)
@@ -109,9 +109,9 @@ func storable(text []byte) bool {
 	return true
 }
 
-// Validate returns an error that names the first field of r that no engine accepts,
+// validate returns an error that names the first field of r that no engine accepts,
 // its value and what is allowed.
-func (r Request) Validate() error {
+func (r Request) validate() error {
 	switch {
 	case !validKind(r.Kind):
 		return fmt.Errorf("jobs: Request.Kind must be %s, got %q", kindRule, r.Kind)
@@ -130,7 +130,7 @@ func (r Request) Validate() error {
 }
 
 // Options are what one job has in place of its kind's [Policy], and beside it. The
-// zero value changes nothing.
+// zero value changes nothing, and so does nil where Options are asked for.
 type Options struct {
 	// Priority is the job's; nil: the policy's. It is a pointer as the zero value
 	// of a Priority is Medium: write new(taskpool.High).
@@ -355,9 +355,10 @@ func (k *Kind[T]) Name() string {
 
 const notRegistered = "the Kind must be one that Register has returned, got nil or a zero Kind"
 
-// Enqueue encodes payload and adds a job to q, see [Queue]. It returns the job's ID;
-// with ErrDuplicate, the ID of the job that has the same unique key.
-func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (ID, error) {
+// Enqueue encodes payload and adds a job to q, see [Queue]. The options are not kept; nil
+// is the same as a zero Options. It returns the job's ID; with ErrDuplicate, the ID of the
+// job that has the same unique key.
+func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o *Options) (ID, error) {
 	switch {
 	case k == nil || k.name == "":
 		return "", errors.New("jobs: Kind.Enqueue: " + notRegistered)
@@ -365,6 +366,9 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o Options) (I
 		return "", errors.New("jobs: Kind.Enqueue: ctx must not be nil")
 	case q == nil:
 		return "", errors.New("jobs: Kind.Enqueue: q must not be nil")
+	}
+	if o == nil {
+		o = new(Options)
 	}
 	if o.MaxAttempts < 0 || o.MaxAttempts > maxAttempts {
 		return "", fmt.Errorf("jobs: Options.MaxAttempts must be from 0 to %d, got %d", maxAttempts, o.MaxAttempts)
@@ -407,19 +411,6 @@ func (reg *Registry) Observe(f func(Event)) {
 	reg.observers = append(reg.observers, f)
 }
 
-// The methods below are for engines.
-
-// Tell calls the observers.
-func (reg *Registry) Tell(e Event) {
-	reg.mustNotBeNil("Tell")
-	reg.mu.RLock()
-	observers := slices.Clone(reg.observers)
-	reg.mu.RUnlock()
-	for _, f := range observers {
-		isolate("an observer", e.Kind, func() { f(e) })
-	}
-}
-
 // Kinds returns the names of the kinds, sorted.
 func (reg *Registry) Kinds() []string {
 	reg.mustNotBeNil("Kinds")
@@ -428,10 +419,19 @@ func (reg *Registry) Kinds() []string {
 	return slices.Sorted(maps.Keys(reg.kinds))
 }
 
-// Policy returns the policy of a kind, with MaxAttempts at least 1. It returns false
+// tell calls the observers.
+func (reg *Registry) tell(e Event) {
+	reg.mu.RLock()
+	observers := slices.Clone(reg.observers)
+	reg.mu.RUnlock()
+	for _, f := range observers {
+		isolate("an observer", e.Kind, func() { f(e) })
+	}
+}
+
+// policy returns the policy of a kind, with MaxAttempts at least 1. It returns false
 // if there is no such kind.
-func (reg *Registry) Policy(name string) (Policy, bool) {
-	reg.mustNotBeNil("Policy")
+func (reg *Registry) policy(name string) (Policy, bool) {
 	if k := reg.kind(name); k != nil {
 		return k.policy, true
 	}
@@ -444,16 +444,10 @@ func (reg *Registry) kind(name string) *kind {
 	return reg.kinds[name]
 }
 
-// Run makes one attempt: it decodes the payload and calls the handler of m.Kind. It
+// run makes one attempt: it decodes the payload and calls the handler of m.Kind. It
 // returns the handler's error, or a permanent one that is ErrUnknownKind or
 // ErrPayload.
-func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
-	switch {
-	case reg == nil:
-		return errors.New("jobs: Registry.Run: the Registry must not be nil")
-	case ctx == nil:
-		return errors.New("jobs: Registry.Run: ctx must not be nil")
-	}
+func (reg *Registry) run(ctx context.Context, m Meta, payload []byte) error {
 	k := reg.kind(m.Kind)
 	if k == nil {
 		return taskpool.Permanent(fmt.Errorf("%w %q", ErrUnknownKind, m.Kind))
@@ -461,10 +455,9 @@ func (reg *Registry) Run(ctx context.Context, m Meta, payload []byte) error {
 	return k.run(ctx, m, payload)
 }
 
-// Judge says what an attempt that ended with err means for a job that was not
+// judge says what an attempt that ended with err means for a job that was not
 // canceled. It calls the policy's Backoff.
-func (reg *Registry) Judge(m Meta, err error) Event {
-	reg.mustNotBeNil("Judge")
+func (reg *Registry) judge(m Meta, err error) Event {
 	if err == nil {
 		return Event{Meta: m}
 	}
@@ -481,7 +474,7 @@ func (reg *Registry) Judge(m Meta, err error) Event {
 		return e
 	}
 	e.State, e.Delay = Retrying, backoff.FullJitter(m.Attempt)
-	if p, _ := reg.Policy(m.Kind); after != nil {
+	if p, _ := reg.policy(m.Kind); after != nil {
 		e.Delay = after.Delay
 	} else if p.Backoff != nil {
 		isolate("Policy.Backoff", m.Kind, func() { e.Delay = max(p.Backoff(m.Attempt), 0) })

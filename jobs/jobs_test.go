@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 )
 
 func nothing[T any](context.Context, jobs.Meta, T) error { return nil }
@@ -106,7 +107,7 @@ func TestKindNames(t *testing.T) {
 
 func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 	good := jobs.Request{Kind: "kind", Payload: []byte("1"), MaxAttempts: 1}
-	require.NoError(t, good.Validate())
+	require.NoError(t, engine.Validate(good))
 	for want, change := range map[string]func(*jobs.Request){
 		`jobs: Request.Kind must be 2 to 127 letters, digits and . _ - / of ASCII, a letter or digit first, got "?"`: func(r *jobs.Request) { r.Kind = "?" },
 		`jobs: Request.Payload must be JSON`:                               func(r *jobs.Request) { r.Payload = nil },
@@ -120,7 +121,7 @@ func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 	} {
 		r := good
 		change(&r)
-		require.EqualError(t, r.Validate(), want)
+		require.EqualError(t, engine.Validate(r), want)
 		var reg jobs.Registry
 		_, err := newLocal(t, &reg).Enqueue(t.Context(), r)
 		require.EqualError(t, err, want)
@@ -133,12 +134,12 @@ func TestPayloadsAreTextToAllDatabases(t *testing.T) {
 		`"\u0000"`: false, `"\\\u0000"`: false, `{"\u0000":1}`: false, "\"\xff\"": false,
 		`"\ud800"`: false, `"\ud800\n"`: false, `"\ud800x"`: false, `"\ud800\ud800"`: false, `"\ude00\ud83d"`: false, `"\ud83d\ude00\ude00"`: false,
 	} {
-		err := jobs.Request{Kind: "kind", Payload: []byte(payload), MaxAttempts: 1}.Validate()
+		err := engine.Validate(jobs.Request{Kind: "kind", Payload: []byte(payload), MaxAttempts: 1})
 		require.Equal(t, ok, err == nil, "%s: %v", payload, err)
 	}
 	var reg jobs.Registry
 	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{})
-	_, err := k.Enqueue(t.Context(), newLocal(t, &reg), "a\x00b", jobs.Options{})
+	_, err := k.Enqueue(t.Context(), newLocal(t, &reg), "a\x00b", nil)
 	require.EqualError(t, err, `jobs: Request.Payload must be UTF-8 without NUL and unpaired surrogates, as \u0000 and \ud800 are: databases store no such text`)
 }
 
@@ -157,28 +158,30 @@ func TestOptionsTakeThePolicysPlace(t *testing.T) {
 	var reg jobs.Registry
 	var q keeper
 	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{Priority: taskpool.High, MaxAttempts: 4})
-	must(t)(k.Enqueue(t.Context(), &q, "text", jobs.Options{}))
+	must(t)(k.Enqueue(t.Context(), &q, "text", nil))
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, MaxAttempts: 4}, q.last)
+	must(t)(k.Enqueue(t.Context(), &q, "text", new(jobs.Options)))
 	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, MaxAttempts: 4}, q.last)
 
 	when := time.Now().Add(time.Hour)
-	must(t)(k.Enqueue(t.Context(), &q, "text", jobs.Options{Priority: new(taskpool.Medium), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}))
+	must(t)(k.Enqueue(t.Context(), &q, "text", &jobs.Options{Priority: new(taskpool.Medium), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}))
 	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}, q.last)
 
 	for _, n := range []int{-1, 32768} {
-		_, err := k.Enqueue(t.Context(), &q, "", jobs.Options{MaxAttempts: n})
+		_, err := k.Enqueue(t.Context(), &q, "", &jobs.Options{MaxAttempts: n})
 		require.EqualError(t, err, fmt.Sprintf("jobs: Options.MaxAttempts must be from 0 to 32767, got %d", n))
 	}
-	_, err := jobs.Register(&reg, "number", nothing[float64], jobs.Policy{}).Enqueue(t.Context(), &q, math.NaN(), jobs.Options{})
+	_, err := jobs.Register(&reg, "number", nothing[float64], jobs.Policy{}).Enqueue(t.Context(), &q, math.NaN(), nil)
 	require.ErrorContains(t, err, `jobs: payload of kind "number": `)
 }
 
 func TestPolicyIsWhatWasRegistered(t *testing.T) {
 	var reg jobs.Registry
 	jobs.Register(&reg, "kind", nothing[int], jobs.Policy{Timeout: time.Second})
-	p, ok := reg.Policy("kind")
+	p, ok := engine.Policy(&reg, "kind")
 	require.True(t, ok)
 	require.Equal(t, jobs.Policy{Timeout: time.Second, MaxAttempts: 1}, p)
-	_, ok = reg.Policy("other")
+	_, ok = engine.Policy(&reg, "other")
 	require.False(t, ok)
 }
 
@@ -208,12 +211,12 @@ func TestJudgeSaysWhatAnErrorMeans(t *testing.T) {
 		{"early", 1, errTest, jobs.Retrying, 0},
 	} {
 		m := jobs.Meta{Kind: c.kind, Attempt: c.attempt, MaxAttempts: 5}
-		require.Equal(t, jobs.Event{Meta: m, State: c.state, Err: c.err, Delay: c.delay}, reg.Judge(m, c.err), "%+v", c)
+		require.Equal(t, jobs.Event{Meta: m, State: c.state, Err: c.err, Delay: c.delay}, engine.Judge(&reg, m, c.err), "%+v", c)
 	}
 	longest := make(map[int]time.Duration)
 	for range 1000 {
 		for _, n := range []int{1, 3, 30} {
-			longest[n] = max(longest[n], reg.Judge(jobs.Meta{Kind: "default", Attempt: n, MaxAttempts: 99}, errTest).Delay)
+			longest[n] = max(longest[n], engine.Judge(&reg, jobs.Meta{Kind: "default", Attempt: n, MaxAttempts: 99}, errTest).Delay)
 		}
 	}
 	for n, limit := range map[int]time.Duration{1: 100 * time.Millisecond, 3: 400 * time.Millisecond, 30: 30 * time.Second} {

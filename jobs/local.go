@@ -70,10 +70,10 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if err := q.misuse("Enqueue", ctx); err != nil {
 		return "", err
 	}
-	if err := r.Validate(); err != nil {
+	if err := r.validate(); err != nil {
 		return "", err
 	}
-	policy, ok := q.reg.Policy(r.Kind)
+	policy, ok := q.reg.policy(r.Kind)
 	if !ok {
 		return "", fmt.Errorf("%w %q", ErrUnknownKind, r.Kind)
 	}
@@ -205,13 +205,13 @@ func (q *LocalQueue) task(j *localJob, r Request, p Policy) taskpool.Task {
 		}
 		m := j.meta
 		m.Attempt = j.underWay()
-		return q.reg.Run(ctx, m, r.Payload)
+		return q.reg.run(ctx, m, r.Payload)
 	}
 	if t.Retry.MaxAttempts = r.MaxAttempts; r.MaxAttempts > 1 {
 		t.Retry.If = func(err error) bool {
 			m := j.meta
 			m.Attempt = j.underWay()
-			e := q.reg.Judge(m, err)
+			e := q.reg.judge(m, err)
 			if e.State != Retrying {
 				return false
 			}
@@ -258,7 +258,7 @@ func (q *LocalQueue) tell(j *localJob, e Event) {
 		return
 	}
 	j.ended = e.State != Retrying
-	q.reg.Tell(e)
+	q.reg.tell(e)
 }
 
 // Cancel ends a job, see [Queue]. Its error is then [context.Canceled]. It never

@@ -20,6 +20,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 )
 
 var errTest = errors.New("as the handler says")
@@ -77,7 +78,7 @@ func occupy(t *testing.T, reg *jobs.Registry, q *jobs.LocalQueue) (release func(
 		<-gate
 		return nil
 	}, jobs.Policy{})
-	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	must(t)(k.Enqueue(t.Context(), q, 0, nil))
 	<-started
 	return sync.OnceFunc(func() { close(gate) })
 }
@@ -95,7 +96,7 @@ func TestContextThatEndsOnceAJobIsAcceptedChangesNothing(t *testing.T) {
 		events := record(&reg)
 		release := occupy(t, &reg, q)
 		k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error { return ctx.Err() }, jobs.Policy{MaxAttempts: 3})
-		must(t)(k.Enqueue(ctx, q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(ctx, q, 0, nil))
 		release()
 		require.NoError(t, q.Stop(t.Context()))
 		require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
@@ -117,7 +118,7 @@ func TestContextThatEndsWhenAJobHasStartedDoesNotCancelIt(t *testing.T) {
 			synctest.Wait()
 			return context.Cause(ctx)
 		}, jobs.Policy{})
-		id := must(t)(k.Enqueue(ctx, q, 0, jobs.Options{}))
+		id := must(t)(k.Enqueue(ctx, q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Len(t, events(), 1)
 		require.Equal(t, jobs.Completed, events()[0].State, "error: %v", events()[0].Err)
@@ -137,7 +138,7 @@ func TestJobIsAddedOrRefusedWheneverTheContextEnds(t *testing.T) {
 	for range 200 {
 		ctx, cancel := context.WithCancel(t.Context())
 		go cancel()
-		if id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"}); err == nil {
+		if id, err := k.Enqueue(ctx, q, 0, &jobs.Options{UniqueKey: "key"}); err == nil {
 			added = append(added, id)
 		} else if !errors.Is(err, jobs.ErrDuplicate) {
 			require.ErrorIs(t, err, context.Canceled)
@@ -164,14 +165,14 @@ func TestContextThatEndsWhileEnqueueWaitsForRoomLeavesNoJob(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		go func() { // waits for the other to be added
-			_, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+			_, err := k.Enqueue(ctx, q, 0, &jobs.Options{UniqueKey: "key"})
 			assert.ErrorIs(t, err, context.DeadlineExceeded)
 		}()
-		id, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+		id, err := k.Enqueue(ctx, q, 0, &jobs.Options{UniqueKey: "key"})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, context.Canceled)
 		require.Empty(t, id)
-		_, err = k.Enqueue(ctx, q, 0, jobs.Options{})
+		_, err = k.Enqueue(ctx, q, 0, nil)
 		require.ErrorIs(t, err, context.DeadlineExceeded, "with a context that is over")
 
 		synctest.Wait()
@@ -214,10 +215,10 @@ func TestHandlerAndHooksSeeNothingOfEnqueuesContext(t *testing.T) {
 		return nil
 	}, jobs.Policy{})
 	parent := jobs.Register(&reg, "parent", func(ctx context.Context, _ jobs.Meta, _ int) error {
-		_, err := child.Enqueue(context.WithValue(ctx, submitterKey{}, "value"), q, 0, jobs.Options{})
+		_, err := child.Enqueue(context.WithValue(ctx, submitterKey{}, "value"), q, 0, nil)
 		return err
 	}, jobs.Policy{})
-	must(t)(parent.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	must(t)(parent.Enqueue(t.Context(), q, 0, nil))
 	require.NoError(t, q.Stop(t.Context()))
 	require.Equal(t, []any{nil, nil, nil, nil}, seen)
 }
@@ -228,7 +229,7 @@ func TestWaitingJobKeepsNothingOfEnqueuesContext(t *testing.T) {
 	k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
 	value := new([1 << 10]byte)
 	weakly := weak.Make(value)
-	id := must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, value), q, 0, jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+	id := must(t)(k.Enqueue(context.WithValue(t.Context(), submitterKey{}, value), q, 0, &jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
 	value = nil
 	runtime.GC()
 	require.Nil(t, weakly.Value())
@@ -244,7 +245,7 @@ func TestEnqueueWithAContextThatIsOverAddsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(over)
 	for range 100 {
-		_, err := k.Enqueue(ctx, q, 0, jobs.Options{})
+		_, err := k.Enqueue(ctx, q, 0, nil)
 		require.ErrorIs(t, err, over)
 	}
 	require.NoError(t, q.Stop(t.Context()))
@@ -256,7 +257,7 @@ func TestKeyIsFreeWhenObserversAreTold(t *testing.T) {
 		var reg jobs.Registry
 		q := newLocal(t, &reg)
 		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
-		later := jobs.Options{UniqueKey: "key", NotBefore: time.Now().Add(time.Hour)}
+		later := &jobs.Options{UniqueKey: "key", NotBefore: time.Now().Add(time.Hour)}
 		var second jobs.ID
 		reg.Observe(func(jobs.Event) {
 			if second == "" {
@@ -265,7 +266,7 @@ func TestKeyIsFreeWhenObserversAreTold(t *testing.T) {
 				assert.NoError(t, err)
 			}
 		})
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}))
+		must(t)(k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"}))
 		synctest.Wait()
 		id, err := k.Enqueue(t.Context(), q, 0, later)
 		require.ErrorIs(t, err, jobs.ErrDuplicate)
@@ -280,7 +281,7 @@ func TestStopWaitsForObserversUntilItsContextEnds(t *testing.T) {
 		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
 		var told atomic.Bool
 		reg.Observe(func(jobs.Event) { time.Sleep(time.Minute); told.Store(true) })
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.ErrorIs(t, q.Stop(ctx), context.DeadlineExceeded)
@@ -303,7 +304,7 @@ func TestBackoffThatPanicsIsReplacedByTheDefault(t *testing.T) {
 				events := record(&reg)
 				k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return errTest },
 					jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { end(); return time.Hour }})
-				must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+				must(t)(k.Enqueue(t.Context(), q, 0, nil))
 				require.NoError(t, q.Stop(t.Context()))
 				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Discarded}, states(events()))
 				require.LessOrEqual(t, events()[0].Delay, 100*time.Millisecond)
@@ -335,7 +336,7 @@ func TestObserverThatPanicsOrGoesAwayChangesNothing(t *testing.T) {
 					}
 					return nil
 				}, jobs.Policy{MaxAttempts: 2, Backoff: at(time.Second)})
-				must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+				must(t)(k.Enqueue(t.Context(), q, 0, nil))
 				require.NoError(t, q.Stop(t.Context()))
 				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Completed}, states(events()))
 				require.Zero(t, died, "workers")
@@ -358,7 +359,7 @@ func TestErrorWhoseMethodsPanicDiscardsTheJob(t *testing.T) {
 	defer slog.SetDefault(before)
 	var reg jobs.Registry
 	jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 5})
-	e := reg.Judge(jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, panicking{})
+	e := engine.Judge(&reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, panicking{})
 	require.Equal(t, jobs.Discarded, e.State)
 }
 
@@ -369,7 +370,7 @@ func TestNothingIsToldOfAJobAfterItsEnd(t *testing.T) {
 		events := record(&reg)
 		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return errTest },
 			jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { time.Sleep(time.Hour); return 0 }})
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.Error(t, q.Stop(ctx)) // gives up while Backoff is at work
@@ -386,8 +387,8 @@ func TestStopInAHandlerStopsNothing(t *testing.T) {
 	k := jobs.Register(&reg, "job", func(ctx context.Context, _ jobs.Meta, _ int) error {
 		return q.Stop(ctx)
 	}, jobs.Policy{})
-	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
-	must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+	must(t)(k.Enqueue(t.Context(), q, 0, nil))
+	must(t)(k.Enqueue(t.Context(), q, 0, nil))
 	require.NoError(t, q.Stop(t.Context()))
 	require.Len(t, events(), 2)
 	for _, e := range events() {
@@ -404,7 +405,7 @@ func TestDetachedWorkOutlivesItsJob(t *testing.T) {
 			detached = taskpool.Detach(ctx)
 			return nil
 		}, jobs.Policy{})
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.NoError(t, detached.Err())
 	})
@@ -419,8 +420,8 @@ func TestHungJobIsDiscardedAndItsSlotReplaced(t *testing.T) {
 		hang := jobs.Register(&reg, "hang", func(context.Context, jobs.Meta, int) error { <-awake; return nil },
 			jobs.Policy{MaxAttempts: 3, Timeout: time.Second})
 		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{})
-		must(t)(hang.Enqueue(t.Context(), q, 0, jobs.Options{}))
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(hang.Enqueue(t.Context(), q, 0, nil))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		close(awake)
 		require.ElementsMatch(t, []jobs.State{jobs.Discarded, jobs.Completed}, states(events()))
@@ -442,8 +443,8 @@ func TestShedJobIsDiscarded(t *testing.T) {
 		events := record(&reg)
 		release := occupy(t, &reg, q)
 		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 3})
-		shed := must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{Priority: new(taskpool.High)}))
+		shed := must(t)(k.Enqueue(t.Context(), q, 0, nil))
+		must(t)(k.Enqueue(t.Context(), q, 0, &jobs.Options{Priority: new(taskpool.High)}))
 		synctest.Wait()
 		require.Len(t, events(), 1)
 		e := events()[0]
@@ -452,7 +453,7 @@ func TestShedJobIsDiscarded(t *testing.T) {
 		require.Zero(t, e.Attempt)
 		require.ErrorIs(t, e.Err, taskpool.ErrShed)
 
-		id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		id, err := k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"})
 		require.ErrorIs(t, err, taskpool.ErrFull)
 		require.Empty(t, id)
 		_, keys := q.Sizes()
@@ -471,9 +472,9 @@ func TestStopThatIsCutShortCancelsWhatIsLeft(t *testing.T) {
 			return ctx.Err()
 		}, jobs.Policy{MaxAttempts: 3})
 		for range 3 { // one runs, one waits for a worker, one for its time
-			must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+			must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		}
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+		must(t)(k.Enqueue(t.Context(), q, 0, &jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := q.Stop(ctx)
@@ -488,7 +489,7 @@ func TestStopThatIsCutShortCancelsWhatIsLeft(t *testing.T) {
 			ran += e.Attempt
 		}
 		require.Equal(t, 1, ran)
-		_, err = k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		_, err = k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"})
 		require.ErrorIs(t, err, taskpool.ErrClosed)
 		known, keys := q.Sizes()
 		require.Zero(t, known+keys)
@@ -516,10 +517,10 @@ func TestUnfinishedJobsCanBeSubmittedToAnotherPool(t *testing.T) {
 			return ctx.Err()
 		}, jobs.Policy{MaxAttempts: 3, Backoff: at(time.Hour)})
 		for _, name := range []string{"retried", "running", "queued"} {
-			must(t)(k.Enqueue(t.Context(), q, name, jobs.Options{}))
+			must(t)(k.Enqueue(t.Context(), q, name, nil))
 			synctest.Wait()
 		}
-		must(t)(k.Enqueue(t.Context(), q, "delayed", jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
+		must(t)(k.Enqueue(t.Context(), q, "delayed", &jobs.Options{NotBefore: time.Now().Add(time.Hour)}))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		cut, ok := errors.AsType[*taskpool.ShutdownError](q.Stop(ctx))
@@ -547,7 +548,7 @@ func tree(reg *jobs.Registry, q func() jobs.Queue) *jobs.Kind[int] {
 	k = jobs.Register(reg, "tree", func(ctx context.Context, _ jobs.Meta, n int) error {
 		for range 2 {
 			if n > 0 {
-				if _, err := k.Enqueue(ctx, q(), n-1, jobs.Options{}); err != nil {
+				if _, err := k.Enqueue(ctx, q(), n-1, nil); err != nil {
 					return err
 				}
 			}
@@ -568,7 +569,7 @@ func TestHandlersEnqueueOnAFullPoolThatDrains(t *testing.T) {
 			synctest.Wait() // Enqueue waits for room
 			release()
 		}()
-		must(t)(k.Enqueue(t.Context(), q, 4, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 4, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Len(t, events(), 1+31)
 		for _, e := range events() {
@@ -587,7 +588,7 @@ func TestOfEnqueuesThatRaceWithOneKeyOneAddsAJob(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range ids {
 		wg.Go(func() {
-			id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+			id, err := k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"})
 			if ids[i], added[i] = id, err == nil; err != nil {
 				assert.ErrorIs(t, err, jobs.ErrDuplicate)
 			}
@@ -609,13 +610,13 @@ func TestEnqueueWaitsForOneWithItsKeyThatIsBeingAdded(t *testing.T) {
 		gate := make(chan struct{})
 		k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { <-gate; return nil }, jobs.Policy{})
 		var first jobs.ID
-		go func() { first, _ = k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}) }()
+		go func() { first, _ = k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"}) }()
 		synctest.Wait()
 		go func() {
 			synctest.Wait() // both wait
 			release()
 		}()
-		id, err := k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"})
+		id, err := k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"})
 		require.ErrorIs(t, err, jobs.ErrDuplicate)
 		synctest.Wait()
 		require.Equal(t, first, id)
@@ -633,15 +634,15 @@ func TestHandlerThatWaitsForAKeyToBeAddedGivesItsSlotForThat(t *testing.T) {
 		parent := jobs.Register(&reg, "parent", func(ctx context.Context, _ jobs.Meta, _ int) error {
 			close(started)
 			synctest.Wait() // the other waits for room
-			_, err := k.Enqueue(ctx, q, 0, jobs.Options{UniqueKey: "key"})
+			_, err := k.Enqueue(ctx, q, 0, &jobs.Options{UniqueKey: "key"})
 			if errors.Is(err, jobs.ErrDuplicate) {
 				return nil // it resumed before the other's worker had looked
 			}
 			return err
 		}, jobs.Policy{})
-		must(t)(parent.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(parent.Enqueue(t.Context(), q, 0, nil))
 		<-started
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{UniqueKey: "key"}))
+		must(t)(k.Enqueue(t.Context(), q, 0, &jobs.Options{UniqueKey: "key"}))
 		require.NoError(t, q.Stop(t.Context()))
 		got := states(events())
 		require.GreaterOrEqual(t, len(got), 2)
@@ -654,12 +655,12 @@ func TestHandlerThatWaitsForAKeyToBeAddedGivesItsSlotForThat(t *testing.T) {
 func TestUnknownKindIsRefused(t *testing.T) {
 	var reg, other jobs.Registry
 	q := newLocal(t, &reg)
-	_, err := jobs.Register(&other, "job", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, jobs.Options{})
+	_, err := jobs.Register(&other, "job", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, nil)
 	require.ErrorIs(t, err, jobs.ErrUnknownKind)
 	require.ErrorContains(t, err, `"job"`)
-	err = reg.Run(t.Context(), jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, nil)
+	err = engine.Run(t.Context(), &reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, nil)
 	require.ErrorIs(t, err, jobs.ErrUnknownKind)
-	require.Equal(t, jobs.Discarded, reg.Judge(jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, err).State)
+	require.Equal(t, jobs.Discarded, engine.Judge(&reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, err).State)
 }
 
 func TestHandleIsThatOfTheTaskUntilTheJobSettles(t *testing.T) {
@@ -671,8 +672,8 @@ func TestHandleIsThatOfTheTaskUntilTheJobSettles(t *testing.T) {
 		order = append(order, n)
 		return nil
 	}, jobs.Policy{})
-	must(t)(k.Enqueue(t.Context(), q, 1, jobs.Options{}))
-	id := must(t)(k.Enqueue(t.Context(), q, 2, jobs.Options{}))
+	must(t)(k.Enqueue(t.Context(), q, 1, nil))
+	id := must(t)(k.Enqueue(t.Context(), q, 2, nil))
 	h := q.Handle(id)
 	require.Equal(t, taskpool.Queued, h.State())
 	require.True(t, h.SetPriority(taskpool.High))
@@ -696,7 +697,7 @@ func TestJobCanBeCanceledBeforeEnqueueHasReturned(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}, jobs.Policy{})
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Equal(t, []jobs.State{jobs.Canceled}, states(events()))
 		require.ErrorIs(t, events()[0].Err, context.Canceled)
@@ -709,7 +710,7 @@ func TestKindIsTheTasksName(t *testing.T) {
 	q := newLocal(t, &reg, taskpool.WithHooks(taskpool.Hooks{
 		Started: func(e taskpool.TaskEvent) { names = append(names, e.Task.Name) },
 	}))
-	must(t)(jobs.Register(&reg, "mail.send", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, jobs.Options{}))
+	must(t)(jobs.Register(&reg, "mail.send", nothing[int], jobs.Policy{}).Enqueue(t.Context(), q, 0, nil))
 	require.NoError(t, q.Stop(t.Context()))
 	require.Equal(t, []string{"mail.send"}, names)
 }
@@ -742,9 +743,9 @@ func TestYieldAndBlockInAHandlerGiveItsSlotToOthers(t *testing.T) {
 				return give(ctx, ran)
 			}, jobs.Policy{Priority: taskpool.Low})
 			high := jobs.Register(&reg, "high", func(context.Context, jobs.Meta, int) error { close(ran); return nil }, jobs.Policy{Priority: taskpool.High})
-			must(t)(low.Enqueue(t.Context(), q, 0, jobs.Options{}))
+			must(t)(low.Enqueue(t.Context(), q, 0, nil))
 			<-started
-			must(t)(high.Enqueue(t.Context(), q, 0, jobs.Options{}))
+			must(t)(high.Enqueue(t.Context(), q, 0, nil))
 			require.NoError(t, q.Stop(t.Context()))
 			require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
 		})
@@ -769,8 +770,8 @@ func TestHeartbeatIsWatched(t *testing.T) {
 			}
 			return nil
 		}, jobs.Policy{MaxAttempts: 3, Heartbeat: 2 * time.Second})
-		silent := must(t)(k.Enqueue(t.Context(), q, false, jobs.Options{}))
-		must(t)(k.Enqueue(t.Context(), q, true, jobs.Options{}))
+		silent := must(t)(k.Enqueue(t.Context(), q, false, nil))
+		must(t)(k.Enqueue(t.Context(), q, true, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Len(t, events(), 2)
 		for _, e := range events() {
@@ -798,7 +799,7 @@ func TestAttemptThatAHookFailsIsRetriedLikeAnyOther(t *testing.T) {
 		events := record(&reg)
 		k := jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 3,
 			Backoff: func(n int) time.Duration { return time.Duration(n) * time.Second }})
-		must(t)(k.Enqueue(t.Context(), q, 0, jobs.Options{}))
+		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Equal(t, []jobs.State{jobs.Retrying, jobs.Retrying, jobs.Completed}, states(events()))
 		for i, e := range events() {
@@ -815,7 +816,7 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	ctx := t.Context()
 	var none context.Context
 	enqueue := func(k *jobs.Kind[int], ctx context.Context, q jobs.Queue) error {
-		id, err := k.Enqueue(ctx, q, 0, jobs.Options{})
+		id, err := k.Enqueue(ctx, q, 0, nil)
 		require.Empty(t, id)
 		return err
 	}
@@ -845,16 +846,12 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	require.PanicsWithValue(t, "jobs: Registry.Observe: f must not be nil", func() { reg.Observe(nil) })
 	var nobody *jobs.Registry
 	for name, call := range map[string]func(){
-		"Observe": func() { nobody.Observe(func(jobs.Event) {}) }, "Tell": func() { nobody.Tell(jobs.Event{}) },
-		"Kinds": func() { nobody.Kinds() }, "Policy": func() { nobody.Policy("one") },
-		"Judge": func() { nobody.Judge(jobs.Meta{}, nil) },
+		"Observe": func() { nobody.Observe(func(jobs.Event) {}) }, "Kinds": func() { nobody.Kinds() },
 	} {
 		require.PanicsWithValue(t, "jobs: Registry."+name+": the Registry must not be nil", call)
 	}
-	require.EqualError(t, nobody.Run(ctx, jobs.Meta{}, nil), "jobs: Registry.Run: the Registry must not be nil")
-	require.EqualError(t, reg.Run(none, jobs.Meta{Kind: "one"}, nil), "jobs: Registry.Run: ctx must not be nil")
 	require.PanicsWithValue(t, `jobs: Register "other": reg must not be nil`, func() { jobs.Register(nil, "other", nothing[int], jobs.Policy{}) })
-	must(t)(k.Enqueue(ctx, q, 0, jobs.Options{})) // nothing was lost
+	must(t)(k.Enqueue(ctx, q, 0, nil)) // nothing was lost
 }
 
 func TestAHandlerGivesItsSlotBackWhileItWaitsForAJobThatIsJustBeingAddedWhateverItsContext(t *testing.T) {
@@ -867,7 +864,7 @@ func TestAHandlerGivesItsSlotBackWhileItWaitsForAJobThatIsJustBeingAddedWhatever
 			var reg jobs.Registry
 			var q *jobs.LocalQueue
 			start, ended := make(chan struct{}), make(chan struct{})
-			one := jobs.Options{UniqueKey: "key"}
+			one := &jobs.Options{UniqueKey: "key"}
 			second := jobs.Register(&reg, "second", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
 			first := jobs.Register(&reg, "first", func(ctx context.Context, _ jobs.Meta, _ int) error {
 				defer close(ended)
@@ -877,7 +874,7 @@ func TestAHandlerGivesItsSlotBackWhileItWaitsForAJobThatIsJustBeingAddedWhatever
 				return nil
 			}, jobs.Policy{Timeout: time.Minute})
 			q = newLocal(t, &reg, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
-			_, err := first.Enqueue(t.Context(), q, 1, jobs.Options{})
+			_, err := first.Enqueue(t.Context(), q, 1, nil)
 			require.NoError(t, err)
 			synctest.Wait()
 			began := time.Now()

@@ -128,7 +128,7 @@ func (p *program) enqueue(ctx context.Context, q jobs.Queue) error {
 			p.count(&p.upToDate)
 			return nil
 		}
-		o := jobs.Options{UniqueKey: f.Output}
+		o := &jobs.Options{UniqueKey: f.Output}
 		if info.Size() > small {
 			o.Priority = new(taskpool.Low)
 		}

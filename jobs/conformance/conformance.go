@@ -113,7 +113,7 @@ func (s *suite) next(state jobs.State, attempt int) jobs.Event {
 	panic("not reached")
 }
 
-func (s *suite) enqueue(k *jobs.Kind[int], payload int, o jobs.Options) jobs.ID {
+func (s *suite) enqueue(k *jobs.Kind[int], payload int, o *jobs.Options) jobs.ID {
 	s.Helper()
 	id, err := k.Enqueue(s.ctx, s.q, payload, o)
 	s.check(err == nil, "Enqueue: %v", err)
@@ -125,7 +125,7 @@ func (s *suite) one(p jobs.Policy, handler func(context.Context, jobs.Meta) erro
 	s.Helper()
 	k := jobs.Register(&s.reg, "one", func(ctx context.Context, m jobs.Meta, _ int) error { return handler(ctx, m) }, p)
 	s.start()
-	return s.enqueue(k, 0, jobs.Options{})
+	return s.enqueue(k, 0, nil)
 }
 
 // gate registers a kind whose jobs occupy the engine until release is called.
@@ -167,7 +167,7 @@ func meta(s *suite) {
 		return nil
 	}, jobs.Policy{MaxAttempts: 3})
 	s.start()
-	id, err := k.Enqueue(s.ctx, s.q, want, jobs.Options{Priority: new(taskpool.Low), MaxAttempts: 7, UniqueKey: "key"})
+	id, err := k.Enqueue(s.ctx, s.q, want, &jobs.Options{Priority: new(taskpool.Low), MaxAttempts: 7, UniqueKey: "key"})
 	s.check(err == nil, "Enqueue: %v", err)
 	e := s.next(jobs.Completed, 1)
 	s.check(got.Text == want.Text && slices.Equal(got.List, want.List), "payload is %v, want %v", got, want)
@@ -187,11 +187,11 @@ func order(s *suite) {
 		return nil
 	}, jobs.Policy{Priority: taskpool.Low})
 	s.start()
-	s.enqueue(gate, 0, jobs.Options{})
+	s.enqueue(gate, 0, nil)
 	s.await(started)
-	s.enqueue(k, 3, jobs.Options{})
-	s.enqueue(k, 2, jobs.Options{Priority: new(taskpool.Medium)})
-	s.enqueue(k, 1, jobs.Options{Priority: new(taskpool.High)})
+	s.enqueue(k, 3, nil)
+	s.enqueue(k, 2, &jobs.Options{Priority: new(taskpool.Medium)})
+	s.enqueue(k, 1, &jobs.Options{Priority: new(taskpool.High)})
 	release()
 	for range 4 {
 		s.next(jobs.Completed, 1)
@@ -248,9 +248,9 @@ func cancelWaiting(s *suite) {
 	gate, started, release := s.gate()
 	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
 	s.start()
-	s.enqueue(gate, 0, jobs.Options{})
+	s.enqueue(gate, 0, nil)
 	s.await(started)
-	id := s.enqueue(k, 0, jobs.Options{})
+	id := s.enqueue(k, 0, nil)
 	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
 	e := s.next(jobs.Canceled, 0)
 	s.check(e.ID == id, "job %q was canceled, want %q", e.ID, id)
@@ -316,7 +316,7 @@ func unique(s *suite) {
 	gate, started, release := s.gate()
 	other := jobs.Register(&s.reg, "other", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
 	s.start()
-	o := jobs.Options{UniqueKey: "key"}
+	o := &jobs.Options{UniqueKey: "key"}
 	first := s.enqueue(gate, 0, o)
 	s.await(started)
 	id, err := gate.Enqueue(s.ctx, s.q, 1, o)
@@ -334,7 +334,7 @@ func notBefore(s *suite) {
 	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { ran = time.Now(); return nil }, jobs.Policy{})
 	s.start()
 	at := time.Now().Add(50 * time.Millisecond)
-	s.enqueue(k, 0, jobs.Options{NotBefore: at})
+	s.enqueue(k, 0, &jobs.Options{NotBefore: at})
 	s.next(jobs.Completed, 1)
 	s.check(!ran.Before(at), "it ran %v too early", at.Sub(ran))
 }
@@ -343,9 +343,9 @@ func gracefulStop(s *suite) {
 	gate, started, release := s.gate()
 	other := jobs.Register(&s.reg, "other", func(ctx context.Context, _ jobs.Meta, _ int) error { return ctx.Err() }, jobs.Policy{})
 	s.start()
-	running := s.enqueue(gate, 0, jobs.Options{})
+	running := s.enqueue(gate, 0, nil)
 	s.await(started)
-	waiting := s.enqueue(other, 0, jobs.Options{})
+	waiting := s.enqueue(other, 0, nil)
 
 	ctx := &stopContext{Context: s.ctx, asked: make(chan struct{})}
 	stopped := make(chan error, 1)

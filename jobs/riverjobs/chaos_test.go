@@ -129,7 +129,7 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 	tx, err := db.Begin(ctx)
 	require.NoError(t, err)
 	for n := range total {
-		enqueue(t, kind, q.InTx(tx), n, jobs.Options{})
+		enqueue(t, kind, q.InTx(tx), n, nil)
 	}
 	require.NoError(t, tx.Commit(ctx))
 

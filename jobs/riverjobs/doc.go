@@ -7,8 +7,8 @@
 //	err = riverjobs.Migrate(ctx, driver)                  // River's tables
 //	q, err := riverjobs.New(driver, &reg, riverjobs.Config{Pool: pool})
 //	err = q.Start(ctx)
-//	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, jobs.Options{})
-//	id, err = resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, jobs.Options{}) // exists if tx is committed
+//	id, err := resize.Enqueue(ctx, q, ResizeArgs{…}, nil)
+//	id, err = resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, nil) // exists if tx is committed
 //	err = q.Stop(ctx)                                     // soft; hard when ctx ends
 //
 // Or with SQLite, of which one process waits for another only when it is told so:

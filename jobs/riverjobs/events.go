@@ -8,6 +8,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 )
 
 // events tells the observers what came to pass. A slow observer makes no event get lost,
@@ -142,7 +143,7 @@ func (s *events) tell() {
 		}
 		s.mu.Unlock()
 		for _, e := range untold {
-			s.reg.Tell(e)
+			engine.Tell(s.reg, e)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := report.Enqueue(ctx, q, Report{"May"}, jobs.Options{}); err != nil { // it is stored
+	if _, err := report.Enqueue(ctx, q, Report{"May"}, nil); err != nil { // it is stored
 		log.Fatal(err)
 	}
 	if err := q.Start(ctx); err != nil { // in this process or another one

@@ -19,6 +19,7 @@ import (
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/remote"
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 )
 
 // A Config says what a process does with the jobs of a database. The zero value only
@@ -176,7 +177,7 @@ func (c *Config) complete(reg *jobs.Registry) error {
 	}
 	rc.JobTimeout = cmp.Or(rc.JobTimeout, limit)
 	for _, kind := range reg.Kinds() {
-		if p, _ := reg.Policy(kind); p.Timeout > rc.JobTimeout {
+		if p, _ := engine.Policy(reg, kind); p.Timeout > rc.JobTimeout {
 			return fmt.Errorf("riverjobs: Policy.Timeout of kind %q must not be more than Config.River.JobTimeout, %v, got %v",
 				kind, rc.JobTimeout, p.Timeout)
 		}
@@ -358,20 +359,12 @@ func (q *Queue[TTx]) Enqueue(ctx context.Context, r jobs.Request) (jobs.ID, erro
 	})
 }
 
-// EnqueueTx is Enqueue in the caller's transaction: the job exists if tx is committed,
-// and runs afterwards.
-func (q *Queue[TTx]) EnqueueTx(ctx context.Context, tx TTx, r jobs.Request) (jobs.ID, error) {
-	return q.enqueue(r, func(a args, o *river.InsertOpts) (*rivertype.JobInsertResult, error) {
-		return q.client.InsertTx(ctx, tx, a, o)
-	})
-}
-
 func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts) (*rivertype.JobInsertResult, error)) (jobs.ID, error) {
-	if err := r.Validate(); err != nil {
+	if err := engine.Validate(r); err != nil {
 		return "", err
 	}
 	if _, ok := slices.BinarySearch(q.kinds, r.Kind); !ok && q.known {
-		if _, late := q.reg.Policy(r.Kind); late {
+		if _, late := engine.Policy(q.reg, r.Kind); late {
 			return "", fmt.Errorf("%w %q: it was registered after New", jobs.ErrUnknownKind, r.Kind)
 		}
 		return "", fmt.Errorf("%w %q", jobs.ErrUnknownKind, r.Kind)
@@ -408,9 +401,10 @@ func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
 	return err
 }
 
-// InTx returns a queue that does all in the caller's transaction:
+// InTx returns a queue that does all in the caller's transaction. A job that is added so
+// exists if tx is committed, and runs afterwards:
 //
-//	resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, jobs.Options{})
+//	resize.Enqueue(ctx, q.InTx(tx), ResizeArgs{…}, nil)
 //
 // Observers are not told of a job that its Cancel ended before it ran, as that may be
 // rolled back.
@@ -422,7 +416,9 @@ type txQueue[TTx any] struct {
 }
 
 func (t *txQueue[TTx]) Enqueue(ctx context.Context, r jobs.Request) (jobs.ID, error) {
-	return t.q.EnqueueTx(ctx, t.tx, r)
+	return t.q.enqueue(r, func(a args, o *river.InsertOpts) (*rivertype.JobInsertResult, error) {
+		return t.q.client.InsertTx(ctx, t.tx, a, o)
+	})
 }
 
 func (t *txQueue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {

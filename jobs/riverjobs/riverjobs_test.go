@@ -108,7 +108,7 @@ func await(t *testing.T, c <-chan struct{}) {
 	}
 }
 
-func enqueue[T any](t *testing.T, k *jobs.Kind[T], q jobs.Queue, payload T, o jobs.Options) jobs.ID {
+func enqueue[T any](t *testing.T, k *jobs.Kind[T], q jobs.Queue, payload T, o *jobs.Options) jobs.ID {
 	t.Helper()
 	id, err := k.Enqueue(t.Context(), q, payload, o)
 	require.NoError(t, err)
@@ -136,7 +136,7 @@ func TestStopThatIsCutShortGivesJobsBackWithTheirAttempt(t *testing.T) {
 					return errors.New("not the context's error")
 				}, jobs.Policy{MaxAttempts: 1})
 				p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(10*time.Millisecond))})
-				id := enqueue(t, k, p, 1, jobs.Options{})
+				id := enqueue(t, k, p, 1, nil)
 				await(t, started)
 				impatient, cancel := context.WithCancelCause(t.Context())
 				cancel(errTest)
@@ -168,7 +168,7 @@ func TestASecondStopWithLessPatienceCutsTheFirstShort(t *testing.T) {
 		return ctx.Err()
 	}, jobs.Policy{})
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-	enqueue(t, k, p, 1, jobs.Options{})
+	enqueue(t, k, p, 1, nil)
 	await(t, started)
 	first := make(chan error, 1)
 	go func() { first <- p.Stop(context.Background()) }()
@@ -191,7 +191,7 @@ func TestAQueueIsStartedOnceAndMayBeStartedAgain(t *testing.T) {
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.ErrorIs(t, p.Start(over), context.Canceled)
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		require.NoError(t, p.Start(t.Context()))
 		require.Equal(t, id, next().ID)
 
@@ -210,8 +210,8 @@ func TestHungJobIsDiscardedAndItsSlotTakesTheNext(t *testing.T) {
 			jobs.Policy{MaxAttempts: 5, Timeout: time.Millisecond})
 		k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(10*time.Millisecond))})
-		id := enqueue(t, hangs, p, 1, jobs.Options{})
-		enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, hangs, p, 1, nil)
+		enqueue(t, k, p, 1, nil)
 		ends := map[string]jobs.Event{}
 		for range 2 { // in any order
 			e := next()
@@ -233,7 +233,7 @@ func TestJobOfAnotherProgramsKindIsDiscardedWithAReason(t *testing.T) {
 		jobs.Register(&reg, "kind", done, jobs.Policy{})
 		k := jobs.Register(&other, "foreign", done, jobs.Policy{MaxAttempts: 9})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
-		id := enqueue(t, k, open(&other, riverjobs.Config{}), 1, jobs.Options{})
+		id := enqueue(t, k, open(&other, riverjobs.Config{}), 1, nil)
 		e := next()
 		require.Equal(t, jobs.Discarded, e.State)
 		require.ErrorIs(t, e.Err, jobs.ErrUnknownKind)
@@ -253,7 +253,7 @@ func TestKnownKindsOnlyLeavesTheOthersToOtherProcesses(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: newPool(t), River: c})
 		foreign, err := p.Enqueue(t.Context(), jobs.Request{Kind: "foreign", Payload: json.RawMessage("1"), MaxAttempts: 1})
 		require.NoError(t, err)
-		own := enqueue(t, k, p, 1, jobs.Options{Priority: new(taskpool.Low)}) // it would come later
+		own := enqueue(t, k, p, 1, &jobs.Options{Priority: new(taskpool.Low)}) // it would come later
 		require.Equal(t, own, next().ID)
 		require.Equal(t, rivertype.JobStateAvailable, p.row(foreign).State)
 		open(&other, riverjobs.Config{Pool: newPool(t), River: c})
@@ -277,7 +277,7 @@ func TestEveryPriorityIsKeptAndMapsMonotonically(t *testing.T) {
 			priority taskpool.Priority
 			river    int
 		}{{100, 4}, {2, 4}, {taskpool.Low, 3}, {taskpool.Medium, 2}, {taskpool.High, 1}, {-2, 1}, {-100, 1}} {
-			id := enqueue(t, k, q, 1, jobs.Options{Priority: &c.priority})
+			id := enqueue(t, k, q, 1, &jobs.Options{Priority: &c.priority})
 			require.Equal(t, c.river, q.row(id).Priority, "priority %d", c.priority)
 		}
 		open(&reg, riverjobs.Config{Pool: newPool(t)})
@@ -333,7 +333,7 @@ func TestErrorThatCannotBeStoredHoldsNobodyUp(t *testing.T) {
 		k := jobs.Register(&reg, "kind", func(_ context.Context, _ jobs.Meta, panics bool) error { return hostile{panics} }, jobs.Policy{})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
 		for _, panics := range []bool{false, true} {
-			id := enqueue(t, k, p, panics, jobs.Options{})
+			id := enqueue(t, k, p, panics, nil)
 			e := next()
 			require.Equal(t, jobs.Discarded, e.State)
 			require.ErrorIs(t, e.Err, hostile{panics})
@@ -356,7 +356,7 @@ func TestCancelReachesAJobInAnotherProcess(t *testing.T) {
 			return errTest
 		}, jobs.Policy{MaxAttempts: 3})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		await(t, started)
 		q := open(&other, riverjobs.Config{})
 		require.NoError(t, q.Cancel(t.Context(), id))
@@ -377,7 +377,7 @@ func TestJobThatWaitsForItsRetryCanBeCanceled(t *testing.T) {
 		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return taskpool.RetryAfter(time.Hour, errTest) },
 			jobs.Policy{MaxAttempts: 3})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		require.Equal(t, time.Hour, next().Delay)
 		require.Equal(t, rivertype.JobStateRetryable, p.row(id).State)
 		require.NoError(t, p.Cancel(t.Context(), id))
@@ -397,7 +397,7 @@ func TestJobWhoseTaskIsCanceledInThePoolIsCanceled(t *testing.T) {
 		return ctx.Err()
 	}, jobs.Policy{MaxAttempts: 3})
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-	id := enqueue(t, k, p, 1, jobs.Options{})
+	id := enqueue(t, k, p, 1, nil)
 	e := next()
 	require.Equal(t, jobs.Canceled, e.State)
 	require.ErrorIs(t, e.Err, errTest)
@@ -412,12 +412,12 @@ func TestProcessHoldsNoMoreRowsThanItHasWorkers(t *testing.T) {
 		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { started <- struct{}{}; <-gate; return nil }, jobs.Policy{})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(2))})
 		for i := range 5 {
-			enqueue(t, k, p, i, jobs.Options{})
+			enqueue(t, k, p, i, nil)
 		}
 		await(t, started)
 		await(t, started)
 		require.Equal(t, 2, p.count(rivertype.JobStateRunning))
-		urgent := enqueue(t, k, p, 5, jobs.Options{Priority: new(taskpool.High)})
+		urgent := enqueue(t, k, p, 5, &jobs.Options{Priority: new(taskpool.High)})
 		gate <- struct{}{} // of one worker; that takes the urgent job next
 		require.Equal(t, jobs.Completed, next().State)
 		await(t, started)
@@ -448,9 +448,9 @@ func TestLowWorkInAQueueOfItsOwnIsNotStarvedByUrgentWork(t *testing.T) {
 			River: river.Config{Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 2}, "low": {MaxWorkers: 1}}},
 		})
 		for i := range 4 {
-			enqueue(t, urgent, p, i, jobs.Options{})
+			enqueue(t, urgent, p, i, nil)
 		}
-		id := enqueue(t, low, p, 0, jobs.Options{})
+		id := enqueue(t, low, p, 0, nil)
 		e := next()
 		require.Equal(t, id, e.ID)
 		require.Equal(t, jobs.Completed, e.State)
@@ -463,7 +463,7 @@ func TestAttemptThatTakesLongerThanJobTimeoutHasTimedOut(t *testing.T) {
 		next := observe(t, &reg)
 		k := jobs.Register(&reg, "kind", func(ctx context.Context, _ jobs.Meta, _ int) error { <-ctx.Done(); return ctx.Err() }, jobs.Policy{})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t), River: river.Config{JobTimeout: 20 * time.Millisecond}})
-		enqueue(t, k, p, 1, jobs.Options{})
+		enqueue(t, k, p, 1, nil)
 		e := next()
 		require.Equal(t, jobs.Discarded, e.State)
 		require.ErrorIs(t, e.Err, taskpool.ErrTimeout)
@@ -479,7 +479,7 @@ func TestJobForWhichThePoolHasNoRoomGoesBackWithItsAttempt(t *testing.T) {
 		gate := make(chan struct{})
 		require.NoError(t, pool.Go(taskpool.Medium, func() { <-gate }))
 		p := open(&reg, riverjobs.Config{Pool: pool})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		e := next()
 		require.Equal(t, jobs.Retrying, e.State)
 		require.ErrorIs(t, e.Err, taskpool.ErrFull)
@@ -505,7 +505,7 @@ func TestJobThatAShutdownOfThePoolCutsOffGoesBackWithItsAttempt(t *testing.T) {
 		}, jobs.Policy{})
 		pool := newPool(t)
 		p := open(&reg, riverjobs.Config{Pool: pool})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		await(t, started)
 		impatient, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -528,7 +528,7 @@ func TestSlowObserverLosesNoEvent(t *testing.T) {
 	k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 	p := openerOn(t, riverpgxv5.New(newPostgres(t)))(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(100))})
 	for i := range n {
-		enqueue(t, k, p, i, jobs.Options{})
+		enqueue(t, k, p, i, nil)
 	}
 	require.Eventually(t, func() bool { return p.count(rivertype.JobStateCompleted) == n }, time.Minute, 10*time.Millisecond)
 	close(gate)
@@ -601,11 +601,11 @@ func testTransaction[TTx any](t *testing.T, driver riverdriver.Driver[TTx], begi
 	next := observe(t, &reg)
 	k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 	q := started(t, driver, &reg, riverjobs.Config{Pool: newPool(t), River: quick()})
-	o := jobs.Options{UniqueKey: "key"}
+	o := &jobs.Options{UniqueKey: "key"}
 	_, rollback := begin(func(tx TTx) { enqueue(t, k, q.InTx(tx), 1, o) })
 	require.NoError(t, rollback())
 
-	later := jobs.Options{UniqueKey: "key", NotBefore: time.Now().Add(time.Hour)}
+	later := &jobs.Options{UniqueKey: "key", NotBefore: time.Now().Add(time.Hour)}
 	var id jobs.ID
 	commit, _ := begin(func(tx TTx) {
 		id = enqueue(t, k, q.InTx(tx), 2, later) // the key is not taken

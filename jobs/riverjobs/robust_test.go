@@ -51,7 +51,7 @@ func TestNoMethodOfAnErrorEndsTheProcessOrLosesTheEnd(t *testing.T) {
 			next := observe(t, &reg)
 			k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return hostile }, jobs.Policy{})
 			p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-			id := enqueue(t, k, p, 1, jobs.Options{})
+			id := enqueue(t, k, p, 1, nil)
 			require.Equal(t, jobs.Discarded, next().State)
 			require.Equal(t, rivertype.JobStateDiscarded, p.row(id).State)
 		})
@@ -66,7 +66,7 @@ func TestAnErrorOfRiversFromAHandlerIsAnErrorLikeAnyOther(t *testing.T) {
 		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return own },
 			jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
 		p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		for attempt, state := range []jobs.State{jobs.Retrying, jobs.Discarded} {
 			e := next()
 			require.Equal(t, state, e.State, "%v", own)
@@ -98,7 +98,7 @@ func TestJobThatWaitsForAWorkerGoesBackBeforeItIsTakenForLost(t *testing.T) {
 		defer close(gate)
 		require.NoError(t, pool.Go(taskpool.High, func() { <-gate })) // work of somebody else's
 		p := open(&reg, riverjobs.Config{Pool: pool, River: rescueSoon(false)})
-		id := enqueue(t, k, p, 1, jobs.Options{})
+		id := enqueue(t, k, p, 1, nil)
 		e := next()
 		require.Equal(t, jobs.Retrying, e.State)
 		require.ErrorContains(t, e.Err, "no worker free")
@@ -122,7 +122,7 @@ func TestPoolThatShedsGivesJobsBack(t *testing.T) {
 	defer close(gate)
 	require.NoError(t, pool.Go(taskpool.Medium, func() { <-gate }))
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: pool})
-	id := enqueue(t, k, p, 1, jobs.Options{})
+	id := enqueue(t, k, p, 1, nil)
 	require.Eventually(t, func() bool { return pool.Stats().Queued > 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, pool.Go(taskpool.High, func() {}))
 	e := next()
@@ -161,7 +161,7 @@ func TestEachJobHasOneFinalEventAndNothingAfterIt(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(8))})
 		var cancels sync.WaitGroup
 		for i := range n {
-			id := enqueue(t, k, p, i, jobs.Options{})
+			id := enqueue(t, k, p, i, nil)
 			for range i % 3 { // some are canceled by two at once
 				cancels.Go(func() { _ = p.Cancel(context.Background(), id) })
 			}
@@ -185,8 +185,8 @@ func TestCancellationIsToldAfterTheRetryThatItEnds(t *testing.T) {
 	k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return taskpool.RetryAfter(time.Hour, errTest) },
 		jobs.Policy{MaxAttempts: 3})
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-	enqueue(t, slow, p, 1, jobs.Options{})
-	id := enqueue(t, k, p, 1, jobs.Options{})
+	enqueue(t, slow, p, 1, nil)
+	id := enqueue(t, k, p, 1, nil)
 	require.Eventually(t, func() bool { return p.row(id).State == rivertype.JobStateRetryable }, time.Minute, time.Millisecond)
 	require.NoError(t, p.Cancel(t.Context(), id), "no observer holds it up")
 	close(gate)
@@ -206,7 +206,7 @@ func TestOneOfManyCancelsAtOnceEndsAJobThatWaits(t *testing.T) {
 		reg.Observe(func(jobs.Event) { told.Add(1) })
 		k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 		q := open(&reg, riverjobs.Config{})
-		id := enqueue(t, k, q, 1, jobs.Options{NotBefore: time.Now().Add(time.Hour)})
+		id := enqueue(t, k, q, 1, &jobs.Options{NotBefore: time.Now().Add(time.Hour)})
 		var all sync.WaitGroup
 		var ended atomic.Int32
 		for range 5 {
@@ -262,7 +262,7 @@ func TestStopWaitsForAStartUnderWay(t *testing.T) {
 	require.NoError(t, answer())
 	require.NoError(t, <-started)
 	require.NoError(t, <-stopped)
-	enqueue(t, k, q, 1, jobs.Options{})
+	enqueue(t, k, q, 1, nil)
 	require.NoError(t, q.Stop(t.Context()))
 	require.Empty(t, ran, "nothing is at work any more")
 }
@@ -277,7 +277,7 @@ func TestStopIsBoundedWhenTheDatabaseDoesNotAnswer(t *testing.T) {
 		return ctx.Err()
 	}, jobs.Policy{})
 	p := openerOn(t, riversqlite.New(db))(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(time.Millisecond))})
-	id := enqueue(t, k, p, 1, jobs.Options{})
+	id := enqueue(t, k, p, 1, nil)
 	await(t, started)
 	tx, err := db.Begin()
 	require.NoError(t, err)
@@ -300,7 +300,7 @@ func TestStopInATaskOfThePoolIsErrInside(t *testing.T) {
 	next := observe(t, &reg)
 	p = openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 	for range 2 { // it goes on
-		enqueue(t, k, p, 1, jobs.Options{})
+		enqueue(t, k, p, 1, nil)
 		require.Equal(t, taskpool.ErrInside, <-got)
 		require.Equal(t, jobs.Completed, next().State)
 	}
@@ -312,12 +312,12 @@ func TestKindRegisteredTooLateIsRefused(t *testing.T) {
 	var p *process
 	var late *jobs.Kind[int]
 	k := jobs.Register(&reg, "kind", func(ctx context.Context, _ jobs.Meta, _ int) error {
-		_, err := late.Enqueue(ctx, p, 1, jobs.Options{})
+		_, err := late.Enqueue(ctx, p, 1, nil)
 		return err
 	}, jobs.Policy{MaxAttempts: 5})
 	p = openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 	late = jobs.Register(&reg, "late", done, jobs.Policy{})
-	enqueue(t, k, p, 1, jobs.Options{})
+	enqueue(t, k, p, 1, nil)
 	e := next()
 	require.Equal(t, jobs.Retrying, e.State, "the handler's own kind is known")
 	require.ErrorIs(t, e.Err, jobs.ErrUnknownKind)
@@ -355,7 +355,7 @@ func TestQueueWhosePoolIsShutDownLeavesJobsToOthers(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: pool, River: r})
 		require.NoError(t, pool.Shutdown(t.Context()))
 		for i := range 20 {
-			enqueue(t, k, p, i, jobs.Options{})
+			enqueue(t, k, p, i, nil)
 		}
 		require.ErrorIs(t, next().Err, taskpool.ErrClosed)
 		require.Eventually(t, func() bool { return log.count("River client stopped") > 0 }, time.Minute, time.Millisecond)
@@ -387,7 +387,7 @@ func TestProcessesShareASQLiteFileOpenedAsTheDocSays(t *testing.T) {
 		q := started(t, riversqlite.New(db), &reg, riverjobs.Config{Pool: newPool(t), River: quick()})
 		all.Go(func() {
 			for i := range n {
-				if _, err := k.Enqueue(context.Background(), q, i, jobs.Options{}); err != nil {
+				if _, err := k.Enqueue(context.Background(), q, i, nil); err != nil {
 					t.Error(err)
 					ran.Done()
 				}

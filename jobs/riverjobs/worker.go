@@ -15,6 +15,7 @@ import (
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/contain"
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 )
 
 // A worker makes attempts at jobs of all kinds, in the pool.
@@ -54,7 +55,7 @@ const (
 //	                        stop context.Canceled would do, but only after River's own
 func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	m := meta(job.JobRow)
-	policy, _ := w.reg.Policy(m.Kind)
+	policy, _ := engine.Policy(w.reg, m.Kind)
 	state := taskpool.Canceled
 
 	var fate atomic.Int32
@@ -72,7 +73,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 				<-ctx.Done() // the timer is about to end it
 				return errWaited
 			}
-			return w.reg.Run(ctx, m, payload(job.JobRow))
+			return engine.Run(ctx, w.reg, m, payload(job.JobRow))
 		},
 	})
 	if err == nil {
@@ -106,7 +107,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		if cutOff { // River has ended ctx, if Timeout was asked late
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
 		}
-		e = w.reg.Judge(m, err)
+		e = engine.Judge(w.reg, m, err)
 		if job.Args.next = &e.Delay; e.State == jobs.Discarded {
 			job.MaxAttempts = job.Attempt
 		}
@@ -129,7 +130,7 @@ func (w *worker) Timeout(job *river.Job[args]) time.Duration {
 // once; River's rescuer asks of one that was lost.
 func (w *worker) NextRetry(job *river.Job[args]) time.Time {
 	if job.Args.next == nil {
-		job.Args.next = new(w.reg.Judge(meta(job.JobRow), errLost).Delay)
+		job.Args.next = new(engine.Judge(w.reg, meta(job.JobRow), errLost).Delay)
 	}
 	return ceil(time.Now().Add(*job.Args.next))
 }

@@ -1,0 +1,23 @@
+package jobs
+
+import (
+	"context"
+
+	"github.com/taskpool-go/taskpool/jobs/internal/bridge"
+)
+
+// forEngine is a registry as package engine sees it, whose interface registry says what
+// there must be.
+type forEngine struct{ reg *Registry }
+
+func (f forEngine) Policy(kind string) (Policy, bool) { return f.reg.policy(kind) }
+func (f forEngine) Judge(m Meta, err error) Event     { return f.reg.judge(m, err) }
+func (f forEngine) Tell(e Event)                      { f.reg.tell(e) }
+func (f forEngine) Run(ctx context.Context, m Meta, payload []byte) error {
+	return f.reg.run(ctx, m, payload)
+}
+
+func init() {
+	bridge.Registry = func(reg any) any { return forEngine{reg.(*Registry)} }
+	bridge.Validate = func(r any) error { return r.(Request).validate() }
+}
