@@ -26,6 +26,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/process"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // An order tells the function die what to do: to die of How, or to return N+1.
@@ -177,10 +178,7 @@ func TestTheCallWhoseChildDiedFailsAndSaysOfWhat(t *testing.T) {
 // One call in twenty kills its child, in all ways there are.
 func TestExactlyTheCallsWhoseChildrenDiedFail(t *testing.T) {
 	const workers = 4
-	calls := 10_000
-	if raceEnabled || testing.Short() {
-		calls = 1000
-	}
+	calls := pooltest.Times(10_000, 1000)
 	var hows []string
 	for how := range deaths {
 		hows = append(hows, how)

@@ -10,8 +10,8 @@ import (
 )
 
 // DyingName is a variable that has a child kill itself at a byte of what it reads
-// or, after its hello, writes. Its value has the form "read 1048576 97 /a/file": of
-// so many bytes, in steps of so many but one by one in the first and the last 64.
+// or, after its hello, writes. Its value has the form "read 1048576 97 64 /a/file": of
+// so many bytes, in steps of so many but one by one in the first and the last so many.
 // The file has the byte of the next child.
 const DyingName = "PROCESS_TEST_DYING"
 
@@ -52,8 +52,8 @@ func (l *lyingWriter) Write(p []byte) (int, error) {
 // It comes before init, which opens the pipes.
 var _ = func() bool {
 	var way, file string
-	var total, step, at int
-	if _, err := fmt.Sscanf(os.Getenv(DyingName), "%s %d %d %s", &way, &total, &step, &file); err != nil {
+	var total, step, edge, at int
+	if _, err := fmt.Sscanf(os.Getenv(DyingName), "%s %d %d %d %s", &way, &total, &step, &edge, &file); err != nil {
 		return false
 	}
 	if _, child := os.LookupEnv(cookieName); !child {
@@ -67,10 +67,10 @@ var _ = func() bool {
 		panic(err)
 	}
 	next := at + step
-	if at < 64 || at >= total-64 {
+	if at < edge || at >= total-edge {
 		next = at + 1
-	} else if next > total-64 {
-		next = total - 64
+	} else if next > total-edge {
+		next = total - edge
 	}
 	err = os.WriteFile(file+".new", fmt.Append(nil, next), 0o600)
 	if err == nil {

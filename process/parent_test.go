@@ -22,6 +22,7 @@ import (
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/remote"
 	"github.com/taskpool-go/taskpool/process"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 func init() {
@@ -186,10 +187,7 @@ func openFiles(t *testing.T) int {
 }
 
 func TestThousandsOfChildLivesLeaveNothing(t *testing.T) {
-	lives := 10_000
-	if raceEnabled || testing.Short() {
-		lives = 300
-	}
+	lives := pooltest.Times(10_000, 300)
 	w := start(t, process.WithWorkers(4), process.WithMaxCalls(1))
 	var wg sync.WaitGroup
 	work := make(chan int)
