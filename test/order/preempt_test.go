@@ -1479,6 +1479,10 @@ func TestSilentTaskIsRetriedIfThePolicySaysSo(t *testing.T) {
 }
 
 func TestTaskThatBeatsIsNeverJudged(t *testing.T) {
+	times := 3600
+	if testing.Short() {
+		times /= 10
+	}
 	for name, beat := range map[string]func(context.Context){
 		"Beat":            taskpool.Beat,
 		"Yield":           func(ctx context.Context) { _ = taskpool.Yield(ctx) },
@@ -1491,7 +1495,7 @@ func TestTaskThatBeatsIsNeverJudged(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithQuantum(time.Second))
 				work := taskpool.Task{Heartbeat: time.Second, Run: func(ctx context.Context) error {
-					for range 3600 {
+					for range times {
 						time.Sleep(999 * time.Millisecond)
 						beat(ctx)
 					}
