@@ -138,10 +138,18 @@ func (d *derivedContext) finish(cause error) {
 
 // finish ends the attempt's context for good; the first ending counts. It calls
 // methods of the context given to Submit, so no lock may be held.
-func (a *attempt) finish(e *ending) {
+func (a *attempt) finishDerived(e *ending) {
 	a.noteEnd(e)
 	if d := a.derived.Load(); d != nil {
 		d.finish(a.end.Load().cause)
+	}
+}
+
+// endContext is finishDerived, which calls methods of the context given to Submit.
+func (a *attempt) endContext(e *ending) {
+	p := a.pool
+	if a.noteEnd(e); a.derived.Load() != nil {
+		p.guard.contain("a context's method", func() { a.finishDerived(e) })
 	}
 }
 
@@ -170,37 +178,13 @@ func (a *attempt) begin() *ending {
 	}
 }
 
-// contextEnd returns why ctx, which was given to Submit, has ended, nil if it has
-// not. The timer of a deadline may be late, most of all where there is too much to
-// do, so it looks at the clock itself. It calls methods of ctx, so no lock may be
-// held; what goes wrong in them is contained.
-func (p *Pool) contextEnd(ctx context.Context) (e *ending) {
-	p.contain("a context's method", func() {
-		late := false
-		if ctx.Err() == nil {
-			deadline, ok := ctx.Deadline()
-			if late = ok && !time.Now().Before(deadline); !late {
-				return
-			}
-		}
-		e = &ending{cause: context.Canceled, kind: endCanceled, byContext: true}
-		if late {
-			e.cause = context.DeadlineExceeded
-		}
-		if cause := context.Cause(ctx); cause != nil {
-			e.cause = cause
-		}
-	})
-	return e
-}
-
 // ended returns why the context has ended, nil if it has not. Its AfterFunc and
 // the supervisor may be late, so it looks for itself; no lock may be held.
 func (a *attempt) ended() *ending {
 	if e := a.end.Load(); e != nil {
 		return e
 	}
-	if e := a.pool.contextEnd(a.ctx); e != nil {
+	if e := a.pool.guard.contextEnd(a.ctx); e != nil {
 		return e
 	}
 	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {

@@ -38,9 +38,9 @@ func (ws *waiters) channelLocked() chan struct{} {
 }
 
 // wakeLocked lets those go on that wait, and forgets them.
-func (p *Pool) wakeLocked(ws *waiters) {
+func (ws *waiters) wakeLocked() {
 	for _, pk := range ws.parked {
-		p.backLocked(pk)
+		pk.backLocked()
 	}
 	if ws.others != nil {
 		close(ws.others)
@@ -126,7 +126,8 @@ type wait struct {
 // awaitLocked waits until what w says has come about and returns nil. It returns the cause
 // if a context ends the wait first, and ErrInside if the task would wait for itself. p is
 // the pool of what is waited for; its mu is unlocked meanwhile.
-func (p *Pool) awaitLocked(w *wait) (err error) {
+func (w *wait) awaitLocked() (err error) {
+	p := w.what.pool()
 	for !w.what.overLocked() {
 		switch {
 		case err != nil:
@@ -146,10 +147,10 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 				continue
 			}
 		case !w.identified:
-			p.identifyLocked(w)
+			w.identifyLocked()
 			continue
 		default:
-			err = p.waitAsLocked(w)
+			err = w.waitAsLocked()
 		}
 		if w.what.idle != nil && err == nil {
 			return nil // it was idle, though it may have something to do again
@@ -159,9 +160,10 @@ func (p *Pool) awaitLocked(w *wait) (err error) {
 }
 
 // waitAsLocked waits once, with the task that waits, if there is one, parked.
-func (p *Pool) waitAsLocked(w *wait) (err error) {
+func (w *wait) waitAsLocked() (err error) {
+	p := w.what.pool()
 	if pk := p.parkHereLocked(w.task); pk != nil {
-		p.waitsLocked(pk, w.what)
+		pk.waitsLocked(w.what)
 		on := w.what.waiters()
 		on.parked = append(on.parked, pk)
 		p.restoreLocked()
@@ -181,7 +183,8 @@ func (p *Pool) waitAsLocked(w *wait) (err error) {
 // of the one that waits: in the same pool one slot is as good as another. In another pool
 // it is not where p has none left, as the goroutine may have p's last one, so then it is
 // looked at.
-func (p *Pool) identifyLocked(w *wait) {
+func (w *wait) identifyLocked() {
+	p := w.what.pool()
 	if w.task != nil && w.task.pool != p && p.sched.held >= p.sched.slots-p.cfg.reserved {
 		w.ask = true
 	}
@@ -238,16 +241,17 @@ func (a *attempt) park(what awaited) *parking {
 	p := a.pool
 	p.lock()
 	defer p.unlock()
-	pk := p.parkLocked(a)
+	pk := a.parkLocked()
 	if pk != nil {
-		p.waitsLocked(pk, what)
+		pk.waitsLocked(what)
 		p.restoreLocked()
 	}
 	return pk
 }
 
 // waitsLocked takes note of what an attempt waits for.
-func (p *Pool) waitsLocked(pk *parking, what awaited) {
+func (pk *parking) waitsLocked(what awaited) {
+	p := pk.a.pool
 	pk.waits = what
 	p.watchStallLocked()
 }

@@ -266,7 +266,7 @@ func (p *Pool) passOn(c *chunk) {
 		for len(c.running) > 0 {
 			t := c.running[0]
 			c.running = c.running[1:]
-			p.finish(t.a, t.e)
+			t.a.endContext(t.e)
 		}
 		reports := c.reports
 		c.reports = nil
@@ -313,7 +313,7 @@ func (p *Pool) askCauses(c *chunk) {
 	for c.asked < len(c.tasks) {
 		t := &c.tasks[c.asked]
 		c.asked++
-		p.contain("a context's method", func() {
+		p.guard.contain("a context's method", func() {
 			if cause := context.Cause(t.ctx); cause != nil {
 				t.cause = cause
 			}
@@ -335,7 +335,7 @@ func (p *Pool) cancelChunk(c *chunk) {
 		if t.parent != nil && t.h.id != 0 && !t.h.state.Final() {
 			t.h.parent = t.parent
 		}
-		if t.a, t.e, _ = p.cancelLocked(t.h, t.cause, true, &c.reports); t.a != nil {
+		if t.a, t.e, _ = t.h.cancelLocked(t.cause, true, &c.reports); t.a != nil {
 			c.running = append(c.running, t)
 		}
 	}
@@ -346,17 +346,18 @@ func (p *Pool) cancelChunk(c *chunk) {
 }
 
 // cancel implements Handle.Cancel.
-func (p *Pool) cancel(h *Handle, cause error) bool {
+func (h *Handle) cancel(cause error) bool {
+	p := h.pool
 	p.lock()
 	var reports []report
-	a, e, ok := p.cancelLocked(h, cause, false, &reports)
+	a, e, ok := h.cancelLocked(cause, false, &reports)
 	if ok {
 		p.restoreLocked()
 	}
 	p.oweLocked(reports)
 	p.unlock()
 	if a != nil {
-		p.finish(a, e)
+		a.endContext(e)
 	}
 	p.deliverAll(reports)
 	return ok
@@ -365,7 +366,8 @@ func (p *Pool) cancel(h *Handle, cause error) bool {
 // cancelLocked cancels h, byContext if the context given to Submit has ended. It returns
 // false if h has settled, and the attempt under way, if there is one, with the ending that
 // its context is to get without the lock.
-func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
+func (h *Handle) cancelLocked(cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
+	p := h.pool
 	switch {
 	case h.state.Final():
 		return nil, nil, false
@@ -384,7 +386,7 @@ func (p *Pool) cancelLocked(h *Handle, cause error, byContext bool, reports *[]r
 		h.canceled = cause
 	}
 	a, e = h.attempt, &ending{cause: cause, kind: endCanceled, byContext: byContext}
-	p.endLocked(a, e)
-	p.settleJudgedLocked(a.w, reports)
+	a.endLocked(e)
+	a.w.settleJudgedLocked(reports)
 	return a, e, true
 }

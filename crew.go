@@ -33,8 +33,8 @@ func (c *crew) engage(n int) {
 	}
 }
 
-// sizeLocked returns the number of workers, without those abandoned.
-func (p *Pool) sizeLocked() int { return len(p.crew.all) + p.crew.unhired }
+// size returns the number of workers, without those abandoned.
+func (c *crew) size() int { return len(c.all) + c.unhired }
 
 // hireLocked starts one of the workers that were not needed yet, or else one more.
 // It sleeps until it is wanted.
@@ -46,15 +46,15 @@ func (p *Pool) hireLocked() *worker {
 	if p.crew.unhired > 0 {
 		p.crew.unhired--
 	}
-	p.crew.extra = max(p.crew.extra, p.sizeLocked()-p.sched.slots)
+	p.crew.extra = max(p.crew.extra, p.crew.size()-p.sched.slots)
 	go w.main()
 	return w
 }
 
-// idleLocked returns the number of workers without a task.
-func (p *Pool) idleLocked() int {
-	n := p.crew.unhired + len(p.crew.idle) + p.crew.coming
-	if p.crew.leader != nil {
+// withoutTask returns the number of workers without a task.
+func (c *crew) withoutTask() int {
+	n := c.unhired + len(c.idle) + c.coming
+	if c.leader != nil {
 		n++
 	}
 	return n
@@ -95,12 +95,12 @@ func (p *Pool) summonLocked() {
 // boundExtraLocked forgets those beyond slots that have become workers like all others,
 // as there are more slots, or that were abandoned.
 func (p *Pool) boundExtraLocked() {
-	p.crew.extra = min(p.crew.extra, max(p.sizeLocked()-p.sched.slots, 0))
+	p.crew.extra = min(p.crew.extra, max(p.crew.size()-p.sched.slots, 0))
 }
 
 // trimLocked lets idle workers go while there are more than most.
 func (p *Pool) trimLocked(most int) {
-	p.crew.unhired -= min(p.crew.unhired, max(p.sizeLocked()-most, 0))
+	p.crew.unhired -= min(p.crew.unhired, max(p.crew.size()-most, 0))
 	for len(p.crew.all) > most && p.dismissIdleLocked() {
 	}
 }
@@ -112,14 +112,15 @@ func (p *Pool) dismissIdleLocked() bool {
 	if w == nil {
 		return false
 	}
-	p.leaveLocked(w)
+	w.leaveLocked()
 	w.dismissed = true
 	w.wake <- struct{}{}
 	return true
 }
 
 // leaveLocked removes w from the crew.
-func (p *Pool) leaveLocked(w *worker) {
+func (w *worker) leaveLocked() {
+	p := w.pool
 	last := len(p.crew.all) - 1
 	moved := p.crew.all[last]
 	p.crew.all[w.crewI], moved.crewI = moved, w.crewI
@@ -129,7 +130,8 @@ func (p *Pool) leaveLocked(w *worker) {
 
 // replaceLocked starts a new goroutine where one died. It goes on with what the
 // dead one left undone, and holds its slot.
-func (p *Pool) replaceLocked(w *worker) {
+func (w *worker) replaceLocked() {
+	p := w.pool
 	reason := w.deathLocked()
 	if w.panicked {
 		p.ledger.total.replacedPanic++
@@ -159,9 +161,10 @@ func (w *worker) deathLocked() string {
 
 // abandonLocked takes the slot of w, which hangs, and gives it to a new worker. If
 // its goroutine has ended, in a hook that hung before, nothing is left of w.
-func (p *Pool) abandonLocked(w *worker, reports *[]report) {
+func (w *worker) abandonLocked(reports *[]report) {
+	p := w.pool
 	w.gaveUp, w.abandoned = true, true
-	p.leaveLocked(w)
+	w.leaveLocked()
 	p.boundExtraLocked()
 	w.freeSlotLocked()
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
@@ -176,7 +179,7 @@ func (p *Pool) abandonLocked(w *worker, reports *[]report) {
 		p.crew.engage(+1)
 		tell(reports, p.hooks.workerAbandoned, e)
 	}
-	if p.sizeLocked() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.sched.outstanding() == 0) {
+	if p.crew.size() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.sched.outstanding() == 0) {
 		p.ledger.total.replacedHung++
 		p.crew.unhired++
 		e.Replacement = p.hireLocked().id
@@ -192,7 +195,8 @@ func (p *Pool) maxAbandonedLocked() int {
 }
 
 // returnedLateLocked takes note of the end of an abandoned worker.
-func (p *Pool) returnedLateLocked(w *worker) {
+func (w *worker) returnedLateLocked() {
+	p := w.pool
 	p.crew.abandoned = shrunk(slices.DeleteFunc(p.crew.abandoned, func(a *worker) bool { return a == w }))
 	p.crew.engage(-1)
 	p.reclaimLocked()
@@ -206,7 +210,7 @@ func (p *Pool) reclaimLocked() {
 	for len(p.crew.lost) > 0 && (len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil) {
 		w := p.crew.lost[0]
 		p.crew.lost = shrunk(slices.Delete(p.crew.lost, 0, 1))
-		p.abandonLocked(w, &reports)
+		w.abandonLocked(&reports)
 	}
 	p.reportLocked(reports)
 }

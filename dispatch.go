@@ -53,7 +53,7 @@ func (p *Pool) dispatchLocked(w *worker) {
 		case !ok:
 			return
 		case t.parked():
-			p.resumeLocked(t.h.attempt.parking)
+			t.h.attempt.parking.resumeLocked()
 		default:
 			w.takeLocked(t)
 			w.holdSlotLocked()
@@ -64,8 +64,8 @@ func (p *Pool) dispatchLocked(w *worker) {
 // admitLocked lets submitters in while there is room.
 func (p *Pool) admitLocked() {
 	for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
-		p.acceptLocked(h, later)
-		p.wakeLocked(&h.waiters)
+		h.acceptLocked(later)
+		h.waiters.wakeLocked()
 	}
 }
 
@@ -94,11 +94,12 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due t
 
 // acceptLocked makes h one of the pool's tasks. later says that it has to wait for
 // its time.
-func (p *Pool) acceptLocked(h *Handle, later bool) {
+func (h *Handle) acceptLocked(later bool) {
+	p := h.pool
 	p.ledger.total.submitted++
 	h.id = p.ledger.total.submitted
 	if later {
-		p.delayLocked(h, h.task.NotBefore)
+		h.delayLocked(h.task.NotBefore)
 	} else {
 		h.due = time.Time{} // it may have become due while it waited for room
 		p.enqueueLocked(entry{h: h}, h.priority)
@@ -119,7 +120,8 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 }
 
 // delayLocked lets h wait until due.
-func (p *Pool) delayLocked(h *Handle, due time.Time) {
+func (h *Handle) delayLocked(due time.Time) {
+	p := h.pool
 	p.sched.delay(h, due)
 	p.alarmAtLocked(due)
 }

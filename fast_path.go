@@ -106,7 +106,8 @@ func (p *Pool) plainLocked() bool {
 // if one is more urgent or, as the fair share counts dispatches with a choice, if
 // the queue has a single lane and there is one for another. A worker looks at no
 // more than that: two loads.
-func (p *Pool) takeNextLocked(w *worker) bool {
+func (w *worker) takeNextLocked() bool {
+	p := w.pool
 	l, choice := p.sched.queue.next(false)
 	if l == nil || p.inbox.matter(int64(l.priority), choice || p.sched.queue.share == 0) {
 		p.takeInLocked()
@@ -201,10 +202,10 @@ func (w *worker) look() bool {
 		p.crew.coming--
 	}
 	if w.abandoned { // at the very end of Shutdown
-		p.returnedLateLocked(w)
+		w.returnedLateLocked()
 		return false
 	}
-	if p.sched.held < p.sched.slots && p.plainLocked() && p.takeNextLocked(w) {
+	if p.sched.held < p.sched.slots && p.plainLocked() && w.takeNextLocked() {
 		w.phase = phaseStart
 		p.wakeNextLocked()
 		return true

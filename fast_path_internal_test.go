@@ -269,13 +269,13 @@ func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
 		w := wokenWorker(t, p)
 		require.True(t, w.look())
 		p.lock()
-		pk := p.parkLocked(w.attempt)
+		pk := w.attempt.parkLocked()
 		p.restoreLocked()
 		p.unlock()
 		require.NoError(t, p.Go(fresh, func() {}))
 		require.Equal(t, 1, p.crew.coming)
 		p.lock()
-		p.backLocked(pk)
+		pk.backLocked()
 		p.restoreLocked()
 		p.unlock()
 		require.NoError(t, p.CheckInvariants())
@@ -842,7 +842,7 @@ func (b *batchPair) takeNext() {
 		want = b.ref.tasks[b.ref.next()]
 	}
 	w, batch := &worker{pool: p, holds: true}, p.inbox.batch
-	took := p.takeNextLocked(w)
+	took := w.takeNextLocked()
 	b.taken(batch)
 	p.ledger.total.succeeded = p.ledger.total.attempts
 	require.NoError(b.t, p.checkBurstLocked())
@@ -1052,7 +1052,7 @@ func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 	require.NoError(t, p.CheckArrivals())
 	require.False(t, w.busy)
 	require.Equal(t, phaseSleep, w.phase)
-	require.Equal(t, 2, p.idleLocked())
+	require.Equal(t, 2, p.crew.withoutTask())
 	require.NotNil(t, p.crew.leader)
 }
 
@@ -1193,7 +1193,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 				p.takeInLocked()
 				require.Equal(t, 1, p.crew.coming)
 				if p.sched.paused = paused; !paused {
-					p.backLocked(h.attempt.parking)
+					h.attempt.parking.backLocked()
 				}
 				p.restoreLocked()
 				inOrder := p.checkArrivalsLocked(true)
@@ -1245,7 +1245,7 @@ func TestAWorkerThatIsGivenUpBeforeItLooksEnds(t *testing.T) {
 	p.lock()
 	var reports []report
 	p.sched.slots = 0 // so that none is hired in its place
-	p.abandonLocked(p.crew.all[0], &reports)
+	p.crew.all[0].abandonLocked(&reports)
 	w := p.crew.abandoned[0]
 	p.unlock()
 	<-w.wake

@@ -97,7 +97,7 @@ func (g *Group) enter() (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
 	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
-	_ = g.p.awaitLocked(w)
+	_ = w.awaitLocked()
 	if !g.acceptsLocked() {
 		return false, nil
 	}
@@ -184,11 +184,11 @@ func (g *Group) await() error {
 		return nil
 	}
 	w := &wait{what: awaited{members: g}, task: g.inside, ask: true, always: true}
-	g.p.identifyLocked(w)
+	w.identifyLocked()
 	if w.task != nil && w.task == g.inside {
 		w.ctx = g.parent
 	}
-	err := g.p.awaitLocked(w)
+	err := w.awaitLocked()
 	g.over = g.over || err == nil
 	return err
 }
@@ -202,10 +202,10 @@ func (g *Group) settledLocked(err error, reports *[]report) {
 		*reports = append(*reports, report{call: func() { g.cancel(err) }})
 	}
 	if g.limit >= 0 && g.members < g.limit {
-		g.p.wakeLocked(&g.room)
+		g.room.wakeLocked()
 	}
 	if g.members == 0 {
-		g.p.wakeLocked(&g.none)
+		g.none.wakeLocked()
 	}
 }
 

@@ -125,7 +125,7 @@ func (h *Handle) wait(w *wait) error {
 	w.what = awaited{settled: h}
 	h.pool.lock()
 	defer h.pool.unlock()
-	if err := h.pool.awaitLocked(w); err != nil {
+	if err := w.awaitLocked(); err != nil {
 		return err
 	}
 	return h.err
@@ -171,7 +171,7 @@ func (h *Handle) Cancel(cause error) bool {
 	if cause == nil {
 		cause = context.Canceled
 	}
-	return h.pool.cancel(h, cause)
+	return h.cancel(cause)
 }
 
 // SetPriority moves a waiting task to another priority, at the back of those

@@ -304,7 +304,7 @@ func (w *worker) containAround(f func()) (ok bool) {
 			return
 		}
 		if v := recover(); v != nil || !w.inUserCode {
-			w.pool.logContained("hook Around", v)
+			w.pool.guard.logContained("hook Around", v)
 		}
 	}()
 	f()

@@ -381,8 +381,8 @@ func (p *Pool) checkIdleLocked() error {
 		return errors.New("tasks have arrived, and the leader was not woken")
 	case p.crew.unhired < 0 || p.crew.unhired > p.sched.slots:
 		return fmt.Errorf("%d workers were not hired yet, for %d slots", p.crew.unhired, p.sched.slots)
-	case p.crew.extra > max(p.sizeLocked()-p.sched.slots, 0):
-		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.crew.extra, p.sizeLocked(), p.sched.slots)
+	case p.crew.extra > max(p.crew.size()-p.sched.slots, 0):
+		return fmt.Errorf("%d of %d workers are said to be beyond %d slots", p.crew.extra, p.crew.size(), p.sched.slots)
 	case p.crew.coming < 0 || p.crew.coming > others:
 		return fmt.Errorf("%d workers are on their way, of %d", p.crew.coming, others)
 	case p.crew.coming > 0: // they will see to the rest

@@ -36,7 +36,7 @@ func causedByReturn(err error) bool {
 // returnedParent returns the attempt whose return has ended ctx, nil if it cannot be told.
 // It calls methods of ctx, so no lock may be held.
 func (p *Pool) returnedParent(ctx context.Context) (parent *attempt) {
-	p.contain("a context's method", func() {
+	p.guard.contain("a context's method", func() {
 		for a := attemptFrom(ctx); a != nil && parent == nil; a = attemptFrom(a.ctx) {
 			if a.end.Load() == returned {
 				parent = a
@@ -47,7 +47,8 @@ func (p *Pool) returnedParent(ctx context.Context) (parent *attempt) {
 }
 
 // orphanedLocked takes note of h, which was canceled with err, if it is an orphan.
-func (p *Pool) orphanedLocked(h *Handle, err error) {
+func (h *Handle) orphanedLocked(err error) {
+	p := h.pool
 	if !causedByReturn(err) || h.terms.answered {
 		return
 	}
@@ -78,6 +79,6 @@ func (p *Pool) logOrphans(parent *attempt, n int) {
 	if parent != nil {
 		attrs = append(attrs, slog.Uint64("id", parent.h.id), slog.String("task", parent.h.task.Name))
 	}
-	p.log(slog.LevelWarn, "taskpool: tasks canceled, as the task with whose context they were submitted has returned",
+	p.guard.write(slog.LevelWarn, "taskpool: tasks canceled, as the task with whose context they were submitted has returned",
 		append(attrs, slog.Int("children", n), slog.Any("error", errReturned))...)
 }

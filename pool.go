@@ -19,6 +19,7 @@ type Pool struct {
 
 	cfg        *config
 	hooks      hookTable
+	guard      guard
 	labels     context.Context // has those of its goroutines, but for workers, in profiles
 	epoch      time.Time       // aging counts from here
 	supervisor supervisor
@@ -88,6 +89,7 @@ func newPool(c *config) *Pool {
 	p := &Pool{
 		cfg:    c,
 		hooks:  newHookTable(c.hooks),
+		guard:  guard{c.name, c.logger},
 		labels: newWorkerLabels("pool", c.name).ctx,
 		epoch:  time.Now(),
 	}
@@ -117,7 +119,7 @@ func (p *Pool) drainedLocked() {
 	p.crew.extra = 0
 	p.trimLocked(p.sched.slots)
 	if p.quietLocked() {
-		p.wakeLocked(&p.idlers)
+		p.idlers.wakeLocked()
 	}
 	if p.end.closed {
 		p.dismissLocked()
@@ -142,7 +144,7 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 	task := attemptFrom(ctx)
 	p.lock()
 	defer p.unlock()
-	return p.awaitLocked(&wait{what: awaited{idle: p}, ctx: ctx, task: task})
+	return (&wait{what: awaited{idle: p}, ctx: ctx, task: task}).awaitLocked()
 }
 
 // inside reports whether the caller is a task or a hook of the pool, or has the context
@@ -218,7 +220,7 @@ func (p *Pool) Resize(workers int) error {
 	}
 	p.sched.slots = workers
 	p.boundExtraLocked()
-	p.crew.unhired += max(workers-p.sizeLocked(), 0)
+	p.crew.unhired += max(workers-p.crew.size(), 0)
 	p.reclaimLocked()
 	p.trimLocked(workers + p.crew.extra)
 	p.restoreLocked()

@@ -51,7 +51,7 @@ const (
 func (pk *parking) back() {
 	p := pk.a.pool
 	p.lock()
-	p.backLocked(pk)
+	pk.backLocked()
 	p.restoreLocked()
 	p.unlock()
 	<-pk.ready
@@ -73,12 +73,13 @@ func (p *Pool) parkHereLocked(a *attempt) *parking {
 	if a == nil || a.pool != p {
 		return nil
 	}
-	return p.parkLocked(a)
+	return a.parkLocked()
 }
 
 // parkLocked takes the slot of a. It returns nil if a has none to give: it is
 // over, or another of its goroutines has parked it.
-func (p *Pool) parkLocked(a *attempt) *parking {
+func (a *attempt) parkLocked() *parking {
+	p := a.pool
 	if !a.canParkLocked() {
 		return nil
 	}
@@ -88,7 +89,7 @@ func (p *Pool) parkLocked(a *attempt) *parking {
 	p.ledger.total.parks++
 	p.sched.park(a.h)
 	a.w.freeSlotLocked()
-	p.rewatchLocked(a.w)
+	a.w.rewatchLocked()
 	return pk
 }
 
@@ -98,7 +99,8 @@ func (pk *parking) currentLocked() bool { return pk.a.parking == pk }
 // backLocked has a parked attempt ask for a slot. It goes before tasks of its
 // priority that have not started or, if its context has ended, before
 // everything, as it is on its way out.
-func (p *Pool) backLocked(pk *parking) {
+func (pk *parking) backLocked() {
+	p := pk.a.pool
 	if !pk.currentLocked() || pk.askedLocked() {
 		return
 	}
@@ -108,15 +110,16 @@ func (p *Pool) backLocked(pk *parking) {
 	} else {
 		p.sched.ask(h, p.now())
 	}
-	p.rewatchLocked(pk.a.w)
+	pk.a.w.rewatchLocked()
 	p.watchFullLocked()
 }
 
 // askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
 func (pk *parking) askedLocked() bool { return pk.a.h.asks }
 
-// goneLocked ends a parking.
-func (p *Pool) goneLocked(pk *parking) {
+// overLocked ends a parking.
+func (pk *parking) overLocked() {
+	p := pk.a.pool
 	p.sched.unpark(pk.a.h)
 	pk.a.parking = nil
 	p.crew.engage(-1)
@@ -124,23 +127,25 @@ func (p *Pool) goneLocked(pk *parking) {
 }
 
 // resumeLocked has a parked attempt go on, which was chosen for a slot.
-func (p *Pool) resumeLocked(pk *parking) {
+func (pk *parking) resumeLocked() {
+	p := pk.a.pool
 	a := pk.a
-	p.goneLocked(pk)
+	pk.overLocked()
 	p.ledger.total.resumes++
 	p.sched.resume(a.h)
 	a.w.holdSlotLocked()
 	now := time.Now()
 	a.slice.Store(int64(now.Sub(p.epoch)))
-	p.expectBeatLocked(a.w, now)
-	p.rewatchLocked(a.w)
+	a.w.expectBeatLocked(now)
+	a.w.rewatchLocked()
 }
 
 // unparkOverLocked lets go of an attempt that is over while parked: another
 // goroutine of the task waits, or Block's f was given up on.
-func (p *Pool) unparkOverLocked(a *attempt) {
+func (a *attempt) unparkOverLocked() {
+	p := a.pool
 	if pk := a.parking; pk != nil {
 		p.sched.withdraw(a.h)
-		p.goneLocked(pk)
+		pk.overLocked()
 	}
 }

@@ -2,15 +2,11 @@ package taskpool
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
 	"time"
-
-	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
 // An outbox is what hooks and the log are to be told, and the goroutines that do that and
@@ -62,7 +58,7 @@ func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
 func (p *Pool) deliver(rs *[]report) {
 	for len(*rs) > 0 {
 		r := next(rs)
-		p.contain("a hook or logger", func() { r.make() })
+		p.guard.contain("a hook or logger", func() { r.make() })
 	}
 }
 
@@ -133,67 +129,6 @@ func (p *Pool) tellsHere() bool {
 	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
 }
 
-// contain calls user code that must not harm anyone and reports whether it
-// returned. A panic is logged, and so is [runtime.Goexit], which cannot be
-// stopped: it ends the goroutine.
-func (p *Pool) contain(what string, f func()) (ok bool) {
-	defer func() {
-		if !ok {
-			p.logContained(what, recover())
-		}
-	}()
-	f()
-	return true
-}
-
-// finish is attempt.finish, which calls methods of the context given to Submit.
-func (p *Pool) finish(a *attempt, e *ending) {
-	if a.noteEnd(e); a.derived.Load() != nil {
-		p.contain("a context's method", func() { a.finish(e) })
-	}
-}
-
-// logContained logs the end of a user's function other than Run by a panic with
-// value v, or by Goexit or panic(nil), if v is nil.
-func (p *Pool) logContained(what string, v any) {
-	log := func(msg string, attrs ...slog.Attr) { p.log(slog.LevelError, msg, attrs...) }
-	contain.Log(log, "taskpool: "+what, v)
-}
-
-// logger returns the pool's logger.
-func (p *Pool) logger() *slog.Logger {
-	if l := p.cfg.logger; l != nil {
-		return l
-	}
-	return slog.Default()
-}
-
-// logs reports whether the log takes records of a level. It calls the user's
-// handler, so no lock may be held.
-func (p *Pool) logs(level slog.Level) bool {
-	return p.logger().Enabled(context.Background(), level)
-}
-
-// log writes a record. It calls the user's handler, so no lock may be held.
-func (p *Pool) log(level slog.Level, msg string, attrs ...slog.Attr) {
-	if !p.logs(level) {
-		return
-	}
-	if p.cfg.name != "" {
-		attrs = append([]slog.Attr{slog.String("pool", p.cfg.name)}, attrs...)
-	}
-	p.logger().LogAttrs(context.Background(), level, msg, attrs...)
-}
-
-// logTask writes a record about a task.
-func (p *Pool) logTask(level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
-	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
-	if t.ID != 0 {
-		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
-	}
-	p.log(level, msg, append(all, attrs...)...)
-}
-
 // maxReports is the number of reports that may wait for the reporter before dead
 // workers are no longer replaced: tasks that panic one after the other wait for the
 // hook that is told of each.
@@ -253,13 +188,13 @@ func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *Ta
 	if v.log {
 		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
 		*reports = append(*reports, report{call: func() {
-			p.logTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
+			p.guard.writeTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
 		}})
 	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == Failed || v.kind == attemptPanic {
 			v, info, elapsed := *v, info, elapsed
-			*reports = append(*reports, report{call: func() { p.logAttempt(&v, info, elapsed) }})
+			*reports = append(*reports, report{call: func() { p.guard.writeAttempt(&v, info, elapsed) }})
 		}
 		tellOf(reports, p.hooks.attemptFailed, e)
 	}
@@ -270,35 +205,6 @@ func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *Ta
 	} else {
 		tellOf(reports, p.hooks.finished, e)
 	}
-}
-
-// logAttempt logs an attempt that failed.
-func (p *Pool) logAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
-	level, msg := slog.LevelError, "taskpool: task failed"
-	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
-		level, msg = slog.LevelWarn, "taskpool: attempt failed"
-	}
-	if !p.logs(level) {
-		return
-	}
-	attrs := []slog.Attr{slog.Any("error", v.err)}
-	switch v.kind {
-	case attemptPanic:
-		var e *PanicError
-		errors.As(v.err, &e)
-		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.complete().Stack)))
-	case attemptHung:
-		var e *HungError
-		errors.As(v.err, &e)
-		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
-	}
-	if elapsed > 0 {
-		attrs = append(attrs, slog.Duration("elapsed", elapsed))
-	}
-	if v.retry {
-		attrs = append(attrs, slog.Duration("retry_in", v.delay))
-	}
-	p.logTask(level, msg, info, attrs...)
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits

@@ -60,10 +60,10 @@ func (w *worker) judge() bool {
 	a.run = nil // let go of what it refers to; retry is still needed
 	var end *ending
 	if v.kind != attemptOK {
-		w.pool.contain("a context's method", func() { end = a.ended() })
+		w.pool.guard.contain("a context's method", func() { end = a.ended() })
 	}
 	if w.err != nil || a.derived.Load() != nil {
-		w.pool.finish(a, returned)
+		a.endContext(returned)
 	}
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
@@ -85,7 +85,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	if v.kind == attemptOK && !a.h.function {
-		w.pool.contain("a logger", func() { v.log = w.pool.logs(slog.LevelDebug) })
+		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(slog.LevelDebug) })
 	}
 	return true
 }
@@ -95,7 +95,7 @@ func (w *worker) judge() bool {
 func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	var permanent *remote.PermanentError
 	var after *remote.RetryAfterError
-	if !p.contain("an error's Is or As", func() {
+	if !p.guard.contain("an error's Is or As", func() {
 		if !errors.As(v.err, &permanent) {
 			errors.As(v.err, &after)
 		}
@@ -105,7 +105,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	again := !v.hung
 	if r.If != nil {
 		again = false
-		p.contain("Retry.If", func() { again = r.If(v.err) })
+		p.guard.contain("Retry.If", func() { again = r.If(v.err) })
 	}
 	if !again {
 		return
@@ -115,7 +115,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	case after != nil:
 		v.delay = after.Delay
 	case r.Backoff != nil:
-		p.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
+		p.guard.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
 	}
 }
 
@@ -138,16 +138,16 @@ func (w *worker) inTimeLocked() bool {
 			a.noteEnd(workOver)
 		}
 		if a.parking != nil {
-			w.pool.unparkOverLocked(a)
+			a.unparkOverLocked()
 			w.pool.restoreLocked() // the slot it asked for is room at the door
 		}
 	}
 	switch cut := w.pool.end.cut != nil; {
 	case !cut:
-		w.pool.unwatchLocked(w)
+		w.unwatchLocked()
 	case w.suspect: // about to be given up; now If and Backoff have the grace
-		w.pool.unwatchLocked(w)
-		w.pool.watchEndLocked(w)
+		w.unwatchLocked()
+		w.watchEndLocked()
 	} // else they have what is left of it
 	return true
 }
@@ -178,7 +178,7 @@ func (w *worker) settleLocked() bool {
 		w.job = entry{}
 		return w.nextLocked()
 	}
-	p.settleAttemptLocked(w, &w.verdict, &w.reports)
+	w.settleAttemptLocked(&w.verdict, &w.reports)
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
@@ -202,7 +202,7 @@ func (w *worker) late() bool {
 	p := w.pool
 	if a := w.attempt; a != nil {
 		a.run, a.retry = nil, Retry{}
-		p.finish(a, returned)
+		a.endContext(returned)
 	}
 	p.lock()
 	w.job, w.attempt, w.ended, w.parent, w.err, w.verdict.err = entry{}, nil, nil, nil, nil, nil
@@ -215,8 +215,9 @@ func (w *worker) late() bool {
 
 // settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
 // or waits for its retry. It adds what is to be reported.
-func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
-	p.unwatchLocked(w)
+func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
+	p := w.pool
+	w.unwatchLocked()
 	w.busy = false
 	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // somebody may have to be
 	var info TaskInfo
@@ -234,7 +235,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			started = w.attempt.started
 		}
 		w.attempt.over = true
-		p.unparkOverLocked(w.attempt)
+		w.attempt.unparkOverLocked()
 		h.lastErr = v.err
 		if h.canceled != nil {
 			// Canceled too late for judge to see.
@@ -249,7 +250,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			info.State = v.state
 		}
 		if v.retry {
-			p.retryLocked(h, v.delay)
+			h.retryLocked(v.delay)
 			if info.State = h.state; h.state == Delayed {
 				info.Due = h.due
 			}
@@ -257,7 +258,7 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 			if reports == &w.reports { // else w is not at rest
 				w.findParentLocked(h)
 			}
-			p.settleLocked(h, v.state, v.err, reports)
+			h.settleLocked(v.state, v.err, reports)
 		}
 	}
 	if w.unfinished != nil && undone {
@@ -275,14 +276,15 @@ func (p *Pool) settleAttemptLocked(w *worker, v *verdict, reports *[]report) {
 }
 
 // retryLocked lets h wait for its next attempt.
-func (p *Pool) retryLocked(h *Handle, delay time.Duration) {
+func (h *Handle) retryLocked(delay time.Duration) {
+	p := h.pool
 	p.ledger.total.retries++
 	p.sched.leaveState(h)
 	h.attempt = nil
 	if delay == 0 {
 		p.enqueueLocked(entry{h: h}, h.priority)
 	} else {
-		p.delayLocked(h, time.Now().Add(delay))
+		h.delayLocked(time.Now().Add(delay))
 	}
 }
 
@@ -295,7 +297,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 		p.ledger.total.settled(s)
 	} else {
 		p.sched.notLater(h)
-		p.settleLocked(h, s, err, reports)
+		h.settleLocked(s, err, reports)
 		info = h.infoLocked()
 	}
 	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
@@ -306,18 +308,19 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, rep
 }
 
 // settleLocked brings h into a final state. That happens once.
-func (p *Pool) settleLocked(h *Handle, s State, err error, reports *[]report) {
+func (h *Handle) settleLocked(s State, err error, reports *[]report) {
+	p := h.pool
 	p.sched.end(h, s)
 	p.ledger.total.settled(s)
 	h.err, h.attempt = err, nil
 	if s == Canceled {
-		p.orphanedLocked(h, err)
+		h.orphanedLocked(err)
 	}
 	g := h.work.group
 	h.parent = nil
 	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
 	h.settled.Store(true)
-	p.wakeLocked(&h.waiters)
+	h.waiters.wakeLocked()
 	if h.watch != nil {
 		if forget := p.watches.leave(h); forget != nil {
 			*reports = append(*reports, report{call: forget})

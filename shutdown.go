@@ -150,7 +150,7 @@ func (p *Pool) tellOfClosingLocked() {
 		msg = "taskpool: shutdown waits for hooks that have not returned"
 	}
 	attrs := p.waitsForLocked(now)
-	p.reportLocked([]report{{call: func() { p.log(slog.LevelWarn, msg, attrs...) }}})
+	p.reportLocked([]report{{call: func() { p.guard.write(slog.LevelWarn, msg, attrs...) }}})
 }
 
 // waitsForLocked says what Shutdown waits for, and until when as far as that is
@@ -233,11 +233,6 @@ func (p *Pool) answer() error {
 	return p.end.cut
 }
 
-// logUnfinished says in the log that a shutdown left n tasks unfinished.
-func (p *Pool) logUnfinished(n int) {
-	p.log(slog.LevelWarn, "taskpool: shutdown left tasks unfinished", slog.Int("unfinished", n))
-}
-
 // turnAwayLocked refuses the submitters waiting for room for whom refuse is
 // true.
 func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
@@ -250,7 +245,7 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 		if refuse(h) {
 			p.sched.withdraw(h)
 			h.err = ErrClosed
-			p.wakeLocked(&h.waiters)
+			h.waiters.wakeLocked()
 		}
 	}
 }
@@ -283,15 +278,15 @@ func (p *Pool) cutShort(cause error) {
 		w.unfinished = &u
 		h := w.job.h
 		if h == nil {
-			p.watchEndLocked(w)
+			w.watchEndLocked()
 			continue
 		}
 		if h.canceled == nil {
 			h.canceled = ErrClosed
 		}
-		p.endLocked(h.attempt, cutOff) // takes it out of the queue if it asks for a slot there
+		h.attempt.endLocked(cutOff) // takes it out of the queue if it asks for a slot there
 		running = append(running, h.attempt)
-		p.settleJudgedLocked(w, &reports)
+		w.settleJudgedLocked(&reports)
 	}
 	settle := func(e entry, pr Priority) {
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
@@ -309,7 +304,7 @@ func (p *Pool) cutShort(cause error) {
 	p.unlock()
 	defer p.helperDone(0)
 	for _, a := range running {
-		p.finish(a, cutOff)
+		a.endContext(cutOff)
 	}
 }
 
@@ -342,13 +337,13 @@ func (p *Pool) dismissLocked() {
 	p.trimLocked(0)
 	var reports []report
 	for _, w := range p.crew.lost {
-		p.abandonLocked(w, &reports)
+		w.abandonLocked(&reports)
 	}
 	p.crew.lost = nil
 	if p.end.cut != nil && !p.end.logged {
 		p.end.logged = true
 		if n := len(p.end.cut.Unfinished); n > 0 {
-			reports = append(reports, report{call: func() { p.logUnfinished(n) }})
+			reports = append(reports, report{call: func() { p.guard.writeUnfinished(n) }})
 		}
 	}
 	p.reportLocked(reports)
@@ -369,13 +364,13 @@ func (p *Pool) desertLocked() {
 	var reports []report
 	for _, w := range slices.Clone(p.crew.all) {
 		if w.busy { // Retry.If is still being asked about the end of an attempt
-			v := p.hungLocked(w, nil)
-			p.settleHungLocked(w, &v, &reports)
+			v := w.hungLocked(nil)
+			w.settleHungLocked(&v, &reports)
 		}
 	}
 	p.restoreLocked() // dismisses idle workers
 	for len(p.crew.all) > 0 {
-		p.abandonLocked(p.crew.all[0], &reports)
+		p.crew.all[0].abandonLocked(&reports)
 	}
 	p.reportLocked(reports)
 	p.end.over = true

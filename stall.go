@@ -30,7 +30,7 @@ import (
 type stallWatch struct {
 	next    time.Time  // when the supervisor looks; zero: there is nothing to look after
 	arrival bool       // with next zero: the next task to arrive has it look, see inbox.watch
-	moves   uint64     // movesLocked at the last look
+	moves   uint64     // moves at the last look
 	waited  bool       // at the last look all slots were held and something waited
 	stalled bool       // and since then nothing moved
 	graces  int        // from one look to the next
@@ -88,9 +88,9 @@ func (p *Pool) arrivedLocked() {
 	}
 }
 
-// movesLocked returns a number that changes whenever something moves.
-func (p *Pool) movesLocked() uint64 {
-	t := &p.ledger.total
+// moves returns a number that changes whenever something moves.
+func (l *ledger) moves() uint64 {
+	t := &l.total
 	return t.attempts + t.parks + t.resumes + t.succeeded + t.failed + t.canceled + t.shed + t.retries
 }
 
@@ -100,9 +100,9 @@ func (p *Pool) stillLocked() bool {
 	return p.sched.held >= p.sched.slots && !p.sched.paused && p.end.cut == nil && (p.sched.waiting() > 0 || p.sched.door.n > 0)
 }
 
-// safePointLocked reports whether a task has come to a safe point since the last look.
-func (p *Pool) safePointLocked() bool {
-	for _, w := range p.crew.all {
+// safePoint reports whether a task has come to a safe point since the last look.
+func (c *crew) safePoint() bool {
+	for _, w := range c.all {
 		if a := w.attempt; w.busy && a != nil && a.asked && a.signal.Load()&signalStall == 0 {
 			return true
 		}
@@ -115,7 +115,7 @@ func (p *Pool) safePointLocked() bool {
 func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	s := &p.stall
 	late := now.Sub(s.next) > p.cfg.hangGrace/4 // then tasks had no time to move either
-	moved := s.moves != p.movesLocked() || p.safePointLocked()
+	moved := s.moves != p.ledger.moves() || p.crew.safePoint()
 	still := p.stillLocked()
 	if was := s.stalled; still && s.waited && !moved && !late {
 		if s.stalled = true; !was {
@@ -124,7 +124,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	} else if moved || !still {
 		s.stalled = false
 	}
-	s.moves, s.waited = p.movesLocked(), still
+	s.moves, s.waited = p.ledger.moves(), still
 	waiting := false
 	for _, w := range p.crew.all {
 		a := w.attempt
@@ -164,7 +164,7 @@ func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.asked
 // stalledLocked returns what Health says of a pool that stands still, nil if it does not.
 func (p *Pool) stalledLocked() error {
 	s := &p.stall
-	if s.stalled && p.stillLocked() && s.moves == p.movesLocked() && !p.safePointLocked() {
+	if s.stalled && p.stillLocked() && s.moves == p.ledger.moves() && !p.crew.safePoint() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
 			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.sched.waiting(), p.sched.door.n)
 	}
@@ -200,7 +200,7 @@ func (p *Pool) stallReportLocked(now time.Time) []report {
 		attrs = append(attrs, slog.Int("running_more", more))
 	}
 	return []report{{call: func() {
-		p.log(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
+		p.guard.write(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
 	}}}
 }
 
@@ -286,7 +286,7 @@ func (p *Pool) lookForCircle() {
 	p.lock()
 	defer p.unlock()
 	p.reportLocked([]report{{call: func() {
-		p.log(slog.LevelWarn, "taskpool: tasks wait for each other", attrs...)
+		p.guard.write(slog.LevelWarn, "taskpool: tasks wait for each other", attrs...)
 	}}})
 }
 

@@ -119,8 +119,8 @@ func (p *Pool) Stats() Stats {
 
 		Capacity:  p.cfg.capacity,
 		Slots:     p.sched.slots,
-		Workers:   p.sizeLocked() - len(p.crew.lost),
-		Idle:      p.idleLocked(),
+		Workers:   p.crew.size() - len(p.crew.lost),
+		Idle:      p.crew.withoutTask(),
 		Queued:    p.sched.count[Queued],
 		Delayed:   p.sched.count[Delayed],
 		Running:   p.sched.count[Running],

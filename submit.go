@@ -3,7 +3,6 @@ package taskpool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
@@ -216,7 +215,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 			if ctx.Err() == nil {
 				over = wait
 			}
-			err = p.contextError(call, over)
+			err = p.guard.contextError(call, over)
 		}
 		return nil, err
 	}
@@ -230,25 +229,11 @@ func (p *Pool) refuseOver(call string, ctx context.Context) error {
 	p.lock()
 	p.ledger.total.refused++
 	p.unlock()
-	return p.contextError(call, ctx)
+	return p.guard.contextError(call, ctx)
 }
 
 // errGaveUp stands for contextError where a lock forbids to ask the context.
 var errGaveUp = errors.New("taskpool: context is over")
-
-// contextError says that a context given to call is over.
-func (p *Pool) contextError(call string, ctx context.Context) error {
-	err, cause := ctx.Err(), causeOf(ctx)
-	if err == nil {
-		err = cause
-	}
-	wraps := false
-	p.contain("an error's Is or Unwrap", func() { wraps = errors.Is(cause, err) })
-	if wraps {
-		return fmt.Errorf("taskpool: %s: context is over: %w", call, cause)
-	}
-	return fmt.Errorf("taskpool: %s: context is over: %w: %w", call, err, cause)
-}
 
 // admit has h accepted or returns why not. within bounds how long that may take, and
 // parent is the attempt that submits, as that context says.
@@ -266,7 +251,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 		case p.end.closed && !p.continuesLocked(parent):
 			// A member may be the one that adds to its group.
 			if w.ask && !w.identified {
-				p.identifyLocked(w)
+				w.identifyLocked()
 				decided = false
 			} else if w.ask && p.continuesLocked(w.task) && !w.task.h.function {
 				parent, decided = w.task, false
@@ -277,7 +262,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 			later := h.task.later()
 			var due time.Time
 			if due, err = p.makeRoomLocked(h.priority, later, &reports); err == nil {
-				p.acceptLocked(h, later)
+				h.acceptLocked(later)
 				if !later {
 					p.sched.inherit(h, due)
 				}
@@ -285,7 +270,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 				// refused
 			} else {
 				h.parent = parent
-				err = p.waitForRoomLocked(h, later, w)
+				err = h.waitForRoomLocked(later, w)
 			}
 		}
 	}
@@ -303,7 +288,8 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 
 // waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
 // pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
-func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
+func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
+	p := h.pool
 	if h.due = h.task.NotBefore; later {
 		p.alarmAtLocked(h.due)
 	}
@@ -316,8 +302,8 @@ func (p *Pool) waitForRoomLocked(h *Handle, later bool, w *wait) error {
 		h.parent = nil
 		p.restoreLocked()
 	}()
-	_ = p.awaitLocked(w) // where a context has ended the wait, stay has refused h
-	if h.id != 0 {       // it may have settled meanwhile
+	_ = w.awaitLocked() // where a context has ended the wait, stay has refused h
+	if h.id != 0 {      // it may have settled meanwhile
 		return nil
 	}
 	return h.err

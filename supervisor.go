@@ -85,7 +85,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	defer p.unlock()
 	replaced := 0
 	for replaced < len(p.crew.dead) && len(p.outbox.notices) < maxReports {
-		p.replaceLocked(p.crew.dead[replaced])
+		p.crew.dead[replaced].replaceLocked()
 		replaced++
 	}
 	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
@@ -100,7 +100,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		for p.sched.nextDueAtDoor(now, p.now()) != nil { // it might start at once now
 		}
 		for len(p.watch.watched) > 0 && !now.Before(p.watch.watched[0].watch) {
-			if w := p.watch.watched[0]; p.expireLocked(w, now) {
+			if w := p.watch.watched[0]; w.expireLocked(now) {
 				hung = append(hung, w)
 			}
 		}

@@ -74,7 +74,8 @@ func (r *rounds) grant(granted *time.Duration) time.Duration {
 
 // countLocked says for how long what is counted for w's task is to count, from now
 // on; 0: it does not.
-func (p *Pool) countLocked(w *worker, d time.Duration) {
+func (w *worker) countLocked(d time.Duration) {
+	p := w.pool
 	if kind := p.watch.rounds.kind(d); kind != w.counting {
 		p.beginRoundLocked(kind)
 		p.watch.rounds.end(w.counting)
@@ -100,7 +101,8 @@ func (p *Pool) beginRoundLocked(kind int) {
 // one of its timeouts, a sign of life or, once its context has ended, the end of
 // the grace. The grace and WorkTimeout count while the task has a slot or works in
 // Block, and a sign of life is due only while it has a slot.
-func (p *Pool) rewatchLocked(w *worker) {
+func (w *worker) rewatchLocked() {
+	p := w.pool
 	var at time.Time
 	var long time.Duration // for how long the grace or the silence counts
 	parked := w.attempt != nil && w.attempt.parking != nil
@@ -138,7 +140,7 @@ func (p *Pool) rewatchLocked(w *worker) {
 			}
 		}
 	}
-	p.countLocked(w, long)
+	w.countLocked(long)
 	w.watch = at
 	switch {
 	case at.IsZero():
@@ -165,10 +167,11 @@ func (w *worker) countWorkLocked(counts bool, now time.Time) {
 }
 
 // unwatchLocked has the supervisor leave w's task alone.
-func (p *Pool) unwatchLocked(w *worker) {
+func (w *worker) unwatchLocked() {
+	p := w.pool
 	w.ending, w.suspect, w.hung, w.beatDue, w.glimpse = false, false, nil, time.Time{}, nil
 	w.workEnd = time.Time{}
-	p.countLocked(w, 0)
+	w.countLocked(0)
 	if w.watchI >= 0 {
 		heap.Remove(&p.watch.watched, w.watchI)
 	}
@@ -176,7 +179,7 @@ func (p *Pool) unwatchLocked(w *worker) {
 
 // expectBeatLocked has a task with a Heartbeat give the next sign of life
 // between now and one Heartbeat later: Beat and Yield take the signal back.
-func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
+func (w *worker) expectBeatLocked(now time.Time) {
 	if every := w.job.h.task.Heartbeat; every > 0 {
 		a := w.attempt
 		a.signal.Or(signalBeat)
@@ -189,24 +192,27 @@ func (p *Pool) expectBeatLocked(w *worker, now time.Time) {
 }
 
 // watchEndLocked gives w's task, whose context has ended, the hang grace.
-func (p *Pool) watchEndLocked(w *worker) {
+func (w *worker) watchEndLocked() {
+	p := w.pool
 	if !w.ending {
 		w.ending, w.graceEnd, w.graceLeft = true, time.Time{}, p.cfg.hangGrace
-		p.rewatchLocked(w)
+		w.rewatchLocked()
 	}
 }
 
 // endLocked sees to a running or parked attempt whose context has ended: it gets
 // the grace and, if parked, goes on. The caller ends the derived context.
-func (p *Pool) endLocked(a *attempt, e *ending) {
+func (a *attempt) endLocked(e *ending) {
+	p := a.pool
 	a.noteEnd(e)
-	p.watchEndLocked(a.w)
+	a.w.watchEndLocked()
 	p.sched.hasten(a.h)
 }
 
 // expireLocked looks after the task of w, whose watch is over. It reports
 // whether the task hangs.
-func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
+func (w *worker) expireLocked(now time.Time) (hung bool) {
+	p := w.pool
 	a, late := w.attempt, now.Sub(w.watch)
 	if w.counting > 0 {
 		late -= p.watch.rounds.grant(&w.granted)
@@ -221,35 +227,36 @@ func (p *Pool) expireLocked(w *worker, now time.Time) (hung bool) {
 	case w.ending:
 		w.suspect, hung = true, true
 	case !a.deadline.IsZero() && !now.Before(a.deadline):
-		p.endLocked(a, timedOut) // the derived context has a timer of its own
+		a.endLocked(timedOut) // the derived context has a timer of its own
 	case !w.workEnd.IsZero() && !now.Before(w.workEnd):
-		p.endLocked(a, workOver)
-		p.finishSoonLocked(a, workOver)
+		a.endLocked(workOver)
+		a.endContextSoonLocked(workOver)
 	case !w.half: // from here silence counts
 		w.half, w.granted = true, p.watch.rounds.lateness
 		w.beatDue = w.beatDue.Add(late)
 	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
-		p.expectBeatLocked(w, now) // it gave a sign of life, or had no time to
+		w.expectBeatLocked(now) // it gave a sign of life, or had no time to
 	case late < 0:
 		w.beatDue = now.Add(-late)
 	default:
-		p.endLocked(a, silent)
-		p.finishSoonLocked(a, silent)
+		a.endLocked(silent)
+		a.endContextSoonLocked(silent)
 	}
-	p.rewatchLocked(w)
+	w.rewatchLocked()
 	return hung
 }
 
-// finishSoonLocked has the derived context of a ended on another goroutine, as that
+// endContextSoonLocked has the derived context of a ended on another goroutine, as that
 // may call user code.
-func (p *Pool) finishSoonLocked(a *attempt, e *ending) {
+func (a *attempt) endContextSoonLocked(e *ending) {
+	p := a.pool
 	if a.derived.Load() == nil {
 		return // whoever derives it sees that it has ended
 	}
 	p.outbox.helpers++
 	go func() {
 		defer p.helperDone(p.helps())
-		p.finish(a, e)
+		a.endContext(e)
 	}()
 }
 
@@ -306,23 +313,24 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		} else if w.glimpsedAt != now {
 			stack = earlier(stack, now.Sub(w.glimpsedAt))
 		}
-		v := p.hungLocked(w, stack)
+		v := w.hungLocked(stack)
 		a := w.attempt
 		if a != nil && !a.over && a.h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
 			p.outbox.helpers++
 			stands := v
 			w.hung = &stands
-			go p.judgeHung(w, a, v, a.retry)
+			go w.judgeHung(a, v, a.retry)
 			continue
 		}
-		p.settleHungLocked(w, &v, &reports)
+		w.settleHungLocked(&v, &reports)
 	}
 	p.reportLocked(reports)
 }
 
 // hungLocked returns what becomes of the task of w, which is given up with that
 // stack, if there is no retry.
-func (p *Pool) hungLocked(w *worker, stack []byte) verdict {
+func (w *worker) hungLocked(stack []byte) verdict {
+	p := w.pool
 	a := w.attempt
 	switch {
 	case a == nil || !a.over:
@@ -343,7 +351,8 @@ func (p *Pool) hungLocked(w *worker, stack []byte) verdict {
 // judgeHung asks the policy whether a hung attempt is to be retried, and
 // settles it, unless it has returned meanwhile. It runs on a goroutine of its
 // own, as it calls user code.
-func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
+func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
+	p := w.pool
 	id := p.helps()
 	defer func() { // also after a Goexit
 		defer p.helperDone(id)
@@ -351,7 +360,7 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 		defer p.unlock()
 		if !a.over {
 			var reports []report
-			p.settleHungLocked(w, &v, &reports)
+			w.settleHungLocked(&v, &reports)
 			p.reportLocked(reports)
 			p.restoreLocked()
 		}
@@ -361,23 +370,24 @@ func (p *Pool) judgeHung(w *worker, a *attempt, v verdict, r Retry) {
 
 // settleJudgedLocked settles the task of w if Retry.If is being asked about its
 // hang: the task was canceled, and there will be no retry whatever the answer.
-func (p *Pool) settleJudgedLocked(w *worker, reports *[]report) {
+func (w *worker) settleJudgedLocked(reports *[]report) {
 	if w.hung != nil {
 		v := *w.hung
-		p.settleHungLocked(w, &v, reports)
+		w.settleHungLocked(&v, reports)
 	}
 }
 
 // settleHungLocked settles the task of w as v says, while its goroutine still
 // runs it.
-func (p *Pool) settleHungLocked(w *worker, v *verdict, reports *[]report) {
-	p.settleAttemptLocked(w, v, reports)
+func (w *worker) settleHungLocked(v *verdict, reports *[]report) {
+	p := w.pool
+	w.settleAttemptLocked(v, reports)
 	if a := w.attempt; a != nil { // it may never return to do so itself
-		*reports = append(*reports, report{call: func() { a.finish(returned) }})
+		*reports = append(*reports, report{call: func() { a.finishDerived(returned) }})
 	}
 	w.gaveUp = true
 	if !w.holds || len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil {
-		p.abandonLocked(w, reports)
+		w.abandonLocked(reports)
 	} else {
 		p.crew.lost = append(p.crew.lost, w)
 	}

@@ -137,7 +137,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		w.job = entry{f: h.work.f}
 		w.timed, w.draw, w.started = true, h.draw, time.Now()
 		if p.hooks.started != nil {
-			p.noteStartLocked(w, w.started.Sub(p.epoch)-h.queuedAt)
+			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
 		h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
 		functionHandles.Put(h)
@@ -148,11 +148,11 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		if h.task.WorkTimeout > 0 {
 			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
 		}
-		p.expectBeatLocked(w, w.attempt.started)
-		p.rewatchLocked(w)
+		w.expectBeatLocked(w.attempt.started)
+		w.rewatchLocked()
 	}
 	if p.hooks.started != nil {
-		p.noteStartLocked(w, w.attempt.started.Sub(p.epoch)-h.queuedAt)
+		w.noteStartLocked(w.attempt.started.Sub(p.epoch) - h.queuedAt)
 	}
 }
 
@@ -160,7 +160,8 @@ func (w *worker) takeHandleLocked(h *Handle) {
 // starts, after so long in the queue: here, to spare the worker a turn at the lock.
 //
 //go:noinline
-func (p *Pool) noteStartLocked(w *worker, wait time.Duration) {
+func (w *worker) noteStartLocked(wait time.Duration) {
+	p := w.pool
 	w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
 }
 
@@ -263,7 +264,7 @@ func (w *worker) died(goexit bool) {
 	defer p.unlock()
 	w.panicked = !goexit
 	if w.gaveUp && w.abandoned {
-		p.returnedLateLocked(w)
+		w.returnedLateLocked()
 		return
 	}
 	switch {
@@ -279,7 +280,7 @@ func (w *worker) died(goexit bool) {
 		// Nobody is to be asked about a function, so it need not wait for the
 		// replacement.
 		w.verdict = verdict{state: Failed, err: w.err, kind: w.kind}
-		p.settleAttemptLocked(w, &w.verdict, &w.reports)
+		w.settleAttemptLocked(&w.verdict, &w.reports)
 		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseReport, nil, nil
 		p.restoreLocked()
 	}
@@ -351,7 +352,7 @@ func (w *worker) work() {
 func (w *worker) deliver() {
 	for len(w.reports) > 0 {
 		if r := next(&w.reports); !r.start || w.attempt == nil || !w.tooLate() {
-			w.pool.contain("a hook or logger", func() { r.make() })
+			w.pool.guard.contain("a hook or logger", func() { r.make() })
 		}
 	}
 	w.reports, w.event = w.reportSpace[:0], TaskEvent{} // which refers to the task
@@ -371,7 +372,7 @@ func (w *worker) endedWaiting() *ending {
 	}
 	e := a.group.end()
 	if e == nil {
-		e = w.pool.contextEnd(a.ctx)
+		e = w.pool.guard.contextEnd(a.ctx)
 	}
 	if e != nil && e.cause == errReturned {
 		w.parent = w.pool.returnedParent(a.ctx)
@@ -388,7 +389,7 @@ func (w *worker) withdraw() bool {
 		p.unlock()
 		return w.late()
 	}
-	p.unwatchLocked(w)
+	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
 	p.sched.undo(h, w.choice, w.restricted)
 	p.ledger.total.withdrawn++
@@ -469,7 +470,7 @@ func (w *worker) mayRun() error {
 	if end == nil {
 		return nil
 	}
-	w.pool.finish(a, end)
+	a.endContext(end)
 	if end.kind == endTimeout {
 		return context.DeadlineExceeded
 	}
@@ -528,10 +529,10 @@ func (w *worker) nextLocked() bool {
 	p := w.pool
 	defer p.unlock()
 	if w.abandoned { // while it reported
-		p.returnedLateLocked(w)
+		w.returnedLateLocked()
 		return false
 	}
-	if w.holds && p.plainLocked() && p.takeNextLocked(w) {
+	if w.holds && p.plainLocked() && w.takeNextLocked() {
 		w.phase = phaseStart
 		return true
 	}
@@ -545,14 +546,14 @@ func (w *worker) nextLocked() bool {
 func (w *worker) takeOrSleepLocked() bool {
 	p := w.pool
 	switch {
-	case p.sizeLocked() > p.sched.slots+p.crew.extra: // after Resize
+	case p.crew.size() > p.sched.slots+p.crew.extra: // after Resize
 		w.dismissed = true
-	case p.idleLocked() >= p.sched.slots: // enough for what may be parked next
+	case p.crew.withoutTask() >= p.sched.slots: // enough for what may be parked next
 		w.dismissed = true
 		p.crew.extra--
 	}
 	if w.dismissed {
-		p.leaveLocked(w)
+		w.leaveLocked()
 		p.restoreLocked()
 		return false
 	}

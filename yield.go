@@ -56,11 +56,11 @@ func yield(ctx context.Context) error {
 	var pk *parking
 	switch most := p.waiting.Load(); {
 	case most < a.priority && p.sched.contended(Priority(a.priority-1)):
-		if pk = p.parkLocked(a); pk != nil {
-			p.backLocked(pk)
+		if pk = a.parkLocked(); pk != nil {
+			pk.backLocked()
 		}
 	case most == a.priority && p.sched.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
-		if pk = p.parkLocked(a); pk != nil {
+		if pk = a.parkLocked(); pk != nil {
 			p.sched.askLast(a.h, p.now())
 		}
 	}
@@ -115,17 +115,17 @@ func Block(ctx context.Context, f func() error) error {
 	var pk *parking
 	p.lock()
 	if p.sched.count[Parked] < p.cfg.maxParked {
-		if pk = p.parkLocked(a); pk != nil {
+		if pk = a.parkLocked(); pk != nil {
 			pk.working = true
-			p.rewatchLocked(a.w)
+			a.w.rewatchLocked()
 			p.restoreLocked()
 		}
 	} else {
-		p.excuseLocked(a, true)
+		a.excuseLocked(true)
 		defer func() {
 			p.lock()
 			defer p.unlock()
-			p.excuseLocked(a, false)
+			a.excuseLocked(false)
 		}()
 	}
 	p.unlock()
@@ -137,13 +137,13 @@ func Block(ctx context.Context, f func() error) error {
 }
 
 // excuseLocked says whether a, which has its slot, need give no sign of life.
-func (p *Pool) excuseLocked(a *attempt, excused bool) {
+func (a *attempt) excuseLocked(excused bool) {
 	if a.over {
 		return
 	}
 	a.excused = excused
-	p.expectBeatLocked(a.w, time.Now())
-	p.rewatchLocked(a.w)
+	a.w.expectBeatLocked(time.Now())
+	a.w.rewatchLocked()
 }
 
 // Beat is a sign of life of a task with a Heartbeat, for work that has no room
