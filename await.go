@@ -162,7 +162,11 @@ func (w *wait) awaitLocked() (err error) {
 // waitAsLocked waits once, with the task that waits, if there is one, parked.
 func (w *wait) waitAsLocked() (err error) {
 	p := w.what.pool()
-	if pk := p.parkHereLocked(w.task); pk != nil {
+	var pk *parking
+	if w.task != nil && w.task.pool == p {
+		pk = w.task.parkLocked()
+	}
+	if pk != nil {
 		pk.waitsLocked(w.what)
 		on := w.what.waiters()
 		on.parked = append(on.parked, pk)

@@ -207,7 +207,7 @@ func (w *contextWatch) contextEnded() {
 		told = ws.told.CompareAndSwap(w.next, w)
 	}
 	if w.next == nil {
-		w.pool.pass()
+		pass(w.pool)
 	}
 }
 
@@ -217,6 +217,7 @@ var passing = new(contextWatch)
 
 // A chunk is tasks that the pass cancels together.
 type chunk struct {
+	pool    *Pool
 	told    *contextWatch // of the list told: what is left of it
 	tasks   []endedTask
 	asked   int         // for how many of them the cause is known
@@ -235,7 +236,7 @@ type endedTask struct {
 }
 
 // pass cancels the tasks whose context has ended.
-func (p *Pool) pass() {
+func pass(p *Pool) {
 	p.lock()
 	if p.end.over { // all tasks have settled
 		p.unlock()
@@ -243,12 +244,13 @@ func (p *Pool) pass() {
 	}
 	p.outbox.helpers++
 	p.unlock()
-	p.passOn(&chunk{tasks: make([]endedTask, 0, passChunk)})
+	(&chunk{pool: p, tasks: make([]endedTask, 0, passChunk)}).run()
 }
 
-// passOn is the goroutine of the pass. Should user code end it, another goes on where it
+// run is the goroutine of the pass. Should user code end it, another goes on where it
 // has stopped.
-func (p *Pool) passOn(c *chunk) {
+func (c *chunk) run() {
+	p := c.pool
 	id, done := p.helps(), false
 	defer func() {
 		if done {
@@ -258,11 +260,11 @@ func (p *Pool) passOn(c *chunk) {
 		p.lock()
 		defer p.unlock()
 		delete(p.outbox.insiders, id)
-		go p.passOn(c)
+		go c.run()
 	}()
-	for more := true; more; more = p.nextChunk(c) {
-		p.askCauses(c)
-		p.cancelChunk(c)
+	for more := true; more; more = c.next() {
+		c.askCauses()
+		c.cancel()
 		for len(c.running) > 0 {
 			t := c.running[0]
 			c.running = c.running[1:]
@@ -275,10 +277,10 @@ func (p *Pool) passOn(c *chunk) {
 	done = true
 }
 
-// nextChunk takes tasks to cancel. It returns false if there are none: then the pass is
+// next takes tasks to cancel. It returns false if there are none: then the pass is
 // over.
-func (p *Pool) nextChunk(c *chunk) bool {
-	ws := &p.watches
+func (c *chunk) next() bool {
+	p, ws := c.pool, &c.pool.watches
 	p.lock() // as the tasks that settle let go of their context
 	defer p.unlock()
 	ws.mu.Lock()
@@ -309,7 +311,8 @@ func (p *Pool) nextChunk(c *chunk) bool {
 }
 
 // askCauses asks why the contexts of c's tasks have ended.
-func (p *Pool) askCauses(c *chunk) {
+func (c *chunk) askCauses() {
+	p := c.pool
 	for c.asked < len(c.tasks) {
 		t := &c.tasks[c.asked]
 		c.asked++
@@ -319,13 +322,14 @@ func (p *Pool) askCauses(c *chunk) {
 			}
 		})
 		if t.cause == errReturned {
-			t.parent = p.returnedParent(t.ctx)
+			t.parent = p.guard.returnedParent(t.ctx)
 		}
 	}
 }
 
-// cancelChunk cancels c's tasks.
-func (p *Pool) cancelChunk(c *chunk) {
+// cancel cancels c's tasks.
+func (c *chunk) cancel() {
+	p := c.pool
 	if len(c.tasks) == 0 { // a goroutine before has done so, and was ended
 		return
 	}
@@ -342,7 +346,7 @@ func (p *Pool) cancelChunk(c *chunk) {
 	clear(c.tasks)
 	c.tasks = c.tasks[:0]
 	p.restoreLocked()
-	p.oweLocked(c.reports)
+	p.outbox.oweLocked(c.reports)
 }
 
 // cancel implements Handle.Cancel.
@@ -354,7 +358,7 @@ func (h *Handle) cancel(cause error) bool {
 	if ok {
 		p.restoreLocked()
 	}
-	p.oweLocked(reports)
+	p.outbox.oweLocked(reports)
 	p.unlock()
 	if a != nil {
 		a.endContext(e)

@@ -60,19 +60,18 @@ func (c *crew) withoutTask() int {
 	return n
 }
 
-// takeIdleLocked takes the idle worker on top, nil if none is asleep. Whoever calls
-// it wakes that.
-func (p *Pool) takeIdleLocked() *worker {
-	if len(p.crew.idle) == 0 {
-		p.releaseLeaderLocked()
+// takeIdle takes the idle worker on top, nil if none is asleep. Whoever calls it wakes that.
+func (c *crew) takeIdle(in *inbox) *worker {
+	if len(c.idle) == 0 {
+		c.releaseLeader(in)
 	}
-	last := len(p.crew.idle) - 1
+	last := len(c.idle) - 1
 	if last < 0 {
 		return nil
 	}
-	w := p.crew.idle[last]
-	p.crew.idle[last] = nil
-	p.crew.idle = p.crew.idle[:last]
+	w := c.idle[last]
+	c.idle[last] = nil
+	c.idle = c.idle[:last]
 	return w
 }
 
@@ -80,52 +79,71 @@ func (p *Pool) takeIdleLocked() *worker {
 // where a slot is free and all were hired, some are with parked tasks.
 func (p *Pool) summonLocked() {
 	coming := p.crew.coming
-	w := p.takeIdleLocked()
+	w := p.crew.takeIdle(&p.inbox)
 	if p.crew.coming > coming {
 		return // that was the leader, and it was woken already
 	}
 	if w == nil {
 		p.hireLocked()
-		w = p.takeIdleLocked()
+		w = p.crew.takeIdle(&p.inbox)
 	}
 	p.crew.coming++
 	w.wake <- struct{}{}
 }
 
-// boundExtraLocked forgets those beyond slots that have become workers like all others,
+// boundExtra forgets those beyond slots that have become workers like all others,
 // as there are more slots, or that were abandoned.
-func (p *Pool) boundExtraLocked() {
-	p.crew.extra = min(p.crew.extra, max(p.crew.size()-p.sched.slots, 0))
-}
+func (c *crew) boundExtra(slots int) { c.extra = min(c.extra, max(c.size()-slots, 0)) }
 
-// trimLocked lets idle workers go while there are more than most.
-func (p *Pool) trimLocked(most int) {
-	p.crew.unhired -= min(p.crew.unhired, max(p.crew.size()-most, 0))
-	for len(p.crew.all) > most && p.dismissIdleLocked() {
+// trim lets idle workers go while there are more than most.
+func (c *crew) trim(most int, in *inbox) {
+	c.unhired -= min(c.unhired, max(c.size()-most, 0))
+	for len(c.all) > most {
+		w := c.takeIdle(in)
+		if w == nil {
+			return // those that come will see for themselves
+		}
+		c.remove(w)
+		w.dismissed = true
+		w.wake <- struct{}{}
 	}
 }
 
-// dismissIdleLocked lets the idle worker on top go. It returns false if none is
-// asleep: those that come will see for themselves.
-func (p *Pool) dismissIdleLocked() bool {
-	w := p.takeIdleLocked()
-	if w == nil {
-		return false
-	}
-	w.leaveLocked()
-	w.dismissed = true
-	w.wake <- struct{}{}
-	return true
+// remove takes w out of the crew.
+func (c *crew) remove(w *worker) {
+	last := len(c.all) - 1
+	moved := c.all[last]
+	c.all[w.crewI], moved.crewI = moved, w.crewI
+	c.all[last] = nil
+	c.all, c.idle = shrunk(c.all[:last]), shrunk(c.idle)
 }
 
-// leaveLocked removes w from the crew.
-func (w *worker) leaveLocked() {
-	p := w.pool
-	last := len(p.crew.all) - 1
-	moved := p.crew.all[last]
-	p.crew.all[w.crewI], moved.crewI = moved, w.crewI
-	p.crew.all[last] = nil
-	p.crew.all, p.crew.idle = shrunk(p.crew.all[:last]), shrunk(p.crew.idle)
+// endDetour lets tasks arrive without Pool.mu. It is called with in.mu held.
+func (c *crew) endDetour(in *inbox) {
+	c.detour, in.detour = false, false
+	if in.batch == nil {
+		in.batch = newSegment(batchSize)
+	}
+}
+
+// releaseLeader makes the leader, if there is one, a worker like any other.
+func (c *crew) releaseLeader(in *inbox) {
+	if c.leader != nil {
+		lockSoon(&in.mu)
+		defer in.mu.Unlock()
+		c.endLeader(in)
+	}
+}
+
+// endLeader is releaseLeader with in.mu held.
+func (c *crew) endLeader(in *inbox) {
+	if in.leader == nil {
+		c.coming++ // the first arrival has woken it
+	} else {
+		in.leader = nil
+		c.idle = append(c.idle, c.leader)
+	}
+	c.leader = nil
 }
 
 // replaceLocked starts a new goroutine where one died. It goes on with what the
@@ -164,8 +182,8 @@ func (w *worker) deathLocked() string {
 func (w *worker) abandonLocked(reports *[]report) {
 	p := w.pool
 	w.gaveUp, w.abandoned = true, true
-	w.leaveLocked()
-	p.boundExtraLocked()
+	p.crew.remove(w)
+	p.crew.boundExtra(p.sched.slots)
 	w.freeSlotLocked()
 	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
 	if w.dead {
@@ -187,13 +205,6 @@ func (w *worker) abandonLocked(reports *[]report) {
 	}
 }
 
-func (p *Pool) maxAbandonedLocked() int {
-	if p.cfg.maxAbandoned == likeWorkers {
-		return p.sched.slots
-	}
-	return p.cfg.maxAbandoned
-}
-
 // returnedLateLocked takes note of the end of an abandoned worker.
 func (w *worker) returnedLateLocked() {
 	p := w.pool
@@ -207,7 +218,7 @@ func (w *worker) returnedLateLocked() {
 // allows.
 func (p *Pool) reclaimLocked() {
 	var reports []report
-	for len(p.crew.lost) > 0 && (len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil) {
+	for len(p.crew.lost) > 0 && (len(p.crew.abandoned) < p.cfg.maxAbandonedOf(p.sched.slots) || p.end.cut != nil) {
 		w := p.crew.lost[0]
 		p.crew.lost = shrunk(slices.Delete(p.crew.lost, 0, 1))
 		w.abandonLocked(&reports)

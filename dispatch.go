@@ -123,7 +123,7 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 func (h *Handle) delayLocked(due time.Time) {
 	p := h.pool
 	p.sched.delay(h, due)
-	p.alarmAtLocked(due)
+	p.supervisor.alarmAtLocked(due)
 }
 
 // now returns the time for the orders of tasks: with aging that since epoch. Without, nobody

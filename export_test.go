@@ -40,7 +40,7 @@ func (p *Pool) MakeLate(d time.Duration) int {
 			w.beatDue, w.half = due, true
 		}
 	}
-	p.alarmLocked()
+	p.supervisor.alarmLocked()
 	return len(p.watch.watched)
 }
 
@@ -59,7 +59,7 @@ func (p *Pool) MakeRoundLate(d time.Duration) bool {
 		return false
 	}
 	p.watch.rounds.next = time.Now().Add(-d)
-	p.alarmLocked()
+	p.supervisor.alarmLocked()
 	return true
 }
 

@@ -53,7 +53,7 @@ func (p *Pool) takeInLocked() {
 	}
 	batch, n, spans, began := in.takeLocked(p.ledger.total.attempts)
 	if p.crew.leader != nil {
-		p.endLeaderLocked()
+		p.crew.endLeader(in)
 	}
 	in.mu.Unlock()
 	in.spareSpans = spans
@@ -236,7 +236,7 @@ func (p *Pool) expectLocked() bool {
 	if p.crew.coming > 0 {
 		if p.crew.detour { // no more: who is coming finds what arrives
 			lockSoon(&p.inbox.mu)
-			p.endDetourLocked()
+			p.crew.endDetour(&p.inbox)
 			p.inbox.mu.Unlock()
 		}
 		return true
@@ -257,7 +257,7 @@ func (p *Pool) expectLocked() bool {
 		return false
 	}
 	if p.crew.detour, in.detour = detour, detour; !detour {
-		p.endDetourLocked()
+		p.crew.endDetour(in)
 	}
 	if scout {
 		last := len(p.crew.idle) - 1
@@ -266,36 +266,7 @@ func (p *Pool) expectLocked() bool {
 		p.crew.idle[last] = nil
 		p.crew.idle = p.crew.idle[:last]
 	} else if p.crew.leader != nil {
-		p.endLeaderLocked()
+		p.crew.endLeader(in)
 	}
 	return true
-}
-
-// endDetourLocked lets tasks arrive without Pool.mu. It is called with inbox.mu held.
-func (p *Pool) endDetourLocked() {
-	in := &p.inbox
-	p.crew.detour, in.detour = false, false
-	if in.batch == nil {
-		in.batch = newSegment(batchSize)
-	}
-}
-
-// releaseLeaderLocked makes the leader, if there is one, a worker like any other.
-func (p *Pool) releaseLeaderLocked() {
-	if p.crew.leader != nil {
-		lockSoon(&p.inbox.mu)
-		defer p.inbox.mu.Unlock()
-		p.endLeaderLocked()
-	}
-}
-
-// endLeaderLocked is releaseLeaderLocked with inbox.mu held.
-func (p *Pool) endLeaderLocked() {
-	if in := &p.inbox; in.leader == nil {
-		p.crew.coming++ // the first arrival has woken it
-	} else {
-		in.leader = nil
-		p.crew.idle = append(p.crew.idle, p.crew.leader)
-	}
-	p.crew.leader = nil
 }

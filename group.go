@@ -140,7 +140,7 @@ func (g *Group) refused(err error) {
 	var reports []report
 	g.settledLocked(err, &reports)
 	g.p.restoreLocked()
-	g.p.oweLocked(reports)
+	g.p.outbox.oweLocked(reports)
 	g.p.unlock()
 	g.p.deliverAll(reports)
 }

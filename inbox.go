@@ -46,7 +46,7 @@ type inboxTerms struct {
 	aging  bool // orders are times since epoch
 	timed  bool // hooks are told how long tasks wait
 	epoch  time.Time
-	alarm  chan struct{} // wakes the supervisor
+	bell   chan struct{} // wakes the supervisor
 }
 
 // A span is arrivals of one priority.
@@ -68,7 +68,7 @@ type toNextLine [64 - 8 - 40]byte
 
 // gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
 // beginning of a cache line where pointers have 64 bits.
-const gapBeforeMu = 64 + 48
+const gapBeforeMu = 64 + 16
 
 const (
 	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
@@ -140,7 +140,7 @@ func (in *inbox) beginSpan(e entry, pr Priority) {
 	}
 	if in.watch {
 		in.watch = false
-		ring(in.alarm)
+		ring(in.bell)
 	}
 	in.spans = append(in.spans, span{pr, in.n})
 	in.least.Store(min(in.least.Load(), int64(pr)))

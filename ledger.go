@@ -16,7 +16,9 @@ type ledger struct {
 
 // A waitClock tells how long tasks have waited whose arrival nobody has timed.
 type waitClock struct {
-	marks []mark // see oldestWaitLocked
+	aging bool   // orders are times
+	timed bool   // handles know when they came
+	marks []mark // see oldestWait
 }
 
 // totals is the part of Stats that only grows.
@@ -175,20 +177,20 @@ func thinOut(marks []mark, now, precision time.Duration) []mark {
 
 func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
 
-// oldestWaitLocked returns how long the task at the front of l that is not parked,
-// of which there is one, has waited.
-func (p *Pool) oldestWaitLocked(l *lane, now time.Duration) time.Duration {
+// oldestWait returns how long at now, since Pool.epoch, the task at the front of l that is
+// not parked, of which there is one, has waited.
+func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
 	for e := range l.all() {
 		switch {
 		case e.parked():
 			continue
-		case e.h != nil && p.hooks.timed:
+		case e.h != nil && c.timed:
 			return now - e.h.queuedAt
-		case p.sched.aging:
+		case c.aging:
 			return now - time.Duration(e.order)
 		}
-		i, _ := slices.BinarySearchFunc(p.ledger.clock.marks, e.order, mark.compare)
-		return now - p.ledger.clock.marks[i].at
+		i, _ := slices.BinarySearchFunc(c.marks, e.order, mark.compare)
+		return now - c.marks[i].at
 	}
 	return 0
 }

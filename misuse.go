@@ -22,11 +22,11 @@ func (p *Pool) misused() bool { return p == nil || p.self != p }
 
 // misuse is the error of a call with a pool that is misused.
 func (p *Pool) misuse(call string) error {
-	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, p.whatElse())
+	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, whatElse(p))
 }
 
 // whatElse says what p is if it is misused, else "".
-func (p *Pool) whatElse() string {
+func whatElse(p *Pool) string {
 	switch {
 	case p == nil:
 		return "nil"
@@ -39,7 +39,7 @@ func (p *Pool) whatElse() string {
 }
 
 func init() { // what the packages around this one use
-	remote.PoolMisuse = func(pool any) string { return pool.(*Pool).whatElse() }
+	remote.PoolMisuse = func(pool any) string { return whatElse(pool.(*Pool)) }
 	remote.TaskHere = func() context.Context {
 		if a := currentAttempt(); a != nil {
 			return a

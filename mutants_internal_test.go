@@ -558,12 +558,12 @@ func TestThePassTakesAChunkAtATime(t *testing.T) {
 			all = append(all, watchedTask(t, p, ctx))
 		}
 		p.watches.told.Store(p.watches.byDone[ctx.Done()])
-		c := new(chunk)
+		c := &chunk{pool: p}
 		var sizes []int
-		for p.nextChunk(c) {
+		for c.next() {
 			sizes = append(sizes, len(c.tasks))
-			p.askCauses(c)
-			p.cancelChunk(c)
+			c.askCauses()
+			c.cancel()
 			for _, e := range c.tasks[:passChunk] {
 				require.Zero(t, e, "it is let go of")
 			}
@@ -583,9 +583,9 @@ func TestATaskWhoseContextHasEndedWithoutAWordGetsACause(t *testing.T) {
 		p, end := watchTrial(t)
 		defer end()
 		h := watchedTask(t, p, context.Background())
-		c := &chunk{tasks: []endedTask{{h: h, ctx: &ownContext{Context: context.Background()}, cause: context.Canceled}}}
-		p.askCauses(c)
-		p.cancelChunk(c)
+		c := &chunk{pool: p, tasks: []endedTask{{h: h, ctx: &ownContext{Context: context.Background()}, cause: context.Canceled}}}
+		c.askCauses()
+		c.cancel()
 		require.Equal(t, context.Canceled, h.Err())
 	})
 }
@@ -626,7 +626,7 @@ func TestReportsOfAPassAreOwedOnce(t *testing.T) {
 		p, err := New(WithWorkers(1), WithHooks(Hooks{Finished: func(TaskEvent) {}}))
 		require.NoError(t, err)
 		require.True(t, p.hooks.outside)
-		p.cancelChunk(&chunk{reports: make([]report, 1)})
+		(&chunk{pool: p, reports: make([]report, 1)}).cancel()
 		require.Zero(t, p.outbox.helpers)
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
@@ -640,7 +640,7 @@ func TestThePassTellsTheParentToWhatItCancelsOnly(t *testing.T) {
 		defer end()
 		at, other := &attempt{h: &Handle{}}, &attempt{h: &Handle{}}
 		cancel := func(h *Handle, parent *attempt) {
-			p.cancelChunk(&chunk{tasks: []endedTask{{h: h, cause: errReturned, parent: parent}}})
+			(&chunk{pool: p, tasks: []endedTask{{h: h, cause: errReturned, parent: parent}}}).cancel()
 		}
 		settled := watchedTask(t, p, context.Background())
 		settled.Cancel(nil)
@@ -708,13 +708,13 @@ func TestTheParentOfAnOrphanIsTheNearestTaskThatHasReturned(t *testing.T) {
 	older := &attempt{ctx: context.WithValue(oldest, key{}, 0)}
 	old := &attempt{ctx: older}
 	ctx := context.WithValue(old, key{}, 0)
-	require.Nil(t, p.returnedParent(ctx))
+	require.Nil(t, p.guard.returnedParent(ctx))
 	oldest.noteEnd(returned)
-	require.Same(t, oldest, p.returnedParent(ctx))
+	require.Same(t, oldest, p.guard.returnedParent(ctx))
 	older.noteEnd(returned)
-	require.Same(t, older, p.returnedParent(ctx))
+	require.Same(t, older, p.guard.returnedParent(ctx))
 	old.noteEnd(timedOut)
-	require.Same(t, older, p.returnedParent(ctx))
+	require.Same(t, older, p.guard.returnedParent(ctx))
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.Empty(t, log.String())
 }

@@ -308,3 +308,11 @@ func WithLogger(l *slog.Logger) Option {
 func WithName(name string) Option {
 	return optionFunc(func(c *config) { c.name = name })
 }
+
+// maxAbandonedOf returns how many workers of a pool with so many slots may be abandoned.
+func (c *config) maxAbandonedOf(slots int) int {
+	if c.maxAbandoned == likeWorkers {
+		return slots
+	}
+	return c.maxAbandoned
+}

@@ -35,8 +35,8 @@ func causedByReturn(err error) bool {
 
 // returnedParent returns the attempt whose return has ended ctx, nil if it cannot be told.
 // It calls methods of ctx, so no lock may be held.
-func (p *Pool) returnedParent(ctx context.Context) (parent *attempt) {
-	p.guard.contain("a context's method", func() {
+func (g *guard) returnedParent(ctx context.Context) (parent *attempt) {
+	g.contain("a context's method", func() {
 		for a := attemptFrom(ctx); a != nil && parent == nil; a = attemptFrom(a.ctx) {
 			if a.end.Load() == returned {
 				parent = a
@@ -60,7 +60,7 @@ func (h *Handle) orphanedLocked(err error) {
 	o.untold[h.parent]++
 	if o.next.IsZero() {
 		o.next = time.Now().Add(orphanDelay)
-		p.alarmAtLocked(o.next)
+		p.supervisor.alarmAtLocked(o.next)
 	}
 }
 
@@ -68,17 +68,17 @@ func (h *Handle) orphanedLocked(err error) {
 func (p *Pool) tellOfOrphansLocked() {
 	var reports []report
 	for parent, n := range p.orphans.untold {
-		reports = append(reports, report{call: func() { p.logOrphans(parent, n) }})
+		reports = append(reports, report{call: func() { p.guard.writeOrphans(parent, n) }})
 	}
 	p.orphans = orphans{}
 	p.reportLocked(reports)
 }
 
-func (p *Pool) logOrphans(parent *attempt, n int) {
+func (g *guard) writeOrphans(parent *attempt, n int) {
 	var attrs []slog.Attr
 	if parent != nil {
 		attrs = append(attrs, slog.Uint64("id", parent.h.id), slog.String("task", parent.h.task.Name))
 	}
-	p.guard.write(slog.LevelWarn, "taskpool: tasks canceled, as the task with whose context they were submitted has returned",
+	g.write(slog.LevelWarn, "taskpool: tasks canceled, as the task with whose context they were submitted has returned",
 		append(attrs, slog.Int("children", n), slog.Any("error", errReturned))...)
 }

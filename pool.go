@@ -93,11 +93,12 @@ func newPool(c *config) *Pool {
 		labels: newWorkerLabels("pool", c.name).ctx,
 		epoch:  time.Now(),
 	}
-	p.supervisor.alarm = make(chan struct{}, 1)
+	p.supervisor = supervisor{bell: make(chan struct{}, 1), run: p.supervise}
 	p.inbox.aging, p.inbox.timed = c.aging > 0, p.hooks.timed
-	p.inbox.epoch, p.inbox.alarm = p.epoch, p.supervisor.alarm
+	p.inbox.epoch, p.inbox.bell = p.epoch, p.supervisor.bell
+	p.ledger.clock.aging, p.ledger.clock.timed = c.aging > 0, p.hooks.timed
 	p.end.terminated = make(chan struct{})
-	p.outbox.insiders = make(map[uint64]bool)
+	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
 	p.self = p
 	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
@@ -117,7 +118,7 @@ func (p *Pool) quietLocked() bool {
 // drainedLocked tells those who wait for it that nothing is outstanding.
 func (p *Pool) drainedLocked() {
 	p.crew.extra = 0
-	p.trimLocked(p.sched.slots)
+	p.crew.trim(p.sched.slots, &p.inbox)
 	if p.quietLocked() {
 		p.idlers.wakeLocked()
 	}
@@ -219,10 +220,10 @@ func (p *Pool) Resize(workers int) error {
 		return ErrClosed
 	}
 	p.sched.slots = workers
-	p.boundExtraLocked()
+	p.crew.boundExtra(p.sched.slots)
 	p.crew.unhired += max(workers-p.crew.size(), 0)
 	p.reclaimLocked()
-	p.trimLocked(workers + p.crew.extra)
+	p.crew.trim(workers+p.crew.extra, &p.inbox)
 	p.restoreLocked()
 	p.watchFullLocked() // there may be fewer slots than are held
 	return nil

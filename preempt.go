@@ -67,15 +67,6 @@ func (pk *parking) resume(ctx context.Context) {
 	pk.beginRegion(ctx)
 }
 
-// parkHereLocked is parkLocked for an attempt that waits for something in p. It
-// returns nil too if a is nil or belongs to another pool.
-func (p *Pool) parkHereLocked(a *attempt) *parking {
-	if a == nil || a.pool != p {
-		return nil
-	}
-	return a.parkLocked()
-}
-
 // parkLocked takes the slot of a. It returns nil if a has none to give: it is
 // over, or another of its goroutines has parked it.
 func (a *attempt) parkLocked() *parking {

@@ -12,6 +12,8 @@ import (
 // An outbox is what hooks and the log are to be told, and the goroutines that do that and
 // other work for the pool. Protected by Pool.mu.
 type outbox struct {
+	outside bool // hookTable.outside
+
 	notices    []report // for the reporter, see reportLocked
 	delivering bool     // it runs
 
@@ -55,10 +57,10 @@ func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
 
 // deliver makes the reports in order. A panic in one is contained; Goexit is
 // left to the caller's goroutine, and leaves the reports not yet made in *rs.
-func (p *Pool) deliver(rs *[]report) {
+func (g *guard) deliver(rs *[]report) {
 	for len(*rs) > 0 {
 		r := next(rs)
-		p.guard.contain("a hook or logger", func() { r.make() })
+		g.contain("a hook or logger", func() { r.make() })
 	}
 }
 
@@ -72,10 +74,10 @@ func next(rs *[]report) report {
 
 // oweLocked notes that the caller, on whatever goroutine, is about to make reports with
 // deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
-func (p *Pool) oweLocked(rs []report) {
-	if len(rs) > 0 && p.hooks.outside {
-		p.outbox.helpers++
-		p.outbox.telling++
+func (o *outbox) oweLocked(rs []report) {
+	if len(rs) > 0 && o.outside {
+		o.helpers++
+		o.telling++
 	}
 }
 
@@ -101,7 +103,7 @@ func (p *Pool) deliverAll(rs []report) {
 	if p.hooks.outside {
 		p.tellHere(&rs)
 	} else {
-		p.deliver(&rs)
+		p.guard.deliver(&rs)
 	}
 }
 
@@ -110,7 +112,7 @@ func (p *Pool) deliverAll(rs []report) {
 //
 //go:noinline
 func (p *Pool) tellHere(rs *[]report) {
-	p.deliver(rs)
+	p.guard.deliver(rs)
 	runtime.KeepAlive(p) // so that stacks show it
 }
 
@@ -166,20 +168,20 @@ func (p *Pool) reportAll() {
 	for len(p.outbox.notices) > 0 {
 		next := p.outbox.notices[:1:1]
 		if p.outbox.notices = p.outbox.notices[1:]; len(p.outbox.notices) == maxReports/2 && len(p.crew.dead) > 0 {
-			p.alarmLocked()
+			p.supervisor.alarmLocked()
 		}
 		p.unlock()
 		func() {
 			defer p.lock()
-			p.deliver(&next)
+			p.guard.deliver(&next)
 		}()
 	}
 }
 
-// reportAttempt adds the reports about an attempt that ended with v. started is
+// report adds the reports about an attempt that ended with v. started is
 // zero if it is not known when it did, and e is to be the event. It is called with
 // pool.mu held and calls no user code; the reports do.
-func (p *Pool) reportAttempt(v *verdict, info TaskInfo, started time.Time, e *TaskEvent, reports *[]report) {
+func (v *verdict) report(p *Pool, info TaskInfo, started time.Time, e *TaskEvent, reports *[]report) {
 	var elapsed time.Duration
 	if !started.IsZero() {
 		elapsed = time.Since(started)

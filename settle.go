@@ -71,7 +71,7 @@ func (w *worker) judge() bool {
 			v.state = Canceled
 		}
 		if end.cause == errReturned {
-			w.parent = w.pool.returnedParent(a.ctx)
+			w.parent = w.pool.guard.returnedParent(a.ctx)
 		}
 	}
 	v.hung = end != nil && end.kind == endSilent
@@ -79,7 +79,7 @@ func (w *worker) judge() bool {
 	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
-			w.pool.decideRetry(v, a.retry, a.number)
+			v.decideRetry(&w.pool.guard, a.retry, a.number)
 		case end == cutOff: // it panicked, and might have been retried
 			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
 		}
@@ -92,10 +92,10 @@ func (w *worker) judge() bool {
 
 // decideRetry asks the policy about an attempt that failed. It calls user code;
 // v is at every such moment what stands if that kills the goroutine.
-func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
+func (v *verdict) decideRetry(g *guard, r Retry, attempt int) {
 	var permanent *remote.PermanentError
 	var after *remote.RetryAfterError
-	if !p.guard.contain("an error's Is or As", func() {
+	if !g.contain("an error's Is or As", func() {
 		if !errors.As(v.err, &permanent) {
 			errors.As(v.err, &after)
 		}
@@ -105,7 +105,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	again := !v.hung
 	if r.If != nil {
 		again = false
-		p.guard.contain("Retry.If", func() { again = r.If(v.err) })
+		g.contain("Retry.If", func() { again = r.If(v.err) })
 	}
 	if !again {
 		return
@@ -115,7 +115,7 @@ func (p *Pool) decideRetry(v *verdict, r Retry, attempt int) {
 	case after != nil:
 		v.delay = after.Delay
 	case r.Backoff != nil:
-		p.guard.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
+		g.contain("Retry.Backoff", func() { v.delay = max(r.Backoff(attempt), 0) })
 	}
 }
 
@@ -271,7 +271,7 @@ func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
 		if reports != &w.reports { // w, which was given up, may be telling hooks of it
 			e = new(TaskEvent)
 		}
-		p.reportAttempt(v, info, started, e, reports)
+		v.report(p, info, started, e, reports)
 	}
 }
 

@@ -96,7 +96,7 @@ func (p *Pool) close(deadline time.Time) {
 	p.end.closed, p.sched.paused = true, false
 	p.inbox.close()
 	p.takeInLocked()
-	p.turnAwayLocked(func(h *Handle) bool { return !p.continuesLocked(h.parent) || p.tooLateLocked(&h.task) })
+	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.tooLateLocked(&h.task) })
 	if p.cfg.delayed == DelayedCancel {
 		p.cancelDelayedLocked()
 	}
@@ -125,7 +125,7 @@ func (p *Pool) watchClosingLocked() {
 		}
 	}
 	p.end.closing.began, p.end.closing.next = now, now.Add(p.cfg.hangGrace)
-	p.alarmAtLocked(p.end.closing.next)
+	p.supervisor.alarmAtLocked(p.end.closing.next)
 }
 
 // tellOfClosingLocked has the log told what Shutdown waits for, if that is due. Once
@@ -274,7 +274,7 @@ func (p *Pool) cutShort(cause error) {
 		if !w.busy {
 			continue
 		}
-		u := p.unfinishedLocked(w.job, w.priority, Running)
+		u := w.job.unfinished(w.priority, Running)
 		w.unfinished = &u
 		h := w.job.h
 		if h == nil {
@@ -289,7 +289,7 @@ func (p *Pool) cutShort(cause error) {
 		w.settleJudgedLocked(&reports)
 	}
 	settle := func(e entry, pr Priority) {
-		p.end.cut.Unfinished = append(p.end.cut.Unfinished, p.unfinishedLocked(e, pr, Queued))
+		p.end.cut.Unfinished = append(p.end.cut.Unfinished, e.unfinished(pr, Queued))
 		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &reports)
 	}
 	for e, pr, ok := p.sched.queue.pop(false); ok; e, pr, ok = p.sched.queue.pop(false) {
@@ -308,9 +308,9 @@ func (p *Pool) cutShort(cause error) {
 	}
 }
 
-// unfinishedLocked describes a task that has not finished. s is the state of a
+// unfinished describes a task that has not finished. s is the state of a
 // function given to Go.
-func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
+func (e entry) unfinished(pr Priority, s State) Unfinished {
 	if h := e.h; h != nil && h.function {
 		e.f = h.work.f
 		if h.attempt != nil { // it waits for something
@@ -334,7 +334,7 @@ func (p *Pool) unfinishedLocked(e entry, pr Priority, s State) Unfinished {
 // dismissLocked ends the workers of a pool that is closed and drained, and says
 // so once the last has gone.
 func (p *Pool) dismissLocked() {
-	p.trimLocked(0)
+	p.crew.trim(0, &p.inbox)
 	var reports []report
 	for _, w := range p.crew.lost {
 		w.abandonLocked(&reports)
@@ -351,8 +351,9 @@ func (p *Pool) dismissLocked() {
 	if len(p.crew.all) == 0 && p.outbox.helpers == 0 && !p.end.over {
 		p.end.over = true
 		if p.supervisor.started {
-			p.alarmLocked()
+			p.supervisor.alarmLocked()
 		} else {
+			p.supervisor.started = true
 			close(p.end.terminated)
 		}
 	}
@@ -380,6 +381,6 @@ func (p *Pool) desertLocked() {
 func (p *Pool) setFinalLocked() {
 	p.end.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
 	p.end.grantedFinal = p.watch.rounds.lateness
-	p.alarmAtLocked(p.end.final)
+	p.supervisor.alarmAtLocked(p.end.final)
 	p.beginRoundLocked(p.watch.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
 }

@@ -51,7 +51,7 @@ func (p *Pool) watchStallLocked() {
 	}
 	if next := time.Now().Add(p.cfg.hangGrace); s.next.IsZero() || next.Before(s.next) {
 		s.next, s.graces = next, 1
-		p.alarmAtLocked(next)
+		p.supervisor.alarmAtLocked(next)
 	}
 }
 
@@ -69,7 +69,7 @@ func (p *Pool) watchFullLocked() {
 		arrived := in.n > 0
 		s.arrival, in.watch = !arrived, !arrived
 		in.mu.Unlock()
-		p.superviseLocked()
+		p.supervisor.startLocked()
 		if arrived {
 			p.watchStallLocked()
 		}
@@ -246,10 +246,10 @@ type waitGraph struct {
 // on. The pools are looked at one after the other. That is no harm: who is stuck stays so,
 // and in the end those found are looked up once more, so that there was a moment at which
 // all of them waited.
-func (p *Pool) lookForCircle() {
+func lookForCircle(p *Pool) {
 	circles.Lock()
 	defer circles.Unlock()
-	g := p.waitGraph()
+	g := newWaitGraph(p)
 	g.release()
 	stuck := make(map[*Pool][]*waitNode)
 	for _, n := range g.nodes {
@@ -259,14 +259,14 @@ func (p *Pool) lookForCircle() {
 		}
 	}
 	for q, nodes := range stuck {
-		if !q.stillWait(nodes) {
+		if !stillWait(q, nodes) {
 			return // something has changed; the next look will find what remains
 		}
 	}
 	var told []string
 	more, fresh := 0, false
 	for q, nodes := range stuck {
-		fresh = q.noteCircle(nodes) || fresh
+		fresh = noteCircle(q, nodes) || fresh
 		for _, n := range nodes {
 			if len(told) == maxNamed {
 				more++
@@ -290,8 +290,8 @@ func (p *Pool) lookForCircle() {
 	}}})
 }
 
-// waitGraph collects the attempts that wait in p, and in the pools that these wait for.
-func (p *Pool) waitGraph() *waitGraph {
+// newWaitGraph collects the attempts that wait in p, and in the pools that these wait for.
+func newWaitGraph(p *Pool) *waitGraph {
 	g := &waitGraph{byTask: make(map[*Handle]*waitNode), members: make(map[*Group][]*waitNode),
 		byPool: make(map[*Pool][]*waitNode), sizes: make(map[*Group]int)}
 	pools, seen := []*Pool{p}, map[*Pool]bool{p: true}
@@ -398,7 +398,7 @@ func (g *waitGraph) isFree(n *waitNode) bool {
 }
 
 // stillWait reports whether all of nodes, which are attempts of p, wait as they did.
-func (p *Pool) stillWait(nodes []*waitNode) bool {
+func stillWait(p *Pool, nodes []*waitNode) bool {
 	p.lock()
 	defer p.unlock()
 	for _, n := range nodes {
@@ -411,7 +411,7 @@ func (p *Pool) stillWait(nodes []*waitNode) bool {
 
 // noteCircle takes note that nodes are attempts of p that wait for each other, and reports
 // whether any was not known to.
-func (p *Pool) noteCircle(nodes []*waitNode) (fresh bool) {
+func noteCircle(p *Pool, nodes []*waitNode) (fresh bool) {
 	p.lock()
 	defer p.unlock()
 	for _, n := range nodes {

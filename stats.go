@@ -154,7 +154,7 @@ func (p *Pool) Stats() Stats {
 	}
 	for _, l := range lanes {
 		if n := l.n - l.parked; n > 0 {
-			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.oldestWaitLocked(l, now.Sub(p.epoch))})
+			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.ledger.clock.oldestWait(l, now.Sub(p.epoch))})
 		}
 	}
 	for _, pr := range handed {

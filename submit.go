@@ -57,7 +57,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
 	}
 	p.restoreLocked()
-	p.oweLocked(reports)
+	p.outbox.oweLocked(reports)
 	p.unlock()
 	p.deliverAll(reports)
 	return nil
@@ -248,12 +248,12 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 			err = errGaveUp
 		case p.tooLateLocked(&h.task):
 			err = ErrClosed
-		case p.end.closed && !p.continuesLocked(parent):
+		case p.end.closed && !parent.continuesLocked(p):
 			// A member may be the one that adds to its group.
 			if w.ask && !w.identified {
 				w.identifyLocked()
 				decided = false
-			} else if w.ask && p.continuesLocked(w.task) && !w.task.h.function {
+			} else if w.ask && w.task.continuesLocked(p) && !w.task.h.function {
 				parent, decided = w.task, false
 			} else {
 				err = ErrClosed
@@ -282,7 +282,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
 	}
 	p.restoreLocked()
-	p.oweLocked(reports)
+	p.outbox.oweLocked(reports)
 	return reports, nil
 }
 
@@ -291,7 +291,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	p := h.pool
 	if h.due = h.task.NotBefore; later {
-		p.alarmAtLocked(h.due)
+		p.supervisor.alarmAtLocked(h.due)
 	}
 	p.sched.knock(h, later, p.now())
 	p.watchFullLocked()
@@ -317,9 +317,9 @@ func (p *Pool) unlocked(f func()) {
 	f()
 }
 
-// continuesLocked reports whether a, if not nil, is at work in this pool, so
-// that what it submits is part of the work accepted.
-func (p *Pool) continuesLocked(a *attempt) bool {
+// continuesLocked reports whether a, if not nil, is at work in p, so that what it submits
+// is part of the work accepted.
+func (a *attempt) continuesLocked(p *Pool) bool {
 	return a != nil && a.pool == p && !a.over && p.end.cut == nil
 }
 

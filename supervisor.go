@@ -8,12 +8,13 @@ import (
 
 // A supervisor is what a pool has of its supervisor's goroutine.
 type supervisor struct {
-	alarm chan struct{} // wakes it; buffered, so that sending never waits
+	bell chan struct{} // wakes it; buffered, so that sending never waits
+	run  func()        // its goroutine
 
 	// The fields below are protected by Pool.mu.
 
 	next    time.Time // when its timer is set for; zero: not set
-	started bool
+	started bool      // or it is not to be started any more
 }
 
 // supervise is the supervisor's goroutine. It replaces workers that died, gives
@@ -32,15 +33,15 @@ func (p *Pool) supervise() {
 			return
 		}
 		if circle {
-			p.lookForCircle()
+			lookForCircle(p)
 		}
 		if next.IsZero() {
-			<-p.supervisor.alarm
+			<-p.supervisor.bell
 			continue
 		}
 		timer.Reset(time.Until(next))
 		select {
-		case <-p.supervisor.alarm:
+		case <-p.supervisor.bell:
 			timer.Stop()
 		case <-timer.C:
 		}
@@ -48,32 +49,32 @@ func (p *Pool) supervise() {
 }
 
 // alarmLocked has the supervisor take a turn.
-func (p *Pool) alarmLocked() {
-	p.superviseLocked()
-	ring(p.supervisor.alarm)
+func (s *supervisor) alarmLocked() {
+	s.startLocked()
+	ring(s.bell)
 }
 
-// superviseLocked starts the supervisor, when it is first needed.
-func (p *Pool) superviseLocked() {
-	if !p.supervisor.started && !p.end.over {
-		p.supervisor.started = true
-		go p.supervise()
+// startLocked starts the supervisor, when it is first needed.
+func (s *supervisor) startLocked() {
+	if !s.started {
+		s.started = true
+		go s.run()
 	}
 }
 
-// ring has the supervisor that sleeps on alarm take a turn, if it was started.
-func ring(alarm chan struct{}) {
+// ring has the supervisor whose bell that is take a turn, if it was started.
+func ring(bell chan struct{}) {
 	select {
-	case alarm <- struct{}{}:
+	case bell <- struct{}{}:
 	default: // it will anyway
 	}
 }
 
 // alarmAtLocked has the supervisor take a turn at t, if not before.
-func (p *Pool) alarmAtLocked(t time.Time) {
-	if p.supervisor.next.IsZero() || t.Before(p.supervisor.next) {
-		p.supervisor.next = t
-		p.alarmLocked()
+func (s *supervisor) alarmAtLocked(t time.Time) {
+	if s.next.IsZero() || t.Before(s.next) {
+		s.next = t
+		s.alarmLocked()
 	}
 }
 

@@ -83,7 +83,7 @@ func (w *worker) countLocked(d time.Duration) {
 	}
 }
 
-// beginRoundLocked begins a round, if those under way are too long for something of
+// beginRound begins a round, if those under way are too long for something of
 // that kind that counts from now on.
 func (p *Pool) beginRoundLocked(kind int) {
 	if kind == 0 {
@@ -93,7 +93,7 @@ func (p *Pool) beginRoundLocked(kind int) {
 	if r.counting[kind]++; r.long == 0 || kind < r.long {
 		r.long = kind
 		r.next = time.Now().Add(r.every())
-		p.alarmAtLocked(r.next)
+		p.supervisor.alarmAtLocked(r.next)
 	}
 }
 
@@ -153,7 +153,7 @@ func (w *worker) rewatchLocked() {
 	default:
 		heap.Push(&p.watch.watched, w)
 	}
-	p.alarmAtLocked(at)
+	p.supervisor.alarmAtLocked(at)
 }
 
 // countWorkLocked has the time from now on count for WorkTimeout, or not. What was
@@ -365,7 +365,7 @@ func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 			p.restoreLocked()
 		}
 	}()
-	p.decideRetry(&v, r, a.number)
+	v.decideRetry(&p.guard, r, a.number)
 }
 
 // settleJudgedLocked settles the task of w if Retry.If is being asked about its
@@ -386,7 +386,7 @@ func (w *worker) settleHungLocked(v *verdict, reports *[]report) {
 		*reports = append(*reports, report{call: func() { a.finishDerived(returned) }})
 	}
 	w.gaveUp = true
-	if !w.holds || len(p.crew.abandoned) < p.maxAbandonedLocked() || p.end.cut != nil {
+	if !w.holds || len(p.crew.abandoned) < p.cfg.maxAbandonedOf(p.sched.slots) || p.end.cut != nil {
 		w.abandonLocked(reports)
 	} else {
 		p.crew.lost = append(p.crew.lost, w)

@@ -286,7 +286,7 @@ func (w *worker) died(goexit bool) {
 	}
 	w.dead = true
 	p.crew.dead = append(p.crew.dead, w)
-	p.alarmLocked()
+	p.supervisor.alarmLocked()
 }
 
 // work makes step after step until the worker is no longer needed.
@@ -375,7 +375,7 @@ func (w *worker) endedWaiting() *ending {
 		e = w.pool.guard.contextEnd(a.ctx)
 	}
 	if e != nil && e.cause == errReturned {
-		w.parent = w.pool.returnedParent(a.ctx)
+		w.parent = w.pool.guard.returnedParent(a.ctx)
 	}
 	return e
 }
@@ -553,7 +553,7 @@ func (w *worker) takeOrSleepLocked() bool {
 		p.crew.extra--
 	}
 	if w.dismissed {
-		w.leaveLocked()
+		p.crew.remove(w)
 		p.restoreLocked()
 		return false
 	}
