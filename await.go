@@ -257,7 +257,7 @@ func (a *attempt) park(what awaited) *parking {
 func (pk *parking) waitsLocked(what awaited) {
 	p := pk.a.pool
 	pk.waits = what
-	p.watchStallLocked()
+	p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
 }
 
 // wait waits until the attempt has a slot again, asking for one when a context ends w.

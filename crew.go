@@ -1,6 +1,12 @@
 package taskpool
 
-import "slices"
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+)
 
 // A crew is the workers of a pool. One is hired when it is first needed: until then it is
 // a number in unhired and idle like those that sleep. Protected by Pool.mu.
@@ -116,6 +122,55 @@ func (c *crew) remove(w *worker) {
 	c.all[w.crewI], moved.crewI = moved, w.crewI
 	c.all[last] = nil
 	c.all, c.idle = shrunk(c.all[:last]), shrunk(c.idle)
+}
+
+// running says for the log which tasks are under way and for how long, or only those that
+// have a slot: the parked ones last, and else those first that have taken longest.
+func (c *crew) running(now time.Time, slotsOnly bool) []slog.Attr {
+	type underWay struct {
+		w     *worker
+		since time.Time
+	}
+	var all []underWay
+	for _, w := range c.all {
+		if w.busy && (w.holds || !slotsOnly) {
+			all = append(all, underWay{w, w.sinceLocked(now)})
+		}
+	}
+	slices.SortFunc(all, func(a, b underWay) int {
+		switch {
+		case a.w.holds == b.w.holds:
+			return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.w.id, b.w.id))
+		case a.w.holds:
+			return -1
+		}
+		return 1
+	})
+	var names []string
+	for _, u := range all[:min(len(all), maxNamed)] {
+		name := fmt.Sprintf("%s for %v", describeTask(u.w.infoLocked()), now.Sub(u.since))
+		if !u.w.holds {
+			name += ", parked"
+		}
+		names = append(names, name)
+	}
+	attrs := []slog.Attr{slog.Any("running", names)}
+	if more := len(all) - len(names); more > 0 {
+		attrs = append(attrs, slog.Int("running_more", more))
+	}
+	return attrs
+}
+
+// worker returns the worker of a number, nil if there is none.
+func (c *crew) worker(number int) *worker {
+	for _, workers := range [][]*worker{c.all, c.abandoned} {
+		for _, w := range workers {
+			if w.id == number {
+				return w
+			}
+		}
+	}
+	return nil
 }
 
 // endDetour lets tasks arrive without Pool.mu. It is called with in.mu held.

@@ -47,7 +47,10 @@ func (p *Pool) tellYieldLocked() {
 // nil: the next waits for a worker that looks.
 func (p *Pool) dispatchLocked(w *worker) {
 	for {
-		p.admitLocked()
+		for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
+			h.acceptLocked(later)
+			h.waiters.wakeLocked()
+		}
 		t, ok := p.sched.next(w != nil && !w.busy)
 		switch {
 		case !ok:
@@ -58,14 +61,6 @@ func (p *Pool) dispatchLocked(w *worker) {
 			w.takeLocked(t)
 			w.holdSlotLocked()
 		}
-	}
-}
-
-// admitLocked lets submitters in while there is room.
-func (p *Pool) admitLocked() {
-	for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
-		h.acceptLocked(later)
-		h.waiters.wakeLocked()
 	}
 }
 

@@ -58,8 +58,8 @@ func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Cont
 // there is none.
 func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
 	switch {
-	case p.misused():
-		return nil, p.misuse(call)
+	case misused(p):
+		return nil, poolMisuse(p, call)
 	case ctx == nil:
 		return nil, nilArgument(call, "ctx")
 	case f == nil:
@@ -195,8 +195,8 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		var zero R
 		var bad error
 		switch {
-		case p.misused():
-			bad = p.misuse(name)
+		case misused(p):
+			bad = poolMisuse(p, name)
 		case ctx == nil:
 			bad = nilArgument(name, "ctx")
 		case in == nil:

@@ -18,10 +18,10 @@ func nilArgument(call, name string) error {
 }
 
 // misused reports whether p is none of New's pools.
-func (p *Pool) misused() bool { return p == nil || p.self != p }
+func misused(p *Pool) bool { return p == nil || p.self != p }
 
-// misuse is the error of a call with a pool that is misused.
-func (p *Pool) misuse(call string) error {
+// poolMisuse is the error of a call with a pool that is misused.
+func poolMisuse(p *Pool, call string) error {
 	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, whatElse(p))
 }
 
@@ -50,8 +50,8 @@ func init() { // what the packages around this one use
 
 // mustBeUsable panics in a call that returns no error if p is misused.
 func (p *Pool) mustBeUsable(call string) {
-	if p.misused() {
-		panic(p.misuse(call).Error())
+	if misused(p) {
+		panic(poolMisuse(p, call).Error())
 	}
 }
 

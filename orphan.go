@@ -64,14 +64,14 @@ func (h *Handle) orphanedLocked(err error) {
 	}
 }
 
-// tellOfOrphansLocked has the log told of the orphans that it was not told of.
-func (p *Pool) tellOfOrphansLocked() {
-	var reports []report
-	for parent, n := range p.orphans.untold {
-		reports = append(reports, report{call: func() { p.guard.writeOrphans(parent, n) }})
+// take returns the reports that tell the log, through g, of the orphans that it was not told
+// of.
+func (o *orphans) take(g *guard) (reports []report) {
+	for parent, n := range o.untold {
+		reports = append(reports, report{call: func() { g.writeOrphans(parent, n) }})
 	}
-	p.orphans = orphans{}
-	p.reportLocked(reports)
+	*o = orphans{}
+	return reports
 }
 
 func (g *guard) writeOrphans(parent *attempt, n int) {

@@ -97,6 +97,7 @@ func newPool(c *config) *Pool {
 	p.inbox.aging, p.inbox.timed = c.aging > 0, p.hooks.timed
 	p.inbox.epoch, p.inbox.bell = p.epoch, p.supervisor.bell
 	p.ledger.clock.aging, p.ledger.clock.timed = c.aging > 0, p.hooks.timed
+	p.end.dropsDelayed = c.delayed == DelayedCancel
 	p.end.terminated = make(chan struct{})
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
@@ -134,8 +135,8 @@ func (p *Pool) drainedLocked() {
 // [Handle.Wait].
 func (p *Pool) WaitIdle(ctx context.Context) error {
 	switch {
-	case p.misused():
-		return p.misuse("WaitIdle")
+	case misused(p):
+		return poolMisuse(p, "WaitIdle")
 	case ctx == nil:
 		return nilArgument("WaitIdle", "ctx")
 	}
@@ -151,17 +152,12 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 // inside reports whether the caller is a task or a hook of the pool, or has the context
 // of a task of the pool.
 func (p *Pool) inside(ctx context.Context) bool {
-	if a := attemptFrom(ctx); a != nil && a.pool == p || p.tellsHere() {
+	if a := attemptFrom(ctx); a != nil && a.pool == p || tellsHere(p) {
 		return true
 	}
 	if w := currentWorker(); w != nil && w.pool == p {
 		return true
 	}
-	return p.helping()
-}
-
-// helping reports whether the calling goroutine is one of the pool's beside its workers.
-func (p *Pool) helping() bool {
 	p.lock()
 	helpers := len(p.outbox.insiders)
 	p.unlock()
@@ -201,8 +197,8 @@ func (p *Pool) Resume() {
 // workers that are too many end when they have finished their task. Resize does
 // not wait for that. It returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
-	if p.misused() {
-		return p.misuse("Resize")
+	if misused(p) {
+		return poolMisuse(p, "Resize")
 	}
 	if least := p.cfg.reserved + 1; workers < least {
 		err := fmt.Errorf("taskpool: Resize: workers must be at least %d, got %d", least, workers)

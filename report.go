@@ -119,7 +119,7 @@ func (p *Pool) tellHere(rs *[]report) {
 // tellsHere reports whether the calling goroutine is in tellHere of p. The number by
 // which the runtime knows a goroutine would cost whoever tells hooks more than that is
 // worth, as hooks hardly ever ask; this costs who asks.
-func (p *Pool) tellsHere() bool {
+func tellsHere(p *Pool) bool {
 	p.lock()
 	telling := p.outbox.telling
 	p.unlock()

@@ -203,6 +203,11 @@ func (s *scheduler) waiting() int {
 	return s.queue.n + len(s.exiting[0]) + len(s.exiting[1])
 }
 
+// still reports whether all slots are held while something waits for one, or for room.
+func (s *scheduler) still() bool {
+	return s.held >= s.slots && !s.paused && (s.waiting() > 0 || s.door.n > 0)
+}
+
 // outstanding returns the number of accepted tasks that have not settled.
 func (s *scheduler) outstanding() int {
 	return s.count[Queued] + s.count[Delayed] + s.count[Running] + s.count[Parked]

@@ -1,9 +1,7 @@
 package taskpool
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -12,6 +10,8 @@ import (
 // A shutdownState is how far the end of a pool has come. Protected by Pool.mu, but for
 // terminated.
 type shutdownState struct {
+	dropsDelayed bool // DelayedCancel is given
+
 	closed       bool           // Shutdown was called
 	closing      closing        // with closed: what the log is told of it
 	cut          *ShutdownError // what is left undone, once a Shutdown's context has ended too early
@@ -48,8 +48,8 @@ type shutdownState struct {
 // pool goes on to shut down.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	switch {
-	case p.misused():
-		return p.misuse("Shutdown")
+	case misused(p):
+		return poolMisuse(p, "Shutdown")
 	case ctx == nil:
 		return nilArgument("Shutdown", "ctx")
 	}
@@ -96,12 +96,17 @@ func (p *Pool) close(deadline time.Time) {
 	p.end.closed, p.sched.paused = true, false
 	p.inbox.close()
 	p.takeInLocked()
-	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.tooLateLocked(&h.task) })
-	if p.cfg.delayed == DelayedCancel {
-		p.cancelDelayedLocked()
+	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.end.refuses(&h.task) })
+	var reports []report
+	for _, h := range p.sched.delayed.all() { // the first to be due first
+		if h.attempts == 0 && p.end.refuses(&h.task) {
+			p.sched.withdraw(h)
+			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &reports)
+		}
 	}
+	p.reportLocked(reports)
 	p.restoreLocked()
-	p.watchClosingLocked()
+	p.end.closing.watchLocked(p)
 }
 
 // closing is a Shutdown that may take long. The log is told what it waits for, after
@@ -112,9 +117,8 @@ type closing struct {
 	deadline time.Time // the earliest of those of Shutdown's contexts; zero: none
 }
 
-// watchClosingLocked has the log told should Shutdown, which has just begun, take
-// long.
-func (p *Pool) watchClosingLocked() {
+// watchLocked has the log told should Shutdown of p, which has just begun, take long.
+func (c *closing) watchLocked(p *Pool) {
 	if p.end.over {
 		return
 	}
@@ -124,14 +128,13 @@ func (p *Pool) watchClosingLocked() {
 			w.sinceLocked(now) // from here it is known how long functions take
 		}
 	}
-	p.end.closing.began, p.end.closing.next = now, now.Add(p.cfg.hangGrace)
-	p.supervisor.alarmAtLocked(p.end.closing.next)
+	c.began, c.next = now, now.Add(p.cfg.hangGrace)
+	p.supervisor.alarmAtLocked(c.next)
 }
 
-// tellOfClosingLocked has the log told what Shutdown waits for, if that is due. Once
-// it is cut short its end is near.
-func (p *Pool) tellOfClosingLocked() {
-	c := &p.end.closing
+// tellLocked has the log told what Shutdown of p waits for, if that is due. Once it is cut
+// short its end is near.
+func (c *closing) tellLocked(p *Pool) {
 	if p.end.over || !p.end.final.IsZero() {
 		c.next = time.Time{}
 	}
@@ -149,46 +152,15 @@ func (p *Pool) tellOfClosingLocked() {
 	if p.sched.outstanding() == 0 {
 		msg = "taskpool: shutdown waits for hooks that have not returned"
 	}
-	attrs := p.waitsForLocked(now)
+	attrs := c.attrsLocked(p, now)
 	p.reportLocked([]report{{call: func() { p.guard.write(slog.LevelWarn, msg, attrs...) }}})
 }
 
-// waitsForLocked says what Shutdown waits for, and until when as far as that is
-// known.
-func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
-	type underWay struct {
-		w     *worker
-		since time.Time
-	}
-	var all []underWay // parked ones last, and else those first that have taken longest
-	for _, w := range p.crew.all {
-		if w.busy {
-			all = append(all, underWay{w, w.sinceLocked(now)})
-		}
-	}
-	slices.SortFunc(all, func(a, b underWay) int {
-		switch {
-		case a.w.holds == b.w.holds:
-			return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.w.id, b.w.id))
-		case a.w.holds:
-			return -1
-		}
-		return 1
-	})
-	var names []string
-	for _, u := range all[:min(len(all), maxNamed)] {
-		name := fmt.Sprintf("%s for %v", describeTask(u.w.infoLocked()), now.Sub(u.since))
-		if !u.w.holds {
-			name += ", parked"
-		}
-		names = append(names, name)
-	}
-	attrs := []slog.Attr{slog.Duration("waited", now.Sub(p.end.closing.began)), slog.Any("running", names)}
-	if more := len(all) - len(names); more > 0 {
-		attrs = append(attrs, slog.Int("running_more", more))
-	}
+// attrsLocked says what Shutdown of p waits for, and until when as far as that is known.
+func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
+	attrs := append([]slog.Attr{slog.Duration("waited", now.Sub(c.began))}, p.crew.running(now, false)...)
 	attrs = append(attrs, slog.Int("queued", p.sched.count[Queued]), slog.Int("delayed", p.sched.count[Delayed]),
-		slog.Int("parked", p.sched.count[Parked]), slog.Int("submitters_waiting", p.sched.door.n+p.sched.doorDelayed.Len()))
+		slog.Int("parked", p.sched.count[Parked]), slog.Int("submitters_waiting", p.sched.submitters()))
 	var last time.Time
 	for _, t := range p.sched.delayed.tasks {
 		if t.due.After(last) {
@@ -198,29 +170,16 @@ func (p *Pool) waitsForLocked(now time.Time) []slog.Attr {
 	if !last.IsZero() {
 		attrs = append(attrs, slog.Time("last_due", last))
 	}
-	if d := p.end.closing.deadline; !d.IsZero() {
-		attrs = append(attrs, slog.Time("deadline", d))
+	if !c.deadline.IsZero() {
+		attrs = append(attrs, slog.Time("deadline", c.deadline))
 	}
 	return attrs
 }
 
-// tooLateLocked reports whether t is to start so late that the pool, which is
-// closed, does not wait for it.
-func (p *Pool) tooLateLocked(t *Task) bool {
-	return p.end.closed && p.cfg.delayed == DelayedCancel && t.later()
-}
-
-// cancelDelayedLocked cancels the tasks that have never started and are not due, the
-// first to be due first.
-func (p *Pool) cancelDelayedLocked() {
-	var reports []report
-	for _, h := range p.sched.delayed.all() {
-		if h.attempts == 0 && h.task.later() {
-			p.sched.withdraw(h)
-			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &reports)
-		}
-	}
-	p.reportLocked(reports)
+// refuses reports whether t is to start so late that the pool, which is closed, does not
+// wait for it.
+func (e *shutdownState) refuses(t *Task) bool {
+	return e.closed && e.dropsDelayed && t.later()
 }
 
 // answer returns what Shutdown returns once the pool has terminated.
@@ -259,8 +218,11 @@ func (p *Pool) cutShort(cause error) {
 		p.unlock()
 		return
 	}
-	p.setFinalLocked()
-	if p.sched.outstanding() == 0 { // but a hook keeps a goroutine
+	p.end.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
+	p.end.grantedFinal = p.watch.rounds.lateness
+	p.supervisor.alarmAtLocked(p.end.final)
+	p.watch.beginRound(p.watch.rounds.kind(p.cfg.hangGrace), &p.supervisor) // to the end of the pool
+	if p.sched.outstanding() == 0 {                                         // but a hook keeps a goroutine
 		p.unlock()
 		return
 	}
@@ -347,7 +309,7 @@ func (p *Pool) dismissLocked() {
 		}
 	}
 	p.reportLocked(reports)
-	p.tellOfOrphansLocked()
+	p.reportLocked(p.orphans.take(&p.guard))
 	if len(p.crew.all) == 0 && p.outbox.helpers == 0 && !p.end.over {
 		p.end.over = true
 		if p.supervisor.started {
@@ -375,12 +337,4 @@ func (p *Pool) desertLocked() {
 	}
 	p.reportLocked(reports)
 	p.end.over = true
-}
-
-// setFinalLocked sets the time at which user code is not waited for any longer.
-func (p *Pool) setFinalLocked() {
-	p.end.final = time.Now().Add(p.cfg.hangGrace).Add(p.cfg.hangGrace)
-	p.end.grantedFinal = p.watch.rounds.lateness
-	p.supervisor.alarmAtLocked(p.end.final)
-	p.beginRoundLocked(p.watch.rounds.kind(p.cfg.hangGrace)) // to the end of the pool
 }

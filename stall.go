@@ -40,18 +40,17 @@ type stallWatch struct {
 // maxStillLooks is how many graces there are at most between two looks.
 const maxStillLooks = 16
 
-// watchStallLocked has the supervisor look in a grace whether the pool stands still.
-func (p *Pool) watchStallLocked() {
-	s := &p.stall
+// watchLocked has the supervisor look in a grace whether the pool stands still.
+func (s *stallWatch) watchLocked(grace time.Duration, sup *supervisor) {
 	switch {
 	case s.next.IsZero():
 		s.waited = false
 	case s.graces == 1:
 		return
 	}
-	if next := time.Now().Add(p.cfg.hangGrace); s.next.IsZero() || next.Before(s.next) {
+	if next := time.Now().Add(grace); s.next.IsZero() || next.Before(s.next) {
 		s.next, s.graces = next, 1
-		p.supervisor.alarmAtLocked(next)
+		sup.alarmAtLocked(next)
 	}
 }
 
@@ -62,7 +61,7 @@ func (p *Pool) watchFullLocked() {
 	switch {
 	case !s.next.IsZero() || p.sched.held < p.sched.slots || p.sched.paused || p.end.cut != nil:
 	case p.sched.waiting() > 0 || p.sched.door.n > 0:
-		p.watchStallLocked()
+		s.watchLocked(p.cfg.hangGrace, &p.supervisor)
 	case !s.arrival:
 		in := &p.inbox
 		lockSoon(&in.mu)
@@ -71,33 +70,29 @@ func (p *Pool) watchFullLocked() {
 		in.mu.Unlock()
 		p.supervisor.startLocked()
 		if arrived {
-			p.watchStallLocked()
+			s.watchLocked(p.cfg.hangGrace, &p.supervisor)
 		}
 	}
 }
 
-// arrivedLocked takes note that a task has arrived that was to have the supervisor look.
-func (p *Pool) arrivedLocked() {
-	in := &p.inbox
-	lockSoon(&in.mu)
-	fired := p.stall.arrival && !in.watch
-	in.mu.Unlock()
-	if fired {
-		p.stall.arrival = false
-		p.watchStallLocked()
+// firedLocked reports whether a task has arrived in in that was to have the supervisor look.
+func (s *stallWatch) firedLocked(in *inbox) bool {
+	if !s.arrival {
+		return false
 	}
+	lockSoon(&in.mu)
+	defer in.mu.Unlock()
+	if in.watch {
+		return false
+	}
+	s.arrival = false
+	return true
 }
 
 // moves returns a number that changes whenever something moves.
 func (l *ledger) moves() uint64 {
 	t := &l.total
 	return t.attempts + t.parks + t.resumes + t.succeeded + t.failed + t.canceled + t.shed + t.retries
-}
-
-// stillLocked reports whether all slots are held while something waits for one, or for
-// room.
-func (p *Pool) stillLocked() bool {
-	return p.sched.held >= p.sched.slots && !p.sched.paused && p.end.cut == nil && (p.sched.waiting() > 0 || p.sched.door.n > 0)
 }
 
 // safePoint reports whether a task has come to a safe point since the last look.
@@ -116,10 +111,15 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	s := &p.stall
 	late := now.Sub(s.next) > p.cfg.hangGrace/4 // then tasks had no time to move either
 	moved := s.moves != p.ledger.moves() || p.crew.safePoint()
-	still := p.stillLocked()
+	still := p.sched.still() && p.end.cut == nil
 	if was := s.stalled; still && s.waited && !moved && !late {
 		if s.stalled = true; !was {
-			p.reportLocked(p.stallReportLocked(now))
+			attrs := []slog.Attr{slog.Int("slots", p.sched.slots), slog.Int("queued", p.sched.count[Queued]),
+				slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[Parked])}
+			attrs = append(attrs, p.crew.running(now, true)...)
+			p.reportLocked([]report{{call: func() {
+				p.guard.write(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
+			}}})
 		}
 	} else if moved || !still {
 		s.stalled = false
@@ -164,7 +164,7 @@ func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.asked
 // stalledLocked returns what Health says of a pool that stands still, nil if it does not.
 func (p *Pool) stalledLocked() error {
 	s := &p.stall
-	if s.stalled && p.stillLocked() && s.moves == p.ledger.moves() && !p.crew.safePoint() {
+	if s.stalled && p.sched.still() && p.end.cut == nil && s.moves == p.ledger.moves() && !p.crew.safePoint() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
 			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.sched.waiting(), p.sched.door.n)
 	}
@@ -178,31 +178,6 @@ func (p *Pool) stalledLocked() error {
 
 // maxNamed is how many tasks a record in the log names.
 const maxNamed = 10
-
-// stallReportLocked returns the report that the pool stands still.
-func (p *Pool) stallReportLocked(now time.Time) []report {
-	var tasks []string
-	more := 0
-	for _, w := range p.crew.all {
-		if !w.busy || !w.holds {
-			continue
-		}
-		if len(tasks) == maxNamed {
-			more++
-			continue
-		}
-		info, since := w.infoLocked(), w.sinceLocked(now)
-		tasks = append(tasks, fmt.Sprintf("%s for %v", describeTask(info), now.Sub(since)))
-	}
-	attrs := []slog.Attr{slog.Int("slots", p.sched.slots), slog.Int("queued", p.sched.count[Queued]),
-		slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[Parked]), slog.Any("running", tasks)}
-	if more > 0 {
-		attrs = append(attrs, slog.Int("running_more", more))
-	}
-	return []report{{call: func() {
-		p.guard.write(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
-	}}}
-}
 
 // describeTask names a task in a sentence.
 func describeTask(t TaskInfo) string {

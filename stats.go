@@ -270,25 +270,17 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 // goroutines.
 func (p *Pool) Stack(number int) []byte {
 	p.mustBeUsable("Stack")
-	id := p.goroutineOf(number)
+	p.lock()
+	w := p.crew.worker(number)
+	p.unlock()
+	if w == nil {
+		return nil
+	}
+	id := w.goroutine.Load()
 	if id == 0 {
 		return nil
 	}
 	return look([]uint64{id})[id]
-}
-
-// goroutineOf returns the number of the goroutine of a worker, 0 if there is none.
-func (p *Pool) goroutineOf(number int) uint64 {
-	p.lock()
-	defer p.unlock()
-	for _, workers := range [][]*worker{p.crew.all, p.crew.abandoned} {
-		for _, w := range workers {
-			if w.id == number {
-				return w.goroutine.Load()
-			}
-		}
-	}
-	return 0
 }
 
 // Health returns nil if the pool accepts tasks, has all its slots, and something moves
@@ -296,8 +288,8 @@ func (p *Pool) goroutineOf(number int) uint64 {
 // says how many slots are lost to hung tasks because WithMaxAbandoned goroutines were
 // given up already, or one that is [ErrStalled].
 func (p *Pool) Health() error {
-	if p.misused() {
-		return p.misuse("Health")
+	if misused(p) {
+		return poolMisuse(p, "Health")
 	}
 	p.lock()
 	defer p.unlock()

@@ -15,8 +15,8 @@ import (
 // Go returns [ErrFull] if the queue has no room, with OverflowWait too, and
 // [ErrClosed] after Shutdown was called.
 func (p *Pool) Go(pr Priority, f func()) error {
-	if p.misused() {
-		return p.misuse("Go")
+	if misused(p) {
+		return poolMisuse(p, "Go")
 	}
 	if f == nil {
 		return nilArgument("Go", "f")
@@ -42,7 +42,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	p.ledger.total.submitted++
 	if e.h == nil && !due.IsZero() {
-		e = p.functionHandle(f, pr, p.hooks.unsampled())
+		e = newFunctionHandle(p, f, pr, p.hooks.unsampled())
 	}
 	if e.h != nil {
 		e.h.id = p.ledger.total.submitted
@@ -74,11 +74,11 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	if !sampled && !(p.hooks.all && p.hooks.timed) {
 		return entry{f: f}
 	}
-	return p.functionHandle(f, pr, draw)
+	return newFunctionHandle(p, f, pr, draw)
 }
 
-// functionHandle returns the entry of a function with a handle that stands for it.
-func (p *Pool) functionHandle(f func(), pr Priority, draw uint64) entry {
+// newFunctionHandle returns the entry of a function with a handle that stands for it.
+func newFunctionHandle(p *Pool, f func(), pr Priority, draw uint64) entry {
 	h := functionHandles.Get().(*Handle)
 	h.pool, h.work.f, h.priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
 	return entry{h: h}
@@ -127,8 +127,8 @@ func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
 func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
 	const call = "SubmitWithin"
 	switch {
-	case p.misused():
-		return nil, p.misuse(call)
+	case misused(p):
+		return nil, poolMisuse(p, call)
 	case wait == nil:
 		return nil, nilArgument(call, "wait")
 	case ctx == nil:
@@ -149,8 +149,8 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 // how to get room.
 func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room roomMode) (*Handle, error) {
 	switch {
-	case p.misused():
-		return nil, p.misuse(call)
+	case misused(p):
+		return nil, poolMisuse(p, call)
 	case ctx == nil:
 		return nil, nilArgument(call, "ctx")
 	case t.Run == nil:
@@ -205,7 +205,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 	if t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := p.admit(call, wait, h, parent)
+	reports, err := h.admit(call, wait, parent)
 	if err != nil {
 		if forget := p.watches.leave(h); forget != nil {
 			forget()
@@ -237,7 +237,8 @@ var errGaveUp = errors.New("taskpool: context is over")
 
 // admit has h accepted or returns why not. within bounds how long that may take, and
 // parent is the attempt that submits, as that context says.
-func (p *Pool) admit(call string, within context.Context, h *Handle, parent *attempt) (reports []report, err error) {
+func (h *Handle) admit(call string, within context.Context, parent *attempt) (reports []report, err error) {
+	p := h.pool
 	p.lock()
 	defer p.unlock()
 	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.work.group != nil}
@@ -246,7 +247,7 @@ func (p *Pool) admit(call string, within context.Context, h *Handle, parent *att
 		switch {
 		case h.canceled != nil:
 			err = errGaveUp
-		case p.tooLateLocked(&h.task):
+		case p.end.refuses(&h.task):
 			err = ErrClosed
 		case p.end.closed && !parent.continuesLocked(p):
 			// A member may be the one that adds to its group.

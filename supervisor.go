@@ -117,8 +117,8 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		p.restoreLocked()
 	}
 
-	if p.stall.arrival {
-		p.arrivedLocked()
+	if p.stall.firedLocked(&p.inbox) {
+		p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
 	}
 	if !p.stall.next.IsZero() {
 		if now := time.Now(); !now.Before(p.stall.next) {
@@ -126,9 +126,9 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		}
 	}
 
-	p.tellOfClosingLocked()
+	p.end.closing.tellLocked(p)
 	if !p.orphans.next.IsZero() && !time.Now().Before(p.orphans.next) {
-		p.tellOfOrphansLocked()
+		p.reportLocked(p.orphans.take(&p.guard))
 	}
 
 	p.supervisor.next = time.Time{}

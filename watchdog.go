@@ -77,23 +77,23 @@ func (r *rounds) grant(granted *time.Duration) time.Duration {
 func (w *worker) countLocked(d time.Duration) {
 	p := w.pool
 	if kind := p.watch.rounds.kind(d); kind != w.counting {
-		p.beginRoundLocked(kind)
+		p.watch.beginRound(kind, &p.supervisor)
 		p.watch.rounds.end(w.counting)
 		w.counting = kind
 	}
 }
 
-// beginRound begins a round, if those under way are too long for something of
-// that kind that counts from now on.
-func (p *Pool) beginRoundLocked(kind int) {
+// beginRound begins a round, if those under way are too long for something of that kind
+// that counts from now on.
+func (d *watchdog) beginRound(kind int, sup *supervisor) {
 	if kind == 0 {
 		return
 	}
-	r := &p.watch.rounds
+	r := &d.rounds
 	if r.counting[kind]++; r.long == 0 || kind < r.long {
 		r.long = kind
 		r.next = time.Now().Add(r.every())
-		p.supervisor.alarmAtLocked(r.next)
+		sup.alarmAtLocked(r.next)
 	}
 }
 
