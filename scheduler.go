@@ -195,7 +195,7 @@ func (s *scheduler) wanted() int {
 	}
 	less := s.queue.classes[1].queued // 0 without a reservation
 	forLess := max(s.slots-s.reserved-s.heldLess, 0)
-	return min(s.slots-s.held, s.count[Queued]-less+min(less, forLess))
+	return min(max(s.slots-s.held, 0), s.count[Queued]-less+min(less, forLess))
 }
 
 // waiting returns how many tasks wait for a slot, to start or to go on.
