@@ -1,0 +1,1641 @@
+package taskpool
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The scheduler alone, without a Pool: all short traces of what a Pool does with it, and
+// some long ones, beside a naive scheduler that searches plain slices. After each step the
+// two must agree on everything that can be asked, and at each dispatch the theorems of
+// docs/starvation.md must hold, which are checked by counting, whatever the two have agreed
+// on. Times are numbers, and nothing here starts a goroutine.
+
+// The naive scheduler.
+
+// A naiveItem is a task that has not settled, or a submitter that waits for room.
+type naiveItem struct {
+	n        int  // which of the trace, and of its handles
+	function bool // without a handle
+	pr       Priority
+	state    State
+	in       waitsIn
+	attempts int
+	later    bool  // was not due when it was accepted, and has not started
+	due      int64 // in inDelayed and atDoorDelayed
+	arrival  int64 // number of its arrival where it waits
+	at       int64 // time of that
+	resuming bool  // has started, and goes before others of its priority
+	asks     bool  // while Parked: for a slot
+	ended    bool  // its context has
+
+	begun              bool // and neither parked nor ended since, so that the attempt may turn out to be none
+	choice, restricted bool // of the dispatch that has begun it
+
+	deadline int // by which of the dispatches that can serve it it must be served, see schedulerTrace.promise
+}
+
+// A naiveScheduler is the reference for scheduler, after the documentation.
+type naiveScheduler struct {
+	*schedulerConfig
+	slots    int
+	paused   bool
+	now      int64
+	arrivals int64       // in the queue and at the door
+	waits    int64       // and elsewhere
+	turns    [2][2]int   // in the queue and at the door, unrestricted and restricted: dispatches with a choice since the last turn
+	items    []naiveItem // in order of submission
+}
+
+type schedulerConfig struct {
+	slots, reserved int
+	reservedFor     Priority
+	share           int
+	step            int64 // 0: no aging
+	capacity        int   // or unbounded
+	shed            bool
+}
+
+func (c *schedulerConfig) String() string {
+	return fmt.Sprintf("slots=%d,reserved=%d,share=%d,step=%d,capacity=%d,shed=%t",
+		c.slots, c.reserved, c.share, c.step, c.capacity, c.shed)
+}
+
+func (m *naiveScheduler) item(n int) *naiveItem {
+	for i := range m.items {
+		if m.items[i].n == n {
+			return &m.items[i]
+		}
+	}
+	return nil
+}
+
+func (m *naiveScheduler) forget(n int) {
+	m.items = slices.DeleteFunc(m.items, func(t naiveItem) bool { return t.n == n })
+}
+
+// arrive has t wait in the queue or at the door from now.
+func (m *naiveScheduler) arrive(t *naiveItem, in waitsIn, resuming bool) {
+	m.arrivals++
+	t.in, t.arrival, t.at, t.resuming = in, m.arrivals, m.now, resuming
+}
+
+// wait has t wait elsewhere.
+func (m *naiveScheduler) wait(t *naiveItem, in waitsIn) {
+	m.waits++
+	t.in, t.arrival = in, m.waits
+}
+
+func (m *naiveScheduler) less(pr Priority) bool { return m.reserved > 0 && pr > m.reservedFor }
+
+func (m *naiveScheduler) count(is func(*naiveItem) bool) (n int) {
+	for i := range m.items {
+		if is(&m.items[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// accepted reports whether t is a task, and not a submitter's.
+func (t *naiveItem) accepted() bool { return t.in != atDoor && t.in != atDoorDelayed }
+
+func (m *naiveScheduler) inState(s State) int {
+	return m.count(func(t *naiveItem) bool { return t.accepted() && t.state == s })
+}
+
+func (m *naiveScheduler) waitIn(in waitsIn) int {
+	return m.count(func(t *naiveItem) bool { return t.in == in })
+}
+
+func (m *naiveScheduler) held() int { return m.inState(Running) }
+
+func (m *naiveScheduler) heldLess() int {
+	return m.count(func(t *naiveItem) bool { return t.state == Running && m.less(t.pr) })
+}
+
+func (m *naiveScheduler) asking(less bool) int {
+	return m.count(func(t *naiveItem) bool { return t.asks && m.less(t.pr) == less })
+}
+
+func (m *naiveScheduler) later() int {
+	return m.count(func(t *naiveItem) bool { return t.accepted() && t.later })
+}
+
+// retrying returns how many wait for the time of their retry.
+func (m *naiveScheduler) retrying() int {
+	return m.count(func(t *naiveItem) bool { return t.in == inDelayed && t.attempts > 0 })
+}
+
+// freeForLess returns how many slots less urgent tasks may have.
+func (m *naiveScheduler) freeForLess() int {
+	return max(min(m.slots-m.held(), m.slots-m.reserved-m.heldLess()), 0)
+}
+
+// restricted reports whether a free slot is kept for the reserved priorities.
+func (m *naiveScheduler) restricted() bool {
+	return m.reserved > 0 && m.heldLess() >= m.slots-m.reserved
+}
+
+func (m *naiveScheduler) inReach(t *naiveItem, restricted bool) bool {
+	return !restricted || !m.less(t.pr)
+}
+
+// before reports whether a goes before b, but for the fair share.
+func (m *naiveScheduler) before(a, b *naiveItem) bool {
+	if m.step > 0 {
+		if x, y := a.at+int64(a.pr)*m.step, b.at+int64(b.pr)*m.step; x != y {
+			return x < y
+		}
+		if a.at != b.at {
+			return a.at < b.at
+		}
+	}
+	if a.pr != b.pr {
+		return a.pr < b.pr
+	}
+	if a.resuming != b.resuming {
+		return a.resuming
+	}
+	return a.arrival < b.arrival
+}
+
+// pick returns whose turn it is of those that wait in the queue or at the door, and whether
+// there were tasks of more than one lane to choose from.
+func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best *naiveItem, choice bool) {
+	var oldest *naiveItem
+	for i := range m.items {
+		t := &m.items[i]
+		if t.in != in || !m.inReach(t, restricted) {
+			continue
+		}
+		if best == nil {
+			best, oldest = t, t
+			continue
+		}
+		choice = choice || t.pr != oldest.pr || t.resuming != oldest.resuming
+		if t.arrival < oldest.arrival {
+			oldest = t
+		}
+		if m.before(t, best) {
+			best = t
+		}
+	}
+	switch {
+	case !choice:
+	case m.share > 0 && *m.turn(in, restricted)+1 == m.share:
+		return oldest, true
+	case m.step > 0: // tasks that resume take the turn of the first of their priority
+		for i := range m.items {
+			t := &m.items[i]
+			if t.in == in && t.resuming && t.pr == best.pr && (!best.resuming || t.arrival < best.arrival) {
+				best = t
+			}
+		}
+	}
+	return best, choice
+}
+
+func (m *naiveScheduler) turn(in waitsIn, restricted bool) *int {
+	turns := &m.turns[0]
+	if in == atDoor {
+		turns = &m.turns[1]
+	}
+	return &turns[restriction(restricted)]
+}
+
+// served takes note that t was picked.
+func (m *naiveScheduler) served(t *naiveItem, choice, restricted bool) {
+	if turn := m.turn(t.in, restricted); choice && m.share > 0 {
+		*turn = (*turn + 1) % m.share
+	}
+	t.in, t.resuming = nowhere, false
+}
+
+// next returns who is to have a free slot, as scheduler.next does, but takes nobody.
+func (m *naiveScheduler) next(starts bool) (best *naiveItem, choice, restricted bool) {
+	if m.held() >= m.slots {
+		return nil, false, false
+	}
+	restricted = m.restricted()
+	for i := range m.items {
+		if t := &m.items[i]; t.in == inExiting && m.inReach(t, restricted) && (best == nil || t.arrival < best.arrival) {
+			best = t
+		}
+	}
+	if best != nil {
+		return best, false, false
+	}
+	if m.paused {
+		return nil, false, false
+	}
+	best, choice = m.pick(inQueue, restricted)
+	if best == nil || best.state == Queued && !starts {
+		return nil, false, false
+	}
+	return best, choice, restricted
+}
+
+// run has t, which was chosen, run.
+func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
+	if t.state == Queued {
+		t.begun, t.choice, t.restricted = true, choice, restricted
+		t.attempts++
+		t.later = false
+	}
+	if t.in == inQueue {
+		m.served(t, choice, restricted)
+	}
+	t.in, t.asks, t.state = nowhere, false, Running
+}
+
+// rested returns m as it is when each task for which there is a slot has got it, even one
+// that waits for the end of a pause if resumed is set.
+func (m *naiveScheduler) rested(resumed bool) *naiveScheduler {
+	r := *m
+	r.items = slices.Clone(m.items)
+	r.paused = r.paused && !resumed
+	for t, choice, restricted := r.next(true); t != nil; t, choice, restricted = r.next(true) {
+		r.run(t, choice, restricted)
+	}
+	return &r
+}
+
+// waiting returns how many tasks count against the capacity.
+func (m *naiveScheduler) waiting() int { return m.inState(Queued) + m.retrying() }
+
+// room reports whether fewer tasks wait than the capacity and the slots that are free for a
+// task of priority pr: those that parked tasks ask for are not. m must have rested.
+func (m *naiveScheduler) room(pr Priority) bool {
+	free, forLess := m.slots-m.held()-m.asking(false), m.freeForLess()
+	if m.less(pr) {
+		free = max(min(free, forLess)-m.asking(true), 0)
+	} else {
+		free = max(free-min(m.asking(true), forLess), 0)
+	}
+	return m.capacity == unbounded || m.waiting() < m.capacity+free
+}
+
+func (m *naiveScheduler) laterRoom() bool {
+	return m.capacity == unbounded || m.later() < m.capacity+m.slots
+}
+
+// unserved returns how many of those that wait in the queue, and are counted, no free slot
+// is left for.
+func (m *naiveScheduler) unserved(counts func(*naiveItem) bool) int {
+	free, forLess, all := m.slots-m.held(), m.freeForLess(), 0
+	for _, less := range []bool{false, true} {
+		for i := range m.items {
+			t := &m.items[i]
+			if t.in != inQueue || m.less(t.pr) != less || !counts(t) {
+				continue
+			}
+			switch {
+			case free <= 0 || less && forLess <= 0:
+				all++
+			case less:
+				forLess--
+				fallthrough
+			default:
+				free--
+			}
+		}
+	}
+	return all
+}
+
+func (m *naiveScheduler) wanted() int {
+	if m.paused {
+		return 0
+	}
+	return m.inState(Queued) - m.unserved(func(t *naiveItem) bool { return t.state == Queued })
+}
+
+func (m *naiveScheduler) mostUrgent() int64 {
+	most := int64(none)
+	if m.paused || m.unserved(func(*naiveItem) bool { return true }) == 0 {
+		return most
+	}
+	for i := range m.items {
+		if t := &m.items[i]; t.in == inQueue {
+			most = min(most, int64(t.pr))
+		}
+	}
+	return most
+}
+
+// firstDue returns the one that is due first in in, nil if there is none.
+func (m *naiveScheduler) firstDue(in waitsIn) (first *naiveItem) {
+	for i := range m.items {
+		if t := &m.items[i]; t.in == in && (first == nil || cmp.Or(cmp.Compare(t.due, first.due), cmp.Compare(t.arrival, first.arrival)) < 0) {
+			first = t
+		}
+	}
+	return first
+}
+
+// shed returns the newest of the least urgent tasks that have never started, if that is less
+// urgent than pr.
+func (m *naiveScheduler) victim(pr Priority) (victim *naiveItem) {
+	for i := range m.items {
+		if t := &m.items[i]; t.in == inQueue && t.attempts == 0 && t.pr > pr &&
+			(victim == nil || t.pr > victim.pr || t.pr == victim.pr && t.arrival > victim.arrival) {
+			victim = t
+		}
+	}
+	return victim
+}
+
+// The driver.
+
+// A schedulerTrace does the same to a scheduler as a Pool would, and to a naive one, and
+// compares.
+type schedulerTrace struct {
+	s       scheduler
+	m       naiveScheduler
+	handles []*Handle
+	f       []func() // the functions, which tell who they are
+	called  int
+	came    int   // items so far
+	looks   bool  // the two are compared
+	err     error // what was found first
+
+	// What the theorems count: dispatches and those with a choice, unrestricted and
+	// restricted, and the last of these that urgent work has lost; 0 if it has lost none.
+	dispatches, choices, lost [2]int
+}
+
+// begin brings d to its start.
+func (d *schedulerTrace) begin(c *schedulerConfig) {
+	for _, h := range d.handles {
+		h.item = item{}
+	}
+	*d = schedulerTrace{handles: d.handles, f: d.f, m: naiveScheduler{schedulerConfig: c, slots: c.slots, items: d.m.items[:0]}}
+	overflow := OverflowWait
+	if c.shed {
+		overflow = OverflowShed
+	}
+	d.s.init(&config{workers: c.slots, capacity: c.capacity, overflow: overflow, fairShare: c.share,
+		aging: time.Duration(c.step), reserved: c.reserved, reservedFor: c.reservedFor})
+}
+
+func (d *schedulerTrace) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (d *schedulerTrace) now() time.Duration { return time.Duration(d.m.now) }
+
+func instant(t int64) time.Time { return time.Unix(0, t) }
+
+// handle returns the handle of item n.
+func (d *schedulerTrace) handle(n int) *Handle {
+	for len(d.handles) <= n {
+		i := len(d.handles)
+		d.handles = append(d.handles, &Handle{})
+		d.f = append(d.f, func() { d.called = i })
+	}
+	return d.handles[n]
+}
+
+// entry returns the entry of t.
+func (d *schedulerTrace) entry(t *naiveItem) entry {
+	h := d.handle(t.n)
+	if t.function {
+		return entry{f: d.f[t.n]}
+	}
+	return entry{h: h}
+}
+
+// is reports whether e is of t.
+func (d *schedulerTrace) is(e entry, t *naiveItem) bool {
+	if e.f == nil {
+		return !t.function && e.h == d.handles[t.n]
+	}
+	d.called = -1
+	e.f()
+	return e.h == nil && d.called == t.n
+}
+
+// add makes an item of priority pr.
+func (d *schedulerTrace) add(pr Priority, function bool) *naiveItem {
+	d.m.items = append(d.m.items, naiveItem{n: d.came, pr: pr, function: function, deadline: math.MaxInt})
+	d.handle(d.came).priority = pr
+	d.came++
+	return &d.m.items[len(d.m.items)-1]
+}
+
+// restore is Pool.restoreLocked or, with a worker that looks for a task, restoreWithLocked.
+func (d *schedulerTrace) restore(worker bool) {
+	for d.err == nil {
+		d.admit()
+		t, ok := d.s.next(worker)
+		x, choice, restricted := d.m.next(worker)
+		switch {
+		case ok != (x != nil):
+			d.fail("next has returned %t, want %t", ok, !ok)
+			return
+		case !ok:
+			return
+		case !d.is(t.entry, x) || t.priority != x.pr || t.choice != choice || t.restricted != restricted:
+			d.fail("next has returned priority %d, choice %t, restricted %t; want item %d, %d, %t, %t",
+				t.priority, t.choice, t.restricted, x.n, x.pr, choice, restricted)
+			return
+		}
+		if x.in == inQueue {
+			d.dispatch(x, choice, restricted)
+		}
+		if t.parked() {
+			d.s.unpark(t.h)
+			d.s.resume(t.h)
+		} else {
+			d.s.begin(t.entry)
+			worker = false
+		}
+		d.s.hold(t.priority)
+		d.m.run(x, choice, restricted)
+		if held, less := d.m.held(), d.m.heldLess(); held > d.m.slots || d.m.less(x.pr) && less > d.m.slots-d.m.reserved {
+			d.fail("%d slots are held, %d of them by less urgent tasks", held, less)
+		}
+		d.promise()
+	}
+}
+
+// admit is Pool.admitLocked.
+func (d *schedulerTrace) admit() {
+	for d.err == nil {
+		x, later := d.m.firstDue(atDoorDelayed), true
+		choice, restricted := false, false
+		if x == nil || !d.m.laterRoom() {
+			x, choice = d.m.pick(atDoor, false)
+			if later = false; x != nil && !d.room(x.pr) && d.m.reserved > 0 {
+				restricted = true
+				x, choice = d.m.pick(atDoor, true)
+			}
+			if x != nil && !d.room(x.pr) {
+				x = nil
+			}
+		}
+		h, isLater := d.s.admit()
+		switch {
+		case (h == nil) != (x == nil) || x != nil && (h != d.handles[x.n] || isLater != later):
+			d.fail("admit has let in %v, later %t; want %v, %t", h, isLater, x, later)
+			return
+		case h == nil:
+			return
+		}
+		waited := d.waiting()
+		if !later {
+			d.m.served(x, choice, restricted)
+		}
+		d.accept(x, later, waited)
+	}
+}
+
+// room asks the scheduler for room, and sees that it promises nothing that it cannot keep,
+// nor refuses what it can where nothing is on its way.
+func (d *schedulerTrace) room(pr Priority) bool {
+	room := d.s.room(pr)
+	if d.looks && d.m.capacity != unbounded {
+		switch {
+		case room && !d.m.rested(true).room(pr):
+			d.fail("there is said to be room for priority %d", pr)
+		case !room && d.m.wanted() == 0 && d.m.rested(false).room(pr):
+			d.fail("there is said to be no room for priority %d", pr)
+		}
+	}
+	return room
+}
+
+// accept is Pool.acceptLocked. It sees that no promise is broken: if so many tasks had to
+// wait before, no more do now, or no more than the capacity.
+func (d *schedulerTrace) accept(x *naiveItem, later bool, waited int) {
+	if later {
+		d.s.delay(d.handle(x.n), instant(x.due))
+		x.state, x.later = Delayed, true
+		d.m.wait(x, inDelayed)
+		return
+	}
+	if h := d.handle(x.n); !x.function {
+		h.due = time.Time{}
+	}
+	d.enqueue(x)
+	if waits := d.waiting(); waits > max(waited, d.m.capacity) {
+		d.fail("%d tasks wait as one was let in, and %d before", waits, waited)
+	}
+}
+
+// waiting returns how many tasks wait for a slot when each for which there is one has it.
+func (d *schedulerTrace) waiting() int {
+	if !d.looks || d.m.capacity == unbounded {
+		return unbounded
+	}
+	return d.m.rested(true).waiting()
+}
+
+// enqueue has x, which counts in no state, be Queued.
+func (d *schedulerTrace) enqueue(x *naiveItem) {
+	d.s.enqueue(d.entry(x), x.pr, d.now())
+	x.state = Queued
+	d.m.arrive(x, inQueue, false)
+	d.promise()
+}
+
+// The theorems.
+
+// inReach returns how many dispatches there were that could have served t.
+func (d *schedulerTrace) inReach(t *naiveItem) int {
+	if d.m.less(t.pr) {
+		return d.dispatches[0]
+	}
+	return d.dispatches[0] + d.dispatches[1]
+}
+
+// promise gives those that wait the bound of theorem 1, or 4: it only ever comes nearer.
+func (d *schedulerTrace) promise() {
+	if d.m.share == 0 {
+		return
+	}
+	for i := range d.m.items {
+		t := &d.m.items[i]
+		if t.in != inQueue {
+			t.deadline = math.MaxInt
+			continue
+		}
+		older := d.m.count(func(o *naiveItem) bool { return o.in == inQueue && o.arrival < t.arrival })
+		limit := d.m.share * (older + 1)
+		if d.m.reserved > 0 && !d.m.less(t.pr) {
+			limit += d.m.share - 1
+		}
+		t.deadline = min(t.deadline, d.inReach(t)+limit)
+	}
+}
+
+// dispatch checks what is promised about the choice of x, which still waits in the queue.
+func (d *schedulerTrace) dispatch(x *naiveItem, choice, restricted bool) {
+	m, kind := &d.m, restriction(restricted)
+	passed, lost := "", false
+	for i := range m.items {
+		w := &m.items[i]
+		if w.n == x.n || w.in != inQueue || !m.inReach(w, restricted) {
+			continue
+		}
+		older := w.arrival < x.arrival
+		resumes := w.pr == x.pr && w.resuming && !x.resuming
+		lost = lost || w.pr < x.pr || resumes
+		switch head := int64(w.pr-x.pr) * m.step; {
+		case older && w.pr == x.pr && w.resuming == x.resuming:
+			passed = "an older one of its lane" // and so no retry passes a first attempt
+		case older && m.share == 1:
+			passed = "an older one, though the fair share is 1"
+		case m.step == 0:
+		case resumes:
+			passed = "one that resumes"
+		case older && x.at-w.at >= head && !d.forAnother(x, w):
+			passed = "one that came so long before" // theorem 3
+		case !older && w.at-x.at < -head && !d.forAnother(x, w):
+			passed = "one that had its head start left"
+		}
+	}
+	d.dispatches[kind]++
+	if choice {
+		d.choices[kind]++
+	}
+	last := d.lost[kind]
+	if lost {
+		d.lost[kind] = d.choices[kind]
+	}
+	switch {
+	case passed != "":
+		d.fail("item %d has passed %s", x.n, passed)
+	case !m.inReach(x, restricted):
+		d.fail("item %d has a reserved slot", x.n)
+	case m.paused:
+		d.fail("item %d has a slot in a pause", x.n)
+	case lost && m.step == 0 && (m.share == 0 || last > 0 && d.choices[kind]-last < m.share): // theorem 2
+		d.fail("urgent work has lost choice %d, and %d", last, d.choices[kind])
+	}
+	for i := range m.items {
+		if w := &m.items[i]; m.share > 0 && w.in == inQueue && (d.inReach(w) > w.deadline || w.n != x.n && d.inReach(w) == w.deadline) {
+			d.fail("item %d was not served by dispatch %d", w.n, w.deadline)
+		}
+	}
+}
+
+// forAnother reports whether x may pass w as it resumes, in the turn of one of its priority
+// that has not started: the exception of theorem 3.
+func (d *schedulerTrace) forAnother(x, w *naiveItem) bool {
+	return x.resuming && slices.ContainsFunc(d.m.items, func(u naiveItem) bool {
+		return u.in == inQueue && u.pr == x.pr && !u.resuming && (u.n == w.n || d.m.before(&u, w))
+	})
+}
+
+// The comparison.
+
+// compare sees that the two agree, and that the scheduler's counts and places are what a
+// walk over all items finds.
+func (d *schedulerTrace) compare() error {
+	s, m := &d.s, &d.m
+	for pr := range Priority(3) {
+		d.room(pr)
+		if n := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.pr <= pr }); n > 0 {
+			if want := m.unserved(func(t *naiveItem) bool { return t.pr <= pr }) > 0; s.contended(pr) != want {
+				d.fail("contended up to %d is %t", pr, !want)
+			}
+		}
+	}
+	if d.err != nil {
+		return d.err
+	}
+	for _, c := range [...]struct {
+		what      string
+		got, want int
+	}{
+		{"tasks queued", s.count[Queued], m.inState(Queued)},
+		{"tasks delayed", s.count[Delayed], m.inState(Delayed)},
+		{"tasks running", s.count[Running], m.inState(Running)},
+		{"tasks parked", s.count[Parked], m.inState(Parked)},
+		{"tasks outstanding", s.outstanding(), m.count((*naiveItem).accepted)},
+		{"tasks that wait for a slot", s.waiting(), m.waitIn(inQueue) + m.waitIn(inExiting)},
+		{"submitters", s.submitters(), m.waitIn(atDoor) + m.waitIn(atDoorDelayed)},
+		{"slots", s.slots, m.slots},
+		{"slots held", s.held, m.held()},
+		{"slots held by less urgent tasks", s.heldLess, m.heldLess()},
+		{"tasks that ask for a slot", s.asking, m.asking(false)},
+		{"less urgent tasks that ask for a slot", s.askingLess, m.asking(true)},
+		{"tasks that are later", s.later, m.later()},
+		{"tasks that wait for a retry", s.retrying, m.retrying()},
+		{"workers wanted", s.wanted(), m.wanted()},
+		{"as the most urgent that waits", int(s.mostUrgent()), int(m.mostUrgent())},
+		{"restricted", restriction(s.restricted()), restriction(m.restricted())},
+		{"room for later tasks", restriction(s.laterRoom()), restriction(m.laterRoom())},
+		{"choices since a turn", int(s.queue.turn[0]), m.turns[0][0]},
+		{"restricted choices since a turn", int(s.queue.turn[1]), m.turns[0][1]},
+		{"choices since a turn at the door", int(s.door.turn[0]), m.turns[1][0]},
+		{"restricted choices since a turn at the door", int(s.door.turn[1]), m.turns[1][1]},
+	} {
+		if c.got != c.want {
+			return fmt.Errorf("%d %s, want %d", c.got, c.what, c.want)
+		}
+	}
+	found := 0
+	for i := range m.items {
+		t := &m.items[i]
+		if t.in != nowhere {
+			found++
+		}
+		if t.function {
+			continue
+		}
+		switch h := d.handles[t.n]; {
+		case h.state != t.state || h.attempts != t.attempts || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
+			return fmt.Errorf("item %d is %+v, want %+v", t.n, h.item, *t)
+		case h.place.in != t.in || h.waits() != (t.in != nowhere):
+			return fmt.Errorf("item %d is in place %d, want %d", t.n, h.place.in, t.in)
+		}
+	}
+	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.door), d.walkDue(&s.delayed), d.walkDue(&s.doorDelayed), d.walkExiting(found))
+}
+
+// walkQueue sees that q holds those that are to wait in it, in their order, and no other.
+func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
+	n := 0
+	for _, l := range q.sorted() {
+		last := int64(0)
+		for e := range l.all() {
+			t := d.find(e)
+			switch n++; {
+			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.resuming:
+				return fmt.Errorf("lane %v of place %d holds %+v", l.laneKey, q.in, t)
+			case t.arrival <= last || e.order != d.order(t):
+				return fmt.Errorf("item %d has order %d, want %d", t.n, e.order, d.order(t))
+			case e.h != nil && (e.h.place.lane != l || e.h.place.seg.slots[e.h.place.i].h != e.h):
+				return fmt.Errorf("item %d is not in its place", t.n)
+			}
+			last = t.arrival
+		}
+		if q.step > 0 && l.key != q.key(l) {
+			return fmt.Errorf("lane %v has key %d", l.laneKey, l.key)
+		}
+	}
+	if want := d.m.waitIn(q.in); n != want || q.n != want {
+		return fmt.Errorf("%d tasks are in place %d, counted %d, want %d", n, q.in, q.n, want)
+	}
+	// With the tag invariants it looks after itself.
+	if c, ok := any(q).(interface {
+		check(strict, deep bool) (int, error)
+	}); ok {
+		_, err := c.check(q.step == 0, true)
+		return err
+	}
+	return nil
+}
+
+// order returns the order that t has in the scheduler.
+func (d *schedulerTrace) order(t *naiveItem) int64 {
+	if d.m.step > 0 {
+		return t.at
+	}
+	return t.arrival
+}
+
+func (d *schedulerTrace) find(e entry) *naiveItem {
+	for i := range d.m.items {
+		if t := &d.m.items[i]; d.is(e, t) {
+			return t
+		}
+	}
+	return nil
+}
+
+// walkDue is walkQueue for those that wait for their time.
+func (d *schedulerTrace) walkDue(q *dueHeap) error {
+	all, last := q.all(), (*naiveItem)(nil)
+	for _, h := range all {
+		t := d.find(entry{h: h})
+		switch {
+		case t == nil || t.in != q.in || !h.due.Equal(instant(t.due)) || q.tasks[h.place.i].Handle != h:
+			return fmt.Errorf("place %d holds %+v", q.in, t)
+		case last != nil && (t.due < last.due || t.due == last.due && t.arrival < last.arrival):
+			return fmt.Errorf("item %d is due behind item %d", t.n, last.n)
+		}
+		last = t
+	}
+	if want := d.m.waitIn(q.in); len(all) != want {
+		return fmt.Errorf("%d tasks are in place %d, want %d", len(all), q.in, want)
+	}
+	return nil
+}
+
+// walkExiting is walkQueue for those on their way out. In all there are so many in some
+// place.
+func (d *schedulerTrace) walkExiting(want int) error {
+	s := &d.s
+	for less, exits := range s.exiting {
+		last := int64(0)
+		for _, x := range exits {
+			t := d.find(entry{h: x.h})
+			if t == nil || t.in != inExiting || restriction(d.m.less(t.pr)) != less || t.arrival <= last {
+				return fmt.Errorf("list %d of those on their way out holds %+v", less, t)
+			}
+			last = t.arrival
+		}
+	}
+	n := s.queue.n + s.door.n + s.delayed.Len() + s.doorDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
+	if n != want {
+		return fmt.Errorf("%d items wait, want %d", n, want)
+	}
+	return nil
+}
+
+// state returns what all that may follow depends on: two traces with the same state go on
+// alike. It names the items anew in order of submission, arrivals by their rank, and times
+// from now. Where compare has seen that the scheduler agrees with the naive one, that says
+// what is in the scheduler, too, but for what is found in lanes and heaps: where each is, and
+// by which age the fair share knows it. Not in it is how segments are filled and which empty
+// lanes are kept, of which nothing in a trace of a few tasks depends; for these see
+// priority_queue_test.go.
+func (d *schedulerTrace) state(b []byte) []byte {
+	m := &d.m
+	put := func(n int64) { b = binary.AppendVarint(b, n) }
+	rank := func(in waitsIn, number int64) (r int64) {
+		for i := range m.items {
+			if t := &m.items[i]; t.in == in && t.arrival < number {
+				r++
+			}
+		}
+		return r
+	}
+	flags := func(flags ...bool) (n int64) {
+		for _, f := range flags {
+			n = 2*n + int64(restriction(f))
+		}
+		return n
+	}
+	put(int64(m.slots))
+	put(flags(m.paused))
+	for _, turns := range m.turns {
+		put(int64(turns[0]))
+		put(int64(turns[1]))
+	}
+	for i := range m.items {
+		t := &m.items[i]
+		put(int64(t.pr)<<8 | int64(t.state)<<4 | int64(t.in))
+		put(flags(t.function, t.later, t.resuming, t.asks, t.ended, t.begun, t.begun && t.choice, t.begun && t.restricted))
+		put(int64(min(t.attempts, 2))) // more make no difference, also if one is taken back
+		if t.in == nowhere {
+			continue
+		}
+		put(rank(t.in, t.arrival))
+		switch {
+		case t.in == inDelayed || t.in == atDoorDelayed:
+			put(t.due - m.now)
+			put(int64(d.handles[t.n].place.i))
+		case m.step > 0:
+			put(t.at - m.now)
+		case m.share > 0 && t.in == inQueue:
+			put(int64(t.deadline - d.inReach(t)))
+		}
+	}
+	for kind, last := range d.lost {
+		if last > 0 {
+			put(int64(min(d.choices[kind]-last, m.share)))
+		} else {
+			put(-1)
+		}
+	}
+	for _, q := range []*priorityQueue{&d.s.queue, &d.s.door} {
+		for _, l := range q.sorted() {
+			for _, pos := range l.pos {
+				put(int64(pos))
+			}
+			if m.share > 0 && l.age != l.order() {
+				put(rank(q.in, l.age))
+				for _, o := range q.sorted() {
+					put(int64(cmp.Compare(l.age, o.age)))
+				}
+			}
+		}
+	}
+	return b
+}
+
+// The operations.
+
+// A schedulerOp is something that a Pool does in one critical section. do returns false if
+// there is nothing to do it to.
+type schedulerOp struct {
+	name string
+	do   func(d *schedulerTrace) bool
+}
+
+// one returns the item that was submitted first of those that are as is says or, if
+// last is set, the one that was submitted last of several.
+func (d *schedulerTrace) one(last bool, is func(*naiveItem) bool) *naiveItem {
+	var first, newest *naiveItem
+	for i := range d.m.items {
+		if t := &d.m.items[i]; is(t) {
+			if newest = t; first == nil {
+				first = t
+			}
+		}
+	}
+	switch {
+	case !last:
+		return first
+	case newest == first:
+		return nil
+	}
+	return newest
+}
+
+func opSubmit(pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("submit %d", pr), func(d *schedulerTrace) bool { return d.submit(pr, false) }}
+}
+
+func opGo(pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("go %d", pr), func(d *schedulerTrace) bool { return d.submit(pr, true) }}
+}
+
+func (d *schedulerTrace) submit(pr Priority, function bool) bool {
+	var due int64
+	waited := d.waiting()
+	if !d.room(pr) {
+		if !d.m.shed {
+			if function {
+				return false // refused
+			}
+			x := d.add(pr, false)
+			d.s.knock(d.handle(x.n), false, d.now())
+			d.m.arrive(x, atDoor, false)
+			d.restore(false)
+			return true
+		}
+		e, of, ok := d.s.queue.takeShed(pr)
+		victim := d.m.victim(pr)
+		if ok != (victim != nil) || ok && (!d.is(e, victim) || of != victim.pr) {
+			d.fail("%v is shed, want %v", e, victim)
+			return true
+		}
+		if !ok {
+			return false
+		}
+		if e.h == nil {
+			d.s.endQueued()
+		} else {
+			if e.h.isLater() {
+				due = e.h.due.UnixNano()
+			}
+			d.s.notLater(e.h)
+			d.s.end(e.h, Shed)
+		}
+		waited = max(waited, d.m.waiting()) // one goes for one, whoever else would have gone first
+		d.m.forget(victim.n)
+	}
+	x := d.add(pr, function && due == 0) // which gets a handle, see Pool.Go
+	d.accept(x, false, waited)
+	if due != 0 {
+		x.later = true
+		d.s.inherit(d.handle(x.n), instant(due))
+	}
+	d.restore(false)
+	return true
+}
+
+// A task that is not due.
+func opSubmitLater(pr Priority, in int64) schedulerOp {
+	return schedulerOp{fmt.Sprintf("submit %d for later", pr), func(d *schedulerTrace) bool {
+		room := d.s.laterRoom()
+		if !room && d.m.shed {
+			return false
+		}
+		x := d.add(pr, false)
+		h := d.handle(x.n)
+		if x.due = d.m.now + in; room {
+			d.accept(x, true, 0)
+		} else {
+			h.due = instant(x.due)
+			d.s.knock(h, true, d.now())
+			d.m.wait(x, atDoorDelayed)
+		}
+		d.restore(false)
+		return true
+	}}
+}
+
+// A worker looks for a task.
+var opLook = schedulerOp{"look", func(d *schedulerTrace) bool {
+	if d.m.wanted() == 0 {
+		return false
+	}
+	d.restore(true)
+	return true
+}}
+
+// An attempt ends, its task with it, and its worker looks for another.
+func opEnd(last bool) schedulerOp {
+	return schedulerOp{fmt.Sprintf("end, last %t", last), func(d *schedulerTrace) bool {
+		x := d.one(last, func(t *naiveItem) bool { return t.state == Running })
+		if x == nil {
+			return false
+		}
+		if x.function {
+			d.s.endFunction()
+		} else {
+			d.s.end(d.handle(x.n), Succeeded)
+		}
+		d.s.release(x.pr)
+		d.m.forget(x.n)
+		d.restore(true)
+		return true
+	}}
+}
+
+func (d *schedulerTrace) running(is func(*naiveItem) bool) *naiveItem {
+	return d.one(false, func(t *naiveItem) bool { return t.state == Running && !t.function && is(t) })
+}
+
+func always(*naiveItem) bool { return true }
+
+// An attempt fails, and its task is to have another: now or, in so long, later.
+func opRetry(in int64) schedulerOp {
+	return schedulerOp{fmt.Sprintf("retry in %d", in), func(d *schedulerTrace) bool {
+		x := d.running(always)
+		if x == nil {
+			return false
+		}
+		d.s.leaveState(d.handle(x.n))
+		x.begun, x.ended = false, false
+		if in == 0 {
+			d.enqueue(x)
+		} else {
+			x.due = d.m.now + in
+			d.s.delay(d.handle(x.n), instant(x.due))
+			x.state = Delayed
+			d.m.wait(x, inDelayed)
+		}
+		d.s.release(x.pr)
+		d.restore(true)
+		return true
+	}}
+}
+
+// An attempt turns out to be none, as its task was canceled in time.
+var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
+	x := d.running(func(t *naiveItem) bool { return t.begun })
+	if x == nil {
+		return false
+	}
+	h := d.handle(x.n)
+	d.s.undo(h, x.choice, x.restricted)
+	if x.choice && d.m.share > 0 {
+		turn := d.m.turn(inQueue, x.restricted)
+		*turn = (*turn + d.m.share - 1) % d.m.share
+	}
+	d.s.notLater(h)
+	d.s.end(h, Canceled)
+	d.s.release(x.pr)
+	d.m.forget(x.n)
+	d.lost = [2]int{} // the theorems do not speak of this
+	for i := range d.m.items {
+		d.m.items[i].deadline = math.MaxInt
+	}
+	d.promise()
+	d.restore(true)
+	return true
+}}
+
+// A task gives its slot back.
+func opPark(how string) schedulerOp {
+	return schedulerOp{how, func(d *schedulerTrace) bool {
+		x := d.running(always)
+		if x == nil {
+			return false
+		}
+		d.s.park(d.handle(x.n))
+		d.s.release(x.pr)
+		x.state, x.begun = Parked, false
+		switch how {
+		case "yield":
+			d.ask(x)
+		case "quantum":
+			d.s.askLast(d.handle(x.n), d.now())
+			x.asks = true
+			d.m.arrive(x, inQueue, false)
+		}
+		d.promise()
+		d.restore(false)
+		return true
+	}}
+}
+
+func (d *schedulerTrace) ask(x *naiveItem) {
+	if x.asks = true; x.ended {
+		d.s.askFirst(d.handle(x.n))
+		d.m.wait(x, inExiting)
+	} else {
+		d.s.ask(d.handle(x.n), d.now())
+		d.m.arrive(x, inQueue, true)
+	}
+}
+
+// What a parked task has waited for is there.
+var opAsk = schedulerOp{"ask", func(d *schedulerTrace) bool {
+	x := d.one(false, func(t *naiveItem) bool { return t.state == Parked && !t.asks })
+	if x == nil {
+		return false
+	}
+	d.ask(x)
+	d.promise()
+	d.restore(false)
+	return true
+}}
+
+// The context of a task ends.
+func opContext(last bool) schedulerOp {
+	return schedulerOp{fmt.Sprintf("context ends, last %t", last), func(d *schedulerTrace) bool {
+		x := d.one(last, func(t *naiveItem) bool {
+			return (t.state == Parked || t.state == Running && !t.function) && !t.ended
+		})
+		if x == nil {
+			return false
+		}
+		d.s.hasten(d.handle(x.n))
+		if x.ended = true; x.in == inQueue {
+			d.m.wait(x, inExiting)
+		}
+		d.restore(false)
+		return true
+	}}
+}
+
+// A task ends while it is parked.
+var opAbandon = schedulerOp{"abandon", func(d *schedulerTrace) bool {
+	x := d.one(true, func(t *naiveItem) bool { return t.state == Parked })
+	if x == nil {
+		x = d.one(false, func(t *naiveItem) bool { return t.state == Parked })
+	}
+	if x == nil {
+		return false
+	}
+	h := d.handle(x.n)
+	d.s.withdraw(h)
+	d.s.unpark(h)
+	d.s.end(h, Failed)
+	d.m.forget(x.n)
+	d.restore(false)
+	return true
+}}
+
+// A task that waits, or its submitter, is canceled.
+func opCancel(last bool) schedulerOp {
+	return schedulerOp{fmt.Sprintf("cancel, last %t", last), func(d *schedulerTrace) bool {
+		x := d.one(last, func(t *naiveItem) bool { return t.in != nowhere && t.state != Parked && !t.function })
+		if x == nil {
+			return false
+		}
+		h := d.handle(x.n)
+		if d.s.withdraw(h); x.accepted() {
+			d.s.notLater(h)
+			d.s.end(h, Canceled)
+		}
+		d.m.forget(x.n)
+		d.promise()
+		d.restore(false)
+		return true
+	}}
+}
+
+// A task that waits to start gets another priority.
+func opMove(last bool, pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("move to %d, last %t", pr, last), func(d *schedulerTrace) bool {
+		x := d.one(last, func(t *naiveItem) bool {
+			return (t.in == inQueue && t.state == Queued || t.in == inDelayed) && !t.function
+		})
+		if x == nil {
+			return false
+		}
+		if !d.s.setPriority(d.handle(x.n), pr, d.now()) {
+			d.fail("item %d does not move", x.n)
+		}
+		if x.pr = pr; x.in == inQueue {
+			d.m.arrive(x, inQueue, false)
+			x.deadline = math.MaxInt
+		}
+		d.promise()
+		d.restore(false)
+		return true
+	}}
+}
+
+var opPause = schedulerOp{"pause", func(d *schedulerTrace) bool {
+	d.m.paused = !d.m.paused
+	d.s.paused = d.m.paused
+	d.restore(false)
+	return true
+}}
+
+// One slot more than at the start, or no more.
+var opResize = schedulerOp{"resize", func(d *schedulerTrace) bool {
+	if d.m.slots++; d.m.slots > d.m.schedulerConfig.slots+1 {
+		d.m.slots = d.m.schedulerConfig.slots
+	}
+	d.s.slots = d.m.slots
+	d.restore(false)
+	return true
+}}
+
+// Time goes by.
+var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
+	if d.m.step == 0 && d.m.waitIn(inDelayed)+d.m.waitIn(atDoorDelayed) == 0 {
+		return false
+	}
+	d.m.now++
+	for d.err == nil {
+		h, x := d.s.nextDue(instant(d.m.now)), d.m.firstDue(inDelayed)
+		if x != nil && x.due > d.m.now {
+			x = nil
+		}
+		if (h == nil) != (x == nil) || x != nil && h != d.handles[x.n] {
+			d.fail("%v is due, want %v", h, x)
+			return true
+		}
+		if x == nil {
+			break
+		}
+		d.enqueue(x)
+	}
+	for d.err == nil {
+		h, x := d.s.nextDueAtDoor(instant(d.m.now), d.now()), d.m.firstDue(atDoorDelayed)
+		if x != nil && x.due > d.m.now {
+			x = nil
+		}
+		if (h == nil) != (x == nil) || x != nil && h != d.handles[x.n] {
+			d.fail("%v is due at the door, want %v", h, x)
+			return true
+		}
+		if x == nil {
+			break
+		}
+		d.m.arrive(x, atDoor, false)
+	}
+	d.restore(false)
+	return true
+}}
+
+// The traces.
+
+// A schedulerScene is operations of which all short traces are run.
+type schedulerScene struct {
+	name    string
+	ops     []schedulerOp
+	start   []int // first, these operations
+	configs []schedulerConfig
+	lengths [3]int // with -short or the race detector; else; and with TASKPOOL_TEST_FULL
+}
+
+// explore runs all traces of so many operations. Of those that lead to the same state, see
+// schedulerTrace.state, only the first is gone on with: all that follows would be the same.
+// It returns how many traces there are, how many steps were made and compared, and how many
+// states were found.
+func (sc *schedulerScene) explore(c *schedulerConfig, length int) (traces float64, steps, states int, err error) {
+	type node struct {
+		ops  []byte
+		next []int32 // the states that its operations lead to
+	}
+	var d schedulerTrace
+	var key []byte
+	run := func(ops []byte) bool {
+		d.begin(c)
+		for _, op := range sc.start {
+			sc.ops[op].do(&d)
+		}
+		for i, op := range ops {
+			d.looks = i == len(ops)-1
+			if done := sc.ops[op].do(&d); !done {
+				return false // only the last
+			}
+		}
+		if d.err == nil {
+			d.looks = true
+			d.err = d.compare()
+		}
+		return true
+	}
+	run(nil)
+	if d.err != nil {
+		return 0, 0, 0, fmt.Errorf("at the start: %w", d.err)
+	}
+	seen := map[string]int32{string(d.state(nil)): 0}
+	nodes := []node{{}}
+	ops := make([]byte, length)
+	for from, end, depth := 0, 1, 0; depth < length; from, end, depth = end, len(nodes), depth+1 {
+		for i := from; i < end; i++ {
+			ops = append(ops[:0], nodes[i].ops...)
+			ops = append(ops, 0)
+			for op := range sc.ops {
+				ops[depth] = byte(op)
+				if !run(ops) {
+					continue
+				}
+				steps++
+				if d.err != nil {
+					names := make([]string, len(ops))
+					for i, op := range ops {
+						names[i] = sc.ops[op].name
+					}
+					return 0, 0, 0, fmt.Errorf("after %q: %w", names, d.err)
+				}
+				key = d.state(key[:0])
+				n, ok := seen[string(key)]
+				if !ok {
+					n = int32(len(nodes))
+					seen[string(key)] = n
+					nodes = append(nodes, node{ops: slices.Clone(ops)})
+				}
+				nodes[i].next = append(nodes[i].next, n)
+			}
+		}
+	}
+	ways := map[int32]float64{0: 1} // to each state
+	for range length {
+		more := make(map[int32]float64)
+		for n, w := range ways {
+			for _, next := range nodes[n].next {
+				more[next] += w
+			}
+		}
+		ways = more
+	}
+	for _, w := range ways {
+		traces += w
+	}
+	return traces, steps, len(nodes), nil
+}
+
+// configs returns every combination.
+func schedulerConfigs(slots [][2]int, reservedFor Priority, policies [][2]int, capacities []int, sheds ...bool) (all []schedulerConfig) {
+	for _, s := range slots {
+		for _, p := range policies {
+			for _, capacity := range capacities {
+				for _, shed := range sheds {
+					all = append(all, schedulerConfig{slots: s[0], reserved: s[1], reservedFor: reservedFor,
+						share: p[0], step: int64(p[1]), capacity: capacity, shed: shed})
+				}
+			}
+		}
+	}
+	return all
+}
+
+var (
+	slotsAndReserved = [][2]int{{1, 0}, {2, 0}, {2, 1}}
+	shareAndStep     = [][2]int{{0, 0}, {1, 0}, {2, 0}, {0, 2}}
+)
+
+func schedulerScenes() []schedulerScene {
+	everything := []schedulerOp{opSubmit(0), opSubmit(1), opGo(1), opSubmit(2), opSubmitLater(1, 1), opLook, opEnd(false), opEnd(true),
+		opRetry(0), opRetry(1), opUndo, opPark("park"), opPark("yield"), opPark("quantum"), opAsk, opContext(false), opContext(true),
+		opAbandon, opCancel(false), opCancel(true), opMove(false, 0), opMove(true, 2), opPause, opResize, opTick}
+	return []schedulerScene{
+		{"everything", everything, nil,
+			append(schedulerConfigs(slotsAndReserved, 0, shareAndStep, []int{unbounded, 0, 1}, false),
+				schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, true)...),
+			[3]int{2, 4, 5}},
+		{"order", []schedulerOp{opSubmit(2), opSubmit(1), opSubmit(0), opEnd(false), opLook, opPark("yield"), opCancel(false), opTick}, []int{0, 1},
+			schedulerConfigs(slotsAndReserved, 1, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
+			[3]int{5, 6, 8}},
+		{"parking", []schedulerOp{opSubmit(0), opGo(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
+			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
+			[3]int{5, 7, 9}},
+		{"room", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opEnd(false), opPark("park"), opAsk, opContext(false), opCancel(true), opMove(true, 0), opUndo, opResize}, nil,
+			schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false, true),
+			[3]int{4, 6, 8}},
+		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
+			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
+				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),
+			[3]int{4, 6, 8}},
+	}
+}
+
+func TestSchedulerAgreesWithNaiveOneOnAllShortTraces(t *testing.T) {
+	extent := 1
+	switch {
+	case testing.Short() || raceDetector():
+		extent = 0
+	case os.Getenv("TASKPOOL_TEST_FULL") != "":
+		extent = 2
+	}
+	for _, sc := range schedulerScenes() {
+		t.Run(sc.name, func(t *testing.T) {
+			traces, steps, states := 0.0, 0, 0
+			for i := range sc.configs {
+				c := &sc.configs[i]
+				n, some, found, err := sc.explore(c, sc.lengths[extent])
+				if err != nil {
+					t.Fatalf("%v: %v", c, err)
+				}
+				traces, steps, states = traces+n, steps+some, states+found
+			}
+			t.Logf("%.0f traces of %d operations, under %d configurations: %d steps between %d states",
+				traces, sc.lengths[extent], len(sc.configs), steps, states)
+		})
+	}
+}
+
+// raceDetector reports whether the tests run under it, which makes them ten times slower.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
+// Long traces, at random: more tasks than those have, and lanes of more than a segment.
+func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
+	traces := 2
+	if testing.Short() || raceDetector() {
+		traces = 1
+	} else if os.Getenv("TASKPOOL_TEST_FULL") != "" {
+		traces = 40
+	}
+	scene := schedulerScenes()[0]
+	steps, most := 0, 0
+	for i := range scene.configs {
+		c := &scene.configs[i]
+		for seed := range uint64(traces) {
+			rng := rand.New(rand.NewPCG(seed, uint64(i)))
+			var d schedulerTrace
+			d.begin(c)
+			d.looks = true
+			for range 300 {
+				op := scene.ops[rng.IntN(len(scene.ops))]
+				if crowded := len(d.m.items) >= 25; crowded && strings.HasPrefix(op.name, "submit") || !op.do(&d) {
+					continue
+				}
+				if d.err == nil {
+					d.err = d.compare()
+				}
+				if d.err != nil {
+					t.Fatalf("%v, seed %d: after %s: %v", c, seed, op.name, d.err)
+				}
+				steps++
+				most = max(most, d.m.waitIn(inQueue))
+			}
+		}
+	}
+	require.Greater(t, most, 10)
+	t.Logf("%d steps, with at most %d tasks in the queue", steps, most)
+}
+
+// What the scheduler is made of.
+
+// The files of the scheduler, what they may import, and what they use of the rest of the
+// package.
+var (
+	schedulerFiles   = []string{"scheduler.go", "priority_queue.go", "lane.go", "segment.go", "due_heap.go"}
+	schedulerImports = []string{"cmp", "container/heap", "iter", "math", "slices", "time"}
+	schedulerUses    = []string{"Priority", "State", "Queued", "Delayed", "Running", "Parked", "numStates", "Handle", "Handle.item",
+		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}
+	schedulerClock = []string{"Time", "Duration"}
+)
+
+// The scheduler has no goroutine, channel, lock, context or clock, calls no user code, and
+// knows a task by its item alone.
+func TestSchedulerHasNoGoroutineLockOrClock(t *testing.T) {
+	require.Empty(t, schedulerFaults(t, "package taskpool"))
+
+	file, err := parser.ParseFile(token.NewFileSet(), "scheduler_test.go", nil, parser.SkipObjectResolution)
+	require.NoError(t, err)
+	for _, spec := range file.Imports {
+		require.NotContains(t, []string{`"sync"`, `"sync/atomic"`, `"testing/synctest"`}, spec.Path.Value)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n.(type) {
+		case *ast.GoStmt, *ast.SelectStmt, *ast.ChanType:
+			t.Error("the tests of the scheduler have a goroutine or a channel")
+		}
+		return true
+	})
+}
+
+// The look at the source finds each fault of a file that has one in each line that says so.
+func TestFaultsOfTheSchedulersSourceAreFound(t *testing.T) {
+	const source = `package taskpool
+
+import (
+	"context" // fault
+	"math"
+	"sync" // fault
+	clock "time" // fault
+	"time"
+)
+
+type faulty struct {
+	done chan struct{} // fault
+	mu sync.Mutex
+	p *Pool // fault
+	c *config // fault
+	at time.Time
+}
+
+func (s *scheduler) fault(h *Handle, e entry, l *lane, ctx context.Context) {
+	go s.wanted() // fault
+	select {} // fault
+	s.now = time.Now() // fault
+	time.AfterFunc(0, nil) // fault
+	_ = time.Second + time.Duration(math.MaxInt64) // fault
+	<-h.Done() // fault
+	h.settled.Store(true) // fault
+	h.attempt = nil // fault
+	_ = h.priority
+	_ = h.item.state
+	_ = dueTask{}.task // fault
+	_ = &Handle{item: item{}}
+	_ = &Handle{id: 1} // fault
+	e.f() // fault
+	e.h.pool.restoreLocked() // fault
+	_ = closedChannel // fault
+	l.head.slots[0].f() // fault
+	func() { s.release(Low) }() // fault
+	f := e.f // fault
+	f()
+}
+`
+	var want []int
+	for i, line := range strings.Split(source, "\n") {
+		if strings.HasSuffix(line, "// fault") {
+			want = append(want, i+1)
+		}
+	}
+	require.Equal(t, want, schedulerFaults(t, source))
+}
+
+// schedulerFaults looks at the files of the scheduler and one more, and returns the lines of
+// that with what none of them should have. What it finds in the others is an error.
+// What the packages imported hold it does not look at, so that it takes no time; the checker
+// leaves out what depends on that.
+func schedulerFaults(t *testing.T, source string) (lines []int) {
+	const more = "more.go"
+	fset := token.NewFileSet()
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	var files, own []*ast.File
+	for _, name := range append(names, more) {
+		var text any
+		if name == more {
+			text = source
+		}
+		if strings.HasSuffix(name, "_test.go") || name == "invariants.go" { // the tag decides about the latter
+			continue
+		}
+		file, err := parser.ParseFile(fset, name, text, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		files = append(files, file)
+		if name == more || slices.Contains(schedulerFiles, name) {
+			own = append(own, file)
+		}
+	}
+	require.Len(t, own, len(schedulerFiles)+1)
+	info := types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	checker := types.Config{Importer: noImporter{}, Error: func(error) {}}
+	pkg, _ := checker.Check("taskpool", fset, files, &info) // of the errors, most are of the imports
+
+	fault := func(n ast.Node, what string) {
+		if at := fset.Position(n.Pos()); at.Filename != more {
+			t.Errorf("%v: %s", at, what)
+		} else if !slices.Contains(lines, at.Line) {
+			lines = append(lines, at.Line)
+		}
+	}
+	in := func(pos token.Pos, names ...string) bool { return slices.Contains(names, fset.Position(pos).Filename) }
+	fields := fieldNames(pkg)
+	configured := ast.Node(nil) // scheduler.init, which is given the configuration
+	for _, file := range own {
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == "init" && in(f.Pos(), "scheduler.go") {
+				configured = f
+			}
+		}
+	}
+	require.NotNil(t, configured)
+	for _, file := range own {
+		for _, spec := range file.Imports {
+			if path, err := strconv.Unquote(spec.Path.Value); err != nil || spec.Name != nil || !slices.Contains(schedulerImports, path) {
+				fault(spec, "imports "+path)
+			}
+		}
+		compared := make(map[ast.Expr]bool)
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt, *ast.ChanType:
+				fault(n, "has a goroutine or a channel")
+			case *ast.UnaryExpr:
+				if n.Op == token.ARROW {
+					fault(n, "receives")
+				}
+			case *ast.BinaryExpr: // e.f != nil is all that may be asked
+				compared[n.X] = n.Op == token.NEQ
+			case *ast.SelectorExpr:
+				obj := info.Uses[n.Sel]
+				x, _ := n.X.(*ast.Ident)
+				if of, ok := info.Uses[x].(*types.PkgName); ok {
+					if of.Imported().Path() == "time" && !slices.Contains(schedulerClock, n.Sel.Name) {
+						fault(n, "uses time."+n.Sel.Name)
+					}
+				} else if obj != nil && fields[obj] == "entry.f" && !compared[n] {
+					fault(n, "uses a function given to Go")
+				}
+			case *ast.Ident:
+				obj := info.Uses[n]
+				if obj == nil || obj.Pkg() != pkg {
+					return true
+				}
+				name := cmp.Or(fields[obj], obj.Name())
+				switch {
+				case in(obj.Pos(), append(schedulerFiles, more)...), slices.Contains(schedulerUses, name):
+				case n.Pos() >= configured.Pos() && n.Pos() < configured.End() && (strings.HasPrefix(name, "config") || name == "OverflowShed"):
+				default:
+					fault(n, "uses "+name)
+				}
+			}
+			return true
+		})
+	}
+	return lines
+}
+
+// fieldNames returns the fields of pkg's structs, as T.f.
+func fieldNames(pkg *types.Package) map[types.Object]string {
+	fields := make(map[types.Object]string)
+	for _, name := range pkg.Scope().Names() {
+		if s, ok := pkg.Scope().Lookup(name).Type().Underlying().(*types.Struct); ok {
+			for f := range s.Fields() {
+				fields[f] = name + "." + f.Name()
+			}
+		}
+	}
+	return fields
+}
+
+// A noImporter has nothing to import.
+type noImporter struct{}
+
+func (noImporter) Import(string) (*types.Package, error) { return nil, errors.New("not looked at") }
