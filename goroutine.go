@@ -2,11 +2,16 @@ package taskpool
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // This file finds the worker on whose goroutine it is called. A wait asks for it
@@ -164,4 +169,183 @@ func (s panicSite) text(state string) []byte {
 		text = append(text, "...additional frames elided...\n"...)
 	}
 	return text
+}
+
+// Where a hung task is stuck only a look at all goroutines tells. A dump of their
+// stacks stops the whole program while it walks all of them, also where only the
+// first are printed: half a second where there are 20,000. The goroutine profile
+// stops it twice, for a moment each, and has all but the goroutines' numbers, so
+// each worker has its own as a label. A task that takes the labels away and then
+// hangs is found by a dump if there are few goroutines, and else not at all.
+//
+// A profile costs CPU, tens of milliseconds with 20,000 goroutines, and in a storm
+// of hangs that would be all there is. So what is spent on hung tasks is bounded,
+// and one look is for all tasks of a pool that hang or may do so before long.
+
+// labelGoroutine is the label with the number of a worker's goroutine. Goroutines that
+// its tasks start inherit it.
+const labelGoroutine = "worker_goroutine"
+
+// workerMain is what all workers, and no goroutines that their tasks start, have on
+// their stacks, unless these are too deep for a profile.
+// It is that below main: a worker that was just started still has the labels of the
+// goroutine that started it.
+const workerMain = "github.com/taskpool-go/taskpool.(*worker).recovered"
+
+const (
+	maxSeen    = 1 << 17 // goroutines; with more a look would take seconds
+	maxDumped  = 1000    // goroutines; with more a dump would stop the program for more than a few milliseconds
+	dumpSize   = 1 << 20
+	maxLooks   = 100 * time.Millisecond // what looks for hung tasks may take at once,
+	looksShare = 100                    // and the part of the time in the long run, one in so many
+)
+
+// looks is the budget for looks at hung tasks, one for the program.
+var looks = budget{left: maxLooks}
+
+// A budget is time that may be spent. It grows by one in looksShare of the time that
+// passes, up to maxLooks.
+type budget struct {
+	mu   sync.Mutex
+	left time.Duration // negative after a long look
+	at   time.Time     // when left was that
+}
+
+// ask reports whether something is left at now.
+func (b *budget) ask(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if passed := now.Sub(b.at); passed < 0 { // another clock, of a test
+		b.left = maxLooks
+	} else {
+		b.left = min(b.left+passed/looksShare, maxLooks)
+	}
+	b.at = now
+	return b.left > 0
+}
+
+func (b *budget) spend(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left -= d
+}
+
+// look returns the stacks of the goroutines with the given numbers, those of workers,
+// as text, without those that it could not find.
+func look(goroutines []uint64) map[uint64][]byte {
+	stacks := make(map[uint64][]byte, len(goroutines))
+	n := runtime.NumGoroutine()
+	if n > maxSeen {
+		return stacks
+	}
+	s := &profileScanner{wanted: make(map[string]uint64, len(goroutines)), found: make(map[uint64]panicSite)}
+	for _, id := range goroutines {
+		if id != 0 {
+			s.wanted[strconv.FormatUint(id, 10)] = id
+		}
+	}
+	_ = pprof.Lookup("goroutine").WriteTo(s, 1) // s returns no error
+	for id, site := range s.found {
+		stacks[id] = site.text(site.state())
+	}
+	if len(stacks) < len(s.wanted) && n <= maxDumped {
+		dumped(s.wanted, stacks)
+	}
+	return stacks
+}
+
+// dumped adds those of the wanted stacks that are missing, from a dump.
+func dumped(wanted map[string]uint64, stacks map[uint64][]byte) {
+	buf := make([]byte, dumpSize)
+	for dump := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
+		fields := bytes.Fields(dump[:min(len(dump), 64)])
+		if len(fields) < 2 {
+			continue
+		}
+		if id, ok := wanted[string(fields[1])]; ok && stacks[id] == nil {
+			stacks[id] = bytes.Clone(dump)
+		}
+	}
+}
+
+// noStack is what stands for a stack that could not be had.
+func noStack(goroutine uint64, why string) []byte {
+	return fmt.Appendf(nil, "goroutine %d [unknown]:\n(%s)\n", goroutine, why)
+}
+
+// earlier is a stack that was taken so long before its goroutine was given up.
+func earlier(stack []byte, before time.Duration) []byte {
+	note := fmt.Sprintf(", %v before it was given up]:", before.Round(time.Millisecond))
+	return bytes.Replace(stack, []byte("]:"), []byte(note), 1)
+}
+
+// A profileScanner is an [io.Writer] that finds stacks in a goroutine profile in the
+// format of debug=1, in which those of goroutines that have the same stack and the
+// same labels are one:
+//
+//	1 @ 0x4a2f0e 0x43bd2b 0x4a9f7f
+//	# labels: {"pool":"p", "worker":"1", "worker_goroutine":"34"}
+//	#	0x4a2f0d	main.f+0x2d	/tmp/f.go:12
+//
+// It takes the first two lines; the rest is the same, for people, without the frames
+// of the runtime.
+type profileScanner struct {
+	wanted map[string]uint64
+	found  map[uint64]panicSite
+	line   []byte // the beginning of a line that is not over
+	stack  []byte // the last that began with a number and @
+}
+
+var _ io.Writer = (*profileScanner)(nil)
+
+func (s *profileScanner) Write(p []byte) (int, error) {
+	for rest := p; ; {
+		line, after, over := bytes.Cut(rest, []byte("\n"))
+		s.line = append(s.line, line...)
+		if !over {
+			return len(p), nil
+		}
+		s.scan(s.line)
+		s.line, rest = s.line[:0], after
+	}
+}
+
+func (s *profileScanner) scan(line []byte) {
+	const label = `"` + labelGoroutine + `":"`
+	if labels, ok := bytes.CutPrefix(line, []byte("# labels: ")); ok {
+		if _, value, ok := bytes.Cut(labels, []byte(label)); ok {
+			number, _, _ := bytes.Cut(value, []byte(`"`))
+			if id, ok := s.wanted[string(number)]; ok {
+				s.take(id, string(s.stack))
+			}
+		}
+	} else if len(line) > 0 && line[0] != '#' {
+		s.stack = append(s.stack[:0], line...)
+	}
+}
+
+// take takes a stack with the label of a worker's goroutine, if it is that one's.
+func (s *profileScanner) take(id uint64, stack string) {
+	_, pcs, _ := strings.Cut(stack, "@")
+	site := panicSite{goroutine: id}
+	for field := range strings.FieldsSeq(pcs) {
+		pc, err := strconv.ParseUint(field, 0, 64)
+		if err != nil {
+			return
+		}
+		site.frames = append(site.frames, uintptr(pc))
+	}
+	worker, last := false, ""
+	for frames, more := runtime.CallersFrames(site.frames), len(site.frames) > 0; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		worker, last = worker || f.Function == workerMain, f.Function
+	}
+	site.cut = last != "runtime.goexit"
+	switch _, found := s.found[id]; {
+	case worker:
+		s.found[id] = site
+	case site.cut && !found: // too deep to tell; the worker itself, if it is there, takes its place
+		s.found[id] = site
+	} // else it has all frames, and is of a goroutine that a task has started
 }

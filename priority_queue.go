@@ -62,45 +62,6 @@ const (
 	mostRecent  = 1 << 12
 )
 
-// An entry is one waiting task: a function given to Go or a handle.
-type entry struct {
-	f func()
-	h *Handle
-	// order is the task's age: its number in order of arrival or, with
-	// aging, its time of arrival in nanoseconds since the pool's start.
-	order int64
-}
-
-func (e *entry) live() bool { return e.f != nil || e.h != nil }
-
-// parked reports whether an attempt of the task is under way: it has given its
-// slot back and wants to go on.
-func (e *entry) parked() bool { return e.h != nil && e.h.state == Parked }
-
-// fresh reports whether no attempt of the task has started. Only such a task
-// may be shed.
-func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
-
-// A place is where a handle waits, if it does.
-type place struct {
-	lane *lane // in inQueue and atDoor: slot i of segment seg of a lane
-	seg  *segment
-	i    int32 // in the heaps: the index
-	in   waitsIn
-}
-
-// waitsIn names what handles wait in, see scheduler.
-type waitsIn uint8
-
-const (
-	nowhere waitsIn = iota
-	inQueue
-	inExiting
-	inDelayed
-	atDoor
-	atDoorDelayed
-)
-
 func (q *priorityQueue) init() {
 	q.lanes = make(map[laneKey]*lane)
 	q.makeRecent(leastRecent)
