@@ -25,7 +25,7 @@ type attempt struct {
 	over bool
 	// excused is set while no sign of life is due although the attempt has
 	// its slot. Protected by pool.mu.
-	excused bool
+	exempt bool
 	// asked is set if signalStall was, at the supervisor's last look whether anything
 	// moves. Protected by pool.mu.
 	asked bool
@@ -47,9 +47,9 @@ type attempt struct {
 	started  time.Time
 	deadline time.Time // zero without a Timeout
 
-	// parking is the attempt's stay off its slot while its task is Parked.
+	// suspension is the attempt's stay off its slot while its task is Parked.
 	// Protected by pool.mu.
-	parking *parking
+	suspension *suspension
 
 	// beatDue is closed when a sign of life is due; nil while nobody waits for
 	// that. Protected by pool.mu.

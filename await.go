@@ -25,7 +25,7 @@ import (
 // waiters are those who wait for one thing: attempts of the pool that it belongs to, which
 // are parked meanwhile, and others. Protected by that pool's mu.
 type waiters struct {
-	parked []*parking
+	parked []*suspension
 	others chan struct{} // closed when it has come about; nil unless somebody needs it
 }
 
@@ -162,7 +162,7 @@ func (w *wait) awaitLocked() (err error) {
 // waitAsLocked waits once, with the task that waits, if there is one, parked.
 func (w *wait) waitAsLocked() (err error) {
 	p := w.what.pool()
-	var pk *parking
+	var pk *suspension
 	if w.task != nil && w.task.pool == p {
 		pk = w.task.parkLocked()
 	}
@@ -172,7 +172,7 @@ func (w *wait) waitAsLocked() (err error) {
 		on.parked = append(on.parked, pk)
 		p.restoreLocked()
 		p.unlocked(func() { err = pk.wait(w) })
-		on.parked = slices.DeleteFunc(on.parked, func(o *parking) bool { return o == pk })
+		on.parked = slices.DeleteFunc(on.parked, func(o *suspension) bool { return o == pk })
 	} else {
 		done := w.what.waiters().channelLocked()
 		p.unlocked(func() { err = w.elsewhere(done) })
@@ -224,7 +224,7 @@ func (a *attempt) canPark() bool {
 	return a.canParkLocked()
 }
 
-func (a *attempt) canParkLocked() bool { return !a.over && a.parking == nil }
+func (a *attempt) canParkLocked() bool { return !a.over && a.suspension == nil }
 
 // elsewhere waits until done is closed, or a context ends the wait; then it returns the
 // cause. The task, which is of another pool or has no slot to give back, is parked in its
@@ -241,7 +241,7 @@ func (w *wait) elsewhere(done <-chan struct{}) error {
 
 // park takes a's slot for a wait for something in another pool. It returns nil if a has
 // none to give.
-func (a *attempt) park(what awaited) *parking {
+func (a *attempt) park(what awaited) *suspension {
 	p := a.pool
 	p.lock()
 	defer p.unlock()
@@ -254,14 +254,14 @@ func (a *attempt) park(what awaited) *parking {
 }
 
 // waitsLocked takes note of what an attempt waits for.
-func (pk *parking) waitsLocked(what awaited) {
+func (pk *suspension) waitsLocked(what awaited) {
 	p := pk.a.pool
 	pk.waits = what
 	p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
 }
 
 // wait waits until the attempt has a slot again, asking for one when a context ends w.
-func (pk *parking) wait(w *wait) error {
+func (pk *suspension) wait(w *wait) error {
 	defer func() { // also if a method of a context panics, as the task may recover and go on
 		select {
 		case <-pk.ready: // the ordinary case takes no lock
@@ -275,7 +275,7 @@ func (pk *parking) wait(w *wait) error {
 
 // stay is sleep of an attempt that is parked as pk; nil if none is. If w is over before
 // there is room, the door is left here.
-func (w *wait) stay(pk *parking, ready <-chan struct{}) (err error) {
+func (w *wait) stay(pk *suspension, ready <-chan struct{}) (err error) {
 	if w.what.room != nil {
 		err = errGaveUp // also if a method of a context panics
 		defer func() {
@@ -351,9 +351,9 @@ func causeOf(ctx context.Context) error {
 	return context.Canceled
 }
 
-// parkCaller takes the slot of the task that ctx belongs to or, where that has none to give,
+// suspendCaller takes the slot of the task that ctx belongs to or, where that has none to give,
 // of the one on whose goroutine it is called. It returns nil if there is none.
-func parkCaller(ctx context.Context) *parking {
+func suspendCaller(ctx context.Context) *suspension {
 	for _, a := range []*attempt{attemptFrom(ctx), currentAttempt()} {
 		if a != nil {
 			if pk := a.park(awaited{}); pk != nil {
@@ -386,7 +386,7 @@ func (w *worker) adopt() {
 	defer p.unlock()
 	now := time.Now()
 	h := newHandle(context.Background())
-	h.pool, h.function, h.state, h.attempts, h.draw = p, true, Running, 1, w.lot()
+	h.pool, h.function, h.state, h.attempts, h.sample = p, true, Running, 1, w.sampleOf()
 	h.work.f, h.priority = w.job.f, w.priority
 	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)

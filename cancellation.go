@@ -224,7 +224,7 @@ type chunk struct {
 	tasks   []endedTask
 	asked   int         // for how many of them the cause is known
 	running []endedTask // whose attempt has to be told
-	reports []report
+	notices []notice
 }
 
 // An endedTask is a task whose context has ended.
@@ -253,10 +253,10 @@ func pass(p *Pool) {
 // has stopped.
 func (c *chunk) run() {
 	p := c.pool
-	id, done := p.helps(), false
+	id, done := p.enlist(), false
 	defer func() {
 		if done {
-			p.helperDone(id)
+			p.discharge(id)
 			return
 		}
 		p.lock()
@@ -272,9 +272,9 @@ func (c *chunk) run() {
 			c.running = c.running[1:]
 			t.a.endContext(t.e)
 		}
-		reports := c.reports
-		c.reports = nil
-		p.deliverAll(reports)
+		notices := c.notices
+		c.notices = nil
+		p.deliverAll(notices)
 	}
 	done = true
 }
@@ -341,38 +341,38 @@ func (c *chunk) cancel() {
 		if t.parent != nil && t.h.id != 0 && !t.h.state.Final() {
 			t.h.parent = t.parent
 		}
-		if t.a, t.e, _ = t.h.cancelLocked(t.cause, true, &c.reports); t.a != nil {
+		if t.a, t.e, _ = t.h.cancelLocked(t.cause, true, &c.notices); t.a != nil {
 			c.running = append(c.running, t)
 		}
 	}
 	clear(c.tasks)
 	c.tasks = c.tasks[:0]
 	p.restoreLocked()
-	p.outbox.oweLocked(c.reports)
+	p.outbox.oweLocked(c.notices)
 }
 
 // cancel implements Handle.Cancel.
 func (h *Handle) cancel(cause error) bool {
 	p := h.pool
 	p.lock()
-	var reports []report
-	a, e, ok := h.cancelLocked(cause, false, &reports)
+	var notices []notice
+	a, e, ok := h.cancelLocked(cause, false, &notices)
 	if ok {
 		p.restoreLocked()
 	}
-	p.outbox.oweLocked(reports)
+	p.outbox.oweLocked(notices)
 	p.unlock()
 	if a != nil {
 		a.endContext(e)
 	}
-	p.deliverAll(reports)
+	p.deliverAll(notices)
 	return ok
 }
 
 // cancelLocked cancels h, byContext if the context given to Submit has ended. It returns
 // false if h has settled, and the attempt under way, if there is one, with the ending that
 // its context is to get without the lock.
-func (h *Handle) cancelLocked(cause error, byContext bool, reports *[]report) (a *attempt, e *ending, ok bool) {
+func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a *attempt, e *ending, ok bool) {
 	p := h.pool
 	switch {
 	case h.state.Final():
@@ -385,7 +385,7 @@ func (h *Handle) cancelLocked(cause error, byContext bool, reports *[]report) (a
 		return nil, nil, true
 	case h.attempt == nil:
 		p.sched.withdraw(h)
-		p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, reports)
+		p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, notices)
 		return nil, nil, true
 	}
 	if h.canceled == nil {
@@ -393,7 +393,7 @@ func (h *Handle) cancelLocked(cause error, byContext bool, reports *[]report) (a
 	}
 	a, e = h.attempt, &ending{cause: cause, kind: endCanceled, byContext: byContext}
 	a.endLocked(e)
-	a.w.settleJudgedLocked(reports)
+	a.w.settleJudgedLocked(notices)
 	return a, e, true
 }
 
@@ -455,14 +455,14 @@ func (h *Handle) orphanedLocked(err error) {
 	}
 }
 
-// take returns the reports that tell the log, through g, of the orphans that it was not told
+// take returns the notices that tell the log, through g, of the orphans that it was not told
 // of.
-func (o *orphans) take(g *guard) (reports []report) {
+func (o *orphans) take(g *guard) (notices []notice) {
 	for parent, n := range o.untold {
-		reports = append(reports, report{call: func() { g.writeOrphans(parent, n) }})
+		notices = append(notices, notice{call: func() { g.writeOrphans(parent, n) }})
 	}
 	*o = orphans{}
-	return reports
+	return notices
 }
 
 func (g *guard) writeOrphans(parent *attempt, n int) {

@@ -216,11 +216,11 @@ func (w *worker) replaceLocked() {
 	w.id, w.dead = p.crew.lastID, false
 	w.goroutine.Store(0)
 	e := WorkerEvent{Pool: p.cfg.name, Worker: old, Reason: reason}
-	var reports []report
-	tell(&reports, p.hooks.workerDied, e)
+	var notices []notice
+	tell(&notices, p.hooks.workerDied, e)
 	e.Replacement = w.id
-	tell(&reports, p.hooks.workerReplaced, e)
-	p.reportLocked(reports)
+	tell(&notices, p.hooks.workerReplaced, e)
+	p.notifyLocked(notices)
 	go w.main()
 }
 
@@ -234,7 +234,7 @@ func (w *worker) deathLocked() string {
 
 // abandonLocked takes the slot of w, which hangs, and gives it to a new worker. If
 // its goroutine has ended, in a hook that hung before, nothing is left of w.
-func (w *worker) abandonLocked(reports *[]report) {
+func (w *worker) abandonLocked(notices *[]notice) {
 	p := w.pool
 	w.gaveUp, w.abandoned = true, true
 	p.crew.remove(w)
@@ -244,19 +244,19 @@ func (w *worker) abandonLocked(reports *[]report) {
 	if w.dead {
 		e.Reason = w.deathLocked()
 		p.crew.dead = shrunk(slices.DeleteFunc(p.crew.dead, func(d *worker) bool { return d == w }))
-		w.reports = slices.DeleteFunc(w.reports, func(r report) bool { return r.start })
-		*reports = append(*reports, w.reports...) // as its replacement would have
-		tell(reports, p.hooks.workerDied, e)
+		w.notices = slices.DeleteFunc(w.notices, func(r notice) bool { return r.start })
+		*notices = append(*notices, w.notices...) // as its replacement would have
+		tell(notices, p.hooks.workerDied, e)
 	} else {
 		p.crew.abandoned = append(p.crew.abandoned, w)
 		p.crew.engage(+1)
-		tell(reports, p.hooks.workerAbandoned, e)
+		tell(notices, p.hooks.workerAbandoned, e)
 	}
 	if p.crew.size() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.sched.outstanding() == 0) {
 		p.ledger.total.replacedHung++
 		p.crew.unhired++
 		e.Replacement = p.hireLocked().id
-		tell(reports, p.hooks.workerReplaced, e)
+		tell(notices, p.hooks.workerReplaced, e)
 	}
 }
 
@@ -265,20 +265,20 @@ func (w *worker) returnedLateLocked() {
 	p := w.pool
 	p.crew.abandoned = shrunk(slices.DeleteFunc(p.crew.abandoned, func(a *worker) bool { return a == w }))
 	p.crew.engage(-1)
-	p.reclaimLocked()
+	p.recoverLostLocked()
 	p.restoreLocked()
 }
 
-// reclaimLocked makes lost slots good, as far as the bound of abandoned workers
+// recoverLostLocked makes lost slots good, as far as the bound of abandoned workers
 // allows.
-func (p *Pool) reclaimLocked() {
-	var reports []report
+func (p *Pool) recoverLostLocked() {
+	var notices []notice
 	for len(p.crew.lost) > 0 && (len(p.crew.abandoned) < p.cfg.maxAbandonedOf(p.sched.slots) || p.end.cut != nil) {
 		w := p.crew.lost[0]
 		p.crew.lost = shrunk(slices.Delete(p.crew.lost, 0, 1))
-		w.abandonLocked(&reports)
+		w.abandonLocked(&notices)
 	}
-	p.reportLocked(reports)
+	p.notifyLocked(notices)
 }
 
 // shrunk returns s, in less memory if it takes up little of what it has: a slice

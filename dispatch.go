@@ -56,7 +56,7 @@ func (p *Pool) dispatchLocked(w *worker) {
 		case !ok:
 			return
 		case t.parked():
-			t.h.attempt.parking.resumeLocked()
+			t.h.attempt.suspension.resumeLocked()
 		default:
 			w.takeLocked(t)
 			w.holdSlotLocked()
@@ -69,7 +69,7 @@ func (p *Pool) dispatchLocked(w *worker) {
 // is shed for one that could not run. due is set if the task that was shed was later:
 // then the new one is to count as such in its place, or a queue that is longer than its
 // capacity, as tasks have become due, would grow with each that is shed.
-func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due time.Time, err error) {
+func (p *Pool) makeRoomLocked(pr Priority, later bool, notices *[]notice) (due time.Time, err error) {
 	switch {
 	case later && p.sched.laterRoom(), !later && p.sched.room(pr):
 		return time.Time{}, nil
@@ -83,7 +83,7 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, reports *[]report) (due t
 	if e.h != nil && e.h.isLater() {
 		due = e.h.due
 	}
-	p.settleWaitingLocked(e, victim, Shed, ErrShed, reports)
+	p.settleWaitingLocked(e, victim, Shed, ErrShed, notices)
 	return due, nil
 }
 

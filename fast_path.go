@@ -82,9 +82,9 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 		}
 		e.h.id = before + uint64(i) + 1
 		if e.h.canceled != nil {
-			var reports []report
-			p.settleWaitingLocked(*e, e.h.priority, Canceled, e.h.canceled, &reports)
-			p.reportLocked(reports)
+			var notices []notice
+			p.settleWaitingLocked(*e, e.h.priority, Canceled, e.h.canceled, &notices)
+			p.notifyLocked(notices)
 			*e = entry{}
 			whole = false
 		}

@@ -374,7 +374,7 @@ func TestSubmittersLetOthersRunWhileTasksAreShort(t *testing.T) {
 func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 	started := uint64(0)
 	next := func(c *yieldPolicy, since uint64, away time.Duration) {
-		c.away = away
+		c.longestYield = away
 		started += since
 		c.tookIn(true, started)
 	}
@@ -391,14 +391,14 @@ func TestSubmittersThatLetOthersRunForTooLongStop(t *testing.T) {
 		{"very long, for none", 0, time.Second, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := yieldPolicy{started: started, brisk: true}
+			c := yieldPolicy{started: started, draining: true}
 			next(&c, test.since, test.away)
 			require.Equal(t, !test.tooLong, c.due())
-			require.Zero(t, c.away, "a new account begins")
+			require.Zero(t, c.longestYield, "a new account begins")
 			if !test.tooLong {
 				return
 			}
-			for range stubbornness {
+			for range holdoffBatches {
 				c.woken = true
 				require.False(t, c.due())
 				next(&c, 0, 0)
@@ -424,13 +424,13 @@ func TestSubmittersDoNotLetLongTasksRun(t *testing.T) {
 		}
 		p.inbox.mu.Lock()
 		require.False(t, p.inbox.yielding.due())
-		require.Zero(t, p.inbox.yielding.away)
+		require.Zero(t, p.inbox.yielding.longestYield)
 		p.inbox.mu.Unlock()
 	}
 	p.inbox.mu.Lock()
 	require.Equal(t, uint64(1), p.inbox.yielding.started)
 	p.inbox.letOthersRun()
-	require.Positive(t, p.inbox.yielding.away)
+	require.Positive(t, p.inbox.yielding.longestYield)
 	p.inbox.mu.Unlock()
 	close(gate)
 	require.NoError(t, p.Shutdown(context.Background()))
@@ -442,16 +442,16 @@ func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
 	p.takeInLocked()
 	in := &p.inbox
 	for i := range maxArrivals {
-		in.yielding.brisk = i > 0
+		in.yielding.draining = i > 0
 		require.True(t, p.inbox.put(entry{f: func() {}}, Low))
-		require.Zero(t, in.yielding.away)
+		require.Zero(t, in.yielding.longestYield)
 	}
-	in.yielding.brisk = false
+	in.yielding.draining = false
 	require.False(t, p.inbox.put(entry{f: func() {}}, Low))
-	require.Zero(t, in.yielding.away)
-	in.yielding.brisk = true
+	require.Zero(t, in.yielding.longestYield)
+	in.yielding.draining = true
 	require.False(t, p.inbox.put(entry{f: func() {}}, Low))
-	require.Positive(t, in.yielding.away)
+	require.Positive(t, in.yielding.longestYield)
 	require.Equal(t, maxArrivals, in.n)
 	p.mu.Unlock()
 	close(gate)
@@ -1193,7 +1193,7 @@ func TestAScoutTakesNothingThatMustWait(t *testing.T) {
 				p.takeInLocked()
 				require.Equal(t, 1, p.crew.coming)
 				if p.sched.paused = paused; !paused {
-					h.attempt.parking.backLocked()
+					h.attempt.suspension.backLocked()
 				}
 				p.restoreLocked()
 				inOrder := p.checkArrivalsLocked(true)
@@ -1243,9 +1243,9 @@ func TestAWorkerThatIsGivenUpBeforeItLooksEnds(t *testing.T) {
 	p := handPool(t, 1)
 	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	p.lock()
-	var reports []report
+	var notices []notice
 	p.sched.slots = 0 // so that none is hired in its place
-	p.crew.all[0].abandonLocked(&reports)
+	p.crew.all[0].abandonLocked(&notices)
 	w := p.crew.abandoned[0]
 	p.unlock()
 	<-w.wake

@@ -137,12 +137,12 @@ func (g *Group) submitted(h *Handle, err error) {
 // nil if a panic is on its way to the caller of Go.
 func (g *Group) refused(err error) {
 	g.p.lock()
-	var reports []report
-	g.settledLocked(err, &reports)
+	var notices []notice
+	g.settledLocked(err, &notices)
 	g.p.restoreLocked()
-	g.p.outbox.oweLocked(reports)
+	g.p.outbox.oweLocked(notices)
 	g.p.unlock()
-	g.p.deliverAll(reports)
+	g.p.deliverAll(notices)
 }
 
 // Wait waits until all members have settled, and returns the first error among
@@ -195,11 +195,11 @@ func (g *Group) await() error {
 
 // settledLocked takes note of a member that has settled, or was not accepted,
 // with err.
-func (g *Group) settledLocked(err error, reports *[]report) {
+func (g *Group) settledLocked(err error, notices *[]notice) {
 	g.members--
 	if err != nil && g.err == nil {
 		g.failLocked(err)
-		*reports = append(*reports, report{call: func() { g.cancel(err) }})
+		*notices = append(*notices, notice{call: func() { g.cancel(err) }})
 	}
 	if g.limit >= 0 && g.members < g.limit {
 		g.room.wakeLocked()

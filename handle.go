@@ -34,7 +34,7 @@ type Handle struct {
 	err      error         // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
 	lastErr  error         // of the last failed attempt
 	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
-	draw     uint64        // as in TaskInfo
+	sample   uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
 	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
 

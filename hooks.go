@@ -117,7 +117,7 @@ func (t *hookTable) unsampled() uint64 {
 
 // draws draws lots for a function given to Go, and reports whether it is for any
 // hook's sample.
-func (t *hookTable) draws() (draw uint64, sampled bool) {
+func (t *hookTable) draw() (draw uint64, sampled bool) {
 	draw = rand.Uint64()
 	for _, every := range t.samples {
 		if draw%every == 0 {
@@ -135,7 +135,7 @@ func (h Hooks) sampled() Hooks {
 			return nil
 		}
 		return func(e TaskEvent) {
-			if e.Task.draw%every == 0 || e.Err != nil {
+			if e.Task.sample%every == 0 || e.Err != nil {
 				hook(e)
 			}
 		}
@@ -143,7 +143,7 @@ func (h Hooks) sampled() Hooks {
 	h.Queued, h.Started, h.Finished = event(h.Queued), event(h.Started), event(h.Finished) // the others have an error
 	if around := h.Around; around != nil {
 		h.Around = func(ctx context.Context, t TaskInfo, run func(context.Context) error) error {
-			if t.draw%every != 0 {
+			if t.sample%every != 0 {
 				return run(ctx)
 			}
 			return around(ctx, t, run)
@@ -204,13 +204,13 @@ type TaskInfo struct {
 
 	// draw is the lot that says for which hooks' samples a function given to Go
 	// was chosen: those whose GoEvery divides it. 0, all, for other tasks.
-	draw uint64
+	sample uint64
 }
 
 // infoLocked describes h, with the attempt under way if any.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function {
-		t := TaskInfo{Priority: h.priority, State: h.state, draw: h.draw}
+		t := TaskInfo{Priority: h.priority, State: h.state, sample: h.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}
@@ -242,7 +242,7 @@ func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
 	}
-	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id, Started: w.started, draw: w.lot()}
+	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
 	if w.seen == w.jobs && !w.timed {
 		t.Started = w.seenAt
 	}
@@ -253,9 +253,9 @@ func (w *worker) infoLocked() TaskInfo {
 }
 
 // lot is TaskInfo.draw of the function that w is at work on.
-func (w *worker) lot() uint64 {
+func (w *worker) sampleOf() uint64 {
 	if w.timed {
-		return w.draw
+		return w.sample
 	}
 	return w.pool.hooks.unsampled()
 }

@@ -19,7 +19,7 @@ type inbox struct {
 	batch    *segment // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
 	n        int      // how many
 	spans    []span   // their priorities
-	began    beginnings
+	began    spanTimes
 	leader   chan struct{} // wakes the worker that the next arrival is to wake; nil if that is nobody
 	closed   bool          // Shutdown was called
 	detour   bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
@@ -57,7 +57,7 @@ type span struct {
 
 // beginnings are the times since Pool.epoch at which the first spans began. They are
 // taken if hooks are told how long tasks wait.
-type beginnings [maxTimed]time.Duration
+type spanTimes [maxTimed]time.Duration
 
 // cacheLine keeps what different goroutines write out of each other's way.
 type cacheLine [64]byte
@@ -150,7 +150,7 @@ func (in *inbox) beginSpan(e entry, pr Priority) {
 // takeLocked takes out all that has arrived, when so many attempts have been started, and
 // leaves spare and spareSpans in its place: who calls it, with mu and Pool.mu held, is to
 // replace these.
-func (in *inbox) takeLocked(attempts uint64) (batch *segment, n int, spans []span, began beginnings) {
+func (in *inbox) takeLocked(attempts uint64) (batch *segment, n int, spans []span, began spanTimes) {
 	batch, n, spans = in.batch, in.n, in.spans
 	in.batch, in.n, in.spans = in.spare, 0, in.spareSpans[:0]
 	if in.timed {
@@ -171,7 +171,7 @@ func (in *inbox) letOthersRun() {
 	runtime.Gosched()
 	away := time.Since(begin)
 	lockSoon(&in.mu)
-	in.yielding.away = max(in.yielding.away, away)
+	in.yielding.longestYield = max(in.yielding.longestYield, away)
 }
 
 // A yieldPolicy is whether submitters let others run when the batch is full. That is
@@ -179,19 +179,19 @@ func (in *inbox) letOthersRun() {
 // processor next keeps it for 10 ms, and so do all others that wait for it, so
 // that a submitter would stand still for as long as that takes.
 type yieldPolicy struct {
-	woken    bool          // the leader was woken for what is in the batch, and has not come yet
-	brisk    bool          // while a batch filled up about as many tasks were started, and it did not take too long since
-	started  uint64        // attempts, in all, when a full batch was last taken in
-	away     time.Duration // the longest that a submitter has let others run since
-	stubborn int           // so many more full batches they do not, as the last time took too long
+	woken        bool          // the leader was woken for what is in the batch, and has not come yet
+	draining     bool          // while a batch filled up about as many tasks were started, and it did not take too long since
+	started      uint64        // attempts, in all, when a full batch was last taken in
+	longestYield time.Duration // the longest that a submitter has let others run since
+	holdoff      int           // so many more full batches they do not, as the last time took too long
 }
 
 const (
-	tooLong      = time.Millisecond // if they did not start a task each microsecond
-	stubbornness = 1000
+	tooLong        = time.Millisecond // if they did not start a task each microsecond
+	holdoffBatches = 1000
 )
 
-func (c *yieldPolicy) due() bool { return c.stubborn == 0 && (c.brisk || c.woken) }
+func (c *yieldPolicy) due() bool { return c.holdoff == 0 && (c.draining || c.woken) }
 
 // tookIn takes note that a batch is taken in, full or not, when so many attempts
 // have been started.
@@ -202,14 +202,14 @@ func (c *yieldPolicy) tookIn(full bool, started uint64) {
 	}
 	since := started - c.started
 	if since >= maxArrivals/2 {
-		c.brisk = true
+		c.draining = true
 	}
-	if c.away > tooLong && c.away > time.Duration(since)*time.Microsecond {
-		c.brisk, c.stubborn = false, stubbornness
-	} else if c.stubborn > 0 {
-		c.stubborn--
+	if c.longestYield > tooLong && c.longestYield > time.Duration(since)*time.Microsecond {
+		c.draining, c.holdoff = false, holdoffBatches
+	} else if c.holdoff > 0 {
+		c.holdoff--
 	}
-	c.started, c.away = started, 0
+	c.started, c.longestYield = started, 0
 }
 
 // matter reports whether an arrival may change whose turn it is, which is that of

@@ -90,7 +90,7 @@ func (v *verdict) result() string {
 		return resultHung
 	case v.state == Canceled:
 		return resultInterrupted
-	case v.late:
+	case v.overdue:
 		return resultTimeout
 	}
 	return resultError
@@ -128,7 +128,7 @@ func (c *waitClock) note(lanes []*lane, seq int64, now time.Duration) {
 // batch notes when the tasks of a batch have come that is taken in, whose orders count from
 // base. With hooks that are told how long tasks wait, that is known of the first of each
 // span, so that Stats need not have been asked before. alone says that no other task waits.
-func (c *waitClock) batch(base int64, spans []span, began *beginnings, alone bool) {
+func (c *waitClock) batch(base int64, spans []span, began *spanTimes, alone bool) {
 	if alone {
 		c.marks = c.marks[:0]
 	}

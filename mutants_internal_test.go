@@ -626,7 +626,7 @@ func TestReportsOfAPassAreOwedOnce(t *testing.T) {
 		p, err := New(WithWorkers(1), WithHooks(Hooks{Finished: func(TaskEvent) {}}))
 		require.NoError(t, err)
 		require.True(t, p.hooks.outside)
-		(&chunk{pool: p, reports: make([]report, 1)}).cancel()
+		(&chunk{pool: p, notices: make([]notice, 1)}).cancel()
 		require.Zero(t, p.outbox.helpers)
 		require.NoError(t, p.Shutdown(context.Background()))
 	})

@@ -218,7 +218,7 @@ func (p *Pool) Resize(workers int) error {
 	p.sched.slots = workers
 	p.crew.boundExtra(p.sched.slots)
 	p.crew.unhired += max(workers-p.crew.size(), 0)
-	p.reclaimLocked()
+	p.recoverLostLocked()
 	p.crew.trim(workers+p.crew.extra, &p.inbox)
 	p.restoreLocked()
 	p.watchFullLocked() // there may be fewer slots than are held

@@ -12,14 +12,14 @@ import (
 
 // A verdict is what becomes of a task after an attempt.
 type verdict struct {
-	state State // Succeeded, Failed or Canceled; with retry what it would be without
-	err   error
-	kind  attemptKind
-	hung  bool // too long without a Beat
-	late  bool // its time was over, or it was without a Beat for too long
-	log   bool // of a success: the log takes it
-	retry bool
-	delay time.Duration
+	state   State // Succeeded, Failed or Canceled; with retry what it would be without
+	err     error
+	kind    attemptKind
+	hung    bool // too long without a Beat
+	overdue bool // its time was over, or it was without a Beat for too long
+	log     bool // of a success: the log takes it
+	retry   bool
+	delay   time.Duration
 }
 
 // An attemptKind is how an attempt ended.
@@ -46,7 +46,7 @@ func (w *worker) judge() bool {
 	// Before user code is called it must be sure that the task has no other attempt by
 	// now.
 	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) && !w.inTime() {
-		return w.late()
+		return w.endGivenUp()
 	}
 	if w.err != nil {
 		if w.kind == attemptOK {
@@ -75,7 +75,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	v.hung = end != nil && end.kind == endSilent
-	v.late = v.hung || end != nil && end.kind == endTimeout
+	v.overdue = v.hung || end != nil && end.kind == endTimeout
 	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
@@ -137,7 +137,7 @@ func (w *worker) inTimeLocked() bool {
 		if !w.workEnd.IsZero() && !time.Now().Before(w.workEnd) { // the supervisor may be late
 			a.noteEnd(workOver)
 		}
-		if a.parking != nil {
+		if a.suspension != nil {
 			a.unparkOverLocked()
 			w.pool.restoreLocked() // the slot it asked for is room at the door
 		}
@@ -164,10 +164,10 @@ func (w *worker) settleLocked() bool {
 	p.endBurstLocked()
 	if w.gaveUp {
 		p.unlock()
-		return w.late()
+		return w.endGivenUp()
 	}
 	h := w.job.h
-	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.parking == nil
+	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.suspension == nil
 	if !alone {
 		p.takeInLocked() // as others may join the queue
 	}
@@ -178,15 +178,15 @@ func (w *worker) settleLocked() bool {
 		w.job = entry{}
 		return w.nextLocked()
 	}
-	w.settleAttemptLocked(&w.verdict, &w.reports)
+	w.settleAttemptLocked(&w.verdict, &w.notices)
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
 	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // let go of what they refer to
-	if len(w.reports) == 0 {
+	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}
-	w.phase = phaseReport
+	w.phase = phaseNotify
 	if !alone || p.sched.outstanding() == 0 {
 		p.takeInLocked()
 		p.restoreLocked()
@@ -198,7 +198,7 @@ func (w *worker) settleLocked() bool {
 // late ends an attempt that was settled as hung while Run was still at work.
 // What Run came to is discarded. It returns false if the worker has nothing more
 // to do.
-func (w *worker) late() bool {
+func (w *worker) endGivenUp() bool {
 	p := w.pool
 	if a := w.attempt; a != nil {
 		a.run, a.retry = nil, Retry{}
@@ -215,7 +215,7 @@ func (w *worker) late() bool {
 
 // settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
 // or waits for its retry. It adds what is to be reported.
-func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
+func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	p := w.pool
 	w.unwatchLocked()
 	w.busy = false
@@ -226,7 +226,7 @@ func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
 	h := w.job.h
 	if h == nil {
 		if told {
-			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, draw: w.lot()}
+			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
 		}
 		p.sched.endFunction()
 		p.ledger.total.settled(v.state)
@@ -255,10 +255,10 @@ func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
 				info.Due = h.due
 			}
 		} else {
-			if reports == &w.reports { // else w is not at rest
+			if notices == &w.notices { // else w is not at rest
 				w.findParentLocked(h)
 			}
-			h.settleLocked(v.state, v.err, reports)
+			h.settleLocked(v.state, v.err, notices)
 		}
 	}
 	if w.unfinished != nil && undone {
@@ -268,10 +268,10 @@ func (w *worker) settleAttemptLocked(v *verdict, reports *[]report) {
 	p.ledger.total.attempt(v)
 	if told {
 		e := &w.event
-		if reports != &w.reports { // w, which was given up, may be telling hooks of it
+		if notices != &w.notices { // w, which was given up, may be telling hooks of it
 			e = new(TaskEvent)
 		}
-		v.report(p, info, started, e, reports)
+		v.notify(p, info, started, e, notices)
 	}
 }
 
@@ -290,25 +290,25 @@ func (h *Handle) retryLocked(delay time.Duration) {
 
 // settleWaitingLocked settles a task that was just taken out of the queue or
 // the delayed ones, and adds what is to be reported.
-func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, reports *[]report) {
-	info := TaskInfo{Priority: pr, State: s, draw: p.hooks.unsampled()}
+func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
+	info := TaskInfo{Priority: pr, State: s, sample: p.hooks.unsampled()}
 	if h := e.h; h == nil {
 		p.sched.endQueued()
 		p.ledger.total.settled(s)
 	} else {
 		p.sched.notLater(h)
-		h.settleLocked(s, err, reports)
+		h.settleLocked(s, err, notices)
 		info = h.infoLocked()
 	}
 	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
 	if s == Shed {
-		tell(reports, p.hooks.shed, about)
+		tell(notices, p.hooks.shed, about)
 	}
-	tell(reports, p.hooks.finished, about)
+	tell(notices, p.hooks.finished, about)
 }
 
 // settleLocked brings h into a final state. That happens once.
-func (h *Handle) settleLocked(s State, err error, reports *[]report) {
+func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	p := h.pool
 	p.sched.end(h, s)
 	p.ledger.total.settled(s)
@@ -323,10 +323,10 @@ func (h *Handle) settleLocked(s State, err error, reports *[]report) {
 	h.waiters.wakeLocked()
 	if h.watch != nil {
 		if forget := p.watches.leave(h); forget != nil {
-			*reports = append(*reports, report{call: forget})
+			*notices = append(*notices, notice{call: forget})
 		}
 	}
 	if g != nil {
-		g.settledLocked(err, reports)
+		g.settledLocked(err, notices)
 	}
 }

@@ -65,7 +65,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	}
 	var task *attempt // of another pool, that waits with a context that is not its own
 	var over <-chan struct{}
-	if pk := parkCaller(ctx); pk != nil {
+	if pk := suspendCaller(ctx); pk != nil {
 		defer pk.back()
 		if pk.a != attemptFrom(ctx) && pk.a.ended() == nil {
 			task, over = pk.a, pk.a.Done()
@@ -97,14 +97,14 @@ func (p *Pool) close(deadline time.Time) {
 	p.inbox.close()
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.end.refuses(&h.task) })
-	var reports []report
+	var notices []notice
 	for _, h := range p.sched.delayed.all() { // the first to be due first
 		if h.attempts == 0 && p.end.refuses(&h.task) {
 			p.sched.withdraw(h)
-			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &reports)
+			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &notices)
 		}
 	}
-	p.reportLocked(reports)
+	p.notifyLocked(notices)
 	p.restoreLocked()
 	p.end.closing.watchLocked(p)
 }
@@ -153,7 +153,7 @@ func (c *closing) tellLocked(p *Pool) {
 		msg = "taskpool: shutdown waits for hooks that have not returned"
 	}
 	attrs := c.attrsLocked(p, now)
-	p.reportLocked([]report{{call: func() { p.guard.write(slog.LevelWarn, msg, attrs...) }}})
+	p.notifyLocked([]notice{{call: func() { p.guard.write(slog.LevelWarn, msg, attrs...) }}})
 }
 
 // attrsLocked says what Shutdown of p waits for, and until when as far as that is known.
@@ -228,10 +228,10 @@ func (p *Pool) cutShort(cause error) {
 	}
 	p.end.cut = &ShutdownError{cause: cause}
 	p.outbox.helpers++
-	p.reclaimLocked() // for parked tasks on their way out
+	p.recoverLostLocked() // for parked tasks on their way out
 	p.turnAwayLocked(func(*Handle) bool { return true })
 	var running []*attempt
-	var reports []report
+	var notices []notice
 	for _, w := range slices.Clone(p.crew.all) {
 		if !w.busy {
 			continue
@@ -248,11 +248,11 @@ func (p *Pool) cutShort(cause error) {
 		}
 		h.attempt.endLocked(cutOff) // takes it out of the queue if it asks for a slot there
 		running = append(running, h.attempt)
-		w.settleJudgedLocked(&reports)
+		w.settleJudgedLocked(&notices)
 	}
 	settle := func(e entry, pr Priority) {
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, e.unfinished(pr, Queued))
-		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &reports)
+		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &notices)
 	}
 	for e, pr, ok := p.sched.queue.pop(false); ok; e, pr, ok = p.sched.queue.pop(false) {
 		settle(e, pr)
@@ -261,10 +261,10 @@ func (p *Pool) cutShort(cause error) {
 		p.sched.withdraw(h)
 		settle(entry{h: h}, h.priority)
 	}
-	p.reportLocked(reports)
+	p.notifyLocked(notices)
 	p.restoreLocked()
 	p.unlock()
-	defer p.helperDone(0)
+	defer p.discharge(0)
 	for _, a := range running {
 		a.endContext(cutOff)
 	}
@@ -297,19 +297,19 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 // so once the last has gone.
 func (p *Pool) dismissLocked() {
 	p.crew.trim(0, &p.inbox)
-	var reports []report
+	var notices []notice
 	for _, w := range p.crew.lost {
-		w.abandonLocked(&reports)
+		w.abandonLocked(&notices)
 	}
 	p.crew.lost = nil
 	if p.end.cut != nil && !p.end.logged {
 		p.end.logged = true
 		if n := len(p.end.cut.Unfinished); n > 0 {
-			reports = append(reports, report{call: func() { p.guard.writeUnfinished(n) }})
+			notices = append(notices, notice{call: func() { p.guard.writeUnfinished(n) }})
 		}
 	}
-	p.reportLocked(reports)
-	p.reportLocked(p.orphans.take(&p.guard))
+	p.notifyLocked(notices)
+	p.notifyLocked(p.orphans.take(&p.guard))
 	if len(p.crew.all) == 0 && p.outbox.helpers == 0 && !p.end.over {
 		p.end.over = true
 		if p.supervisor.started {
@@ -321,20 +321,20 @@ func (p *Pool) dismissLocked() {
 	}
 }
 
-// desertLocked stops waiting for hooks and policies that do not return, at the
+// abandonAllLocked stops waiting for hooks and policies that do not return, at the
 // very end of a Shutdown that was cut short.
-func (p *Pool) desertLocked() {
-	var reports []report
+func (p *Pool) abandonAllLocked() {
+	var notices []notice
 	for _, w := range slices.Clone(p.crew.all) {
 		if w.busy { // Retry.If is still being asked about the end of an attempt
 			v := w.hungLocked(nil)
-			w.settleHungLocked(&v, &reports)
+			w.settleHungLocked(&v, &notices)
 		}
 	}
 	p.restoreLocked() // dismisses idle workers
 	for len(p.crew.all) > 0 {
-		p.crew.all[0].abandonLocked(&reports)
+		p.crew.all[0].abandonLocked(&notices)
 	}
-	p.reportLocked(reports)
+	p.notifyLocked(notices)
 	p.end.over = true
 }

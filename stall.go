@@ -28,13 +28,13 @@ import (
 
 // A stallWatch is what a pool knows of its standing still. Protected by pool.mu.
 type stallWatch struct {
-	next    time.Time  // when the supervisor looks; zero: there is nothing to look after
-	arrival bool       // with next zero: the next task to arrive has it look, see inbox.watch
-	moves   uint64     // moves at the last look
-	waited  bool       // at the last look all slots were held and something waited
-	stalled bool       // and since then nothing moved
-	graces  int        // from one look to the next
-	circle  []*parking // attempts found to wait for each other
+	next    time.Time     // when the supervisor looks; zero: there is nothing to look after
+	arrival bool          // with next zero: the next task to arrive has it look, see inbox.watch
+	moves   uint64        // moves at the last look
+	waited  bool          // at the last look all slots were held and something waited
+	stalled bool          // and since then nothing moved
+	graces  int           // from one look to the next
+	circle  []*suspension // attempts found to wait for each other
 }
 
 // maxStillLooks is how many graces there are at most between two looks.
@@ -117,7 +117,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 			attrs := []slog.Attr{slog.Int("slots", p.sched.slots), slog.Int("queued", p.sched.count[Queued]),
 				slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[Parked])}
 			attrs = append(attrs, p.crew.running(now, true)...)
-			p.reportLocked([]report{{call: func() {
+			p.notifyLocked([]notice{{call: func() {
 				p.guard.write(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
 			}}})
 		}
@@ -131,10 +131,10 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 		if a == nil || !w.busy {
 			continue
 		}
-		a.asked = a.parking == nil
+		a.asked = a.suspension == nil
 		if a.asked {
 			a.signal.Or(signalStall)
-		} else if pk := a.parking; pk.waits != (awaited{}) && !pk.askedLocked() {
+		} else if pk := a.suspension; pk.waits != (awaited{}) && !pk.askedLocked() {
 			if pk.seen && !late {
 				pk.lasts, circle = true, true
 			} else {
@@ -143,7 +143,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 			pk.seen = true
 		}
 	}
-	s.circle = shrunk(slices.DeleteFunc(s.circle, func(pk *parking) bool { return !pk.waitingLocked() }))
+	s.circle = shrunk(slices.DeleteFunc(s.circle, func(pk *suspension) bool { return !pk.waitingLocked() }))
 	s.next = time.Time{}
 	if still || waiting {
 		if s.stalled && !waiting {
@@ -159,7 +159,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 }
 
 // waitingLocked reports whether the attempt still waits, and has not yet got what for.
-func (pk *parking) waitingLocked() bool { return pk.currentLocked() && !pk.askedLocked() }
+func (pk *suspension) waitingLocked() bool { return pk.currentLocked() && !pk.askedLocked() }
 
 // stalledLocked returns what Health says of a pool that stands still, nil if it does not.
 func (p *Pool) stalledLocked() error {
@@ -196,7 +196,7 @@ var circles sync.Mutex
 
 // A waitNode is an attempt that is parked and waits.
 type waitNode struct {
-	pk    *parking
+	pk    *suspension
 	waits awaited
 	info  TaskInfo
 	stuck int  // of its targets, those that are not free
@@ -260,7 +260,7 @@ func lookForCircle(p *Pool) {
 	}
 	p.lock()
 	defer p.unlock()
-	p.reportLocked([]report{{call: func() {
+	p.notifyLocked([]notice{{call: func() {
 		p.guard.write(slog.LevelWarn, "taskpool: tasks wait for each other", attrs...)
 	}}})
 }
@@ -307,10 +307,10 @@ func (g *waitGraph) collect(p *Pool) {
 	defer p.unlock()
 	for _, w := range p.crew.all {
 		a := w.attempt
-		if !w.busy || a == nil || a.parking == nil || !a.parking.lasts || !a.parking.waitingLocked() {
+		if !w.busy || a == nil || a.suspension == nil || !a.suspension.lasts || !a.suspension.waitingLocked() {
 			continue
 		}
-		n := &waitNode{pk: a.parking, waits: a.parking.waits, info: a.infoLocked()}
+		n := &waitNode{pk: a.suspension, waits: a.suspension.waits, info: a.infoLocked()}
 		g.nodes = append(g.nodes, n)
 		g.byTask[a.h] = n
 		g.byPool[p] = append(g.byPool[p], n)

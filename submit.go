@@ -29,11 +29,11 @@ func (p *Pool) Go(pr Priority, f func()) error {
 		return nil
 	}
 	p.lock()
-	var reports []report
+	var notices []notice
 	var due time.Time
 	err := ErrClosed
 	if !p.end.closed {
-		due, err = p.makeRoomLocked(pr, false, &reports)
+		due, err = p.makeRoomLocked(pr, false, &notices)
 	}
 	if err != nil {
 		p.ledger.total.refused++
@@ -50,16 +50,16 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	p.enqueueLocked(e, pr)
 	if p.hooks.queued != nil {
-		info := TaskInfo{Priority: pr, draw: p.hooks.unsampled()}
+		info := TaskInfo{Priority: pr, sample: p.hooks.unsampled()}
 		if e.h != nil {
 			info = e.h.infoLocked()
 		}
-		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
+		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
 	}
 	p.restoreLocked()
-	p.outbox.oweLocked(reports)
+	p.outbox.oweLocked(notices)
 	p.unlock()
-	p.deliverAll(reports)
+	p.deliverAll(notices)
 	return nil
 }
 
@@ -69,7 +69,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	draw, sampled := uint64(0), true
 	if len(p.hooks.samples) > 0 {
-		draw, sampled = p.hooks.draws()
+		draw, sampled = p.hooks.draw()
 	}
 	if !sampled && !(p.hooks.all && p.hooks.timed) {
 		return entry{f: f}
@@ -80,7 +80,7 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 // newFunctionHandle returns the entry of a function with a handle that stands for it.
 func newFunctionHandle(p *Pool, f func(), pr Priority, draw uint64) entry {
 	h := functionHandles.Get().(*Handle)
-	h.pool, h.work.f, h.priority, h.draw, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
+	h.pool, h.work.f, h.priority, h.sample, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
 	return entry{h: h}
 }
 
@@ -205,7 +205,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 	if t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
-	reports, err := h.admit(call, wait, parent)
+	notices, err := h.admit(call, wait, parent)
 	if err != nil {
 		if forget := p.watches.leave(h); forget != nil {
 			forget()
@@ -219,7 +219,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		}
 		return nil, err
 	}
-	p.deliverAll(reports)
+	p.deliverAll(notices)
 	return h, nil
 }
 
@@ -237,7 +237,7 @@ var errGaveUp = errors.New("taskpool: context is over")
 
 // admit has h accepted or returns why not. within bounds how long that may take, and
 // parent is the attempt that submits, as that context says.
-func (h *Handle) admit(call string, within context.Context, parent *attempt) (reports []report, err error) {
+func (h *Handle) admit(call string, within context.Context, parent *attempt) (notices []notice, err error) {
 	p := h.pool
 	p.lock()
 	defer p.unlock()
@@ -262,7 +262,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (re
 		default:
 			later := h.task.later()
 			var due time.Time
-			if due, err = p.makeRoomLocked(h.priority, later, &reports); err == nil {
+			if due, err = p.makeRoomLocked(h.priority, later, &notices); err == nil {
 				h.acceptLocked(later)
 				if !later {
 					p.sched.inherit(h, due)
@@ -280,11 +280,11 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (re
 		return nil, err
 	}
 	if p.hooks.queued != nil {
-		tell(&reports, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
+		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
 	}
 	p.restoreLocked()
-	p.outbox.oweLocked(reports)
-	return reports, nil
+	p.outbox.oweLocked(notices)
+	return notices, nil
 }
 
 // waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the

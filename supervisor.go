@@ -85,7 +85,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.lock()
 	defer p.unlock()
 	replaced := 0
-	for replaced < len(p.crew.dead) && len(p.outbox.notices) < maxReports {
+	for replaced < len(p.crew.dead) && len(p.outbox.notices) < maxNotices {
 		p.crew.dead[replaced].replaceLocked()
 		replaced++
 	}
@@ -107,7 +107,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		}
 		if !p.end.final.IsZero() && !now.Before(p.end.final) {
 			if p.end.final = p.end.final.Add(p.watch.rounds.grant(&p.end.grantedFinal)); !now.Before(p.end.final) {
-				p.desertLocked()
+				p.abandonAllLocked()
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 
 	p.end.closing.tellLocked(p)
 	if !p.orphans.next.IsZero() && !time.Now().Before(p.orphans.next) {
-		p.reportLocked(p.orphans.take(&p.guard))
+		p.notifyLocked(p.orphans.take(&p.guard))
 	}
 
 	p.supervisor.next = time.Time{}

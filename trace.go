@@ -42,14 +42,14 @@ func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) er
 
 // beginRegion begins the region that the time without a slot is, where it is traced.
 // It calls methods of ctx, so no lock may be held.
-func (pk *parking) beginRegion(ctx context.Context) {
+func (pk *suspension) beginRegion(ctx context.Context) {
 	if trace.IsEnabled() {
 		pk.region = trace.StartRegion(ctx, traceParked)
 	}
 }
 
 // endRegion ends it, on the same goroutine.
-func (pk *parking) endRegion() {
+func (pk *suspension) endRegion() {
 	if pk.region != nil {
 		pk.region.End()
 	}

@@ -105,8 +105,8 @@ func (w *worker) rewatchLocked() {
 	p := w.pool
 	var at time.Time
 	var long time.Duration // for how long the grace or the silence counts
-	parked := w.attempt != nil && w.attempt.parking != nil
-	counts := !parked || w.attempt.parking.working
+	parked := w.attempt != nil && w.attempt.suspension != nil
+	counts := !parked || w.attempt.suspension.working
 	switch {
 	case w.suspect:
 	case w.ending:
@@ -127,7 +127,7 @@ func (w *worker) rewatchLocked() {
 				at = w.workEnd
 			}
 		}
-		if beat := w.beatDue; !parked && !w.attempt.excused && !beat.IsZero() {
+		if beat := w.beatDue; !parked && !w.attempt.exempt && !beat.IsZero() {
 			if half := w.job.h.task.Heartbeat / 2; p.watch.rounds.kind(half) == 0 {
 				w.half = true // as good as
 			} else if !w.half {
@@ -169,7 +169,7 @@ func (w *worker) countWorkLocked(counts bool, now time.Time) {
 // unwatchLocked has the supervisor leave w's task alone.
 func (w *worker) unwatchLocked() {
 	p := w.pool
-	w.ending, w.suspect, w.hung, w.beatDue, w.glimpse = false, false, nil, time.Time{}, nil
+	w.ending, w.suspect, w.hung, w.beatDue, w.stack = false, false, nil, time.Time{}, nil
 	w.workEnd = time.Time{}
 	w.countLocked(0)
 	if w.watchI >= 0 {
@@ -255,7 +255,7 @@ func (a *attempt) endContextSoonLocked(e *ending) {
 	}
 	p.outbox.helpers++
 	go func() {
-		defer p.helperDone(p.helps())
+		defer p.discharge(p.enlist())
 		a.endContext(e)
 	}()
 }
@@ -299,19 +299,19 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	p.lock()
 	for _, g := range looked {
 		if stack := stacks[g.goroutine]; stack != nil && g.w.ending && g.w.jobs == g.job {
-			g.w.glimpse, g.w.glimpsedAt = stack, now
+			g.w.stack, g.w.stackAt = stack, now
 		}
 	}
-	var reports []report
+	var notices []notice
 	for i, w := range hung {
 		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
 			continue
 		}
-		stack := w.glimpse
+		stack := w.stack
 		if stack == nil {
 			stack = noStack(goroutines[i], why)
-		} else if w.glimpsedAt != now {
-			stack = earlier(stack, now.Sub(w.glimpsedAt))
+		} else if w.stackAt != now {
+			stack = earlier(stack, now.Sub(w.stackAt))
 		}
 		v := w.hungLocked(stack)
 		a := w.attempt
@@ -322,9 +322,9 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 			go w.judgeHung(a, v, a.retry)
 			continue
 		}
-		w.settleHungLocked(&v, &reports)
+		w.settleHungLocked(&v, &notices)
 	}
-	p.reportLocked(reports)
+	p.notifyLocked(notices)
 }
 
 // hungLocked returns what becomes of the task of w, which is given up with that
@@ -353,15 +353,15 @@ func (w *worker) hungLocked(stack []byte) verdict {
 // own, as it calls user code.
 func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 	p := w.pool
-	id := p.helps()
+	id := p.enlist()
 	defer func() { // also after a Goexit
-		defer p.helperDone(id)
+		defer p.discharge(id)
 		p.lock()
 		defer p.unlock()
 		if !a.over {
-			var reports []report
-			w.settleHungLocked(&v, &reports)
-			p.reportLocked(reports)
+			var notices []notice
+			w.settleHungLocked(&v, &notices)
+			p.notifyLocked(notices)
 			p.restoreLocked()
 		}
 	}()
@@ -370,24 +370,24 @@ func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 
 // settleJudgedLocked settles the task of w if Retry.If is being asked about its
 // hang: the task was canceled, and there will be no retry whatever the answer.
-func (w *worker) settleJudgedLocked(reports *[]report) {
+func (w *worker) settleJudgedLocked(notices *[]notice) {
 	if w.hung != nil {
 		v := *w.hung
-		w.settleHungLocked(&v, reports)
+		w.settleHungLocked(&v, notices)
 	}
 }
 
 // settleHungLocked settles the task of w as v says, while its goroutine still
 // runs it.
-func (w *worker) settleHungLocked(v *verdict, reports *[]report) {
+func (w *worker) settleHungLocked(v *verdict, notices *[]notice) {
 	p := w.pool
-	w.settleAttemptLocked(v, reports)
+	w.settleAttemptLocked(v, notices)
 	if a := w.attempt; a != nil { // it may never return to do so itself
-		*reports = append(*reports, report{call: func() { a.finishDerived(returned) }})
+		*notices = append(*notices, notice{call: func() { a.finishDerived(returned) }})
 	}
 	w.gaveUp = true
 	if !w.holds || len(p.crew.abandoned) < p.cfg.maxAbandonedOf(p.sched.slots) || p.end.cut != nil {
-		w.abandonLocked(reports)
+		w.abandonLocked(notices)
 	} else {
 		p.crew.lost = append(p.crew.lost, w)
 	}

@@ -33,13 +33,13 @@ type worker struct {
 	err         error    // what the attempt came to, and how
 	kind        attemptKind
 	verdict     verdict   // what becomes of the task
-	reports     []report  // to be made before the next task
-	reportSpace [2]report // for the usual number of reports
+	notices     []notice  // to be made before the next task
+	noticeSpace [2]notice // for the usual number of notices
 	event       TaskEvent // that they are about, made here to be none of the heap's
 
 	// Of a function that hooks are told of, see Pool.timedFunction.
 	timed   bool
-	draw    uint64    // as in TaskInfo
+	sample  uint64    // as in TaskInfo
 	started time.Time // zero unless timed
 
 	// How the goroutine died.
@@ -75,21 +75,21 @@ type worker struct {
 
 	// What the supervisor watches; see rewatchLocked.
 
-	watch      time.Time     // when it looks after the task; zero: never
-	watchI     int           // index in Pool.watched while watch is set
-	workEnd    time.Time     // when the task has worked for its WorkTimeout; zero without, and while it does not count
-	workLeft   time.Duration // while that does not count: what is left of it
-	beatDue    time.Time     // when a sign of life is due; zero without a Heartbeat
-	half       bool          // half of the time until then is over
-	counting   int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
-	granted    time.Duration // of rounds.lateness: the rest is still to be granted
-	ending     bool          // the task's context has ended: the hang grace counts
-	graceEnd   time.Time     // with ending: when the grace is over; zero while it does not count
-	graceLeft  time.Duration // with ending, while the grace does not count: what is left of it
-	suspect    bool          // the grace is over: about to be given up
-	glimpse    []byte        // with ending: its stack, if it was looked for,
-	glimpsedAt time.Time     // and when
-	hung       *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
+	watch     time.Time     // when it looks after the task; zero: never
+	watchI    int           // index in Pool.watched while watch is set
+	workEnd   time.Time     // when the task has worked for its WorkTimeout; zero without, and while it does not count
+	workLeft  time.Duration // while that does not count: what is left of it
+	beatDue   time.Time     // when a sign of life is due; zero without a Heartbeat
+	half      bool          // half of the time until then is over
+	counting  int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
+	granted   time.Duration // of rounds.lateness: the rest is still to be granted
+	ending    bool          // the task's context has ended: the hang grace counts
+	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
+	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
+	suspect   bool          // the grace is over: about to be given up
+	stack     []byte        // with ending: its stack, if it was looked for,
+	stackAt   time.Time     // and when
+	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
 }
 
 // A phase is the next step of a worker. It is set before user code is called
@@ -103,7 +103,7 @@ const (
 	phaseRun                 // call Run
 	phaseJudge               // decide what becomes of the task
 	phaseSettle              // and make it so
-	phaseReport              // tell hooks and the log
+	phaseNotify              // tell hooks and the log
 	phaseTake                // give the slot back, take the next task
 )
 
@@ -135,7 +135,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 	p := w.pool
 	if h.function {
 		w.job = entry{f: h.work.f}
-		w.timed, w.draw, w.started = true, h.draw, time.Now()
+		w.timed, w.sample, w.started = true, h.sample, time.Now()
 		if p.hooks.started != nil {
 			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
@@ -280,8 +280,8 @@ func (w *worker) died(goexit bool) {
 		// Nobody is to be asked about a function, so it need not wait for the
 		// replacement.
 		w.verdict = verdict{state: Failed, err: w.err, kind: w.kind}
-		w.settleAttemptLocked(&w.verdict, &w.reports)
-		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseReport, nil, nil
+		w.settleAttemptLocked(&w.verdict, &w.notices)
+		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseNotify, nil, nil
 		p.restoreLocked()
 	}
 	w.dead = true
@@ -334,7 +334,7 @@ func (w *worker) work() {
 			if !w.settle() {
 				return
 			}
-		case phaseReport:
+		case phaseNotify:
 			w.relabel()
 			w.deliver()
 			w.phase = phaseTake
@@ -348,14 +348,14 @@ func (w *worker) work() {
 	}
 }
 
-// deliver makes the reports that w has to make.
+// deliver delivers the notices that w has.
 func (w *worker) deliver() {
-	for len(w.reports) > 0 {
-		if r := next(&w.reports); !r.start || w.attempt == nil || !w.tooLate() {
+	for len(w.notices) > 0 {
+		if r := next(&w.notices); !r.start || w.attempt == nil || !w.tooLate() {
 			w.pool.guard.contain("a hook or logger", func() { r.make() })
 		}
 	}
-	w.reports, w.event = w.reportSpace[:0], TaskEvent{} // which refers to the task
+	w.notices, w.event = w.noticeSpace[:0], TaskEvent{} // which refers to the task
 }
 
 // endedWaiting returns why w's task must not start, as what it belongs to ended
@@ -387,7 +387,7 @@ func (w *worker) withdraw() bool {
 	p.lock()
 	if w.gaveUp {
 		p.unlock()
-		return w.late()
+		return w.endGivenUp()
 	}
 	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
@@ -402,12 +402,12 @@ func (w *worker) withdraw() bool {
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)
-	p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, &w.reports)
+	p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, &w.notices)
 	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
-	if len(w.reports) == 0 {
+	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}
-	w.phase = phaseReport
+	w.phase = phaseNotify
 	p.restoreLocked()
 	p.unlock()
 	return true
@@ -424,9 +424,9 @@ func (w *worker) findParentLocked(h *Handle) {
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
 	if hooks := w.pool.hooks.started; hooks != nil {
-		tellOf(&w.reports, hooks, &w.event)
-		for i := range w.reports {
-			w.reports[i].start = true
+		tellOf(&w.notices, hooks, &w.event)
+		for i := range w.notices {
+			w.notices[i].start = true
 		}
 		w.deliver()
 		w.relabel()
@@ -435,7 +435,7 @@ func (w *worker) start() {
 
 // run makes the attempt, within the hooks that go around it.
 func (w *worker) run() {
-	if len(w.reports) > 0 { // start's goroutine has died in a hook
+	if len(w.notices) > 0 { // start's goroutine has died in a hook
 		w.deliver()
 	}
 	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundTried {

@@ -23,7 +23,7 @@ import (
 // A parking belongs to one attempt and to one stay: whoever comes too late with
 // backLocked, after its attempt went on or ended, finds another one there and
 // does nothing.
-type parking struct {
+type suspension struct {
 	a *attempt
 	// ready is closed when the attempt has a slot again, or has ended.
 	ready chan struct{}
@@ -50,7 +50,7 @@ const (
 )
 
 // back asks for a slot and waits for it.
-func (pk *parking) back() {
+func (pk *suspension) back() {
 	p := pk.a.pool
 	p.lock()
 	pk.backLocked()
@@ -61,7 +61,7 @@ func (pk *parking) back() {
 }
 
 // resume waits for the slot that the attempt has asked for.
-func (pk *parking) resume(ctx context.Context) {
+func (pk *suspension) resume(ctx context.Context) {
 	defer func() { // also if a method of ctx panics, as the task may recover and go on
 		<-pk.ready
 		pk.endRegion()
@@ -71,13 +71,13 @@ func (pk *parking) resume(ctx context.Context) {
 
 // parkLocked takes the slot of a. It returns nil if a has none to give: it is
 // over, or another of its goroutines has parked it.
-func (a *attempt) parkLocked() *parking {
+func (a *attempt) parkLocked() *suspension {
 	p := a.pool
 	if !a.canParkLocked() {
 		return nil
 	}
-	pk := &parking{a: a, ready: make(chan struct{})}
-	a.parking = pk
+	pk := &suspension{a: a, ready: make(chan struct{})}
+	a.suspension = pk
 	p.crew.engage(+1)
 	p.ledger.total.parks++
 	p.sched.park(a.h)
@@ -87,12 +87,12 @@ func (a *attempt) parkLocked() *parking {
 }
 
 // currentLocked reports whether the attempt is still parked as pk.
-func (pk *parking) currentLocked() bool { return pk.a.parking == pk }
+func (pk *suspension) currentLocked() bool { return pk.a.suspension == pk }
 
 // backLocked has a parked attempt ask for a slot. It goes before tasks of its
 // priority that have not started or, if its context has ended, before
 // everything, as it is on its way out.
-func (pk *parking) backLocked() {
+func (pk *suspension) backLocked() {
 	p := pk.a.pool
 	if !pk.currentLocked() || pk.askedLocked() {
 		return
@@ -108,19 +108,19 @@ func (pk *parking) backLocked() {
 }
 
 // askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
-func (pk *parking) askedLocked() bool { return pk.a.h.asks }
+func (pk *suspension) askedLocked() bool { return pk.a.h.asks }
 
 // overLocked ends a parking.
-func (pk *parking) overLocked() {
+func (pk *suspension) overLocked() {
 	p := pk.a.pool
 	p.sched.unpark(pk.a.h)
-	pk.a.parking = nil
+	pk.a.suspension = nil
 	p.crew.engage(-1)
 	close(pk.ready)
 }
 
 // resumeLocked has a parked attempt go on, which was chosen for a slot.
-func (pk *parking) resumeLocked() {
+func (pk *suspension) resumeLocked() {
 	p := pk.a.pool
 	a := pk.a
 	pk.overLocked()
@@ -137,7 +137,7 @@ func (pk *parking) resumeLocked() {
 // goroutine of the task waits, or Block's f was given up on.
 func (a *attempt) unparkOverLocked() {
 	p := a.pool
-	if pk := a.parking; pk != nil {
+	if pk := a.suspension; pk != nil {
 		p.sched.withdraw(a.h)
 		pk.overLocked()
 	}
@@ -189,7 +189,7 @@ func yield(ctx context.Context) error {
 		return a.cause()
 	}
 	p.lock()
-	var pk *parking
+	var pk *suspension
 	switch most := p.waiting.Load(); {
 	case most < a.priority && p.sched.contended(Priority(a.priority-1)):
 		if pk = a.parkLocked(); pk != nil {
@@ -248,7 +248,7 @@ func Block(ctx context.Context, f func() error) error {
 		return f()
 	}
 	p := a.pool
-	var pk *parking
+	var pk *suspension
 	p.lock()
 	if p.sched.count[Parked] < p.cfg.maxParked {
 		if pk = a.parkLocked(); pk != nil {
@@ -257,11 +257,11 @@ func Block(ctx context.Context, f func() error) error {
 			p.restoreLocked()
 		}
 	} else {
-		a.excuseLocked(true)
+		a.exemptLocked(true)
 		defer func() {
 			p.lock()
 			defer p.unlock()
-			a.excuseLocked(false)
+			a.exemptLocked(false)
 		}()
 	}
 	p.unlock()
@@ -272,12 +272,12 @@ func Block(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// excuseLocked says whether a, which has its slot, need give no sign of life.
-func (a *attempt) excuseLocked(excused bool) {
+// exemptLocked says whether a, which has its slot, need give no sign of life.
+func (a *attempt) exemptLocked(excused bool) {
 	if a.over {
 		return
 	}
-	a.excused = excused
+	a.exempt = excused
 	a.w.expectBeatLocked(time.Now())
 	a.w.rewatchLocked()
 }

@@ -18,76 +18,76 @@ import (
 type outbox struct {
 	outside bool // hookTable.outside
 
-	notices    []report // for the reporter, see reportLocked
-	delivering bool     // it runs
+	notices    []notice // to be delivered, see notifyLocked
+	delivering bool     // a goroutine is at it
 
 	helpers  int             // goroutines that Shutdown waits for, beside the crew
 	insiders map[uint64]bool // the numbers of those that are the pool's
 	telling  int             // the others, which tell hooks of something; see tellHere
 }
 
-// A report is something to tell hooks and the log about, to be called without
+// A notice is something to tell hooks and the log about, to be called without
 // a lock: a call or, if that is nil, a hook to be told of an event.
-type report struct {
+type notice struct {
 	call  func()
 	hook  func(TaskEvent)
 	event *TaskEvent
 	start bool // of the start of an attempt, which is not told once that was given up
 }
 
-func (r *report) make() {
-	if r.call != nil {
-		r.call()
+func (n *notice) make() {
+	if n.call != nil {
+		n.call()
 	} else {
-		r.hook(*r.event)
+		n.hook(*n.event)
 	}
 }
 
-// tell adds the reports that tell hooks about e.
-func tell[E any](reports *[]report, hooks []func(E), e E) {
+// tell adds the notices that tell hooks about e.
+func tell[E any](notices *[]notice, hooks []func(E), e E) {
 	for _, hook := range hooks {
 		e := e // moves to the heap here, not where there is no hook
-		*reports = append(*reports, report{call: func() { hook(e) }})
+		*notices = append(*notices, notice{call: func() { hook(e) }})
 	}
 }
 
-// tellOf adds the reports that tell hooks about *e, which stays as it is until they
+// tellOf adds the notices that tell hooks about *e, which stays as it is until they
 // are made.
-func tellOf(reports *[]report, hooks []func(TaskEvent), e *TaskEvent) {
+func tellOf(notices *[]notice, hooks []func(TaskEvent), e *TaskEvent) {
 	for _, hook := range hooks {
-		*reports = append(*reports, report{hook: hook, event: e})
+		*notices = append(*notices, notice{hook: hook, event: e})
 	}
 }
 
-// deliver makes the reports in order. A panic in one is contained; Goexit is
-// left to the caller's goroutine, and leaves the reports not yet made in *rs.
-func (g *guard) deliver(rs *[]report) {
+// deliver delivers the notices in order. A panic in one is contained; Goexit is
+// left to the caller's goroutine, and leaves the notices not yet made in *rs.
+func (g *guard) deliver(rs *[]notice) {
 	for len(*rs) > 0 {
 		r := next(rs)
 		g.contain("a hook or logger", func() { r.make() })
 	}
 }
 
-// next takes the first of the reports.
-func next(rs *[]report) report {
+// next takes the first of the notices.
+func next(rs *[]notice) notice {
 	r := (*rs)[0]
-	(*rs)[0] = report{}
+	(*rs)[0] = notice{}
 	*rs = (*rs)[1:]
 	return r
 }
 
-// oweLocked notes that the caller, on whatever goroutine, is about to make reports with
+// oweLocked notes that the caller, on whatever goroutine, is about to deliver notices with
 // deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
-func (o *outbox) oweLocked(rs []report) {
+func (o *outbox) oweLocked(rs []notice) {
 	if len(rs) > 0 && o.outside {
 		o.helpers++
 		o.telling++
 	}
 }
 
-// deliverAll makes the reports that oweLocked has noted, those after a Goexit on
+// deliverAll delivers the notices that oweLocked has noted, those after a Goexit on
 // another goroutine.
-func (p *Pool) deliverAll(rs []report) {
+func (p *Pool) deliverAll(rs []notice) {
 	if len(rs) == 0 {
 		return
 	}
@@ -97,7 +97,7 @@ func (p *Pool) deliverAll(rs []report) {
 		}
 		p.lock()
 		defer p.unlock()
-		p.reportLocked(rs)
+		p.notifyLocked(rs)
 		if p.hooks.outside {
 			p.outbox.helpers--
 			p.outbox.telling--
@@ -115,7 +115,7 @@ func (p *Pool) deliverAll(rs []report) {
 // tellsHere looks for it, and for p, on the stack.
 //
 //go:noinline
-func (p *Pool) tellHere(rs *[]report) {
+func (p *Pool) tellHere(rs *[]notice) {
 	p.guard.deliver(rs)
 	runtime.KeepAlive(p) // so that stacks show it
 }
@@ -135,31 +135,31 @@ func tellsHere(p *Pool) bool {
 	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
 }
 
-// maxReports is the number of reports that may wait for the reporter before dead
+// maxNotices is the number of notices that may wait for their delivery before dead
 // workers are no longer replaced: tasks that panic one after the other wait for the
 // hook that is told of each.
-const maxReports = 1000
+const maxNotices = 1000
 
-// reportLocked has reports made by the reporter, a goroutine that runs while
+// notifyLocked has notices delivered by a goroutine that runs while
 // there are any.
-func (p *Pool) reportLocked(reports []report) {
-	p.outbox.notices = append(p.outbox.notices, reports...)
+func (p *Pool) notifyLocked(notices []notice) {
+	p.outbox.notices = append(p.outbox.notices, notices...)
 	if len(p.outbox.notices) > 0 && !p.outbox.delivering {
 		p.outbox.delivering = true
 		p.outbox.helpers++
-		go p.reportAll()
+		go p.deliverNotices()
 	}
 }
 
-// reportAll is the reporter. Should a hook end its goroutine, another goes on.
-func (p *Pool) reportAll() {
-	id := p.helps()
+// deliverNotices is that goroutine. Should a hook end its goroutine, another goes on.
+func (p *Pool) deliverNotices() {
+	id := p.enlist()
 	defer func() {
 		p.lock()
 		defer p.unlock()
 		delete(p.outbox.insiders, id)
 		if len(p.outbox.notices) > 0 {
-			go p.reportAll()
+			go p.deliverNotices()
 			return
 		}
 		p.outbox.notices = nil // it may have been long
@@ -171,7 +171,7 @@ func (p *Pool) reportAll() {
 	defer p.unlock()
 	for len(p.outbox.notices) > 0 {
 		next := p.outbox.notices[:1:1]
-		if p.outbox.notices = p.outbox.notices[1:]; len(p.outbox.notices) == maxReports/2 && len(p.crew.dead) > 0 {
+		if p.outbox.notices = p.outbox.notices[1:]; len(p.outbox.notices) == maxNotices/2 && len(p.crew.dead) > 0 {
 			p.supervisor.alarmLocked()
 		}
 		p.unlock()
@@ -182,10 +182,10 @@ func (p *Pool) reportAll() {
 	}
 }
 
-// report adds the reports about an attempt that ended with v. started is
+// notify adds the notices about an attempt that ended with v. started is
 // zero if it is not known when it did, and e is to be the event. It is called with
-// pool.mu held and calls no user code; the reports do.
-func (v *verdict) report(p *Pool, info TaskInfo, started time.Time, e *TaskEvent, reports *[]report) {
+// pool.mu held and calls no user code; the notices do.
+func (v *verdict) notify(p *Pool, info TaskInfo, started time.Time, e *TaskEvent, notices *[]notice) {
 	var elapsed time.Duration
 	if !started.IsZero() {
 		elapsed = time.Since(started)
@@ -193,29 +193,29 @@ func (v *verdict) report(p *Pool, info TaskInfo, started time.Time, e *TaskEvent
 	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Result: v.result(), Elapsed: elapsed}
 	if v.log {
 		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
-		*reports = append(*reports, report{call: func() {
+		*notices = append(*notices, notice{call: func() {
 			p.guard.writeTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
 		}})
 	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == Failed || v.kind == attemptPanic {
 			v, info, elapsed := *v, info, elapsed
-			*reports = append(*reports, report{call: func() { p.guard.writeAttempt(&v, info, elapsed) }})
+			*notices = append(*notices, notice{call: func() { p.guard.writeAttempt(&v, info, elapsed) }})
 		}
-		tellOf(reports, p.hooks.attemptFailed, e)
+		tellOf(notices, p.hooks.attemptFailed, e)
 	}
 	if v.retry {
 		retried := *e
 		retried.Delay = v.delay
-		tell(reports, p.hooks.retried, retried)
+		tell(notices, p.hooks.retried, retried)
 	} else {
-		tellOf(reports, p.hooks.finished, e)
+		tellOf(notices, p.hooks.finished, e)
 	}
 }
 
 // helps makes the calling goroutine known to inside, as one that Shutdown waits
-// for. It is called after p.helpers++, and helperDone gets what it returns.
-func (p *Pool) helps() (id uint64) {
+// for. It is called after p.helpers++, and discharge gets what it returns.
+func (p *Pool) enlist() (id uint64) {
 	pprof.SetGoroutineLabels(p.labels) // else it has those of whoever started it, which may be a task
 	id = goroutineID()
 	p.lock()
@@ -224,8 +224,8 @@ func (p *Pool) helps() (id uint64) {
 	return id
 }
 
-// helperDone ends what p.helpers++ and helps began.
-func (p *Pool) helperDone(id uint64) {
+// discharge ends what p.helpers++ and helps began.
+func (p *Pool) discharge(id uint64) {
 	p.lock()
 	defer p.unlock()
 	delete(p.outbox.insiders, id)
