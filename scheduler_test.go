@@ -725,12 +725,12 @@ func (d *schedulerTrace) compare() error {
 
 // walkQueue sees that q holds those that are to wait in it, in their order, and no other.
 func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
-	n := 0
+	n, queued := 0, [2]int{}
 	for _, l := range q.sorted() {
-		last := int64(0)
+		last, here, parked, fresh := int64(0), 0, 0, 0
 		for e := range l.all() {
 			t := d.find(e)
-			switch n++; {
+			switch {
 			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.resuming:
 				return fmt.Errorf("lane %v of place %d holds %+v", l.laneKey, q.in, t)
 			case t.arrival <= last || e.order != d.order(t):
@@ -739,13 +739,21 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 				return fmt.Errorf("item %d is not in its place", t.n)
 			}
 			last = t.arrival
+			here, parked, fresh = here+1, parked+restriction(t.state == Parked), fresh+restriction(t.attempts == 0)
 		}
-		if q.step > 0 && l.key != q.key(l) {
-			return fmt.Errorf("lane %v has key %d", l.laneKey, l.key)
+		if l.n != here || l.parked != parked || l.fresh != fresh || q.step > 0 && l.key != q.key(l) {
+			return fmt.Errorf("lane %v counts %d, %d parked, %d fresh, or has the wrong key %d", l.laneKey, l.n, l.parked, l.fresh, l.key)
 		}
+		if q.reserve != nil {
+			queued[restriction(d.m.less(l.priority))] += here - parked
+		}
+		n += here
 	}
 	if want := d.m.waitIn(q.in); n != want || q.n != want {
 		return fmt.Errorf("%d tasks are in place %d, counted %d, want %d", n, q.in, q.n, want)
+	}
+	if got := [2]int{q.classes[0].queued, q.classes[1].queued}; got != queued {
+		return fmt.Errorf("place %d counts %d tasks that are not parked in its classes, want %d", q.in, got, queued)
 	}
 	// With the tag invariants it looks after itself.
 	if c, ok := any(q).(interface {
@@ -798,13 +806,16 @@ func (d *schedulerTrace) walkDue(q *dueHeap) error {
 func (d *schedulerTrace) walkExiting(want int) error {
 	s := &d.s
 	for less, exits := range s.exiting {
-		last := int64(0)
-		for _, x := range exits {
+		for i, x := range exits {
 			t := d.find(entry{h: x.h})
-			if t == nil || t.in != inExiting || restriction(d.m.less(t.pr)) != less || t.arrival <= last {
+			if t == nil || t.in != inExiting || restriction(d.m.less(t.pr)) != less || i > 0 && x.number <= exits[i-1].number {
 				return fmt.Errorf("list %d of those on their way out holds %+v", less, t)
 			}
-			last = t.arrival
+			for _, y := range s.exiting[1-less] {
+				if o := d.find(entry{h: y.h}); o != nil && (o.arrival < t.arrival) != (y.number < x.number) {
+					return fmt.Errorf("items %d and %d, on their way out, have numbers %d and %d", t.n, o.n, x.number, y.number)
+				}
+			}
 		}
 	}
 	n := s.queue.n + s.door.n + s.delayed.Len() + s.doorDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
@@ -1372,9 +1383,13 @@ func schedulerScenes() []schedulerScene {
 		{"order", []schedulerOp{opSubmit(2), opSubmit(1), opSubmit(0), opEnd(false), opLook, opPark("yield"), opCancel(false), opTick}, []int{0, 1},
 			schedulerConfigs(slotsAndReserved, 1, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
 			[3]int{5, 6, 8}},
-		{"parking", []schedulerOp{opSubmit(0), opGo(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
+		{"parking", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
-			[3]int{5, 7, 9}},
+			[3]int{5, 7, 8}},
+		// From three tasks that are parked, while others have the slots.
+		{"exits", []schedulerOp{opSubmit(0), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opSubmit(1), opLook, opPark("park"), opResize}, []int{6, 7, 8, 0, 7, 8, 6, 7, 8, 0, 7, 0, 7},
+			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}}, []int{unbounded}, false),
+			[3]int{4, 6, 7}},
 		{"room", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opEnd(false), opPark("park"), opAsk, opContext(false), opCancel(true), opMove(true, 0), opUndo, opResize}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false, true),
 			[3]int{4, 6, 8}},
