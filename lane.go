@@ -13,6 +13,7 @@ type lane struct {
 	n          int           // live entries
 	fresh      int           // those that have never started
 	parked     int           // those whose attempt is under way
+	dispatched *uint64       // counts attempts started with its tasks, see priorityQueue.counts
 	age        int64         // key in the heap old: a lower bound of the front's order
 	key        int64         // key in the heap keyed
 	pos        [numHeaps]int // index in each heap; -1: not in it
@@ -235,4 +236,107 @@ func (q *priorityQueue) release(s *segment) {
 	s.prev, s.next, s.head, s.tail, s.handles, s.base = nil, free.top, 0, 0, 0, 0
 	free.top = s
 	free.n++
+}
+
+// numberBatch gives the first n tasks of batch, in the order in which they have come, their
+// orders.
+func (s *scheduler) numberBatch(batch *segment, n int) {
+	if !s.aging {
+		batch.base = s.seq + 1
+		s.seq += int64(n)
+		return
+	}
+	tasks := batch.slots[:n]
+	for i := 0; i < n && tasks[i].order < s.seq; i++ {
+		tasks[i].order = s.seq // the time was taken before the lock
+	}
+	s.seq = tasks[n-1].order
+}
+
+// takeBatch puts the first n tasks of a numbered batch, whose priorities spans tell, into
+// the queue. whole says that none of them is missing, so that the batch may become a segment
+// of the queue. It returns an empty one for the next batch.
+func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
+	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
+		s.queue.pushSegment(batch, n, spans[0].priority)
+		return s.queue.segment(batchSize)
+	}
+	tasks, i := batch.slots[:n], 0
+	for _, span := range spans {
+		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
+		i = span.end
+	}
+	clear(tasks)
+	batch.handles, batch.base = 0, 0
+	return batch
+}
+
+// A burst is the functions at the front of the queue that come next whatever the
+// fair share does. Each is taken when a worker is free, like all tasks, but what
+// there is to count is counted at the end of the burst; anything else that is done
+// under Pool.mu ends it first.
+type burst struct {
+	slots    []entry // what is left of it
+	taken    int
+	lane     *lane // that the slots are in, with at least one task behind them; nil: no burst
+	priority int64
+	choice   bool // the queue has another lane, or that makes no difference
+}
+
+// beginBurst begins a burst, if there is one to begin: slots must be free for nobody but
+// who takes from the queue's front.
+func (s *scheduler) beginBurst(b *burst) {
+	q := &s.queue
+	if q.n < 2 {
+		return
+	}
+	l, choice := q.next(false)
+	first := l.head
+	n := min(int(first.tail-first.head), l.n-1)
+	switch {
+	case !choice:
+	case q.step > 0:
+		n = q.firstByAge(l, n)
+	case q.share > 0:
+		n = min(n, int(q.share-1-q.turn[0]))
+	}
+	if n > 0 {
+		*b = burst{slots: first.slots[first.head:][:n], lane: l, priority: int64(l.priority),
+			choice: choice || q.share == 0}
+	}
+}
+
+// endBurst ends a burst, and takes note of what it has taken: as many tasks have settled.
+func (s *scheduler) endBurst(b *burst) {
+	*b.lane.dispatched += uint64(b.taken)
+	s.queue.skip(b.lane, b.taken)
+	s.count[Queued] -= b.taken
+	*b = burst{}
+}
+
+// count returns where the attempts of priority pr are counted.
+func (q *priorityQueue) count(pr Priority) *uint64 {
+	n := q.counts[pr]
+	switch {
+	case n != nil:
+		return n
+	case len(q.counts) == mostCounts:
+		return &q.uncounted
+	case q.counts == nil:
+		q.counts = make(map[Priority]*uint64)
+	}
+	n = new(uint64)
+	q.counts[pr] = n
+	return n
+}
+
+// dispatched returns how many attempts were started, by priority.
+func (q *priorityQueue) dispatched() map[Priority]uint64 {
+	all := make(map[Priority]uint64, len(q.counts))
+	for pr, n := range q.counts {
+		if *n > 0 {
+			all[pr] = *n
+		}
+	}
+	return all
 }

@@ -9,9 +9,8 @@ import (
 
 // A ledger is what has happened in a pool. Protected by Pool.mu.
 type ledger struct {
-	total      totals
-	dispatched dispatchCounts // attempts started, by priority
-	clock      waitClock
+	total totals
+	clock waitClock
 }
 
 // A waitClock tells how long tasks have waited whose arrival nobody has timed.
@@ -193,91 +192,4 @@ func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
 		return now - c.marks[i].at
 	}
 	return 0
-}
-
-// dispatchCounts counts attempts by priority. It is a hash table in which a
-// priority has one place, so that what is counted often is found with a look; it
-// grows as long as that is too little, and then the others are in a map.
-type dispatchCounts struct {
-	places []dispatchCount // a power of two
-	others map[Priority]uint64
-}
-
-type dispatchCount struct {
-	priority Priority
-	n        uint64
-}
-
-const (
-	leastPlaces = 16
-	mostPlaces  = 1 << 12
-	mostOthers  = 1 << 10
-)
-
-// place returns the index of where pr is counted, if it is not among the others.
-func (c *dispatchCounts) place(pr Priority) int { return int(pr) & (len(c.places) - 1) }
-
-func (c *dispatchCounts) add(pr Priority, n uint64) {
-	i := c.place(pr)
-	if uint(i) < uint(len(c.places)) && c.places[i].priority == pr {
-		c.places[i].n += n
-	} else {
-		c.addOther(pr, n)
-	}
-}
-
-// takeBack undoes an add of 1, if that was counted.
-func (c *dispatchCounts) takeBack(pr Priority) {
-	if at := &c.places[c.place(pr)]; at.priority == pr && at.n > 0 {
-		at.n--
-	} else if c.others[pr] > 0 {
-		c.others[pr]--
-	}
-}
-
-// addOther is add of a priority that is not in its place.
-func (c *dispatchCounts) addOther(pr Priority, n uint64) {
-	if c.places == nil {
-		c.places = make([]dispatchCount, leastPlaces)
-	}
-	for {
-		at := &c.places[c.place(pr)]
-		switch {
-		case at.priority == pr || at.n == 0:
-			at.priority = pr
-			at.n += n
-		case len(c.places) < mostPlaces:
-			old := c.places
-			c.places = make([]dispatchCount, 2*len(old)) // no two of old come to one place
-			for _, o := range old {
-				if o.n > 0 {
-					c.places[c.place(o.priority)] = o
-				}
-			}
-			continue
-		default:
-			if _, known := c.others[pr]; known || len(c.others) < mostOthers {
-				if c.others == nil {
-					c.others = make(map[Priority]uint64)
-				}
-				c.others[pr] += n
-			}
-		}
-		return
-	}
-}
-
-func (c *dispatchCounts) byPriority() map[Priority]uint64 {
-	all := make(map[Priority]uint64)
-	for _, d := range c.places {
-		if d.n > 0 {
-			all[d.priority] = d.n
-		}
-	}
-	for pr, n := range c.others { // in its place too, if that was taken back by another
-		if n > 0 {
-			all[pr] += n
-		}
-	}
-	return all
 }

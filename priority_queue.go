@@ -33,9 +33,15 @@ type priorityQueue struct {
 	shed    bool          // takeShed will be called
 	in      waitsIn       // as the places of its handles say
 
-	n       int // waiting tasks
-	lanes   map[laneKey]*lane
-	peak    int     // the most lanes that the map has held
+	n     int // waiting tasks
+	lanes map[laneKey]*lane
+	peak  int // the most lanes that the map has held
+
+	// counts is how many attempts were started, by priority, for the first mostCounts
+	// priorities; uncounted is for all others. The lanes point into them.
+	counts    map[Priority]*uint64
+	uncounted uint64
+
 	recent  []*lane // some lanes of the map, each in the place of its priority: most look-ups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
@@ -55,6 +61,9 @@ type laneClass struct {
 
 // So many empty lanes stay in the map, ready for the next task of their priority.
 const keptLanes = 448
+
+// So many priorities are counted.
+const mostCounts = 4096
 
 // So many places recent has.
 const (
@@ -192,7 +201,7 @@ func (q *priorityQueue) lane(k laneKey) *lane {
 	}
 	l := q.lanes[k]
 	if l == nil {
-		l = &lane{laneKey: k, class: &q.classes[1]}
+		l = &lane{laneKey: k, class: &q.classes[1], dispatched: q.count(k.priority)}
 		if q.reserve != nil && k.priority <= *q.reserve {
 			l.class = &q.classes[0]
 		}
@@ -492,6 +501,10 @@ func (q *priorityQueue) leave(l *lane) {
 // they keep the memory for the most lanes there have been.
 func (q *priorityQueue) shrink() {
 	lanes := q.sorted()
+	for _, l := range q.lanes {
+		if l.n == 0 {
+		}
+	}
 	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
 	for _, l := range lanes {
 		q.lanes[l.laneKey] = l

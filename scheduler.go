@@ -126,6 +126,9 @@ func (s *scheduler) next(starts bool) (t turn, ok bool) {
 
 // take takes the first task of l, as the queue's next has said.
 func (s *scheduler) take(l *lane, choice, restricted bool) turn {
+	if !l.front().parked() {
+		*l.dispatched++
+	}
 	return turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
 }
 
@@ -435,8 +438,9 @@ func (s *scheduler) inherit(h *Handle, due time.Time) {
 
 // undo takes back begin, as the attempt turned out to be none. The task counts as Running
 // until it has settled.
-func (s *scheduler) undo(h *Handle, choice, restricted bool) {
+func (s *scheduler) undo(h *Handle, pr Priority, choice, restricted bool) {
 	h.attempts--
+	*s.queue.count(pr)--
 	if choice {
 		s.queue.giveTurnBack(restricted)
 	}

@@ -1064,7 +1064,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		return false
 	}
 	h := d.handle(x.n)
-	d.s.undo(h, x.choice, x.restricted)
+	d.s.undo(h, h.priority, x.choice, x.restricted)
 	if x.choice && d.m.share > 0 {
 		turn := d.m.turn(inQueue, x.restricted)
 		*turn = (*turn + d.m.share - 1) % d.m.share
@@ -1473,7 +1473,7 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 // The files of the scheduler, what they may import, and what they use of the rest of the
 // package.
 var (
-	schedulerFiles   = []string{"scheduler.go", "priority_queue.go", "lane.go", "segment.go", "due_heap.go"}
+	schedulerFiles   = []string{"scheduler.go", "priority_queue.go", "lane.go", "item.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "math", "slices", "time"}
 	schedulerUses    = []string{"Priority", "State", "Queued", "Delayed", "Running", "Parked", "numStates", "Handle", "Handle.item",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}

@@ -41,7 +41,7 @@ type Stats struct {
 	ReplacedHung   uint64
 
 	// Dispatched is the number of attempts started by priority, of the first
-	// few thousand priorities that the pool has seen.
+	// 4,096 priorities that the pool has seen.
 	Dispatched map[Priority]uint64
 
 	// Levels.
@@ -115,7 +115,7 @@ func (p *Pool) Stats() Stats {
 		ReplacedGoexit: p.ledger.total.replacedGoexit,
 		ReplacedHung:   p.ledger.total.replacedHung,
 
-		Dispatched: p.ledger.dispatched.byPriority(),
+		Dispatched: p.sched.queue.dispatched(),
 
 		Capacity:  p.cfg.capacity,
 		Slots:     p.sched.slots,

@@ -112,7 +112,6 @@ func (w *worker) takeLocked(t turn) {
 	p := w.pool
 	p.sched.begin(t.entry)
 	p.ledger.total.attempts++
-	p.ledger.dispatched.add(t.priority, 1)
 	w.job, w.priority, w.busy = t.entry, t.priority, true
 	w.choice, w.restricted = t.choice, t.restricted
 	if w.timed {
@@ -391,9 +390,8 @@ func (w *worker) withdraw() bool {
 	}
 	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
-	p.sched.undo(h, w.choice, w.restricted)
+	p.sched.undo(h, w.priority, w.choice, w.restricted)
 	p.ledger.total.withdrawn++
-	p.ledger.dispatched.takeBack(w.priority)
 	if h.canceled != nil {
 		cause = h.canceled
 	}
