@@ -63,6 +63,7 @@ type naiveScheduler struct {
 	waits    int64       // and elsewhere
 	turns    [2][2]int   // in the queue and at the door, unrestricted and restricted: dispatches with a choice since the last turn
 	items    []naiveItem // in order of submission
+	started  [3]int      // attempts, by priority
 }
 
 type schedulerConfig struct {
@@ -259,6 +260,7 @@ func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
 	if t.state == Queued {
 		t.begun, t.choice, t.restricted = true, choice, restricted
 		t.attempts++
+		m.started[t.pr]++
 		t.later = false
 	}
 	if t.in == inQueue {
@@ -672,6 +674,11 @@ func (d *schedulerTrace) compare() error {
 	if d.err != nil {
 		return d.err
 	}
+	for pr, want := range m.started {
+		if got := s.queue.counts[Priority(pr)]; got != nil && *got != uint64(want) || got == nil && want != 0 {
+			return fmt.Errorf("another number of attempts of priority %d than %d", pr, want)
+		}
+	}
 	for _, c := range [...]struct {
 		what      string
 		got, want int
@@ -1072,6 +1079,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 	d.s.notLater(h)
 	d.s.end(h, Canceled)
 	d.s.release(x.pr)
+	d.m.started[x.pr]--
 	kind := restriction(x.restricted) // and so that was no dispatch
 	if d.dispatches[kind]--; x.choice {
 		d.choices[kind]--
@@ -1267,7 +1275,7 @@ var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
 type schedulerScene struct {
 	name    string
 	ops     []schedulerOp
-	start   []int // first, these operations
+	start   []schedulerOp // first, these
 	configs []schedulerConfig
 	lengths [3]int // with -short or the race detector; else; and with TASKPOOL_TEST_FULL
 }
@@ -1286,7 +1294,7 @@ func (sc *schedulerScene) explore(c *schedulerConfig, length int) (traces float6
 	run := func(ops []byte) bool {
 		d.begin(c)
 		for _, op := range sc.start {
-			sc.ops[op].do(&d)
+			op.do(&d)
 		}
 		for i, op := range ops {
 			d.looks = i == len(ops)-1
@@ -1380,16 +1388,17 @@ func schedulerScenes() []schedulerScene {
 			append(schedulerConfigs(slotsAndReserved, 0, shareAndStep, []int{unbounded, 0, 1}, false),
 				schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, true)...),
 			[3]int{2, 4, 5}},
-		{"order", []schedulerOp{opSubmit(2), opSubmit(1), opSubmit(0), opEnd(false), opLook, opPark("yield"), opCancel(false), opTick}, []int{0, 1},
+		{"order", []schedulerOp{opSubmit(2), opSubmit(1), opSubmit(0), opEnd(false), opLook, opPark("yield"), opCancel(false), opTick}, []schedulerOp{opSubmit(2), opSubmit(1)},
 			schedulerConfigs(slotsAndReserved, 1, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
 			[3]int{5, 6, 8}},
 		{"parking", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
 			[3]int{5, 7, 8}},
 		// From three tasks that are parked, while others have the slots.
-		{"exits", []schedulerOp{opSubmit(0), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opSubmit(1), opLook, opPark("park"), opResize}, []int{6, 7, 8, 0, 7, 8, 6, 7, 8, 0, 7, 0, 7},
+		{"exits", []schedulerOp{opSubmit(0), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opLook, opPark("park"), opResize},
+			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook},
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}}, []int{unbounded}, false),
-			[3]int{4, 6, 7}},
+			[3]int{5, 7, 8}},
 		{"room", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opEnd(false), opPark("park"), opAsk, opContext(false), opCancel(true), opMove(true, 0), opUndo, opResize}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false, true),
 			[3]int{4, 6, 8}},
