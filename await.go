@@ -386,7 +386,7 @@ func (w *worker) adopt() {
 	defer p.unlock()
 	now := time.Now()
 	h := newHandle(context.Background())
-	h.pool, h.function, h.state, h.attempts, h.sample = p, true, Running, 1, w.sampleOf()
+	h.pool, h.function, h.state, h.attempts, h.sample = p, true, StateRunning, 1, w.sampleOf()
 	h.work.f, h.priority = w.job.f, w.priority
 	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)

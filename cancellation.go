@@ -385,7 +385,7 @@ func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a
 		return nil, nil, true
 	case h.attempt == nil:
 		p.sched.withdraw(h)
-		p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, notices)
+		p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, cause, notices)
 		return nil, nil, true
 	}
 	if h.canceled == nil {

@@ -50,7 +50,7 @@ func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 				for _, h := range all {
 					if err := h.Wait(pooltest.Patience(t)); err != nil {
 						assert.ErrorIs(t, err, context.Canceled)
-						assert.Equal(t, taskpool.Canceled, h.State())
+						assert.Equal(t, taskpool.StateCanceled, h.State())
 					}
 				}
 			})
@@ -150,7 +150,7 @@ func TestTasksThatComeAtTheSameTimeShareOneRegistration(t *testing.T) {
 		cancel()
 		synctest.Wait()
 		for i, h := range all {
-			require.Equal(t, i >= 50, h.State() == taskpool.Canceled)
+			require.Equal(t, i >= 50, h.State() == taskpool.StateCanceled)
 		}
 		require.Equal(t, watches, p.Watches())
 	})
@@ -196,9 +196,9 @@ func TestAllTasksOfAContextEndWithIt(t *testing.T) {
 			for j := range all {
 				for i, h := range all[j] {
 					if i == 0 {
-						require.Equal(t, taskpool.Running, h.State())
+						require.Equal(t, taskpool.StateRunning, h.State())
 					} else if j > k {
-						require.Equal(t, taskpool.Queued, h.State())
+						require.Equal(t, taskpool.StateQueued, h.State())
 					} else {
 						require.Same(t, causes[j], h.Err())
 					}

@@ -83,7 +83,7 @@ func (p *Pool) makeRoomLocked(pr Priority, later bool, notices *[]notice) (due t
 	if e.h != nil && e.h.isLater() {
 		due = e.h.due
 	}
-	p.settleWaitingLocked(e, victim, Shed, ErrShed, notices)
+	p.settleWaitingLocked(e, victim, StateShed, ErrShed, notices)
 	return due, nil
 }
 

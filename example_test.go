@@ -659,7 +659,7 @@ func ExamplePool_Tasks() {
 		}
 	}
 	<-running
-	for _, t := range p.Tasks(taskpool.Running, taskpool.Queued) {
+	for _, t := range p.Tasks(taskpool.StateRunning, taskpool.StateQueued) {
 		fmt.Println(t.ID, t.Name, t.State)
 	}
 	close(release)

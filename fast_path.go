@@ -68,7 +68,7 @@ func (p *Pool) takeInLocked() {
 // acceptAllLocked makes the first n tasks of batch, which have arrived, the pool's. It
 // clears those whose context has ended meanwhile, and returns false if there are any.
 func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
-	p.sched.count[Queued] += n
+	p.sched.count[StateQueued] += n
 	before := p.ledger.total.submitted
 	p.ledger.total.submitted += uint64(n)
 	if batch.handles == 0 {
@@ -83,7 +83,7 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 		e.h.id = before + uint64(i) + 1
 		if e.h.canceled != nil {
 			var notices []notice
-			p.settleWaitingLocked(*e, e.h.priority, Canceled, e.h.canceled, &notices)
+			p.settleWaitingLocked(*e, e.h.priority, StateCanceled, e.h.canceled, &notices)
 			p.notifyLocked(notices)
 			*e = entry{}
 			whole = false
@@ -181,7 +181,7 @@ func (w *worker) runFunctions() bool {
 			return true
 		}
 	}
-	w.verdict = verdict{state: Succeeded}
+	w.verdict = verdict{state: StateSucceeded}
 	return w.settleLocked()
 }
 

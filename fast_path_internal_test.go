@@ -33,7 +33,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 				t.Run(fmt.Sprintf("task %d of %d, busy: %t", canceled, n, busy), func(t *testing.T) {
 					finished := 0
 					p, err := New(WithWorkers(1), WithHooks(Hooks{Finished: func(e TaskEvent) {
-						if e.Task.State == Canceled {
+						if e.Task.State == StateCanceled {
 							finished++
 						}
 					}}))
@@ -56,7 +56,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 					p.inbox.mu.Unlock()
 					p.mu.Unlock()
 					require.NoError(t, p.CheckInvariants())
-					require.Equal(t, Canceled, handles[canceled].State())
+					require.Equal(t, StateCanceled, handles[canceled].State())
 					if busy {
 						require.Equal(t, n-1, p.Stats().Queued)
 						close(gate)
@@ -71,7 +71,7 @@ func TestATaskCanceledAmongArrivalsNeverRuns(t *testing.T) {
 							continue
 						}
 						require.NoError(t, h.Err())
-						require.Equal(t, Succeeded, h.State())
+						require.Equal(t, StateSucceeded, h.State())
 						require.Equal(t, 1, ran[i])
 					}
 				})
@@ -195,11 +195,11 @@ func TestYieldDoesNotParkForATaskThatHasASlot(t *testing.T) {
 		for _, pr := range []Priority{High, Medium} {
 			require.NoError(t, p.Go(pr, func() {}))
 			require.NoError(t, Yield(w.attempt)) // would wait for ever
-			require.Equal(t, Running, h.State())
+			require.Equal(t, StateRunning, h.State())
 		}
 		require.NoError(t, p.Go(Low, func() {}))
 		require.NoError(t, Yield(w.attempt))
-		require.Equal(t, Running, h.State())
+		require.Equal(t, StateRunning, h.State())
 		require.NoError(t, p.CheckInvariants())
 	}
 }
@@ -279,9 +279,9 @@ func TestAParkedAttemptWaitsForNoWorker(t *testing.T) {
 		p.restoreLocked()
 		p.unlock()
 		require.NoError(t, p.CheckInvariants())
-		require.Equal(t, fresh == Low, h.state == Running)
+		require.Equal(t, fresh == Low, h.state == StateRunning)
 		require.True(t, wokenWorker(t, p).look())
-		require.Equal(t, Running, h.state)
+		require.Equal(t, StateRunning, h.state)
 		require.Equal(t, 2, p.sched.held)
 		require.NoError(t, p.CheckInvariants())
 	}
@@ -558,7 +558,7 @@ func TestHandlesOfAWholeBatchKnowTheirPlace(t *testing.T) {
 			// One worker, and with a fair share the oldest has a turn now and then.
 			require.ElementsMatch(t, want, ran)
 			for i, h := range handles {
-				require.Equal(t, i%3 == 0, h.State() == Canceled)
+				require.Equal(t, i%3 == 0, h.State() == StateCanceled)
 			}
 		})
 	}
@@ -687,7 +687,7 @@ func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
 		p.mu.Unlock()
 		synctest.Wait()
 		require.NoError(t, p.Shutdown(context.Background()))
-		require.Equal(t, Canceled, h.State())
+		require.Equal(t, StateCanceled, h.State())
 	})
 }
 
@@ -824,11 +824,11 @@ func (b *batchPair) takeFromBurst() {
 func (b *batchPair) endRun() {
 	p := b.pool
 	taken, attempts := p.burst.taken, p.ledger.total.attempts
-	p.sched.count[Queued] = b.q.n
+	p.sched.count[StateQueued] = b.q.n
 	p.endBurstLocked()
 	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.attempts)
 	require.Equal(b.t, attempts+uint64(taken), p.ledger.total.succeeded)
-	require.Equal(b.t, b.q.n, p.sched.count[Queued])
+	require.Equal(b.t, b.q.n, p.sched.count[StateQueued])
 	require.NoError(b.t, p.checkBurstLocked())
 }
 
@@ -847,7 +847,7 @@ func (b *batchPair) takeNext() {
 	p.ledger.total.succeeded = p.ledger.total.attempts
 	require.NoError(b.t, p.checkBurstLocked())
 	if !took {
-		require.True(b.t, !some || want.h != nil && want.h.state == Parked)
+		require.True(b.t, !some || want.h != nil && want.h.state == StateParked)
 		p.takeInLocked()
 		b.pop()
 		return
@@ -943,7 +943,7 @@ func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
 						require.Equal(t, functions, p.sched.queue.n)
 						for range ended { // as the worker that is busy
 							p.sched.queue.pop(false)
-							p.sched.count[Queued]--
+							p.sched.count[StateQueued]--
 							p.ledger.total.attempts++
 							p.ledger.total.succeeded++
 						}

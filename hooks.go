@@ -221,7 +221,7 @@ func (h *Handle) infoLocked() TaskInfo {
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline
 	}
-	if h.state == Delayed {
+	if h.state == StateDelayed {
 		t.Due = h.due
 	}
 	return t
@@ -232,7 +232,7 @@ func (a *attempt) infoLocked() TaskInfo {
 	t := a.h.infoLocked()
 	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.deadline
 	if a.w.gaveUp && a.w.attempt == a {
-		t.State = Abandoned
+		t.State = StateAbandoned
 	}
 	return t
 }
@@ -242,12 +242,12 @@ func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
 	}
-	t := TaskInfo{Priority: w.priority, State: Running, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
+	t := TaskInfo{Priority: w.priority, State: StateRunning, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
 	if w.seen == w.jobs && !w.timed {
 		t.Started = w.seenAt
 	}
 	if w.gaveUp {
-		t.State = Abandoned
+		t.State = StateAbandoned
 	}
 	return t
 }

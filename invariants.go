@@ -89,7 +89,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			switch {
 			case h.priority != pr:
 				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.priority, pr)
-			case h.state != Queued && h.state != Parked:
+			case h.state != StateQueued && h.state != StateParked:
 				return fmt.Errorf("queue: task %d is %v", h.id, h.state)
 			case h.id == 0 && !h.function:
 				return errors.New("queue: it holds a task that was not accepted")
@@ -126,7 +126,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	later, retrying := 0, 0
 	for _, h := range p.sched.delayed.tasks {
 		switch {
-		case h.state != Delayed:
+		case h.state != StateDelayed:
 			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
 		case h.attempts > 0:
 			retrying++
@@ -177,7 +177,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			}
 		}
 		if w.busy {
-			s := Running
+			s := StateRunning
 			if w.job.h != nil {
 				s = w.job.h.state
 			}
@@ -188,12 +188,12 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		what      string
 		got, want int
 	}{
-		{"queued tasks", p.sched.count[Queued], p.sched.queue.n - parked},
-		{"delayed tasks", p.sched.count[Delayed], p.sched.delayed.Len()},
+		{"queued tasks", p.sched.count[StateQueued], p.sched.queue.n - parked},
+		{"delayed tasks", p.sched.count[StateDelayed], p.sched.delayed.Len()},
 		{"tasks that wait for a retry", p.sched.retrying, retrying},
 		{"tasks that were delayed and have not started", p.sched.later, later},
-		{"running tasks", p.sched.count[Running], busy[Running]},
-		{"parked tasks", p.sched.count[Parked], busy[Parked]},
+		{"running tasks", p.sched.count[StateRunning], busy[StateRunning]},
+		{"parked tasks", p.sched.count[StateParked], busy[StateParked]},
 		{"slots held", p.sched.held, held},
 		{"slots held by less urgent tasks", p.sched.heldLess, heldLess},
 		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess, parked + len(p.sched.exiting[0]) + len(p.sched.exiting[1])},

@@ -51,7 +51,7 @@ func (e *entry) live() bool { return e.f != nil || e.h != nil }
 
 // parked reports whether an attempt of the task is under way: it has given its
 // slot back and wants to go on.
-func (e *entry) parked() bool { return e.h != nil && e.h.state == Parked }
+func (e *entry) parked() bool { return e.h != nil && e.h.state == StateParked }
 
 // fresh reports whether no attempt of the task has started. Only such a task
 // may be shed.

@@ -310,7 +310,7 @@ func (s *scheduler) beginBurst(b *burst) {
 func (s *scheduler) endBurst(b *burst) {
 	*b.lane.dispatched += uint64(b.taken)
 	s.queue.skip(b.lane, b.taken)
-	s.count[Queued] -= b.taken
+	s.count[StateQueued] -= b.taken
 	*b = burst{}
 }
 

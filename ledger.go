@@ -36,13 +36,13 @@ type totals struct {
 // settled counts a task that reached final state s.
 func (t *totals) settled(s State) {
 	switch s {
-	case Succeeded:
+	case StateSucceeded:
 		t.succeeded++
-	case Failed:
+	case StateFailed:
 		t.failed++
-	case Canceled:
+	case StateCanceled:
 		t.canceled++
-	case Shed:
+	case StateShed:
 		t.shed++
 	}
 }
@@ -87,7 +87,7 @@ func (v *verdict) result() string {
 		return resultGoexit
 	case v.kind == attemptHung:
 		return resultHung
-	case v.state == Canceled:
+	case v.state == StateCanceled:
 		return resultInterrupted
 	case v.overdue:
 		return resultTimeout

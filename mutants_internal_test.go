@@ -62,7 +62,7 @@ func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
 						e.h.attempts, task.fresh = 1, false
 					}
 					if kind > 2 {
-						e.h.state, task.resuming = Parked, rng.IntN(2) == 0
+						e.h.state, task.resuming = StateParked, rng.IntN(2) == 0
 					}
 				}
 				task.h = e.h
@@ -138,7 +138,7 @@ func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
 				require.NoError(t, q.checkHeaps(true))
 				parked := make(map[laneKey]int)
 				for _, n := range waiting {
-					if n.h != nil && n.h.state == Parked {
+					if n.h != nil && n.h.state == StateParked {
 						parked[laneKey{n.priority, n.resuming}]++
 					}
 				}
@@ -754,7 +754,7 @@ func TestGoroutinesOfWorkersAreForgottenWhenTheyEnd(t *testing.T) {
 func TestABrokenInvariantIsFound(t *testing.T) {
 	for what, broken := range map[string]func(p *Pool) (mend func()){
 		"a slot that nobody holds": func(p *Pool) func() { p.sched.held++; return func() { p.sched.held-- } },
-		"a task that is not there": func(p *Pool) func() { p.sched.count[Queued]++; return func() { p.sched.count[Queued]-- } },
+		"a task that is not there": func(p *Pool) func() { p.sched.count[StateQueued]++; return func() { p.sched.count[StateQueued]-- } },
 		"a task of another priority": func(p *Pool) func() {
 			l, _ := p.sched.queue.next(false)
 			l.priority++

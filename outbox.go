@@ -198,7 +198,7 @@ func (v *verdict) notify(p *Pool, info TaskInfo, started time.Time, e *TaskEvent
 		}})
 	}
 	if v.kind != attemptOK {
-		if v.retry || v.state == Failed || v.kind == attemptPanic {
+		if v.retry || v.state == StateFailed || v.kind == attemptPanic {
 			v, info, elapsed := *v, info, elapsed
 			*notices = append(*notices, notice{call: func() { p.guard.writeAttempt(&v, info, elapsed) }})
 		}

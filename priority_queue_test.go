@@ -155,7 +155,7 @@ func (p *queuePair) push(pr Priority, order int64, handle, fresh bool) {
 		if !fresh {
 			n.h.attempts = 1
 			if n.resuming = id%3 == 0; n.resuming {
-				n.h.state = Parked
+				n.h.state = StateParked
 			}
 		}
 		e.h = n.h

@@ -167,7 +167,7 @@ func (s *scheduler) wanted() int {
 	}
 	less := s.queue.classes[1].queued // 0 without a reservation
 	forLess := max(s.slots-s.reserved-s.heldLess, 0)
-	return min(max(s.slots-s.held, 0), s.count[Queued]-less+min(less, forLess))
+	return min(max(s.slots-s.held, 0), s.count[StateQueued]-less+min(less, forLess))
 }
 
 // waiting returns how many tasks wait for a slot, to start or to go on.
@@ -182,7 +182,7 @@ func (s *scheduler) still() bool {
 
 // outstanding returns the number of accepted tasks that have not settled.
 func (s *scheduler) outstanding() int {
-	return s.count[Queued] + s.count[Delayed] + s.count[Running] + s.count[Parked]
+	return s.count[StateQueued] + s.count[StateDelayed] + s.count[StateRunning] + s.count[StateParked]
 }
 
 // mostUrgent returns the most urgent priority of which a task waits in the queue, none if
@@ -253,7 +253,7 @@ func (s *scheduler) room(pr Priority) bool {
 		return true
 	}
 	free, promised := s.free(pr)
-	return s.count[Queued]-promised+s.retrying-free < s.capacity
+	return s.count[StateQueued]-promised+s.retrying-free < s.capacity
 }
 
 // laterRoom is room for a task that has to wait for its time: there may be as many as may
@@ -271,7 +271,7 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	free = s.slots - s.held
 	forLess := min(free, s.slots-s.reserved-s.heldLess)
 	less := s.queue.classes[1].queued // 0 without a reservation
-	queued := s.count[Queued] - less
+	queued := s.count[StateQueued] - less
 	if s.paused || s.submitters() > 0 {
 		queued, less = 0, 0
 	} else if free > 0 && s.asking+s.askingLess > 0 {
@@ -325,18 +325,18 @@ func (s *scheduler) number(now time.Duration) int64 {
 func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, order int64) {
 	e.order = s.number(now)
 	if e.h != nil {
-		e.h.state = Queued
+		e.h.state = StateQueued
 	}
 	l = s.queue.lane(laneKey{pr, false})
 	s.queue.pushLane(l, e)
-	s.count[Queued]++
+	s.count[StateQueued]++
 	return l, e.order
 }
 
 // delay has h, which counts in no state any more, wait until due.
 func (s *scheduler) delay(h *Handle, due time.Time) {
-	h.state, h.due = Delayed, due
-	s.count[Delayed]++
+	h.state, h.due = StateDelayed, due
+	s.count[StateDelayed]++
 	if h.attempts == 0 {
 		s.later++
 	} else {
@@ -353,7 +353,7 @@ func (s *scheduler) nextDue(now time.Time) *Handle {
 	}
 	h := s.delayed.first()
 	s.withdraw(h)
-	s.count[Delayed]--
+	s.count[StateDelayed]--
 	return h
 }
 
@@ -397,11 +397,11 @@ func (s *scheduler) withdraw(h *Handle) {
 // returns false if it does not.
 func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool {
 	switch h.state {
-	case Queued:
+	case StateQueued:
 		s.queue.remove(h)
 		h.priority = pr
 		s.queue.push(entry{h: h, order: s.number(now)}, pr, false)
-	case Delayed:
+	case StateDelayed:
 		h.priority = pr
 	default:
 		return false
@@ -411,12 +411,12 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 
 // begin takes note that a task that was Queued is given to a worker.
 func (s *scheduler) begin(e entry) {
-	s.count[Queued]--
-	s.count[Running]++
+	s.count[StateQueued]--
+	s.count[StateRunning]++
 	if h := e.h; h != nil {
 		s.notLater(h)
 		h.attempts++
-		h.state = Running
+		h.state = StateRunning
 	}
 }
 
@@ -456,18 +456,18 @@ func (s *scheduler) end(h *Handle, final State) {
 }
 
 // endFunction is end for a running function without a handle,
-func (s *scheduler) endFunction() { s.count[Running]-- }
+func (s *scheduler) endFunction() { s.count[StateRunning]-- }
 
 // endQueued for one that was taken from the queue, but not begun.
-func (s *scheduler) endQueued() { s.count[Queued]-- }
+func (s *scheduler) endQueued() { s.count[StateQueued]-- }
 
 // Parking.
 
 // park has h, which is Running, give its slot back.
 func (s *scheduler) park(h *Handle) {
-	h.state = Parked
-	s.count[Running]--
-	s.count[Parked]++
+	h.state = StateParked
+	s.count[StateRunning]--
+	s.count[StateParked]++
 }
 
 // ask has h, which is Parked, ask for a slot. It goes before tasks of its priority that have
@@ -528,7 +528,7 @@ func (s *scheduler) unpark(h *Handle) {
 
 // resume has h, which is Parked, go on.
 func (s *scheduler) resume(h *Handle) {
-	h.state = Running
-	s.count[Parked]--
-	s.count[Running]++
+	h.state = StateRunning
+	s.count[StateParked]--
+	s.count[StateRunning]++
 }

@@ -127,10 +127,10 @@ func (m *naiveScheduler) waitIn(in waitsIn) int {
 	return m.count(func(t *naiveItem) bool { return t.in == in })
 }
 
-func (m *naiveScheduler) held() int { return m.inState(Running) }
+func (m *naiveScheduler) held() int { return m.inState(StateRunning) }
 
 func (m *naiveScheduler) heldLess() int {
-	return m.count(func(t *naiveItem) bool { return t.state == Running && m.less(t.pr) })
+	return m.count(func(t *naiveItem) bool { return t.state == StateRunning && m.less(t.pr) })
 }
 
 func (m *naiveScheduler) asking(less bool) int {
@@ -249,7 +249,7 @@ func (m *naiveScheduler) next(starts bool) (best *naiveItem, choice, restricted 
 		return nil, false, false
 	}
 	best, choice = m.pick(inQueue, restricted)
-	if best == nil || best.state == Queued && !starts {
+	if best == nil || best.state == StateQueued && !starts {
 		return nil, false, false
 	}
 	return best, choice, restricted
@@ -257,7 +257,7 @@ func (m *naiveScheduler) next(starts bool) (best *naiveItem, choice, restricted 
 
 // run has t, which was chosen, run.
 func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
-	if t.state == Queued {
+	if t.state == StateQueued {
 		t.begun, t.choice, t.restricted = true, choice, restricted
 		t.attempts++
 		m.started[t.pr]++
@@ -266,7 +266,7 @@ func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
 	if t.in == inQueue {
 		m.served(t, choice, restricted)
 	}
-	t.in, t.asks, t.state = nowhere, false, Running
+	t.in, t.asks, t.state = nowhere, false, StateRunning
 }
 
 // rested returns m as it is when each task for which there is a slot has got it, even one
@@ -282,7 +282,7 @@ func (m *naiveScheduler) rested(resumed bool) *naiveScheduler {
 }
 
 // waiting returns how many tasks count against the capacity.
-func (m *naiveScheduler) waiting() int { return m.inState(Queued) + m.retrying() }
+func (m *naiveScheduler) waiting() int { return m.inState(StateQueued) + m.retrying() }
 
 // room reports whether fewer tasks wait than the capacity and the slots that are free for a
 // task of priority pr: those that parked tasks ask for are not. m must have rested.
@@ -328,7 +328,7 @@ func (m *naiveScheduler) wanted() int {
 	if m.paused {
 		return 0
 	}
-	return m.inState(Queued) - m.unserved(func(t *naiveItem) bool { return t.state == Queued })
+	return m.inState(StateQueued) - m.unserved(func(t *naiveItem) bool { return t.state == StateQueued })
 }
 
 // still reports whether nothing moves until a slot is given back.
@@ -539,7 +539,7 @@ func (d *schedulerTrace) room(pr Priority) bool {
 func (d *schedulerTrace) accept(x *naiveItem, later bool, waited int) {
 	if later {
 		d.s.delay(d.handle(x.n), instant(x.due))
-		x.state, x.later = Delayed, true
+		x.state, x.later = StateDelayed, true
 		d.m.wait(x, inDelayed)
 		return
 	}
@@ -563,7 +563,7 @@ func (d *schedulerTrace) waiting() int {
 // enqueue has x, which counts in no state, be Queued.
 func (d *schedulerTrace) enqueue(x *naiveItem) {
 	d.s.enqueue(d.entry(x), x.pr, d.now())
-	x.state = Queued
+	x.state = StateQueued
 	d.m.arrive(x, inQueue, false)
 	d.promise()
 }
@@ -683,10 +683,10 @@ func (d *schedulerTrace) compare() error {
 		what      string
 		got, want int
 	}{
-		{"tasks queued", s.count[Queued], m.inState(Queued)},
-		{"tasks delayed", s.count[Delayed], m.inState(Delayed)},
-		{"tasks running", s.count[Running], m.inState(Running)},
-		{"tasks parked", s.count[Parked], m.inState(Parked)},
+		{"tasks queued", s.count[StateQueued], m.inState(StateQueued)},
+		{"tasks delayed", s.count[StateDelayed], m.inState(StateDelayed)},
+		{"tasks running", s.count[StateRunning], m.inState(StateRunning)},
+		{"tasks parked", s.count[StateParked], m.inState(StateParked)},
 		{"tasks outstanding", s.outstanding(), m.count((*naiveItem).accepted)},
 		{"tasks that wait for a slot", s.waiting(), m.waitIn(inQueue) + m.waitIn(inExiting)},
 		{"submitters", s.submitters(), m.waitIn(atDoor) + m.waitIn(atDoorDelayed)},
@@ -746,7 +746,7 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 				return fmt.Errorf("item %d is not in its place", t.n)
 			}
 			last = t.arrival
-			here, parked, fresh = here+1, parked+restriction(t.state == Parked), fresh+restriction(t.attempts == 0)
+			here, parked, fresh = here+1, parked+restriction(t.state == StateParked), fresh+restriction(t.attempts == 0)
 		}
 		if l.n != here || l.parked != parked || l.fresh != fresh || q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v counts %d, %d parked, %d fresh, or has the wrong key %d", l.laneKey, l.n, l.parked, l.fresh, l.key)
@@ -971,7 +971,7 @@ func (d *schedulerTrace) submit(pr Priority, function bool) bool {
 				due = e.h.due.UnixNano()
 			}
 			d.s.notLater(e.h)
-			d.s.end(e.h, Shed)
+			d.s.end(e.h, StateShed)
 		}
 		waited = max(waited, d.m.waiting()) // one goes for one, whoever else would have gone first
 		d.m.forget(victim.n)
@@ -1019,14 +1019,14 @@ var opLook = schedulerOp{"look", func(d *schedulerTrace) bool {
 // An attempt ends, its task with it, and its worker looks for another.
 func opEnd(last bool) schedulerOp {
 	return schedulerOp{fmt.Sprintf("end, last %t", last), func(d *schedulerTrace) bool {
-		x := d.one(last, func(t *naiveItem) bool { return t.state == Running })
+		x := d.one(last, func(t *naiveItem) bool { return t.state == StateRunning })
 		if x == nil {
 			return false
 		}
 		if x.function {
 			d.s.endFunction()
 		} else {
-			d.s.end(d.handle(x.n), Succeeded)
+			d.s.end(d.handle(x.n), StateSucceeded)
 		}
 		d.s.release(x.pr)
 		d.m.forget(x.n)
@@ -1036,7 +1036,7 @@ func opEnd(last bool) schedulerOp {
 }
 
 func (d *schedulerTrace) running(is func(*naiveItem) bool) *naiveItem {
-	return d.one(false, func(t *naiveItem) bool { return t.state == Running && !t.function && is(t) })
+	return d.one(false, func(t *naiveItem) bool { return t.state == StateRunning && !t.function && is(t) })
 }
 
 func always(*naiveItem) bool { return true }
@@ -1055,7 +1055,7 @@ func opRetry(in int64) schedulerOp {
 		} else {
 			x.due = d.m.now + in
 			d.s.delay(d.handle(x.n), instant(x.due))
-			x.state = Delayed
+			x.state = StateDelayed
 			d.m.wait(x, inDelayed)
 		}
 		d.s.release(x.pr)
@@ -1077,7 +1077,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		*turn = (*turn + d.m.share - 1) % d.m.share
 	}
 	d.s.notLater(h)
-	d.s.end(h, Canceled)
+	d.s.end(h, StateCanceled)
 	d.s.release(x.pr)
 	d.m.started[x.pr]--
 	kind := restriction(x.restricted) // and so that was no dispatch
@@ -1100,7 +1100,7 @@ func opPark(how string) schedulerOp {
 		}
 		d.s.park(d.handle(x.n))
 		d.s.release(x.pr)
-		x.state, x.begun = Parked, false
+		x.state, x.begun = StateParked, false
 		switch how {
 		case "yield":
 			d.ask(x)
@@ -1127,7 +1127,7 @@ func (d *schedulerTrace) ask(x *naiveItem) {
 
 // What a parked task has waited for is there.
 var opAsk = schedulerOp{"ask", func(d *schedulerTrace) bool {
-	x := d.one(false, func(t *naiveItem) bool { return t.state == Parked && !t.asks })
+	x := d.one(false, func(t *naiveItem) bool { return t.state == StateParked && !t.asks })
 	if x == nil {
 		return false
 	}
@@ -1141,7 +1141,7 @@ var opAsk = schedulerOp{"ask", func(d *schedulerTrace) bool {
 func opContext(last bool) schedulerOp {
 	return schedulerOp{fmt.Sprintf("context ends, last %t", last), func(d *schedulerTrace) bool {
 		x := d.one(last, func(t *naiveItem) bool {
-			return (t.state == Parked || t.state == Running && !t.function) && !t.ended
+			return (t.state == StateParked || t.state == StateRunning && !t.function) && !t.ended
 		})
 		if x == nil {
 			return false
@@ -1157,9 +1157,9 @@ func opContext(last bool) schedulerOp {
 
 // A task ends while it is parked.
 var opAbandon = schedulerOp{"abandon", func(d *schedulerTrace) bool {
-	x := d.one(true, func(t *naiveItem) bool { return t.state == Parked })
+	x := d.one(true, func(t *naiveItem) bool { return t.state == StateParked })
 	if x == nil {
-		x = d.one(false, func(t *naiveItem) bool { return t.state == Parked })
+		x = d.one(false, func(t *naiveItem) bool { return t.state == StateParked })
 	}
 	if x == nil {
 		return false
@@ -1167,7 +1167,7 @@ var opAbandon = schedulerOp{"abandon", func(d *schedulerTrace) bool {
 	h := d.handle(x.n)
 	d.s.withdraw(h)
 	d.s.unpark(h)
-	d.s.end(h, Failed)
+	d.s.end(h, StateFailed)
 	d.m.forget(x.n)
 	d.restore(false)
 	return true
@@ -1176,14 +1176,14 @@ var opAbandon = schedulerOp{"abandon", func(d *schedulerTrace) bool {
 // A task that waits, or its submitter, is canceled.
 func opCancel(last bool) schedulerOp {
 	return schedulerOp{fmt.Sprintf("cancel, last %t", last), func(d *schedulerTrace) bool {
-		x := d.one(last, func(t *naiveItem) bool { return t.in != nowhere && t.state != Parked && !t.function })
+		x := d.one(last, func(t *naiveItem) bool { return t.in != nowhere && t.state != StateParked && !t.function })
 		if x == nil {
 			return false
 		}
 		h := d.handle(x.n)
 		if d.s.withdraw(h); x.accepted() {
 			d.s.notLater(h)
-			d.s.end(h, Canceled)
+			d.s.end(h, StateCanceled)
 		}
 		d.m.forget(x.n)
 		d.promise()
@@ -1196,7 +1196,7 @@ func opCancel(last bool) schedulerOp {
 func opMove(last bool, pr Priority) schedulerOp {
 	return schedulerOp{fmt.Sprintf("move to %d, last %t", pr, last), func(d *schedulerTrace) bool {
 		x := d.one(last, func(t *naiveItem) bool {
-			return (t.in == inQueue && t.state == Queued || t.in == inDelayed) && !t.function
+			return (t.in == inQueue && t.state == StateQueued || t.in == inDelayed) && !t.function
 		})
 		if x == nil {
 			return false
@@ -1484,7 +1484,7 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 var (
 	schedulerFiles   = []string{"scheduler.go", "priority_queue.go", "lane.go", "item.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "math", "slices", "time"}
-	schedulerUses    = []string{"Priority", "State", "Queued", "Delayed", "Running", "Parked", "numStates", "Handle", "Handle.item",
+	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}
 	schedulerClock = []string{"Time", "Duration"}
 )

@@ -38,7 +38,7 @@ const (
 func (w *worker) judge() bool {
 	w.phase = phaseSettle
 	v := &w.verdict
-	*v = verdict{state: Succeeded}
+	*v = verdict{state: StateSucceeded}
 	a := w.attempt
 	if a != nil && w.err == nil {
 		a.noteEnd(returned) // from here on derived stays as it is, or ends itself
@@ -52,7 +52,7 @@ func (w *worker) judge() bool {
 		if w.kind == attemptOK {
 			w.kind = attemptError
 		}
-		*v = verdict{state: Failed, err: w.err, kind: w.kind}
+		*v = verdict{state: StateFailed, err: w.err, kind: w.kind}
 	}
 	if a == nil {
 		return true
@@ -68,7 +68,7 @@ func (w *worker) judge() bool {
 	if v.kind == attemptError && end != nil {
 		v.err = withReason(end.cause, v.err)
 		if end.kind == endCanceled {
-			v.state = Canceled
+			v.state = StateCanceled
 		}
 		if end.cause == errReturned {
 			w.parent = w.pool.guard.returnedParent(a.ctx)
@@ -76,12 +76,12 @@ func (w *worker) judge() bool {
 	}
 	v.hung = end != nil && end.kind == endSilent
 	v.overdue = v.hung || end != nil && end.kind == endTimeout
-	if v.state == Failed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
+	if v.state == StateFailed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
 			v.decideRetry(&w.pool.guard, a.retry, a.number)
 		case end == cutOff: // it panicked, and might have been retried
-			v.state, v.err = Canceled, withReason(ErrClosed, v.err)
+			v.state, v.err = StateCanceled, withReason(ErrClosed, v.err)
 		}
 	}
 	if v.kind == attemptOK && !a.h.function {
@@ -239,19 +239,19 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		h.lastErr = v.err
 		if h.canceled != nil {
 			// Canceled too late for judge to see.
-			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == Failed) {
-				v.state, v.err = Canceled, withReason(h.canceled, v.err)
+			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == StateFailed) {
+				v.state, v.err = StateCanceled, withReason(h.canceled, v.err)
 			}
 			v.retry = false
 		}
-		undone = undone || v.state == Canceled && h.canceled == ErrClosed
+		undone = undone || v.state == StateCanceled && h.canceled == ErrClosed
 		if told {
 			info = h.infoLocked()
 			info.State = v.state
 		}
 		if v.retry {
 			h.retryLocked(v.delay)
-			if info.State = h.state; h.state == Delayed {
+			if info.State = h.state; h.state == StateDelayed {
 				info.Due = h.due
 			}
 		} else {
@@ -301,7 +301,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 		info = h.infoLocked()
 	}
 	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
-	if s == Shed {
+	if s == StateShed {
 		tell(notices, p.hooks.shed, about)
 	}
 	tell(notices, p.hooks.finished, about)
@@ -313,7 +313,7 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	p.sched.end(h, s)
 	p.ledger.total.settled(s)
 	h.err, h.attempt = err, nil
-	if s == Canceled {
+	if s == StateCanceled {
 		h.orphanedLocked(err)
 	}
 	g := h.work.group

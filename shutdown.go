@@ -101,7 +101,7 @@ func (p *Pool) close(deadline time.Time) {
 	for _, h := range p.sched.delayed.all() { // the first to be due first
 		if h.attempts == 0 && p.end.refuses(&h.task) {
 			p.sched.withdraw(h)
-			p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, ErrClosed, &notices)
+			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
 		}
 	}
 	p.notifyLocked(notices)
@@ -159,8 +159,8 @@ func (c *closing) tellLocked(p *Pool) {
 // attrsLocked says what Shutdown of p waits for, and until when as far as that is known.
 func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 	attrs := append([]slog.Attr{slog.Duration("waited", now.Sub(c.began))}, p.crew.running(now, false)...)
-	attrs = append(attrs, slog.Int("queued", p.sched.count[Queued]), slog.Int("delayed", p.sched.count[Delayed]),
-		slog.Int("parked", p.sched.count[Parked]), slog.Int("submitters_waiting", p.sched.submitters()))
+	attrs = append(attrs, slog.Int("queued", p.sched.count[StateQueued]), slog.Int("delayed", p.sched.count[StateDelayed]),
+		slog.Int("parked", p.sched.count[StateParked]), slog.Int("submitters_waiting", p.sched.submitters()))
 	var last time.Time
 	for _, t := range p.sched.delayed.tasks {
 		if t.due.After(last) {
@@ -236,7 +236,7 @@ func (p *Pool) cutShort(cause error) {
 		if !w.busy {
 			continue
 		}
-		u := w.job.unfinished(w.priority, Running)
+		u := w.job.unfinished(w.priority, StateRunning)
 		w.unfinished = &u
 		h := w.job.h
 		if h == nil {
@@ -251,8 +251,8 @@ func (p *Pool) cutShort(cause error) {
 		w.settleJudgedLocked(&notices)
 	}
 	settle := func(e entry, pr Priority) {
-		p.end.cut.Unfinished = append(p.end.cut.Unfinished, e.unfinished(pr, Queued))
-		p.settleWaitingLocked(e, pr, Canceled, ErrClosed, &notices)
+		p.end.cut.Unfinished = append(p.end.cut.Unfinished, e.unfinished(pr, StateQueued))
+		p.settleWaitingLocked(e, pr, StateCanceled, ErrClosed, &notices)
 	}
 	for e, pr, ok := p.sched.queue.pop(false); ok; e, pr, ok = p.sched.queue.pop(false) {
 		settle(e, pr)
@@ -287,7 +287,7 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},
 		State: s,
 	}
-	if s != Queued {
+	if s != StateQueued {
 		u.Attempt = 1
 	}
 	return u

@@ -77,7 +77,7 @@ func TestStackIsThatOfTheWorker(t *testing.T) {
 			}
 			entered.Wait()
 			for text := ""; !strings.Contains(text, "sitsHere"); { // once it is there
-				running := p.Tasks(Running)
+				running := p.Tasks(StateRunning)
 				require.Len(t, running, 1)
 				text = string(p.Stack(running[0].Worker))
 				require.NotEmpty(t, text)
@@ -108,7 +108,7 @@ func TestStackThatIsCutOffSaysSo(t *testing.T) {
 		text := ""
 		for !strings.Contains(text, "sitsHere") { // once it is there
 			runtime.Gosched()
-			if running := p.Tasks(Running); len(running) > 0 {
+			if running := p.Tasks(StateRunning); len(running) > 0 {
 				text = string(p.Stack(running[0].Worker))
 			}
 		}

@@ -121,10 +121,10 @@ func (p *Pool) Stats() Stats {
 		Slots:     p.sched.slots,
 		Workers:   p.crew.size() - len(p.crew.lost),
 		Idle:      p.crew.withoutTask(),
-		Queued:    p.sched.count[Queued],
-		Delayed:   p.sched.count[Delayed],
-		Running:   p.sched.count[Running],
-		Parked:    p.sched.count[Parked],
+		Queued:    p.sched.count[StateQueued],
+		Delayed:   p.sched.count[StateDelayed],
+		Running:   p.sched.count[StateRunning],
+		Parked:    p.sched.count[StateParked],
 		Abandoned: len(p.crew.abandoned),
 		Lost:      len(p.crew.lost),
 		Blocked:   p.sched.door.n + p.sched.doorDelayed.Len(),
@@ -221,23 +221,23 @@ func (p *Pool) HangGrace() time.Duration {
 func (p *Pool) Tasks(states ...State) []TaskInfo {
 	p.mustBeUsable("Tasks")
 	if len(states) == 0 {
-		states = []State{Delayed, Running, Parked, Abandoned}
+		states = []State{StateDelayed, StateRunning, StateParked, StateAbandoned}
 	}
 	p.lock()
 	defer p.unlock()
 	var all []TaskInfo
-	if slices.Contains(states, Queued) {
+	if slices.Contains(states, StateQueued) {
 		for pr, e := range p.sched.queue.all() {
 			switch {
 			case e.parked():
 			case e.h != nil:
 				all = append(all, e.h.infoLocked())
 			default:
-				all = append(all, TaskInfo{Priority: pr, State: Queued})
+				all = append(all, TaskInfo{Priority: pr, State: StateQueued})
 			}
 		}
 	}
-	if slices.Contains(states, Delayed) {
+	if slices.Contains(states, StateDelayed) {
 		for _, h := range p.sched.delayed.tasks {
 			all = append(all, h.infoLocked())
 		}
@@ -252,7 +252,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 			all = append(all, t)
 		}
 	}
-	if slices.Contains(states, Abandoned) {
+	if slices.Contains(states, StateAbandoned) {
 		for _, w := range slices.Concat(p.crew.abandoned, p.crew.lost) {
 			if w.job.live() { // else it hangs in a hook
 				all = append(all, w.infoLocked())

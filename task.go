@@ -130,21 +130,22 @@ func (t *Task) validate() error {
 	return nil
 }
 
-// A State is where a task is in its life. Every accepted task reaches exactly
-// one of the final states Succeeded, Failed, Canceled and Shed, once.
+// A State is where a task is in its life. Every accepted task reaches exactly one of the
+// final states StateSucceeded, StateFailed, StateCanceled and StateShed, once. Where the
+// documentation says that a task is Queued, Canceled and so on, these are meant.
 type State int
 
 // The states of a task.
 const (
-	Queued    State = iota // waits for a worker
-	Delayed                // waits for its NotBefore time or for its retry
-	Running                // an attempt is under way
-	Parked                 // an attempt has given its slot back and will go on
-	Succeeded              // Run returned nil
-	Failed                 // the last attempt failed
-	Canceled               // its context ended or it was canceled before it succeeded
-	Shed                   // removed from a full queue for a more urgent task
-	Abandoned              // in a TaskInfo only: an attempt given up as hung whose goroutine still runs; the task itself has moved on
+	StateQueued    State = iota // waits for a worker
+	StateDelayed                // waits for its NotBefore time or for its retry
+	StateRunning                // an attempt is under way
+	StateParked                 // an attempt has given its slot back and will go on
+	StateSucceeded              // Run returned nil
+	StateFailed                 // the last attempt failed
+	StateCanceled               // its context ended or it was canceled before it succeeded
+	StateShed                   // removed from a full queue for a more urgent task
+	StateAbandoned              // in a TaskInfo only: an attempt given up as hung whose goroutine still runs; the task itself has moved on
 
 	numStates = iota
 )
@@ -159,6 +160,7 @@ func (s State) String() string {
 	return names[s]
 }
 
-// Final reports whether s is one of the states in which a task ends: Succeeded, Failed,
-// Canceled and Shed. It is false for Abandoned, which says nothing about the task.
-func (s State) Final() bool { return s >= Succeeded && s <= Shed }
+// Final reports whether s is one of the states in which a task ends: StateSucceeded,
+// StateFailed, StateCanceled and StateShed. It is false for StateAbandoned, which says
+// nothing about the task.
+func (s State) Final() bool { return s >= StateSucceeded && s <= StateShed }

@@ -73,7 +73,7 @@ func (s *shortTrace) do(op int) error {
 func (s *shortTrace) push(k laneKey) {
 	s.order++
 	if int(s.order) > len(s.handles) {
-		s.handles = append(s.handles, &Handle{item: item{state: Queued}})
+		s.handles = append(s.handles, &Handle{item: item{state: StateQueued}})
 	}
 	h := s.handles[s.order-1]
 	s.q.push(entry{h: h, order: s.order}, k.priority, k.resuming)

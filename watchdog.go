@@ -338,13 +338,13 @@ func (w *worker) hungLocked(stack []byte) verdict {
 		if a != nil {
 			cause = a.end.Load().cause
 		}
-		return verdict{state: Failed, kind: attemptHung, err: &HungError{Stack: stack, cause: cause, grace: p.cfg.hangGrace}}
+		return verdict{state: StateFailed, kind: attemptHung, err: &HungError{Stack: stack, cause: cause, grace: p.cfg.hangGrace}}
 	case w.succeeded:
-		return verdict{state: Succeeded}
+		return verdict{state: StateSucceeded}
 	default:
 		// Run has returned, but Retry.If, Backoff or a method of the context has
 		// not, and the task was canceled meanwhile.
-		return verdict{state: Canceled, kind: attemptError, err: a.h.canceled}
+		return verdict{state: StateCanceled, kind: attemptError, err: a.h.canceled}
 	}
 }
 

@@ -278,7 +278,7 @@ func (w *worker) died(goexit bool) {
 	if w.phase == phaseJudge && w.attempt == nil && !w.gaveUp {
 		// Nobody is to be asked about a function, so it need not wait for the
 		// replacement.
-		w.verdict = verdict{state: Failed, err: w.err, kind: w.kind}
+		w.verdict = verdict{state: StateFailed, err: w.err, kind: w.kind}
 		w.settleAttemptLocked(&w.verdict, &w.notices)
 		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseNotify, nil, nil
 		p.restoreLocked()
@@ -396,11 +396,11 @@ func (w *worker) withdraw() bool {
 		cause = h.canceled
 	}
 	if u := w.unfinished; u != nil && cause == ErrClosed {
-		u.State, u.Attempt = Queued, h.attempts
+		u.State, u.Attempt = StateQueued, h.attempts
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)
-	p.settleWaitingLocked(entry{h: h}, h.priority, Canceled, cause, &w.notices)
+	p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, cause, &w.notices)
 	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
 	if len(w.notices) == 0 {
 		return w.nextLocked()

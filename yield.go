@@ -195,7 +195,7 @@ func yield(ctx context.Context) error {
 		if pk = a.parkLocked(); pk != nil {
 			pk.backLocked()
 		}
-	case most == a.priority && p.sched.count[Parked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
+	case most == a.priority && p.sched.count[StateParked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
 		if pk = a.parkLocked(); pk != nil {
 			p.sched.askLast(a.h, p.now())
 		}
@@ -250,7 +250,7 @@ func Block(ctx context.Context, f func() error) error {
 	p := a.pool
 	var pk *suspension
 	p.lock()
-	if p.sched.count[Parked] < p.cfg.maxParked {
+	if p.sched.count[StateParked] < p.cfg.maxParked {
 		if pk = a.parkLocked(); pk != nil {
 			pk.working = true
 			a.w.rewatchLocked()

@@ -404,7 +404,7 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 		info := ""
 		require.Eventually(t, func() bool {
 			for _, i := range p.Tasks() {
-				if i.Handle == h && (task.NotBefore.IsZero() || i.State == taskpool.Delayed) {
+				if i.Handle == h && (task.NotBefore.IsZero() || i.State == taskpool.StateDelayed) {
 					info = strconv.FormatUint(i.ID, 10)
 				}
 			}
@@ -412,7 +412,7 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 		}, time.Minute, time.Millisecond)
 		require.Equal(t, "Canceled task "+info, control("do=cancel&task="+info))
 		require.Error(t, h.Wait(t.Context()))
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 	}
 
 	// Without a script the browser sends a form and wants a page.

@@ -524,7 +524,7 @@ func TestStacksAreHadOnDemand(t *testing.T) {
 		return waitingHere(ctx)
 	}})
 	<-started
-	worker := p.Tasks(taskpool.Running)[0].Worker
+	worker := p.Tasks(taskpool.StateRunning)[0].Worker
 	w := request(d, http.MethodGet, fmt.Sprintf("stack?pool=1&worker=%d", worker), "")
 	require.Equal(t, http.StatusOK, w.Code)
 	require.Equal(t, "text/plain; charset=utf-8", w.Header().Get("Content-Type"))

@@ -69,7 +69,7 @@ func (h *history) finished(e taskpool.TaskEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.retrying, e.Task.ID)
-	if e.Task.State != taskpool.Succeeded {
+	if e.Task.State != taskpool.StateSucceeded {
 		return
 	}
 	h.told = true

@@ -237,7 +237,7 @@ func (d *Dashboard) serveStack(w http.ResponseWriter, r *http.Request) {
 // runs reports whether the attempt with a key is still under way.
 func (w *watched) runs(key string) bool {
 	s := w.pool.Stats()
-	return slices.ContainsFunc(scan(w.pool, &s, taskpool.Running, taskpool.Parked, taskpool.Abandoned),
+	return slices.ContainsFunc(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateAbandoned),
 		func(t taskpool.TaskInfo) bool { return keyOf(t) == key })
 }
 

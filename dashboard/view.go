@@ -189,7 +189,7 @@ func (w *watched) atLeast(began time.Time) bool {
 // if they are too many to look at: the pool stands still meanwhile.
 func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskpool.TaskInfo {
 	states = slices.DeleteFunc(states, func(state taskpool.State) bool {
-		return state == taskpool.Parked && s.Parked > maxScanned || state == taskpool.Delayed && s.Delayed > maxScanned
+		return state == taskpool.StateParked && s.Parked > maxScanned || state == taskpool.StateDelayed && s.Delayed > maxScanned
 	})
 	return p.Tasks(states...)
 }
@@ -199,12 +199,12 @@ func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskp
 func (w *watched) lists(now point) (active, parking, waiters taskList) {
 	parking.TooMany = now.stats.Parked > maxScanned
 	waiters.TooMany = now.stats.Delayed > maxScanned
-	for _, t := range scan(w.pool, &now.stats, taskpool.Running, taskpool.Abandoned, taskpool.Parked, taskpool.Delayed) {
+	for _, t := range scan(w.pool, &now.stats, taskpool.StateRunning, taskpool.StateAbandoned, taskpool.StateParked, taskpool.StateDelayed) {
 		list := &active
 		switch t.State {
-		case taskpool.Parked:
+		case taskpool.StateParked:
 			list = &parking
-		case taskpool.Delayed:
+		case taskpool.StateDelayed:
 			list = &waiters
 		}
 		list.Tasks = append(list.Tasks, w.newTaskView(t, now.at))
@@ -413,9 +413,9 @@ func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 		}
 	}
 	switch {
-	case t.State == taskpool.Abandoned:
+	case t.State == taskpool.StateAbandoned:
 		v.Class, v.Note = classHung, "hung"
-	case t.State != taskpool.Delayed && v.Timeout > 0 && v.Elapsed > v.Timeout:
+	case t.State != taskpool.StateDelayed && v.Timeout > 0 && v.Elapsed > v.Timeout:
 		v.Class, v.Note = classOverdue, "overdue"
 	}
 	return v

@@ -197,17 +197,17 @@ type Meta struct {
 // A State is what an attempt, or a job that never ran, came to.
 type State int
 
-// The states. All but Retrying are final.
+// The states. All but StateRetrying are final.
 const (
-	Completed State = iota // the handler returned nil
-	Retrying               // the attempt failed, and another follows
-	Discarded              // it failed for good
-	Canceled               // it was canceled, or cut off by a stop that could not wait
+	StateCompleted State = iota // the handler returned nil
+	StateRetrying               // the attempt failed, and another follows
+	StateDiscarded              // it failed for good
+	StateCanceled               // it was canceled, or cut off by a stop that could not wait
 )
 
 // String returns the state's name in lower case.
 func (s State) String() string {
-	if s < Completed || s > Canceled {
+	if s < StateCompleted || s > StateCanceled {
 		return fmt.Sprintf("State(%d)", int(s))
 	}
 	return [...]string{"completed", "retrying", "discarded", "canceled"}[s]
@@ -461,7 +461,7 @@ func (reg *Registry) judge(m Meta, err error) Event {
 	if err == nil {
 		return Event{Meta: m}
 	}
-	e := Event{Meta: m, State: Discarded, Err: err}
+	e := Event{Meta: m, State: StateDiscarded, Err: err}
 	var after *remote.RetryAfterError
 	again := false
 	isolate("an error's Is, As or Unwrap", m.Kind, func() {
@@ -473,7 +473,7 @@ func (reg *Registry) judge(m Meta, err error) Event {
 	if !again {
 		return e
 	}
-	e.State, e.Delay = Retrying, backoff.FullJitter(m.Attempt)
+	e.State, e.Delay = StateRetrying, backoff.FullJitter(m.Attempt)
 	if p, _ := reg.policy(m.Kind); after != nil {
 		e.Delay = after.Delay
 	} else if p.Backoff != nil {

@@ -198,17 +198,17 @@ func TestJudgeSaysWhatAnErrorMeans(t *testing.T) {
 		state   jobs.State
 		delay   time.Duration
 	}{
-		{"kind", 1, nil, jobs.Completed, 0},
-		{"kind", 2, errTest, jobs.Retrying, 2 * time.Second},
-		{"kind", 5, errTest, jobs.Discarded, 0},
-		{"kind", 1, wrapped(taskpool.Permanent(errTest)), jobs.Discarded, 0},
-		{"kind", 1, wrapped(taskpool.RetryAfter(time.Minute, errTest)), jobs.Retrying, time.Minute},
-		{"kind", 5, taskpool.RetryAfter(time.Minute, errTest), jobs.Discarded, 0},
-		{"kind", 1, taskpool.ErrGoexit, jobs.Discarded, 0},
-		{"kind", 1, &taskpool.HungError{}, jobs.Discarded, 0},
-		{"kind", 1, wrapped(taskpool.ErrTimeout), jobs.Retrying, time.Second},
-		{"kind", 1, &taskpool.PanicError{}, jobs.Retrying, time.Second},
-		{"early", 1, errTest, jobs.Retrying, 0},
+		{"kind", 1, nil, jobs.StateCompleted, 0},
+		{"kind", 2, errTest, jobs.StateRetrying, 2 * time.Second},
+		{"kind", 5, errTest, jobs.StateDiscarded, 0},
+		{"kind", 1, wrapped(taskpool.Permanent(errTest)), jobs.StateDiscarded, 0},
+		{"kind", 1, wrapped(taskpool.RetryAfter(time.Minute, errTest)), jobs.StateRetrying, time.Minute},
+		{"kind", 5, taskpool.RetryAfter(time.Minute, errTest), jobs.StateDiscarded, 0},
+		{"kind", 1, taskpool.ErrGoexit, jobs.StateDiscarded, 0},
+		{"kind", 1, &taskpool.HungError{}, jobs.StateDiscarded, 0},
+		{"kind", 1, wrapped(taskpool.ErrTimeout), jobs.StateRetrying, time.Second},
+		{"kind", 1, &taskpool.PanicError{}, jobs.StateRetrying, time.Second},
+		{"early", 1, errTest, jobs.StateRetrying, 0},
 	} {
 		m := jobs.Meta{Kind: c.kind, Attempt: c.attempt, MaxAttempts: 5}
 		require.Equal(t, jobs.Event{Meta: m, State: c.state, Err: c.err, Delay: c.delay}, engine.Judge(&reg, m, c.err), "%+v", c)
@@ -227,5 +227,5 @@ func TestJudgeSaysWhatAnErrorMeans(t *testing.T) {
 
 func TestStatesHaveNames(t *testing.T) {
 	require.Equal(t, "[completed retrying discarded canceled State(4) State(-1)]",
-		fmt.Sprint([]jobs.State{jobs.Completed, jobs.Retrying, jobs.Discarded, jobs.Canceled, 4, -1}))
+		fmt.Sprint([]jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateDiscarded, jobs.StateCanceled, 4, -1}))
 }

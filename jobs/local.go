@@ -212,7 +212,7 @@ func (q *LocalQueue) task(j *localJob, r Request, p Policy) taskpool.Task {
 			m := j.meta
 			m.Attempt = j.underWay()
 			e := q.reg.judge(m, err)
-			if e.State != Retrying {
+			if e.State != StateRetrying {
 				return false
 			}
 			j.retries.Add(1)
@@ -241,10 +241,10 @@ func (q *LocalQueue) watch(j *localJob, h *taskpool.Handle) {
 	e := Event{Meta: j.meta, Err: h.Err()}
 	e.Attempt = int(j.attempts.Load())
 	switch h.State() {
-	case taskpool.Failed, taskpool.Shed:
-		e.State = Discarded
-	case taskpool.Canceled:
-		e.State = Canceled
+	case taskpool.StateFailed, taskpool.StateShed:
+		e.State = StateDiscarded
+	case taskpool.StateCanceled:
+		e.State = StateCanceled
 	}
 	q.tell(j, e)
 }
@@ -257,7 +257,7 @@ func (q *LocalQueue) tell(j *localJob, e Event) {
 	if j.ended {
 		return
 	}
-	j.ended = e.State != Retrying
+	j.ended = e.State != StateRetrying
 	q.reg.tell(e)
 }
 

@@ -99,7 +99,7 @@ func TestContextThatEndsOnceAJobIsAcceptedChangesNothing(t *testing.T) {
 		must(t)(k.Enqueue(ctx, q, 0, nil))
 		release()
 		require.NoError(t, q.Stop(t.Context()))
-		require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
+		require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateCompleted}, states(events()))
 	})
 }
 
@@ -121,7 +121,7 @@ func TestContextThatEndsWhenAJobHasStartedDoesNotCancelIt(t *testing.T) {
 		id := must(t)(k.Enqueue(ctx, q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		require.Len(t, events(), 1)
-		require.Equal(t, jobs.Completed, events()[0].State, "error: %v", events()[0].Err)
+		require.Equal(t, jobs.StateCompleted, events()[0].State, "error: %v", events()[0].Err)
 		require.Equal(t, id, events()[0].ID)
 	})
 }
@@ -148,7 +148,7 @@ func TestJobIsAddedOrRefusedWheneverTheContextEnds(t *testing.T) {
 	require.NoError(t, q.Stop(t.Context()))
 	var completed []jobs.ID
 	for _, e := range events() {
-		require.Equal(t, jobs.Completed, e.State)
+		require.Equal(t, jobs.StateCompleted, e.State)
 		completed = append(completed, e.ID)
 	}
 	require.ElementsMatch(t, added, completed)
@@ -306,7 +306,7 @@ func TestBackoffThatPanicsIsReplacedByTheDefault(t *testing.T) {
 					jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { end(); return time.Hour }})
 				must(t)(k.Enqueue(t.Context(), q, 0, nil))
 				require.NoError(t, q.Stop(t.Context()))
-				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Discarded}, states(events()))
+				require.Equal(t, []jobs.State{jobs.StateRetrying, jobs.StateDiscarded}, states(events()))
 				require.LessOrEqual(t, events()[0].Delay, 100*time.Millisecond)
 			})
 			require.Contains(t, log.String(), "jobs: Policy.Backoff "+name)
@@ -338,7 +338,7 @@ func TestObserverThatPanicsOrGoesAwayChangesNothing(t *testing.T) {
 				}, jobs.Policy{MaxAttempts: 2, Backoff: at(time.Second)})
 				must(t)(k.Enqueue(t.Context(), q, 0, nil))
 				require.NoError(t, q.Stop(t.Context()))
-				require.Equal(t, []jobs.State{jobs.Retrying, jobs.Completed}, states(events()))
+				require.Equal(t, []jobs.State{jobs.StateRetrying, jobs.StateCompleted}, states(events()))
 				require.Zero(t, died, "workers")
 			})
 			require.Contains(t, log.String(), "jobs: an observer "+name)
@@ -360,7 +360,7 @@ func TestErrorWhoseMethodsPanicDiscardsTheJob(t *testing.T) {
 	var reg jobs.Registry
 	jobs.Register(&reg, "job", nothing[int], jobs.Policy{MaxAttempts: 5})
 	e := engine.Judge(&reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, panicking{})
-	require.Equal(t, jobs.Discarded, e.State)
+	require.Equal(t, jobs.StateDiscarded, e.State)
 }
 
 func TestNothingIsToldOfAJobAfterItsEnd(t *testing.T) {
@@ -376,7 +376,7 @@ func TestNothingIsToldOfAJobAfterItsEnd(t *testing.T) {
 		require.Error(t, q.Stop(ctx)) // gives up while Backoff is at work
 		time.Sleep(2 * time.Hour)
 		require.Len(t, events(), 1)
-		require.NotEqual(t, jobs.Retrying, events()[0].State)
+		require.NotEqual(t, jobs.StateRetrying, events()[0].State)
 	})
 }
 
@@ -424,7 +424,7 @@ func TestHungJobIsDiscardedAndItsSlotReplaced(t *testing.T) {
 		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
 		close(awake)
-		require.ElementsMatch(t, []jobs.State{jobs.Discarded, jobs.Completed}, states(events()))
+		require.ElementsMatch(t, []jobs.State{jobs.StateDiscarded, jobs.StateCompleted}, states(events()))
 		for _, e := range events() {
 			if e.Kind == "hang" {
 				require.Equal(t, 1, e.Attempt)
@@ -448,7 +448,7 @@ func TestShedJobIsDiscarded(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, events(), 1)
 		e := events()[0]
-		require.Equal(t, jobs.Discarded, e.State)
+		require.Equal(t, jobs.StateDiscarded, e.State)
 		require.Equal(t, shed, e.ID)
 		require.Zero(t, e.Attempt)
 		require.ErrorIs(t, e.Err, taskpool.ErrShed)
@@ -484,7 +484,7 @@ func TestStopThatIsCutShortCancelsWhatIsLeft(t *testing.T) {
 		require.Len(t, events(), 4)
 		ran := 0
 		for _, e := range events() {
-			require.Equal(t, jobs.Canceled, e.State)
+			require.Equal(t, jobs.StateCanceled, e.State)
 			require.ErrorIs(t, e.Err, taskpool.ErrClosed)
 			ran += e.Attempt
 		}
@@ -573,7 +573,7 @@ func TestHandlersEnqueueOnAFullPoolThatDrains(t *testing.T) {
 		require.NoError(t, q.Stop(t.Context()))
 		require.Len(t, events(), 1+31)
 		for _, e := range events() {
-			require.Equal(t, jobs.Completed, e.State, "error: %v", e.Err)
+			require.Equal(t, jobs.StateCompleted, e.State, "error: %v", e.Err)
 		}
 	})
 }
@@ -647,7 +647,7 @@ func TestHandlerThatWaitsForAKeyToBeAddedGivesItsSlotForThat(t *testing.T) {
 		got := states(events())
 		require.GreaterOrEqual(t, len(got), 2)
 		for _, state := range got {
-			require.Equal(t, jobs.Completed, state)
+			require.Equal(t, jobs.StateCompleted, state)
 		}
 	})
 }
@@ -660,7 +660,7 @@ func TestUnknownKindIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, `"job"`)
 	err = engine.Run(t.Context(), &reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, nil)
 	require.ErrorIs(t, err, jobs.ErrUnknownKind)
-	require.Equal(t, jobs.Discarded, engine.Judge(&reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, err).State)
+	require.Equal(t, jobs.StateDiscarded, engine.Judge(&reg, jobs.Meta{Kind: "job", Attempt: 1, MaxAttempts: 5}, err).State)
 }
 
 func TestHandleIsThatOfTheTaskUntilTheJobSettles(t *testing.T) {
@@ -675,7 +675,7 @@ func TestHandleIsThatOfTheTaskUntilTheJobSettles(t *testing.T) {
 	must(t)(k.Enqueue(t.Context(), q, 1, nil))
 	id := must(t)(k.Enqueue(t.Context(), q, 2, nil))
 	h := q.Handle(id)
-	require.Equal(t, taskpool.Queued, h.State())
+	require.Equal(t, taskpool.StateQueued, h.State())
 	require.True(t, h.SetPriority(taskpool.High))
 	require.Nil(t, q.Handle("other"))
 	release()
@@ -699,7 +699,7 @@ func TestJobCanBeCanceledBeforeEnqueueHasReturned(t *testing.T) {
 		}, jobs.Policy{})
 		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
-		require.Equal(t, []jobs.State{jobs.Canceled}, states(events()))
+		require.Equal(t, []jobs.State{jobs.StateCanceled}, states(events()))
 		require.ErrorIs(t, events()[0].Err, context.Canceled)
 	})
 }
@@ -747,7 +747,7 @@ func TestYieldAndBlockInAHandlerGiveItsSlotToOthers(t *testing.T) {
 			<-started
 			must(t)(high.Enqueue(t.Context(), q, 0, nil))
 			require.NoError(t, q.Stop(t.Context()))
-			require.Equal(t, []jobs.State{jobs.Completed, jobs.Completed}, states(events()))
+			require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateCompleted}, states(events()))
 		})
 	}
 }
@@ -776,10 +776,10 @@ func TestHeartbeatIsWatched(t *testing.T) {
 		require.Len(t, events(), 2)
 		for _, e := range events() {
 			if e.ID == silent {
-				require.Equal(t, jobs.Discarded, e.State)
+				require.Equal(t, jobs.StateDiscarded, e.State)
 				require.ErrorIs(t, e.Err, taskpool.ErrHung)
 			} else {
-				require.Equal(t, jobs.Completed, e.State)
+				require.Equal(t, jobs.StateCompleted, e.State)
 			}
 		}
 	})
@@ -801,7 +801,7 @@ func TestAttemptThatAHookFailsIsRetriedLikeAnyOther(t *testing.T) {
 			Backoff: func(n int) time.Duration { return time.Duration(n) * time.Second }})
 		must(t)(k.Enqueue(t.Context(), q, 0, nil))
 		require.NoError(t, q.Stop(t.Context()))
-		require.Equal(t, []jobs.State{jobs.Retrying, jobs.Retrying, jobs.Completed}, states(events()))
+		require.Equal(t, []jobs.State{jobs.StateRetrying, jobs.StateRetrying, jobs.StateCompleted}, states(events()))
 		for i, e := range events() {
 			require.Equal(t, i+1, e.Attempt)
 			require.Equal(t, []time.Duration{time.Second, 2 * time.Second, 0}[i], e.Delay)

@@ -251,10 +251,10 @@ func (p *program) settled(e jobs.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch e.State {
-	case jobs.Completed:
+	case jobs.StateCompleted:
 		p.compressed++
 		p.last = time.Now()
-	case jobs.Retrying:
+	case jobs.StateRetrying:
 		p.log.Warn("to be retried", "output", e.UniqueKey, "error", e.Err, "attempt", e.Attempt)
 	default:
 		p.log.Error("failed", "output", e.UniqueKey, "error", e.Err, "state", e.State)

@@ -78,7 +78,7 @@ func run(w io.Writer) error {
 	// Now all workers are busy, and something urgent comes up. It starts at the
 	// next safe point of Low_1, which goes on when no other task waits.
 	submit(taskpool.Task{Name: "High_3", Priority: taskpool.High, Run: func(ctx context.Context) error {
-		if low.State() == taskpool.Parked {
+		if low.State() == taskpool.StateParked {
 			gaveWay.Store(true)
 			out.Print("yielded    Low_1, to High_3")
 		}

@@ -265,7 +265,7 @@ func TestRequestOfAClientThatWentAwayIsNotRun(t *testing.T) {
 	goAway()
 	require.ErrorIs(t, (<-replies).err, context.Canceled)
 	e := <-f.settled
-	require.Equal(t, taskpool.Canceled, e.Task.State)
+	require.Equal(t, taskpool.StateCanceled, e.Task.State)
 	require.Zero(t, e.Task.Attempt)
 	require.Zero(t, f.pool.Stats().Queued)
 	f.pool.Resume()
@@ -283,7 +283,7 @@ func TestWorkForAClientThatWentAwayIsStopped(t *testing.T) {
 	<-atWork
 	goAway()
 	require.ErrorIs(t, (<-replies).err, context.Canceled)
-	require.Equal(t, taskpool.Canceled, (<-f.settled).Task.State)
+	require.Equal(t, taskpool.StateCanceled, (<-f.settled).Task.State)
 }
 
 func TestRequestsThatTakeTooLongAreGivenUp(t *testing.T) {

@@ -169,7 +169,7 @@ func meta(s *suite) {
 	s.start()
 	id, err := k.Enqueue(s.ctx, s.q, want, &jobs.Options{Priority: new(taskpool.Low), MaxAttempts: 7, UniqueKey: "key"})
 	s.check(err == nil, "Enqueue: %v", err)
-	e := s.next(jobs.Completed, 1)
+	e := s.next(jobs.StateCompleted, 1)
 	s.check(got.Text == want.Text && slices.Equal(got.List, want.List), "payload is %v, want %v", got, want)
 	s.check(!m.Enqueued.IsZero(), "Enqueued is zero")
 	for who, m := range map[string]jobs.Meta{"handler": m, "observer": e.Meta} {
@@ -194,7 +194,7 @@ func order(s *suite) {
 	s.enqueue(k, 1, &jobs.Options{Priority: new(taskpool.High)})
 	release()
 	for range 4 {
-		s.next(jobs.Completed, 1)
+		s.next(jobs.StateCompleted, 1)
 	}
 	s.check(slices.Equal(got, []int{1, 2, 3}), "jobs ran in the order %v", got)
 }
@@ -208,10 +208,10 @@ func retries(s *suite) {
 		return errTest
 	})
 	for n := 1; n < 3; n++ {
-		e := s.next(jobs.Retrying, n)
+		e := s.next(jobs.StateRetrying, n)
 		s.check(e.Delay == delay(n), "delay is %v, want %v", e.Delay, delay(n))
 	}
-	s.check(s.next(jobs.Discarded, 3).Err != nil, "no error")
+	s.check(s.next(jobs.StateDiscarded, 3).Err != nil, "no error")
 	for n := 1; n < 3; n++ {
 		s.check(starts[n].Sub(ends[n-1]) >= delay(n), "retry came after %v", starts[n].Sub(ends[n-1]))
 	}
@@ -219,7 +219,7 @@ func retries(s *suite) {
 
 func permanent(s *suite) {
 	s.one(jobs.Policy{MaxAttempts: 5}, func(context.Context, jobs.Meta) error { return taskpool.Permanent(errTest) })
-	s.check(errors.Is(s.next(jobs.Discarded, 1).Err, errTest), "not the handler's error")
+	s.check(errors.Is(s.next(jobs.StateDiscarded, 1).Err, errTest), "not the handler's error")
 }
 
 func retryAfter(s *suite) {
@@ -227,8 +227,8 @@ func retryAfter(s *suite) {
 	s.one(jobs.Policy{MaxAttempts: 2, Backoff: never}, func(context.Context, jobs.Meta) error {
 		return taskpool.RetryAfter(time.Millisecond, errTest)
 	})
-	s.check(s.next(jobs.Retrying, 1).Delay == time.Millisecond, "not the delay of RetryAfter")
-	s.next(jobs.Discarded, 2)
+	s.check(s.next(jobs.StateRetrying, 1).Delay == time.Millisecond, "not the delay of RetryAfter")
+	s.next(jobs.StateDiscarded, 2)
 }
 
 func timeout(s *suite) {
@@ -240,8 +240,8 @@ func timeout(s *suite) {
 			<-ctx.Done()
 			return ctx.Err()
 		})
-	s.check(errors.Is(s.next(jobs.Retrying, 1).Err, taskpool.ErrTimeout), "not ErrTimeout")
-	s.next(jobs.Completed, 2)
+	s.check(errors.Is(s.next(jobs.StateRetrying, 1).Err, taskpool.ErrTimeout), "not ErrTimeout")
+	s.next(jobs.StateCompleted, 2)
 }
 
 func cancelWaiting(s *suite) {
@@ -252,10 +252,10 @@ func cancelWaiting(s *suite) {
 	s.await(started)
 	id := s.enqueue(k, 0, nil)
 	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
-	e := s.next(jobs.Canceled, 0)
+	e := s.next(jobs.StateCanceled, 0)
 	s.check(e.ID == id, "job %q was canceled, want %q", e.ID, id)
 	release()
-	s.next(jobs.Completed, 1)
+	s.next(jobs.StateCompleted, 1)
 	err := s.q.Cancel(s.ctx, id)
 	s.check(errors.Is(err, jobs.ErrNotFound), "second Cancel: %v", err)
 }
@@ -269,7 +269,7 @@ func cancelRunning(s *suite) {
 	})
 	s.await(started)
 	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
-	s.next(jobs.Canceled, 1)
+	s.next(jobs.StateCanceled, 1)
 }
 
 func panics(s *suite) {
@@ -279,14 +279,14 @@ func panics(s *suite) {
 		}
 		return nil
 	})
-	_, ok := errors.AsType[*taskpool.PanicError](s.next(jobs.Retrying, 1).Err)
+	_, ok := errors.AsType[*taskpool.PanicError](s.next(jobs.StateRetrying, 1).Err)
 	s.check(ok, "not a PanicError")
-	s.next(jobs.Completed, 2)
+	s.next(jobs.StateCompleted, 2)
 }
 
 func goexit(s *suite) {
 	s.one(jobs.Policy{MaxAttempts: 3}, func(context.Context, jobs.Meta) error { runtime.Goexit(); return nil })
-	s.check(errors.Is(s.next(jobs.Discarded, 1).Err, taskpool.ErrGoexit), "not ErrGoexit")
+	s.check(errors.Is(s.next(jobs.StateDiscarded, 1).Err, taskpool.ErrGoexit), "not ErrGoexit")
 }
 
 func unknownKind(s *suite) {
@@ -294,7 +294,7 @@ func unknownKind(s *suite) {
 	s.start()
 	_, err := s.q.Enqueue(s.ctx, jobs.Request{Kind: "nobody", Payload: json.RawMessage("1"), MaxAttempts: 5})
 	if err == nil {
-		err = s.next(jobs.Discarded, 1).Err
+		err = s.next(jobs.StateDiscarded, 1).Err
 	}
 	s.check(errors.Is(err, jobs.ErrUnknownKind), "not ErrUnknownKind: %v", err)
 }
@@ -308,7 +308,7 @@ func badPayload(s *suite) {
 	r.Payload = json.RawMessage(`"text"`)
 	_, err = s.q.Enqueue(s.ctx, r)
 	s.check(err == nil, "Enqueue: %v", err)
-	err = s.next(jobs.Discarded, 1).Err
+	err = s.next(jobs.StateDiscarded, 1).Err
 	s.check(errors.Is(err, jobs.ErrPayload), "not ErrPayload: %v", err)
 }
 
@@ -323,10 +323,10 @@ func unique(s *suite) {
 	s.check(errors.Is(err, jobs.ErrDuplicate) && id == first, "second Enqueue: %q, %v", id, err)
 	s.enqueue(other, 0, o) // a key of another kind is another
 	release()
-	s.next(jobs.Completed, 1)
-	s.next(jobs.Completed, 1)
+	s.next(jobs.StateCompleted, 1)
+	s.next(jobs.StateCompleted, 1)
 	again := s.enqueue(other, 0, o)
-	s.check(s.next(jobs.Completed, 1).ID == again, "the key was not free again")
+	s.check(s.next(jobs.StateCompleted, 1).ID == again, "the key was not free again")
 }
 
 func notBefore(s *suite) {
@@ -335,7 +335,7 @@ func notBefore(s *suite) {
 	s.start()
 	at := time.Now().Add(50 * time.Millisecond)
 	s.enqueue(k, 0, &jobs.Options{NotBefore: at})
-	s.next(jobs.Completed, 1)
+	s.next(jobs.StateCompleted, 1)
 	s.check(!ran.Before(at), "it ran %v too early", at.Sub(ran))
 }
 
@@ -363,7 +363,7 @@ func gracefulStop(s *suite) {
 
 	ends := make(map[jobs.ID]int)
 	for len(s.events) > 0 {
-		ends[s.next(jobs.Completed, 1).ID]++
+		ends[s.next(jobs.StateCompleted, 1).ID]++
 	}
 	s.check(ends[running] == 1, "the job that ran was completed %d times", ends[running])
 	s.check(ends[waiting] <= 1, "the job that waited was completed %d times", ends[waiting]) // or kept

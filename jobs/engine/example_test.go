@@ -46,7 +46,7 @@ func (q *slowQueue) runAll(ctx context.Context, pool *taskpool.Pool) error {
 			}
 			e := engine.Judge(q.reg, m, h.Wait(ctx))
 			engine.Tell(q.reg, e)
-			again = e.State == jobs.Retrying // after e.Delay, in a better engine
+			again = e.State == jobs.StateRetrying // after e.Delay, in a better engine
 		}
 	}
 	q.waiting = nil

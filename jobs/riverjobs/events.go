@@ -73,7 +73,7 @@ func (s *events) stored(e *river.Event) {
 	}
 	told := event(e, is)
 	s.tellLocked(told)
-	if is != nil && is.canceled != nil && told.State == jobs.Retrying {
+	if is != nil && is.canceled != nil && told.State == jobs.StateRetrying {
 		s.tellLocked(*is.canceled)
 	}
 }
@@ -95,11 +95,11 @@ func event(e *river.Event, is *end) jobs.Event {
 	// What was stored counts: a job that is to be retried may have been canceled before.
 	switch e.Job.State {
 	case rivertype.JobStateDiscarded:
-		told.State = jobs.Discarded
+		told.State = jobs.StateDiscarded
 	case rivertype.JobStateCancelled:
-		told.State, told.Delay = jobs.Canceled, 0
+		told.State, told.Delay = jobs.StateCanceled, 0
 	default:
-		told.State = jobs.Retrying
+		told.State = jobs.StateRetrying
 	}
 	return told
 }

@@ -396,7 +396,7 @@ func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
 		func(id int64) (*rivertype.JobRow, error) { return q.client.JobGet(ctx, id) },
 		func(id int64) (*rivertype.JobRow, error) { return q.client.JobCancel(ctx, id) })
 	if ended {
-		q.worker.events.canceled(row, jobs.Event{Meta: meta(row), State: jobs.Canceled, Err: context.Canceled})
+		q.worker.events.canceled(row, jobs.Event{Meta: meta(row), State: jobs.StateCanceled, Err: context.Canceled})
 	}
 	return err
 }

@@ -142,7 +142,7 @@ func TestStopThatIsCutShortGivesJobsBackWithTheirAttempt(t *testing.T) {
 				cancel(errTest)
 				require.ErrorIs(t, p.Stop(impatient), errTest)
 				e := next()
-				require.Equal(t, jobs.Retrying, e.State)
+				require.Equal(t, jobs.StateRetrying, e.State)
 				require.Equal(t, 1, e.Attempt)
 				row := p.row(id)
 				require.Equal(t, rivertype.JobStateAvailable, row.State)
@@ -152,7 +152,7 @@ func TestStopThatIsCutShortGivesJobsBackWithTheirAttempt(t *testing.T) {
 				jobs.Register(&other, "kind", done, jobs.Policy{})
 				open(&other, riverjobs.Config{Pool: newPool(t)})
 				e = otherNext()
-				require.Equal(t, jobs.Completed, e.State)
+				require.Equal(t, jobs.StateCompleted, e.State)
 				require.Equal(t, 1, e.Attempt)
 			})
 		})
@@ -217,9 +217,9 @@ func TestHungJobIsDiscardedAndItsSlotTakesTheNext(t *testing.T) {
 			e := next()
 			ends[e.Kind] = e
 		}
-		require.Equal(t, jobs.Discarded, ends["hangs"].State)
+		require.Equal(t, jobs.StateDiscarded, ends["hangs"].State)
 		require.ErrorIs(t, ends["hangs"].Err, taskpool.ErrHung)
-		require.Equal(t, jobs.Completed, ends["kind"].State)
+		require.Equal(t, jobs.StateCompleted, ends["kind"].State)
 		row := p.row(id)
 		require.Equal(t, rivertype.JobStateDiscarded, row.State)
 		require.Equal(t, 1, row.Attempt)
@@ -235,7 +235,7 @@ func TestJobOfAnotherProgramsKindIsDiscardedWithAReason(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
 		id := enqueue(t, k, open(&other, riverjobs.Config{}), 1, nil)
 		e := next()
-		require.Equal(t, jobs.Discarded, e.State)
+		require.Equal(t, jobs.StateDiscarded, e.State)
 		require.ErrorIs(t, e.Err, jobs.ErrUnknownKind)
 		row := p.row(id)
 		require.Equal(t, rivertype.JobStateDiscarded, row.State)
@@ -259,7 +259,7 @@ func TestKnownKindsOnlyLeavesTheOthersToOtherProcesses(t *testing.T) {
 		open(&other, riverjobs.Config{Pool: newPool(t), River: c})
 		e := otherNext()
 		require.Equal(t, foreign, e.ID)
-		require.Equal(t, jobs.Completed, e.State)
+		require.Equal(t, jobs.StateCompleted, e.State)
 	})
 }
 
@@ -282,7 +282,7 @@ func TestEveryPriorityIsKeptAndMapsMonotonically(t *testing.T) {
 		}
 		open(&reg, riverjobs.Config{Pool: newPool(t)})
 		for range 7 {
-			require.Equal(t, jobs.Completed, next().State)
+			require.Equal(t, jobs.StateCompleted, next().State)
 		}
 		require.Equal(t, []taskpool.Priority{taskpool.High, -2, -100, taskpool.Medium, taskpool.Low, 100, 2}, got)
 	})
@@ -309,7 +309,7 @@ func TestTheRowsArgsShowThePayload(t *testing.T) {
 			id, err := p.Enqueue(t.Context(), jobs.Request{Kind: "kind", Payload: json.RawMessage(payload), MaxAttempts: 1})
 			require.NoError(t, err, payload)
 			require.JSONEq(t, payload, <-got)
-			require.Equal(t, jobs.Completed, next().State)
+			require.Equal(t, jobs.StateCompleted, next().State)
 			require.JSONEq(t, args, string(p.row(id).EncodedArgs))
 			require.Equal(t, "kind", p.row(id).Kind)
 		}
@@ -335,7 +335,7 @@ func TestErrorThatCannotBeStoredHoldsNobodyUp(t *testing.T) {
 		for _, panics := range []bool{false, true} {
 			id := enqueue(t, k, p, panics, nil)
 			e := next()
-			require.Equal(t, jobs.Discarded, e.State)
+			require.Equal(t, jobs.StateDiscarded, e.State)
 			require.ErrorIs(t, e.Err, hostile{panics})
 			require.Equal(t, rivertype.JobStateDiscarded, p.row(id).State)
 			t.Logf("stored: %q", p.row(id).Errors[0].Error)
@@ -362,7 +362,7 @@ func TestCancelReachesAJobInAnotherProcess(t *testing.T) {
 		require.NoError(t, q.Cancel(t.Context(), id))
 		require.ErrorIs(t, <-cause, river.ErrJobCancelledRemotely)
 		e := next()
-		require.Equal(t, jobs.Canceled, e.State)
+		require.Equal(t, jobs.StateCanceled, e.State)
 		require.ErrorIs(t, e.Err, errTest)
 		require.ErrorIs(t, q.Cancel(t.Context(), id), jobs.ErrNotFound)
 		require.ErrorIs(t, q.Cancel(t.Context(), "4711"), jobs.ErrNotFound)
@@ -382,7 +382,7 @@ func TestJobThatWaitsForItsRetryCanBeCanceled(t *testing.T) {
 		require.Equal(t, rivertype.JobStateRetryable, p.row(id).State)
 		require.NoError(t, p.Cancel(t.Context(), id))
 		e := next()
-		require.Equal(t, jobs.Canceled, e.State)
+		require.Equal(t, jobs.StateCanceled, e.State)
 		require.Equal(t, 1, e.Attempt)
 	})
 }
@@ -399,7 +399,7 @@ func TestJobWhoseTaskIsCanceledInThePoolIsCanceled(t *testing.T) {
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 	id := enqueue(t, k, p, 1, nil)
 	e := next()
-	require.Equal(t, jobs.Canceled, e.State)
+	require.Equal(t, jobs.StateCanceled, e.State)
 	require.ErrorIs(t, e.Err, errTest)
 	require.Equal(t, rivertype.JobStateCancelled, p.row(id).State)
 }
@@ -419,7 +419,7 @@ func TestProcessHoldsNoMoreRowsThanItHasWorkers(t *testing.T) {
 		require.Equal(t, 2, p.count(rivertype.JobStateRunning))
 		urgent := enqueue(t, k, p, 5, &jobs.Options{Priority: new(taskpool.High)})
 		gate <- struct{}{} // of one worker; that takes the urgent job next
-		require.Equal(t, jobs.Completed, next().State)
+		require.Equal(t, jobs.StateCompleted, next().State)
 		await(t, started)
 		require.Equal(t, rivertype.JobStateRunning, p.row(urgent).State)
 		close(gate)
@@ -453,7 +453,7 @@ func TestLowWorkInAQueueOfItsOwnIsNotStarvedByUrgentWork(t *testing.T) {
 		id := enqueue(t, low, p, 0, nil)
 		e := next()
 		require.Equal(t, id, e.ID)
-		require.Equal(t, jobs.Completed, e.State)
+		require.Equal(t, jobs.StateCompleted, e.State)
 	})
 }
 
@@ -465,7 +465,7 @@ func TestAttemptThatTakesLongerThanJobTimeoutHasTimedOut(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: newPool(t), River: river.Config{JobTimeout: 20 * time.Millisecond}})
 		enqueue(t, k, p, 1, nil)
 		e := next()
-		require.Equal(t, jobs.Discarded, e.State)
+		require.Equal(t, jobs.StateDiscarded, e.State)
 		require.ErrorIs(t, e.Err, taskpool.ErrTimeout)
 	})
 }
@@ -481,14 +481,14 @@ func TestJobForWhichThePoolHasNoRoomGoesBackWithItsAttempt(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: pool})
 		id := enqueue(t, k, p, 1, nil)
 		e := next()
-		require.Equal(t, jobs.Retrying, e.State)
+		require.Equal(t, jobs.StateRetrying, e.State)
 		require.ErrorIs(t, e.Err, taskpool.ErrFull)
 		require.Equal(t, time.Second, e.Delay)
 		require.Zero(t, p.row(id).Attempt)
 		close(gate)
-		for e = next(); e.State == jobs.Retrying; e = next() {
+		for e = next(); e.State == jobs.StateRetrying; e = next() {
 		}
-		require.Equal(t, jobs.Completed, e.State)
+		require.Equal(t, jobs.StateCompleted, e.State)
 		require.Equal(t, 1, e.Attempt)
 	})
 }
@@ -511,7 +511,7 @@ func TestJobThatAShutdownOfThePoolCutsOffGoesBackWithItsAttempt(t *testing.T) {
 		cancel()
 		require.Error(t, pool.Shutdown(impatient))
 		e := next()
-		require.Equal(t, jobs.Retrying, e.State)
+		require.Equal(t, jobs.StateRetrying, e.State)
 		require.ErrorIs(t, e.Err, taskpool.ErrClosed)
 		require.NoError(t, p.Stop(t.Context()))
 		require.Zero(t, p.row(id).Attempt)
@@ -627,5 +627,5 @@ func testTransaction[TTx any](t *testing.T, driver riverdriver.Driver[TTx], begi
 	require.NoError(t, commit())
 	e := next()
 	require.Equal(t, last, e.ID)
-	require.Equal(t, jobs.Completed, e.State)
+	require.Equal(t, jobs.StateCompleted, e.State)
 }

@@ -52,7 +52,7 @@ func TestNoMethodOfAnErrorEndsTheProcessOrLosesTheEnd(t *testing.T) {
 			k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return hostile }, jobs.Policy{})
 			p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 			id := enqueue(t, k, p, 1, nil)
-			require.Equal(t, jobs.Discarded, next().State)
+			require.Equal(t, jobs.StateDiscarded, next().State)
 			require.Equal(t, rivertype.JobStateDiscarded, p.row(id).State)
 		})
 	}
@@ -67,7 +67,7 @@ func TestAnErrorOfRiversFromAHandlerIsAnErrorLikeAnyOther(t *testing.T) {
 			jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
 		p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 		id := enqueue(t, k, p, 1, nil)
-		for attempt, state := range []jobs.State{jobs.Retrying, jobs.Discarded} {
+		for attempt, state := range []jobs.State{jobs.StateRetrying, jobs.StateDiscarded} {
 			e := next()
 			require.Equal(t, state, e.State, "%v", own)
 			require.Equal(t, attempt+1, e.Attempt)
@@ -100,7 +100,7 @@ func TestJobThatWaitsForAWorkerGoesBackBeforeItIsTakenForLost(t *testing.T) {
 		p := open(&reg, riverjobs.Config{Pool: pool, River: rescueSoon(false)})
 		id := enqueue(t, k, p, 1, nil)
 		e := next()
-		require.Equal(t, jobs.Retrying, e.State)
+		require.Equal(t, jobs.StateRetrying, e.State)
 		require.ErrorContains(t, e.Err, "no worker free")
 		require.Equal(t, time.Second, e.Delay)
 		require.Zero(t, p.row(id).Attempt)
@@ -108,7 +108,7 @@ func TestJobThatWaitsForAWorkerGoesBackBeforeItIsTakenForLost(t *testing.T) {
 		require.NoError(t, p.Stop(t.Context()))
 		open(&other, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(100*time.Millisecond)), River: rescueSoon(true)})
 		e = otherNext()
-		require.Equal(t, jobs.Completed, e.State)
+		require.Equal(t, jobs.StateCompleted, e.State)
 		require.Equal(t, 1, e.Attempt)
 	})
 }
@@ -126,7 +126,7 @@ func TestPoolThatShedsGivesJobsBack(t *testing.T) {
 	require.Eventually(t, func() bool { return pool.Stats().Queued > 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, pool.Go(taskpool.High, func() {}))
 	e := next()
-	require.Equal(t, jobs.Retrying, e.State)
+	require.Equal(t, jobs.StateRetrying, e.State)
 	require.ErrorIs(t, e.Err, taskpool.ErrShed)
 	require.Equal(t, rivertype.JobStateAvailable, p.row(id).State)
 	require.Zero(t, p.row(id).Attempt)
@@ -143,7 +143,7 @@ func TestEachJobHasOneFinalEventAndNothingAfterIt(t *testing.T) {
 		reg.Observe(func(e jobs.Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			final := func(e jobs.Event) bool { return e.State != jobs.Retrying }
+			final := func(e jobs.Event) bool { return e.State != jobs.StateRetrying }
 			before := told[e.ID]
 			told[e.ID] = append(before, e)
 			if len(before) > 0 && final(before[len(before)-1]) {
@@ -196,7 +196,7 @@ func TestCancellationIsToldAfterTheRetryThatItEnds(t *testing.T) {
 			states = append(states, e.State)
 		}
 	}
-	require.Equal(t, []jobs.State{jobs.Retrying, jobs.Canceled}, states)
+	require.Equal(t, []jobs.State{jobs.StateRetrying, jobs.StateCanceled}, states)
 }
 
 func TestOneOfManyCancelsAtOnceEndsAJobThatWaits(t *testing.T) {
@@ -302,7 +302,7 @@ func TestStopInATaskOfThePoolIsErrInside(t *testing.T) {
 	for range 2 { // it goes on
 		enqueue(t, k, p, 1, nil)
 		require.Equal(t, taskpool.ErrInside, <-got)
-		require.Equal(t, jobs.Completed, next().State)
+		require.Equal(t, jobs.StateCompleted, next().State)
 	}
 }
 
@@ -319,7 +319,7 @@ func TestKindRegisteredTooLateIsRefused(t *testing.T) {
 	late = jobs.Register(&reg, "late", done, jobs.Policy{})
 	enqueue(t, k, p, 1, nil)
 	e := next()
-	require.Equal(t, jobs.Retrying, e.State, "the handler's own kind is known")
+	require.Equal(t, jobs.StateRetrying, e.State, "the handler's own kind is known")
 	require.ErrorIs(t, e.Err, jobs.ErrUnknownKind)
 	require.EqualError(t, e.Err, `jobs: unknown kind "late": it was registered after New`)
 }
@@ -365,7 +365,7 @@ func TestQueueWhosePoolIsShutDownLeavesJobsToOthers(t *testing.T) {
 		open(&other, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(4))})
 		for range 20 {
 			e := otherNext()
-			require.Equal(t, jobs.Completed, e.State)
+			require.Equal(t, jobs.StateCompleted, e.State)
 			require.Equal(t, 1, e.Attempt)
 		}
 	})

@@ -56,7 +56,7 @@ const (
 func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	m := meta(job.JobRow)
 	policy, _ := engine.Policy(w.reg, m.Kind)
-	state := taskpool.Canceled
+	state := taskpool.StateCanceled
 
 	var fate atomic.Int32
 	waiting, cancel := context.WithCancelCause(ctx)
@@ -84,31 +84,31 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		return nil
 	}
 	seen := lookAt(err)
-	cutOff := state == taskpool.Canceled || state == taskpool.Shed
-	e := jobs.Event{Meta: m, State: jobs.Retrying, Err: err}
+	cutOff := state == taskpool.StateCanceled || state == taskpool.StateShed
+	e := jobs.Event{Meta: m, State: jobs.StateRetrying, Err: err}
 	ended := error(seen.text)
 	switch {
 	case errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely):
-		e.State = jobs.Canceled
+		e.State = jobs.StateCanceled
 	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || seen.hung):
 		ended = river.JobSnooze(0)
 	case fate.Load() == givenBack:
 		e.Err, e.Delay, ended = errWaited, noRoom, river.JobSnooze(noRoom)
-	case cutOff && ctx.Err() == nil && (seen.full || seen.closed || state == taskpool.Shed),
+	case cutOff && ctx.Err() == nil && (seen.full || seen.closed || state == taskpool.StateShed),
 		cutOff && ctx.Err() != nil && fate.Load() == undecided: // what has not begun is not judged
 		e.Delay, ended = noRoom, river.JobSnooze(noRoom)
 		if seen.closed {
 			w.closed()
 		}
 	case cutOff && ctx.Err() == nil: // somebody who has the handle has canceled the task
-		e.State = jobs.Canceled
+		e.State = jobs.StateCanceled
 		ended = river.JobCancel(ended)
 	default:
 		if cutOff { // River has ended ctx, if Timeout was asked late
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
 		}
 		e = engine.Judge(w.reg, m, err)
-		if job.Args.next = &e.Delay; e.State == jobs.Discarded {
+		if job.Args.next = &e.Delay; e.State == jobs.StateDiscarded {
 			job.MaxAttempts = job.Attempt
 		}
 	}
@@ -170,7 +170,7 @@ type errorHandler struct {
 
 func (h *errorHandler) HandleError(ctx context.Context, row *rivertype.JobRow, err error) *river.ErrorHandlerResult {
 	if unknown, ok := err.(*river.UnknownJobKindError); ok { // River's own; one of a handler's is a text here
-		h.w.events.failed(row, jobs.Event{Meta: meta(row), State: jobs.Discarded, Err: fmt.Errorf("%w %q", jobs.ErrUnknownKind, unknown.Kind)})
+		h.w.events.failed(row, jobs.Event{Meta: meta(row), State: jobs.StateDiscarded, Err: fmt.Errorf("%w %q", jobs.ErrUnknownKind, unknown.Kind)})
 		row.MaxAttempts = row.Attempt
 	}
 	if h.next == nil {

@@ -87,7 +87,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 	ctx, span := s.tracer.Start(ctx, valid(name), opts...)
 	key, l := attemptKey{t.Handle, t.Attempt}, &live{span, t.Started}
 	s.live.Store(key, l)
-	if now, _ := taskpool.Current(ctx); now.State == taskpool.Abandoned && s.live.CompareAndDelete(key, l) {
+	if now, _ := taskpool.Current(ctx); now.State == taskpool.StateAbandoned && s.live.CompareAndDelete(key, l) {
 		span.SetStatus(codes.Error, "given up before it ran")
 		span.SetAttributes(attribute.String("error.type", "hung"))
 		span.End()

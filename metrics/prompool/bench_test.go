@@ -16,7 +16,7 @@ func BenchmarkEvents(b *testing.B) {
 			c, _ := newCollector(b, opts...)
 			newPool(b, c, taskpool.WithName("mail"))
 			hooks := c.Hooks()
-			e := taskpool.TaskEvent{Pool: "mail", Task: taskpool.TaskInfo{ID: 1, Name: "letter", State: taskpool.Succeeded}, Elapsed: time.Second}
+			e := taskpool.TaskEvent{Pool: "mail", Task: taskpool.TaskInfo{ID: 1, Name: "letter", State: taskpool.StateSucceeded}, Elapsed: time.Second}
 			b.ReportAllocs()
 			for b.Loop() {
 				hooks.Started(e)

@@ -81,7 +81,7 @@ func (c *Collector) Hooks() taskpool.Hooks {
 			}
 		},
 		Finished: func(e taskpool.TaskEvent) {
-			if e.Task.State == taskpool.Succeeded { // else AttemptFailed was told, or there was no attempt
+			if e.Task.State == taskpool.StateSucceeded { // else AttemptFailed was told, or there was no attempt
 				c.ended(&e)
 			}
 		},

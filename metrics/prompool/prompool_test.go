@@ -452,7 +452,7 @@ func TestHooksDoNotAllocate(t *testing.T) {
 		c, _ := newCollector(t, opts...)
 		newPool(t, c, taskpool.WithName("a"))
 		hooks := c.Hooks()
-		e := taskpool.TaskEvent{Pool: "a", Task: taskpool.TaskInfo{ID: 1, Name: "x", State: taskpool.Succeeded}, Elapsed: time.Second}
+		e := taskpool.TaskEvent{Pool: "a", Task: taskpool.TaskInfo{ID: 1, Name: "x", State: taskpool.StateSucceeded}, Elapsed: time.Second}
 		require.Zero(t, testing.AllocsPerRun(100, func() {
 			hooks.Started(e)
 			hooks.Finished(e)
@@ -463,7 +463,7 @@ func TestHooksDoNotAllocate(t *testing.T) {
 func TestEventsOfOtherPoolsAreIgnored(t *testing.T) {
 	c, reg := newCollector(t)
 	hooks := c.Hooks()
-	e := taskpool.TaskEvent{Pool: "b", Task: taskpool.TaskInfo{ID: 1, State: taskpool.Succeeded}}
+	e := taskpool.TaskEvent{Pool: "b", Task: taskpool.TaskInfo{ID: 1, State: taskpool.StateSucceeded}}
 	hooks.Started(e)
 	hooks.Finished(e)
 	require.Empty(t, gather(t, reg))

@@ -206,7 +206,7 @@ func (w *ward) hang(ways ...hangWay) {
 	time.Sleep(time.Nanosecond)
 	synctest.Wait()
 	for _, h := range wave {
-		require.Equal(t, taskpool.Failed, h.State(), "%s: at the very end of the grace", h.way.name)
+		require.Equal(t, taskpool.StateFailed, h.State(), "%s: at the very end of the grace", h.way.name)
 		h.err = h.Err()
 		var hung *taskpool.HungError
 		require.ErrorAs(t, h.err, &hung)
@@ -245,7 +245,7 @@ func (w *ward) run(n int, ways ...hangWay) {
 	}
 	pooltest.RequireWhole(w.t, w.p, w.workers)
 	for _, h := range w.settled {
-		require.Equal(w.t, taskpool.Failed, h.State())
+		require.Equal(w.t, taskpool.StateFailed, h.State())
 		require.Same(w.t, h.err, h.Err())
 	}
 	require.EqualValues(w.t, len(w.settled), w.p.Stats().Hangs)
@@ -320,7 +320,7 @@ func TestShutdownGivesUpEveryFunctionThatHangs(t *testing.T) {
 						down := make(chan error, 1)
 						go func() { down <- w.p.Shutdown(pooltest.EndedContext()) }()
 						synctest.Wait()
-						require.Equal(t, taskpool.Canceled, never.State())
+						require.Equal(t, taskpool.StateCanceled, never.State())
 						time.Sleep(hangGrace - 1)
 						synctest.Wait()
 						require.Empty(t, down)
@@ -531,7 +531,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 	time.Sleep(time.Second + hangGrace)
 	synctest.Wait()
 	for _, l := range all {
-		require.Equal(t, taskpool.Failed, l.State())
+		require.Equal(t, taskpool.StateFailed, l.State())
 		l.err = l.Err()
 		require.ErrorIs(t, l.err, taskpool.ErrHung)
 	}
@@ -576,7 +576,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 			require.Equal(t, i+1, runAtOnce(t, p, workers+1), l.name)
 		}
 		require.Equal(t, before.Replaced, after.Replaced, l.name)
-		require.Equal(t, taskpool.Failed, l.State(), l.name)
+		require.Equal(t, taskpool.StateFailed, l.State(), l.name)
 		v, err := l.Get(t.Context())
 		require.Same(t, l.err, err, l.name)
 		require.Zero(t, v, "a late value: %s", l.name)
@@ -686,7 +686,7 @@ func TestAMillionBeatsGiveNoFalseVerdictAndSilenceIsFound(t *testing.T) {
 func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 	const attempts, rounds = 6, 30
 	for i := range 8 {
-		when := []taskpool.State{taskpool.Delayed, taskpool.Running, taskpool.Parked, taskpool.Succeeded}[i/2]
+		when := []taskpool.State{taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateParked, taskpool.StateSucceeded}[i/2]
 		workers, bound := 2, attempts
 		if i%2 == 1 {
 			workers, bound = attempts, 0 // those that hang keep their slots
@@ -713,7 +713,7 @@ func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 					fut, err := taskpool.SubmitFunc(t.Context(), p, task, func(ctx context.Context) (int, error) {
 						k := int(n.Add(1))
 						if k == attempts {
-							if when == taskpool.Parked {
+							if when == taskpool.StateParked {
 								_ = taskpool.Block(ctx, func() error { <-gates[k-1]; return nil })
 							}
 							<-gates[k-1]
@@ -746,9 +746,9 @@ func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 					for k := 1; k < attempts; k++ {
 						time.Sleep(time.Second + hangGrace)
 						synctest.Wait()
-						require.Equal(t, taskpool.Delayed, fut.State())
+						require.Equal(t, taskpool.StateDelayed, fut.State())
 						require.EqualValues(t, k, asked.Load(), "once for each hang")
-						if when == taskpool.Delayed {
+						if when == taskpool.StateDelayed {
 							lateEnds(k-1, k)
 						} else {
 							require.Equal(t, k, p.Stats().Abandoned+p.Stats().Lost, "all hang on")
@@ -758,13 +758,13 @@ func TestLateEndsOfHungAttemptsNeverTouchTheirRetries(t *testing.T) {
 					}
 					require.EqualValues(t, attempts, n.Load())
 					switch when {
-					case taskpool.Running, taskpool.Parked:
+					case taskpool.StateRunning, taskpool.StateParked:
 						require.Equal(t, when, fut.State())
 						lateEnds(0, attempts-1)
 					}
 					close(gates[attempts-1])
 					synctest.Wait()
-					if when == taskpool.Succeeded {
+					if when == taskpool.StateSucceeded {
 						lateEnds(0, attempts-1)
 					}
 					v, err := fut.Get(t.Context())
@@ -796,11 +796,11 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 		state  taskpool.State
 		is     error
 	}{
-		{"nil", func() error { return nil }, false, taskpool.Succeeded, nil},
-		{"error", func() error { return pooltest.ErrTask }, true, taskpool.Failed, pooltest.ErrTask},
-		{"permanent error", func() error { return taskpool.Permanent(pooltest.ErrTask) }, false, taskpool.Failed, pooltest.ErrTask},
-		{"panic", func() error { panic(pooltest.ErrTask) }, true, taskpool.Failed, pooltest.ErrTask},
-		{"Goexit", func() error { runtime.Goexit(); return nil }, false, taskpool.Failed, taskpool.ErrGoexit},
+		{"nil", func() error { return nil }, false, taskpool.StateSucceeded, nil},
+		{"error", func() error { return pooltest.ErrTask }, true, taskpool.StateFailed, pooltest.ErrTask},
+		{"permanent error", func() error { return taskpool.Permanent(pooltest.ErrTask) }, false, taskpool.StateFailed, pooltest.ErrTask},
+		{"panic", func() error { panic(pooltest.ErrTask) }, true, taskpool.StateFailed, pooltest.ErrTask},
+		{"Goexit", func() error { runtime.Goexit(); return nil }, false, taskpool.StateFailed, taskpool.ErrGoexit},
 	} {
 		for _, first := range []bool{false, true} {
 			for _, second := range []bool{false, true} {
@@ -836,7 +836,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 							require.Len(t, asked, 1)
 							q1 := <-asked
 							require.ErrorIs(t, q1.err, taskpool.ErrHung)
-							require.Equal(t, taskpool.Running, h.State(), "no verdict yet")
+							require.Equal(t, taskpool.StateRunning, h.State(), "no verdict yet")
 							time.Sleep(time.Hour)
 							require.Empty(t, asked, "asked once")
 
@@ -847,7 +847,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 								q2 := <-asked
 								require.NotErrorIs(t, q2.err, taskpool.ErrHung)
 								require.ErrorIs(t, q2.err, tt.is)
-								require.Equal(t, taskpool.Running, h.State())
+								require.Equal(t, taskpool.StateRunning, h.State())
 								if firstLast {
 									q2.answer <- second
 									synctest.Wait()
@@ -855,7 +855,7 @@ func TestReturnWhileThePolicyIsAskedAboutTheHangCounts(t *testing.T) {
 								} else {
 									q1.answer <- first
 									synctest.Wait()
-									require.Equal(t, taskpool.Running, h.State(), "the answer is to another question")
+									require.Equal(t, taskpool.StateRunning, h.State(), "the answer is to another question")
 									q2.answer <- second
 								}
 							} else {
@@ -978,11 +978,11 @@ func TestYesOfThePolicyComesTooLateForATaskThatIsOver(t *testing.T) {
 					require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &e)
 					require.Equal(t, 2*hangGrace, time.Since(began), "it waits for If")
 					require.Len(t, e.Unfinished, 1)
-					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, taskpool.StateFailed, h.State())
 				}
 				close(thinks)
 				synctest.Wait()
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				err := h.Err()
 				require.ErrorIs(t, err, taskpool.ErrHung)
 				close(gate)

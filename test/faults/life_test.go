@@ -46,62 +46,62 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 		}
 	}
 	return []lifeOutcome{
-		{name: "nil", run: func() error { return nil }, state: taskpool.Succeeded},
-		{name: "error", run: func() error { return pooltest.ErrTask }, state: taskpool.Failed, err: pooltest.ErrTask},
+		{name: "nil", run: func() error { return nil }, state: taskpool.StateSucceeded},
+		{name: "error", run: func() error { return pooltest.ErrTask }, state: taskpool.StateFailed, err: pooltest.ErrTask},
 		{name: "own panic recovered", run: func() error {
 			defer func() { _ = recover() }()
 			panic("mine")
-		}, state: taskpool.Succeeded},
+		}, state: taskpool.StateSucceeded},
 		{name: "panic with error", run: func() error { pooltest.PanicsHere(pooltest.ErrTask); return nil },
-			state: taskpool.Failed, err: pooltest.ErrTask, panics: true, value: equals(pooltest.ErrTask)},
+			state: taskpool.StateFailed, err: pooltest.ErrTask, panics: true, value: equals(pooltest.ErrTask)},
 		{name: "panic with string", run: func() error { pooltest.PanicsHere("boom"); return nil },
-			state: taskpool.Failed, panics: true, value: equals("boom")},
+			state: taskpool.StateFailed, panics: true, value: equals("boom")},
 		{name: "panic with an error whose Error panics", run: func() error { pooltest.PanicsHere(pooltest.AngryError{}); return nil },
-			state: taskpool.Failed, panics: true, value: equals(pooltest.AngryError{})},
+			state: taskpool.StateFailed, panics: true, value: equals(pooltest.AngryError{})},
 		{name: "panic of the runtime", run: func() error {
 			m := map[bool]map[string]int{}[true]
 			m["x"] = 1
 			return nil
-		}, state: taskpool.Failed, panics: true, value: func(t *testing.T, v any) {
+		}, state: taskpool.StateFailed, panics: true, value: func(t *testing.T, v any) {
 			require.Implements(t, (*runtime.Error)(nil), v)
 		}},
 		{name: "panic in a deferred call", run: func() error { lifePanicsDeferred("late"); return nil },
-			state: taskpool.Failed, panics: true, value: equals("late")},
+			state: taskpool.StateFailed, panics: true, value: equals("late")},
 		{name: "panic in a deferred call after an error", run: func() error {
 			defer pooltest.PanicsHere("late")
 			return pooltest.ErrTask
-		}, state: taskpool.Failed, panics: true, value: equals("late")},
+		}, state: taskpool.StateFailed, panics: true, value: equals("late")},
 		{name: "panic again with another value", run: func() error {
 			defer func() { panic(fmt.Sprint("again ", recover())) }()
 			panic("first")
-		}, state: taskpool.Failed, panics: true, value: equals("again first")},
+		}, state: taskpool.StateFailed, panics: true, value: equals("again first")},
 		{name: "panic in a deferred call while panicking", run: func() error {
 			defer pooltest.PanicsHere("second")
 			panic("first")
-		}, state: taskpool.Failed, panics: true, value: equals("second")},
+		}, state: taskpool.StateFailed, panics: true, value: equals("second")},
 		{name: "panic(nil)", run: func() error { pooltest.PanicsHere(nil); return nil },
-			state: taskpool.Failed, panics: true, value: nilValue},
+			state: taskpool.StateFailed, panics: true, value: nilValue},
 		{name: "panic(nil) in a deferred call", run: func() error { lifePanicsDeferred(nil); return nil },
-			state: taskpool.Failed, panics: true, value: nilValue},
+			state: taskpool.StateFailed, panics: true, value: nilValue},
 		{name: "Goexit", run: func() error { runtime.Goexit(); return nil },
-			state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+			state: taskpool.StateFailed, err: taskpool.ErrGoexit, goexits: true},
 		{name: "Goexit in a deferred call", run: func() error {
 			defer runtime.Goexit()
 			return nil
-		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		}, state: taskpool.StateFailed, err: taskpool.ErrGoexit, goexits: true},
 		{name: "Goexit after a panic", run: func() error {
 			defer runtime.Goexit()
 			panic("aborted")
-		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		}, state: taskpool.StateFailed, err: taskpool.ErrGoexit, goexits: true},
 		{name: "Goexit after a recovered panic", run: func() error {
 			defer func() { _ = recover(); runtime.Goexit() }()
 			panic("over")
-		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		}, state: taskpool.StateFailed, err: taskpool.ErrGoexit, goexits: true},
 		{name: "panic after Goexit", run: func() error {
 			defer pooltest.PanicsHere("on the way out")
 			runtime.Goexit()
 			return nil
-		}, state: taskpool.Failed, panics: true, value: equals("on the way out")},
+		}, state: taskpool.StateFailed, panics: true, value: equals("on the way out")},
 		{name: "recovered panic after Goexit", run: func() error {
 			defer func() {
 				defer func() { _ = recover() }()
@@ -109,13 +109,13 @@ func lifeOutcomes(panicnil bool) []lifeOutcome {
 			}()
 			runtime.Goexit()
 			return nil
-		}, state: taskpool.Failed, err: taskpool.ErrGoexit, goexits: true},
+		}, state: taskpool.StateFailed, err: taskpool.ErrGoexit, goexits: true},
 	}
 }
 
 func requireOutcome(t *testing.T, o lifeOutcome, err error) {
 	t.Helper()
-	if o.state == taskpool.Succeeded {
+	if o.state == taskpool.StateSucceeded {
 		require.NoError(t, err)
 		return
 	}
@@ -158,7 +158,7 @@ func TestEveryEndOfRunIsClassified(t *testing.T) {
 								want := o
 								if byGo {
 									if o.name == "error" {
-										want.state, want.err = taskpool.Succeeded, nil // Go takes no error
+										want.state, want.err = taskpool.StateSucceeded, nil // Go takes no error
 									}
 									require.NoError(t, p.Go(taskpool.Medium, func() { _ = o.run() }))
 								} else {
@@ -174,8 +174,8 @@ func TestEveryEndOfRunIsClassified(t *testing.T) {
 
 								s := p.Stats()
 								count := map[bool]uint64{true: 1}
-								require.Equal(t, count[want.state == taskpool.Succeeded], s.Succeeded)
-								require.Equal(t, count[want.state == taskpool.Failed], s.Failed)
+								require.Equal(t, count[want.state == taskpool.StateSucceeded], s.Succeeded)
+								require.Equal(t, count[want.state == taskpool.StateFailed], s.Failed)
 								require.Equal(t, count[o.panics], s.Panics)
 								require.Equal(t, count[o.goexits], s.Goexits)
 								if !within { // else the panic is over before it kills the worker
@@ -249,7 +249,7 @@ func TestMaxAttemptsCountsTheFirstOne(t *testing.T) {
 				return fmt.Errorf("attempt %d: %w", a.Start(), pooltest.ErrTask)
 			}})
 			require.EqualError(t, h.Wait(t.Context()), fmt.Sprintf("attempt %d: %v", want, pooltest.ErrTask), "the last error counts")
-			require.Equal(t, taskpool.Failed, h.State())
+			require.Equal(t, taskpool.StateFailed, h.State())
 			require.Equal(t, want, a.N())
 			s := p.Stats()
 			require.EqualValues(t, want, s.Attempts)
@@ -389,7 +389,7 @@ func TestRetryIfDecides(t *testing.T) {
 				h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(ctx context.Context) error { return tt.run(ctx, a.Start()) },
 					Retry: taskpool.Retry{MaxAttempts: 3, If: tt.retryIf}})
 				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				require.Equal(t, tt.want, a.N())
 				pooltest.RequireWhole(t, p, 1)
 			})
@@ -419,7 +419,7 @@ func TestPermanentIsNeverRetried(t *testing.T) {
 						return true
 					}}})
 				require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrTask)
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				require.Equal(t, 1, a.N())
 			})
 		})
@@ -485,12 +485,12 @@ func TestRetryWaitsWithoutAWorker(t *testing.T) {
 			return nil
 		}, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
 		synctest.Wait()
-		require.Equal(t, taskpool.Delayed, h.State())
+		require.Equal(t, taskpool.StateDelayed, h.State())
 		s := p.Stats()
 		require.Equal(t, 1, s.Delayed)
 		require.Equal(t, 1, s.Idle)
 		pooltest.RequireConserved(t, s)
-		infos := p.Tasks(taskpool.Delayed)
+		infos := p.Tasks(taskpool.StateDelayed)
 		require.Len(t, infos, 1)
 		require.Equal(t, time.Now().Add(time.Hour), infos[0].Due)
 		require.ErrorIs(t, infos[0].Err, pooltest.ErrTask)
@@ -570,15 +570,15 @@ func TestTaskThatWaitsIsCanceledAtOnce(t *testing.T) {
 					h, err := p.Submit(ctx, task)
 					require.NoError(t, err)
 					synctest.Wait()
-					want := taskpool.Queued
+					want := taskpool.StateQueued
 					if strings.HasPrefix(name, "delayed") {
-						want = taskpool.Delayed
+						want = taskpool.StateDelayed
 					}
 					require.Equal(t, want, h.State())
 
 					cancel(h)
 					synctest.Wait()
-					require.Equal(t, taskpool.Canceled, h.State())
+					require.Equal(t, taskpool.StateCanceled, h.State())
 					require.Equal(t, end.cause, h.Err())
 					select {
 					case <-h.Done():
@@ -611,15 +611,15 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 			state taskpool.State
 			is    []error
 		}{
-			"returns ctx.Err()": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.Canceled, nil},
-			"returns the cause": {func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, taskpool.Canceled, nil},
-			"returns an error":  {func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask }, taskpool.Canceled, []error{pooltest.ErrTask}},
+			"returns ctx.Err()": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.StateCanceled, nil},
+			"returns the cause": {func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, taskpool.StateCanceled, nil},
+			"returns an error":  {func(ctx context.Context) error { <-ctx.Done(); return pooltest.ErrTask }, taskpool.StateCanceled, []error{pooltest.ErrTask}},
 			"returns one later": {func(ctx context.Context) error {
 				<-ctx.Done()
 				time.Sleep(time.Second)
 				return pooltest.ErrTask
-			}, taskpool.Canceled, []error{pooltest.ErrTask}},
-			"returns nil": {func(ctx context.Context) error { <-ctx.Done(); return nil }, taskpool.Succeeded, nil},
+			}, taskpool.StateCanceled, []error{pooltest.ErrTask}},
+			"returns nil": {func(ctx context.Context) error { <-ctx.Done(); return nil }, taskpool.StateSucceeded, nil},
 		} {
 			t.Run(end.name+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -638,13 +638,13 @@ func TestRunningTaskIsCanceledIfItReturnsAnError(t *testing.T) {
 					}}})
 					require.NoError(t, err)
 					synctest.Wait()
-					require.Equal(t, taskpool.Running, h.State())
+					require.Equal(t, taskpool.StateRunning, h.State())
 					cancel(h)
 					err = h.Wait(t.Context())
 					require.Equal(t, end.cause, cause, "the cause reaches the task")
 					require.Equal(t, tt.state, h.State())
 					require.Equal(t, 1, a.N(), "a canceled task is never retried")
-					if tt.state == taskpool.Succeeded {
+					if tt.state == taskpool.StateSucceeded {
 						require.NoError(t, err)
 					} else {
 						require.ErrorIs(t, err, end.cause)
@@ -668,7 +668,7 @@ func TestCancelReturnsTrueUntilTheTaskHasSettled(t *testing.T) {
 		synctest.Wait()
 		require.True(t, h.Cancel(pooltest.ErrCause))
 		require.True(t, h.Cancel(errors.New("too late for the cause")))
-		require.Equal(t, taskpool.Running, h.State(), "Cancel does not wait")
+		require.Equal(t, taskpool.StateRunning, h.State(), "Cancel does not wait")
 		require.ErrorIs(t, h.Wait(t.Context()), pooltest.ErrCause, "the first cause counts")
 		require.False(t, h.Cancel(pooltest.ErrCause))
 
@@ -705,7 +705,7 @@ func TestErrorReturnedAtTheMomentOfCancellationIsCanceled(t *testing.T) {
 				err = h.Wait(t.Context())
 				require.ErrorIs(t, err, end.cause)
 				require.ErrorIs(t, err, pooltest.ErrTask)
-				require.Equal(t, taskpool.Canceled, h.State())
+				require.Equal(t, taskpool.StateCanceled, h.State())
 			}
 			require.EqualValues(t, 100, p.Stats().Attempts)
 		})
@@ -745,7 +745,7 @@ func TestTaskCanceledWhileItsPolicyIsAskedIsNotRetried(t *testing.T) {
 						err = h2.Wait(t.Context())
 						require.Less(t, time.Since(began), time.Hour, "no backoff is waited for")
 						require.ErrorIs(t, err, end.cause)
-						require.Equal(t, taskpool.Canceled, h2.State())
+						require.Equal(t, taskpool.StateCanceled, h2.State())
 						require.Equal(t, 1, a.N())
 						synctest.Wait()
 						if name == "panic" {
@@ -785,7 +785,7 @@ func TestPanicAfterCancelIsLoggedAndNotRetried(t *testing.T) {
 					cancel(h)
 					var pe *taskpool.PanicError
 					require.ErrorAs(t, h.Wait(t.Context()), &pe)
-					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, taskpool.StateFailed, h.State())
 					require.Equal(t, 1, a.N())
 					require.False(t, asked.Load(), "If is not asked about a canceled task")
 					synctest.Wait()
@@ -828,7 +828,7 @@ func TestTimeoutEndsTheContextOfTheAttempt(t *testing.T) {
 				err := h.Wait(t.Context())
 				require.ErrorIs(t, err, taskpool.ErrTimeout)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 			})
 		})
 	}
@@ -860,7 +860,7 @@ func TestTimeoutIsWrappedWithWhatRunReturned(t *testing.T) {
 				require.ErrorIs(t, err, pooltest.ErrTask)
 				require.ErrorContains(t, err, pooltest.ErrTask.Error())
 				require.NotErrorIs(t, err, taskpool.ErrHung)
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				pooltest.RequireWhole(t, p, 1)
 			})
 		})
@@ -888,7 +888,7 @@ func TestNilAfterTheTimeoutWithinTheGraceSucceeds(t *testing.T) {
 			return nil
 		}})
 		require.NoError(t, h.Wait(t.Context()))
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 		require.Zero(t, p.Stats().Hangs)
 	})
 }
@@ -959,14 +959,14 @@ func TestDeadlineIsTheEarlierOfTimeoutAndContext(t *testing.T) {
 				}})
 				require.NoError(t, err)
 				err = h.Wait(context.Background())
-				want := taskpool.Succeeded
+				want := taskpool.StateSucceeded
 				switch {
 				case tt.ctx == tt.want && tt.want > 0:
-					want = taskpool.Canceled
+					want = taskpool.StateCanceled
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					require.NotErrorIs(t, err, taskpool.ErrTimeout)
 				case tt.want > 0:
-					want = taskpool.Failed
+					want = taskpool.StateFailed
 					require.ErrorIs(t, err, taskpool.ErrTimeout)
 				}
 				require.Equal(t, want, h.State())
@@ -1053,7 +1053,7 @@ func TestChildEndsWithItsParentUnlessDetached(t *testing.T) {
 		}})
 		require.NoError(t, parent.Wait(t.Context()))
 		err := child.Wait(t.Context())
-		require.Equal(t, taskpool.Canceled, child.State())
+		require.Equal(t, taskpool.StateCanceled, child.State())
 		require.ErrorContains(t, err, "Detach")
 		require.ErrorIs(t, err, context.Canceled)
 		require.NoError(t, free.Wait(t.Context()))
@@ -1135,7 +1135,7 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 			require.EqualValues(t, 2, info.ID)
 			require.Equal(t, "who", info.Name)
 			require.Equal(t, taskpool.Priority(7), info.Priority)
-			require.Equal(t, taskpool.Running, info.State)
+			require.Equal(t, taskpool.StateRunning, info.State)
 			require.Equal(t, i+1, info.Attempt)
 			require.Positive(t, info.Worker)
 			require.Same(t, h, info.Handle)
@@ -1147,7 +1147,7 @@ func TestCurrentTellsTheTaskOfAContext(t *testing.T) {
 			later, ok := taskpool.Current(contexts[i])
 			require.True(t, ok)
 			require.Equal(t, i+1, later.Attempt, "a context keeps its attempt")
-			require.Equal(t, taskpool.Failed, later.State)
+			require.Equal(t, taskpool.StateFailed, later.State)
 		}
 	})
 }
@@ -1164,7 +1164,7 @@ func TestWaitEndsWithItsContextAndTheTaskGoesOn(t *testing.T) {
 		soon, stop := context.WithTimeout(context.Background(), time.Millisecond)
 		defer stop()
 		require.Equal(t, context.DeadlineExceeded, h.Wait(soon))
-		require.Equal(t, taskpool.Running, h.State())
+		require.Equal(t, taskpool.StateRunning, h.State())
 		require.Equal(t, pooltest.ErrTask, h.Wait(context.Background()))
 		for range 50 { // a choice between two ready channels must not show
 			require.Equal(t, pooltest.ErrTask, h.Wait(over), "a settled task is reported even if ctx is over")
@@ -1215,18 +1215,18 @@ func TestHandleShowsTheTasksLife(t *testing.T) {
 			default:
 			}
 		}
-		expect(taskpool.Delayed)
+		expect(taskpool.StateDelayed)
 		time.Sleep(time.Second)
-		expect(taskpool.Queued)
+		expect(taskpool.StateQueued)
 		p.Resume()
-		expect(taskpool.Running)
+		expect(taskpool.StateRunning)
 		time.Sleep(time.Second)
-		expect(taskpool.Delayed)
+		expect(taskpool.StateDelayed)
 		time.Sleep(time.Second)
-		expect(taskpool.Running)
+		expect(taskpool.StateRunning)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 		<-done
 		require.NoError(t, h.Err())
 		<-pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }}).Done()
@@ -1318,8 +1318,8 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 		for _, h := range handles {
 			byState[h.State()]++
 		}
-		require.Equal(t, len(handles), byState[taskpool.Succeeded]+byState[taskpool.Failed]+byState[taskpool.Canceled]+byState[taskpool.Shed])
-		for s := taskpool.Succeeded; s <= taskpool.Shed; s++ {
+		require.Equal(t, len(handles), byState[taskpool.StateSucceeded]+byState[taskpool.StateFailed]+byState[taskpool.StateCanceled]+byState[taskpool.StateShed])
+		for s := taskpool.StateSucceeded; s <= taskpool.StateShed; s++ {
 			require.Positive(t, byState[s], "the mix must have some %v", s)
 		}
 		require.Len(t, finished, len(handles))
@@ -1330,10 +1330,10 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 		s := p.Stats()
 		require.EqualValues(t, len(handles), s.Submitted)
 		require.EqualValues(t, refused, s.Refused)
-		require.EqualValues(t, byState[taskpool.Succeeded], s.Succeeded)
-		require.EqualValues(t, byState[taskpool.Failed], s.Failed)
-		require.EqualValues(t, byState[taskpool.Canceled], s.Canceled)
-		require.EqualValues(t, byState[taskpool.Shed], s.Shed)
+		require.EqualValues(t, byState[taskpool.StateSucceeded], s.Succeeded)
+		require.EqualValues(t, byState[taskpool.StateFailed], s.Failed)
+		require.EqualValues(t, byState[taskpool.StateCanceled], s.Canceled)
+		require.EqualValues(t, byState[taskpool.StateShed], s.Shed)
 		require.Positive(t, s.Hangs)
 		require.Zero(t, s.Abandoned)
 		pooltest.RequireWhole(t, p, 3)
@@ -1342,10 +1342,10 @@ func TestEveryAcceptedTaskSettlesExactlyOnce(t *testing.T) {
 
 func TestFourStatesAreFinal(t *testing.T) {
 	var final []taskpool.State
-	for s := taskpool.Queued - 1; s <= taskpool.Abandoned+1; s++ {
+	for s := taskpool.StateQueued - 1; s <= taskpool.StateAbandoned+1; s++ {
 		if s.Final() {
 			final = append(final, s)
 		}
 	}
-	require.Equal(t, []taskpool.State{taskpool.Succeeded, taskpool.Failed, taskpool.Canceled, taskpool.Shed}, final)
+	require.Equal(t, []taskpool.State{taskpool.StateSucceeded, taskpool.StateFailed, taskpool.StateCanceled, taskpool.StateShed}, final)
 }

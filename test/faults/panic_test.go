@@ -372,7 +372,7 @@ func (s *faultScene) requireFailed(h *taskpool.Handle) {
 	s.Helper()
 	s.requireClass(h.Wait(context.Background()))
 	s.requireClass(h.Err())
-	require.Equal(s, taskpool.Failed, h.State())
+	require.Equal(s, taskpool.StateFailed, h.State())
 }
 
 // fateOf calls f on a goroutine of its own and says how that ended.
@@ -614,7 +614,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			return taskpool.Block(ctx, func() error { return s.run(ctx) })
 		}})
 		err := h.Wait(context.Background())
-		require.Equal(s, taskpool.Running, state, "it has its slot back")
+		require.Equal(s, taskpool.StateRunning, state, "it has its slot back")
 		require.False(s, parks)
 		if s.f.end == faultPanics && !s.f.lasting {
 			require.NoError(s, err)
@@ -673,7 +673,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 				return
 			}
 			require.NoError(s, h.Err())
-			require.Equal(s, taskpool.Succeeded, h.State())
+			require.Equal(s, taskpool.StateSucceeded, h.State())
 			require.Equal(s, 2, n)
 			require.Equal(s, time.Hour, time.Since(began))
 			s.succeeds(1)
@@ -920,7 +920,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			require.True(s, h.Cancel(errCalledOff))
 			<-h.Done()
 			if s.f.end == faultReturns {
-				require.Equal(s, taskpool.Canceled, h.State())
+				require.Equal(s, taskpool.StateCanceled, h.State())
 				require.ErrorIs(s, h.Err(), errCalledOff)
 				canceled(s, 1)
 				return
@@ -937,7 +937,7 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			} else {
 				s.requireClass(h.Err())
 			}
-			require.Equal(s, taskpool.Failed, h.State())
+			require.Equal(s, taskpool.StateFailed, h.State())
 			s.fails()
 		}},
 		{"task that was given up", func(s *faultScene) { s.pool(); hangs(s, false) }},
@@ -1100,12 +1100,12 @@ func TestEveryDeathInAHookPolicyOrLoggerLeavesThePoolWhole(t *testing.T) {
 			s.want.Failed = 1
 		case err != nil:
 			require.True(s, h.Err() == err)
-			require.Equal(s, taskpool.Failed, h.State())
+			require.Equal(s, taskpool.StateFailed, h.State())
 			s.want.Failed = 1
 			s.workerLost()
 		default:
 			require.NoError(s, h.Err())
-			require.Equal(s, taskpool.Succeeded, h.State())
+			require.Equal(s, taskpool.StateSucceeded, h.State())
 			s.want.Succeeded = 1
 			s.workerLost()
 		}
@@ -1561,7 +1561,7 @@ func TestEveryDeathInAContextLeavesThePoolWhole(t *testing.T) {
 			s.armed.Store(true)
 			cancel(errCalledOff)
 			synctest.Wait()
-			require.Equal(s, taskpool.Canceled, h.State())
+			require.Equal(s, taskpool.StateCanceled, h.State())
 			if method == "Err" || method == "Value" { // the cause could not be had
 				require.Equal(s, context.Canceled, h.Err())
 			} else {
@@ -1765,7 +1765,7 @@ func TestGoexitInAContextThatEndsCancelsTheTask(t *testing.T) {
 		state := h.State()
 		s.armed.Store(false)
 		release()
-		require.Equal(t, taskpool.Canceled, state)
+		require.Equal(t, taskpool.StateCanceled, state)
 	})
 }
 
@@ -1787,7 +1787,7 @@ func TestTaskHasItsSlotAfterAWaitThatPanicked(t *testing.T) {
 		}})
 		require.NoError(t, h.Wait(context.Background()))
 		require.NoError(t, child.Wait(context.Background()))
-		require.Equal(t, taskpool.Running, state)
+		require.Equal(t, taskpool.StateRunning, state)
 		s.succeeds(2)
 		s.requireSurvived()
 	})

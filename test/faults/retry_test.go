@@ -149,7 +149,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 					s.delays[e.Task.Attempt-1] = e.Delay
 					// In a bubble no time passes between Run's end and here.
 					told := e.Task.Due.Sub(start) - time.Duration(s.ended.Load())
-					if told != e.Delay || e.Task.State != taskpool.Delayed {
+					if told != e.Delay || e.Task.State != taskpool.StateDelayed {
 						s.wrongTold.Store(true)
 					}
 					s.due.Store(int64(e.Task.Due.Sub(start)))
@@ -241,7 +241,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 		for i := range tasks {
 			s := &tasks[i]
 			require.EqualValues(t, s.max, s.attempts.Load(), "task %d", i)
-			require.Equal(t, taskpool.Failed, handles[i].State())
+			require.Equal(t, taskpool.StateFailed, handles[i].State())
 			require.False(t, s.tooEarly.Load(), "task %d: an attempt started before it was due", i)
 			require.False(t, s.wrongTold.Load(), "task %d: a hook was told another delay", i)
 			attempts += s.max

@@ -57,8 +57,8 @@ func (c *crowd) set(k *cutTask, s taskpool.State, attempt int) {
 
 // task submits a task that is in state s, and comes to final once it is cut off.
 func (c *crowd) task(t *testing.T, kind string, i int, s, final taskpool.State, task taskpool.Task, run func(ctx context.Context, k *cutTask) error) *cutTask {
-	k := &cutTask{name: fmt.Sprintf("%s %d", kind, i), state: taskpool.Queued, final: final}
-	k.finishes = final != taskpool.Canceled && kind != "hung" && kind != "hung in Block"
+	k := &cutTask{name: fmt.Sprintf("%s %d", kind, i), state: taskpool.StateQueued, final: final}
+	k.finishes = final != taskpool.StateCanceled && kind != "hung" && kind != "hung in Block"
 	k.priority = task.Priority
 	c.tasks[k.name] = k
 	task.Name = k.name
@@ -75,7 +75,7 @@ func (c *crowd) task(t *testing.T, kind string, i int, s, final taskpool.State, 
 		return run(ctx, k)
 	}
 	if !task.NotBefore.IsZero() {
-		k.state = taskpool.Delayed
+		k.state = taskpool.StateDelayed
 	}
 	k.handle = pooltest.Submit(t, c.p, task)
 	return k
@@ -96,9 +96,9 @@ func (c *crowd) until(ctx context.Context) error {
 func (c *crowd) function(t *testing.T, pr taskpool.Priority, s taskpool.State) {
 	k := &cutTask{priority: pr, state: s}
 	c.functions[pr] = k
-	k.final = taskpool.Canceled
-	if s == taskpool.Running {
-		k.attempt, k.final = 1, taskpool.Failed
+	k.final = taskpool.StateCanceled
+	if s == taskpool.StateRunning {
+		k.attempt, k.final = 1, taskpool.StateFailed
 	}
 	require.NoError(t, c.p.Go(pr, func() {
 		switch {
@@ -106,7 +106,7 @@ func (c *crowd) function(t *testing.T, pr taskpool.Priority, s taskpool.State) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			k.second++
-		case s == taskpool.Running:
+		case s == taskpool.StateRunning:
 			<-c.hung
 		}
 	}))
@@ -133,12 +133,12 @@ func newCrowd(t *testing.T, n int) *crowd {
 			}
 			k.settled++
 		}}))
-	target := c.task(t, "target", 0, taskpool.Delayed, taskpool.Canceled, taskpool.Task{NotBefore: time.Now().Add(time.Hour)},
+	target := c.task(t, "target", 0, taskpool.StateDelayed, taskpool.StateCanceled, taskpool.Task{NotBefore: time.Now().Add(time.Hour)},
 		func(context.Context, *cutTask) error { return nil })
 	for i := range n {
-		c.task(t, "not before", i, taskpool.Running, taskpool.Canceled, taskpool.Task{NotBefore: time.Now().Add(time.Hour)},
+		c.task(t, "not before", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{NotBefore: time.Now().Add(time.Hour)},
 			func(ctx context.Context, _ *cutTask) error { return nil })
-		c.task(t, "retry", i, taskpool.Delayed, taskpool.Canceled, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 5,
+		c.task(t, "retry", i, taskpool.StateDelayed, taskpool.StateCanceled, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 5,
 			Backoff: func(attempt int) time.Duration { return time.Duration(attempt/2) * time.Hour }}},
 			func(_ context.Context, k *cutTask) error {
 				if k.attempt == 3 { // after the hour
@@ -152,24 +152,24 @@ func newCrowd(t *testing.T, n int) *crowd {
 	ignores := func(context.Context, *cutTask) error { <-c.hung; return nil }
 	give := make(chan struct{}) // closed: give the slot back now
 	for i := range n {
-		c.task(t, "in Block", i, taskpool.Parked, taskpool.Canceled, taskpool.Task{Priority: low},
+		c.task(t, "in Block", i, taskpool.StateParked, taskpool.StateCanceled, taskpool.Task{Priority: low},
 			func(ctx context.Context, _ *cutTask) error {
 				return taskpool.Block(ctx, func() error { return c.until(ctx) })
 			})
-		c.task(t, "hung in Block", i, taskpool.Parked, taskpool.Failed, taskpool.Task{Priority: low},
+		c.task(t, "hung in Block", i, taskpool.StateParked, taskpool.StateFailed, taskpool.Task{Priority: low},
 			func(ctx context.Context, _ *cutTask) error {
 				return taskpool.Block(ctx, func() error { <-c.hung; return nil })
 			})
-		c.task(t, "in Wait", i, taskpool.Parked, taskpool.Canceled, taskpool.Task{Priority: low},
+		c.task(t, "in Wait", i, taskpool.StateParked, taskpool.StateCanceled, taskpool.Task{Priority: low},
 			func(ctx context.Context, _ *cutTask) error { return target.handle.Wait(ctx) })
 	}
 	synctest.Wait()
 	for i := range n {
 		// These two hold a slot until the queue is full.
-		c.task(t, "at the door", i, taskpool.Running, taskpool.Canceled, taskpool.Task{Priority: low},
+		c.task(t, "at the door", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: low},
 			func(ctx context.Context, k *cutTask) error {
 				<-give
-				c.set(k, taskpool.Parked, 1)
+				c.set(k, taskpool.StateParked, 1)
 				h, err := c.p.Submit(ctx, taskpool.Task{Name: "child " + k.name, Priority: low, Run: pooltest.Nop})
 				c.inside <- err
 				if err != nil {
@@ -177,32 +177,32 @@ func newCrowd(t *testing.T, n int) *crowd {
 				}
 				return h.Wait(ctx)
 			})
-		c.task(t, "in Yield", i, taskpool.Running, taskpool.Canceled, taskpool.Task{Priority: low},
+		c.task(t, "in Yield", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: low},
 			func(ctx context.Context, k *cutTask) error {
 				<-give
-				c.set(k, taskpool.Parked, 1)
+				c.set(k, taskpool.StateParked, 1)
 				return taskpool.Yield(ctx)
 			})
-		c.task(t, "running", i, taskpool.Running, taskpool.Canceled, taskpool.Task{}, cooperative)
-		c.task(t, "own error", i, taskpool.Running, taskpool.Canceled, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
+		c.task(t, "running", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{}, cooperative)
+		c.task(t, "own error", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
 			if c.until(ctx) != nil {
 				return pooltest.ErrTask
 			}
 			return nil
 		})
-		c.task(t, "in time", i, taskpool.Running, taskpool.Succeeded, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
+		c.task(t, "in time", i, taskpool.StateRunning, taskpool.StateSucceeded, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
 			_ = c.until(ctx)
 			time.Sleep(time.Second)
 			return nil
 		})
-		c.task(t, "panics", i, taskpool.Running, taskpool.Failed, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
+		c.task(t, "panics", i, taskpool.StateRunning, taskpool.StateFailed, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
 			if c.until(ctx) != nil {
 				panic("at the cut")
 			}
 			return nil
 		})
-		c.task(t, "hung", i, taskpool.Running, taskpool.Failed, taskpool.Task{}, ignores)
-		c.task(t, "hung in time", i, taskpool.Running, taskpool.Succeeded, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
+		c.task(t, "hung", i, taskpool.StateRunning, taskpool.StateFailed, taskpool.Task{}, ignores)
+		c.task(t, "hung in time", i, taskpool.StateRunning, taskpool.StateSucceeded, taskpool.Task{}, func(ctx context.Context, _ *cutTask) error {
 			select { // deaf for less than the grace
 			case <-c.end:
 			case <-ctx.Done():
@@ -210,23 +210,23 @@ func newCrowd(t *testing.T, n int) *crowd {
 			}
 			return nil
 		})
-		c.function(t, taskpool.Priority(-1000-i), taskpool.Running)
+		c.function(t, taskpool.Priority(-1000-i), taskpool.StateRunning)
 	}
 	synctest.Wait()
 	require.Equal(t, 9*n, c.p.Stats().Running)
 	// The queue: it is full with what is delayed, these and functions.
 	for i := range n {
-		c.task(t, "starts late", i, taskpool.Running, taskpool.Canceled, taskpool.Task{Priority: 10}, cooperative)
-		c.task(t, "starts last", i, taskpool.Running, taskpool.Canceled, taskpool.Task{Priority: 20}, cooperative)
-		moved := c.task(t, "moved", i, taskpool.Running, taskpool.Canceled, taskpool.Task{Priority: 60}, cooperative)
+		c.task(t, "starts late", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: 10}, cooperative)
+		c.task(t, "starts last", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: 20}, cooperative)
+		moved := c.task(t, "moved", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: 60}, cooperative)
 		require.True(t, moved.handle.SetPriority(45))
 		moved.priority = 45
-		c.function(t, taskpool.Priority(1000+i), taskpool.Queued)
+		c.function(t, taskpool.Priority(1000+i), taskpool.StateQueued)
 	}
 	// Two tasks in n give their slots back to the first two of these, and the room
 	// goes to two of three submitters at the door.
 	for i := range 3 * n {
-		k := &cutTask{name: fmt.Sprintf("stranger %d", i), priority: 40, state: taskpool.Queued, final: taskpool.Canceled}
+		k := &cutTask{name: fmt.Sprintf("stranger %d", i), priority: 40, state: taskpool.StateQueued, final: taskpool.StateCanceled}
 		c.tasks[k.name] = k
 		run := func(context.Context) error {
 			c.mu.Lock()
@@ -279,11 +279,11 @@ func (c *crowd) requireSettled(t *testing.T, want func(*cutTask) taskpool.State)
 			require.Fail(t, "not done", name)
 		}
 		switch err := k.handle.Err(); k.handle.State() {
-		case taskpool.Succeeded:
+		case taskpool.StateSucceeded:
 			require.NoError(t, err, name)
-		case taskpool.Canceled:
+		case taskpool.StateCanceled:
 			require.ErrorIs(t, err, taskpool.ErrClosed, name)
-		case taskpool.Failed:
+		case taskpool.StateFailed:
 			require.Error(t, err, name)
 			require.Equal(t, !k.finishes, errors.Is(err, taskpool.ErrHung), name)
 		}
@@ -387,7 +387,7 @@ func TestShutdownWithPatienceFinishesThousandsInEveryState(t *testing.T) {
 		for range c.n {
 			require.NoError(t, <-c.inside)
 		}
-		c.requireSettled(t, func(*cutTask) taskpool.State { return taskpool.Succeeded })
+		c.requireSettled(t, func(*cutTask) taskpool.State { return taskpool.StateSucceeded })
 		require.EqualValues(t, c.n, c.p.Stats().Refused)
 		for name, k := range c.tasks {
 			require.False(t, k.handle == nil && k.priority != 40, name)
@@ -482,12 +482,12 @@ func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 				continue
 			case in:
 				listed++
-				require.Equal(t, taskpool.Canceled, h.State(), "seed %d, task %d: %+v", seed, i, u)
+				require.Equal(t, taskpool.StateCanceled, h.State(), "seed %d, task %d: %+v", seed, i, u)
 				require.ErrorIs(t, h.Err(), taskpool.ErrClosed)
-				require.Contains(t, []taskpool.State{taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Parked}, u.State)
+				require.Contains(t, []taskpool.State{taskpool.StateQueued, taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateParked}, u.State)
 			default:
 				done++
-				require.Equal(t, taskpool.Succeeded, h.State(), "seed %d, task %d: %v", seed, i, h.Err())
+				require.Equal(t, taskpool.StateSucceeded, h.State(), "seed %d, task %d: %v", seed, i, h.Err())
 			}
 			require.EqualValues(t, 1, told[i].Load(), "seed %d, task %d", seed, i)
 			require.EqualValues(t, 1, ran[i].Load(), "seed %d, task %d: work lost or done twice", seed, i)

@@ -145,7 +145,7 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 					f.ended.Add(1)
 					return
 				}
-				f.finished[e.Task.ID].Add(1 << (8 * (e.Task.State - taskpool.Succeeded)))
+				f.finished[e.Task.ID].Add(1 << (8 * (e.Task.State - taskpool.StateSucceeded)))
 			}}))...)
 			rnd := rand.New(rand.NewPCG(uint64(seed), 1000))
 			f.p.Pause() // so that the queue is deep when the race begins
@@ -174,13 +174,13 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 				switch told := f.finished[id].Load(); told {
 				case 0: // a function's number, or none's
 				case 1:
-					got[taskpool.Succeeded]++
+					got[taskpool.StateSucceeded]++
 				case 1 << 8:
-					got[taskpool.Failed]++
+					got[taskpool.StateFailed]++
 				case 1 << 16:
-					got[taskpool.Canceled]++
+					got[taskpool.StateCanceled]++
 				case 1 << 24:
-					got[taskpool.Shed]++
+					got[taskpool.StateShed]++
 				default:
 					require.Failf(t, "a task settled more than once", "seed %d, task %d: %x", seed, id, told)
 				}

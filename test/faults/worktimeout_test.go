@@ -98,7 +98,7 @@ func TestWorkTimeoutCountsOnlyWork(t *testing.T) {
 					require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrTimeout)
 					require.Equal(t, test.end, ended)
 					require.Equal(t, taskpool.ErrTimeout, cause)
-					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, taskpool.StateFailed, h.State())
 					require.EqualValues(t, 1, p.Stats().Timeouts)
 					require.NoError(t, p.Shutdown(context.Background()))
 				})

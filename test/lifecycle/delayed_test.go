@@ -332,13 +332,13 @@ func TestShutdownWaitsForDelayedTasksUnlessToldOtherwise(t *testing.T) {
 				canceled := 0
 				if policy == taskpool.DelayedCancel {
 					canceled = 1
-					require.Equal(t, taskpool.Canceled, away.State(), "at once")
+					require.Equal(t, taskpool.StateCanceled, away.State(), "at once")
 					require.ErrorIs(t, away.Err(), taskpool.ErrClosed)
-					require.Equal(t, taskpool.Succeeded, waits.State())
+					require.Equal(t, taskpool.StateSucceeded, waits.State())
 				}
 				require.NoError(t, <-down)
 				require.WithinRange(t, time.Now(), began.Add(want-time.Millisecond), began.Add(want))
-				require.Equal(t, taskpool.Succeeded, retried.State(), "what waits for a retry is waited for")
+				require.Equal(t, taskpool.StateSucceeded, retried.State(), "what waits for a retry is waited for")
 				s := p.Stats()
 				require.EqualValues(t, canceled, s.Canceled)
 				require.EqualValues(t, 3-canceled, s.Succeeded)

@@ -60,7 +60,7 @@ func TestHugeHangGraceDoesNotOverflow(t *testing.T) {
 		var left *taskpool.ShutdownError
 		require.ErrorAs(t, p.Shutdown(over), &left)
 		require.Empty(t, left.Unfinished)
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 	})
 }
 
@@ -150,7 +150,7 @@ func TestParkedTaskCanLeaveThoughTheSlotsAreLost(t *testing.T) {
 		cancel()
 		require.Error(t, p.Shutdown(over))
 		require.True(t, cleaned.Load())
-		require.Equal(t, taskpool.Canceled, parked.State())
+		require.Equal(t, taskpool.StateCanceled, parked.State())
 		close(gate)
 	})
 }
@@ -166,7 +166,7 @@ func TestTaskCanceledWhileItsPolicyTakesLongIsNotCalledHung(t *testing.T) {
 		synctest.Wait()
 		require.True(t, h.Cancel(mine))
 		require.ErrorIs(t, h.Wait(t.Context()), mine)
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 		require.Zero(t, p.Stats().Hangs)
 		time.Sleep(time.Hour) // If returns
 	})
@@ -197,7 +197,7 @@ func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
 		synctest.Wait()
 		require.True(t, h.Cancel(nil))
 		time.Sleep(time.Hour)
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 		s := p.Stats()
 		pooltest.RequireConserved(t, s)
 		require.EqualValues(t, 1, s.Canceled)
@@ -228,7 +228,7 @@ func TestLostTasksAreListedAsAbandoned(t *testing.T) {
 		tasks := p.Tasks()
 		require.Len(t, tasks, 1)
 		require.Equal(t, "deaf", tasks[0].Name)
-		require.Equal(t, taskpool.Abandoned, tasks[0].State)
+		require.Equal(t, taskpool.StateAbandoned, tasks[0].State)
 		close(gate)
 	})
 }
@@ -310,7 +310,7 @@ func TestWaitsThatTimeOutLeaveNothingBehind(t *testing.T) {
 		runtime.GC()
 		runtime.GC() // also if the first came while another was under way
 		require.True(t, parent.Value() == nil, "the parent is still referred to")
-		require.Equal(t, taskpool.Running, child.State())
+		require.Equal(t, taskpool.StateRunning, child.State())
 	})
 }
 
@@ -342,13 +342,13 @@ func TestLateReturnLeavesTheContextOfTheRetryAlone(t *testing.T) {
 		})
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		require.Equal(t, taskpool.Delayed, h.State())
+		require.Equal(t, taskpool.StateDelayed, h.State())
 		close(hang)
 		synctest.Wait()
 		enough := errors.New("enough")
 		cancel(enough)
 		synctest.Wait()
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 		require.Equal(t, enough, h.Err())
 	})
 }
@@ -423,7 +423,7 @@ func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 		close(fail)
 		synctest.Wait()
 		require.NotNil(t, door)
-		require.Equal(t, taskpool.Queued, door.State())
+		require.Equal(t, taskpool.StateQueued, door.State())
 		close(think)
 		p.Resume()
 		require.Error(t, h.Wait(t.Context()))
@@ -570,10 +570,10 @@ func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 		h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { return ctx.Err() }}) // so that there is something to stop
 		require.NoError(t, err)
 		synctest.Wait() // in stop
-		require.Equal(t, taskpool.Running, h.State())
+		require.Equal(t, taskpool.StateRunning, h.State())
 		h.Cancel(nil)
 		time.Sleep(time.Minute)
-		require.Equal(t, taskpool.Succeeded, h.State(), "the slot does not wait for the context: %v", h.Err())
+		require.Equal(t, taskpool.StateSucceeded, h.State(), "the slot does not wait for the context: %v", h.Err())
 		require.NoError(t, p.Go(taskpool.High, func() {}))
 		synctest.Wait()
 		s := p.Stats()
@@ -582,7 +582,7 @@ func TestCancelAfterRunReturnedNilCancelsNothing(t *testing.T) {
 		require.Equal(t, 1, s.Abandoned)
 		close(ctx.stop)
 		synctest.Wait()
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 		require.Zero(t, p.Stats().Abandoned)
 	})
 }
@@ -602,8 +602,8 @@ func TestSlotOfAHungTaskIsFreeBeforeTheLogIsTold(t *testing.T) {
 		next := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, taskpool.Failed, hung.State())
-		require.Equal(t, taskpool.Succeeded, next.State())
+		require.Equal(t, taskpool.StateFailed, hung.State())
+		require.Equal(t, taskpool.StateSucceeded, next.State())
 		close(told)
 		close(hang)
 	})
@@ -627,7 +627,7 @@ func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 			synctest.Wait()
 			hung := uint64(0)
 			for _, h := range handles {
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				if errors.Is(h.Err(), taskpool.ErrHung) {
 					hung++
 				}
@@ -672,7 +672,7 @@ func TestSlotMadeGoodIsToldToHooks(t *testing.T) {
 		told := events.Named("WorkerAbandoned", "WorkerReplaced")
 		require.Len(t, told, 2)
 		require.Equal(t, 1, p.Stats().Lost)
-		for _, info := range p.Tasks(taskpool.Abandoned) {
+		for _, info := range p.Tasks(taskpool.StateAbandoned) {
 			if info.Worker == told[0].Worker.Worker {
 				close(hang[info.Name])
 				delete(hang, info.Name)
@@ -726,7 +726,7 @@ func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, [2]int{0, 2}, [2]int{s.Workers, s.Abandoned})
 		require.NotEmpty(t, log.Messages())
-		require.NotEqual(t, taskpool.Running, h.State())
+		require.NotEqual(t, taskpool.StateRunning, h.State())
 		close(thinks)
 		synctest.Wait()
 		require.Zero(t, p.Stats().Abandoned)

@@ -91,7 +91,7 @@ func TestATaskOnItsWayOutGoesBeforeTheNextFunction(t *testing.T) {
 		close(gate)
 		require.NoError(t, p.WaitIdle(context.Background()))
 		require.Equal(t, []string{"parked", "function", "function", "function"}, order)
-		require.Equal(t, taskpool.Canceled, parked.State())
+		require.Equal(t, taskpool.StateCanceled, parked.State())
 	})
 }
 

@@ -294,7 +294,7 @@ func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 			misuse{noError(call), "taskpool: Handle." + name + must, true}.check(t)
 		}
 		misuse{func() error { return c.Wait(ctx) }, "taskpool: Handle.Wait" + must, false}.check(t)
-		require.Equal(t, taskpool.Queued, h.State(), "the task is none the worse")
+		require.Equal(t, taskpool.StateQueued, h.State(), "the task is none the worse")
 	}
 	g := p.Group(ctx, taskpool.Task{})
 	g.Go(pooltest.Nop)

@@ -154,10 +154,10 @@ func TestDefaultHangGraceIsFiveSeconds(t *testing.T) {
 		h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(6*time.Second - 1)
 		synctest.Wait()
-		require.Equal(t, taskpool.Running, h.State())
+		require.Equal(t, taskpool.StateRunning, h.State())
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		require.Equal(t, taskpool.Failed, h.State())
+		require.Equal(t, taskpool.StateFailed, h.State())
 		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
 	})
 }
@@ -246,7 +246,7 @@ func TestOptionsTakeTheLargestValues(t *testing.T) {
 				release()
 				require.NoError(t, g.Wait())
 				synctest.Wait()
-				require.Equal(t, taskpool.Delayed, h.State())
+				require.Equal(t, taskpool.StateDelayed, h.State())
 				require.True(t, h.Cancel(nil))
 				require.NoError(t, p.Shutdown(context.Background()))
 			}

@@ -249,7 +249,7 @@ func TestRunningTasksGoOnWhilePaused(t *testing.T) {
 		p.Pause()
 		require.NoError(t, running.Wait(context.Background()))
 		synctest.Wait()
-		require.Equal(t, taskpool.Queued, waiting.State())
+		require.Equal(t, taskpool.StateQueued, waiting.State())
 		p.Resume()
 		require.NoError(t, waiting.Wait(context.Background()))
 	})
@@ -283,7 +283,7 @@ func TestShutdownLiftsAPause(t *testing.T) {
 		p.Pause()
 		h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, p.Shutdown(context.Background()))
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 		require.False(t, p.Stats().Paused)
 	})
 }
@@ -301,7 +301,7 @@ func TestPauseDoesNothingDuringAShutdown(t *testing.T) {
 		require.False(t, p.Stats().Paused)
 		release()
 		require.NoError(t, <-down)
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 	})
 }
 
@@ -495,7 +495,7 @@ func TestWaitIdleReturnsWhenNothingIsLeft(t *testing.T) {
 		}
 		require.NoError(t, p.WaitIdle(context.Background()))
 		for _, h := range hs {
-			require.Equal(t, taskpool.Succeeded, h.State())
+			require.Equal(t, taskpool.StateSucceeded, h.State())
 		}
 		require.Equal(t, 2*time.Hour+2*time.Second, time.Since(start))
 	})
@@ -717,7 +717,7 @@ func TestFinishedTaskIsGarbageWhileItsHandleIsHeld(t *testing.T) {
 					return test(t, p, l)
 				}()
 				_ = h.Wait(context.Background())
-				require.NotEqual(t, taskpool.Running, h.State())
+				require.NotEqual(t, taskpool.StateRunning, h.State())
 				requireGarbage(t, w)
 				runtime.KeepAlive(h)
 			})
@@ -878,7 +878,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 	for i := range ran {
 		require.Equal(t, uint32(1), ran[i].Load(), "task %d", i)
 	}
-	settled := goFinals[taskpool.Succeeded].Load() + goFinals[taskpool.Failed].Load()
+	settled := goFinals[taskpool.StateSucceeded].Load() + goFinals[taskpool.StateFailed].Load()
 	for i := range finals {
 		f := finals[i].Load()
 		require.LessOrEqual(t, f, uint32(1), "task with ID %d", i+1)
@@ -963,7 +963,7 @@ func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 		require.Equal(t, uint64(ran.Load()), s.Succeeded)
 		require.Zero(t, s.Workers)
 		for _, h := range slices.Concat(handles...) {
-			require.Contains(t, []taskpool.State{taskpool.Succeeded, taskpool.Shed}, h.State())
+			require.Contains(t, []taskpool.State{taskpool.StateSucceeded, taskpool.StateShed}, h.State())
 		}
 	}
 	require.NoError(t, goleak.Find(before))
@@ -1118,10 +1118,10 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 	require.Len(t, finals, len(all))
 	require.Equal(t, goAccepted, goFinals)
 	require.Equal(t, s.Submitted, uint64(len(all)+goAccepted))
-	require.Equal(t, s.Failed, byState[taskpool.Failed])
-	require.Equal(t, s.Canceled, byState[taskpool.Canceled])
-	require.Equal(t, s.Submitted, byState[taskpool.Succeeded]+byState[taskpool.Failed]+
-		byState[taskpool.Canceled]+byState[taskpool.Shed]+uint64(goAccepted))
+	require.Equal(t, s.Failed, byState[taskpool.StateFailed])
+	require.Equal(t, s.Canceled, byState[taskpool.StateCanceled])
+	require.Equal(t, s.Submitted, byState[taskpool.StateSucceeded]+byState[taskpool.StateFailed]+
+		byState[taskpool.StateCanceled]+byState[taskpool.StateShed]+uint64(goAccepted))
 	require.NotZero(t, s.Failed, "the test is to have some of each")
 	require.NotZero(t, s.Canceled)
 	require.NotZero(t, s.Retries)

@@ -63,7 +63,7 @@ func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
 
 		require.NoError(t, p.Shutdown(context.Background()))
 		for _, h := range hs {
-			require.Equal(t, taskpool.Succeeded, h.State())
+			require.Equal(t, taskpool.StateSucceeded, h.State())
 		}
 		require.Equal(t, 1, ran)
 		require.Equal(t, 2*time.Hour, time.Since(start))
@@ -158,7 +158,7 @@ func TestChildrenOfRunningTasksAreAcceptedWhileDraining(t *testing.T) {
 		require.NoError(t, errs[1])
 		require.ErrorIs(t, errs[2], taskpool.ErrClosed, "detached")
 		for _, h := range []*taskpool.Handle{parent, child, grandchild} {
-			require.Equal(t, taskpool.Succeeded, h.State())
+			require.Equal(t, taskpool.StateSucceeded, h.State())
 		}
 	})
 }
@@ -321,8 +321,8 @@ func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
 		require.Equal(t, 1, p.Stats().Blocked, "it is part of the work accepted")
 		release()
 		require.NoError(t, <-down)
-		require.Equal(t, taskpool.Succeeded, parent.State())
-		require.Equal(t, taskpool.Succeeded, (<-child).State())
+		require.Equal(t, taskpool.StateSucceeded, parent.State())
+		require.Equal(t, taskpool.StateSucceeded, (<-child).State())
 	})
 }
 
@@ -336,7 +336,7 @@ func TestAChildWaitingForRoomIsTurnedAwayWhenShutdownIsCutShort(t *testing.T) {
 		release()
 		left := requireShutdownError(t, <-down)
 		require.Empty(t, child)
-		require.Equal(t, taskpool.Canceled, parent.State())
+		require.Equal(t, taskpool.StateCanceled, parent.State())
 		require.ErrorIs(t, parent.Err(), taskpool.ErrClosed)
 		require.Len(t, left, 1)
 		require.Contains(t, left, "parent")
@@ -401,16 +401,16 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 			got = append(got, row{u.Task.Name, u.Task.Priority, u.State, u.Attempt})
 		}
 		require.ElementsMatch(t, []row{
-			{"retried", 0, taskpool.Delayed, 3},
-			{"delayed", taskpool.Low, taskpool.Delayed, 0},
-			{"running", 0, taskpool.Running, 1},
-			{"", 7, taskpool.Running, 1},
-			{"queued", 42, taskpool.Queued, 0},
-			{"", 8, taskpool.Queued, 0},
+			{"retried", 0, taskpool.StateDelayed, 3},
+			{"delayed", taskpool.Low, taskpool.StateDelayed, 0},
+			{"running", 0, taskpool.StateRunning, 1},
+			{"", 7, taskpool.StateRunning, 1},
+			{"queued", 42, taskpool.StateQueued, 0},
+			{"", 8, taskpool.StateQueued, 0},
 		}, got)
 
 		for _, h := range []*taskpool.Handle{retried, delayed, running, queued} {
-			require.Equal(t, taskpool.Canceled, h.State())
+			require.Equal(t, taskpool.StateCanceled, h.State())
 			require.ErrorIs(t, h.Err(), taskpool.ErrClosed)
 		}
 		require.ErrorIs(t, requeued.Err(), context.Canceled)
@@ -451,28 +451,28 @@ func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
 		listed bool
 	}{
 		{name: "returns nil", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return nil }},
-			state: taskpool.Succeeded},
+			state: taskpool.StateSucceeded},
 		{name: "returns nil at the end of the grace", task: taskpool.Task{Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			time.Sleep(5*time.Second - 1)
 			return nil
-		}}, state: taskpool.Succeeded},
+		}}, state: taskpool.StateSucceeded},
 		{name: "returns its context's error", task: taskpool.Task{Run: pooltest.UntilEnd},
-			state: taskpool.Canceled, is: []error{taskpool.ErrClosed}, listed: true},
+			state: taskpool.StateCanceled, is: []error{taskpool.ErrClosed}, listed: true},
 		{name: "returns its context's cause", task: taskpool.Task{Run: func(ctx context.Context) error {
 			<-ctx.Done()
 			return context.Cause(ctx)
-		}}, state: taskpool.Canceled, is: []error{taskpool.ErrClosed}, listed: true},
+		}}, state: taskpool.StateCanceled, is: []error{taskpool.ErrClosed}, listed: true},
 		{name: "returns an error of its own", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return mine }},
-			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+			state: taskpool.StateCanceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
 		{name: "could be retried", task: taskpool.Task{Retry: retry, Run: func(ctx context.Context) error { <-ctx.Done(); return mine }},
-			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+			state: taskpool.StateCanceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
 		{name: "panics and could be retried", task: taskpool.Task{Retry: retry, Run: func(ctx context.Context) error { <-ctx.Done(); panic(mine) }},
-			state: taskpool.Canceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
+			state: taskpool.StateCanceled, is: []error{taskpool.ErrClosed, mine}, listed: true},
 		{name: "panics", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); panic(mine) }},
-			state: taskpool.Failed, is: []error{mine}},
+			state: taskpool.StateFailed, is: []error{mine}},
 		{name: "calls Goexit", task: taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); runtime.Goexit(); return nil }},
-			state: taskpool.Failed, is: []error{taskpool.ErrGoexit}},
+			state: taskpool.StateFailed, is: []error{taskpool.ErrGoexit}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -491,7 +491,7 @@ func TestRunningTasksWhenShutdownIsCutShort(t *testing.T) {
 					return
 				}
 				require.Len(t, left, 1)
-				require.Equal(t, taskpool.Running, left["task"].State)
+				require.Equal(t, taskpool.StateRunning, left["task"].State)
 				require.Equal(t, 1, left["task"].Attempt)
 				require.Equal(t, uint64(1), p.Stats().Attempts, "it is not retried")
 			})
@@ -528,8 +528,8 @@ func TestHungTasksAreAbandonedAndListed(t *testing.T) {
 		require.Equal(t, time.Minute+grace, time.Since(start))
 
 		require.Len(t, left, 2) // the function has no name
-		require.Equal(t, taskpool.Running, left["hangs"].State)
-		require.Equal(t, taskpool.Failed, h.State())
+		require.Equal(t, taskpool.StateRunning, left["hangs"].State)
+		require.Equal(t, taskpool.StateFailed, h.State())
 		var hung *taskpool.HungError
 		require.ErrorAs(t, h.Err(), &hung)
 		require.ErrorIs(t, h.Err(), taskpool.ErrHung)
@@ -538,12 +538,12 @@ func TestHungTasksAreAbandonedAndListed(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, 2, s.Abandoned)
 		require.Equal(t, uint64(2), s.Hangs)
-		require.Len(t, p.Tasks(taskpool.Abandoned), 2)
+		require.Len(t, p.Tasks(taskpool.StateAbandoned), 2)
 
 		release()
 		synctest.Wait()
 		require.Zero(t, p.Stats().Abandoned, "they have ended after all")
-		require.Equal(t, taskpool.Failed, h.State(), "a late result is discarded")
+		require.Equal(t, taskpool.StateFailed, h.State(), "a late result is discarded")
 	})
 }
 
@@ -579,7 +579,7 @@ func TestTasksWithContextsOfTheirOwnAreCutOffToo(t *testing.T) {
 		left := requireShutdownError(t, p.Shutdown(pooltest.EndedContext()))
 		require.Contains(t, left, "task")
 		require.ErrorIs(t, cause, taskpool.ErrClosed)
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 	})
 }
 
@@ -680,7 +680,7 @@ func TestAShutdownWithLessPatienceCutsTheFirstShort(t *testing.T) {
 		second := make(chan error)
 		go func() { second <- p.Shutdown(long) }()
 		time.Sleep(time.Minute)
-		require.Equal(t, taskpool.Running, h.State())
+		require.Equal(t, taskpool.StateRunning, h.State())
 
 		var want *taskpool.ShutdownError
 		require.ErrorAs(t, p.Shutdown(pooltest.EndedContext()), &want)
@@ -918,22 +918,22 @@ func TestUnfinishedTasksOfEveryKindCanBeSubmittedAgain(t *testing.T) {
 		state   taskpool.State
 		attempt int
 	}{
-		"queued":  {busy: true, first: again, state: taskpool.Queued},
-		"delayed": {task: taskpool.Task{NotBefore: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}, first: again, state: taskpool.Delayed},
+		"queued":  {busy: true, first: again, state: taskpool.StateQueued},
+		"delayed": {task: taskpool.Task{NotBefore: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}, first: again, state: taskpool.StateDelayed},
 		"waiting for a retry": {
 			task:  taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}},
-			first: func(context.Context) error { return pooltest.ErrTask }, state: taskpool.Delayed, attempt: 1,
+			first: func(context.Context) error { return pooltest.ErrTask }, state: taskpool.StateDelayed, attempt: 1,
 		},
-		"running": {first: pooltest.UntilEnd, state: taskpool.Running, attempt: 1},
+		"running": {first: pooltest.UntilEnd, state: taskpool.StateRunning, attempt: 1},
 		"parked": {
 			first: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { return pooltest.UntilEnd(ctx) })
 			},
-			state: taskpool.Parked, attempt: 1,
+			state: taskpool.StateParked, attempt: 1,
 		},
 		"hung": {
 			first: func(ctx context.Context) error { <-ctx.Done(); time.Sleep(time.Hour); return nil },
-			state: taskpool.Running, attempt: 1,
+			state: taskpool.StateRunning, attempt: 1,
 		},
 	}
 	for state, s := range states {
@@ -1009,7 +1009,7 @@ func TestShutdownCutShortGivesSlotsOfHungTasksToThoseOnTheirWayOut(t *testing.T)
 		require.Equal(t, grace, time.Since(began))
 		require.Len(t, left.Unfinished, 3)
 		require.ErrorIs(t, hung.Err(), taskpool.ErrHung)
-		require.Equal(t, taskpool.Canceled, parked.State())
+		require.Equal(t, taskpool.StateCanceled, parked.State())
 		require.NotErrorIs(t, parked.Err(), taskpool.ErrHung)
 		close(hang)
 	})

@@ -208,7 +208,7 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 			}
 			return slices.ContainsFunc(log, func(line string) bool { return strings.HasPrefix(line, said) })
 		}
-		return h != nil && h.State() != taskpool.Parked
+		return h != nil && h.State() != taskpool.StateParked
 	}
 	d.trace = append(d.trace, fmt.Sprintf("%+v", c))
 	return d
@@ -1001,7 +1001,7 @@ func (d *trial) census() census {
 	s := d.pool.Stats()
 	var queue []string
 	if s.Queued > 0 {
-		for _, t := range d.pool.Tasks(taskpool.Queued) {
+		for _, t := range d.pool.Tasks(taskpool.StateQueued) {
 			queue = append(queue, t.Name)
 		}
 	}
@@ -1035,7 +1035,7 @@ func (m *modelPool) census() census {
 	count := map[taskpool.Priority]int{}
 	sorted := byPriority(m.queue)
 	for _, t := range sorted {
-		if t.state == taskpool.Queued {
+		if t.state == taskpool.StateQueued {
 			queue = append(queue, t.name())
 			count[t.priority]++
 		}
@@ -1057,21 +1057,21 @@ func (m *modelPool) census() census {
 			continue
 		}
 		switch t.state {
-		case taskpool.Queued:
+		case taskpool.StateQueued:
 			c.queued++
-		case taskpool.Delayed:
+		case taskpool.StateDelayed:
 			c.delayed++
-		case taskpool.Running:
+		case taskpool.StateRunning:
 			c.running++
-		case taskpool.Parked:
+		case taskpool.StateParked:
 			c.parked++
-		case taskpool.Succeeded:
+		case taskpool.StateSucceeded:
 			c.succeeded++
-		case taskpool.Failed:
+		case taskpool.StateFailed:
 			c.failed++
-		case taskpool.Canceled:
+		case taskpool.StateCanceled:
 			c.canceled++
-		case taskpool.Shed:
+		case taskpool.StateShed:
 			c.shed++
 		}
 	}

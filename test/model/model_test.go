@@ -300,7 +300,7 @@ func (m *modelPool) inState(s taskpool.State) (n int) {
 }
 
 func (m *modelPool) outstanding() int {
-	return m.inState(taskpool.Queued) + m.inState(taskpool.Delayed) + m.inState(taskpool.Running) + m.inState(taskpool.Parked)
+	return m.inState(taskpool.StateQueued) + m.inState(taskpool.StateDelayed) + m.inState(taskpool.StateRunning) + m.inState(taskpool.StateParked)
 }
 
 // free is the number of slots free for a newcomer: those that parked tasks ask
@@ -320,12 +320,12 @@ func (m *modelPool) free(pr taskpool.Priority) int {
 // room reports whether t may be accepted. What is delayed when it is accepted
 // counts apart until it starts, and among those that wait once it is due.
 func (m *modelPool) room(t *modelTask) bool {
-	waiting, later := m.inState(taskpool.Queued), 0
+	waiting, later := m.inState(taskpool.StateQueued), 0
 	for _, t := range m.tasks {
 		if !t.accepted {
 			continue
 		}
-		if t.state == taskpool.Delayed && t.started > 0 {
+		if t.state == taskpool.StateDelayed && t.started > 0 {
 			waiting++
 		}
 		if t.apart && t.started == 0 && !final(t.state) {
@@ -402,7 +402,7 @@ func (m *modelPool) next() bool {
 	m.turn(m.turns, restricted, choice)
 	t := m.queue[i]
 	m.queue = slices.Delete(m.queue, i, i+1)
-	if t.state == taskpool.Parked {
+	if t.state == taskpool.StateParked {
 		m.unpark(t.attempt)
 	} else {
 		m.start(t)
@@ -501,7 +501,7 @@ func (m *modelPool) submit(t *modelTask) {
 		}
 		t.apart = victim.apart
 		m.queue = remove(m.queue, victim)
-		m.settle(victim, taskpool.Shed, taskpool.ErrShed)
+		m.settle(victim, taskpool.StateShed, taskpool.ErrShed)
 	case m.overflow == taskpool.OverflowReject || t.isGo:
 		m.refuse(t, taskpool.ErrFull)
 		return
@@ -541,14 +541,14 @@ func (m *modelPool) accept(t *modelTask) {
 	m.submitted++
 	t.accepted = true
 	if m.later(t) {
-		t.state, t.due, t.apart = taskpool.Delayed, t.notBefore, true
+		t.state, t.due, t.apart = taskpool.StateDelayed, t.notBefore, true
 	} else {
 		m.enqueue(t)
 	}
 }
 
 func (m *modelPool) enqueue(t *modelTask) {
-	t.state, t.resuming, t.order = taskpool.Queued, false, m.nextOrder()
+	t.state, t.resuming, t.order = taskpool.StateQueued, false, m.nextOrder()
 	m.queue = append(m.queue, t)
 }
 
@@ -601,7 +601,7 @@ func (m *modelPool) start(t *modelTask) {
 	m.attempts++
 	t.started++
 	a := &modelAttempt{t: t, number: t.started, priority: t.priority, holds: true, slice: m.now, graceFrom: -1}
-	t.state, t.attempt = taskpool.Running, a
+	t.state, t.attempt = taskpool.StateRunning, a
 	t.made = append(t.made, a)
 	if t.timeout > 0 {
 		a.deadline = m.now + t.timeout
@@ -636,7 +636,7 @@ func (m *modelPool) finish(a *modelAttempt, c command) {
 	m.hold++
 	endedBefore, reported := a.cause != nil, false
 	if c.do == "return" && c.err == nil {
-		m.settleAttempt(a, taskpool.Succeeded, nil, false, 0)
+		m.settleAttempt(a, taskpool.StateSucceeded, nil, false, 0)
 	} else {
 		reported = m.fail(a, c)
 	}
@@ -655,7 +655,7 @@ func (m *modelPool) finish(a *modelAttempt, c command) {
 // is something to report.
 func (m *modelPool) fail(a *modelAttempt, c command) (reported bool) {
 	t := a.t
-	state, err, retry, delay := taskpool.Failed, c.err, false, t.backoff
+	state, err, retry, delay := taskpool.StateFailed, c.err, false, t.backoff
 	switch c.do {
 	case "goexit":
 		m.goexits++
@@ -670,15 +670,15 @@ func (m *modelPool) fail(a *modelAttempt, c command) (reported bool) {
 				err = a.cause
 			}
 			if a.reason == endedCanceled || a.reason == endedCut {
-				state = taskpool.Canceled
+				state = taskpool.StateCanceled
 			}
 		}
 	}
-	if state == taskpool.Failed && c.do != "goexit" && a.number < t.most {
+	if state == taskpool.StateFailed && c.do != "goexit" && a.number < t.most {
 		switch a.reason {
 		case endedCanceled:
 		case endedCut:
-			state, err = taskpool.Canceled, errors.Join(taskpool.ErrClosed, err)
+			state, err = taskpool.StateCanceled, errors.Join(taskpool.ErrClosed, err)
 		default:
 			retry = m.grants(t, err, a.reason == endedSilent)
 			if c.after > 0 {
@@ -688,7 +688,7 @@ func (m *modelPool) fail(a *modelAttempt, c command) (reported bool) {
 	}
 	canceledLate := t.canceled != nil && retry && t.cancelable
 	m.settleAttempt(a, state, err, retry, delay)
-	return c.do == "panic" || canceledLate || t.state == taskpool.Failed || !final(t.state)
+	return c.do == "panic" || canceledLate || t.state == taskpool.StateFailed || !final(t.state)
 }
 
 // grants reports whether t's policy grants a retry.
@@ -709,10 +709,10 @@ func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, 
 	a.over = true
 	m.unparkOver(a)
 	if t.canceled != nil && !a.gaveUp && !errors.Is(err, errOfPanic) && !errors.Is(err, taskpool.ErrGoexit) &&
-		s == taskpool.Failed || t.canceled != nil && retry {
-		s, err, retry = taskpool.Canceled, errors.Join(t.canceled, err), false
+		s == taskpool.StateFailed || t.canceled != nil && retry {
+		s, err, retry = taskpool.StateCanceled, errors.Join(t.canceled, err), false
 	}
-	if a.wasAt != "" && (a.gaveUp || s == taskpool.Canceled && t.canceled == taskpool.ErrClosed) {
+	if a.wasAt != "" && (a.gaveUp || s == taskpool.StateCanceled && t.canceled == taskpool.ErrClosed) {
 		m.unfinished = append(m.unfinished, a.wasAt)
 	}
 	if !retry {
@@ -724,7 +724,7 @@ func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, 
 	if delay == 0 {
 		m.enqueue(t)
 	} else {
-		t.state, t.due = taskpool.Delayed, m.now+delay
+		t.state, t.due = taskpool.StateDelayed, m.now+delay
 	}
 }
 
@@ -763,7 +763,7 @@ func (m *modelPool) giveUp(a *modelAttempt) {
 	}
 	abandon := !a.holds || m.abandoned() < bound || m.cut
 	a.gaveUp = true
-	m.settleAttempt(a, taskpool.Failed, err, retry, t.backoff)
+	m.settleAttempt(a, taskpool.StateFailed, err, retry, t.backoff)
 	if abandon {
 		a.holds = false
 	}
@@ -850,11 +850,11 @@ func (m *modelPool) contextEnds(t *modelTask, cause error) {
 
 func (m *modelPool) cancel(t *modelTask, cause error) bool {
 	switch t.state {
-	case taskpool.Queued, taskpool.Delayed:
+	case taskpool.StateQueued, taskpool.StateDelayed:
 		m.queue = remove(m.queue, t)
-		m.settle(t, taskpool.Canceled, cause)
+		m.settle(t, taskpool.StateCanceled, cause)
 		m.restore()
-	case taskpool.Running, taskpool.Parked:
+	case taskpool.StateRunning, taskpool.StateParked:
 		if t.canceled == nil {
 			t.canceled = cause
 		}
@@ -867,11 +867,11 @@ func (m *modelPool) cancel(t *modelTask, cause error) bool {
 
 func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 	switch t.state {
-	case taskpool.Queued:
+	case taskpool.StateQueued:
 		m.queue = remove(m.queue, t)
 		t.priority = pr
 		m.enqueue(t)
-	case taskpool.Delayed:
+	case taskpool.StateDelayed:
 		t.priority = pr
 	default:
 		return false
@@ -889,7 +889,7 @@ func (m *modelPool) park(a *modelAttempt) bool {
 	}
 	m.parks++
 	a.parked, a.asked, a.working, a.holds = true, false, false, false
-	a.t.state = taskpool.Parked
+	a.t.state = taskpool.StateParked
 	m.watchGrace(a)
 	return true
 }
@@ -917,7 +917,7 @@ func (m *modelPool) ask(a *modelAttempt, resuming bool) {
 // unpark gives a parked attempt a slot.
 func (m *modelPool) unpark(a *modelAttempt) {
 	a.parked, a.asked, a.holds, a.slice = false, false, true, m.now
-	a.t.state = taskpool.Running
+	a.t.state = taskpool.StateRunning
 	if !a.ending {
 		m.expectBeat(a)
 	}
@@ -1007,7 +1007,7 @@ func (m *modelPool) yield(a *modelAttempt) {
 			m.restore()
 			return
 		}
-	case over && m.inState(taskpool.Parked) < m.maxParked:
+	case over && m.inState(taskpool.StateParked) < m.maxParked:
 		if m.park(a) {
 			m.ask(a, false)
 			m.restore()
@@ -1019,7 +1019,7 @@ func (m *modelPool) yield(a *modelAttempt) {
 
 func (m *modelPool) block(a *modelAttempt) {
 	a.doing = doingBlock
-	if m.inState(taskpool.Parked) >= m.maxParked {
+	if m.inState(taskpool.StateParked) >= m.maxParked {
 		a.excused = !a.over && a.t.heartbeat > 0
 		return
 	}
@@ -1085,7 +1085,7 @@ const (
 	otherContext
 )
 
-func final(s taskpool.State) bool { return s >= taskpool.Succeeded && s <= taskpool.Shed }
+func final(s taskpool.State) bool { return s >= taskpool.StateSucceeded && s <= taskpool.StateShed }
 
 // Time.
 
@@ -1152,7 +1152,7 @@ func (m *modelPool) events() (next []event) {
 				m.contextEnds(t, context.DeadlineExceeded)
 			})
 		}
-		if t.accepted && t.state == taskpool.Delayed {
+		if t.accepted && t.state == taskpool.StateDelayed {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
 		}
 		if slices.Contains(m.door, t) && m.later(t) {
@@ -1222,13 +1222,13 @@ func (m *modelPool) shutdown() {
 	}
 	var canceled []*modelTask
 	for _, t := range m.tasks {
-		if t.accepted && t.state == taskpool.Delayed && t.started == 0 && m.tooLate(t) {
+		if t.accepted && t.state == taskpool.StateDelayed && t.started == 0 && m.tooLate(t) {
 			canceled = append(canceled, t)
 		}
 	}
 	slices.SortFunc(canceled, func(a, b *modelTask) int { return cmp.Compare(a.due, b.due) })
 	for _, t := range canceled {
-		m.settle(t, taskpool.Canceled, taskpool.ErrClosed)
+		m.settle(t, taskpool.StateCanceled, taskpool.ErrClosed)
 	}
 	m.restore()
 }
@@ -1262,10 +1262,10 @@ func (m *modelPool) cutShort() {
 		}
 	})
 	for _, t := range m.tasks {
-		if t.accepted && (t.state == taskpool.Queued || t.state == taskpool.Delayed) {
+		if t.accepted && (t.state == taskpool.StateQueued || t.state == taskpool.StateDelayed) {
 			m.unfinished = append(m.unfinished, describeUnfinished(t.name(), t.priority, t.state, t.started))
 			m.queue = remove(m.queue, t)
-			m.settle(t, taskpool.Canceled, taskpool.ErrClosed)
+			m.settle(t, taskpool.StateCanceled, taskpool.ErrClosed)
 		}
 	}
 	m.hold++

@@ -69,17 +69,17 @@ func TestHooksTellATasksLifeInOrder(t *testing.T) {
 					require.Equal(t, attempt, e.Task.Task.Attempt, "event %d", i)
 					switch e.Name {
 					case "Queued":
-						require.Equal(t, taskpool.Queued, e.Task.Task.State)
+						require.Equal(t, taskpool.StateQueued, e.Task.Task.State)
 						require.NoError(t, e.Task.Err)
 					case "Started":
-						require.Equal(t, taskpool.Running, e.Task.Task.State)
+						require.Equal(t, taskpool.StateRunning, e.Task.Task.State)
 						require.Positive(t, e.Task.Task.Worker)
 						require.False(t, e.Task.Task.Started.IsZero())
 						require.NoError(t, e.Task.Err)
 					case "AttemptFailed":
 						require.ErrorIs(t, e.Task.Err, tt.err)
 					case "Retried":
-						require.Equal(t, taskpool.Delayed, e.Task.Task.State)
+						require.Equal(t, taskpool.StateDelayed, e.Task.Task.State)
 						require.ErrorIs(t, e.Task.Err, tt.err)
 						require.Equal(t, time.Minute, e.Task.Delay)
 					case "Finished":
@@ -110,10 +110,10 @@ func TestHooksTellOfTasksThatNeverRan(t *testing.T) {
 		require.Len(t, events.Events(), 5, "a refused task is no event")
 		for _, e := range events.Named("Shed", "Finished") {
 			if e.Task.Task.ID == 1 {
-				require.Equal(t, taskpool.Shed, e.Task.Task.State)
+				require.Equal(t, taskpool.StateShed, e.Task.Task.State)
 				require.Equal(t, taskpool.ErrShed, e.Task.Err)
 			} else {
-				require.Equal(t, taskpool.Canceled, e.Task.Task.State)
+				require.Equal(t, taskpool.StateCanceled, e.Task.Task.State)
 				require.Equal(t, pooltest.ErrCause, e.Task.Err)
 			}
 		}
@@ -231,71 +231,71 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 		is     error // nil: success, if state says so
 		state  taskpool.State
 	}{
-		"passes nil on":      {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, ran: 1, state: taskpool.Succeeded},
-		"passes an error on": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		"passes nil on":      {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, ran: 1, state: taskpool.StateSucceeded},
+		"passes an error on": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error { return run(ctx) }, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"returns another": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			assert.Equal(t, pooltest.ErrTask, run(ctx))
 			return other
-		}, result: pooltest.ErrTask, ran: 1, is: other, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: other, state: taskpool.StateFailed},
 		"makes a success of an error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			assert.Equal(t, pooltest.ErrTask, run(ctx))
 			return nil
-		}, result: pooltest.ErrTask, ran: 1, state: taskpool.Succeeded},
+		}, result: pooltest.ErrTask, ran: 1, state: taskpool.StateSucceeded},
 		"makes an error of a success": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			assert.NoError(t, run(ctx))
 			return other
-		}, ran: 1, is: other, state: taskpool.Failed},
+		}, ran: 1, is: other, state: taskpool.StateFailed},
 		"does not call run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { return other },
-			ran: 0, is: other, state: taskpool.Failed},
+			ran: 0, is: other, state: taskpool.StateFailed},
 		"does not call run and returns nil": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { return nil },
-			ran: 0, state: taskpool.Failed},
+			ran: 0, state: taskpool.StateFailed},
 		"calls run twice": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			err := run(ctx)
 			assert.Error(t, run(ctx))
 			return err
-		}, ran: 1, state: taskpool.Succeeded},
+		}, ran: 1, state: taskpool.StateSucceeded},
 		"panics before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error { panic("hook") },
-			result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+			result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"panics after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
-		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"panics after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
-		}, ran: 1, state: taskpool.Succeeded},
+		}, ran: 1, state: taskpool.StateSucceeded},
 		"calls Goexit before run": {around: func(context.Context, taskpool.TaskInfo, func(context.Context) error) error {
 			runtime.Goexit()
 			return nil
-		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"calls Goexit after run": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
 			return nil
-		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, result: pooltest.ErrTask, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"calls Goexit after a run without error": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
 			return nil
-		}, ran: 1, state: taskpool.Succeeded},
+		}, ran: 1, state: taskpool.StateSucceeded},
 		"cannot hide a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			var pe *taskpool.PanicError
 			assert.ErrorAs(t, run(ctx), &pe)
 			return nil
-		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"panics after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			panic("hook")
-		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"calls Goexit after a panic": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			_ = run(ctx)
 			runtime.Goexit()
 			return nil
-		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.Failed},
+		}, panics: true, ran: 1, is: pooltest.ErrTask, state: taskpool.StateFailed},
 		"panics on the way out of Goexit": {around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
 			defer func() { panic("hook") }()
 			return run(ctx)
-		}, goexit: true, ran: 1, is: taskpool.ErrGoexit, state: taskpool.Failed},
+		}, goexit: true, ran: 1, is: taskpool.ErrGoexit, state: taskpool.StateFailed},
 	} {
 		for _, outer := range []int{0, 1} { // hooks that pass everything on
 			t.Run(fmt.Sprintf("%s, %d others", name, outer), func(t *testing.T) {
@@ -325,7 +325,7 @@ func TestAroundGoesRoundTheAttempt(t *testing.T) {
 					synctest.Wait()
 					require.Equal(t, tt.ran, ran)
 					require.Equal(t, tt.state, h.State())
-					require.Equal(t, tt.state == taskpool.Failed, err != nil)
+					require.Equal(t, tt.state == taskpool.StateFailed, err != nil)
 					if tt.is != nil {
 						require.ErrorIs(t, err, tt.is)
 					}
@@ -401,7 +401,7 @@ func TestAroundSeesTheTaskAndItsContextReachesRun(t *testing.T) {
 		require.Len(t, infos, 6)
 		for i, info := range infos {
 			require.Equal(t, []int{1, 1, 2, 2, 1, 1}[i], info.Attempt)
-			require.Equal(t, taskpool.Running, info.State)
+			require.Equal(t, taskpool.StateRunning, info.State)
 			if i < 4 {
 				require.Equal(t, "seen", info.Name)
 				require.Equal(t, taskpool.Priority(4), info.Priority)
@@ -465,7 +465,7 @@ func TestDeadlyHooksChangeNothing(t *testing.T) {
 						synctest.Wait()
 						h := started.Load()
 						if h == nil { // it waits, and its submitter died
-							for _, info := range p.Tasks(taskpool.Queued, taskpool.Delayed) {
+							for _, info := range p.Tasks(taskpool.StateQueued, taskpool.StateDelayed) {
 								h = info.Handle
 							}
 						}
@@ -559,7 +559,7 @@ func TestDeadlyPoliciesAreContained(t *testing.T) {
 						var a pooltest.Attempts
 						h := pooltest.Submit(t, p, taskpool.Task{Retry: tt.retry, Run: func(context.Context) error { a.Start(); return pooltest.ErrTask }})
 						require.Equal(t, pooltest.ErrTask, h.Wait(t.Context()))
-						require.Equal(t, taskpool.Failed, h.State())
+						require.Equal(t, taskpool.StateFailed, h.State())
 						require.Equal(t, tt.want, a.N())
 						for i, gap := range a.Gaps() {
 							require.LessOrEqual(t, gap, 100*time.Millisecond<<i, "the default backoff stands in")
@@ -600,14 +600,14 @@ func TestDeadlyErrorsAreContained(t *testing.T) {
 						p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithLogger(text))
 						h := pooltest.Submit(t, p, taskpool.Task{Retry: taskpool.Retry{MaxAttempts: attempts}, Run: func(context.Context) error { return fail() }})
 						<-h.Done()
-						require.Equal(t, taskpool.Failed, h.State())
+						require.Equal(t, taskpool.StateFailed, h.State())
 						ctx, cancel := context.WithCancelCause(context.Background())
 						h, err := p.Submit(ctx, taskpool.Task{Run: func(ctx context.Context) error { <-ctx.Done(); return evilError{kill} }})
 						require.NoError(t, err)
 						synctest.Wait()
 						cancel(pooltest.ErrCause)
 						<-h.Done()
-						require.Equal(t, taskpool.Canceled, h.State())
+						require.Equal(t, taskpool.StateCanceled, h.State())
 						pooltest.RequireWhole(t, p, 2)
 					})
 				})
@@ -637,7 +637,7 @@ func TestDeadlyLoggerIsContained(t *testing.T) {
 					for _, n := range []int{0, 2} {
 						h := pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: run, Retry: taskpool.Retry{MaxAttempts: n}})
 						require.Error(t, h.Wait(t.Context()))
-						require.Equal(t, taskpool.Failed, h.State())
+						require.Equal(t, taskpool.StateFailed, h.State())
 					}
 				}
 				close(gate)
@@ -938,7 +938,7 @@ func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 		door.End()
 		require.ErrorIs(t, <-refused, context.Canceled)
 		require.ErrorIs(t, h.Wait(door), context.Canceled)
-		require.Equal(t, taskpool.Queued, h.State())
+		require.Equal(t, taskpool.StateQueued, h.State())
 		f.End()
 		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
 		release()

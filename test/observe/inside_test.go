@@ -172,7 +172,7 @@ func TestWorkInProgressIsTimed(t *testing.T) {
 		s = p.Stats()
 		require.Equal(t, 2*time.Minute, s.Longest)
 		require.Equal(t, 3*time.Minute, s.InProgress)
-		for _, task := range p.Tasks(taskpool.Running) {
+		for _, task := range p.Tasks(taskpool.StateRunning) {
 			want := 2 * time.Minute
 			if task.ID == 0 {
 				want = time.Minute
@@ -370,7 +370,7 @@ func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
 		p, release := pooltest.Occupied(t, taskpool.WithHooks(log.Hooks()), taskpool.WithHangGrace(time.Second),
 			taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithCapacity(1, taskpool.OverflowShed))
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
-		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low}}, p.Tasks(taskpool.Queued))
+		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low}}, p.Tasks(taskpool.StateQueued))
 		ran := false
 		require.NoError(t, p.Go(taskpool.Medium, func() { ran = true })) // sheds the other
 		over, cancel := context.WithCancel(t.Context())
@@ -379,7 +379,7 @@ func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
 		go func() { time.Sleep(500 * time.Millisecond); release() }()
 		require.ErrorAs(t, p.Shutdown(over), &left)
 		require.Len(t, left.Unfinished, 1)
-		require.Equal(t, taskpool.Queued, left.Unfinished[0].State)
+		require.Equal(t, taskpool.StateQueued, left.Unfinished[0].State)
 		require.NoError(t, left.Unfinished[0].Task.Run(t.Context()))
 		require.True(t, ran, "it can be made up for")
 		for _, e := range log.Named("Queued", "Started", "Shed", "Finished") {
@@ -419,7 +419,7 @@ func TestStackShowsWhatATaskIsDoing(t *testing.T) {
 	gate, entered := make(chan struct{}), make(chan struct{})
 	pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { close(entered); waitAtTheGate(gate); return nil }})
 	<-entered
-	running := p.Tasks(taskpool.Running)
+	running := p.Tasks(taskpool.StateRunning)
 	require.Len(t, running, 1)
 	stack := string(p.Stack(running[0].Worker))
 	require.True(t, strings.HasPrefix(stack, "goroutine "), stack)
@@ -542,7 +542,7 @@ func TestLookingInsideDisturbsNobody(t *testing.T) {
 					t.Errorf("not in order: %+v", s.Waiting)
 				}
 				for _, task := range p.Tasks() {
-					if task.State == taskpool.Running && task.Started.IsZero() {
+					if task.State == taskpool.StateRunning && task.Started.IsZero() {
 						t.Errorf("no start: %+v", task)
 					}
 				}
@@ -657,7 +657,7 @@ func TestEventOfARetrySaysWhereItFailedAndWhenItIsDue(t *testing.T) {
 		for _, e := range append(l.Named("AttemptFailed")[:1], l.Named("Retried")...) {
 			require.Equal(t, 1, e.Task.Task.Worker)
 			require.Equal(t, start, e.Task.Task.Started)
-			require.Equal(t, taskpool.Delayed, e.Task.Task.State)
+			require.Equal(t, taskpool.StateDelayed, e.Task.Task.State)
 			require.Equal(t, start.Add(time.Minute), e.Task.Task.Due)
 		}
 	})
@@ -710,7 +710,7 @@ func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Error(t, p.Shutdown(ctx))
-		given := p.Tasks(taskpool.Abandoned)
+		given := p.Tasks(taskpool.StateAbandoned)
 		require.Len(t, given, 1)
 		require.Equal(t, start, given[0].Started)
 		close(gate)

@@ -118,7 +118,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			defer release()
 			require.NoError(t, p.Go(taskpool.Low, func() {}))
 			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
-			require.Equal(t, taskpool.Queued, h.State())
+			require.Equal(t, taskpool.StateQueued, h.State())
 		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 2}},
 		{name: "a task that cannot be", do: func(t *testing.T, p *taskpool.Pool) {
 			_, err := p.Submit(background, taskpool.Task{})
@@ -252,23 +252,23 @@ func TestTasksDescribesEachTask(t *testing.T) {
 
 		now := start.Add(2 * time.Second)
 		want := map[taskpool.State][]taskpool.TaskInfo{
-			taskpool.Queued: {
-				{ID: 9, Name: "urgent", Priority: taskpool.High, State: taskpool.Queued, Handle: urgent},
-				{ID: 7, Name: "queued", Priority: taskpool.Low, State: taskpool.Queued, Handle: queued},
-				{Priority: taskpool.Low, State: taskpool.Queued},
+			taskpool.StateQueued: {
+				{ID: 9, Name: "urgent", Priority: taskpool.High, State: taskpool.StateQueued, Handle: urgent},
+				{ID: 7, Name: "queued", Priority: taskpool.Low, State: taskpool.StateQueued, Handle: queued},
+				{Priority: taskpool.Low, State: taskpool.StateQueued},
 			},
-			taskpool.Delayed: {
-				{ID: 2, Name: "retried", State: taskpool.Delayed, Attempt: 1, Due: now.Add(time.Hour), Err: failure, Handle: retried},
-				{ID: 3, Name: "delayed", Priority: 9, State: taskpool.Delayed, Due: start.Add(time.Minute), Handle: delayed},
+			taskpool.StateDelayed: {
+				{ID: 2, Name: "retried", State: taskpool.StateDelayed, Attempt: 1, Due: now.Add(time.Hour), Err: failure, Handle: retried},
+				{ID: 3, Name: "delayed", Priority: 9, State: taskpool.StateDelayed, Due: start.Add(time.Minute), Handle: delayed},
 			},
-			taskpool.Running: {
-				{ID: 4, Name: "running", Priority: -7, State: taskpool.Running, Attempt: 1, Started: now,
+			taskpool.StateRunning: {
+				{ID: 4, Name: "running", Priority: -7, State: taskpool.StateRunning, Attempt: 1, Started: now,
 					Deadline: now.Add(time.Minute), Handle: running},
-				{ID: 5, Name: "endless", State: taskpool.Running, Attempt: 1, Started: now, Handle: endless},
-				{Priority: -5, State: taskpool.Running, Attempt: 1, Started: now},
+				{ID: 5, Name: "endless", State: taskpool.StateRunning, Attempt: 1, Started: now, Handle: endless},
+				{Priority: -5, State: taskpool.StateRunning, Attempt: 1, Started: now},
 			},
-			taskpool.Abandoned: {
-				{ID: 1, Name: "hung", State: taskpool.Abandoned, Attempt: 1, Started: start,
+			taskpool.StateAbandoned: {
+				{ID: 1, Name: "hung", State: taskpool.StateAbandoned, Attempt: 1, Started: start,
 					Deadline: start.Add(time.Second), Err: hung.Err(), Handle: hung},
 			},
 		}
@@ -282,17 +282,17 @@ func TestTasksDescribesEachTask(t *testing.T) {
 			}
 			return ids
 		}
-		for state := taskpool.Queued; state <= taskpool.Abandoned; state++ {
+		for state := taskpool.StateQueued; state <= taskpool.StateAbandoned; state++ {
 			got := p.Tasks(state)
 			ids := workers(got)
 			switch state {
-			case taskpool.Queued:
+			case taskpool.StateQueued:
 				require.Equal(t, want[state], got, "the most urgent first")
 				require.Empty(t, ids)
-			case taskpool.Running:
+			case taskpool.StateRunning:
 				require.ElementsMatch(t, want[state], got)
 				require.ElementsMatch(t, []int{2, 3, 4}, ids, "1 was abandoned")
-			case taskpool.Abandoned:
+			case taskpool.StateAbandoned:
 				require.ElementsMatch(t, want[state], got)
 				require.Equal(t, []int{1}, ids)
 			default:
@@ -304,16 +304,16 @@ func TestTasksDescribesEachTask(t *testing.T) {
 		all := p.Tasks()
 		workers(all)
 		var interesting []taskpool.TaskInfo
-		for _, state := range []taskpool.State{taskpool.Delayed, taskpool.Running, taskpool.Abandoned} {
+		for _, state := range []taskpool.State{taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateAbandoned} {
 			interesting = append(interesting, want[state]...)
 		}
 		require.ElementsMatch(t, interesting, all, "without states")
-		require.Len(t, p.Tasks(taskpool.Queued, taskpool.Delayed), 5)
+		require.Len(t, p.Tasks(taskpool.StateQueued, taskpool.StateDelayed), 5)
 
 		open()
 		require.NoError(t, p.Shutdown(context.Background()))
 		synctest.Wait()
-		require.Empty(t, p.Tasks(taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Succeeded, taskpool.Failed, taskpool.Abandoned))
+		require.Empty(t, p.Tasks(taskpool.StateQueued, taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateSucceeded, taskpool.StateFailed, taskpool.StateAbandoned))
 	})
 }
 

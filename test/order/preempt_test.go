@@ -175,7 +175,7 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				}
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				for _, h := range handles {
-					require.GreaterOrEqual(t, h.State(), taskpool.Succeeded)
+					require.GreaterOrEqual(t, h.State(), taskpool.StateSucceeded)
 				}
 				s := p.Stats()
 				pooltest.RequireConserved(t, s)
@@ -717,7 +717,7 @@ func TestTaskWhoseContextEndsWhileParkedResumesBeforeEverything(t *testing.T) {
 						}
 						close(begin)
 						synctest.Wait()
-						require.Equal(t, taskpool.Parked, h.State())
+						require.Equal(t, taskpool.StateParked, h.State())
 						if paused {
 							p.Pause()
 						}
@@ -768,10 +768,10 @@ func TestBlockThatOutlivesTheGraceIsGivenUpAndCostsNoSlot(t *testing.T) {
 				h.Cancel(pooltest.ErrCause)
 				time.Sleep(3*time.Second - 1)
 				synctest.Wait()
-				require.Equal(t, taskpool.Parked, h.State())
+				require.Equal(t, taskpool.StateParked, h.State())
 				time.Sleep(time.Nanosecond)
 				synctest.Wait()
-				require.Equal(t, taskpool.Failed, h.State())
+				require.Equal(t, taskpool.StateFailed, h.State())
 				var hung *taskpool.HungError
 				require.ErrorAs(t, h.Err(), &hung)
 				require.Contains(t, string(hung.Stack), "preemptHangsHere")
@@ -874,7 +874,7 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				synctest.Wait()
 				require.EqualValues(t, 2, attempts.Load())
-				require.Equal(t, taskpool.Running, h.State())
+				require.Equal(t, taskpool.StateRunning, h.State())
 				log := new(startLog)
 				queued = pooltest.Submit(t, p, log.task("queued", taskpool.High))
 				close(first)
@@ -884,10 +884,10 @@ func TestAbandonedAttemptTouchesNoSlotWhileItsRetryRuns(t *testing.T) {
 				require.Empty(t, log.all())
 				s := p.Stats()
 				require.Equal(t, []int{1, 0, 1}, []int{s.Running, s.Parked, s.Queued})
-				require.Equal(t, taskpool.Running, h.State())
+				require.Equal(t, taskpool.StateRunning, h.State())
 				close(second)
 				pooltest.Drain(t, p)
-				require.Equal(t, taskpool.Succeeded, h.State())
+				require.Equal(t, taskpool.StateSucceeded, h.State())
 				pooltest.RequireWhole(t, p, 1)
 			})
 		})
@@ -907,7 +907,7 @@ func TestHelperGoroutinesParkATaskOnce(t *testing.T) {
 			return nil
 		}})
 		synctest.Wait()
-		require.Equal(t, taskpool.Parked, h.State())
+		require.Equal(t, taskpool.StateParked, h.State())
 		require.Equal(t, 1, p.Stats().Parked)
 		var running pooltest.Peak
 		for range 4 {
@@ -919,7 +919,7 @@ func TestHelperGoroutinesParkATaskOnce(t *testing.T) {
 		close(busy)
 		pooltest.Drain(t, p)
 		require.EqualValues(t, 2, running.Highest.Load())
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 		pooltest.RequireWhole(t, p, 2)
 	})
 }
@@ -929,10 +929,10 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 		end   func() error
 		state taskpool.State
 	}{
-		"nil":    {func() error { return nil }, taskpool.Succeeded},
-		"error":  {func() error { return pooltest.ErrTask }, taskpool.Failed},
-		"panic":  {func() error { panic("x") }, taskpool.Failed},
-		"Goexit": {func() error { runtime.Goexit(); return nil }, taskpool.Failed},
+		"nil":    {func() error { return nil }, taskpool.StateSucceeded},
+		"error":  {func() error { return pooltest.ErrTask }, taskpool.StateFailed},
+		"panic":  {func() error { panic("x") }, taskpool.StateFailed},
+		"Goexit": {func() error { runtime.Goexit(); return nil }, taskpool.StateFailed},
 	} {
 		for _, helper := range []string{"blocks", "asks for a slot", "asks first, as the context has ended"} {
 			t.Run(name+", helper "+helper, func(t *testing.T) {
@@ -960,12 +960,12 @@ func TestTaskMayReturnWhileAHelperKeepsItParked(t *testing.T) {
 						close(gate)
 					}
 					synctest.Wait()
-					require.Equal(t, taskpool.Parked, h.State())
+					require.Equal(t, taskpool.StateParked, h.State())
 					time.Sleep(time.Second)
 					synctest.Wait()
 					want := o.state
 					if ended && name == "error" {
-						want = taskpool.Canceled
+						want = taskpool.StateCanceled
 					}
 					require.Equal(t, want, h.State())
 					s := p.Stats()
@@ -1120,11 +1120,11 @@ func TestShutdownCutShortListsParkedTasksAndEndsWithinTwoGraces(t *testing.T) {
 			states[u.Task.Name] = u.State
 		}
 		for _, name := range []string{"block", "deaf block", "deaf wait", "deaf wait for another pool"} {
-			require.Equal(t, taskpool.Parked, states[name], name)
+			require.Equal(t, taskpool.StateParked, states[name], name)
 		}
-		require.Equal(t, taskpool.Running, states["running"])
-		require.Equal(t, taskpool.Queued, states["queued 0"])
-		require.Equal(t, taskpool.Delayed, states["late"])
+		require.Equal(t, taskpool.StateRunning, states["running"])
+		require.Equal(t, taskpool.StateQueued, states["queued 0"])
+		require.Equal(t, taskpool.StateDelayed, states["late"])
 		require.Len(t, e.Unfinished, 13)
 		s := p.Stats()
 		pooltest.RequireConserved(t, s)
@@ -1146,7 +1146,7 @@ func TestHighStartsAtOnceOnAReservedWorker(t *testing.T) {
 		for range 20 {
 			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 			synctest.Wait()
-			require.Equal(t, taskpool.Succeeded, h.State())
+			require.Equal(t, taskpool.StateSucceeded, h.State())
 			require.Equal(t, 2, p.Stats().Running)
 		}
 		close(gate)
@@ -1252,7 +1252,7 @@ func TestHighSubmitterIsLetInPastALowOneWhileAReservedSlotIsFree(t *testing.T) {
 				hold := func(context.Context) error { <-highs; return nil }
 				first := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: hold})
 				pooltest.RequireAccepted(t, first)
-				require.Equal(t, taskpool.Running, first.Handle.State())
+				require.Equal(t, taskpool.StateRunning, first.Handle.State())
 				require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
 				second := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 				pooltest.RequireWaiting(t, second)
@@ -1285,10 +1285,10 @@ func TestQueueStaysWithinItsCapacityWhenParkedTasksResume(t *testing.T) {
 		pooltest.RequireWaiting(t, door)
 		close(back)
 		synctest.Wait()
-		require.Equal(t, taskpool.Parked, h.State())
+		require.Equal(t, taskpool.StateParked, h.State())
 		close(busy)
 		synctest.Wait()
-		require.Equal(t, taskpool.Running, h.State(), "the slot goes to the one that resumes")
+		require.Equal(t, taskpool.StateRunning, h.State(), "the slot goes to the one that resumes")
 		queued := p.Stats().Queued
 		close(slow)
 		pooltest.RequireAccepted(t, door)
@@ -1366,13 +1366,13 @@ func TestFairShareReachesATaskThatResumes(t *testing.T) {
 		high = func() {
 			log.add("high")
 			time.Sleep(time.Second)
-			if low.State() < taskpool.Succeeded && time.Now().Before(stop) {
+			if low.State() < taskpool.StateSucceeded && time.Now().Before(stop) {
 				assert.NoError(t, p.Go(taskpool.High, high))
 			}
 		}
 		require.NoError(t, p.Go(taskpool.High, high))
 		pooltest.Drain(t, p)
-		require.Equal(t, taskpool.Succeeded, low.State())
+		require.Equal(t, taskpool.StateSucceeded, low.State())
 		// It advances by one interval in n dispatches, no more and no less.
 		var want []string
 		for range points {
@@ -1454,7 +1454,7 @@ func TestSilentTaskIsFoundWithinTwiceItsHeartbeat(t *testing.T) {
 					}
 					require.GreaterOrEqual(t, found.Sub(last), time.Second)
 					require.LessOrEqual(t, found.Sub(last), 2*time.Second)
-					require.Equal(t, taskpool.Failed, h.State())
+					require.Equal(t, taskpool.StateFailed, h.State())
 					release()
 					pooltest.RequireWhole(t, p, 1)
 				})
@@ -1559,26 +1559,26 @@ func TestParkedTasksAreShown(t *testing.T) {
 		release := pooltest.Occupy(t, p)
 		pooltest.Submit(t, p, taskpool.Task{Name: "queued", Run: pooltest.Nop})
 		synctest.Wait()
-		require.Equal(t, taskpool.Parked, within.State)
-		require.Equal(t, taskpool.Parked, h.State())
+		require.Equal(t, taskpool.StateParked, within.State)
+		require.Equal(t, taskpool.StateParked, h.State())
 		check := func() {
 			t.Helper()
 			s := p.Stats()
 			pooltest.RequireConserved(t, s)
 			require.Equal(t, []int{1, 1, 1}, []int{s.Parked, s.Running, s.Queued})
 			require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 1}}, s.Waiting)
-			parked := p.Tasks(taskpool.Parked)
+			parked := p.Tasks(taskpool.StateParked)
 			require.Len(t, parked, 1)
 			info := parked[0]
 			require.Equal(t, "io", info.Name)
-			require.Equal(t, taskpool.Parked, info.State)
+			require.Equal(t, taskpool.StateParked, info.State)
 			require.Equal(t, 1, info.Attempt)
 			require.Same(t, h, info.Handle)
 			require.Equal(t, info.Started.Add(time.Hour), info.Deadline)
 			require.Positive(t, info.Worker)
 			require.Len(t, p.Tasks(), 2)
-			require.Len(t, p.Tasks(taskpool.Running), 1)
-			require.Len(t, p.Tasks(taskpool.Queued), 1)
+			require.Len(t, p.Tasks(taskpool.StateRunning), 1)
+			require.Len(t, p.Tasks(taskpool.StateQueued), 1)
 			require.NoError(t, p.Health())
 			require.False(t, h.SetPriority(taskpool.High), "it no longer waits to start")
 		}

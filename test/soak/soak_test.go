@@ -206,7 +206,7 @@ func (s *soak) describe(g *soakPool) string {
 			"running %d (most %d), inside %d, users %d, left late %d\n", g.name, g.options, g.p.Stats(),
 			g.retired.Load(), g.closing.Load(), g.mayCut.Load(), g.queued.Load(), g.finishedByState(), g.started.Load(),
 			g.running.Load(), g.peak.Load(), g.inside.Load(), g.users.Load(), g.left.Load())
-		tasks := g.p.Tasks(taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Parked, taskpool.Abandoned)
+		tasks := g.p.Tasks(taskpool.StateQueued, taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateParked, taskpool.StateAbandoned)
 		for _, t := range tasks[:min(len(tasks), 100)] {
 			fmt.Fprintf(&b, "  %d %q %v %v, attempt %d, worker %d, started %v, err %v\n",
 				t.ID, t.Name, t.Priority, t.State, t.Attempt, t.Worker, t.Started, t.Err)
@@ -349,7 +349,7 @@ type soakPool struct {
 	// As hooks and logger saw it.
 	queued, started, retried, shed atomic.Uint64
 	panics, goexits, hung          atomic.Uint64
-	finished                       [taskpool.Abandoned + 1]atomic.Uint64
+	finished                       [taskpool.StateAbandoned + 1]atomic.Uint64
 	warnings, errors               atomic.Uint64
 
 	// Functions given to Go, which have no name.
@@ -502,7 +502,7 @@ func (g *soakPool) lookUp(name string) *soakTask {
 	return g.tasks[i]
 }
 
-func (g *soakPool) finishedByState() (n [taskpool.Abandoned + 1]uint64) {
+func (g *soakPool) finishedByState() (n [taskpool.StateAbandoned + 1]uint64) {
 	for i := range n {
 		n[i] = g.finished[i].Load()
 	}
@@ -770,7 +770,7 @@ func (t *soakTask) settle(e taskpool.TaskEvent) {
 		}
 	}
 	if t.shared {
-		if s.state != taskpool.Succeeded && s.err == nil {
+		if s.state != taskpool.StateSucceeded && s.err == nil {
 			t.fail("%v without an error", s.state)
 		}
 		return
@@ -799,17 +799,17 @@ func (t *soakTask) settle(e taskpool.TaskEvent) {
 		end = t.ends[n-1].Load()
 	}
 	switch s.state {
-	case taskpool.Succeeded:
+	case taskpool.StateSucceeded:
 		if s.err != nil || end == nil || end.how != endOK {
 			t.fail("succeeded with error %v after attempt %d, whose body ended with %+v", s.err, n, end)
 		}
-	case taskpool.Shed:
+	case taskpool.StateShed:
 		if s.err != taskpool.ErrShed || n > 0 || t.g.capacity < 0 || t.g.overflow != taskpool.OverflowShed {
 			t.fail("shed with error %v after %d attempts", s.err, n)
 		}
-	case taskpool.Canceled:
+	case taskpool.StateCanceled:
 		t.checkCanceled(s, end)
-	case taskpool.Failed:
+	case taskpool.StateFailed:
 		t.checkFailed(s, end)
 	default:
 		t.fail("finished as %v", s.state)
@@ -884,14 +884,14 @@ func (g *soakPool) settleGo(e taskpool.TaskEvent) {
 	g.goFinished.Add(1)
 	var hung *taskpool.HungError
 	switch e.Task.State {
-	case taskpool.Canceled:
+	case taskpool.StateCanceled:
 		g.goCanceled.Add(1)
 		if !errors.Is(e.Err, taskpool.ErrClosed) || !g.mayCut.Load() {
 			g.fail("a function was canceled: %v", e.Err)
 		}
-	case taskpool.Shed:
+	case taskpool.StateShed:
 		g.goShed.Add(1)
-	case taskpool.Failed:
+	case taskpool.StateFailed:
 		if errors.As(e.Err, &hung) {
 			if g.goHung.Add(1); !g.mayCut.Load() {
 				g.fail("a function was given up, and no shutdown cut short: %v", e.Err)
@@ -1216,7 +1216,7 @@ func (b *soakBody) leave() {
 		g.leaveSlot(b.less)
 	}
 	if b.t.mayEnd() {
-		if info, _ := taskpool.Current(b.ctx); info.State == taskpool.Abandoned {
+		if info, _ := taskpool.Current(b.ctx); info.State == taskpool.StateAbandoned {
 			g.left.Add(1)
 		}
 	}
@@ -1655,7 +1655,7 @@ func (g *soakPool) submitAll(r *rand.Rand) {
 // checkWait waits for a task from outside.
 func (g *soakPool) checkWait(h *taskpool.Handle, get func(context.Context) error) {
 	err := get(context.Background())
-	if got, state := h.Err(), h.State(); err != got || (err == nil) != (state == taskpool.Succeeded) {
+	if got, state := h.Err(), h.State(); err != got || (err == nil) != (state == taskpool.StateSucceeded) {
 		g.fail("Wait returned %v, and the handle says %v, %v", err, state, got)
 	}
 }
@@ -1777,19 +1777,19 @@ func (g *soakPool) sample(deep bool) {
 	if !deep {
 		return
 	}
-	tasks := g.p.Tasks(taskpool.Queued, taskpool.Delayed, taskpool.Running, taskpool.Parked)
+	tasks := g.p.Tasks(taskpool.StateQueued, taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateParked)
 	seen := make(map[uint64]bool, len(tasks))
 	var last *taskpool.TaskInfo
 	for i := range tasks {
 		t := &tasks[i]
-		if t.ID != 0 && seen[t.ID] || (t.ID == 0) != (t.Handle == nil) || t.State > taskpool.Parked {
+		if t.ID != 0 && seen[t.ID] || (t.ID == 0) != (t.Handle == nil) || t.State > taskpool.StateParked {
 			g.fail("listed twice or wrongly: %+v", *t)
 		}
 		seen[t.ID] = true
-		if (t.State == taskpool.Running || t.State == taskpool.Parked) && t.Attempt < 1 {
+		if (t.State == taskpool.StateRunning || t.State == taskpool.StateParked) && t.Attempt < 1 {
 			g.fail("at work before its first attempt: %+v", *t)
 		}
-		if t.State == taskpool.Queued {
+		if t.State == taskpool.StateQueued {
 			if last != nil && last.Priority > t.Priority {
 				g.fail("listed out of order: %+v before %+v", *last, *t)
 			}
@@ -1920,8 +1920,8 @@ func (g *soakPool) audit(how soakEnding, answers []error) {
 		f := g.finishedByState()
 		return []count{
 			{"queued", g.queued.Load(), s.Submitted}, {"finished", g.finishedInAll(), s.Submitted},
-			{"succeeded", f[taskpool.Succeeded], s.Succeeded}, {"failed", f[taskpool.Failed], s.Failed},
-			{"canceled", f[taskpool.Canceled], s.Canceled}, {"shed", f[taskpool.Shed], s.Shed}, {"shed hooks", g.shed.Load(), s.Shed},
+			{"succeeded", f[taskpool.StateSucceeded], s.Succeeded}, {"failed", f[taskpool.StateFailed], s.Failed},
+			{"canceled", f[taskpool.StateCanceled], s.Canceled}, {"shed", f[taskpool.StateShed], s.Shed}, {"shed hooks", g.shed.Load(), s.Shed},
 			{"attempts, but for some given up", max(g.started.Load(), min(g.started.Load()+s.Hangs, s.Attempts)), s.Attempts}, {"retries", g.retried.Load(), s.Retries},
 			{"panics", g.panics.Load(), s.Panics}, {"goexits", g.goexits.Load(), s.Goexits}, {"hangs", g.hung.Load(), s.Hangs},
 			{"functions", g.goFinished.Load(), g.goAccepted.Load()},
@@ -1985,15 +1985,15 @@ func (g *soakPool) auditList(e *taskpool.ShutdownError) map[string]int {
 	for _, u := range e.Unfinished {
 		name := u.Task.Name
 		listed[name]++
-		if u.State > taskpool.Parked || (u.State == taskpool.Running || u.State == taskpool.Parked) && u.Attempt < 1 {
+		if u.State > taskpool.StateParked || (u.State == taskpool.StateRunning || u.State == taskpool.StateParked) && u.Attempt < 1 {
 			g.fail("unfinished: %+v", u)
 		}
 		t := g.lookUp(name)
 		if t == nil {
 			switch {
-			case u.State == taskpool.Queued && u.Attempt == 0 && u.Task.Run != nil:
+			case u.State == taskpool.StateQueued && u.Attempt == 0 && u.Task.Run != nil:
 				goQueued++
-			case u.State == taskpool.Running && u.Attempt == 1 && u.Task.Run != nil:
+			case u.State == taskpool.StateRunning && u.Attempt == 1 && u.Task.Run != nil:
 				goRunning++
 			default:
 				g.fail("an unfinished function: %+v", u)
@@ -2012,12 +2012,12 @@ func (g *soakPool) auditList(e *taskpool.ShutdownError) map[string]int {
 			continue
 		}
 		var hung *taskpool.HungError
-		undone := s.state == taskpool.Failed && errors.As(s.err, &hung) ||
-			s.state == taskpool.Canceled && (errors.Is(s.err, taskpool.ErrClosed) || t.endable || t.canceled.Load())
+		undone := s.state == taskpool.StateFailed && errors.As(s.err, &hung) ||
+			s.state == taskpool.StateCanceled && (errors.Is(s.err, taskpool.ErrClosed) || t.endable || t.canceled.Load())
 		if listed[name] > 1 || !undone || u.Task.Run == nil || u.Attempt > s.attempt {
 			t.fail("unfinished as %+v, listed %d times, settled as %+v", u, listed[name], s)
 		}
-		if waits := u.State == taskpool.Queued || u.State == taskpool.Delayed; waits && u.Attempt != s.attempt {
+		if waits := u.State == taskpool.StateQueued || u.State == taskpool.StateDelayed; waits && u.Attempt != s.attempt {
 			t.fail("unfinished as %+v, and then attempt %d", u, s.attempt)
 		}
 	}
@@ -2056,10 +2056,10 @@ func (g *soakPool) auditTasks(s taskpool.Stats, listed map[string]int) {
 				t.fail("settled as %+v, and the body of attempt %d ran %d times", end, i+1, k)
 			}
 		}
-		if n := t.got.Load(); n != 0 && (end.state != taskpool.Succeeded || n != int64(end.attempt)) {
+		if n := t.got.Load(); n != 0 && (end.state != taskpool.StateSucceeded || n != int64(end.attempt)) {
 			t.fail("settled as %+v, and gave the result of attempt %d", end, n)
 		}
-		if cut := end.state == taskpool.Canceled && errors.Is(end.err, taskpool.ErrClosed); cut && !t.inherits && listed[t.task.Name] == 0 {
+		if cut := end.state == taskpool.StateCanceled && errors.Is(end.err, taskpool.ErrClosed); cut && !t.inherits && listed[t.task.Name] == 0 {
 			t.fail("cut off, and not listed: %+v", end)
 		}
 	}

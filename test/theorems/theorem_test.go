@@ -372,7 +372,7 @@ func (tr *orderTrace) pick() *traceTask {
 		return nil
 	}
 	x := tr.waiting[tr.rng.IntN(len(tr.waiting))]
-	if x.h == nil || x.h.State() != taskpool.Queued {
+	if x.h == nil || x.h.State() != taskpool.StateQueued {
 		return nil
 	}
 	return x

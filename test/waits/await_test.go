@@ -166,7 +166,7 @@ func TestAFunctionThatWaitsIsParkedAndEndsAsUsual(t *testing.T) {
 				synctest.Wait()
 				s := p.Stats()
 				require.Equal(t, []int{1, 1, 0}, []int{s.Running, s.Parked, s.Queued})
-				tasks := p.Tasks(taskpool.Parked)
+				tasks := p.Tasks(taskpool.StateParked)
 				require.Len(t, tasks, 1)
 				require.Zero(t, tasks[0].ID)
 				require.Nil(t, tasks[0].Handle)
@@ -372,7 +372,7 @@ func TestAWaitEndsWithTheTaskThatWaits(t *testing.T) {
 							require.NoError(t, err)
 							time.Sleep(time.Second - 1)
 							synctest.Wait()
-							require.Equal(t, taskpool.Parked, h.State())
+							require.Equal(t, taskpool.StateParked, h.State())
 							time.Sleep(time.Nanosecond)
 							if end.end != nil {
 								end.end(h, cancel)
@@ -522,7 +522,7 @@ func TestATaskThatWaitsForAnotherPoolToBeIdleOrShutDownGivesItsSlotBack(t *testi
 							return err
 						}
 						info, _ := taskpool.Current(ctx)
-						require.Equal(t, taskpool.Running, info.State, "it has a slot again")
+						require.Equal(t, taskpool.StateRunning, info.State, "it has a slot again")
 						return nil
 					}})
 					require.NoError(t, h.Wait(pooltest.Patience(t)))
@@ -700,7 +700,7 @@ func TestWhatWaitsWithTheContextOfATaskThatIsOverGivesItsSlotBack(t *testing.T) 
 				info, _ := taskpool.Current(kept)
 				h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { return call(t, kept, p) }})
 				require.NoError(t, h.Wait(pooltest.Patience(t)))
-				require.Equal(t, taskpool.Succeeded, info.Handle.State(), "nothing has become of it")
+				require.Equal(t, taskpool.StateSucceeded, info.Handle.State(), "nothing has become of it")
 			})
 		})
 	}
@@ -809,7 +809,7 @@ func TestAFunctionThatWaitsIsNeverShed(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		victim := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: pooltest.MustNotRun})
 		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
-		require.Equal(t, taskpool.Shed, victim.State())
+		require.Equal(t, taskpool.StateShed, victim.State())
 		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		require.NoError(t, got)
 	})
@@ -905,7 +905,7 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 					return nil
 				}})
 				time.Sleep(2 * time.Second)
-				require.Equal(t, taskpool.Parked, waiter.State())
+				require.Equal(t, taskpool.StateParked, waiter.State())
 				require.Zero(t, p.Stats().Blocked)
 				ran := time.Duration(0)
 				start := time.Now()

@@ -27,7 +27,7 @@ func (l *hookCounts) hooks() taskpool.Option {
 	return taskpool.WithHooks(taskpool.Hooks{
 		Started: func(taskpool.TaskEvent) { l.started.Add(1) },
 		Finished: func(e taskpool.TaskEvent) {
-			if e.Task.State == taskpool.Canceled {
+			if e.Task.State == taskpool.StateCanceled {
 				l.finished.Add(1)
 			}
 		},
@@ -63,7 +63,7 @@ func TestWhatHasEndedNeverStarts(t *testing.T) {
 				release()
 				for _, h := range all {
 					require.Same(t, cause, h.Wait(pooltest.Patience(t)))
-					require.Equal(t, taskpool.Canceled, h.State())
+					require.Equal(t, taskpool.StateCanceled, h.State())
 				}
 				require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 				require.Zero(t, started.Load())
@@ -132,12 +132,12 @@ func TestTaskWhoseContextEndedUnheardNeverStarts(t *testing.T) {
 					require.NoError(t, err)
 					defer func() {
 						require.ErrorIs(t, h.Err(), end.want)
-						require.Equal(t, taskpool.Canceled, h.State())
+						require.Equal(t, taskpool.StateCanceled, h.State())
 					}()
 				}
 				time.Sleep(time.Second)
 				end.end(ctx)
-				got = p.Tasks(taskpool.Queued)
+				got = p.Tasks(taskpool.StateQueued)
 				require.Len(t, got, 2, "nobody knows yet")
 				release()
 				synctest.Wait()
@@ -201,11 +201,11 @@ func TestNoRetryStartsOnceTheContextHasEnded(t *testing.T) {
 				h, err := p.Submit(ctx, taskpool.Task{Retry: retry, Run: func(context.Context) error { return failed }})
 				require.NoError(t, err)
 				synctest.Wait()
-				require.Equal(t, taskpool.Delayed, h.State())
+				require.Equal(t, taskpool.StateDelayed, h.State())
 				time.Sleep(time.Second)
 				end.end(ctx)
 				time.Sleep(time.Hour)
-				require.Equal(t, taskpool.Canceled, h.State())
+				require.Equal(t, taskpool.StateCanceled, h.State())
 				require.ErrorIs(t, h.Err(), end.want)
 				require.NotErrorIs(t, h.Err(), failed)
 				require.EqualValues(t, 1, p.Stats().Attempts)
@@ -406,7 +406,7 @@ func TestRunIsNotCalledWhereTheContextEndedInAHook(t *testing.T) {
 					require.NoError(t, err)
 					err = h.Wait(t.Context())
 					require.ErrorIs(t, err, end.want)
-					require.Equal(t, taskpool.Canceled, h.State())
+					require.Equal(t, taskpool.StateCanceled, h.State())
 					if in == around {
 						require.ErrorIs(t, shown, context.Canceled)
 					}
@@ -432,8 +432,8 @@ func TestRunIsNotCalledAfterCancelOrTimeoutInAHook(t *testing.T) {
 		want    error
 		attempt int
 	}{
-		{"cancel", func(i taskpool.TaskInfo) { i.Handle.Cancel(nil) }, taskpool.Canceled, context.Canceled, 1},
-		{"timeout", func(taskpool.TaskInfo) { time.Sleep(time.Second) }, taskpool.Failed, taskpool.ErrTimeout, 2},
+		{"cancel", func(i taskpool.TaskInfo) { i.Handle.Cancel(nil) }, taskpool.StateCanceled, context.Canceled, 1},
+		{"timeout", func(taskpool.TaskInfo) { time.Sleep(time.Second) }, taskpool.StateFailed, taskpool.ErrTimeout, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -489,7 +489,7 @@ func TestContextThatFailsAWorkerThatLooksAtItHarmsNobody(t *testing.T) {
 					ctx.on.Store(true)
 					release()
 					synctest.Wait()
-					require.True(t, taskpool.Succeeded == h.State() == ran)
+					require.True(t, taskpool.StateSucceeded == h.State() == ran)
 					require.Equal(t, in != "Value" || how == "Goexit", ran, "%v", h.Err())
 					ctx.on.Store(false)
 					require.Zero(t, outstanding(p))
@@ -557,7 +557,7 @@ func TestEndOfAContextStartsNoGoroutineForEachTask(t *testing.T) {
 	}
 	var most atomic.Int64
 	p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
-		if e.Task.State == taskpool.Canceled {
+		if e.Task.State == taskpool.StateCanceled {
 			most.Store(max(most.Load(), int64(runtime.NumGoroutine())))
 		}
 	}}))
@@ -643,7 +643,7 @@ func TestTheEndOfAContextOfAnotherPackageEndsItsOwnTaskOnly(t *testing.T) {
 			ends[last]()
 			synctest.Wait()
 			for i, h := range all {
-				require.Equal(t, i >= last, h.State() == taskpool.Canceled, "task %d, after the end of %d", i, last)
+				require.Equal(t, i >= last, h.State() == taskpool.StateCanceled, "task %d, after the end of %d", i, last)
 			}
 		}
 	})
@@ -654,7 +654,7 @@ func TestASubmitterGetsTheRoomOfACanceledTaskBeforeHooksHaveReturned(t *testing.
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait), taskpool.WithHooks(taskpool.Hooks{
 			Finished: func(e taskpool.TaskEvent) {
-				if e.Task.State == taskpool.Canceled {
+				if e.Task.State == taskpool.StateCanceled {
 					time.Sleep(time.Hour)
 				}
 			},
@@ -723,7 +723,7 @@ func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
 				_ = h.Wait(t.Context())
 				require.NoError(t, p.WaitIdle(t.Context()))
 				requireGone(t, w)
-				require.NotEqual(t, taskpool.Running, h.State())
+				require.NotEqual(t, taskpool.StateRunning, h.State())
 			})
 		}
 	}
@@ -735,13 +735,13 @@ func TestHandleOfASettledTaskLetsItsContextGo(t *testing.T) {
 		release()
 		require.NoError(t, p.WaitIdle(t.Context()))
 		requireGone(t, w)
-		require.Equal(t, taskpool.Canceled, h.State())
+		require.Equal(t, taskpool.StateCanceled, h.State())
 	})
 	t.Run("a member of a group", func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1))
 		h, w := memberWithSecret(t, p)
 		requireGone(t, w)
-		require.Equal(t, taskpool.Succeeded, h.State())
+		require.Equal(t, taskpool.StateSucceeded, h.State())
 	})
 }
 

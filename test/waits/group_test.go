@@ -715,7 +715,7 @@ func TestGroupWaitInATaskWhoseContextEndsReturnsTheCauseAtOnce(t *testing.T) {
 				}})
 				<-running
 				synctest.Wait()
-				require.Equal(t, taskpool.Parked, h.State())
+				require.Equal(t, taskpool.StateParked, h.State())
 				require.True(t, h.Cancel(cause))
 				require.Same(t, cause, h.Wait(pooltest.Patience(t)))
 				require.Same(t, cause, got)

@@ -244,11 +244,11 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 						}
 						close(do)
 						synctest.Wait() // it waits at the door, and its slot is taken
-						require.Equal(t, taskpool.Parked, task.State())
+						require.Equal(t, taskpool.StateParked, task.State())
 
 						c.end(ends{task, end})
 						synctest.Wait()
-						require.Equal(t, taskpool.Parked, task.State(), "it has no slot")
+						require.Equal(t, taskpool.StateParked, task.State(), "it has no slot")
 						for _, f := range fill {
 							pooltest.RequireAccepted(t, f)
 							f.Handle.Cancel(nil)
@@ -259,7 +259,7 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 						require.ErrorIs(t, refused, cause)
 						require.EqualValues(t, 1, p.Stats().Refused)
 						require.NoError(t, task.Err())
-						require.Equal(t, taskpool.Succeeded, task.State())
+						require.Equal(t, taskpool.StateSucceeded, task.State())
 					})
 				})
 			}

@@ -687,7 +687,7 @@ func TestTasksThatWaitForASlotToGoOnAreInAStall(t *testing.T) {
 			}
 			close(back)
 			synctest.Wait()
-			require.Equal(t, taskpool.Parked, parked.State())
+			require.Equal(t, taskpool.StateParked, parked.State())
 			require.NoError(t, p.Health())
 			time.Sleep(time.Hour)
 			require.ErrorContains(t, p.Health(), "while 1 tasks and 0 submitters wait", "ended: %v", ended)
