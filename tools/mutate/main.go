@@ -67,7 +67,8 @@ const fastTests = `^TestPoolAgreesWithModel$`
 const slowTests = `^(TestAtMostW|TestEveryAccepted|TestSubmittersRacing|TestOneWorkerFinishes|TestTaskThatBeats|` +
 	`TestRandomActions|TestRetryStorm|TestNoSubmitter|TestStopped|TestAMillion|TestNoRace|TestSoak|TestTheorem|` +
 	`TestShutdownCutShortA|TestShutdownWithPatience|TestShutdownGivesUp|TestEveryDeath|TestTenThousand|` +
-	`TestAnyMix|TestHungTasksCost|TestThousands)`
+	`TestAnyMix|TestHungTasksCost|TestThousands|TestUniformity|TestMemoryOf|TestTasksThatCome|TestEndOfAContext|` +
+	`TestYieldSees|TestCountedPriorities)`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
