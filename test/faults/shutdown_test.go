@@ -400,7 +400,7 @@ func TestShutdownWithPatienceFinishesThousandsInEveryState(t *testing.T) {
 // what the handles say.
 func TestShutdownCutShortAtAnyMomentLosesNothing(t *testing.T) {
 	const tasks = 600
-	rounds := pooltest.Times(100, 10)
+	rounds := max(pooltest.Times(100, 10), 10) // enough for some to be cut and some to be done
 	listed, done := 0, 0
 	for seed := range uint64(rounds) {
 		rnd := rand.New(rand.NewPCG(seed, 7))

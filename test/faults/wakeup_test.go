@@ -119,7 +119,7 @@ func (f *heapFaults) run(kind int) func(context.Context) error {
 // workers take from it, newcomers shed and retries return. At every sample, taken
 // between any two operations, all heaps hold together.
 func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
-	actors, operations := 8, pooltest.Times(8_000, 1_000) // 64,000 at most in each of 8 rows
+	actors, operations := 8, max(pooltest.Times(8_000, 1_000), 500) // 64,000 at most in each of 8 rows
 	const unbounded = 1 << 20
 	with := func(opts ...taskpool.Option) []taskpool.Option { return opts }
 	for seed, tt := range []struct {
@@ -525,7 +525,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 	} {
 		for _, capacity := range race.capacities {
 			t.Run(race.name+"/capacity "+strconv.Itoa(capacity), func(t *testing.T) {
-				rounds := pooltest.Times(10_000, 1_000)/len(race.capacities) + 1
+				rounds := max(pooltest.Times(10_000, 1_000), 500)/len(race.capacities) + 1
 				overflow := taskpool.OverflowWait
 				if race.name == "a task is shed" {
 					overflow = taskpool.OverflowShed
