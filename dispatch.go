@@ -104,7 +104,7 @@ func (h *Handle) acceptLocked(later bool) {
 // enqueueLocked puts a task at the back of its lane.
 func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	h := e.h
-	if h != nil && p.hooks.timed && !h.function {
+	if h != nil && p.hooks.timed && h.self != nil {
 		h.queuedAt = time.Since(p.epoch)
 	}
 	l, order := p.sched.enqueue(e, pr, p.now())

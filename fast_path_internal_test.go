@@ -228,11 +228,11 @@ func TestTasksThatWaitForAWorkerTakeNoRoom(t *testing.T) {
 			require.Equal(t, min(i+1, 2), p.crew.coming)
 			require.NoError(t, p.CheckInvariants())
 		}
-		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.ErrorIs(t, p.TryGo(High, func() {}), ErrFull)
 		require.True(t, wokenWorker(t, p).look())
-		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.ErrorIs(t, p.TryGo(High, func() {}), ErrFull)
 		require.True(t, wokenWorker(t, p).look())
-		require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+		require.ErrorIs(t, p.TryGo(High, func() {}), ErrFull)
 		require.Equal(t, capacity, p.Stats().Queued)
 	}
 }
@@ -253,9 +253,9 @@ func TestTasksThatWaitForAWorkerLeaveOthersTheirSlots(t *testing.T) {
 	for range 2 {
 		require.NoError(t, p.Go(Low, func() {}))
 	}
-	require.ErrorIs(t, p.Go(Low, func() {}), ErrFull, "the third slot is not for it")
+	require.ErrorIs(t, p.TryGo(Low, func() {}), ErrFull, "the third slot is not for it")
 	require.NoError(t, p.Go(High, func() {}))
-	require.ErrorIs(t, p.Go(High, func() {}), ErrFull)
+	require.ErrorIs(t, p.TryGo(High, func() {}), ErrFull)
 	require.NoError(t, p.CheckInvariants())
 }
 

@@ -26,10 +26,10 @@ func (f optionFunc) apply(c *config) { f(c) }
 type Overflow int
 
 const (
-	// OverflowWait makes Submit wait for room. The most urgent submitter is
+	// OverflowWait makes Submit and Go wait for room. The most urgent submitter is
 	// let in first, with the pool's fair share or aging, and in order of
 	// arrival among equals; WithCapacity says which of those whose tasks are
-	// not due. Go does not wait but returns ErrFull.
+	// not due.
 	OverflowWait Overflow = iota
 
 	// OverflowReject makes Submit and Go return ErrFull.

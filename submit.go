@@ -8,18 +8,29 @@ import (
 )
 
 // Go runs f with priority pr as soon as no more urgent task waits for a worker.
-// It is the fast way for work that needs neither context nor result: it
-// allocates nothing per task and never waits. If f panics, that is logged and
-// counted.
+// It is the fast way for work that needs neither context nor result, and allocates
+// nothing per task. If f panics, that is logged and counted.
 //
-// Go returns [ErrFull] if the queue has no room, with OverflowWait too, and
-// [ErrClosed] after Shutdown was called.
-func (p *Pool) Go(pr Priority, f func()) error {
+// If the queue is full, Go does what [WithCapacity] says, as [Pool.Submit] does: it waits
+// for room, makes some or returns [ErrFull]. A task that waits in Go gives its slot back
+// meanwhile and waits no longer than until its context ends; other callers wait until there
+// is room or the pool is shut down. [Pool.TryGo] never waits. After Shutdown was called Go
+// returns [ErrClosed].
+func (p *Pool) Go(pr Priority, f func()) error { return p.submitFunction("Go", pr, f, roomAsSet) }
+
+// TryGo is [Pool.Go] that never waits: where Go would wait for room, with [OverflowWait], it
+// returns [ErrFull].
+func (p *Pool) TryGo(pr Priority, f func()) error {
+	return p.submitFunction("TryGo", pr, f, roomNow)
+}
+
+// submitFunction is Go, for a call of that name; room says how to get room.
+func (p *Pool) submitFunction(call string, pr Priority, f func(), room roomMode) error {
 	if misused(p) {
-		return poolMisuse(p, "Go")
+		return poolMisuse(p, call)
 	}
 	if f == nil {
-		return nilArgument("Go", "f")
+		return nilArgument(call, "f")
 	}
 	e := entry{f: f}
 	if p.hooks.timesGo {
@@ -28,27 +39,45 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	if p.inbox.put(e, pr) {
 		return nil
 	}
+	notices, err := p.admitFunction(call, e, pr, room)
+	p.deliverAll(notices)
+	return err
+}
+
+// admitFunction has a function accepted that did not go into the inbox, or returns why not.
+func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (notices []notice, err error) {
 	p.lock()
-	var notices []notice
+	defer p.unlock()
 	var due time.Time
-	err := ErrClosed
+	err = ErrClosed
 	if !p.end.closed {
 		due, err = p.makeRoomLocked(pr, false, &notices)
 	}
+	switch {
+	case err == ErrFull && p.cfg.overflow == OverflowWait && room != roomNow:
+		f, sample := e.f, p.hooks.unsampled()
+		if e.h != nil {
+			f, sample = e.h.work.f, e.h.sample
+		}
+		e.h = newFunctionHandle(new(Handle), p, f, pr, sample)
+		e.h.self = e.h // it is not used again: who waits looks at it
+		err = e.h.waitForRoomLocked(false, &wait{what: awaited{room: e.h}, call: call})
+	case err == nil:
+		p.ledger.total.submitted++
+		if e.h == nil && !due.IsZero() {
+			e.h = newFunctionHandle(functionHandles.Get().(*Handle), p, e.f, pr, p.hooks.unsampled())
+			e.f = nil
+		}
+		if e.h != nil {
+			e.h.id = p.ledger.total.submitted
+			p.sched.inherit(e.h, due)
+		}
+		p.enqueueLocked(e, pr)
+	}
 	if err != nil {
 		p.ledger.total.refused++
-		p.unlock()
-		return err
+		return nil, err
 	}
-	p.ledger.total.submitted++
-	if e.h == nil && !due.IsZero() {
-		e = newFunctionHandle(p, f, pr, p.hooks.unsampled())
-	}
-	if e.h != nil {
-		e.h.id = p.ledger.total.submitted
-		p.sched.inherit(e.h, due)
-	}
-	p.enqueueLocked(e, pr)
 	if p.hooks.queued != nil {
 		info := TaskInfo{Priority: pr, sample: p.hooks.unsampled()}
 		if e.h != nil {
@@ -58,9 +87,7 @@ func (p *Pool) Go(pr Priority, f func()) error {
 	}
 	p.restoreLocked()
 	p.outbox.oweLocked(notices)
-	p.unlock()
-	p.deliverAll(notices)
-	return nil
+	return notices, nil
 }
 
 // timedFunction returns the entry of a function. Where a hook is to be told of it,
@@ -74,14 +101,13 @@ func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	if !sampled && !(p.hooks.all && p.hooks.timed) {
 		return entry{f: f}
 	}
-	return newFunctionHandle(p, f, pr, draw)
+	return entry{h: newFunctionHandle(functionHandles.Get().(*Handle), p, f, pr, draw)}
 }
 
-// newFunctionHandle returns the entry of a function with a handle that stands for it.
-func newFunctionHandle(p *Pool, f func(), pr Priority, draw uint64) entry {
-	h := functionHandles.Get().(*Handle)
-	h.pool, h.work.f, h.priority, h.sample, h.queuedAt = p, f, pr, draw, time.Since(p.epoch)
-	return entry{h: h}
+// newFunctionHandle has h stand for a function.
+func newFunctionHandle(h *Handle, p *Pool, f func(), pr Priority, sample uint64) *Handle {
+	h.pool, h.function, h.work.f, h.priority, h.sample, h.queuedAt = p, true, f, pr, sample, time.Since(p.epoch)
+	return h
 }
 
 // functionHandles are handles that stand for functions, to be used again: nobody

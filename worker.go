@@ -138,8 +138,10 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		if p.hooks.started != nil {
 			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
-		h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
-		functionHandles.Put(h)
+		if h.self == nil { // nobody else knows it
+			h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
+			functionHandles.Put(h)
+		}
 		return
 	}
 	w.attempt = h.beginAttemptLocked(w)

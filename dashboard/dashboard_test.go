@@ -382,7 +382,7 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		require.NotContains(t, page(t, d), `class="bad"`)
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { return nil }})
-		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+		require.ErrorIs(t, p.TryGo(taskpool.Low, func() {}), taskpool.ErrFull)
 		time.Sleep(time.Second)
 		html := text(page(t, d))
 		require.Contains(t, html, "Overdue late #1 on worker 1")
@@ -408,7 +408,7 @@ func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 		for i := range 3 {
 			submit(t, p, taskpool.Task{Priority: taskpool.Priority(-i), Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
 		}
-		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+		require.ErrorIs(t, p.TryGo(taskpool.Low, func() {}), taskpool.ErrFull)
 		time.Sleep(6 * time.Hour)
 		html := page(t, d)
 		require.Contains(t, text(html), "Shed tasks were dropped from a full queue within the last 6 h Refused tasks were not accepted within the last 6 h ")

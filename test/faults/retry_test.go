@@ -217,7 +217,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 				require.Zero(t, free)
 			}
 			require.LessOrEqual(t, waiting, capacity+workers, "each running task may return to a full queue")
-			err := p.Go(11, func() {})
+			err := p.TryGo(11, func() {})
 			if waiting < capacity+free {
 				require.NoError(t, err, "there is room: %+v", s)
 				require.Zero(t, s.Blocked, "no submitter waits then: %+v", s)

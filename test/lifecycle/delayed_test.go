@@ -73,7 +73,7 @@ func TestDelayedTasksTakeNoRoomFromWhatCouldRun(t *testing.T) {
 		synctest.Wait()
 		s := p.Stats()
 		require.Equal(t, []int{4, 10, 14}, []int{s.Running, s.Queued, s.Delayed})
-		require.ErrorIs(t, p.Go(taskpool.Medium, func() {}), taskpool.ErrFull)
+		require.ErrorIs(t, p.TryGo(taskpool.Medium, func() {}), taskpool.ErrFull)
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
@@ -220,7 +220,7 @@ func TestDelayedTasksThatBecomeDueJoinAFullQueue(t *testing.T) {
 		synctest.Wait()
 		s := p.Stats()
 		require.Equal(t, []int{1, 5, 0}, []int{s.Running, s.Queued, s.Delayed})
-		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+		require.ErrorIs(t, p.TryGo(taskpool.Low, func() {}), taskpool.ErrFull)
 		for i := range 100 {
 			ctx, cancel := context.WithCancel(t.Context())
 			task := in(time.Millisecond * time.Duration(i+2))

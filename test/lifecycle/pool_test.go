@@ -274,7 +274,7 @@ func TestAPausedPoolHasRoomForItsCapacityAndItsFreeSlots(t *testing.T) {
 	for range 5 {
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
 	}
-	require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+	require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 }
 
 func TestShutdownLiftsAPause(t *testing.T) {

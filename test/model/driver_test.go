@@ -539,7 +539,7 @@ func (d *trial) submitGo() {
 		t := all[0]
 		all = all[1:]
 		run := d.run(t.n)
-		err := d.pool.Go(t.priority, func() { _ = run(context.Background()) })
+		err := d.pool.TryGo(t.priority, func() { _ = run(context.Background()) })
 		d.note("submit #%d: %s", t.n, describe(err))
 	}
 	again := all

@@ -97,7 +97,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 		{name: "refused as full", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowReject)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
-			require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+			require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 			_, err := p.Submit(background, ok)
 			require.ErrorIs(t, err, taskpool.ErrFull)
 		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},

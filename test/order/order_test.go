@@ -863,7 +863,7 @@ func TestCapacityZeroAcceptsOnlyWhatCanStart(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, overflow))
 				first, second := pooltest.Occupy(t, p), pooltest.Occupy(t, p)
-				require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+				require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 				var log startLog
 				call := pooltest.SubmitOrWait(context.Background(), p, log.task("one too many", taskpool.High))
 				if overflow == taskpool.OverflowWait {
@@ -900,7 +900,7 @@ func TestFullQueueRejects(t *testing.T) {
 			require.ErrorIs(t, err, taskpool.ErrFull)
 			require.NotErrorIs(t, err, taskpool.ErrShed)
 			require.Nil(t, h)
-			require.ErrorIs(t, p.Go(pr, func() { log.add("refused") }), taskpool.ErrFull)
+			require.ErrorIs(t, p.TryGo(pr, func() { log.add("refused") }), taskpool.ErrFull)
 		}
 		want := before
 		want.Refused += 4
@@ -924,7 +924,7 @@ func TestFullQueueShedsTheNewestOfTheLeastUrgent(t *testing.T) {
 		for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.Low + 1} {
 			_, err := p.Submit(context.Background(), log.task("refused", pr))
 			require.ErrorIs(t, err, taskpool.ErrFull, "no more urgent than what waits")
-			require.ErrorIs(t, p.Go(pr, func() { log.add("refused") }), taskpool.ErrFull)
+			require.ErrorIs(t, p.TryGo(pr, func() { log.add("refused") }), taskpool.ErrFull)
 		}
 		require.Zero(t, p.Stats().Shed)
 
@@ -1040,7 +1040,7 @@ func TestGoNeverWaits(t *testing.T) {
 		var log startLog
 		require.NoError(t, p.Go(0, func() { log.add("accepted") }))
 		before := time.Now()
-		require.ErrorIs(t, p.Go(taskpool.High, func() { log.add("refused") }), taskpool.ErrFull)
+		require.ErrorIs(t, p.TryGo(taskpool.High, func() { log.add("refused") }), taskpool.ErrFull)
 		require.Zero(t, time.Since(before))
 		require.Zero(t, p.Stats().Blocked)
 		release()
@@ -1075,7 +1075,7 @@ func TestRetriesThatWaitLeaveNewcomersNoRoom(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(capacity, overflow))
 					fillWithRetries(t, p, capacity+2) // each was accepted, as two slots are free
-					require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+					require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 					call := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High,
 						Run: func(context.Context) error { return nil }})
 					if overflow == taskpool.OverflowWait {
@@ -1123,7 +1123,7 @@ func TestRetryMayExceedTheCapacity(t *testing.T) {
 			time.Sleep(time.Second)
 			synctest.Wait()
 			require.Equal(t, 2, p.Stats().Queued)
-			require.ErrorIs(t, p.Go(taskpool.Medium, func() {}), taskpool.ErrFull)
+			require.ErrorIs(t, p.TryGo(taskpool.Medium, func() {}), taskpool.ErrFull)
 			release()
 			pooltest.Drain(t, p)
 			require.Equal(t, taskpool.StateSucceeded, retried.State())

@@ -1253,7 +1253,7 @@ func TestHighSubmitterIsLetInPastALowOneWhileAReservedSlotIsFree(t *testing.T) {
 				first := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: hold})
 				pooltest.RequireAccepted(t, first)
 				require.Equal(t, taskpool.StateRunning, first.Handle.State())
-				require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+				require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 				second := pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 				pooltest.RequireWaiting(t, second)
 				close(highs) // the reserved slot is free again

@@ -1664,7 +1664,7 @@ func (g *soakPool) checkWait(h *taskpool.Handle, get func(context.Context) error
 func (g *soakPool) goSome(r *rand.Rand) bool {
 	pr := taskpool.Priority(r.IntN(3) - 1)
 	seed := r.Uint64()
-	err := g.p.Go(pr, func() {
+	err := g.p.TryGo(pr, func() {
 		g.inside.Add(1)
 		g.bodies.Add(1)
 		g.goStarted.Add(1)
