@@ -35,7 +35,7 @@ func warm(t *testing.T, p *taskpool.Pool) {
 	t.Helper()
 	var busy sync.WaitGroup
 	gate := make(chan struct{})
-	for range p.Stats().Workers {
+	for range p.Stats().Goroutines {
 		busy.Add(1)
 		require.NoError(t, p.Go(taskpool.High, func() { busy.Done(); <-gate }))
 	}

@@ -322,7 +322,7 @@ func ExamplePanicError() {
 		fmt.Println("panicked:", e.Value)
 		fmt.Println("has a stack:", len(e.Stack) > 0)
 	}
-	fmt.Println("workers:", p.Stats().Workers)
+	fmt.Println("workers:", p.Stats().Goroutines)
 	if err := p.Shutdown(ctx); err != nil {
 		log.Print(err)
 	}

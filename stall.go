@@ -114,7 +114,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	still := p.sched.still() && p.end.cut == nil
 	if was := s.stalled; still && s.waited && !moved && !late {
 		if s.stalled = true; !was {
-			attrs := []slog.Attr{slog.Int("slots", p.sched.slots), slog.Int("queued", p.sched.count[StateQueued]),
+			attrs := []slog.Attr{slog.Int("workers", p.sched.slots), slog.Int("queued", p.sched.count[StateQueued]),
 				slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[StateParked])}
 			attrs = append(attrs, p.crew.running(now, true)...)
 			p.notifyLocked([]notice{{call: func() {

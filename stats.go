@@ -46,20 +46,20 @@ type Stats struct {
 
 	// Levels.
 
-	Capacity  int  // tasks that may wait, as set by WithCapacity; -1: any number
-	Slots     int  // tasks that may run at once, as set by WithWorkers and Resize
-	Workers   int  // live workers: as many as slots, and more while tasks are parked
-	Idle      int  // of these, workers without a task
-	Queued    int  // tasks that wait for a worker
-	Delayed   int  // tasks that wait for their time
-	Running   int  // tasks with an attempt under way
-	Parked    int  // tasks that have given their slot back
-	Abandoned int  // goroutines given up as hung that still run
-	Lost      int  // slots held by hung tasks beyond WithMaxAbandoned
-	Blocked   int  // calls of Submit that wait for room
-	Stalled   bool // nothing moves, or tasks wait for each other, see ErrStalled
-	Paused    bool
-	Closed    bool // Shutdown was called
+	Capacity          int  // tasks that may wait, as set by WithCapacity; -1: any number
+	Workers           int  // tasks that may run at once: the number of slots, as set by WithWorkers and Resize
+	Goroutines        int  // goroutines of workers, alive or to be started when first needed: as many as Workers, and more while tasks are parked
+	Idle              int  // of these, those without a task
+	Queued            int  // tasks that wait for a worker
+	Delayed           int  // tasks that wait for their time
+	Running           int  // tasks with an attempt under way
+	Parked            int  // tasks that have given their slot back
+	Abandoned         int  // goroutines given up as hung that still run
+	Lost              int  // slots held by hung tasks beyond WithMaxAbandoned
+	SubmittersWaiting int  // calls of Submit that wait for room
+	Stalled           bool // nothing moves, or tasks wait for each other, see ErrStalled
+	Paused            bool
+	Closed            bool // Shutdown was called
 
 	// InProgress is the time that the attempts under way have taken so far, added
 	// up; Longest is the longest of them. That of a function given to Go counts from
@@ -117,24 +117,24 @@ func (p *Pool) Stats() Stats {
 
 		Dispatched: p.sched.queue.dispatched(),
 
-		Capacity:  p.cfg.capacity,
-		Slots:     p.sched.slots,
-		Workers:   p.crew.size() - len(p.crew.lost),
-		Idle:      p.crew.withoutTask(),
-		Queued:    p.sched.count[StateQueued],
-		Delayed:   p.sched.count[StateDelayed],
-		Running:   p.sched.count[StateRunning],
-		Parked:    p.sched.count[StateParked],
-		Abandoned: len(p.crew.abandoned),
-		Lost:      len(p.crew.lost),
-		Blocked:   p.sched.door.n + p.sched.doorDelayed.Len(),
-		Stalled:   p.stalledLocked() != nil,
-		Paused:    p.sched.paused,
-		Closed:    p.end.closed,
+		Capacity:          p.cfg.capacity,
+		Workers:           p.sched.slots,
+		Goroutines:        p.crew.size() - len(p.crew.lost),
+		Idle:              p.crew.withoutTask(),
+		Queued:            p.sched.count[StateQueued],
+		Delayed:           p.sched.count[StateDelayed],
+		Running:           p.sched.count[StateRunning],
+		Parked:            p.sched.count[StateParked],
+		Abandoned:         len(p.crew.abandoned),
+		Lost:              len(p.crew.lost),
+		SubmittersWaiting: p.sched.door.n + p.sched.doorDelayed.Len(),
+		Stalled:           p.stalledLocked() != nil,
+		Paused:            p.sched.paused,
+		Closed:            p.end.closed,
 	}
 	for _, w := range p.crew.dead {
 		if !w.gaveUp { // else it is among the lost
-			s.Workers--
+			s.Goroutines--
 		}
 	}
 	now := time.Now()

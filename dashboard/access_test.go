@@ -327,7 +327,7 @@ func TestGetChangesNothing(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, request(d, http.MethodPost, "control?pool=1&do=pause", "").Code)
 	s := p.Stats()
 	require.False(t, s.Paused)
-	require.Equal(t, 3, s.Slots)
+	require.Equal(t, 3, s.Workers)
 	require.Equal(t, 1, s.Running)
 	h.Cancel(nil)
 }
@@ -373,7 +373,7 @@ func TestUnauthorizedChangesAreRefused(t *testing.T) {
 	}
 	s := p.Stats()
 	require.False(t, s.Paused)
-	require.Equal(t, 2, s.Slots)
+	require.Equal(t, 2, s.Workers)
 	require.Equal(t, 1, s.Running)
 	w := request(d, http.MethodPost, "control", "pool=1&do=cancel&task=1", func(r *http.Request) { r.Header.Set("Authorization", "admin") })
 	require.Equal(t, http.StatusOK, w.Code)
@@ -394,7 +394,7 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 	require.Equal(t, "Resumed", control("do=resume"))
 	require.False(t, p.Stats().Paused)
 	require.Equal(t, "Resized to 5 workers", control("do=resize&workers=5"))
-	require.Equal(t, 5, p.Stats().Slots)
+	require.Equal(t, 5, p.Stats().Workers)
 
 	for _, task := range []taskpool.Task{{Run: untilEnd}, {Run: untilEnd, NotBefore: time.Now().Add(time.Hour)},
 		{Run: func(ctx context.Context) error {

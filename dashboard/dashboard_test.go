@@ -112,7 +112,7 @@ func TestSnapshotHasTheFacts(t *testing.T) {
 			"mail accepting",
 			"Hung stuck #2 on worker",
 			"Workers 4 of 4 busy", "idle 0 parked 1 abandoned 1 lost 0",
-			"3 room for 50", "delayed 1 submitters 0",
+			"3 room for 50", "delayed 1 submitters waiting 0",
 			"submitted 11 ", "failed 2 ", "attempts 8 ", "retries 1 errors 1 timeouts 0 panics 1 goexits 0 hangs 1 workers replaced 1",
 			"low 3 ",
 			"Running 4, 1 abandoned", "Parked 1", "Delayed 1",

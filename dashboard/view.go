@@ -507,7 +507,7 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 	default:
 		add("warn", "Refused", "tasks were not accepted within the last %s", over)
 	}
-	if v.Blocked > 0 {
+	if v.SubmittersWaiting > 0 {
 		add("warn", "Full", "submitters wait for room in the queue")
 	}
 	const most = 12
@@ -524,7 +524,7 @@ type segment struct {
 
 // Bar returns the segments of the bar of slots.
 func (v *poolView) Bar() (all []segment) {
-	total := float64(max(v.Slots, v.Running+v.Lost))
+	total := float64(max(v.Workers, v.Running+v.Lost))
 	from := 0.
 	for _, s := range []struct {
 		class string

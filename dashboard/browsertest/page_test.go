@@ -247,7 +247,7 @@ func TestControlsWork(t *testing.T) {
 	tb.do(chromedp.KeyEvent("5"), chromedp.KeyEvent(kb.Enter))
 	tb.until(says("#said", "Resized to 5 workers"))
 	tb.until(says(".tile", "of 5 busy"))
-	require.Equal(t, 5, p.Stats().Slots)
+	require.Equal(t, 5, p.Stats().Workers)
 	tb.do(chromedp.Click(chromedp.CSS(".running button")))
 	tb.until(says("#said", "Canceled task 1"))
 	require.ErrorContains(t, h.Wait(t.Context()), "canceled by hand")

@@ -104,7 +104,7 @@ func TestAtTwiceItsCapacityNoHighRequestIsTurnedAway(t *testing.T) {
 		`taskpool_tasks_finished_total{outcome="succeeded",pool="requests"}`: ok,
 		`taskpool_tasks_finished_total{outcome="canceled",pool="requests"}`:  0,
 		`taskpool_tasks_finished_total{outcome="failed",pool="requests"}`:    0,
-		`taskpool_attempts_total{pool="requests",result="success"}`:          ok,
+		`taskpool_attempts_ended_total{pool="requests",result="success"}`:    ok,
 		`taskpool_dispatches_total{pool="requests",priority="high"}`:         float64(high),
 		`taskpool_tasks{pool="requests",state="queued"}`:                     0,
 		`taskpool_capacity{pool="requests"}`:                                 20,

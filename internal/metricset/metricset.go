@@ -171,8 +171,8 @@ func Results(s *taskpool.Stats) []Value {
 	return append([]Value{{"success", success}}, failed...)
 }
 
-// Restarts returns the workers that were replaced, by reason.
-func Restarts(s *taskpool.Stats) []Value {
+// Replaced returns the workers that were replaced, by reason.
+func Replaced(s *taskpool.Stats) []Value {
 	return []Value{
 		{"panic", s.ReplacedPanic},
 		{"goexit", s.ReplacedGoexit},
@@ -190,11 +190,11 @@ func Tasks(s *taskpool.Stats) []Value {
 	}
 }
 
-// Workers returns the workers by state. Parked are those whose task has given its slot
-// back, busy those that have another task, or have not told all hooks about their last.
-// Idle, busy and parked add up to the live workers.
-func Workers(s *taskpool.Stats) []Value {
-	with := max(s.Workers-s.Idle, 0)
+// Goroutines returns the goroutines by state. Parked are those whose task has given its
+// slot back, busy those that have another task, or have not told all hooks about their
+// last. Idle, busy and parked add up to those alive that were not given up.
+func Goroutines(s *taskpool.Stats) []Value {
+	with := max(s.Goroutines-s.Idle, 0)
 	parked := min(s.Parked, with) // one that just died in Block is none of the live
 	return []Value{
 		{"idle", uint64(s.Idle)},

@@ -98,25 +98,25 @@ func TestTasksAndWorkersByState(t *testing.T) {
 	s := taskpool.Stats{
 		Succeeded: 1, Failed: 2, Canceled: 3, Shed: 4,
 		Queued: 5, Delayed: 6, Running: 7, Parked: 8,
-		Workers: 20, Idle: 9, Abandoned: 10, Lost: 11,
+		Goroutines: 20, Idle: 9, Abandoned: 10, Lost: 11,
 		ReplacedPanic: 12, ReplacedGoexit: 13, ReplacedHung: 14,
 	}
 	require.Equal(t, []metricset.Value{{"succeeded", 1}, {"failed", 2}, {"canceled", 3}, {"shed", 4}}, metricset.Outcomes(&s))
 	require.Equal(t, []metricset.Value{{"queued", 5}, {"delayed", 6}, {"running", 7}, {"parked", 8}}, metricset.Tasks(&s))
-	require.Equal(t, []metricset.Value{{"idle", 9}, {"busy", 3}, {"parked", 8}, {"abandoned", 10}, {"lost", 11}}, metricset.Workers(&s))
-	require.Equal(t, []metricset.Value{{"panic", 12}, {"goexit", 13}, {"hung", 14}}, metricset.Restarts(&s))
+	require.Equal(t, []metricset.Value{{"idle", 9}, {"busy", 3}, {"parked", 8}, {"abandoned", 10}, {"lost", 11}}, metricset.Goroutines(&s))
+	require.Equal(t, []metricset.Value{{"panic", 12}, {"goexit", 13}, {"hung", 14}}, metricset.Replaced(&s))
 }
 
 func TestLiveWorkersAddUp(t *testing.T) {
 	for _, s := range []taskpool.Stats{
-		{Workers: 5, Idle: 2, Running: 1, Parked: 1}, // one is telling hooks
-		{Workers: 1, Idle: 1, Parked: 1},             // one has died in Block, and is not replaced yet
+		{Goroutines: 5, Idle: 2, Running: 1, Parked: 1}, // one is telling hooks
+		{Goroutines: 1, Idle: 1, Parked: 1},             // one has died in Block, and is not replaced yet
 		{Idle: 1},
 	} {
 		sum := uint64(0)
-		for _, v := range metricset.Workers(&s)[:3] {
+		for _, v := range metricset.Goroutines(&s)[:3] {
 			sum += v.N
 		}
-		require.EqualValues(t, max(s.Workers, s.Idle), sum, "%+v", s)
+		require.EqualValues(t, max(s.Goroutines, s.Idle), sum, "%+v", s)
 	}
 }

@@ -151,7 +151,7 @@ func (c *Config) complete(reg *jobs.Registry) error {
 	if err := remote.CheckPool("riverjobs: Config.Pool", c.Pool); err != nil {
 		return err
 	}
-	slots, workers := c.Pool.Stats().Slots, 0
+	slots, workers := c.Pool.Stats().Workers, 0
 	if rc.Queues == nil {
 		rc.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: min(slots, river.QueueNumWorkersMax)}}
 	}

@@ -38,32 +38,32 @@
 // Each has the attribute taskpool.pool, the pool's name, and the one in braces, whose
 // name begins with taskpool. too.
 //
-//	taskpool.tasks.submitted             {task}     accepted
-//	taskpool.tasks.refused               {task}     no room, closed, or a context that ended first
-//	taskpool.tasks.finished{outcome}     {task}     succeeded, failed, canceled, shed
-//	taskpool.tasks.orphaned              {task}     of the canceled ones, those whose context was that of a task that had returned
-//	taskpool.tasks.unfinished{state}     {task}     queued, delayed, running, parked
+//	taskpool.tasks.submitted             {task}       accepted
+//	taskpool.tasks.refused               {task}       no room, closed, or a context that ended first
+//	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
+//	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
+//	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
 //	taskpool.attempts.started{priority}  {attempt}
-//	taskpool.attempts.ended{result}      {attempt}  success, error, timeout, interrupted, panic, goexit, hung
-//	taskpool.attempts.in_progress        s          time that attempts under way have taken, added up
-//	taskpool.attempts.longest            s          the longest of them
-//	taskpool.attempt.duration{priority}  s          histogram, from hooks; with the time parked
-//	taskpool.retries                     {retry}    failed attempts for which a retry was granted
-//	taskpool.parks                       {park}     times that a running task gave its slot back
-//	taskpool.queue.depth{priority}       {task}     tasks that wait for a worker
-//	taskpool.queue.oldest{priority}      s          how long at least the oldest of them waits
-//	taskpool.queue.wait{priority}        s          histogram, from hooks
-//	taskpool.workers.live{state}         {worker}   idle, busy, parked, abandoned, lost
-//	taskpool.workers.replaced{reason}    {worker}   panic, goexit, hung
-//	taskpool.slots                       {task}     tasks that may run at once
-//	taskpool.capacity                    {task}     tasks that may wait; only if that is bounded
-//	taskpool.submitters.blocked          {call}     calls of Submit that wait for room
-//	taskpool.stalled                     1          1 if nothing moves though tasks wait, or tasks wait for each other
-//	taskpool.paused, taskpool.closed     1          1 if so
+//	taskpool.attempts.ended{result}      {attempt}    success, error, timeout, interrupted, panic, goexit, hung
+//	taskpool.attempts.in_progress        s            time that attempts under way have taken, added up
+//	taskpool.attempts.longest            s            the longest of them
+//	taskpool.attempt.duration{priority}  s            histogram, from hooks; with the time parked
+//	taskpool.retries                     {retry}      failed attempts for which a retry was granted
+//	taskpool.parks                       {park}       times that a running task gave its slot back
+//	taskpool.queue.depth{priority}       {task}       tasks that wait for a worker
+//	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits
+//	taskpool.queue.wait{priority}        s            histogram, from hooks
+//	taskpool.workers                     {worker}     tasks that may run at once
+//	taskpool.goroutines{state}           {goroutine}  of workers: idle, busy, parked, abandoned, lost
+//	taskpool.replaced{reason}            {worker}     workers replaced: panic, goexit, hung
+//	taskpool.capacity                    {task}       tasks that may wait; only if that is bounded
+//	taskpool.submitters.waiting          {call}       calls of Submit that wait for room
+//	taskpool.stalled                     1            1 if nothing moves though tasks wait, or tasks wait for each other
+//	taskpool.paused, taskpool.closed     1            1 if so
 //
 // [taskpool.Stats] says more about each. As the spans come from an Around hook, which is
 // shown a panic as an error, a panic in a task does not end its worker:
-// taskpool.workers.replaced has for reason panic only functions that no hook saw. Views of
+// taskpool.replaced has for reason panic only functions that no hook saw. Views of
 // the meter provider change the buckets of the histograms, which reach from 10 µs to 5
 // minutes, and what else is exported.
 //

@@ -12,8 +12,8 @@ type instruments struct {
 
 	submitted, refused, finished, unfinished metric.Int64Observable
 	started, ended, retries, parks           metric.Int64Observable
-	depth, workers, replaced                 metric.Int64Observable
-	slots, capacity, blocked                 metric.Int64Observable
+	depth, workers, goroutines, replaced     metric.Int64Observable
+	capacity, submitters                     metric.Int64Observable
 	orphaned, stalled, paused, closed        metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
@@ -74,11 +74,11 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
 	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited.")
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
-	in.workers = level("workers.live", "{worker}", "Workers that are idle, busy, with a parked task, or given up with a task that hangs; and slots lost to such tasks.")
-	in.replaced = counter("workers.replaced", "{worker}", "Workers replaced.")
-	in.slots = level("slots", "{task}", "Tasks that may run at once.")
+	in.workers = level("workers", "{worker}", "Tasks that may run at once.")
+	in.goroutines = level("goroutines", "{goroutine}", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.")
+	in.replaced = counter("replaced", "{worker}", "Workers replaced.")
 	in.capacity = level("capacity", "{task}", "Tasks that may wait.")
-	in.blocked = level("submitters.blocked", "{call}", "Calls of Submit that wait for room.")
+	in.submitters = level("submitters.waiting", "{call}", "Calls of Submit that wait for room.")
 	in.stalled = flag("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")
 	in.paused = flag("paused", "Whether the pool is paused.")
 	in.closed = flag("closed", "Whether the pool was shut down.")

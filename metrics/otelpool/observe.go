@@ -39,13 +39,13 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	each(in.ended, "result", metricset.Results(&s))
 	o.ObserveInt64(in.retries, int64(s.Retries), alone)
 	o.ObserveInt64(in.parks, int64(s.Parks), alone)
-	each(in.workers, "state", metricset.Workers(&s))
-	each(in.replaced, "reason", metricset.Restarts(&s))
-	o.ObserveInt64(in.slots, int64(s.Slots), alone)
+	each(in.goroutines, "state", metricset.Goroutines(&s))
+	each(in.replaced, "reason", metricset.Replaced(&s))
+	o.ObserveInt64(in.workers, int64(s.Workers), alone)
 	if s.Capacity >= 0 {
 		o.ObserveInt64(in.capacity, int64(s.Capacity), alone)
 	}
-	o.ObserveInt64(in.blocked, int64(s.Blocked), alone)
+	o.ObserveInt64(in.submitters, int64(s.SubmittersWaiting), alone)
 	o.ObserveFloat64(in.inProgress, s.InProgress.Seconds(), alone)
 	o.ObserveFloat64(in.longest, s.Longest.Seconds(), alone)
 	o.ObserveInt64(in.stalled, oneIf(s.Stalled), alone)

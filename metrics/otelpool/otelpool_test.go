@@ -62,14 +62,14 @@ func TestPoolsOfOneNameAreRefused(t *testing.T) {
 		`otelpool: Watch: pool 1 must have a name of its own, got "a", which another pool has (see taskpool.WithName and Collector.Unwatch)`)
 	require.EqualError(t, c.Watch(latin), `otelpool: Watch: pool 1 must have a name in UTF-8, got "\xe4" (see taskpool.WithName)`)
 	require.EqualError(t, c.Watch(a, nil), "otelpool: Watch: pool 2 must not be nil")
-	require.Len(t, b.collect()["taskpool.slots"], 1)
+	require.Len(t, b.collect()["taskpool.workers"], 1)
 	require.False(t, c.Unwatch(twin))
 	require.True(t, c.Unwatch(a))
-	require.Empty(t, b.collect()["taskpool.slots"])
+	require.Empty(t, b.collect()["taskpool.workers"])
 	require.NoError(t, c.Watch(twin))
-	require.Len(t, b.collect()["taskpool.slots"], 1)
+	require.Len(t, b.collect()["taskpool.workers"], 1)
 	require.NoError(t, c.Close())
-	require.Empty(t, b.collect()["taskpool.slots"])
+	require.Empty(t, b.collect()["taskpool.workers"])
 }
 
 // In a bubble, so all times are exact.
@@ -108,8 +108,8 @@ func TestEachKindOfEndIsCountedAndTraced(t *testing.T) {
 		require.Equal(t, map[string]float64{"succeeded": 2, "failed": 4, "canceled": 1, "shed": 0},
 			got.values("taskpool.tasks.finished", "taskpool.outcome"))
 		// A panic goes to the hook, and the worker survives it.
-		require.Equal(t, map[string]float64{"panic": 0, "goexit": 1, "hung": 1}, got.values("taskpool.workers.replaced", "taskpool.reason"))
-		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, got.values("taskpool.workers.live", "taskpool.state"))
+		require.Equal(t, map[string]float64{"panic": 0, "goexit": 1, "hung": 1}, got.values("taskpool.replaced", "taskpool.reason"))
+		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, got.values("taskpool.goroutines", "taskpool.state"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempts.started", "taskpool.priority"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.queue.wait", "taskpool.priority"))
 		require.Equal(t, map[string]float64{"medium": 8}, got.values("taskpool.attempt.duration", "taskpool.priority"))

@@ -10,8 +10,9 @@ type descs struct {
 	started, ended, retries, parks      *prometheus.Desc
 	dispatches, depth, oldest           *prometheus.Desc
 	wait, duration                      *prometheus.Desc
-	workers, restarts, slots, capacity  *prometheus.Desc
-	blocked, unfinished, longest        *prometheus.Desc
+	workers, goroutines, replaced       *prometheus.Desc
+	capacity, submitters                *prometheus.Desc
+	unfinished, longest                 *prometheus.Desc
 	orphaned, stalled, paused, closed   *prometheus.Desc
 }
 
@@ -28,7 +29,7 @@ func newDescs(taskNames bool) (d descs) {
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.started = desc("attempts_started_total", "Attempts started.")
-	d.ended = desc("attempts_total", "Attempts that have ended.", "result")
+	d.ended = desc("attempts_ended_total", "Attempts that have ended.", "result")
 	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")
 	d.parks = desc("parks_total", "Times that a running task gave its slot back.")
 	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
@@ -40,11 +41,11 @@ func newDescs(taskNames bool) (d descs) {
 		attemptLabels = append(attemptLabels, "task")
 	}
 	d.duration = desc("attempt_duration_seconds", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.", attemptLabels...)
-	d.workers = desc("workers", "Workers that are idle, busy, with a parked task, or given up with a task that hangs; and slots lost to such tasks.", "state")
-	d.restarts = desc("worker_restarts_total", "Workers replaced.", "reason")
-	d.slots = desc("slots", "Tasks that may run at once.")
+	d.workers = desc("workers", "Tasks that may run at once.")
+	d.goroutines = desc("goroutines", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.", "state")
+	d.replaced = desc("replaced_total", "Workers replaced.", "reason")
 	d.capacity = desc("capacity", "Tasks that may wait.")
-	d.blocked = desc("blocked_submitters", "Calls of Submit that wait for room.")
+	d.submitters = desc("submitters_waiting", "Calls of Submit that wait for room.")
 	d.unfinished = desc("unfinished_work_seconds", "Time that the attempts under way have taken so far, added up.")
 	d.longest = desc("longest_running_attempt_seconds", "Time that the longest attempt under way has taken so far.")
 	d.stalled = desc("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")

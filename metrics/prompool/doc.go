@@ -26,7 +26,7 @@
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_attempts_started_total
-//	taskpool_attempts_total{result}                 ended: success, error, timeout, interrupted, panic, goexit, hung
+//	taskpool_attempts_ended_total{result}           ended: success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool_retries_total                          failed attempts for which a retry was granted
 //	taskpool_parks_total                            times that a running task gave its slot back
 //	taskpool_dispatches_total{priority}             attempts started
@@ -34,11 +34,11 @@
 //	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits
 //	taskpool_queue_wait_seconds{priority}           histogram, from hooks
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
-//	taskpool_workers{state}                         idle, busy, parked, abandoned, lost
-//	taskpool_worker_restarts_total{reason}          panic, goexit, hung
-//	taskpool_slots                                  tasks that may run at once
+//	taskpool_workers                                tasks that may run at once
+//	taskpool_goroutines{state}                      of workers: idle, busy, parked, abandoned, lost
+//	taskpool_replaced_total{reason}                 workers replaced: panic, goexit, hung
 //	taskpool_capacity                               tasks that may wait; only if that is bounded
-//	taskpool_blocked_submitters                     calls of Submit that wait for room
+//	taskpool_submitters_waiting                     calls of Submit that wait for room
 //	taskpool_unfinished_work_seconds                time that attempts under way have taken, added up
 //	taskpool_longest_running_attempt_seconds        the longest of them
 //	taskpool_stalled                                1 if nothing moves though tasks wait, or tasks wait for each other

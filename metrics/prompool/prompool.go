@@ -199,17 +199,17 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	}
 	counter(d.retries, s.Retries)
 	counter(d.parks, s.Parks)
-	for _, v := range metricset.Workers(&s) {
-		gauge(d.workers, float64(v.N), v.Label)
+	for _, v := range metricset.Goroutines(&s) {
+		gauge(d.goroutines, float64(v.N), v.Label)
 	}
-	for _, v := range metricset.Restarts(&s) {
-		counter(d.restarts, v.N, v.Label)
+	for _, v := range metricset.Replaced(&s) {
+		counter(d.replaced, v.N, v.Label)
 	}
-	gauge(d.slots, float64(s.Slots))
+	gauge(d.workers, float64(s.Workers))
 	if s.Capacity >= 0 {
 		gauge(d.capacity, float64(s.Capacity))
 	}
-	gauge(d.blocked, float64(s.Blocked))
+	gauge(d.submitters, float64(s.SubmittersWaiting))
 	gauge(d.unfinished, s.InProgress.Seconds())
 	gauge(d.longest, s.Longest.Seconds())
 	gauge(d.stalled, oneIf(s.Stalled))

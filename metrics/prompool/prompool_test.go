@@ -70,12 +70,12 @@ func TestPoolsOfOneNameAreRefused(t *testing.T) {
 		`prompool: Watch: pool 2 must have a name of its own, got "a", which another pool has (see taskpool.WithName and Collector.Unwatch)`)
 	require.EqualError(t, c.Watch(latin), `prompool: Watch: pool 1 must have a name in UTF-8, got "\xe4" (see taskpool.WithName)`)
 	require.EqualError(t, c.Watch(other, nil), "prompool: Watch: pool 2 must not be nil")
-	require.Len(t, gather(t, reg).each("taskpool_slots"), 1, "in case of an error none is added")
+	require.Len(t, gather(t, reg).each("taskpool_workers"), 1, "in case of an error none is added")
 	require.False(t, c.Unwatch(twin))
 
 	require.True(t, c.Unwatch(a))
 	require.NoError(t, c.Watch(twin, other))
-	require.Len(t, gather(t, reg).each("taskpool_slots"), 2)
+	require.Len(t, gather(t, reg).each("taskpool_workers"), 2)
 }
 
 func TestShutDownPoolIsReportedUntilUnwatched(t *testing.T) {
@@ -139,11 +139,11 @@ func TestEachKindOfEndIsCounted(t *testing.T) {
 		require.EqualValues(t, 7, s.sum("taskpool_tasks_submitted_total"))
 		require.EqualValues(t, 8, s.sum("taskpool_attempts_started_total"))
 		require.Equal(t, map[string]float64{"success": 2, "error": 1, "timeout": 1, "interrupted": 1, "panic": 1, "goexit": 1, "hung": 1},
-			s.values("taskpool_attempts_total", "result"))
+			s.values("taskpool_attempts_ended_total", "result"))
 		require.Equal(t, map[string]float64{"succeeded": 2, "failed": 4, "canceled": 1, "shed": 0},
 			s.values("taskpool_tasks_finished_total", "outcome"))
-		require.Equal(t, map[string]float64{"panic": 1, "goexit": 1, "hung": 1}, s.values("taskpool_worker_restarts_total", "reason"))
-		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, s.values("taskpool_workers", "state"))
+		require.Equal(t, map[string]float64{"panic": 1, "goexit": 1, "hung": 1}, s.values("taskpool_replaced_total", "reason"))
+		require.Equal(t, map[string]float64{"idle": 1, "busy": 0, "parked": 0, "abandoned": 1, "lost": 0}, s.values("taskpool_goroutines", "state"))
 		require.EqualValues(t, 1, s.sum("taskpool_retries_total"))
 		require.EqualValues(t, 8, s.sum("taskpool_queue_wait_seconds", "priority", "medium"))
 		require.EqualValues(t, 8, s.sum("taskpool_attempt_duration_seconds", "priority", "medium"))
@@ -175,7 +175,7 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 		require.EqualValues(t, 5, s.sum("taskpool_unfinished_work_seconds"))
 		require.EqualValues(t, 5, s.sum("taskpool_longest_running_attempt_seconds"))
 		require.EqualValues(t, 5, s.sum("taskpool_capacity"))
-		require.EqualValues(t, 1, s.sum("taskpool_slots"))
+		require.EqualValues(t, 1, s.sum("taskpool_workers"))
 		require.EqualValues(t, 0, s.sum("taskpool_paused"))
 		p.Pause()
 		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_paused"))
@@ -224,13 +224,13 @@ func TestParkedWorkersAndHangsAreShown(t *testing.T) {
 			synctest.Wait()
 		}
 		require.Equal(t, map[string]float64{"idle": 0, "busy": 1, "parked": 1, "abandoned": 0, "lost": 0},
-			gather(t, reg).values("taskpool_workers", "state"))
+			gather(t, reg).values("taskpool_goroutines", "state"))
 		time.Sleep(time.Minute) // a grace and more
 		s := gather(t, reg)
 		require.Equal(t, map[string]float64{"idle": 0, "busy": 0, "parked": 1, "abandoned": 1, "lost": 0},
-			s.values("taskpool_workers", "state"))
-		require.EqualValues(t, 1, s.sum("taskpool_attempts_total", "result", "hung"))
-		require.Zero(t, s.sum("taskpool_worker_restarts_total"))
+			s.values("taskpool_goroutines", "state"))
+		require.EqualValues(t, 1, s.sum("taskpool_attempts_ended_total", "result", "hung"))
+		require.Zero(t, s.sum("taskpool_replaced_total"))
 		close(release)
 		shutdown(t, p)
 	})
@@ -378,7 +378,7 @@ func TestEachScrapeAddsUpUnderLoad(t *testing.T) {
 		pool := p.Name()
 		require.Zero(t, s.sum("taskpool_tasks", "pool", pool))
 		require.EqualValues(t, p.Stats().Attempts, s.sum("taskpool_dispatches_total", "pool", pool))
-		require.Positive(t, s.sum("taskpool_attempts_total", "pool", pool, "result", "panic"))
+		require.Positive(t, s.sum("taskpool_attempts_ended_total", "pool", pool, "result", "panic"))
 		require.Positive(t, s.sum("taskpool_retries_total", "pool", pool))
 	}
 	require.Positive(t, s.sum("taskpool_tasks_finished_total", "outcome", "shed"))
@@ -401,7 +401,7 @@ func TestHistogramsAgreeWithCounters(t *testing.T) {
 	s := gather(t, reg)
 	require.Equal(t, s.values("taskpool_dispatches_total", "priority"), s.values("taskpool_queue_wait_seconds", "priority"))
 	require.Equal(t, s.values("taskpool_dispatches_total", "priority"), s.values("taskpool_attempt_duration_seconds", "priority"))
-	require.Equal(t, s.sum("taskpool_attempts_started_total"), s.sum("taskpool_attempts_total"))
+	require.Equal(t, s.sum("taskpool_attempts_started_total"), s.sum("taskpool_attempts_ended_total"))
 }
 
 // workOn gives p the i-th task of a mix: a function if i is even.
@@ -438,10 +438,10 @@ func requireAddsUp(t *testing.T, s scrape, pool string) {
 		return s.sum("taskpool_"+name, append(labels, "pool", pool)...)
 	}
 	require.Equal(t, sum("tasks_submitted_total"), sum("tasks_finished_total")+sum("tasks"))
-	require.Equal(t, sum("attempts_started_total"), sum("attempts_total")+sum("tasks", "state", "running")+sum("tasks", "state", "parked"))
+	require.Equal(t, sum("attempts_started_total"), sum("attempts_ended_total")+sum("tasks", "state", "running")+sum("tasks", "state", "parked"))
 	require.Equal(t, sum("attempts_started_total"), sum("dispatches_total"))
 	require.Equal(t, sum("tasks", "state", "queued"), sum("queue_depth"))
-	for _, m := range s.each("taskpool_attempts_total", "pool", pool) {
+	for _, m := range s.each("taskpool_attempts_ended_total", "pool", pool) {
 		require.GreaterOrEqual(t, m.GetCounter().GetValue(), 0.)
 		require.LessOrEqual(t, m.GetCounter().GetValue(), sum("attempts_started_total"))
 	}
@@ -489,7 +489,7 @@ func TestWatchAndCollectAtTheSameTime(t *testing.T) {
 		}
 	})
 	wg.Wait()
-	require.Len(t, gather(t, reg).each("taskpool_slots"), 3)
+	require.Len(t, gather(t, reg).each("taskpool_workers"), 3)
 }
 
 func ExampleCollector() {

@@ -127,7 +127,7 @@ func (w *ward) check() (lost int) {
 	synctest.Wait()
 	lost = w.sample()
 	s := w.p.Stats()
-	require.Equal(w.t, w.workers-lost, s.Workers)
+	require.Equal(w.t, w.workers-lost, s.Goroutines)
 	require.Equal(w.t, w.workers-lost, s.Idle)
 	require.Equal(w.t, w.workers-lost, runAtOnce(w.t, w.p, w.workers+1), "tasks that run at once")
 	return lost
@@ -572,7 +572,7 @@ func lateRound(t *testing.T, p *taskpool.Pool, workers, bound int, rng *rand.Ran
 			if l.dies { // the slot is good again, so it needs a worker
 				before.Replaced++
 			}
-			require.Equal(t, i+1, after.Workers, l.name)
+			require.Equal(t, i+1, after.Goroutines, l.name)
 			require.Equal(t, i+1, runAtOnce(t, p, workers+1), l.name)
 		}
 		require.Equal(t, before.Replaced, after.Replaced, l.name)

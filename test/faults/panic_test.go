@@ -431,15 +431,15 @@ func (s *faultScene) requireSurvived() {
 	require.Equal(s, s.want, faultStats{st.Submitted, st.Succeeded, st.Failed, st.Canceled, st.Shed,
 		st.Retries, st.Panics, st.Goexits, st.Hangs, st.Replaced})
 	pooltest.RequireConserved(s, st)
-	require.Equal(s, faultWorkers, st.Slots)
 	require.Equal(s, faultWorkers, st.Workers)
+	require.Equal(s, faultWorkers, st.Goroutines)
 	require.Equal(s, faultWorkers, st.Idle)
-	require.Zero(s, st.Queued+st.Delayed+st.Running+st.Parked+st.Abandoned+st.Lost+st.Blocked)
+	require.Zero(s, st.Queued+st.Delayed+st.Running+st.Parked+st.Abandoned+st.Lost+st.SubmittersWaiting)
 	require.NoError(s, s.p.Health())
 	s.requireSlots()
 	require.NoError(s, s.p.Shutdown(context.Background()))
 	synctest.Wait()
-	require.Zero(s, s.p.Stats().Workers)
+	require.Zero(s, s.p.Stats().Goroutines)
 }
 
 // requireSlots checks that as many tasks run at once as there are workers, and
@@ -1681,7 +1681,7 @@ func TestContextThatDiesAtTheDoorHarmsNobodyElse(t *testing.T) {
 						}
 						s.requireDies(func() { _, _ = s.p.Submit(ctx, taskpool.Task{Run: pooltest.Nop}) })
 						s.armed.Store(false)
-						require.Zero(t, s.p.Stats().Blocked, "who died waits no longer")
+						require.Zero(t, s.p.Stats().SubmittersWaiting, "who died waits no longer")
 						release()
 						s.requireSurvived()
 					})
@@ -1819,7 +1819,7 @@ func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 						<-done
 					}
 					synctest.Wait()
-					require.Equal(t, workers, p.Stats().Workers, "after death %d", i)
+					require.Equal(t, workers, p.Stats().Goroutines, "after death %d", i)
 				}
 				require.NoError(t, p.WaitIdle(context.Background()))
 				synctest.Wait()
@@ -1831,7 +1831,7 @@ func TestTenThousandDeathsLeaveFourWorkersAndNoGoroutine(t *testing.T) {
 				pooltest.RequireWhole(t, p, workers)
 				require.NoError(t, p.Shutdown(context.Background()))
 				synctest.Wait()
-				require.Zero(t, p.Stats().Workers)
+				require.Zero(t, p.Stats().Goroutines)
 				stacks := make([]byte, 1<<20)
 				stacks = stacks[:runtime.Stack(stacks, true)]
 				require.NotContains(t, string(stacks), "taskpool.(*worker)", "a worker's goroutine is left")

@@ -211,7 +211,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 			synctest.Wait()
 			s := p.Stats()
 			pooltest.RequireConserved(t, s)
-			waiting, free := s.Queued+s.Delayed, s.Slots-s.Running
+			waiting, free := s.Queued+s.Delayed, s.Workers-s.Running
 			require.LessOrEqual(t, uint64(waiting), s.Submitted-s.Failed-s.Succeeded)
 			if busy {
 				require.Zero(t, free)
@@ -220,7 +220,7 @@ func retryStorm(t *testing.T, n int, busy bool) {
 			err := p.TryGo(11, func() {})
 			if waiting < capacity+free {
 				require.NoError(t, err, "there is room: %+v", s)
-				require.Zero(t, s.Blocked, "no submitter waits then: %+v", s)
+				require.Zero(t, s.SubmittersWaiting, "no submitter waits then: %+v", s)
 				functions++
 			} else {
 				require.ErrorIs(t, err, taskpool.ErrFull, "retries hold their places: %+v", s)

@@ -247,12 +247,12 @@ func newCrowd(t *testing.T, n int) *crowd {
 		})
 	}
 	synctest.Wait()
-	require.Equal(t, 3*n, c.p.Stats().Blocked)
+	require.Equal(t, 3*n, c.p.Stats().SubmittersWaiting)
 	close(give)
 	synctest.Wait()
 	s := c.p.Stats()
 	require.Equal(t, []int{9 * n, 5 * n, 4 * n, 2*n + 1, 2 * n},
-		[]int{s.Running, s.Parked, s.Queued, s.Delayed, s.Blocked}, "running, parked, queued, delayed, at the door")
+		[]int{s.Running, s.Parked, s.Queued, s.Delayed, s.SubmittersWaiting}, "running, parked, queued, delayed, at the door")
 	return c
 }
 
@@ -295,7 +295,7 @@ func (c *crowd) requireSettled(t *testing.T, want func(*cutTask) taskpool.State)
 	s := c.p.Stats()
 	pooltest.RequireConserved(t, s)
 	require.EqualValues(t, accepted+c.children, s.Submitted)
-	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked+s.Workers)
+	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.SubmittersWaiting+s.Goroutines)
 }
 
 // crowdSize is the number of tasks of each kind.

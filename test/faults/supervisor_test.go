@@ -232,7 +232,7 @@ func TestSlotsAreLostBeyondMaxAbandoned(t *testing.T) {
 					s := p.Stats()
 					require.Equal(t, abandoned, s.Abandoned)
 					require.Equal(t, lost, s.Lost)
-					require.Equal(t, workers-lost, s.Workers)
+					require.Equal(t, workers-lost, s.Goroutines)
 					require.Equal(t, workers-lost, s.Idle)
 					if lost == 0 {
 						require.NoError(t, p.Health())

@@ -266,7 +266,7 @@ func (r *doorRound) meanwhile() {
 	for range r.rnd.IntN(6) {
 		runtime.Gosched()
 	}
-	if r.p.Stats().Blocked > 0 {
+	if r.p.Stats().SubmittersWaiting > 0 {
 		*r.blocked++
 	}
 }
@@ -549,7 +549,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					}
 					require.NoError(t, p.WaitIdle(context.Background()))
 					s := p.Stats()
-					require.Zero(t, s.Blocked)
+					require.Zero(t, s.SubmittersWaiting)
 					pooltest.RequireConserved(t, s)
 				}
 				require.Positive(t, blocked, "the event must find somebody at the door")

@@ -95,7 +95,7 @@ func TestDelayedTasksAreBoundedApart(t *testing.T) {
 		answer := submitted(p, one)
 		if o == taskpool.OverflowWait {
 			requireWaits(t, answer)
-			require.Equal(t, 1, p.Stats().Blocked)
+			require.Equal(t, 1, p.Stats().SubmittersWaiting)
 			require.True(t, delayed[0].Cancel(nil))
 			require.NoError(t, requireNow(t, answer), "the room of one that was canceled")
 
@@ -294,7 +294,7 @@ func TestSubmittersOfDelayedTasksGiveUpWithTheirContext(t *testing.T) {
 		_, err := p.Submit(ctx, in(time.Hour))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, time.Minute, time.Since(began))
-		require.Zero(t, p.Stats().Blocked)
+		require.Zero(t, p.Stats().SubmittersWaiting)
 		require.NoError(t, p.Shutdown(context.Background()))
 	})
 }

@@ -126,7 +126,7 @@ func TestWorkerThatHangsInBlockIsReplaced(t *testing.T) {
 			return taskpool.Block(ctx, func() error { <-gate; return nil })
 		}})
 		require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
-		require.Equal(t, 1, p.Stats().Workers)
+		require.Equal(t, 1, p.Stats().Goroutines)
 		require.Equal(t, 1, p.Stats().Abandoned)
 		close(gate)
 	})
@@ -201,7 +201,7 @@ func TestTaskSettledWhileItIsJudgedIsSettledOnce(t *testing.T) {
 		s := p.Stats()
 		pooltest.RequireConserved(t, s)
 		require.EqualValues(t, 1, s.Canceled)
-		require.Equal(t, 1, s.Workers)
+		require.Equal(t, 1, s.Goroutines)
 		require.Zero(t, s.Abandoned)
 	})
 }
@@ -636,7 +636,7 @@ func TestReturnAtTheEndOfTheGraceHasOneOutcome(t *testing.T) {
 			pooltest.RequireConserved(t, s)
 			require.Equal(t, hung, s.Hangs)
 			require.EqualValues(t, 2*workers, s.Failed)
-			require.Equal(t, [3]int{workers, 0, 0}, [3]int{s.Workers, s.Lost, s.Abandoned})
+			require.Equal(t, [3]int{workers, 0, 0}, [3]int{s.Goroutines, s.Lost, s.Abandoned})
 		})
 	}
 }
@@ -724,7 +724,7 @@ func TestShutdownTellsWhatItLeavesBehind(t *testing.T) {
 		require.Error(t, p.Shutdown(over))
 		synctest.Wait()
 		s := p.Stats()
-		require.Equal(t, [2]int{0, 2}, [2]int{s.Workers, s.Abandoned})
+		require.Equal(t, [2]int{0, 2}, [2]int{s.Goroutines, s.Abandoned})
 		require.NotEmpty(t, log.Messages())
 		require.NotEqual(t, taskpool.StateRunning, h.State())
 		close(thinks)

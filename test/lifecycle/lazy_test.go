@@ -30,12 +30,12 @@ func TestPoolThatIsNotUsedHasNoGoroutines(t *testing.T) {
 			p.Pause()
 			p.Resume()
 			s := p.Stats()
-			require.Equal(t, []int{workers, workers, workers}, []int{s.Slots, s.Workers, s.Idle})
+			require.Equal(t, []int{workers, workers, workers}, []int{s.Workers, s.Goroutines, s.Idle})
 			require.NoError(t, p.Health())
 			require.Empty(t, p.Tasks())
 			require.LessOrEqual(t, runtime.NumGoroutine(), before)
 			require.NoError(t, p.Shutdown(context.Background()))
-			require.Zero(t, p.Stats().Workers)
+			require.Zero(t, p.Stats().Goroutines)
 		})
 	}
 }
@@ -68,7 +68,7 @@ func TestWorkersAreStartedAsTheyAreNeeded(t *testing.T) {
 					}
 					synctest.Wait()
 					s := p.Stats()
-					require.Equal(t, []int{workers, workers - used, used}, []int{s.Workers, s.Idle, s.Running})
+					require.Equal(t, []int{workers, workers - used, used}, []int{s.Goroutines, s.Idle, s.Running})
 					time.Sleep(2 * time.Second)
 					require.Equal(t, workers, p.Stats().Idle)
 				}
@@ -88,7 +88,7 @@ func TestSetOfWorkersIsWholeHoweverItIsUsed(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			s := p.Stats()
-			require.Equal(t, []int{n, n, 0}, []int{s.Slots, s.Workers, s.Lost})
+			require.Equal(t, []int{n, n, 0}, []int{s.Workers, s.Goroutines, s.Lost})
 			gate := make(chan struct{})
 			for range n + 1 {
 				require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
@@ -110,7 +110,7 @@ func TestSetOfWorkersIsWholeHoweverItIsUsed(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		s := p.Stats()
-		require.Equal(t, []int{3, 20, 20}, []int{s.Abandoned, s.Workers, s.Idle})
+		require.Equal(t, []int{3, 20, 20}, []int{s.Abandoned, s.Goroutines, s.Idle})
 		for range 25 { // parked, with their workers
 			pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
 				return taskpool.Block(ctx, func() error { time.Sleep(time.Second); return nil })

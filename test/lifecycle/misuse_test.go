@@ -117,7 +117,7 @@ func TestNilContextsAndFunctionsAreRefusedByName(t *testing.T) {
 		misuse{func() error { return taskpool.Block(ctx, nil) }, "taskpool: Block: f must not be nil", false}.check(t)
 		return taskpool.Yield(ctx)
 	}}).Wait(ctx))
-	pooltest.RequireWorkers(t, p, p.Stats().Slots)
+	pooltest.RequireWorkers(t, p, p.Stats().Workers)
 }
 
 // poolCalls are the calls with a pool.

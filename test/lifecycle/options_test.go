@@ -106,8 +106,8 @@ func TestEdgesOfOptionsAreAllowed(t *testing.T) {
 
 func TestDefaultNumberOfWorkersIsGOMAXPROCS(t *testing.T) {
 	p := pooltest.New(t)
+	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Goroutines)
 	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Workers)
-	require.Equal(t, runtime.GOMAXPROCS(0), p.Stats().Slots)
 }
 
 func TestDefaultCapacityIsUnbounded(t *testing.T) {
@@ -220,11 +220,11 @@ func TestNumberOfWorkersIsBounded(t *testing.T) {
 	}
 	p := pooltest.New(t, taskpool.WithWorkers(most))
 	require.EqualError(t, p.Resize(math.MaxInt), fmt.Sprintf("taskpool: Resize: workers must be at most 1000000, got %d", math.MaxInt))
-	require.Equal(t, most, p.Stats().Slots)
+	require.Equal(t, most, p.Stats().Workers)
 	require.NoError(t, p.Resize(1))
 	require.NoError(t, p.Resize(most))
 	s := p.Stats()
-	require.Equal(t, []int{most, most, most}, []int{s.Slots, s.Workers, s.Idle})
+	require.Equal(t, []int{most, most, most}, []int{s.Workers, s.Goroutines, s.Idle})
 }
 
 // The largest values that options take mean what they say: nothing overflows.

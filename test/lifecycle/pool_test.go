@@ -321,8 +321,8 @@ func TestGrowingStartsWaitingTasksAtOnce(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, 3, s.Running)
 		require.Equal(t, 2, s.Queued)
+		require.Equal(t, 3, s.Goroutines)
 		require.Equal(t, 3, s.Workers)
-		require.Equal(t, 3, s.Slots)
 		close(gate)
 	})
 }
@@ -339,7 +339,7 @@ func TestGrowingLetsWaitingSubmittersIn(t *testing.T) {
 			accepted <- h
 		}()
 		synctest.Wait()
-		require.Equal(t, 1, p.Stats().Blocked)
+		require.Equal(t, 1, p.Stats().SubmittersWaiting)
 		require.NoError(t, p.Resize(2))
 		require.NoError(t, (<-accepted).Wait(context.Background()))
 	})
@@ -363,7 +363,7 @@ func TestShrinkingLetsRunningTasksFinish(t *testing.T) {
 		require.NoError(t, p.Resize(2))
 		s := p.Stats()
 		require.Equal(t, 4, s.Running, "running tasks are left alone")
-		require.Equal(t, 2, s.Slots)
+		require.Equal(t, 2, s.Workers)
 		for range 6 {
 			hs = append(hs, pooltest.Submit(t, p, task))
 		}
@@ -377,7 +377,7 @@ func TestShrinkingLetsRunningTasksFinish(t *testing.T) {
 		require.Equal(t, int64(2), running.Highest.Load(), "at once, when the first four had finished")
 		synctest.Wait()
 		s = p.Stats()
-		require.Equal(t, 2, s.Workers)
+		require.Equal(t, 2, s.Goroutines)
 		require.Equal(t, 2, s.Idle)
 		pooltest.RequireWorkers(t, p, 2)
 	})
@@ -386,7 +386,7 @@ func TestShrinkingLetsRunningTasksFinish(t *testing.T) {
 func TestShrinkingAnIdlePoolEndsWorkersAtOnce(t *testing.T) {
 	p := pooltest.New(t, taskpool.WithWorkers(8))
 	require.NoError(t, p.Resize(1))
-	require.Equal(t, 1, p.Stats().Workers)
+	require.Equal(t, 1, p.Stats().Goroutines)
 	pooltest.RequireWorkers(t, p, 1)
 }
 
@@ -417,7 +417,7 @@ func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, parked, p.Stats().Parked)
 				defer pooltest.Occupy(t, p)()
-				require.Equal(t, parked+1, p.Stats().Workers)
+				require.Equal(t, parked+1, p.Stats().Goroutines)
 				if c.hang {
 					for _, h := range hs {
 						h.Cancel(nil)
@@ -432,11 +432,11 @@ func TestShrinkingKeepsNoWorkersForWhatIsParkedNoMore(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				require.Equal(t, c.workers, p.Stats().Workers)
+				require.Equal(t, c.workers, p.Stats().Goroutines)
 				require.NoError(t, p.Resize(1))
 				synctest.Wait()
 				require.NoError(t, pooltest.AtRest(p))
-				require.Equal(t, 1, p.Stats().Workers)
+				require.Equal(t, 1, p.Stats().Goroutines)
 			})
 		})
 	}
@@ -453,7 +453,7 @@ func TestResizeKeepsItsWordThroughPanics(t *testing.T) {
 		require.NoError(t, p.Resize(2))
 		close(gate)
 		synctest.Wait()
-		require.Equal(t, 2, p.Stats().Workers)
+		require.Equal(t, 2, p.Stats().Goroutines)
 		pooltest.RequireWorkers(t, p, 2)
 		require.NoError(t, p.Resize(5))
 		pooltest.RequireWorkers(t, p, 5)
@@ -465,11 +465,11 @@ func TestResizeRefusesWhatCannotBe(t *testing.T) {
 	for _, n := range []int{0, -1} {
 		require.EqualError(t, p.Resize(n), fmt.Sprintf("taskpool: Resize: workers must be at least 1, got %d", n))
 	}
-	require.Equal(t, 2, p.Stats().Slots)
 	require.Equal(t, 2, p.Stats().Workers)
+	require.Equal(t, 2, p.Stats().Goroutines)
 	require.NoError(t, p.Shutdown(context.Background()))
 	require.ErrorIs(t, p.Resize(3), taskpool.ErrClosed)
-	require.Zero(t, p.Stats().Workers)
+	require.Zero(t, p.Stats().Goroutines)
 }
 
 // WaitIdle.
@@ -820,7 +820,7 @@ func TestEveryAcceptedTaskSettlesOnceUnderStress(t *testing.T) {
 		for range laps {
 			s := p.Stats()
 			if s.Submitted != s.Succeeded+s.Failed+s.Canceled+s.Shed+uint64(s.Queued+s.Delayed+s.Running+s.Parked) ||
-				s.Running > workers || s.Workers > workers || s.Workers < 0 {
+				s.Running > workers || s.Goroutines > workers || s.Goroutines < 0 {
 				bad = append(bad, s)
 			}
 		}
@@ -961,7 +961,7 @@ func TestSubmittersRacingWithShutdownLoseNothing(t *testing.T) {
 		require.Equal(t, uint64(accepted.Load()), s.Submitted)
 		require.Equal(t, s.Submitted, s.Succeeded+s.Shed, "accepted and settled: %+v", s)
 		require.Equal(t, uint64(ran.Load()), s.Succeeded)
-		require.Zero(t, s.Workers)
+		require.Zero(t, s.Goroutines)
 		for _, h := range slices.Concat(handles...) {
 			require.Contains(t, []taskpool.State{taskpool.StateSucceeded, taskpool.StateShed}, h.State())
 		}
@@ -1107,7 +1107,7 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 
 	s := p.Stats()
 	pooltest.RequireConserved(t, s)
-	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Workers+s.Abandoned+s.Lost+s.Blocked)
+	require.Zero(t, s.Queued+s.Delayed+s.Running+s.Goroutines+s.Abandoned+s.Lost+s.SubmittersWaiting)
 	require.LessOrEqual(t, running.Highest.Load(), int64(most))
 	byState := make(map[taskpool.State]uint64)
 	all := slices.Concat(handles...)

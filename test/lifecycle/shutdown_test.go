@@ -70,7 +70,7 @@ func TestShutdownDrainsAllThatWasAccepted(t *testing.T) {
 		s = p.Stats()
 		pooltest.RequireConserved(t, s)
 		require.Equal(t, uint64(5), s.Succeeded)
-		require.Zero(t, s.Workers)
+		require.Zero(t, s.Goroutines)
 		require.True(t, s.Closed)
 	})
 }
@@ -268,7 +268,7 @@ func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		require.Equal(t, submitters, p.Stats().Blocked)
+		require.Equal(t, submitters, p.Stats().SubmittersWaiting)
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait() // nothing has finished yet, and still nobody waits
@@ -276,7 +276,7 @@ func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 		for range submitters {
 			require.ErrorIs(t, <-refused, taskpool.ErrClosed)
 		}
-		require.Zero(t, p.Stats().Blocked)
+		require.Zero(t, p.Stats().SubmittersWaiting)
 		release()
 		require.NoError(t, <-down)
 		require.Equal(t, uint64(2), p.Stats().Submitted)
@@ -307,7 +307,7 @@ func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent
 	close(full)
 	release = func() { releaseOne(); releaseOther() }
 	synctest.Wait()
-	require.Equal(t, 1, p.Stats().Blocked)
+	require.Equal(t, 1, p.Stats().SubmittersWaiting)
 	down = make(chan error, 1)
 	go func() { down <- p.Shutdown(ctx) }()
 	synctest.Wait()
@@ -318,7 +318,7 @@ func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		parent, child, release, down := childAtTheDoor(t, p, context.Background())
-		require.Equal(t, 1, p.Stats().Blocked, "it is part of the work accepted")
+		require.Equal(t, 1, p.Stats().SubmittersWaiting, "it is part of the work accepted")
 		release()
 		require.NoError(t, <-down)
 		require.Equal(t, taskpool.StateSucceeded, parent.State())
@@ -417,7 +417,7 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 		s := p.Stats()
 		pooltest.RequireConserved(t, s)
 		require.Equal(t, 1, s.Abandoned)
-		require.Zero(t, s.Workers)
+		require.Zero(t, s.Goroutines)
 
 		// What is listed can be submitted as it is.
 		release()

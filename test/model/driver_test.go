@@ -1024,8 +1024,8 @@ func (d *trial) census() census {
 	return census{
 		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed,
 		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
-		slots: s.Slots, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
-		abandoned: s.Abandoned, lost: s.Lost, blocked: s.Blocked, paused: s.Paused, closed: s.Closed,
+		slots: s.Workers, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
+		abandoned: s.Abandoned, lost: s.Lost, blocked: s.SubmittersWaiting, paused: s.Paused, closed: s.Closed,
 		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(health),
 	}
 }

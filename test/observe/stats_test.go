@@ -134,7 +134,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 				}
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				test.want.Slots, test.want.Workers, test.want.Idle = 1, 1, 1
+				test.want.Workers, test.want.Goroutines, test.want.Idle = 1, 1, 1
 				got := p.Stats()
 				if test.by == nil && test.want.Attempts > 0 {
 					test.by = map[taskpool.Priority]uint64{taskpool.Medium: test.want.Attempts}
@@ -173,11 +173,11 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 			}
 			return s
 		}
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 3}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 3, Idle: 3}, levels())
 
 		release := sync.OnceFunc(pooltest.Block(t, p))
 		defer release()
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 2, Running: 1}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 3, Idle: 2, Running: 1}, levels())
 
 		// Two tasks hang: one worker is abandoned, one keeps its slot.
 		gate := make(chan struct{})
@@ -186,12 +186,12 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 		for range 2 {
 			pooltest.Submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		}
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Running: 3}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 3, Running: 3}, levels())
 		time.Sleep(2 * time.Second)
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1}, levels())
 
 		p.Pause()
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true}, levels())
 		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, NotBefore: time.Now().Add(time.Hour)})
 		for i, pr := range []taskpool.Priority{taskpool.Low, taskpool.High, 100, taskpool.High, taskpool.High, -100} {
 			if i%2 == 0 {
@@ -201,23 +201,23 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 			}
 		}
 		go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true,
-			Queued: 6, Delayed: 1, Blocked: 1,
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Paused: true,
+			Queued: 6, Delayed: 1, SubmittersWaiting: 1,
 			Waiting: []taskpool.PriorityStats{{Priority: -100, Queued: 1}, {Priority: taskpool.High, Queued: 3}, {Priority: taskpool.Low, Queued: 1}, {Priority: 100, Queued: 1}}}, levels())
 
 		p.Resume()
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Delayed: 1}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 2, Idle: 1, Running: 1, Abandoned: 1, Lost: 1, Delayed: 1}, levels())
 		open()
-		require.Equal(t, taskpool.Stats{Slots: 3, Workers: 3, Idle: 2, Running: 1, Delayed: 1}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 3, Goroutines: 3, Idle: 2, Running: 1, Delayed: 1}, levels())
 		require.NoError(t, p.Resize(5))
-		require.Equal(t, taskpool.Stats{Slots: 5, Workers: 5, Idle: 4, Running: 1, Delayed: 1}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 5, Goroutines: 5, Idle: 4, Running: 1, Delayed: 1}, levels())
 
 		down := make(chan error)
 		go func() { down <- p.Shutdown(context.Background()) }()
-		require.Equal(t, taskpool.Stats{Slots: 5, Workers: 5, Idle: 4, Running: 1, Delayed: 1, Closed: true}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 5, Goroutines: 5, Idle: 4, Running: 1, Delayed: 1, Closed: true}, levels())
 		release()
 		require.NoError(t, <-down)
-		require.Equal(t, taskpool.Stats{Slots: 5, Closed: true}, levels())
+		require.Equal(t, taskpool.Stats{Workers: 5, Closed: true}, levels())
 	})
 }
 

@@ -545,13 +545,13 @@ func admissions(t *testing.T, capacity int, opts []taskpool.Option, tasks []task
 	for _, c := range calls {
 		pooltest.RequireWaiting(t, c)
 	}
-	require.Equal(t, len(tasks), p.Stats().Blocked)
+	require.Equal(t, len(tasks), p.Stats().SubmittersWaiting)
 	release()
 	for _, c := range calls {
 		pooltest.RequireAccepted(t, c)
 	}
 	pooltest.Drain(t, p)
-	require.Zero(t, p.Stats().Blocked)
+	require.Zero(t, p.Stats().SubmittersWaiting)
 	var names []string
 	for id := range p.Stats().Submitted + 1 {
 		if name, ok := byID[id]; ok {
@@ -623,7 +623,7 @@ func TestWaitingSubmitEndsWithItsContext(t *testing.T) {
 				ctx, end := test.ctx()
 				call := pooltest.SubmitOrWait(ctx, p, log.task("left", 0))
 				pooltest.RequireWaiting(t, call)
-				require.Equal(t, 1, p.Stats().Blocked)
+				require.Equal(t, 1, p.Stats().SubmittersWaiting)
 				end()
 				synctest.Wait()
 				require.True(t, call.Returned)
@@ -743,7 +743,7 @@ func TestWaitingSubmittersNeverExceedTheCapacity(t *testing.T) {
 					const waiters = 8
 					for i := range waiters {
 						pooltest.RequireWaiting(t, pooltest.SubmitOrWait(context.Background(), p, task))
-						require.Equal(t, i+1, p.Stats().Blocked)
+						require.Equal(t, i+1, p.Stats().SubmittersWaiting)
 					}
 					for i := range waiters {
 						step <- struct{}{} // one task ends
@@ -751,7 +751,7 @@ func TestWaitingSubmittersNeverExceedTheCapacity(t *testing.T) {
 						s := p.Stats()
 						require.Equal(t, workers, s.Running)
 						require.Equal(t, capacity, s.Queued, "after %d tasks", i+1)
-						require.Equal(t, waiters-1-i, s.Blocked, "one slot became free, so one submitter gets in")
+						require.Equal(t, waiters-1-i, s.SubmittersWaiting, "one slot became free, so one submitter gets in")
 					}
 					end()
 					pooltest.Drain(t, p)
@@ -786,7 +786,7 @@ func TestSubmitterWhoLeavesTakesNoRoomFromTheNext(t *testing.T) {
 				} else {
 					require.ErrorIs(t, first.Err, context.Canceled)
 				}
-				require.Zero(t, p.Stats().Blocked)
+				require.Zero(t, p.Stats().SubmittersWaiting)
 				release()
 				pooltest.Drain(t, p)
 				require.Equal(t, []string{"next"}, log.all())
@@ -1042,7 +1042,7 @@ func TestGoNeverWaits(t *testing.T) {
 		before := time.Now()
 		require.ErrorIs(t, p.TryGo(taskpool.High, func() { log.add("refused") }), taskpool.ErrFull)
 		require.Zero(t, time.Since(before))
-		require.Zero(t, p.Stats().Blocked)
+		require.Zero(t, p.Stats().SubmittersWaiting)
 		release()
 		pooltest.Drain(t, p)
 		require.Equal(t, []string{"accepted"}, log.all())

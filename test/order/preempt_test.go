@@ -179,7 +179,7 @@ func TestAtMostWTasksRunThroughPreemptionsOfAllKinds(t *testing.T) {
 				}
 				s := p.Stats()
 				pooltest.RequireConserved(t, s)
-				require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked)
+				require.Zero(t, s.Queued+s.Delayed+s.Running+s.Parked+s.SubmittersWaiting)
 				require.Positive(t, s.Panics)
 				require.EqualValues(t, workers, m.running.Highest.Load(), "tasks running at once")
 				require.EqualValues(t, v.less, m.less.Highest.Load(), "less urgent tasks running at once")
@@ -1067,7 +1067,7 @@ func TestShutdownDrainsParkedTasks(t *testing.T) {
 		require.NoError(t, p.Shutdown(pooltest.Patience(t)))
 		require.EqualValues(t, 14, ended.Load())
 		require.EqualValues(t, 17, p.Stats().Succeeded)
-		require.Zero(t, p.Stats().Workers)
+		require.Zero(t, p.Stats().Goroutines)
 	})
 }
 
@@ -1220,7 +1220,7 @@ func TestResizeRefusesToBreakAReservation(t *testing.T) {
 		require.ErrorContains(t, err, "WithReserved")
 		require.ErrorContains(t, err, "at least 3")
 		require.ErrorContains(t, err, "got 2")
-		require.Equal(t, 4, p.Stats().Slots)
+		require.Equal(t, 4, p.Stats().Workers)
 		require.NoError(t, p.Resize(3))
 		gate := make(chan struct{})
 		for range 3 {

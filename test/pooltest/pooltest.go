@@ -111,7 +111,7 @@ func RequireWorkers(t testing.TB, p *taskpool.Pool, n int) {
 	all.Wait() // would never end with a worker less
 	s := p.Stats()
 	close(gate)
-	require.Equal(t, n, s.Workers, "live workers")
+	require.Equal(t, n, s.Goroutines, "goroutines alive")
 	require.Equal(t, n, s.Running)
 }
 
@@ -121,7 +121,7 @@ func RequireWhole(t testing.TB, p *taskpool.Pool, n int) {
 	t.Helper()
 	synctest.Wait()
 	s := p.Stats()
-	require.Equal(t, n, s.Workers, "live workers")
+	require.Equal(t, n, s.Goroutines, "goroutines alive")
 	require.Equal(t, n, s.Idle, "idle workers")
 	require.Zero(t, s.Lost)
 	RequireConserved(t, s)

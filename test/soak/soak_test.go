@@ -1743,12 +1743,12 @@ func (g *soakPool) sample(deep bool) {
 	if s.Submitted != s.Succeeded+s.Failed+s.Canceled+s.Shed+uint64(levels) {
 		g.fail("counts do not add up: %+v", s)
 	}
-	if min(s.Queued, s.Delayed, s.Running, s.Parked, s.Idle, s.Abandoned, s.Lost, s.Blocked) < 0 {
+	if min(s.Queued, s.Delayed, s.Running, s.Parked, s.Idle, s.Abandoned, s.Lost, s.SubmittersWaiting) < 0 {
 		g.fail("a negative level: %+v", s)
 	}
 	most := int(g.maxSlots.Load())
-	if !g.resizes && s.Slots != g.slots || s.Running+s.Lost > most {
-		g.fail("%d running and %d lost on %d slots, %d at most: %+v", s.Running, s.Lost, s.Slots, most, s)
+	if !g.resizes && s.Workers != g.slots || s.Running+s.Lost > most {
+		g.fail("%d running and %d lost on %d slots, %d at most: %+v", s.Running, s.Lost, s.Workers, most, s)
 	}
 	if g.capacity >= 0 && !g.retries && s.Queued+s.Delayed > 2*(g.capacity+most) {
 		g.fail("more waiting than there is room for: %+v", s)
@@ -1771,7 +1771,7 @@ func (g *soakPool) sample(deep bool) {
 	if waiting != s.Queued {
 		g.fail("%d waiting by priority, %d in all: %+v", waiting, s.Queued, s)
 	}
-	if (s.Closed && !g.closing.Load()) || s.Blocked > 0 && g.capacity < 0 || s.Shed > 0 && g.overflow != taskpool.OverflowShed {
+	if (s.Closed && !g.closing.Load()) || s.SubmittersWaiting > 0 && g.capacity < 0 || s.Shed > 0 && g.overflow != taskpool.OverflowShed {
 		g.fail("closed, blocked or shed without a reason: %+v", s)
 	}
 	if !deep {
@@ -1830,7 +1830,7 @@ func (g *soakPool) end(r *rand.Rand) {
 		if err := g.p.WaitIdle(context.Background()); err != nil {
 			g.fail("WaitIdle: %v", err)
 		}
-		if s := g.p.Stats(); s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked > 0 {
+		if s := g.p.Stats(); s.Queued+s.Delayed+s.Running+s.Parked+s.SubmittersWaiting > 0 {
 			g.fail("idle, and not: %+v", s)
 		}
 		answers = g.shutDown(context.Background())
@@ -1858,7 +1858,7 @@ func (g *soakPool) end(r *rand.Rand) {
 		}
 		answers = g.shutDown(ctxs...)
 	}
-	if s := g.p.Stats(); s.Queued+s.Delayed+s.Running+s.Parked+s.Blocked > 0 || !s.Closed {
+	if s := g.p.Stats(); s.Queued+s.Delayed+s.Running+s.Parked+s.SubmittersWaiting > 0 || !s.Closed {
 		g.fail("shut down (%v), and not: %+v", how, s)
 	}
 	if !released {

@@ -906,7 +906,7 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 				}})
 				time.Sleep(2 * time.Second)
 				require.Equal(t, taskpool.StateParked, waiter.State())
-				require.Zero(t, p.Stats().Blocked)
+				require.Zero(t, p.Stats().SubmittersWaiting)
 				ran := time.Duration(0)
 				start := time.Now()
 				go func() {

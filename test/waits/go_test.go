@@ -46,7 +46,7 @@ func TestGoWaitsForRoomTheMostUrgentFirst(t *testing.T) {
 			for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.High, taskpool.Medium} {
 				waits = append(waits, waitInGo(p, pr, func() { ran = append(ran, pr); time.Sleep(time.Hour) }))
 			}
-			require.Equal(t, 3, p.Stats().Blocked)
+			require.Equal(t, 3, p.Stats().SubmittersWaiting)
 			require.Equal(t, taskpool.ErrFull, p.TryGo(taskpool.High, func() { t.Error("it was refused") }))
 			time.Sleep(30 * time.Minute)
 			release()
@@ -132,12 +132,12 @@ func TestWaitingInGoEndsWithTheTasksContextOrThePool(t *testing.T) {
 		close(gate)
 		require.NoError(t, <-first)
 		last := waitInGo(p, taskpool.Low, func() { t.Error("it was refused") })
-		require.Equal(t, 2, p.Stats().Blocked)
+		require.Equal(t, 2, p.Stats().SubmittersWaiting)
 
 		cause := errors.New("enough")
 		require.True(t, h.Cancel(cause))
 		synctest.Wait()
-		require.Equal(t, 1, p.Stats().Blocked)
+		require.Equal(t, 1, p.Stats().SubmittersWaiting)
 		closed := make(chan error)
 		go func() { closed <- p.Shutdown(context.Background()) }()
 		require.Equal(t, taskpool.ErrClosed, <-last)

@@ -537,7 +537,7 @@ func TestGroupWaitsForRoomInTheQueue(t *testing.T) {
 				}
 			}()
 			synctest.Wait()
-			require.Equal(t, 1, p.Stats().Blocked)
+			require.Equal(t, 1, p.Stats().SubmittersWaiting)
 			require.Equal(t, capacity, p.Stats().Queued)
 			release()
 			<-accepted

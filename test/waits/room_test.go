@@ -72,7 +72,7 @@ func TestSubmitWithinBoundsTheWaitAlone(t *testing.T) {
 		require.ErrorIs(t, err, cause)
 		require.Nil(t, h)
 		require.Equal(t, time.Second, time.Since(began))
-		require.Zero(t, p.Stats().Blocked)
+		require.Zero(t, p.Stats().SubmittersWaiting)
 		require.EqualValues(t, 1, p.Stats().Refused)
 
 		_, err = p.SubmitWithin(wait, pooltest.Patience(t), taskpool.Task{Run: pooltest.MustNotRun})
@@ -113,7 +113,7 @@ func TestSubmitWithinEndsWithTheTasksContextToo(t *testing.T) {
 			_, err := p.SubmitWithin(pooltest.Patience(t), ctx, taskpool.Task{Run: pooltest.MustNotRun})
 			require.ErrorIs(t, err, cause)
 			require.Equal(t, took, time.Since(began))
-			require.Zero(t, p.Stats().Blocked)
+			require.Zero(t, p.Stats().SubmittersWaiting)
 		}
 	})
 }
@@ -253,7 +253,7 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 							pooltest.RequireAccepted(t, f)
 							f.Handle.Cancel(nil)
 						}
-						require.Zero(t, p.Stats().Blocked, "nobody waits for room")
+						require.Zero(t, p.Stats().SubmittersWaiting, "nobody waits for room")
 						open()
 						synctest.Wait()
 						require.ErrorIs(t, refused, cause)
