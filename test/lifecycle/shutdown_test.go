@@ -724,30 +724,15 @@ func TestATaskMayShutAnotherPoolDown(t *testing.T) {
 
 // The log.
 
-// A recorder is a slog.Handler that keeps records of level Warn.
-type recorder struct {
-	slog.Handler
-	mu       sync.Mutex
-	warnings []slog.Record
-}
-
-func newRecorder() *recorder { return &recorder{Handler: slog.DiscardHandler} }
-
-func (r *recorder) Enabled(context.Context, slog.Level) bool { return true }
-
-func (r *recorder) Handle(_ context.Context, record slog.Record) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if record.Level == slog.LevelWarn {
-		r.warnings = append(r.warnings, record)
-	}
-	return nil
+// warnings returns the records of level Warn.
+func warnings(l *pooltest.LogRecorder) []slog.Record {
+	return slices.DeleteFunc(l.Records(), func(r slog.Record) bool { return r.Level != slog.LevelWarn })
 }
 
 func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRecorder()
-		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		r := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(r.Logger()))
 		for range 7 {
 			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.UntilEnd})
 		}
@@ -757,9 +742,9 @@ func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
 		}
 		wg.Wait()
 		require.Error(t, p.Shutdown(pooltest.EndedContext()))
-		require.Len(t, r.warnings, 1)
+		require.Len(t, warnings(r), 1)
 		attrs := make(map[string]any)
-		r.warnings[0].Attrs(func(a slog.Attr) bool {
+		warnings(r)[0].Attrs(func(a slog.Attr) bool {
 			attrs[a.Key] = a.Value.Any()
 			return true
 		})
@@ -769,11 +754,11 @@ func TestAnIncompleteShutdownLogsOneWarning(t *testing.T) {
 
 func TestACompleteShutdownLogsNoWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRecorder()
-		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(r)))
+		r := new(pooltest.LogRecorder)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(r.Logger()))
 		pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 		require.NoError(t, p.Shutdown(context.Background()))
-		require.Empty(t, r.warnings)
+		require.Empty(t, warnings(r))
 	})
 }
 
