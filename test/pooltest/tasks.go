@@ -33,7 +33,7 @@ func UntilEnd(ctx context.Context) error {
 // WaitForEnd is UntilEnd for a Map.
 func WaitForEnd(ctx context.Context, _ int) (int, error) { return 0, UntilEnd(ctx) }
 
-// Sleep is a task's honest wait: it ends with its context.
+// Sleep waits as a task should, until d is over or its context ends.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
@@ -119,7 +119,7 @@ func (p *Peak) Enter() {
 	}
 }
 
-// Leave counts it no longer.
+// Leave ends what Enter began.
 func (p *Peak) Leave() { p.now.Add(-1) }
 
 // A Pair is what a loop over a Map gets in one round.
