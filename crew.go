@@ -225,11 +225,11 @@ func (w *worker) replaceLocked() {
 }
 
 // deathLocked says how w's goroutine ended, for hooks.
-func (w *worker) deathLocked() string {
+func (w *worker) deathLocked() Reason {
 	if w.panicked {
-		return "panic"
+		return ReasonPanic
 	}
-	return "goexit"
+	return ReasonGoexit
 }
 
 // abandonLocked takes the slot of w, which hangs, and gives it to a new worker. If
@@ -240,7 +240,7 @@ func (w *worker) abandonLocked(notices *[]notice) {
 	p.crew.remove(w)
 	p.crew.boundExtra(p.sched.slots)
 	w.freeSlotLocked()
-	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: "hung"}
+	e := WorkerEvent{Pool: p.cfg.name, Worker: w.id, Reason: ReasonHung}
 	if w.dead {
 		e.Reason = w.deathLocked()
 		p.crew.dead = shrunk(slices.DeleteFunc(p.crew.dead, func(d *worker) bool { return d == w }))

@@ -65,10 +65,9 @@ type TaskEvent struct {
 	Err   error         // AttemptFailed, Retried: the attempt's error; Finished: the task's
 	Delay time.Duration // Retried: the time until the next attempt may start
 
-	// Result is how the attempt ended, in the terms of [Stats]: "success", "error",
-	// "timeout", "interrupted", "panic", "goexit" or "hung". Set for AttemptFailed and
-	// Retried, and for Finished unless the task ended while it waited.
-	Result string
+	// Result is how the attempt ended: set for AttemptFailed and Retried, and for
+	// Finished unless the task ended while it waited.
+	Result Result
 
 	// Wait is how long the task has waited for a worker, since it was accepted or
 	// its time had come: set for Started.
@@ -84,10 +83,35 @@ type TaskEvent struct {
 // the order in which they were started; a number is never used again.
 type WorkerEvent struct {
 	Pool        string
-	Worker      int    // the one that died or was abandoned
-	Replacement int    // WorkerReplaced: the new one
-	Reason      string // "panic", "goexit" or "hung"
+	Worker      int // the one that died or was abandoned
+	Replacement int // WorkerReplaced: the new one
+	Reason      Reason
 }
+
+// A Result is how an attempt ended. The zero value, "", is none: no attempt has ended.
+// It is text for logs and metrics, in which these values are kept.
+type Result string
+
+// The results of an attempt, each with what counts it in [Stats].
+const (
+	ResultSuccess     Result = "success"     // returned no error
+	ResultError       Result = "error"       // returned an error: Errors
+	ResultTimeout     Result = "timeout"     // did so after its Timeout or WorkTimeout, or without a Beat for too long: Timeouts
+	ResultInterrupted Result = "interrupted" // did so after it was canceled: Interrupted
+	ResultPanic       Result = "panic"       // panicked: Panics
+	ResultGoexit      Result = "goexit"      // called runtime.Goexit: Goexits
+	ResultHung        Result = "hung"        // was given up as hung: Hangs
+)
+
+// A Reason is why a worker died or was given up, and was replaced.
+type Reason string
+
+// The reasons, each with what counts the replacements in [Stats].
+const (
+	ReasonPanic  Reason = "panic"  // its task, or a hook, panicked: ReplacedPanic
+	ReasonGoexit Reason = "goexit" // its task, or a hook, called runtime.Goexit: ReplacedGoexit
+	ReasonHung   Reason = "hung"   // its task was given up as hung: ReplacedHung
+)
 
 // errNotRun is the outcome of an attempt whose Around returned nil without
 // having called run.

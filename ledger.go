@@ -50,49 +50,38 @@ func (t *totals) settled(s State) {
 // attempt counts an attempt that ended with v.
 func (t *totals) attempt(v *verdict) {
 	switch v.result() {
-	case resultError:
+	case ResultError:
 		t.errors++
-	case resultTimeout:
+	case ResultTimeout:
 		t.timeouts++
-	case resultInterrupted:
+	case ResultInterrupted:
 		t.interrupted++
-	case resultPanic:
+	case ResultPanic:
 		t.panics++
-	case resultGoexit:
+	case ResultGoexit:
 		t.goexits++
-	case resultHung:
+	case ResultHung:
 		t.hangs++
 	}
 }
 
-// The values of TaskEvent.Result.
-const (
-	resultSuccess     = "success"
-	resultError       = "error"
-	resultTimeout     = "timeout"
-	resultInterrupted = "interrupted"
-	resultPanic       = "panic"
-	resultGoexit      = "goexit"
-	resultHung        = "hung"
-)
-
 // result says in a word how an attempt ended.
-func (v *verdict) result() string {
+func (v *verdict) result() Result {
 	switch {
 	case v.kind == attemptOK:
-		return resultSuccess
+		return ResultSuccess
 	case v.kind == attemptPanic:
-		return resultPanic
+		return ResultPanic
 	case v.kind == attemptGoexit:
-		return resultGoexit
+		return ResultGoexit
 	case v.kind == attemptHung:
-		return resultHung
+		return ResultHung
 	case v.state == StateCanceled:
-		return resultInterrupted
+		return ResultInterrupted
 	case v.overdue:
-		return resultTimeout
+		return ResultTimeout
 	}
-	return resultError
+	return ResultError
 }
 
 // A mark says which tasks had come at a time: those of an order up to seq. So of

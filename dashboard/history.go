@@ -46,7 +46,7 @@ type failure struct {
 	Name     string
 	Priority taskpool.Priority
 	Attempt  int
-	Kind     string // as TaskEvent.Result
+	Kind     taskpool.Result
 	Text     string
 	Took     time.Duration // 0: not known
 	Retried  bool
@@ -109,7 +109,7 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
 	if e.Task.ID != 0 { // of functions that fail all are told of, of others a sample
 		h.run.add(now.Sub(h.epoch), e.Elapsed, 1)
 	}
-	if e.Result == "interrupted" {
+	if e.Result == taskpool.ResultInterrupted {
 		return 0 // somebody wanted that
 	}
 	h.failed++
@@ -182,9 +182,9 @@ func stackIn(e taskpool.TaskEvent) (stack []byte) {
 		hung     *taskpool.HungError
 	)
 	switch {
-	case e.Result == "panic" && errors.As(e.Err, &panicked):
+	case e.Result == taskpool.ResultPanic && errors.As(e.Err, &panicked):
 		stack = panicked.Stack
-	case e.Result == "hung" && errors.As(e.Err, &hung):
+	case e.Result == taskpool.ResultHung && errors.As(e.Err, &hung):
 		stack = hung.Stack
 	}
 	if len(stack) > maxStack {

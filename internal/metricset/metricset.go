@@ -157,26 +157,26 @@ func Outcomes(s *taskpool.Stats) []Value {
 // Results returns the attempts that have ended, by how.
 func Results(s *taskpool.Stats) []Value {
 	failed := []Value{
-		{"error", s.Errors},
-		{"timeout", s.Timeouts},
-		{"interrupted", s.Interrupted},
-		{"panic", s.Panics},
-		{"goexit", s.Goexits},
-		{"hung", s.Hangs},
+		{string(taskpool.ResultError), s.Errors},
+		{string(taskpool.ResultTimeout), s.Timeouts},
+		{string(taskpool.ResultInterrupted), s.Interrupted},
+		{string(taskpool.ResultPanic), s.Panics},
+		{string(taskpool.ResultGoexit), s.Goexits},
+		{string(taskpool.ResultHung), s.Hangs},
 	}
 	success := s.Attempts - uint64(s.Running) - uint64(s.Parked)
 	for _, f := range failed {
 		success -= f.N
 	}
-	return append([]Value{{"success", success}}, failed...)
+	return append([]Value{{string(taskpool.ResultSuccess), success}}, failed...)
 }
 
 // Replaced returns the workers that were replaced, by reason.
 func Replaced(s *taskpool.Stats) []Value {
 	return []Value{
-		{"panic", s.ReplacedPanic},
-		{"goexit", s.ReplacedGoexit},
-		{"hung", s.ReplacedHung},
+		{string(taskpool.ReasonPanic), s.ReplacedPanic},
+		{string(taskpool.ReasonGoexit), s.ReplacedGoexit},
+		{string(taskpool.ReasonHung), s.ReplacedHung},
 	}
 }
 

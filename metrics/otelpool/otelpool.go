@@ -88,7 +88,7 @@ func (c *Collector) Hooks() taskpool.Hooks {
 		},
 		Finished: func(e taskpool.TaskEvent) {
 			c.spans.finished(&e)
-			if e.Result == "success" { // else AttemptFailed was told, or there was no attempt
+			if e.Result == taskpool.ResultSuccess { // else AttemptFailed was told, or there was no attempt
 				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
 			}
 		},

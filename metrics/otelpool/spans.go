@@ -89,7 +89,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 	s.live.Store(key, l)
 	if now, _ := taskpool.Current(ctx); now.State == taskpool.StateAbandoned && s.live.CompareAndDelete(key, l) {
 		span.SetStatus(codes.Error, "given up before it ran")
-		span.SetAttributes(attribute.String("error.type", "hung"))
+		span.SetAttributes(attribute.String("error.type", string(taskpool.ResultHung)))
 		span.End()
 	}
 	return run(ctx)
@@ -113,11 +113,11 @@ func (s *spans) end(e *taskpool.TaskEvent) trace.SpanContext {
 			attribute.String("exception.message", message),
 		}
 		// A task that waits for another may return its panic: the stack is then another's.
-		if p, ok := errors.AsType[*taskpool.PanicError](e.Err); ok && e.Result == "panic" {
+		if p, ok := errors.AsType[*taskpool.PanicError](e.Err); ok && e.Result == taskpool.ResultPanic {
 			exception = append(exception, attribute.String("exception.stacktrace", valid(string(p.Stack))))
 		}
 		l.span.SetStatus(codes.Error, message)
-		l.span.SetAttributes(attribute.String("error.type", e.Result))
+		l.span.SetAttributes(attribute.String("error.type", string(e.Result)))
 		l.span.AddEvent("exception", end, trace.WithAttributes(exception...))
 	}
 	return l.span.SpanContext()

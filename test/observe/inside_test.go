@@ -578,20 +578,20 @@ func TestEventSaysHowTheAttemptEnded(t *testing.T) {
 	fail := errors.New("failed")
 	for name, tt := range map[string]struct {
 		run  func(context.Context) error
-		want string
+		want taskpool.Result
 	}{
-		"success": {pooltest.Nop, "success"},
-		"error":   {func(context.Context) error { return fail }, "error"},
-		"timeout": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
-		"silence": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, "timeout"},
+		"success": {pooltest.Nop, taskpool.ResultSuccess},
+		"error":   {func(context.Context) error { return fail }, taskpool.ResultError},
+		"timeout": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.ResultTimeout},
+		"silence": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, taskpool.ResultTimeout},
 		"interrupted": {func(ctx context.Context) error {
 			me, _ := taskpool.Current(ctx)
 			me.Handle.Cancel(nil)
 			return ctx.Err()
-		}, "interrupted"},
-		"panic":  {func(context.Context) error { panic("x") }, "panic"},
-		"goexit": {func(context.Context) error { runtime.Goexit(); return nil }, "goexit"},
-		"hung":   {func(context.Context) error { time.Sleep(time.Hour); return nil }, "hung"},
+		}, taskpool.ResultInterrupted},
+		"panic":  {func(context.Context) error { panic("x") }, taskpool.ResultPanic},
+		"goexit": {func(context.Context) error { runtime.Goexit(); return nil }, taskpool.ResultGoexit},
+		"hung":   {func(context.Context) error { time.Sleep(time.Hour); return nil }, taskpool.ResultHung},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -611,7 +611,7 @@ func TestEventSaysHowTheAttemptEnded(t *testing.T) {
 				for _, e := range l.Named("AttemptFailed", "Retried", "Finished") {
 					want := tt.want
 					if e.Task.Task.Handle == outer && err != nil {
-						want = "error"
+						want = taskpool.ResultError
 					}
 					require.Equal(t, want, e.Task.Result, "%s of task %d", e.Name, e.Task.Task.ID)
 					require.NotZero(t, e.Task.Task.Worker)

@@ -551,13 +551,13 @@ func (g *soakPool) hooks() taskpool.Hooks {
 			var panicked *taskpool.PanicError
 			is := true
 			switch e.Result {
-			case "hung":
+			case taskpool.ResultHung:
 				is = errors.As(e.Err, &hung)
 				g.hung.Add(1)
-			case "panic":
+			case taskpool.ResultPanic:
 				is = errors.As(e.Err, &panicked)
 				g.panics.Add(1)
-			case "goexit":
+			case taskpool.ResultGoexit:
 				is = errors.Is(e.Err, taskpool.ErrGoexit)
 				g.goexits.Add(1)
 			}

@@ -412,7 +412,7 @@ func TestRunIsNotCalledWhereTheContextEndedInAHook(t *testing.T) {
 					}
 					synctest.Wait()
 					require.Len(t, finished, 1)
-					require.Equal(t, "interrupted", finished[0].Result)
+					require.Equal(t, taskpool.ResultInterrupted, finished[0].Result)
 					require.Equal(t, 1, finished[0].Task.Attempt)
 					s := p.Stats()
 					require.EqualValues(t, 1, s.Attempts)
