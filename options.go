@@ -298,8 +298,9 @@ func WithHooks(h Hooks) Option {
 // the success of tasks given to Submit at Debug; that of a function given to Go is
 // not logged. Records have the attributes pool, priority, attempt, id and task (its name), elapsed,
 // error, stack and retry_in, where there is such a thing; what a task works on is
-// never logged, except for what its errors say. Default: what [slog.Default]
-// returns at the time.
+// never logged, except for what its errors say. A record about a task has the values of the
+// context that the task was submitted with, so that handlers find what they add from there,
+// such as the identity of a trace. Default: what [slog.Default] returns at the time.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
 }

@@ -185,7 +185,7 @@ func (p *Pool) deliverNotices() {
 // notify adds the notices about an attempt that ended with v. started is
 // zero if it is not known when it did, and e is to be the event. It is called with
 // pool.mu held and calls no user code; the notices do.
-func (v *verdict) notify(p *Pool, info TaskInfo, started time.Time, e *TaskEvent, notices *[]notice) {
+func (v *verdict) notify(p *Pool, ctx context.Context, info TaskInfo, started time.Time, e *TaskEvent, notices *[]notice) {
 	var elapsed time.Duration
 	if !started.IsZero() {
 		elapsed = time.Since(started)
@@ -194,13 +194,13 @@ func (v *verdict) notify(p *Pool, info TaskInfo, started time.Time, e *TaskEvent
 	if v.log {
 		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
 		*notices = append(*notices, notice{call: func() {
-			p.guard.writeTask(slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
+			p.guard.writeTask(ctx, slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
 		}})
 	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == StateFailed || v.kind == attemptPanic {
 			v, info, elapsed := *v, info, elapsed
-			*notices = append(*notices, notice{call: func() { p.guard.writeAttempt(&v, info, elapsed) }})
+			*notices = append(*notices, notice{call: func() { p.guard.writeAttempt(ctx, &v, info, elapsed) }})
 		}
 		tellOf(notices, p.hooks.attemptFailed, e)
 	}
@@ -270,37 +270,65 @@ func (g *guard) log() *slog.Logger {
 
 // logs reports whether the log takes records of a level. It calls the user's
 // handler, so no lock may be held.
-func (g *guard) logs(level slog.Level) bool {
-	return g.log().Enabled(context.Background(), level)
+func (g *guard) logs(ctx context.Context, level slog.Level) bool {
+	return g.log().Enabled(ctx, level)
 }
 
 // write writes a record. It calls the user's handler, so no lock may be held.
 func (g *guard) write(level slog.Level, msg string, attrs ...slog.Attr) {
-	if !g.logs(level) {
+	g.writeWith(context.Background(), level, msg, attrs...)
+}
+
+// writeWith is write of what belongs to ctx.
+func (g *guard) writeWith(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
+	if !g.logs(ctx, level) {
 		return
 	}
 	if g.name != "" {
 		attrs = append([]slog.Attr{slog.String("pool", g.name)}, attrs...)
 	}
-	g.log().LogAttrs(context.Background(), level, msg, attrs...)
+	g.log().LogAttrs(ctx, level, msg, attrs...)
 }
 
-// writeTask writes a record about a task.
-func (g *guard) writeTask(level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
+// writeTask writes a record about a task that was submitted with ctx, nil for a function.
+func (g *guard) writeTask(ctx context.Context, level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
 	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
 	if t.ID != 0 {
 		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
 	}
-	g.write(level, msg, append(all, attrs...)...)
+	g.writeWith(g.valuesOf(ctx), level, msg, append(all, attrs...)...)
+}
+
+// values is a context for the log's handlers, which look for values in it, such as those of
+// a trace. It has those of a task's context, and does not end with that: the record is
+// written when the task is over.
+type values struct {
+	context.Context
+	of context.Context
+	g  *guard
+}
+
+// valuesOf returns the values of ctx.
+func (g *guard) valuesOf(ctx context.Context) context.Context {
+	if ctx == nil || ctx == context.Background() {
+		return context.Background()
+	}
+	return &values{context.Background(), ctx, g}
+}
+
+// Value returns nil where the context's own method does not return.
+func (v *values) Value(key any) (value any) {
+	v.g.contain("a context's method", func() { value = v.of.Value(key) })
+	return value
 }
 
 // writeAttempt logs an attempt that failed.
-func (g *guard) writeAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
+func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, elapsed time.Duration) {
 	level, msg := slog.LevelError, "taskpool: task failed"
 	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
 		level, msg = slog.LevelWarn, "taskpool: attempt failed"
 	}
-	if !g.logs(level) {
+	if !g.logs(g.valuesOf(ctx), level) {
 		return
 	}
 	attrs := []slog.Attr{slog.Any("error", v.err)}
@@ -320,7 +348,7 @@ func (g *guard) writeAttempt(v *verdict, info TaskInfo, elapsed time.Duration) {
 	if v.retry {
 		attrs = append(attrs, slog.Duration("retry_in", v.delay))
 	}
-	g.writeTask(level, msg, info, attrs...)
+	g.writeTask(ctx, level, msg, info, attrs...)
 }
 
 // contextError says that a context given to call is over.

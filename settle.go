@@ -1,6 +1,7 @@
 package taskpool
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"slices"
@@ -85,7 +86,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	if v.kind == attemptOK && !a.h.function {
-		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(slog.LevelDebug) })
+		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(context.Background(), slog.LevelDebug) })
 	}
 	return true
 }
@@ -271,7 +272,11 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		if notices != &w.notices { // w, which was given up, may be telling hooks of it
 			e = new(TaskEvent)
 		}
-		v.notify(p, info, started, e, notices)
+		var ctx context.Context
+		if w.attempt != nil {
+			ctx = w.attempt.ctx
+		}
+		v.notify(p, ctx, info, started, e, notices)
 	}
 }
 
