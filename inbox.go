@@ -91,9 +91,10 @@ func (in *inbox) close() {
 	in.closed = true
 }
 
-// put hands a task in. It returns false if that has to be done under Pool.lock.
+// put hands a task in, where direct is set. It returns false if that has to be done under
+// Pool.lock.
 func (in *inbox) put(e entry, pr Priority) bool {
-	if !in.direct || int64(pr) == none {
+	if int64(pr) == none {
 		return false
 	}
 	if in.aging {

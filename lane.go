@@ -253,24 +253,6 @@ func (s *scheduler) numberBatch(batch *segment, n int) {
 	s.seq = tasks[n-1].order
 }
 
-// takeBatch puts the first n tasks of a numbered batch, whose priorities spans tell, into
-// the queue. whole says that none of them is missing, so that the batch may become a segment
-// of the queue. It returns an empty one for the next batch.
-func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
-	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
-		s.queue.pushSegment(batch, n, spans[0].priority)
-		return s.queue.segment(batchSize)
-	}
-	tasks, i := batch.slots[:n], 0
-	for _, span := range spans {
-		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
-		i = span.end
-	}
-	clear(tasks)
-	batch.handles, batch.base = 0, 0
-	return batch
-}
-
 // A burst is the functions at the front of the queue that come next whatever the
 // fair share does. Each is taken when a worker is free, like all tasks, but what
 // there is to count is counted at the end of the burst; anything else that is done

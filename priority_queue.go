@@ -118,6 +118,24 @@ func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 	q.pushLane(q.lane(laneKey{pr, resuming}), e)
 }
 
+// takeBatch puts the first n tasks of a numbered batch, whose priorities spans tell, into
+// the queue. whole says that none of them is missing, so that the batch may become a segment
+// of the queue. It returns an empty one for the next batch.
+func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
+	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
+		s.queue.pushSegment(batch, n, spans[0].priority)
+		return s.queue.segment(batchSize)
+	}
+	tasks, i := batch.slots[:n], 0
+	for _, span := range spans {
+		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
+		i = span.end
+	}
+	clear(tasks)
+	batch.handles, batch.base = 0, 0
+	return batch
+}
+
 // pushAll pushes tasks of one priority, with base added to their orders.
 func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 	var l *lane // made with its first task: no other way does a lane become empty than by leave

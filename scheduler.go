@@ -124,12 +124,22 @@ func (s *scheduler) next(starts bool) (t turn, ok bool) {
 	return s.take(l, choice, restricted), true
 }
 
-// take takes the first task of l, as the queue's next has said.
+// take takes the first task of l, as the queue's next has said. One that has yet to start is
+// Running from here on.
 func (s *scheduler) take(l *lane, choice, restricted bool) turn {
-	if !l.front().parked() {
-		*l.dispatched++
+	t := turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
+	if t.parked() {
+		return t
 	}
-	return turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
+	*l.dispatched++
+	s.count[StateQueued]--
+	s.count[StateRunning]++
+	if h := t.h; h != nil {
+		s.notLater(h)
+		h.attempts++
+		h.state = StateRunning
+	}
+	return t
 }
 
 // firstExiting returns the list whose first is the first task on its way out that may have
@@ -409,17 +419,6 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 	return true
 }
 
-// begin takes note that a task that was Queued is given to a worker.
-func (s *scheduler) begin(e entry) {
-	s.count[StateQueued]--
-	s.count[StateRunning]++
-	if h := e.h; h != nil {
-		s.notLater(h)
-		h.attempts++
-		h.state = StateRunning
-	}
-}
-
 // notLater takes note that h is not later any more, if it was.
 func (s *scheduler) notLater(h *Handle) {
 	if h.isLater() {
@@ -436,7 +435,7 @@ func (s *scheduler) inherit(h *Handle, due time.Time) {
 	}
 }
 
-// undo takes back begin, as the attempt turned out to be none. The task counts as Running
+// undo takes back what take has counted, as the attempt turned out to be none. The task counts as Running
 // until it has settled.
 func (s *scheduler) undo(h *Handle, pr Priority, choice, restricted bool) {
 	h.attempts--

@@ -476,7 +476,6 @@ func (d *schedulerTrace) restore(worker bool) {
 			d.s.unpark(t.h)
 			d.s.resume(t.h)
 		} else {
-			d.s.begin(t.entry)
 			worker = false
 		}
 		d.s.hold(t.priority)

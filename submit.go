@@ -36,7 +36,7 @@ func (p *Pool) submitFunction(call string, pr Priority, f func(), room roomMode)
 	if p.hooks.timesGo {
 		e = p.timedFunction(f, pr)
 	}
-	if p.inbox.put(e, pr) {
+	if p.inbox.direct && p.inbox.put(e, pr) {
 		return nil
 	}
 	notices, err := p.admitFunction(call, e, pr, room)
@@ -228,7 +228,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
+	if p.inbox.direct && t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)

@@ -110,7 +110,6 @@ const (
 // takeLocked makes a task that was taken out of the queue the task of w.
 func (w *worker) takeLocked(t turn) {
 	p := w.pool
-	p.sched.begin(t.entry)
 	p.ledger.total.attempts++
 	w.job, w.priority, w.busy = t.entry, t.priority, true
 	w.choice, w.restricted = t.choice, t.restricted
