@@ -781,3 +781,19 @@ func TestABrokenInvariantIsFound(t *testing.T) {
 		})
 	}
 }
+
+// Whoever is told that the pool was idle returns, though it has something to do again.
+func TestWaitIdleBelievesThatThePoolWasIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, gate := occupiedPool(t)
+		done := make(chan error)
+		go func() { done <- p.WaitIdle(context.Background()) }()
+		synctest.Wait()
+		p.lock()
+		p.idlers.wakeLocked()
+		p.unlock()
+		require.NoError(t, <-done)
+		close(gate)
+		require.NoError(t, p.Shutdown(context.Background()))
+	})
+}

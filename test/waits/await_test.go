@@ -924,3 +924,31 @@ func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
 		})
 	}
 }
+
+// It waits with the context of a task of another pool, and what it waits for could have no
+// slot but its own: the other is kept for High.
+func TestWaitWithAForeignContextGivesBackTheSlotThatIsNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
+		contexts, done := make(chan context.Context), make(chan struct{})
+		foreign := pooltest.Submit(t, other, taskpool.Task{Run: func(ctx context.Context) error {
+			contexts <- ctx
+			<-done
+			return nil
+		}})
+		h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error {
+			defer close(done)
+			ctx := <-contexts
+			child, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+			if err != nil {
+				return err
+			}
+			return child.Wait(ctx)
+		}})
+		require.NoError(t, h.Wait(t.Context()))
+		require.NoError(t, foreign.Wait(t.Context()))
+		require.EqualValues(t, 1, p.Stats().Parks)
+		require.Zero(t, other.Stats().Parks)
+	})
+}
