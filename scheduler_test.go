@@ -80,15 +80,6 @@ func (c *schedulerConfig) String() string {
 		c.slots, c.reserved, c.share, c.step, c.capacity, c.shed)
 }
 
-func (m *naiveScheduler) item(n int) *naiveItem {
-	for i := range m.items {
-		if m.items[i].n == n {
-			return &m.items[i]
-		}
-	}
-	return nil
-}
-
 func (m *naiveScheduler) forget(n int) {
 	m.items = slices.DeleteFunc(m.items, func(t naiveItem) bool { return t.n == n })
 }
