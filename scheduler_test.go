@@ -260,14 +260,41 @@ func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
 	t.in, t.asks, t.state = nowhere, false, StateRunning
 }
 
-// rested returns m as it is when each task for which there is a slot has got it, even one
-// that waits for the end of a pause if resumed is set.
-func (m *naiveScheduler) rested(resumed bool) *naiveScheduler {
+// rested returns m as it is when each task for which there is a slot has got it, after a
+// pause if there is one.
+func (m *naiveScheduler) rested() *naiveScheduler {
 	r := *m
 	r.items = slices.Clone(m.items)
-	r.paused = r.paused && !resumed
+	r.paused = false
 	for t, choice, restricted := r.next(true); t != nil; t, choice, restricted = r.next(true) {
 		r.run(t, choice, restricted)
+	}
+	return &r
+}
+
+// promised returns m as it is when each task has its slot that takes no room from others,
+// as it is promised one: while nobody asks for a slot all for which there is one; else the
+// one whose turn it is, and others where the parked tasks that ask leave a slot. In a pause,
+// and while submitters wait, that is nobody.
+func (m *naiveScheduler) promised() *naiveScheduler {
+	r := *m
+	r.items = slices.Clone(m.items)
+	if m.paused || m.waitIn(atDoor)+m.waitIn(atDoorDelayed) > 0 {
+		return &r
+	}
+	if t, choice, restricted := r.next(true); t != nil && t.state == StateQueued {
+		r.run(t, choice, restricted)
+	}
+	for _, s := range []State{StateParked, StateQueued} {
+		for _, less := range []bool{false, true} {
+			for i := range r.items {
+				t := &r.items[i]
+				if t.state == s && (t.in == inQueue || t.in == inExiting) && r.less(t.pr) == less &&
+					r.held() < r.slots && !(less && r.restricted()) {
+					r.run(t, false, false)
+				}
+			}
+		}
 	}
 	return &r
 }
@@ -276,7 +303,7 @@ func (m *naiveScheduler) rested(resumed bool) *naiveScheduler {
 func (m *naiveScheduler) waiting() int { return m.inState(StateQueued) + m.retrying() }
 
 // room reports whether fewer tasks wait than the capacity and the slots that are free for a
-// task of priority pr: those that parked tasks ask for are not. m must have rested.
+// task of priority pr: those that parked tasks ask for are not. m is as promised or rested says.
 func (m *naiveScheduler) room(pr Priority) bool {
 	free, forLess := m.slots-m.held()-m.asking(false), m.freeForLess()
 	if m.less(pr) {
@@ -395,6 +422,16 @@ func (d *schedulerTrace) begin(c *schedulerConfig) {
 		aging: time.Duration(c.step), reserved: c.reserved, reservedFor: c.reservedFor})
 }
 
+// end has the task of x, which waits nowhere, settle.
+func (d *schedulerTrace) end(x *naiveItem, final State) {
+	h := d.handle(x.n)
+	d.s.end(h, final)
+	if h.state != final || h.waits() || h.asks {
+		d.fail("item %d has settled as %+v", x.n, h.item)
+	}
+	d.m.forget(x.n)
+}
+
 func (d *schedulerTrace) fail(format string, args ...any) {
 	if d.err == nil {
 		d.err = fmt.Errorf(format, args...)
@@ -509,16 +546,16 @@ func (d *schedulerTrace) admit() {
 	}
 }
 
-// room asks the scheduler for room, and sees that it promises nothing that it cannot keep,
-// nor refuses what it can where nothing is on its way.
+// room asks the scheduler for room, and sees that it is as promised says, and that no
+// promise is made that could not be kept.
 func (d *schedulerTrace) room(pr Priority) bool {
 	room := d.s.room(pr)
 	if d.looks && d.m.capacity != unbounded {
 		switch {
-		case room && !d.m.rested(true).room(pr):
+		case room && !d.m.rested().room(pr):
 			d.fail("there is said to be room for priority %d", pr)
-		case !room && d.m.wanted() == 0 && d.m.rested(false).room(pr):
-			d.fail("there is said to be no room for priority %d", pr)
+		case room != d.m.promised().room(pr):
+			d.fail("room for priority %d is %t", pr, room)
 		}
 	}
 	return room
@@ -547,7 +584,7 @@ func (d *schedulerTrace) waiting() int {
 	if !d.looks || d.m.capacity == unbounded {
 		return unbounded
 	}
-	return d.m.rested(true).waiting()
+	return d.m.rested().waiting()
 }
 
 // enqueue has x, which counts in no state, be Queued.
@@ -713,6 +750,10 @@ func (d *schedulerTrace) compare() error {
 		switch h := d.handles[t.n]; {
 		case h.state != t.state || h.attempts != t.attempts || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
 			return fmt.Errorf("item %d is %+v, want %+v", t.n, h.item, *t)
+		case t.in == atDoor && !h.due.IsZero():
+			return fmt.Errorf("item %d, which may start at once, is due %v", t.n, h.due)
+		case t.accepted() && t.state != StateQueued && t.state != StateDelayed && s.setPriority(h, t.pr+1, d.now()):
+			return fmt.Errorf("item %d moves, and it does not wait to start", t.n)
 		case h.place.in != t.in || h.waits() != (t.in != nowhere):
 			return fmt.Errorf("item %d is in place %d, want %d", t.n, h.place.in, t.in)
 		}
@@ -968,9 +1009,10 @@ func (d *schedulerTrace) submit(pr Priority, function bool) bool {
 	}
 	x := d.add(pr, function && due == 0) // one that is later gets a handle
 	d.accept(x, false, waited)
-	if due != 0 {
-		x.later = true
+	if x.later = due != 0; x.later {
 		d.s.inherit(d.handle(x.n), instant(due))
+	} else if !x.function {
+		d.s.inherit(d.handle(x.n), time.Time{})
 	}
 	d.restore(false)
 	return true
@@ -1062,12 +1104,14 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 	}
 	h := d.handle(x.n)
 	d.s.undo(h, h.priority, x.choice, x.restricted)
+	if h.attempts != x.attempts-1 {
+		d.fail("item %d has started %d times", x.n, h.attempts)
+	}
 	if x.choice && d.m.share > 0 {
 		turn := d.m.turn(inQueue, x.restricted)
 		*turn = (*turn + d.m.share - 1) % d.m.share
 	}
 	d.s.notLater(h)
-	d.s.end(h, StateCanceled)
 	d.s.release(x.pr)
 	d.m.started[x.pr]--
 	kind := restriction(x.restricted) // and so that was no dispatch
@@ -1075,7 +1119,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		d.choices[kind]--
 	}
 	d.lost = [2]int{} // which of the others were lost is another question now
-	d.m.forget(x.n)
+	d.end(x, StateCanceled)
 	d.promise()
 	d.restore(true)
 	return true
@@ -1157,8 +1201,7 @@ var opAbandon = schedulerOp{"abandon", func(d *schedulerTrace) bool {
 	h := d.handle(x.n)
 	d.s.withdraw(h)
 	d.s.unpark(h)
-	d.s.end(h, StateFailed)
-	d.m.forget(x.n)
+	d.end(x, StateFailed)
 	d.restore(false)
 	return true
 }}
@@ -1173,9 +1216,10 @@ func opCancel(last bool) schedulerOp {
 		h := d.handle(x.n)
 		if d.s.withdraw(h); x.accepted() {
 			d.s.notLater(h)
-			d.s.end(h, StateCanceled)
+			d.end(x, StateCanceled)
+		} else {
+			d.m.forget(x.n)
 		}
-		d.m.forget(x.n)
 		d.promise()
 		d.restore(false)
 		return true
@@ -1392,6 +1436,11 @@ func schedulerScenes() []schedulerScene {
 		{"room", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opEnd(false), opPark("park"), opAsk, opContext(false), opCancel(true), opMove(true, 0), opUndo, opResize}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false, true),
 			[3]int{4, 6, 8}},
+		// From three tasks that are parked, and ask while others are to start.
+		{"promises", []schedulerOp{opSubmit(0), opSubmit(1), opAsk, opLook, opEnd(false), opContext(false), opPause, opResize},
+			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park")},
+			schedulerConfigs([][2]int{{1, 0}, {2, 0}, {2, 1}, {3, 1}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false),
+			[3]int{4, 5, 7}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
 				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),
