@@ -39,6 +39,12 @@ func (f *Future[T]) Wait(ctx context.Context) error {
 // Err is [Handle.Err].
 func (f *Future[T]) Err() error { return f.handle("Err").Err() }
 
+// ID is [Handle.ID].
+func (f *Future[T]) ID() uint64 { return f.handle("ID").ID() }
+
+// Info is [Handle.Info].
+func (f *Future[T]) Info() TaskInfo { return f.handle("Info").Info() }
+
 // State is [Handle.State].
 func (f *Future[T]) State() State { return f.handle("State").State() }
 

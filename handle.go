@@ -153,6 +153,26 @@ func (h *Handle) Err() error {
 	return h.err
 }
 
+// ID returns the task's number in its pool, in order of acceptance, from 1. It is the
+// one in logs, hooks and [TaskInfo], and never changes.
+func (h *Handle) ID() uint64 {
+	h.mustBeUsable("Handle.ID")
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.id
+}
+
+// Info describes the task at this moment: all in it belongs together, which State and
+// Err, called one after the other, need not. Of a task that was given up as hung it
+// says what has become of the task, which is never [StateAbandoned]. It costs about as
+// much as State.
+func (h *Handle) Info() TaskInfo {
+	h.mustBeUsable("Handle.Info")
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.infoLocked()
+}
+
 // State returns the state the task is in.
 func (h *Handle) State() State {
 	h.mustBeUsable("Handle.State")

@@ -210,6 +210,7 @@ func add[E any](to *[]func(E), f func(E)) {
 
 // TaskInfo describes a task at one moment.
 type TaskInfo struct {
+	Pool     string // the pool's name, as given to WithName
 	ID       uint64 // number in order of acceptance, from 1; 0 for a function given to Go
 	Name     string
 	Priority Priority
@@ -231,16 +232,21 @@ type TaskInfo struct {
 	sample uint64
 }
 
+// IsFunc reports whether t is about a function given to Go or TryGo, and not a task given
+// to Submit. A function has neither ID nor Name nor Handle. Hooks may be told of a
+// sample of them only, see [Hooks], so that one stands for several.
+func (t TaskInfo) IsFunc() bool { return t.ID == 0 }
+
 // infoLocked describes h, with the attempt under way if any.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function {
-		t := TaskInfo{Priority: h.priority, State: h.state, sample: h.sample}
+		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, State: h.state, sample: h.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}
 		return t
 	}
-	t := TaskInfo{ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
+	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
 		Attempt: h.attempts, Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline
@@ -266,7 +272,7 @@ func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
 	}
-	t := TaskInfo{Priority: w.priority, State: StateRunning, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
+	t := TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, State: StateRunning, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
 	if w.seen == w.jobs && !w.timed {
 		t.Started = w.seenAt
 	}

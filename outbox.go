@@ -293,7 +293,7 @@ func (g *guard) writeWith(ctx context.Context, level slog.Level, msg string, att
 // writeTask writes a record about a task that was submitted with ctx, nil for a function.
 func (g *guard) writeTask(ctx context.Context, level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
 	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
-	if t.ID != 0 {
+	if !t.IsFunc() {
 		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
 	}
 	g.writeWith(g.valuesOf(ctx), level, msg, append(all, attrs...)...)

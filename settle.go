@@ -227,7 +227,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	h := w.job.h
 	if h == nil {
 		if told {
-			info = TaskInfo{Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
+			info = TaskInfo{Pool: p.cfg.name, Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
 		}
 		p.sched.endFunction()
 		p.ledger.total.settled(v.state)
@@ -296,7 +296,7 @@ func (h *Handle) retryLocked(delay time.Duration) {
 // settleWaitingLocked settles a task that was just taken out of the queue or
 // the delayed ones, and adds what is to be reported.
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
-	info := TaskInfo{Priority: pr, State: s, sample: p.hooks.unsampled()}
+	info := TaskInfo{Pool: p.cfg.name, Priority: pr, State: s, sample: p.hooks.unsampled()}
 	if h := e.h; h == nil {
 		p.sched.endQueued()
 		p.ledger.total.settled(s)

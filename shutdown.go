@@ -53,7 +53,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	case ctx == nil:
 		return nilArgument("Shutdown", "ctx")
 	}
-	if p.inside(ctx) {
+	if p.Inside(ctx) {
 		return ErrInside
 	}
 	deadline, _ := ctx.Deadline()

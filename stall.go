@@ -181,7 +181,7 @@ const maxNamed = 10
 
 // describeTask names a task in a sentence.
 func describeTask(t TaskInfo) string {
-	if t.ID == 0 {
+	if t.IsFunc() {
 		return t.Priority.String() + " function of worker " + strconv.Itoa(t.Worker)
 	}
 	if t.Name == "" {

@@ -101,7 +101,7 @@ func (d *Dashboard) change(r *http.Request) (done string, err error) {
 		id, _ := strconv.ParseUint(form.Get("task"), 10, 64)
 		s := p.pool.Stats()
 		all := scan(p.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed)
-		at := slices.IndexFunc(all, func(t taskpool.TaskInfo) bool { return t.ID == id && t.Handle != nil })
+		at := slices.IndexFunc(all, func(t taskpool.TaskInfo) bool { return t.ID == id && !t.IsFunc() })
 		if at < 0 || !all[at].Handle.Cancel(errCanceled) {
 			return "", &refusal{http.StatusNotFound, "task must be the number of a task that the page can list, got " + strconv.Quote(form.Get("task"))}
 		}

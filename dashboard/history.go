@@ -78,7 +78,7 @@ func (h *history) finished(e taskpool.TaskEvent) {
 
 // weight returns for how many tasks an event stands that is one of a sample.
 func (h *history) weight(e taskpool.TaskEvent) uint64 {
-	if e.Task.ID == 0 {
+	if e.Task.IsFunc() {
 		return h.goEvery
 	}
 	return 1
@@ -106,7 +106,7 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
-	if e.Task.ID != 0 { // of functions that fail all are told of, of others a sample
+	if !e.Task.IsFunc() { // of functions that fail all are told of, of others a sample
 		h.run.add(now.Sub(h.epoch), e.Elapsed, 1)
 	}
 	if e.Result == taskpool.ResultInterrupted {

@@ -406,7 +406,7 @@ func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 		Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0), err: t.Err}
 	if !t.Started.IsZero() {
 		v.Timed, v.Elapsed = true, max(now.Sub(t.Started), 0)
-		v.AtLeast = t.ID == 0 && w.atLeast(t.Started)
+		v.AtLeast = t.IsFunc() && w.atLeast(t.Started)
 		if !t.Deadline.IsZero() {
 			v.Timeout = t.Deadline.Sub(t.Started)
 			v.Percent = min(int(100*v.Elapsed/max(v.Timeout, 1)), 100)
@@ -424,7 +424,7 @@ func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 // keyOf tells one attempt of a pool from all others.
 func keyOf(t taskpool.TaskInfo) string {
 	key := fmt.Sprintf("t%d-%d-%d", t.ID, t.Attempt, t.Worker)
-	if t.ID == 0 && !t.Started.IsZero() {
+	if t.IsFunc() && !t.Started.IsZero() {
 		key += "-" + strconv.FormatInt(t.Started.UnixNano(), 36)
 	}
 	return key

@@ -250,7 +250,7 @@ const storing = 5 * time.Second
 // for the observers. In a task of the pool, so in a handler, it returns
 // taskpool.ErrInside and stops nothing.
 func (q *Queue[TTx]) Stop(ctx context.Context) error {
-	if q.inside(ctx) {
+	if p := q.worker.pool; p != nil && p.Inside(ctx) {
 		return taskpool.ErrInside
 	}
 	q.mu.Lock()
@@ -301,14 +301,6 @@ func (q *Queue[TTx]) Stop(ctx context.Context) error {
 	case <-limit.C:
 		return fmt.Errorf("%w; the database has not answered, or an observer has not returned, within %v: ends of jobs may not be stored", q.cutOf(r), q.worker.pool.HangGrace()+storing)
 	}
-}
-
-// inside reports whether ctx is that of a task of the pool, or the caller one of its
-// goroutines. Only then does WaitIdle say so; it waits for nothing, as the context is over.
-func (q *Queue[TTx]) inside(ctx context.Context) bool {
-	over, cancel := context.WithCancel(ctx)
-	cancel()
-	return q.worker.pool != nil && errors.Is(q.worker.pool.WaitIdle(over), taskpool.ErrInside)
 }
 
 func (q *Queue[TTx]) cutOf(r *run) error {

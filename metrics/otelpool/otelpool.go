@@ -76,18 +76,16 @@ func (c *Collector) Close() error {
 func (c *Collector) Hooks() taskpool.Hooks {
 	return taskpool.Hooks{
 		Started: func(e taskpool.TaskEvent) {
-			c.spans.started(&e)
 			c.record(&e, c.in.wait, e.Wait.Seconds(), trace.SpanContext{})
 		},
 		Around: c.spans.around,
 		AttemptFailed: func(e taskpool.TaskEvent) {
 			// Of functions all that fail are told of, not a sample.
-			if e.Task.ID != 0 {
+			if !e.Task.IsFunc() {
 				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
 			}
 		},
 		Finished: func(e taskpool.TaskEvent) {
-			c.spans.finished(&e)
 			if e.Result == taskpool.ResultSuccess { // else AttemptFailed was told, or there was no attempt
 				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
 			}
@@ -107,7 +105,7 @@ func (c *Collector) record(e *taskpool.TaskEvent, h metric.Float64Histogram, sec
 		ctx = trace.ContextWithSpanContext(ctx, span)
 	}
 	times := 1
-	if e.Task.ID == 0 { // a function, which stands for others; a histogram knows no weights
+	if e.Task.IsFunc() { // it stands for others; a histogram knows no weights
 		times = c.cfg.goEvery
 	}
 	for opts := w.recordOptions(e.Task.Priority); times > 0; times-- {

@@ -30,8 +30,7 @@ type spans struct {
 	tracer   trace.Tracer
 	children bool // of the submitter's span, not linked to it
 
-	pools sync.Map // of unfinished tasks, the name of the pool, which around is not told: string by *taskpool.Handle
-	live  sync.Map // of attempts under way: *live by attemptKey
+	live sync.Map // of attempts under way: *live by attemptKey
 }
 
 type attemptKey struct {
@@ -45,24 +44,9 @@ type live struct {
 	started time.Time
 }
 
-// started notes the pool of a task, until finished.
-func (s *spans) started(e *taskpool.TaskEvent) {
-	h := e.Task.Handle
-	if h == nil { // a function
-		return
-	}
-	s.pools.Store(h, e.Pool)
-	if h.State().Final() {
-		s.pools.Delete(h)
-	}
-}
-
-func (s *spans) finished(e *taskpool.TaskEvent) { s.pools.Delete(e.Task.Handle) }
-
 // around makes the span of an attempt, until end.
 func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(context.Context) error) error {
-	pool, ok := s.pools.Load(t.Handle)
-	if !ok { // a function, or the attempt was given up before it ran
+	if t.IsFunc() || t.Handle.State().Final() { // the attempt was given up before it ran
 		return run(ctx)
 	}
 	name := t.Name
@@ -72,7 +56,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 	opts := []trace.SpanStartOption{
 		trace.WithTimestamp(t.Started),
 		trace.WithAttributes(
-			attribute.String("taskpool.pool", valid(pool.(string))),
+			attribute.String("taskpool.pool", valid(t.Pool)),
 			attribute.Int64("taskpool.task.id", int64(t.ID)),
 			attribute.String("taskpool.priority", t.Priority.String()),
 			attribute.Int("taskpool.attempt", t.Attempt),

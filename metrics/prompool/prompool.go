@@ -76,7 +76,7 @@ func (c *Collector) Hooks() taskpool.Hooks {
 		},
 		AttemptFailed: func(e taskpool.TaskEvent) {
 			// Of functions all that fail are told of, not a sample.
-			if e.Task.ID != 0 {
+			if !e.Task.IsFunc() {
 				c.ended(&e)
 			}
 		},
@@ -98,7 +98,7 @@ func (c *Collector) ended(e *taskpool.TaskEvent) {
 
 // weight returns for how many tasks an event stands.
 func (c *Collector) weight(e *taskpool.TaskEvent) uint64 {
-	if e.Task.ID == 0 { // a function
+	if e.Task.IsFunc() {
 		return uint64(c.cfg.goEvery)
 	}
 	return 1

@@ -154,11 +154,12 @@ func poolCalls(p *taskpool.Pool) map[string]func() error {
 		"Stack":     noError(func() { p.Stack(1) }),
 		"Name":      noError(func() { _ = p.Name() }),
 		"HangGrace": noError(func() { p.HangGrace() }),
+		"Inside":    noError(func() { p.Inside(ctx) }),
 	}
 }
 
 var callsWithoutError = map[string]bool{"Group": true, "Pause": true, "Resume": true, "Stats": true, "Tasks": true,
-	"Stack": true, "Name": true, "HangGrace": true}
+	"Stack": true, "Name": true, "HangGrace": true, "Inside": true}
 
 func TestPoolsThatNewHasNotReturnedAreRefused(t *testing.T) {
 	p := pooltest.New(t, taskpool.WithWorkers(1))
@@ -183,6 +184,7 @@ func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
 	for got, h := range map[string]*taskpool.Handle{"nil": nil, "a zero Handle": {}} {
 		for name, call := range map[string]func(){
 			"Done": func() { h.Done() }, "Err": func() { _ = h.Err() }, "State": func() { h.State() },
+			"ID": func() { h.ID() }, "Info": func() { h.Info() },
 			"Cancel": func() { h.Cancel(nil) }, "SetPriority": func() { h.SetPriority(0) },
 		} {
 			misuse{noError(call), "taskpool: Handle." + name + ": the Handle must be one that Submit has returned, got " + got, true}.check(t)
@@ -202,6 +204,7 @@ func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
 		misuse{func() error { return f.Wait(ctx) }, "taskpool: Future.Wait" + must, false}.check(t)
 		for name, call := range map[string]func(){
 			"Done": func() { f.Done() }, "Err": func() { _ = f.Err() }, "State": func() { f.State() },
+			"ID": func() { f.ID() }, "Info": func() { f.Info() },
 			"Cancel": func() { f.Cancel(nil) }, "SetPriority": func() { f.SetPriority(0) },
 		} {
 			misuse{noError(call), "taskpool: Future." + name + must, true}.check(t)
@@ -289,6 +292,7 @@ func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 		c := copyOf(h)
 		for name, call := range map[string]func(){
 			"Done": func() { c.Done() }, "Err": func() { _ = c.Err() }, "State": func() { c.State() },
+			"ID": func() { c.ID() }, "Info": func() { c.Info() },
 			"Cancel": func() { c.Cancel(nil) }, "SetPriority": func() { c.SetPriority(0) },
 		} {
 			misuse{noError(call), "taskpool: Handle." + name + must, true}.check(t)

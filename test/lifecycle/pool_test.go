@@ -561,6 +561,33 @@ func TestWaitIdleInsideATaskReturnsErrInside(t *testing.T) {
 	}
 }
 
+func TestInsideSaysWhetherTheCallerIsOfThePool(t *testing.T) {
+	errInside := errors.New("inside")
+	for name, ask := range insideCalls(func(p *taskpool.Pool, ctx context.Context) error {
+		over, cancel := context.WithCancel(ctx)
+		cancel()
+		if p.Inside(ctx) && p.Inside(over) {
+			return errInside
+		}
+		return nil
+	}) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := ask(t)
+				require.Equal(t, errInside, err)
+				require.False(t, p.Inside(t.Context()), "the test is outside")
+				pooltest.Submit(t, pooltest.New(t), taskpool.Task{Run: func(ctx context.Context) error {
+					assert.False(t, p.Inside(ctx), "a task of another pool")
+					return nil
+				}})
+			})
+		})
+	}
+	p := pooltest.New(t)
+	var none context.Context
+	require.PanicsWithValue(t, "taskpool: Inside: ctx must not be nil", func() { p.Inside(none) })
+}
+
 // insideCalls makes a call that would wait for its own caller from each place
 // inside a pool, and returns the pool and what the first such call returned.
 func insideCalls(call func(*taskpool.Pool, context.Context) error) map[string]func(*testing.T) (*taskpool.Pool, error) {

@@ -3,12 +3,14 @@ package observe_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
@@ -332,6 +334,60 @@ func TestHealthIsNilUntilThePoolIsClosed(t *testing.T) {
 		release()
 		require.NoError(t, <-down)
 		require.ErrorIs(t, p.Health(), taskpool.ErrClosed)
+	})
+}
+
+func TestAHandleSaysWhatTasksAndHooksSayOfItsTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(pooltest.EventLog)
+		p := pooltest.New(t, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithHooks(log.Hooks()),
+			taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+		gate := make(chan struct{})
+		require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
+		synctest.Wait()
+		failure := errors.New("failed")
+		h := pooltest.Submit(t, p, taskpool.Task{Name: "one", Priority: taskpool.Low, Timeout: time.Hour,
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
+			Run: func(ctx context.Context) error {
+				me, _ := taskpool.Current(ctx)
+				assert.Equal(t, me, me.Handle.Info())
+				time.Sleep(time.Second)
+				return failure
+			}})
+		require.EqualValues(t, 2, h.ID(), "the function was the first")
+		listed := func(state taskpool.State) {
+			all := p.Tasks(state)
+			require.Len(t, all, 1)
+			require.Equal(t, all[0], h.Info())
+			require.Equal(t, "a", h.Info().Pool)
+			require.False(t, h.Info().IsFunc())
+		}
+		listed(taskpool.StateQueued)
+		close(gate)
+		synctest.Wait()
+		listed(taskpool.StateRunning)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		listed(taskpool.StateDelayed)
+		require.Equal(t, failure, h.Wait(t.Context()))
+		synctest.Wait()
+		require.Equal(t, taskpool.TaskInfo{Pool: "a", ID: 2, Name: "one", Priority: taskpool.Low, State: taskpool.StateFailed,
+			Attempt: 2, Err: failure, Handle: h}, h.Info())
+		require.EqualValues(t, 2, h.ID())
+		for _, e := range log.Named("Queued", "Started", "AttemptFailed", "Retried", "Finished") {
+			require.Equal(t, "a", e.Task.Task.Pool, e.Name)
+			require.Equal(t, e.Task.Task.Handle == nil, e.Task.Task.IsFunc(), e.Name)
+		}
+		require.NoError(t, p.Go(taskpool.High, func() {
+			running := p.Tasks(taskpool.StateRunning)
+			assert.True(t, len(running) == 1 && running[0].IsFunc() && running[0].Pool == "a")
+		}))
+		p.Pause()
+		defer p.Resume()
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		for _, queued := range p.Tasks(taskpool.StateQueued) {
+			require.True(t, queued.IsFunc() && queued.Pool == "a")
+		}
 	})
 }
 
