@@ -1438,7 +1438,7 @@ func schedulerScenes() []schedulerScene {
 			[3]int{4, 6, 8}},
 		// From three tasks that are parked, and ask while others are to start.
 		{"promises", []schedulerOp{opSubmit(0), opSubmit(1), opAsk, opLook, opEnd(false), opContext(false), opPause, opResize},
-			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park")},
+			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park")},
 			schedulerConfigs([][2]int{{1, 0}, {2, 0}, {2, 1}, {3, 1}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false),
 			[3]int{4, 5, 7}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
