@@ -49,6 +49,6 @@ soak:
 
 # Changes the source one thing at a time and lists the changes that no test
 # notices, see docs/testing.md. All files take hours;
-# MUTATE='-only preempt.go -j 2' gives it less to do.
+# MUTATE='-only yield.go -j 2' gives it less to do.
 mutate:
 	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. $(MUTATE)

@@ -17,7 +17,7 @@ import (
 // two or three allocations, is made when somebody first asks for more than the
 // task's identity; most tasks never do.
 type attempt struct {
-	// signal tells Yield and Beat that there is something to do; see preempt.go.
+	// signal tells Yield and Beat that there is something to do; see yield.go.
 	signal atomic.Uint32
 
 	// over is set once Run has returned, died or been given up: the attempt

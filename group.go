@@ -12,7 +12,7 @@ import (
 // error.
 type Group struct {
 	p      *Pool
-	self   *Group // the one that Pool.Group returned: copies are refused, see misuse.go
+	self   *Group // the one that Pool.Group returned: copies are refused, see errors.go
 	t      Task
 	parent context.Context // as given to Pool.Group
 	inside *attempt        // that parent belongs to; nil outside a task

@@ -13,7 +13,7 @@ import (
 // Wait returns an error.
 type Handle struct {
 	pool *Pool
-	self *Handle // the one that Submit returned: copies are refused, see misuse.go
+	self *Handle // the one that Submit returned: copies are refused, see errors.go
 	ends bool    // the context given to Submit can end
 
 	function bool // it stands for a function given to Go, see timedFunction

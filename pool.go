@@ -23,7 +23,7 @@ type Pool struct {
 	labels     context.Context // has those of its goroutines, but for workers, in profiles
 	epoch      time.Time       // aging counts from here
 	supervisor supervisor
-	self       *Pool // the pool that New made: others are refused, see misuse.go
+	self       *Pool // the pool that New made: others are refused, see errors.go
 	watches    watches
 
 	// waiting is the most urgent priority of which a task waits in the queue,

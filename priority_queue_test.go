@@ -911,3 +911,552 @@ func TestCostGrowsWithTheLogarithmOfPriorities(t *testing.T) {
 		})
 	}
 }
+
+// The promises here were found by changing the library one thing at a time and
+// looking for what no test noticed, see tools/mutate.
+
+// With a reservation the lanes are in two classes, and there is a fair share of
+// its own for the slots that only the first class may have. The reference looks
+// at all tasks that a slot may have, and at nothing else.
+func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
+	const ops = 2000
+	for _, mode := range queueModes() {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(17, 19))
+			reserve := Medium
+			var q priorityQueue
+			q.share, q.step, q.shed, q.reserve = mode.share, mode.step, mode.shed, &reserve
+			q.init()
+
+			var waiting []naiveTask
+			var turn [2]uint64
+			called := -1
+			id := func(e entry) int {
+				if e.h != nil {
+					return int(e.h.id)
+				}
+				e.f()
+				return called
+			}
+			order := int64(0)
+			push := func(n int) {
+				if order++; mode.step > 0 && rng.IntN(3) == 0 {
+					order-- // at the same instant
+				}
+				pr := Priority(rng.IntN(7) - 3)
+				task := naiveTask{id: n, priority: pr, order: order, fresh: true}
+				e := entry{f: func() { called = n }, order: order}
+				if kind := rng.IntN(4); kind > 0 {
+					e.f, e.h = nil, &Handle{id: uint64(n)}
+					if kind > 1 { // a retry, or an attempt that asks to go on
+						e.h.attempts, task.fresh = 1, false
+					}
+					if kind > 2 {
+						e.h.state, task.resuming = StateParked, rng.IntN(2) == 0
+					}
+				}
+				task.h = e.h
+				ref := naiveQueue{step: mode.step} // computes the key
+				ref.push(task)
+				waiting = append(waiting, ref.tasks[0])
+				q.push(e, pr, task.resuming)
+			}
+			take := func(i int) {
+				n := naiveQueue{tasks: waiting}
+				n.takeAt(i)
+				waiting = n.tasks
+			}
+			pop := func(restricted bool) {
+				r := 0
+				ref := naiveQueue{share: mode.share, step: mode.step, tasks: waiting}
+				if restricted {
+					r, ref.tasks = 1, nil
+					for _, n := range waiting {
+						if n.priority <= reserve {
+							ref.tasks = append(ref.tasks, n)
+						}
+					}
+				}
+				ref.turn = turn[r]
+				var want naiveTask
+				some := len(ref.tasks) > 0
+				if some {
+					want = ref.tasks[ref.next()]
+					if mode.share > 0 && ref.choice() {
+						turn[r] = (turn[r] + 1) % mode.share
+					}
+				}
+				l, _ := q.next(restricted)
+				require.Equal(t, some, l != nil, "restricted: %v", restricted)
+				e, pr, ok := q.pop(restricted)
+				require.Equal(t, some, ok, "restricted: %v", restricted)
+				if !some {
+					return
+				}
+				require.Equal(t, want.id, id(e), "restricted: %v", restricted)
+				require.Equal(t, want.priority, pr)
+				for i := range waiting {
+					if waiting[i].id == want.id {
+						take(i)
+						break
+					}
+				}
+			}
+
+			growing, restrictedPops := true, 0
+			for n := range ops {
+				if len(waiting) == 0 {
+					growing = true
+				} else if len(waiting) > 60 {
+					growing = false
+				}
+				switch r := rng.IntN(10); {
+				case r < 4 || growing && r < 6:
+					push(n)
+				case r < 7:
+					restrictedPops++
+					pop(true)
+				case r < 9 || len(waiting) == 0:
+					pop(false)
+				default:
+					if i := rng.IntN(len(waiting)); waiting[i].h != nil {
+						require.Equal(t, waiting[i].h, q.remove(waiting[i].h).h)
+						take(i)
+					}
+				}
+				require.Equal(t, turn, q.turn)
+				require.NoError(t, q.checkHeaps(true))
+				parked := make(map[laneKey]int)
+				for _, n := range waiting {
+					if n.h != nil && n.h.state == StateParked {
+						parked[laneKey{n.priority, n.resuming}]++
+					}
+				}
+				for k, l := range q.lanes {
+					require.Equal(t, parked[k], l.parked, "parked attempts in lane %v", k)
+				}
+			}
+			require.Greater(t, restrictedPops, ops/20)
+		})
+	}
+}
+
+func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
+	reserve := Medium
+	for _, share := range []uint64{0, 1, 16} {
+		var q priorityQueue
+		q.share, q.shed, q.reserve = share, true, &reserve
+		q.init()
+		nothing := func(e entry, pr Priority, ok bool) {
+			t.Helper()
+			require.False(t, ok)
+			require.False(t, e.live())
+			require.Zero(t, pr)
+		}
+		least := func(want Priority, waits bool) {
+			t.Helper()
+			pr, ok := q.leastPriority()
+			require.Equal(t, waits, ok)
+			require.Equal(t, want, pr)
+		}
+		for range 3 { // as it was at first, also after tasks have come and gone
+			nothing(q.pop(false))
+			nothing(q.pop(true))
+			nothing(q.takeShed(math.MinInt))
+			least(0, false)
+			q.push(entry{f: func() {}, order: 1}, Low, false)
+			least(Low, true)
+			nothing(q.pop(true))
+			nothing(q.takeShed(Low))
+			q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
+			nothing(q.takeShed(Low)) // it has started
+			for want := range 2 {
+				_, pr, ok := q.pop(false)
+				require.True(t, ok)
+				require.Equal(t, []Priority{Low, 7}[want], pr)
+			}
+		}
+	}
+}
+
+// A lane that moves along needs a new segment for each 84 tasks, and gives one
+// back as often.
+func TestQueueOfSteadyLengthAllocatesNothing(t *testing.T) {
+	for _, depth := range []int{1, 83, 84, 85, 1000} {
+		var q priorityQueue
+		q.share = 16
+		q.init()
+		order := int64(0)
+		f := func() {}
+		push := func() { order++; q.push(entry{f: f, order: order}, Low, false) }
+		for range depth {
+			push()
+		}
+		q.pop(false)
+		push()
+		allocs := testing.AllocsPerRun(100, func() {
+			for range 840 {
+				push()
+				q.pop(false)
+			}
+		})
+		require.Zero(t, allocs, "840 pushes and pops with %d tasks waiting", depth)
+	}
+}
+
+// Priorities that come and go share one segment.
+func TestForgottenLanesLeaveTheirSegmentBehind(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	segments := make(map[*segment]bool)
+	for i := range 1000 {
+		q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		if i >= 2*keptLanes {
+			segments[q.lanes[laneKey{Priority(i), false}].head] = true
+		}
+		q.pop(false)
+		require.LessOrEqual(t, len(q.lanes), keptLanes)
+	}
+	require.Len(t, q.lanes, keptLanes, "so many empty lanes are kept")
+	require.Len(t, segments, 1, "for 872 lanes")
+}
+
+//go:noinline
+func weakLanes(q *priorityQueue) (lanes []weak.Pointer[lane]) {
+	for _, l := range q.lanes {
+		lanes = append(lanes, weak.Make(l))
+	}
+	return lanes
+}
+
+func TestForgottenLaneIsGarbageAtOnce(t *testing.T) {
+	for _, mode := range []queueMode{{share: 16, shed: true}, {step: time.Second, shed: true}} {
+		const priorities = 3 * keptLanes
+		var q priorityQueue
+		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+		q.init()
+		for i := range priorities {
+			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		}
+		lanes := weakLanes(&q)
+		require.Len(t, lanes, priorities)
+		for range priorities {
+			q.pop(false)
+		}
+		runtime.GC()
+		kept := 0
+		for _, l := range lanes {
+			if l.Value() != nil {
+				kept++
+			}
+		}
+		require.Equal(t, keptLanes, kept, "share %d, step %v", mode.share, mode.step)
+		runtime.KeepAlive(&q)
+	}
+}
+
+// Only the front of a lane has a say in its place.
+func TestRemovingFromBehindTheFrontComparesNothing(t *testing.T) {
+	for _, mode := range []queueMode{{}, {share: 16}, {step: time.Second}, {step: time.Second, shed: true}} {
+		var q priorityQueue
+		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
+		q.init()
+		handles := make([]*Handle, 1000)
+		for i := range handles {
+			handles[i] = &Handle{}
+			q.push(entry{h: handles[i], order: int64(i)}, Priority(i%4), false)
+		}
+		n := countComparisons(&q)
+		removed := 0
+		for i := len(handles) - 1; i >= 4; i-- { // i < 4 are the fronts
+			if i%3 > 0 {
+				q.remove(handles[i])
+				removed++
+			}
+		}
+		require.Equal(t, 664, removed)
+		require.Zero(t, *n, "share %d, step %v", mode.share, mode.step)
+		require.NoError(t, q.checkHeaps(true))
+	}
+}
+
+func TestListingTheQueueMayStopAnywhere(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	for i := range 300 {
+		q.push(entry{h: &Handle{id: uint64(i)}, order: int64(i)}, Priority(i%3), i%2 == 0)
+	}
+	for stop := range 300 {
+		seen := 0
+		for range q.all() {
+			if seen++; seen > stop {
+				break
+			}
+		}
+		require.Equal(t, stop+1, seen)
+	}
+}
+
+// The theorems of docs/starvation.md, on the queue alone: every short trace
+// instead of random ones, and times that no clock shows. The tests on the pool
+// are in theorem_test.go.
+
+// A shortTask is a task in a short trace.
+type shortTask struct {
+	h        *Handle
+	lane     laneKey
+	deadline int // it must be taken by this pop
+}
+
+// A shortTrace checks the promises of the fair share, with or without a
+// restriction, by counting.
+type shortTrace struct {
+	q        priorityQueue
+	n        int
+	waiting  []shortTask // in order of arrival
+	order    int64
+	pops     [2]int // unrestricted; all
+	choices  [2]int
+	lastLost [2]int
+	handles  []*Handle // for use again
+}
+
+// The operations of a short trace; three priorities, the first two of which may
+// have reserved slots.
+const (
+	opPush0 = iota
+	opPush1
+	opPush2
+	opResume1
+	opPop
+	opPopRestricted
+	opCancelOldest
+	numOps
+)
+
+// do makes one operation and returns which promise it broke.
+func (s *shortTrace) do(op int) error {
+	switch op {
+	case opPush0, opPush1, opPush2:
+		s.push(laneKey{Priority(op - opPush0), false})
+	case opResume1:
+		s.push(laneKey{1, true})
+	case opCancelOldest:
+		if len(s.waiting) > 0 {
+			s.q.remove(s.waiting[0].h)
+			s.waiting = s.waiting[1:]
+			s.refresh()
+		}
+	case opPop:
+		return s.pop(0, false)
+	case opPopRestricted:
+		return s.pop(1, true)
+	}
+	return nil
+}
+
+func (s *shortTrace) push(k laneKey) {
+	s.order++
+	if int(s.order) > len(s.handles) {
+		s.handles = append(s.handles, &Handle{item: item{state: StateQueued}})
+	}
+	h := s.handles[s.order-1]
+	s.q.push(entry{h: h, order: s.order}, k.priority, k.resuming)
+	s.waiting = append(s.waiting, shortTask{h, k, math.MaxInt})
+	s.refresh()
+}
+
+// able returns the number of pops so far that could have taken t.
+func (s *shortTrace) able(t *shortTask) int {
+	if s.q.reserve != nil && t.lane.priority > *s.q.reserve {
+		return s.pops[0]
+	}
+	return s.pops[1]
+}
+
+func (s *shortTrace) refresh() {
+	if s.n == 0 {
+		return
+	}
+	for m := range s.waiting {
+		t := &s.waiting[m]
+		limit := s.n * (m + 1)
+		if s.q.reserve != nil && t.lane.priority <= *s.q.reserve {
+			limit += s.n - 1
+		}
+		t.deadline = min(t.deadline, s.able(t)+limit)
+	}
+}
+
+func (s *shortTrace) pop(kind int, restricted bool) error {
+	if restricted && s.q.reserve == nil {
+		return nil
+	}
+	inReach := func(t shortTask) bool { return !restricted || t.lane.priority <= *s.q.reserve }
+	e, pr, ok := s.q.pop(restricted)
+	if !ok {
+		if slices.ContainsFunc(s.waiting, inReach) {
+			return fmt.Errorf("nothing taken")
+		}
+		return nil
+	}
+	i := slices.IndexFunc(s.waiting, func(t shortTask) bool { return t.h == e.h })
+	if i < 0 || !inReach(s.waiting[i]) || s.waiting[i].lane.priority != pr {
+		return fmt.Errorf("the wrong task taken")
+	}
+	x := s.waiting[i]
+	choice, lost := false, false
+	for j, w := range s.waiting {
+		if !inReach(w) {
+			continue
+		}
+		choice = choice || w.lane != x.lane
+		lost = lost || w.lane.priority < pr || w.lane.priority == pr && w.lane.resuming && !x.lane.resuming
+		if j < i && (w.lane == x.lane || s.n == 1) {
+			return fmt.Errorf("passed an older one")
+		}
+	}
+	if choice {
+		s.choices[kind]++
+	}
+	if lost {
+		if last := s.lastLost[kind]; s.n == 0 || last > 0 && s.choices[kind]-last < s.n {
+			return fmt.Errorf("urgent work lost choice %d after %d", s.choices[kind], last)
+		}
+		s.lastLost[kind] = s.choices[kind]
+	}
+	if s.pops[1]++; !restricted {
+		s.pops[0]++
+	}
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	if able := s.able(&x); s.n > 0 && able > x.deadline {
+		return fmt.Errorf("taken by pop %d, bound %d", able, x.deadline)
+	}
+	for j := range s.waiting {
+		if w := &s.waiting[j]; s.n > 0 && s.able(w) >= w.deadline {
+			return fmt.Errorf("not taken by its bound %d", w.deadline)
+		}
+	}
+	s.refresh()
+	return nil
+}
+
+// reset makes the queue as good as new, but for the lanes it keeps.
+func (s *shortTrace) reset() {
+	for _, w := range s.waiting {
+		s.q.remove(w.h)
+	}
+	s.q.turn = [2]uint64{}
+	*s = shortTrace{q: s.q, n: s.n, waiting: s.waiting[:0], handles: s.handles}
+}
+
+// Every trace of 6 operations, 117,649 with reserved workers and 46,656 without,
+// from a backlog of two tasks.
+func TestTheoremFairShareHoldsForEveryShortTrace(t *testing.T) {
+	const length = 6
+	for _, n := range []int{0, 1, 2, 3} {
+		for _, reserve := range []bool{false, true} {
+			t.Run(fmt.Sprintf("n=%d,reserved=%v", n, reserve), func(t *testing.T) {
+				s := &shortTrace{n: n}
+				s.q.share = uint64(n)
+				if reserve {
+					pr := Priority(1)
+					s.q.reserve = &pr
+				}
+				s.q.init()
+				traces := 0
+				var ops [length]int
+				for more := true; more; more = nextOps(ops[:]) {
+					if !reserve && slices.Contains(ops[:], opPopRestricted) {
+						continue
+					}
+					traces++
+					s.reset()
+					s.push(laneKey{2, false})
+					s.push(laneKey{1, false})
+					for i, op := range ops {
+						if err := s.do(op); err != nil {
+							t.Fatalf("operations %v: %v", ops[:i+1], err)
+						}
+					}
+				}
+				require.Equal(t, map[bool]int{false: 46_656, true: 117_649}[reserve], traces)
+			})
+		}
+	}
+}
+
+// nextOps counts ops up like the digits of a number, and returns false at its
+// end.
+func nextOps(ops []int) bool {
+	for i := range ops {
+		if ops[i]++; ops[i] < numOps {
+			return true
+		}
+		ops[i] = 0
+	}
+	return false
+}
+
+// The promise of aging in exact arithmetic, with any priorities, steps and
+// times, 10,000 traces: saturation weakens it nowhere.
+func TestTheoremAgingHoldsInExactArithmetic(t *testing.T) {
+	type waiting struct {
+		pr Priority
+		at int64
+		n  int
+	}
+	ends := []int64{math.MinInt64, math.MinInt64 + 1, math.MinInt64 / 2, -1 << 32, -1, 0, 1, 1 << 32,
+		math.MaxInt64 / 2, math.MaxInt64 - 1, math.MaxInt64}
+	passed := 0
+	for seed := range uint64(10_000) {
+		rng := rand.New(rand.NewPCG(seed, 79))
+		number := func() int64 { // of any magnitude, often near an end
+			switch x := ends[rng.IntN(len(ends))]; rng.IntN(3) {
+			case 0:
+				return x
+			case 1:
+				return int64(rng.Uint64()) >> rng.IntN(64)
+			default:
+				return int64(rng.IntN(20)) - 10
+			}
+		}
+		var q priorityQueue
+		q.step = max(time.Duration(number()), 1)
+		q.init()
+		var tasks []waiting // in order of arrival
+		at, added := int64(0), 0
+		for added < 16 || len(tasks) > 0 {
+			if added < 16 && (len(tasks) == 0 || rng.IntN(5) < 3) {
+				if late := number(); late > 0 && rng.IntN(2) == 0 {
+					at = addSaturating(at, late)
+				}
+				w := waiting{Priority(number()), at, added}
+				q.push(entry{f: func() { added = -w.n }, order: w.at}, w.pr, false)
+				tasks = append(tasks, w)
+				added++
+				continue
+			}
+			e, _, ok := q.pop(false)
+			require.True(t, ok, "seed %d", seed)
+			was := added
+			e.f() // tells which task it is
+			n := -added
+			added = was
+			i := slices.IndexFunc(tasks, func(w waiting) bool { return w.n == n })
+			x := tasks[i]
+			for _, w := range tasks[:i] { // x passes these, which are no younger
+				passed++
+				head := new(big.Int).Sub(big.NewInt(int64(w.pr)), big.NewInt(int64(x.pr)))
+				head.Mul(head, big.NewInt(int64(q.step)))
+				if late := big.NewInt(x.at - w.at); late.Cmp(head) >= 0 {
+					t.Fatalf("seed %d, step %d: priority %d passed %d, which came %v before, head start %v",
+						seed, q.step, x.pr, w.pr, late, head)
+				}
+			}
+			tasks = slices.Delete(tasks, i, i+1)
+		}
+	}
+	require.Greater(t, passed, 100_000)
+}

@@ -10,302 +10,17 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-	"weak"
 
 	"github.com/stretchr/testify/require"
 )
-
-// The promises here were found by changing the library one thing at a time and
-// looking for what no test noticed, see tools/mutate.
-
-// With a reservation the lanes are in two classes, and there is a fair share of
-// its own for the slots that only the first class may have. The reference looks
-// at all tasks that a slot may have, and at nothing else.
-func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
-	const ops = 2000
-	for _, mode := range queueModes() {
-		t.Run(mode.name, func(t *testing.T) {
-			t.Parallel()
-			rng := rand.New(rand.NewPCG(17, 19))
-			reserve := Medium
-			var q priorityQueue
-			q.share, q.step, q.shed, q.reserve = mode.share, mode.step, mode.shed, &reserve
-			q.init()
-
-			var waiting []naiveTask
-			var turn [2]uint64
-			called := -1
-			id := func(e entry) int {
-				if e.h != nil {
-					return int(e.h.id)
-				}
-				e.f()
-				return called
-			}
-			order := int64(0)
-			push := func(n int) {
-				if order++; mode.step > 0 && rng.IntN(3) == 0 {
-					order-- // at the same instant
-				}
-				pr := Priority(rng.IntN(7) - 3)
-				task := naiveTask{id: n, priority: pr, order: order, fresh: true}
-				e := entry{f: func() { called = n }, order: order}
-				if kind := rng.IntN(4); kind > 0 {
-					e.f, e.h = nil, &Handle{id: uint64(n)}
-					if kind > 1 { // a retry, or an attempt that asks to go on
-						e.h.attempts, task.fresh = 1, false
-					}
-					if kind > 2 {
-						e.h.state, task.resuming = StateParked, rng.IntN(2) == 0
-					}
-				}
-				task.h = e.h
-				ref := naiveQueue{step: mode.step} // computes the key
-				ref.push(task)
-				waiting = append(waiting, ref.tasks[0])
-				q.push(e, pr, task.resuming)
-			}
-			take := func(i int) {
-				n := naiveQueue{tasks: waiting}
-				n.takeAt(i)
-				waiting = n.tasks
-			}
-			pop := func(restricted bool) {
-				r := 0
-				ref := naiveQueue{share: mode.share, step: mode.step, tasks: waiting}
-				if restricted {
-					r, ref.tasks = 1, nil
-					for _, n := range waiting {
-						if n.priority <= reserve {
-							ref.tasks = append(ref.tasks, n)
-						}
-					}
-				}
-				ref.turn = turn[r]
-				var want naiveTask
-				some := len(ref.tasks) > 0
-				if some {
-					want = ref.tasks[ref.next()]
-					if mode.share > 0 && ref.choice() {
-						turn[r] = (turn[r] + 1) % mode.share
-					}
-				}
-				l, _ := q.next(restricted)
-				require.Equal(t, some, l != nil, "restricted: %v", restricted)
-				e, pr, ok := q.pop(restricted)
-				require.Equal(t, some, ok, "restricted: %v", restricted)
-				if !some {
-					return
-				}
-				require.Equal(t, want.id, id(e), "restricted: %v", restricted)
-				require.Equal(t, want.priority, pr)
-				for i := range waiting {
-					if waiting[i].id == want.id {
-						take(i)
-						break
-					}
-				}
-			}
-
-			growing, restrictedPops := true, 0
-			for n := range ops {
-				if len(waiting) == 0 {
-					growing = true
-				} else if len(waiting) > 60 {
-					growing = false
-				}
-				switch r := rng.IntN(10); {
-				case r < 4 || growing && r < 6:
-					push(n)
-				case r < 7:
-					restrictedPops++
-					pop(true)
-				case r < 9 || len(waiting) == 0:
-					pop(false)
-				default:
-					if i := rng.IntN(len(waiting)); waiting[i].h != nil {
-						require.Equal(t, waiting[i].h, q.remove(waiting[i].h).h)
-						take(i)
-					}
-				}
-				require.Equal(t, turn, q.turn)
-				require.NoError(t, q.checkHeaps(true))
-				parked := make(map[laneKey]int)
-				for _, n := range waiting {
-					if n.h != nil && n.h.state == StateParked {
-						parked[laneKey{n.priority, n.resuming}]++
-					}
-				}
-				for k, l := range q.lanes {
-					require.Equal(t, parked[k], l.parked, "parked attempts in lane %v", k)
-				}
-			}
-			require.Greater(t, restrictedPops, ops/20)
-		})
-	}
-}
-
-func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
-	reserve := Medium
-	for _, share := range []uint64{0, 1, 16} {
-		var q priorityQueue
-		q.share, q.shed, q.reserve = share, true, &reserve
-		q.init()
-		nothing := func(e entry, pr Priority, ok bool) {
-			t.Helper()
-			require.False(t, ok)
-			require.False(t, e.live())
-			require.Zero(t, pr)
-		}
-		least := func(want Priority, waits bool) {
-			t.Helper()
-			pr, ok := q.leastPriority()
-			require.Equal(t, waits, ok)
-			require.Equal(t, want, pr)
-		}
-		for range 3 { // as it was at first, also after tasks have come and gone
-			nothing(q.pop(false))
-			nothing(q.pop(true))
-			nothing(q.takeShed(math.MinInt))
-			least(0, false)
-			q.push(entry{f: func() {}, order: 1}, Low, false)
-			least(Low, true)
-			nothing(q.pop(true))
-			nothing(q.takeShed(Low))
-			q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
-			nothing(q.takeShed(Low)) // it has started
-			for want := range 2 {
-				_, pr, ok := q.pop(false)
-				require.True(t, ok)
-				require.Equal(t, []Priority{Low, 7}[want], pr)
-			}
-		}
-	}
-}
-
-// A lane that moves along needs a new segment for each 84 tasks, and gives one
-// back as often.
-func TestQueueOfSteadyLengthAllocatesNothing(t *testing.T) {
-	for _, depth := range []int{1, 83, 84, 85, 1000} {
-		var q priorityQueue
-		q.share = 16
-		q.init()
-		order := int64(0)
-		f := func() {}
-		push := func() { order++; q.push(entry{f: f, order: order}, Low, false) }
-		for range depth {
-			push()
-		}
-		q.pop(false)
-		push()
-		allocs := testing.AllocsPerRun(100, func() {
-			for range 840 {
-				push()
-				q.pop(false)
-			}
-		})
-		require.Zero(t, allocs, "840 pushes and pops with %d tasks waiting", depth)
-	}
-}
-
-// Priorities that come and go share one segment.
-func TestForgottenLanesLeaveTheirSegmentBehind(t *testing.T) {
-	var q priorityQueue
-	q.init()
-	segments := make(map[*segment]bool)
-	for i := range 1000 {
-		q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
-		if i >= 2*keptLanes {
-			segments[q.lanes[laneKey{Priority(i), false}].head] = true
-		}
-		q.pop(false)
-		require.LessOrEqual(t, len(q.lanes), keptLanes)
-	}
-	require.Len(t, q.lanes, keptLanes, "so many empty lanes are kept")
-	require.Len(t, segments, 1, "for 872 lanes")
-}
-
-//go:noinline
-func weakLanes(q *priorityQueue) (lanes []weak.Pointer[lane]) {
-	for _, l := range q.lanes {
-		lanes = append(lanes, weak.Make(l))
-	}
-	return lanes
-}
-
-func TestForgottenLaneIsGarbageAtOnce(t *testing.T) {
-	for _, mode := range []queueMode{{share: 16, shed: true}, {step: time.Second, shed: true}} {
-		const priorities = 3 * keptLanes
-		var q priorityQueue
-		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
-		q.init()
-		for i := range priorities {
-			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
-		}
-		lanes := weakLanes(&q)
-		require.Len(t, lanes, priorities)
-		for range priorities {
-			q.pop(false)
-		}
-		runtime.GC()
-		kept := 0
-		for _, l := range lanes {
-			if l.Value() != nil {
-				kept++
-			}
-		}
-		require.Equal(t, keptLanes, kept, "share %d, step %v", mode.share, mode.step)
-		runtime.KeepAlive(&q)
-	}
-}
-
-// Only the front of a lane has a say in its place.
-func TestRemovingFromBehindTheFrontComparesNothing(t *testing.T) {
-	for _, mode := range []queueMode{{}, {share: 16}, {step: time.Second}, {step: time.Second, shed: true}} {
-		var q priorityQueue
-		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
-		q.init()
-		handles := make([]*Handle, 1000)
-		for i := range handles {
-			handles[i] = &Handle{}
-			q.push(entry{h: handles[i], order: int64(i)}, Priority(i%4), false)
-		}
-		n := countComparisons(&q)
-		removed := 0
-		for i := len(handles) - 1; i >= 4; i-- { // i < 4 are the fronts
-			if i%3 > 0 {
-				q.remove(handles[i])
-				removed++
-			}
-		}
-		require.Equal(t, 664, removed)
-		require.Zero(t, *n, "share %d, step %v", mode.share, mode.step)
-		require.NoError(t, q.checkHeaps(true))
-	}
-}
-
-func TestListingTheQueueMayStopAnywhere(t *testing.T) {
-	var q priorityQueue
-	q.init()
-	for i := range 300 {
-		q.push(entry{h: &Handle{id: uint64(i)}, order: int64(i)}, Priority(i%3), i%2 == 0)
-	}
-	for stop := range 300 {
-		seen := 0
-		for range q.all() {
-			if seen++; seen > stop {
-				break
-			}
-		}
-		require.Equal(t, stop+1, seen)
-	}
-}
 
 func TestYieldWithNothingWaitingParksNothingAtAnyPriority(t *testing.T) {
 	const yields = 1000
@@ -795,5 +510,170 @@ func TestWaitIdleBelievesThatThePoolWasIdle(t *testing.T) {
 		require.NoError(t, <-done)
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
+	})
+}
+
+func quietPool(t *testing.T, opts ...Option) *Pool {
+	p, err := New(append([]Option{WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
+	require.NoError(t, err)
+	return p
+}
+
+//go:noinline
+func sitsHere(gate chan struct{}) { <-gate }
+
+//go:noinline
+func sitsDeep(depth int, gate chan struct{}) {
+	if depth > 0 {
+		sitsDeep(depth-1, gate)
+		return
+	}
+	sitsHere(gate)
+}
+
+// The stack of a worker is told from those of others: of pools that have the same
+// name, of goroutines that its task has started and that have its labels, however
+// deep it is and whatever the task has done to the labels.
+func TestStackIsThatOfTheWorker(t *testing.T) {
+	others := []*Pool{quietPool(t), quietPool(t)}
+	for name, work := range map[string]func(ctx context.Context, gate chan struct{}){
+		"plain": func(_ context.Context, gate chan struct{}) { sitsHere(gate) },
+		"deep":  func(_ context.Context, gate chan struct{}) { sitsDeep(1000, gate) },
+		"with goroutines": func(_ context.Context, gate chan struct{}) {
+			for depth := range 3 {
+				go sitsDeep(depth*100, gate)
+			}
+			sitsHere(gate)
+		},
+		"with labels of its own": func(ctx context.Context, gate chan struct{}) {
+			pprof.Do(ctx, pprof.Labels("worker", "7", "zone", "a"), func(context.Context) { sitsHere(gate) })
+		},
+		"with foreign labels": func(_ context.Context, gate chan struct{}) {
+			pprof.Do(context.Background(), pprof.Labels("pool", "", "worker", "1"), func(context.Context) { sitsHere(gate) })
+		},
+		"with goroutines and foreign labels": func(ctx context.Context, gate chan struct{}) {
+			go sitsDeep(10, gate)
+			pprof.SetGoroutineLabels(context.Background())
+			sitsHere(gate)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate := make(chan struct{})
+			p := quietPool(t, WithWorkers(2))
+			var entered sync.WaitGroup
+			for _, q := range append(others, p) {
+				entered.Add(1)
+				_, err := q.Submit(t.Context(), Task{Run: func(ctx context.Context) error {
+					entered.Done()
+					if q == p {
+						work(ctx, gate)
+					} else {
+						<-gate
+					}
+					return nil
+				}})
+				require.NoError(t, err)
+			}
+			entered.Wait()
+			for text := ""; !strings.Contains(text, "sitsHere"); { // once it is there
+				running := p.Tasks(StateRunning)
+				require.Len(t, running, 1)
+				text = string(p.Stack(running[0].Worker))
+				require.NotEmpty(t, text)
+				require.True(t, strings.HasPrefix(text, "goroutine "), text)
+				require.Equal(t, 1, strings.Count(text, "goroutine "+strings.Fields(text)[1]+" ["), text)
+				if strings.Contains(text, "additional frames elided") {
+					continue
+				}
+				require.Contains(t, text, "taskpool.(*worker).main", text)
+			}
+			close(gate)
+			require.NoError(t, p.Shutdown(t.Context()))
+		})
+	}
+	for _, q := range others {
+		require.NoError(t, q.Shutdown(t.Context()))
+	}
+}
+
+// A profile has 128 frames of a stack. Wherever that cuts it off, the text says so.
+func TestStackThatIsCutOffSaysSo(t *testing.T) {
+	p := quietPool(t, WithWorkers(1))
+	cut := 0
+	for depth := 100; depth <= 130; depth++ {
+		gate := make(chan struct{})
+		h, err := p.Submit(t.Context(), Task{Run: func(context.Context) error { sitsDeep(depth, gate); return nil }})
+		require.NoError(t, err)
+		text := ""
+		for !strings.Contains(text, "sitsHere") { // once it is there
+			runtime.Gosched()
+			if running := p.Tasks(StateRunning); len(running) > 0 {
+				text = string(p.Stack(running[0].Worker))
+			}
+		}
+		elided := strings.Contains(text, "additional frames elided")
+		if elided {
+			cut++
+		} else {
+			require.Contains(t, text, "taskpool.(*worker).main")
+		}
+		close(gate)
+		require.NoError(t, h.Wait(t.Context()))
+	}
+	require.Positive(t, cut)
+	require.Less(t, cut, 31)
+	require.NoError(t, p.Shutdown(t.Context()))
+}
+
+// A hang each 20 ms, with looks of 30 ms and of 2 s.
+func TestLooksForHungTasksAreBounded(t *testing.T) {
+	for _, cost := range []time.Duration{time.Millisecond, 30 * time.Millisecond, 2 * time.Second} {
+		var b budget
+		now, spent, looks := time.Now(), time.Duration(0), 0
+		const storm = 10 * time.Minute
+		for passed := time.Duration(0); passed < storm; passed += 20 * time.Millisecond {
+			if b.ask(now.Add(passed)) {
+				b.spend(cost)
+				spent += cost
+				looks++
+			}
+		}
+		require.LessOrEqual(t, spent, maxLooks+storm/looksShare+cost)
+		require.GreaterOrEqual(t, spent, storm/looksShare-cost, "what may be spent is spent")
+		require.NotZero(t, looks)
+	}
+}
+
+// While nothing may be spent on a look, the stack is that of the last one, if the
+// task's context had ended by then, and else words.
+func TestHungErrorSaysWhyItsStackIsOldOrMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := quietPool(t, WithWorkers(3), WithHangGrace(10*time.Second))
+		gate := make(chan struct{})
+		hang := func(timeout time.Duration) *Handle {
+			h, err := p.Submit(context.Background(), Task{Timeout: timeout, Run: func(context.Context) error { sitsHere(gate); return nil }})
+			require.NoError(t, err)
+			return h
+		}
+		stack := func(h *Handle) string {
+			var e *HungError
+			require.ErrorAs(t, h.Wait(context.Background()), &e)
+			return string(e.Stack)
+		}
+		first, second, third := hang(time.Second), hang(3*time.Second), hang(time.Minute)
+		looks.ask(time.Now()) // this clock's beginning
+		text := stack(first)
+		require.Contains(t, text, "sitsHere")
+		require.Contains(t, text, " [waiting]:")
+		looks.spend(time.Hour)
+		defer looks.spend(-time.Hour)
+		text = stack(second)
+		require.Contains(t, text, "sitsHere")
+		require.Contains(t, text, " [waiting, 2s before it was given up]:")
+		text = stack(third)
+		require.NotContains(t, text, "sitsHere")
+		require.Contains(t, text, " [unknown]:\n(its stack was not looked for")
+		close(gate)
+		require.NoError(t, p.Shutdown(t.Context()))
 	})
 }
