@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 )
@@ -9,6 +10,10 @@ import (
 // A Priority says how urgent a task is: the lower number runs first. Any int is
 // a priority; three have names. The zero value is the ordinary case, so that a
 // forgotten field does no harm.
+//
+// In text and in JSON, as a value and as the key of a map, it is a string: its name if
+// it has one, else the number in digits. So it can be read from a configuration, a
+// header or, with [flag.TextVar], a flag.
 type Priority int
 
 // The named priorities.
@@ -29,6 +34,39 @@ func (pr Priority) String() string {
 		return "low"
 	}
 	return strconv.Itoa(int(pr))
+}
+
+// MarshalText returns what String does, and no error.
+func (pr Priority) MarshalText() ([]byte, error) { return []byte(pr.String()), nil }
+
+// UnmarshalText sets pr to what text says: "high", "medium", "low" or an int in decimal
+// digits, that of a priority with a name too. Otherwise it returns an error and leaves pr
+// as it was.
+func (pr *Priority) UnmarshalText(text []byte) error {
+	for _, named := range [...]Priority{High, Medium, Low} {
+		if string(text) == named.String() {
+			*pr = named
+			return nil
+		}
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("taskpool: Priority: text must be high, medium, low or an int, got %q", text)
+	}
+	*pr = Priority(n)
+	return nil
+}
+
+// UnmarshalJSON sets pr to what a string says, as [Priority.UnmarshalText] does, or to a
+// number. Of null it takes no notice.
+func (pr *Priority) UnmarshalJSON(value []byte) error {
+	if string(value) == "null" {
+		return nil
+	}
+	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1] // without a look at escapes, which no priority needs
+	}
+	return pr.UnmarshalText(value)
 }
 
 // A Task is a piece of work and how it is to be treated. The pool copies it; a

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -163,20 +162,16 @@ func (s *service) answer(name string, f func(text []byte) any) http.HandlerFunc 
 // parsePriority reads the header X-Priority. In a real service it would be the
 // server that knows how urgent a client is.
 func parsePriority(header string) (taskpool.Priority, error) {
-	switch strings.ToLower(header) {
-	case "high":
-		return taskpool.High, nil
-	case "", "medium":
+	if header == "" {
 		return taskpool.Medium, nil
-	case "low":
-		return taskpool.Low, nil
 	}
-	n, err := strconv.Atoi(header)
-	if err != nil || n < -maxPriority || n > maxPriority {
+	var pr taskpool.Priority
+	err := pr.UnmarshalText([]byte(strings.ToLower(header)))
+	if err != nil || pr < -maxPriority || pr > maxPriority {
 		return 0, fmt.Errorf("X-Priority must be high, medium, low or a number from %d (most urgent) to %d, got %q",
 			-maxPriority, maxPriority, header)
 	}
-	return taskpool.Priority(n), nil
+	return pr, nil
 }
 
 // unreadable tells the client why its text could not be read.
