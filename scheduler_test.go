@@ -562,7 +562,7 @@ func (d *schedulerTrace) room(pr Priority) bool {
 }
 
 // accept makes x, which was submitted, a task. It sees that no promise is broken: if so many tasks had to
-// wait before, no more do now, or no more than the capacity.
+// wait before, no more do now, or no more than the capacity and the parked tasks that ask.
 func (d *schedulerTrace) accept(x *naiveItem, later bool, waited int) {
 	if later {
 		d.s.delay(d.handle(x.n), instant(x.due))
@@ -574,7 +574,8 @@ func (d *schedulerTrace) accept(x *naiveItem, later bool, waited int) {
 		h.due = time.Time{}
 	}
 	d.enqueue(x)
-	if waits := d.waiting(); waits > max(waited, d.m.capacity) {
+	asking := d.m.asking(false) + d.m.asking(true) // each may go before one that was let in
+	if waits := d.waiting(); waits > max(waited, d.m.capacity)+asking {
 		d.fail("%d tasks wait as one was let in, and %d before", waits, waited)
 	}
 }
