@@ -18,7 +18,7 @@ import (
 //     free cannot go to a less urgent task.
 //   - A wait ends with its context. Where that is not the task's, it ends with the task's
 //     as well, unless that had ended before: then the task is cleaning up.
-//   - Who waits for room is at the door no longer than the wait lasts. The task that
+//   - Who waits for room waits for admission no longer than the wait lasts. The task that
 //     submits may have to wait for its slot after that, and what it would have submitted
 //     is not accepted meanwhile.
 
@@ -274,7 +274,7 @@ func (pk *suspension) wait(w *wait) error {
 }
 
 // stay is sleep of an attempt that is parked as pk; nil if none is. If w is over before
-// there is room, the door is left here.
+// there is room, its submitter stops waiting here.
 func (w *wait) stay(pk *suspension, ready <-chan struct{}) (err error) {
 	if w.what.room != nil {
 		err = errGaveUp // also if a method of a context panics

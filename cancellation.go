@@ -381,7 +381,7 @@ func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a
 		p.inbox.mu.Lock() // as arrive looks at it
 		h.canceled = cause
 		p.inbox.mu.Unlock()
-		p.sched.withdraw(h) // from the door
+		p.sched.withdraw(h) // if its submitter waits for room
 		return nil, nil, true
 	case h.attempt == nil:
 		p.sched.withdraw(h)

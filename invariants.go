@@ -19,7 +19,7 @@ import (
 // checkedLocked is called before Pool.mu is unlocked. It ends the program if it finds a
 // fault: a panic might be contained.
 func (p *Pool) checkedLocked() {
-	things := p.sched.queue.n + p.sched.door.n + p.sched.delayed.Len() + p.sched.doorDelayed.Len() + len(p.crew.all)
+	things := p.sched.queue.n + p.sched.admission.n + p.sched.delayed.Len() + p.sched.admissionDelayed.Len() + len(p.crew.all)
 	switch {
 	case !p.checkClock.due(things):
 	case p.burst.lane != nil: // what it has taken is not counted yet
@@ -69,7 +69,7 @@ func (p *Pool) CheckInvariants() error {
 	return p.checkInvariantsLocked(true)
 }
 
-// checkInvariantsLocked walks every heap and every lane of the queue and of the door and
+// checkInvariantsLocked walks every heap and every lane of the queue and of admission and
 // checks the invariants written at type priorityQueue, then those of the delayed and
 // watched heaps, the counts that go with them and the invariant at Pool.mu. It changes
 // nothing, not even the ages that a dispatch would bring up to date, so it hides no fault.
@@ -79,10 +79,10 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 	if err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	if n, err := p.sched.door.check(p.cfg.aging == 0, deep); err != nil {
-		return fmt.Errorf("door: %w", err)
+	if n, err := p.sched.admission.check(p.cfg.aging == 0, deep); err != nil {
+		return fmt.Errorf("admission: %w", err)
 	} else if n != 0 {
-		return fmt.Errorf("door: %d attempts are parked in it", n)
+		return fmt.Errorf("admission: %d attempts are parked in it", n)
 	}
 	for pr, e := range p.sched.queue.all() {
 		if h := e.h; h != nil {
@@ -96,14 +96,14 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			}
 		}
 	}
-	for pr, e := range p.sched.door.all() {
+	for pr, e := range p.sched.admission.all() {
 		h := e.h
 		switch {
 		case h == nil || h.id != 0 || h.err != nil || h.priority != pr:
-			return fmt.Errorf("door: lane %d holds a task that does not wait for room in it", pr)
+			return fmt.Errorf("admission: lane %d holds a task that does not wait for room in it", pr)
 		case p.betweenLocked():
 		case p.sched.room(pr):
-			return fmt.Errorf("door: a submitter of priority %d waits while there is room", pr)
+			return fmt.Errorf("admission: a submitter of priority %d waits while there is room", pr)
 		}
 	}
 	return cmp.Or(p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
@@ -149,15 +149,15 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			later++
 		}
 	}
-	for _, h := range p.sched.doorDelayed.tasks {
+	for _, h := range p.sched.admissionDelayed.tasks {
 		switch {
 		case h.id != 0 || h.err != nil || !h.due.Equal(h.task.NotBefore):
-			return errors.New("door of delayed: it holds a task that does not wait for room at it")
+			return errors.New("admission of delayed: it holds a task that does not wait for room at it")
 		case p.sched.laterRoom():
-			return errors.New("door of delayed: a submitter waits while there is room")
+			return errors.New("admission of delayed: a submitter waits while there is room")
 		}
 	}
-	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.doorDelayed.check("door of delayed")); err != nil {
+	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.admissionDelayed.check("admission of delayed")); err != nil {
 		return err
 	}
 	for i, w := range p.watch.watched {

@@ -59,7 +59,7 @@ func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
 
 // A place is where a handle waits, if it does.
 type place struct {
-	lane *lane // in inQueue and atDoor: slot i of segment seg of a lane
+	lane *lane // in inQueue and inAdmission: slot i of segment seg of a lane
 	seg  *segment
 	i    int32 // in the heaps: the index
 	in   waitsIn
@@ -73,8 +73,8 @@ const (
 	inQueue
 	inExiting
 	inDelayed
-	atDoor
-	atDoorDelayed
+	inAdmission
+	inAdmissionDelayed
 )
 
 // A dueHeap is a [heap.Interface] of handles that wait for their time, the first

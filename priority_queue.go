@@ -519,10 +519,6 @@ func (q *priorityQueue) leave(l *lane) {
 // they keep the memory for the most lanes there have been.
 func (q *priorityQueue) shrink() {
 	lanes := q.sorted()
-	for _, l := range q.lanes {
-		if l.n == 0 {
-		}
-	}
 	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
 	for _, l := range lanes {
 		q.lanes[l.laneKey] = l

@@ -151,7 +151,7 @@ func TestListsOfAPoolShrink(t *testing.T) {
 			p.lock()
 			defer p.unlock()
 			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting[0]), cap(p.sched.exiting[1]), cap(p.crew.abandoned), cap(p.watch.watched),
-				cap(p.sched.delayed.tasks), cap(p.outbox.notices), cap(p.sched.doorDelayed.tasks)}
+				cap(p.sched.delayed.tasks), cap(p.outbox.notices), cap(p.sched.admissionDelayed.tasks)}
 		}
 		require.NoError(t, p.Resize(peak))
 		for range peak {

@@ -15,8 +15,8 @@ import (
 //
 //   - Each item waits in one place at most, the one that item.place names. One that is
 //     Queued is in queue, one that is Delayed in delayed, one that is Parked and asks for a
-//     slot in queue or in exiting, and one that has not been accepted in door or
-//     doorDelayed.
+//     slot in queue or in exiting, and one that has not been accepted in admission or
+//     admissionDelayed.
 //   - count, later, retrying, asking and askingLess are the numbers that a walk over all
 //     items would find.
 //
@@ -29,21 +29,21 @@ type scheduler struct {
 	reservedFor Priority // with reserved > 0
 	aging       bool     // orders are times
 
-	queue   priorityQueue
-	exiting [2][]exit     // parked tasks whose context has ended and that ask for a slot; the second are the less urgent ones
-	exits   int64         // number of the last that came to these
-	door    priorityQueue // submitters that wait for room, in their task's place
-	seq     int64         // last order handed out
-	paused  bool          // nothing in queue may have a slot
+	queue     priorityQueue
+	exiting   [2][]exit     // parked tasks whose context has ended and that ask for a slot; the second are the less urgent ones
+	exits     int64         // number of the last that came to these
+	admission priorityQueue // submitters that wait for room, in their task's place
+	seq       int64         // last order handed out
+	paused    bool          // nothing in queue may have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
 	// from what could run at once: they are bounded by themselves, and so their
-	// submitters wait at a door of their own, where the first due is the first to
-	// be let in. One that becomes due there goes on to the other door.
-	delayed     dueHeap
-	retrying    int     // how many in delayed wait for a retry
-	later       int     // how many tasks are later, see there: in delayed or, as they are due, in queue
-	doorDelayed dueHeap // submitters that wait for room among these, until their task is due
+	// submitters wait in a queue of their own, where the first due is the first to
+	// be let in. One that becomes due there goes on to admission.
+	delayed          dueHeap
+	retrying         int     // how many in delayed wait for a retry
+	later            int     // how many tasks are later, see there: in delayed or, as they are due, in queue
+	admissionDelayed dueHeap // submitters that wait for room among these, until their task is due
 
 	// Slots. A slot is held from the moment a worker takes a task until it has
 	// settled and reported it, but for the time in which the task is parked;
@@ -66,12 +66,12 @@ func (s *scheduler) init(c *config) {
 	if s.reserved > 0 {
 		s.queue.reserve = &s.reservedFor
 	}
-	s.door = s.queue
-	s.queue.in, s.door.in = inQueue, atDoor
-	s.delayed.in, s.doorDelayed.in = inDelayed, atDoorDelayed
+	s.admission = s.queue
+	s.queue.in, s.admission.in = inQueue, inAdmission
+	s.delayed.in, s.admissionDelayed.in = inDelayed, inAdmissionDelayed
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
-	s.door.init()
+	s.admission.init()
 }
 
 // Slots.
@@ -187,7 +187,7 @@ func (s *scheduler) waiting() int {
 
 // still reports whether all slots are held while something waits for one, or for room.
 func (s *scheduler) still() bool {
-	return s.held >= s.slots && !s.paused && (s.waiting() > 0 || s.door.n > 0)
+	return s.held >= s.slots && !s.paused && (s.waiting() > 0 || s.admission.n > 0)
 }
 
 // outstanding returns the number of accepted tasks that have not settled.
@@ -231,24 +231,24 @@ func (s *scheduler) contended(pr Priority) bool {
 
 // Who is let in.
 
-// admit takes the next submitter for whom there is room from its door, nil if there is
+// admit takes the next submitter for whom there is room from where it waits, nil if there is
 // none. later says that its task has to wait for its time.
 func (s *scheduler) admit() (h *Handle, later bool) {
 	// Those that are not due first: they take no room from others, but the tasks
 	// that submit them ask for their slots.
-	if h := s.doorDelayed.first(); h != nil && s.laterRoom() {
-		s.doorDelayed.remove(h)
+	if h := s.admissionDelayed.first(); h != nil && s.laterRoom() {
+		s.admissionDelayed.remove(h)
 		return h, true
 	}
 	// Where the one whose turn it is finds no room, a reserved slot may be free for
 	// another.
-	for restricted := false; s.door.n > 0; restricted = true {
-		l, choice := s.door.next(restricted)
+	for restricted := false; s.admission.n > 0; restricted = true {
+		l, choice := s.admission.next(restricted)
 		switch {
 		case l == nil:
 			return nil, false
 		case s.room(l.priority):
-			return s.door.takeTurn(l, choice, restricted).h, false
+			return s.admission.takeTurn(l, choice, restricted).h, false
 		case restricted || s.reserved == 0:
 			return nil, false
 		}
@@ -275,7 +275,7 @@ func (s *scheduler) laterRoom() bool {
 
 // free returns the number of slots that are free for a newcomer of priority pr, and how
 // many queued tasks take no room, as others are free for them and workers on their way.
-// Those that parked tasks ask for are not free. While submitters wait at the door, free
+// Those that parked tasks ask for are not free. While submitters wait, free
 // slots are promised to no task: a parked task that waits there may be the first to have one.
 func (s *scheduler) free(pr Priority) (free, promised int) {
 	free = s.slots - s.held
@@ -307,16 +307,16 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 }
 
 // submitters returns how many wait for room.
-func (s *scheduler) submitters() int { return s.door.n + s.doorDelayed.Len() }
+func (s *scheduler) submitters() int { return s.admission.n + s.admissionDelayed.Len() }
 
 // knock has the submitter of h wait for room, until h is due if later is set.
-func (s *scheduler) knock(h *Handle, later bool, now time.Duration) {
+func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
 	if later {
-		s.doorDelayed.add(h)
+		s.admissionDelayed.add(h)
 		return
 	}
 	h.due = time.Time{}
-	s.door.push(entry{h: h, order: s.number(now)}, h.priority, false)
+	s.admission.push(entry{h: h, order: s.number(now)}, h.priority, false)
 }
 
 // What becomes of tasks. now is the time since Pool.epoch; it counts with aging only.
@@ -367,14 +367,14 @@ func (s *scheduler) nextDue(now time.Time) *Handle {
 	return h
 }
 
-// nextDueAtDoor is nextDue for submitters: h goes on to the door of those that are due.
-func (s *scheduler) nextDueAtDoor(clock time.Time, now time.Duration) *Handle {
-	if !s.doorDelayed.due(clock) {
+// nextDueSubmitter is nextDue for submitters: h goes on to those that are due.
+func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle {
+	if !s.admissionDelayed.due(clock) {
 		return nil
 	}
-	h := s.doorDelayed.first()
-	s.doorDelayed.remove(h)
-	s.knock(h, false, now)
+	h := s.admissionDelayed.first()
+	s.admissionDelayed.remove(h)
+	s.waitForRoom(h, false, now)
 	return h
 }
 
@@ -396,10 +396,10 @@ func (s *scheduler) withdraw(h *Handle) {
 			s.retrying--
 		}
 		s.delayed.remove(h)
-	case atDoor:
-		s.door.remove(h)
-	case atDoorDelayed:
-		s.doorDelayed.remove(h)
+	case inAdmission:
+		s.admission.remove(h)
+	case inAdmissionDelayed:
+		s.admissionDelayed.remove(h)
 	}
 }
 

@@ -40,7 +40,7 @@ type naiveItem struct {
 	in       waitsIn
 	attempts int
 	later    bool  // was not due when it was accepted, and has not started
-	due      int64 // in inDelayed and atDoorDelayed
+	due      int64 // in inDelayed and inAdmissionDelayed
 	arrival  int64 // number of its arrival where it waits
 	at       int64 // time of that
 	resuming bool  // has started, and goes before others of its priority
@@ -108,7 +108,7 @@ func (m *naiveScheduler) count(is func(*naiveItem) bool) (n int) {
 }
 
 // accepted reports whether t is a task, and not a submitter's.
-func (t *naiveItem) accepted() bool { return t.in != atDoor && t.in != atDoorDelayed }
+func (t *naiveItem) accepted() bool { return t.in != inAdmission && t.in != inAdmissionDelayed }
 
 func (m *naiveScheduler) inState(s State) int {
 	return m.count(func(t *naiveItem) bool { return t.accepted() && t.state == s })
@@ -208,7 +208,7 @@ func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best *naiveItem, cho
 
 func (m *naiveScheduler) turn(in waitsIn, restricted bool) *int {
 	turns := &m.turns[0]
-	if in == atDoor {
+	if in == inAdmission {
 		turns = &m.turns[1]
 	}
 	return &turns[restriction(restricted)]
@@ -279,7 +279,7 @@ func (m *naiveScheduler) rested() *naiveScheduler {
 func (m *naiveScheduler) promised() *naiveScheduler {
 	r := *m
 	r.items = slices.Clone(m.items)
-	if m.paused || m.waitIn(atDoor)+m.waitIn(atDoorDelayed) > 0 {
+	if m.paused || m.waitIn(inAdmission)+m.waitIn(inAdmissionDelayed) > 0 {
 		return &r
 	}
 	if t, choice, restricted := r.next(true); t != nil && t.state == StateQueued {
@@ -351,7 +351,7 @@ func (m *naiveScheduler) wanted() int {
 
 // still reports whether nothing moves until a slot is given back.
 func (m *naiveScheduler) still() bool {
-	return m.held() >= m.slots && !m.paused && m.waitIn(inQueue)+m.waitIn(inExiting)+m.waitIn(atDoor) > 0
+	return m.held() >= m.slots && !m.paused && m.waitIn(inQueue)+m.waitIn(inExiting)+m.waitIn(inAdmission) > 0
 }
 
 func (m *naiveScheduler) mostUrgent() int64 {
@@ -518,13 +518,13 @@ func (d *schedulerTrace) restore(worker bool) {
 // admit lets submitters in while there is room.
 func (d *schedulerTrace) admit() {
 	for d.err == nil {
-		x, later := d.m.firstDue(atDoorDelayed), true
+		x, later := d.m.firstDue(inAdmissionDelayed), true
 		choice, restricted := false, false
 		if x == nil || !d.m.laterRoom() {
-			x, choice = d.m.pick(atDoor, false)
+			x, choice = d.m.pick(inAdmission, false)
 			if later = false; x != nil && !d.room(x.pr) && d.m.reserved > 0 {
 				restricted = true
-				x, choice = d.m.pick(atDoor, true)
+				x, choice = d.m.pick(inAdmission, true)
 			}
 			if x != nil && !d.room(x.pr) {
 				x = nil
@@ -717,7 +717,7 @@ func (d *schedulerTrace) compare() error {
 		{"tasks parked", s.count[StateParked], m.inState(StateParked)},
 		{"tasks outstanding", s.outstanding(), m.count((*naiveItem).accepted)},
 		{"tasks that wait for a slot", s.waiting(), m.waitIn(inQueue) + m.waitIn(inExiting)},
-		{"submitters", s.submitters(), m.waitIn(atDoor) + m.waitIn(atDoorDelayed)},
+		{"submitters", s.submitters(), m.waitIn(inAdmission) + m.waitIn(inAdmissionDelayed)},
 		{"slots", s.slots, m.slots},
 		{"slots held", s.held, m.held()},
 		{"slots held by less urgent tasks", s.heldLess, m.heldLess()},
@@ -732,8 +732,8 @@ func (d *schedulerTrace) compare() error {
 		{"room for later tasks", restriction(s.laterRoom()), restriction(m.laterRoom())},
 		{"choices since a turn", int(s.queue.turn[0]), m.turns[0][0]},
 		{"restricted choices since a turn", int(s.queue.turn[1]), m.turns[0][1]},
-		{"choices since a turn at the door", int(s.door.turn[0]), m.turns[1][0]},
-		{"restricted choices since a turn at the door", int(s.door.turn[1]), m.turns[1][1]},
+		{"choices since a turn at the door", int(s.admission.turn[0]), m.turns[1][0]},
+		{"restricted choices since a turn at the door", int(s.admission.turn[1]), m.turns[1][1]},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("%d %s, want %d", c.got, c.what, c.want)
@@ -751,7 +751,7 @@ func (d *schedulerTrace) compare() error {
 		switch h := d.handles[t.n]; {
 		case h.state != t.state || h.attempts != t.attempts || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
 			return fmt.Errorf("item %d is %+v, want %+v", t.n, h.item, *t)
-		case t.in == atDoor && !h.due.IsZero():
+		case t.in == inAdmission && !h.due.IsZero():
 			return fmt.Errorf("item %d, which may start at once, is due %v", t.n, h.due)
 		case t.accepted() && t.state != StateQueued && t.state != StateDelayed && s.setPriority(h, t.pr+1, d.now()):
 			return fmt.Errorf("item %d moves, and it does not wait to start", t.n)
@@ -759,7 +759,7 @@ func (d *schedulerTrace) compare() error {
 			return fmt.Errorf("item %d is in place %d, want %d", t.n, h.place.in, t.in)
 		}
 	}
-	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.door), d.walkDue(&s.delayed), d.walkDue(&s.doorDelayed), d.walkExiting(found))
+	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.admission), d.walkDue(&s.delayed), d.walkDue(&s.admissionDelayed), d.walkExiting(found))
 }
 
 // walkQueue sees that q holds those that are to wait in it, in their order, and no other.
@@ -857,7 +857,7 @@ func (d *schedulerTrace) walkExiting(want int) error {
 			}
 		}
 	}
-	n := s.queue.n + s.door.n + s.delayed.Len() + s.doorDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
+	n := s.queue.n + s.admission.n + s.delayed.Len() + s.admissionDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
 	if n != want {
 		return fmt.Errorf("%d items wait, want %d", n, want)
 	}
@@ -904,7 +904,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 		}
 		put(rank(t.in, t.arrival))
 		switch {
-		case t.in == inDelayed || t.in == atDoorDelayed:
+		case t.in == inDelayed || t.in == inAdmissionDelayed:
 			put(t.due - m.now)
 			put(int64(d.handles[t.n].place.i))
 		case m.step > 0:
@@ -920,7 +920,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 			put(-1)
 		}
 	}
-	for _, q := range []*priorityQueue{&d.s.queue, &d.s.door} {
+	for _, q := range []*priorityQueue{&d.s.queue, &d.s.admission} {
 		for _, l := range q.sorted() {
 			for _, pos := range l.pos {
 				put(int64(pos))
@@ -982,8 +982,8 @@ func (d *schedulerTrace) submit(pr Priority, function bool) bool {
 				return false // refused
 			}
 			x := d.add(pr, false)
-			d.s.knock(d.handle(x.n), false, d.now())
-			d.m.arrive(x, atDoor, false)
+			d.s.waitForRoom(d.handle(x.n), false, d.now())
+			d.m.arrive(x, inAdmission, false)
 			d.restore(false)
 			return true
 		}
@@ -1032,8 +1032,8 @@ func opSubmitLater(pr Priority, in int64) schedulerOp {
 			d.accept(x, true, 0)
 		} else {
 			h.due = instant(x.due)
-			d.s.knock(h, true, d.now())
-			d.m.wait(x, atDoorDelayed)
+			d.s.waitForRoom(h, true, d.now())
+			d.m.wait(x, inAdmissionDelayed)
 		}
 		d.restore(false)
 		return true
@@ -1268,7 +1268,7 @@ var opResize = schedulerOp{"resize", func(d *schedulerTrace) bool {
 
 // Time goes by.
 var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
-	if d.m.step == 0 && d.m.waitIn(inDelayed)+d.m.waitIn(atDoorDelayed) == 0 {
+	if d.m.step == 0 && d.m.waitIn(inDelayed)+d.m.waitIn(inAdmissionDelayed) == 0 {
 		return false
 	}
 	d.m.now++
@@ -1287,7 +1287,7 @@ var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
 		d.enqueue(x)
 	}
 	for d.err == nil {
-		h, x := d.s.nextDueAtDoor(instant(d.m.now), d.now()), d.m.firstDue(atDoorDelayed)
+		h, x := d.s.nextDueSubmitter(instant(d.m.now), d.now()), d.m.firstDue(inAdmissionDelayed)
 		if x != nil && x.due > d.m.now {
 			x = nil
 		}
@@ -1298,7 +1298,7 @@ var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
 		if x == nil {
 			break
 		}
-		d.m.arrive(x, atDoor, false)
+		d.m.arrive(x, inAdmission, false)
 	}
 	d.restore(false)
 	return true

@@ -140,7 +140,7 @@ func (w *worker) inTimeLocked() bool {
 		}
 		if a.suspension != nil {
 			a.unparkOverLocked()
-			w.pool.restoreLocked() // the slot it asked for is room at the door
+			w.pool.restoreLocked() // the slot it asked for is room for a submitter
 		}
 	}
 	switch cut := w.pool.end.cut != nil; {

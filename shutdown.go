@@ -196,10 +196,10 @@ func (p *Pool) answer() error {
 // true.
 func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	var all []*Handle
-	for _, e := range p.sched.door.all() {
+	for _, e := range p.sched.admission.all() {
 		all = append(all, e.h)
 	}
-	all = append(all, p.sched.doorDelayed.all()...)
+	all = append(all, p.sched.admissionDelayed.all()...)
 	for _, h := range all {
 		if refuse(h) {
 			p.sched.withdraw(h)

@@ -60,7 +60,7 @@ func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
 	case !s.next.IsZero() || p.sched.held < p.sched.slots || p.sched.paused || p.end.cut != nil:
-	case p.sched.waiting() > 0 || p.sched.door.n > 0:
+	case p.sched.waiting() > 0 || p.sched.admission.n > 0:
 		s.watchLocked(p.cfg.hangGrace, &p.supervisor)
 	case !s.arrival:
 		in := &p.inbox
@@ -115,7 +115,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	if was := s.stalled; still && s.waited && !moved && !late {
 		if s.stalled = true; !was {
 			attrs := []slog.Attr{slog.Int("workers", p.sched.slots), slog.Int("queued", p.sched.count[StateQueued]),
-				slog.Int("submitters_waiting", p.sched.door.n), slog.Int("parked", p.sched.count[StateParked])}
+				slog.Int("submitters_waiting", p.sched.admission.n), slog.Int("parked", p.sched.count[StateParked])}
 			attrs = append(attrs, p.crew.running(now, true)...)
 			p.notifyLocked([]notice{{call: func() {
 				p.guard.write(slog.LevelWarn, "taskpool: nothing moves: all slots are held, none has come to a safe point, and tasks wait", attrs...)
@@ -166,7 +166,7 @@ func (p *Pool) stalledLocked() error {
 	s := &p.stall
 	if s.stalled && p.sched.still() && p.end.cut == nil && s.moves == p.ledger.moves() && !p.crew.safePoint() {
 		return fmt.Errorf("%w: all %d slots have been held for %v and longer without a safe point, while %d tasks and %d submitters wait",
-			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.sched.waiting(), p.sched.door.n)
+			ErrStalled, p.sched.slots, p.cfg.hangGrace, p.sched.waiting(), p.sched.admission.n)
 	}
 	for _, pk := range s.circle {
 		if pk.waitingLocked() {

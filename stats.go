@@ -127,7 +127,7 @@ func (p *Pool) Stats() Stats {
 		Parked:            p.sched.count[StateParked],
 		Abandoned:         len(p.crew.abandoned),
 		Lost:              len(p.crew.lost),
-		SubmittersWaiting: p.sched.door.n + p.sched.doorDelayed.Len(),
+		SubmittersWaiting: p.sched.admission.n + p.sched.admissionDelayed.Len(),
 		Stalled:           p.stalledLocked() != nil,
 		Paused:            p.sched.paused,
 		Closed:            p.end.closed,

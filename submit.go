@@ -313,14 +313,14 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	return notices, nil
 }
 
-// waitForRoomLocked waits at the door until h is accepted, a context ends the wait or the
+// waitForRoomLocked waits for room until h is accepted, a context ends the wait or the
 // pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
 func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	p := h.pool
 	if h.due = h.task.NotBefore; later {
 		p.supervisor.alarmAtLocked(h.due)
 	}
-	p.sched.knock(h, later, p.now())
+	p.sched.waitForRoom(h, later, p.now())
 	p.watchFullLocked()
 	defer func() { // also if h's context panics
 		if h.id == 0 {

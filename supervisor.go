@@ -92,13 +92,13 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
 
 	var hung []*worker
-	if p.sched.delayed.Len() > 0 || p.sched.doorDelayed.Len() > 0 || len(p.watch.watched) > 0 || !p.end.final.IsZero() {
+	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || len(p.watch.watched) > 0 || !p.end.final.IsZero() {
 		now := time.Now()
 		p.watch.rounds.tick(now)
 		for h := p.sched.nextDue(now); h != nil; h = p.sched.nextDue(now) {
 			p.enqueueLocked(entry{h: h}, h.priority)
 		}
-		for p.sched.nextDueAtDoor(now, p.now()) != nil { // it might start at once now
+		for p.sched.nextDueSubmitter(now, p.now()) != nil { // it might start at once now
 		}
 		for len(p.watch.watched) > 0 && !now.Before(p.watch.watched[0].watch) {
 			if w := p.watch.watched[0]; w.expireLocked(now) {
@@ -140,7 +140,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	if h := p.sched.delayed.first(); h != nil {
 		due(h.due)
 	}
-	if h := p.sched.doorDelayed.first(); h != nil {
+	if h := p.sched.admissionDelayed.first(); h != nil {
 		due(h.due)
 	}
 	if len(p.watch.watched) > 0 {
