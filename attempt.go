@@ -23,7 +23,7 @@ type attempt struct {
 	// over is set once Run has returned, died or been given up: the attempt
 	// has no say any more. Protected by pool.mu.
 	over bool
-	// excused is set while no sign of life is due although the attempt has
+	// exempt is set while no sign of life is due although the attempt has
 	// its slot. Protected by pool.mu.
 	exempt bool
 	// asked is set if signalStall was, at the supervisor's last look whether anything

@@ -142,7 +142,7 @@ func (p *Pool) endBurstLocked() {
 	p.ledger.total.succeeded += n // the one before each
 }
 
-// takeFromBurst gives w, whose function has returned, the next of the run. If there
+// takeFromBurst gives w, whose function has returned, the next of the burst. If there
 // is none it returns false, with pool.mu locked.
 func (w *worker) takeFromBurst() bool {
 	p := w.pool
@@ -162,7 +162,7 @@ func (w *worker) takeFromBurst() bool {
 	return true
 }
 
-// runFunctions makes the attempt of w's task, a function, and those of the run. It
+// runFunctions makes the attempt of w's task, a function, and those of the burst. It
 // returns false if the worker has nothing more to do.
 func (w *worker) runFunctions() bool {
 	for n, more := 1, true; more; n, more = n+1, w.takeFromBurst() {

@@ -130,7 +130,7 @@ type hookTable struct {
 	timesGo bool     // some functions, or all, are timed
 }
 
-// unsampled is TaskInfo.draw of a function that is in no sample. Without samples
+// unsampled is TaskInfo.sample of a function that is in no sample. Without samples
 // it is 0, so that such functions are told from tasks by nothing but their ID.
 func (t *hookTable) unsampled() uint64 {
 	if len(t.samples) == 0 {
@@ -139,8 +139,8 @@ func (t *hookTable) unsampled() uint64 {
 	return 1
 }
 
-// draws draws lots for a function given to Go, and reports whether it is for any
-// hook's sample.
+// draw draws a number for a function given to Go, see TaskInfo.sample, and reports whether
+// it is in any hook's sample.
 func (t *hookTable) draw() (draw uint64, sampled bool) {
 	draw = rand.Uint64()
 	for _, every := range t.samples {
@@ -227,8 +227,8 @@ type TaskInfo struct {
 	Err      error     // of the last failed attempt, if any
 	Handle   *Handle   // nil for a function given to Go
 
-	// draw is the lot that says for which hooks' samples a function given to Go
-	// was chosen: those whose GoEvery divides it. 0, all, for other tasks.
+	// sample is the number that says in which hooks' samples a function given to Go
+	// is: those whose GoEvery divides it. 0, which all divide, for other tasks.
 	sample uint64
 }
 
@@ -282,7 +282,7 @@ func (w *worker) infoLocked() TaskInfo {
 	return t
 }
 
-// lot is TaskInfo.draw of the function that w is at work on.
+// sampleOf is TaskInfo.sample of the function that w is at work on.
 func (w *worker) sampleOf() uint64 {
 	if w.timed {
 		return w.sample

@@ -55,7 +55,7 @@ type span struct {
 	end      int // index behind the last
 }
 
-// beginnings are the times since Pool.epoch at which the first spans began. They are
+// spanTimes are the times since Pool.epoch at which the first spans began. They are
 // taken if hooks are told how long tasks wait.
 type spanTimes [maxTimed]time.Duration
 

@@ -134,7 +134,7 @@ func newConfig(opts []Option) (*config, error) {
 	return c, nil
 }
 
-// validate reports the first setting that cannot be.
+// validate returns an error for the first setting that is not allowed.
 func (c *config) validate() error {
 	bad := pkg.Bad
 	switch {

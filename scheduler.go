@@ -517,7 +517,7 @@ func (s *scheduler) asks(h *Handle, n int) {
 	}
 }
 
-// unpark ends the parking of h, which waits nowhere any more. What it is then is said by
+// unpark ends the suspension of h, which waits nowhere any more. What it is then is said by
 // resume or end.
 func (s *scheduler) unpark(h *Handle) {
 	if h.asks {

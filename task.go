@@ -148,7 +148,7 @@ type Retry struct {
 	If func(err error) bool
 }
 
-// validate reports the first field of t that cannot be accepted, but for Run.
+// validate returns an error for the first field of t that is not allowed, other than Run.
 func (t *Task) validate() error {
 	bad := func(field, allowed string, got any) error { return pkg.Bad("Task."+field, allowed, got) }
 	switch r := &t.Retry; {

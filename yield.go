@@ -20,7 +20,7 @@ import (
 //     cannot go to a less urgent task.
 //   - resumeLocked gives it a slot, as restoreLocked does for whoever is next.
 //
-// A parking belongs to one attempt and to one stay: whoever comes too late with
+// A suspension belongs to one attempt and to one stay: whoever comes too late with
 // backLocked, after its attempt went on or ended, finds another one there and
 // does nothing.
 type suspension struct {
@@ -110,7 +110,7 @@ func (pk *suspension) backLocked() {
 // askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
 func (pk *suspension) askedLocked() bool { return pk.a.h.asks }
 
-// overLocked ends a parking.
+// overLocked ends a suspension.
 func (pk *suspension) overLocked() {
 	p := pk.a.pool
 	p.sched.unpark(pk.a.h)
