@@ -2,30 +2,8 @@ package taskpool
 
 import (
 	"context"
-	"reflect"
-	"runtime"
 	"time"
 )
-
-// StaysLocked reports whether p.mu is held for as long as the caller looks,
-// which it is if the caller holds it itself. Others hold it for a moment only.
-func (p *Pool) StaysLocked() bool {
-	for range 1_000_000 {
-		if p.mu.TryLock() {
-			p.mu.Unlock()
-			return false
-		}
-		runtime.Gosched()
-	}
-	return true
-}
-
-// Waiting returns how many attempts are parked until h has settled.
-func (h *Handle) Waiting() int {
-	h.pool.mu.Lock()
-	defer h.pool.mu.Unlock()
-	return len(h.waiters.parked)
-}
 
 // MakeLate has the supervisor take a turn at once that comes late by d for every
 // task that it watches, and returns how many these are.
@@ -84,15 +62,6 @@ func (p *Pool) Marks() int {
 	p.lock()
 	defer p.unlock()
 	return len(p.ledger.clock.marks)
-}
-
-// CopyOf returns a copy of p, as an assignment of *p makes it.
-func CopyOf(p *Pool) *Pool {
-	p.lock()
-	defer p.unlock()
-	c := reflect.New(reflect.TypeFor[Pool]())
-	c.Elem().Set(reflect.ValueOf(p).Elem())
-	return c.Interface().(*Pool)
 }
 
 // Watches returns how many registrations for the end of contexts the pool has, and checks what

@@ -117,7 +117,7 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 		total = 500
 	}
 	db := newPostgres(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := db.Exec(ctx, "CREATE TABLE runs (id bigserial, job int, attempt int, process int)")
 	require.NoError(t, err)

@@ -123,7 +123,7 @@ func TestPoolThatShedsGivesJobsBack(t *testing.T) {
 	require.NoError(t, pool.Go(taskpool.Medium, func() { <-gate }))
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: pool})
 	id := enqueue(t, k, p, 1, nil)
-	require.Eventually(t, func() bool { return pool.Stats().Queued > 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return pool.Stats().Queued > 0 }, patience, time.Millisecond)
 	require.NoError(t, pool.Go(taskpool.High, func() {}))
 	e := next()
 	require.Equal(t, jobs.StateRetrying, e.State)
@@ -187,7 +187,7 @@ func TestCancellationIsToldAfterTheRetryThatItEnds(t *testing.T) {
 	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
 	enqueue(t, slow, p, 1, nil)
 	id := enqueue(t, k, p, 1, nil)
-	require.Eventually(t, func() bool { return p.row(id).State == rivertype.JobStateRetryable }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return p.row(id).State == rivertype.JobStateRetryable }, patience, time.Millisecond)
 	require.NoError(t, p.Cancel(t.Context(), id), "no observer holds it up")
 	close(gate)
 	var states []jobs.State
@@ -235,7 +235,7 @@ func startedIn(t *testing.T, reg *jobs.Registry) (q queue, started <-chan error,
 	require.NoError(t, err)
 	c := make(chan error, 1)
 	go func() { c <- r.Start(context.Background()) }()
-	require.Eventually(t, func() bool { return db.Stats().WaitCount > 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return db.Stats().WaitCount > 0 }, patience, time.Millisecond)
 	return r, c, tx.Rollback
 }
 
@@ -358,7 +358,7 @@ func TestQueueWhosePoolIsShutDownLeavesJobsToOthers(t *testing.T) {
 			enqueue(t, k, p, i, nil)
 		}
 		require.ErrorIs(t, next().Err, taskpool.ErrClosed)
-		require.Eventually(t, func() bool { return log.count("River client stopped") > 0 }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return log.count("River client stopped") > 0 }, patience, time.Millisecond)
 		require.Equal(t, 1, log.count("the pool was shut down before the queue was stopped"))
 		require.NoError(t, p.Stop(t.Context()))
 
