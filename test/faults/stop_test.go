@@ -26,8 +26,8 @@ import (
 const (
 	stopChild  = "TASKPOOL_TEST_STOPPED_CHILD"
 	stopRounds = 3
-	stopBound  = 300 * time.Millisecond // the child's shortest Heartbeat, and its hang grace
-	stopFor    = time.Second
+	stopBound  = 600 * time.Millisecond // the child's shortest Heartbeat, and its hang grace
+	stopFor    = 2 * time.Second
 	stopTasks  = 8 // of each kind
 )
 
@@ -114,7 +114,7 @@ func stoppedChild(t *testing.T) {
 	for i := range stopTasks {
 		// After a stop all are watched anew from the same moment. So their times
 		// differ, for the next stop to find some that have yet to give a sign.
-		h := stopBound + time.Duration(i)*25*time.Millisecond
+		h := stopBound + time.Duration(i)*50*time.Millisecond
 		all = append(all, pooltest.Submit(t, p, taskpool.Task{Heartbeat: h, Run: func(ctx context.Context) error {
 			defer close(signs[i])
 			for !over.Load() {
