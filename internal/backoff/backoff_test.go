@@ -19,7 +19,8 @@ func TestExponentialDoublesUpToALimit(t *testing.T) {
 	require.EqualValues(t, 80, backoff.Exponential(10, 80, 4))
 	require.EqualValues(t, 80, backoff.Exponential(10, 80, 5))
 	require.EqualValues(t, 5, backoff.Exponential(10, 5, 1))
-	require.EqualValues(t, math.MaxInt64, backoff.Exponential(1, math.MaxInt64, math.MaxInt), "nothing overflows")
+	const longest = time.Duration(math.MaxInt64)
+	require.Equal(t, longest, backoff.Exponential(1, longest, math.MaxInt), "nothing overflows")
 }
 
 func TestFullJitterFillsItsRange(t *testing.T) {
