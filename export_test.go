@@ -11,7 +11,7 @@ func (p *Pool) MakeLate(d time.Duration) int {
 	p.lock()
 	defer p.unlock()
 	due := time.Now().Add(-d)
-	for _, w := range p.watch.watched { // all alike, so the heap stays one
+	for _, w := range p.watch.watched.items { // all alike, so the heap stays one
 		if w.watch = due; w.ending {
 			w.graceEnd = due
 		} else {
@@ -19,7 +19,7 @@ func (p *Pool) MakeLate(d time.Duration) int {
 		}
 	}
 	p.supervisor.alarmLocked()
-	return len(p.watch.watched)
+	return p.watch.watched.Len()
 }
 
 // WithGivingUp has f called when the supervisor is about to give up on tasks, while

@@ -4,7 +4,6 @@ package taskpool
 
 import (
 	"bytes"
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -69,18 +68,19 @@ func TestYieldWithNothingWaitingReturnsTheCauseOfTheEnd(t *testing.T) {
 
 // What was popped must not be kept alive by the heap's array.
 func TestHeapsOfTheSupervisorLetGoOfWhatIsPopped(t *testing.T) {
-	delayed, watched := new(dueHeap), new(watchHeap)
+	delayed, watch := newDueHeap(inDelayed), new(watchdog)
+	watch.init()
 	for range 3 {
 		delayed.add(new(Handle))
-		heap.Push(watched, new(worker))
+		watch.watched.add(new(worker))
 	}
 	for range 3 {
 		delayed.remove(delayed.first())
-		heap.Pop(watched)
+		watch.leave(watch.watched.items[0])
 	}
 	for i := range 3 {
-		require.Nil(t, delayed.tasks[:3][i].Handle)
-		require.Nil(t, (*watched)[:3][i])
+		require.Nil(t, delayed.items[:3][i].Handle)
+		require.Nil(t, watch.watched.items[:3][i])
 	}
 }
 

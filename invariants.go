@@ -124,7 +124,7 @@ func (p *Pool) betweenLocked() bool {
 // number of parked attempts in the queue.
 func (p *Pool) checkCountsLocked(parked int) error {
 	later, retrying := 0, 0
-	for _, h := range p.sched.delayed.tasks {
+	for _, h := range p.sched.delayed.items {
 		switch {
 		case h.state != StateDelayed:
 			return fmt.Errorf("delayed: task %d is %v", h.id, h.state)
@@ -149,7 +149,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			later++
 		}
 	}
-	for _, h := range p.sched.admissionDelayed.tasks {
+	for _, h := range p.sched.admissionDelayed.items {
 		switch {
 		case h.id != 0 || h.err != nil || !h.due.Equal(h.task.NotBefore):
 			return errors.New("admission of delayed: it holds a task that does not wait for room at it")
@@ -160,7 +160,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.admissionDelayed.check("admission of delayed")); err != nil {
 		return err
 	}
-	for i, w := range p.watch.watched {
+	for i, w := range p.watch.watched.items {
 		if w.watchI != i || w.watch.IsZero() || i > 0 && p.watch.watched.Less(i, (i-1)/2) {
 			return fmt.Errorf("watched: the heap is broken at %d", i)
 		}
@@ -228,7 +228,7 @@ func (p *Pool) checkDispatchLocked() error {
 	}
 	queued, asking := [2]int{}, 0
 	for i := range p.sched.queue.classes {
-		for _, l := range p.sched.queue.classes[i].lead.lanes {
+		for _, l := range p.sched.queue.classes[i].lead.items {
 			queued[i] += l.n - l.parked
 			if i == 0 || !restricted {
 				asking += l.parked
@@ -279,7 +279,7 @@ func (p *Pool) Together(f func()) bool {
 
 // check checks the invariants of d.
 func (d *dueHeap) check(name string) error {
-	for i, h := range d.tasks {
+	for i, h := range d.items {
 		switch {
 		case int(h.place.i) != i || h.place.in != d.in:
 			return fmt.Errorf("%s: task %d is at %d and believes %d", name, h.id, i, h.place.i)

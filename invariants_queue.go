@@ -61,8 +61,8 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 			return 0, fmt.Errorf("class %d counts %d tasks that are not parked, found %d", i, c.queued, queued[i])
 		}
 		for _, h := range []*laneHeap{&c.lead, &c.keyed, &c.old} {
-			if !h.off && len(h.lanes) != filled[i] {
-				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.lanes), filled[i])
+			if !h.off && len(h.items) != filled[i] {
+				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.items), filled[i])
 			}
 		}
 		if q.share > 0 && q.turn[i] >= q.share {
@@ -96,9 +96,9 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			case h.off:
 			case l.n == 0 && i != -1:
 				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
-			case l.n > 0 && (i < 0 || i >= len(h.lanes) || h.lanes[i] != l):
+			case l.n > 0 && (i < 0 || i >= len(h.items) || h.items[i] != l):
 				return fmt.Errorf("lane %v is not where it should be in heap %d", pr, h.id)
-			case l.n > 0 && i > 0 && h.less(l, h.lanes[(i-1)/2]):
+			case l.n > 0 && i > 0 && h.less(l, h.items[(i-1)/2]):
 				return fmt.Errorf("lane %v is out of order in heap %d", pr, h.id)
 			}
 		}
@@ -116,7 +116,7 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		lanes, off := 0, false
 		for _, h := range q.heaps() {
 			if h.id == id {
-				lanes, off = lanes+len(h.lanes), h.off
+				lanes, off = lanes+len(h.items), h.off
 			}
 		}
 		if want := waiting; !off && lanes != want || off && lanes != 0 {

@@ -77,12 +77,65 @@ const (
 	inAdmissionDelayed
 )
 
-// A dueHeap is a [heap.Interface] of handles that wait for their time, the first
-// due on top; of those due at one time, the first that came.
+// An indexedHeap is a [heap.Interface] of things that know where they are in it, so that
+// each can be moved and taken out.
+type indexedHeap[T any] struct {
+	items []T
+	less  func(a, b T) bool
+	moved func(x T, i int) // x is at index i now or, if that is -1, nowhere any more
+}
+
+func (h *indexedHeap[T]) Len() int           { return len(h.items) }
+func (h *indexedHeap[T]) Less(i, j int) bool { return h.less(h.items[i], h.items[j]) }
+
+func (h *indexedHeap[T]) Swap(i, j int) {
+	a, b := h.items[i], h.items[j]
+	h.items[i], h.items[j] = b, a
+	h.moved(b, i)
+	h.moved(a, j)
+}
+
+func (h *indexedHeap[T]) Push(x any) { h.push(x.(T)) }
+func (h *indexedHeap[T]) Pop() any   { return h.pop() }
+
+func (h *indexedHeap[T]) push(x T) {
+	h.items = append(h.items, x)
+	h.moved(x, len(h.items)-1)
+}
+
+func (h *indexedHeap[T]) pop() T {
+	last := len(h.items) - 1
+	x := h.items[last]
+	clear(h.items[last:])
+	h.items = h.items[:last]
+	h.moved(x, -1)
+	return x
+}
+
+// add is [heap.Push], which allocates where T is no pointer.
+func (h *indexedHeap[T]) add(x T) {
+	if h.push(x); len(h.items) > 1 {
+		heap.Fix(h, len(h.items)-1)
+	}
+}
+
+// remove is [heap.Remove] likewise.
+func (h *indexedHeap[T]) remove(i int) {
+	last := len(h.items) - 1
+	if i < last {
+		h.Swap(i, last)
+	}
+	if h.pop(); i < last {
+		heap.Fix(h, i)
+	}
+}
+
+// A dueHeap is a heap of handles that wait for their time, the first due on top; of those
+// due at one time, the first that came.
 type dueHeap struct {
-	in    waitsIn // as their places say
-	tasks []dueTask
-	last  uint64 // number of the last that came
+	indexedHeap[dueTask]
+	in   waitsIn // as their places say
+	last uint64  // number of the last that came
 }
 
 type dueTask struct {
@@ -90,63 +143,53 @@ type dueTask struct {
 	number uint64
 }
 
+func newDueHeap(in waitsIn) dueHeap {
+	return dueHeap{in: in, indexedHeap: indexedHeap[dueTask]{
+		less: func(a, b dueTask) bool { return a.compare(b) < 0 },
+		moved: func(t dueTask, i int) {
+			if t.place = (place{in: in, i: int32(i)}); i < 0 {
+				t.place = place{}
+			}
+		},
+	}}
+}
+
+func (t dueTask) compare(o dueTask) int {
+	return cmp.Or(t.due.Compare(o.due), cmp.Compare(t.number, o.number))
+}
+
 // add lets h wait for h.due.
-func (d *dueHeap) add(h *Handle) { heap.Push(d, h) }
+func (d *dueHeap) add(h *Handle) {
+	d.last++
+	d.indexedHeap.add(dueTask{h, d.last})
+}
 
 // remove takes h out.
-func (d *dueHeap) remove(h *Handle) { heap.Remove(d, int(h.place.i)) }
+func (d *dueHeap) remove(h *Handle) {
+	d.indexedHeap.remove(int(h.place.i))
+	d.items = shrunk(d.items)
+}
 
 // first returns the handle that is due first, nil if there is none.
 func (d *dueHeap) first() *Handle {
-	if len(d.tasks) == 0 {
+	if len(d.items) == 0 {
 		return nil
 	}
-	return d.tasks[0].Handle
+	return d.items[0].Handle
 }
 
-// due reports whether the time of a handle has come.
-func (d *dueHeap) due(now time.Time) bool { return len(d.tasks) > 0 && !now.Before(d.tasks[0].due) }
+// isDue reports whether the time of a handle has come.
+func (d *dueHeap) isDue(now time.Time) bool {
+	return len(d.items) > 0 && !now.Before(d.items[0].due)
+}
 
 // all returns the handles in the order in which they are due.
 func (d *dueHeap) all() []*Handle {
-	sorted := slices.Clone(d.tasks)
-	slices.SortFunc(sorted, func(a, b dueTask) int {
-		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.number, b.number))
-	})
+	sorted := slices.Clone(d.items)
+	slices.SortFunc(sorted, dueTask.compare)
 	all := make([]*Handle, len(sorted))
 	for i, t := range sorted {
 		all[i] = t.Handle
 	}
 	return all
-}
-
-func (d *dueHeap) Len() int { return len(d.tasks) }
-
-func (d *dueHeap) Less(i, j int) bool {
-	a, b := &d.tasks[i], &d.tasks[j]
-	if a.due.Equal(b.due) {
-		return a.number < b.number
-	}
-	return a.due.Before(b.due)
-}
-
-func (d *dueHeap) Swap(i, j int) {
-	d.tasks[i], d.tasks[j] = d.tasks[j], d.tasks[i]
-	d.tasks[i].place.i, d.tasks[j].place.i = int32(i), int32(j)
-}
-
-func (d *dueHeap) Push(x any) {
-	h := x.(*Handle)
-	h.place = place{in: d.in, i: int32(len(d.tasks))}
-	d.last++
-	d.tasks = append(d.tasks, dueTask{h, d.last})
-}
-
-func (d *dueHeap) Pop() any {
-	last := len(d.tasks) - 1
-	h := d.tasks[last].Handle
-	d.tasks[last] = dueTask{}
-	d.tasks = shrunk(d.tasks[:last])
-	h.place = place{}
-	return h
 }

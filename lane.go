@@ -68,12 +68,15 @@ func (l *lane) unlink(s *segment) {
 	}
 }
 
-// A laneHeap is a [heap.Interface] of lanes.
+// A laneHeap is a heap of lanes.
 type laneHeap struct {
-	id    int // which of lane.pos is this heap's
-	less  func(a, b *lane) bool
-	off   bool // not needed, and so not kept
-	lanes []*lane
+	indexedHeap[*lane]
+	id  int  // which of lane.pos is this heap's
+	off bool // not needed, and so not kept
+}
+
+func newLaneHeap(id int, less func(a, b *lane) bool, off bool) laneHeap {
+	return laneHeap{indexedHeap[*lane]{less: less, moved: func(l *lane, i int) { l.pos[id] = i }}, id, off}
 }
 
 const (
@@ -86,52 +89,26 @@ const (
 
 // add puts l into h, unless h is off.
 func (h *laneHeap) add(l *lane) {
-	switch {
-	case h.off:
-	case len(h.lanes) == 0:
-		h.Push(l)
-	default:
-		heap.Push(h, l)
+	if !h.off {
+		h.indexedHeap.add(l)
 	}
 }
 
 // drop takes l out of h, unless h is off.
 func (h *laneHeap) drop(l *lane) {
-	switch {
-	case h.off:
-	case len(h.lanes) == 1:
-		h.Pop()
-	default:
-		heap.Remove(h, l.pos[h.id])
+	if !h.off {
+		h.remove(l.pos[h.id])
 	}
 }
 
-func (h *laneHeap) shrink() { h.lanes = append([]*lane(nil), h.lanes...) }
-
-func (h *laneHeap) Len() int { return len(h.lanes) }
-
-func (h *laneHeap) Less(i, j int) bool { return h.less(h.lanes[i], h.lanes[j]) }
-
-func (h *laneHeap) Swap(i, j int) {
-	a, b := h.lanes[i], h.lanes[j]
-	h.lanes[i], h.lanes[j] = b, a
-	a.pos[h.id], b.pos[h.id] = j, i
+// fix restores h after l's key in it has changed.
+func (h *laneHeap) fix(l *lane) {
+	if !h.off {
+		heap.Fix(h, l.pos[h.id])
+	}
 }
 
-func (h *laneHeap) Push(x any) {
-	l := x.(*lane)
-	l.pos[h.id] = len(h.lanes)
-	h.lanes = append(h.lanes, l)
-}
-
-func (h *laneHeap) Pop() any {
-	last := len(h.lanes) - 1
-	l := h.lanes[last]
-	h.lanes[last] = nil
-	h.lanes = h.lanes[:last]
-	l.pos[h.id] = -1
-	return l
-}
+func (h *laneHeap) shrink() { h.items = append([]*lane(nil), h.items...) }
 
 // A segment is a run of slots of a lane. A slot is cleared as soon as its task is
 // taken, so that a finished task's closure is garbage; a task removed from the

@@ -101,6 +101,7 @@ func newPool(c *config) *Pool {
 	p.end.terminated = make(chan struct{})
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
+	p.watch.init()
 	p.self = p
 	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
 	p.hooks.timesGo = p.hooks.all && p.hooks.timed || len(p.hooks.samples) > 0

@@ -76,11 +76,11 @@ func (q *priorityQueue) init() {
 	q.makeRecent(leastRecent)
 	for i := range q.classes {
 		c := &q.classes[i]
-		c.lead = laneHeap{id: heapLead, less: moreUrgent}
-		c.keyed = laneHeap{id: heapKeyed, less: keyFirst, off: q.step == 0}
-		c.old = laneHeap{id: heapOld, less: func(a, b *lane) bool { return a.age < b.age }, off: q.share == 0}
+		c.lead = newLaneHeap(heapLead, moreUrgent, false)
+		c.keyed = newLaneHeap(heapKeyed, keyFirst, q.step == 0)
+		c.old = newLaneHeap(heapOld, func(a, b *lane) bool { return a.age < b.age }, q.share == 0)
 	}
-	q.spare = laneHeap{id: heapSpare, less: spareFirst, off: !q.shed}
+	q.spare = newLaneHeap(heapSpare, spareFirst, !q.shed)
 }
 
 // moreUrgent orders lanes by priority. Tasks that resume go before tasks of
@@ -171,7 +171,7 @@ func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	if l.n == n {
 		q.enter(l)
 	} else if l.fresh == n {
-		q.fix(&q.spare, l)
+		q.spare.fix(l)
 	}
 }
 
@@ -202,7 +202,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	if l.n == 1 {
 		q.enter(l)
 	} else if l.fresh == 1 && e.fresh() {
-		q.fix(&q.spare, l)
+		q.spare.fix(l)
 	}
 }
 
@@ -257,15 +257,15 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	lanes := 0
 	for i := range classes {
 		c := &classes[i]
-		lanes += len(c.lead.lanes)
+		lanes += len(c.lead.items)
 		switch {
-		case len(c.lead.lanes) == 0:
+		case len(c.lead.items) == 0:
 		case q.step > 0:
-			if top := c.keyed.lanes[0]; l == nil || keyFirst(top, l) {
+			if top := c.keyed.items[0]; l == nil || keyFirst(top, l) {
 				l = top
 			}
 		case l == nil:
-			l = c.lead.lanes[0]
+			l = c.lead.items[0]
 		}
 	}
 	choice = lanes > 1
@@ -291,7 +291,7 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 // run it knows no reservation. Where l's turn has come because its tasks resume,
 // what it returns is about functions that l does not have.
 func (q *priorityQueue) firstByAge(l *lane, n int) int {
-	others := l.class.keyed.lanes[1:] // under l, which is on top
+	others := l.class.keyed.items[1:] // under l, which is on top
 	next := others[0].key
 	if len(others) > 1 {
 		next = min(next, others[1].key)
@@ -359,7 +359,7 @@ func (q *priorityQueue) skip(l *lane, n int) {
 	l.n -= n
 	l.fresh -= n
 	q.n -= n
-	if q.share > 0 && len(q.classes[0].lead.lanes)+len(q.classes[1].lead.lanes) > 1 {
+	if q.share > 0 && len(q.classes[0].lead.items)+len(q.classes[1].lead.items) > 1 {
 		q.turn[0] += uint64(n)
 	}
 	if s.live == 0 {
@@ -372,7 +372,7 @@ func (q *priorityQueue) skip(l *lane, n int) {
 	}
 	if q.step > 0 {
 		l.key = q.key(l)
-		q.fix(&l.class.keyed, l)
+		l.class.keyed.fix(l)
 	}
 }
 
@@ -382,8 +382,8 @@ func (q *priorityQueue) skip(l *lane, n int) {
 // at most one lane lag, so this is O(log lanes) a dispatch, and next to nothing
 // where most dispatches take from one lane.
 func (c *laneClass) oldest() *lane {
-	for len(c.old.lanes) > 0 {
-		l := c.old.lanes[0]
+	for len(c.old.items) > 0 {
+		l := c.old.items[0]
 		if l.age == l.order() {
 			return l
 		}
@@ -396,7 +396,7 @@ func (c *laneClass) oldest() *lane {
 // leastPriority returns the most urgent priority of which a task waits.
 func (q *priorityQueue) leastPriority() (Priority, bool) {
 	for i := range q.classes {
-		if lead := q.classes[i].lead.lanes; len(lead) > 0 {
+		if lead := q.classes[i].lead.items; len(lead) > 0 {
 			return lead[0].priority, true
 		}
 	}
@@ -414,7 +414,7 @@ func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
 	}
-	l := q.spare.lanes[0]
+	l := q.spare.items[0]
 	if l.fresh == 0 || l.priority <= pr {
 		return entry{}, 0, false
 	}
@@ -470,10 +470,10 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	}
 	if wasFront && q.step > 0 {
 		l.key = q.key(l)
-		q.fix(&l.class.keyed, l)
+		l.class.keyed.fix(l)
 	}
 	if wasFresh && l.fresh == 0 {
-		q.fix(&q.spare, l)
+		q.spare.fix(l)
 	}
 	return e
 }
@@ -504,7 +504,7 @@ func (q *priorityQueue) leave(l *lane) {
 	l.class.old.drop(l)
 	l.class.keyed.drop(l)
 	q.spare.drop(l)
-	waiting := len(q.classes[0].lead.lanes) + len(q.classes[1].lead.lanes)
+	waiting := len(q.classes[0].lead.items) + len(q.classes[1].lead.items)
 	if len(q.lanes)-waiting <= keptLanes {
 		return
 	}
@@ -533,13 +533,6 @@ func (q *priorityQueue) shrink() {
 	}
 }
 
-// fix restores h after l's key in it has changed.
-func (q *priorityQueue) fix(h *laneHeap, l *lane) {
-	if !h.off {
-		heap.Fix(h, l.pos[h.id])
-	}
-}
-
 // all returns the waiting tasks, by priority and within one from front to back,
 // those that resume first.
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
@@ -556,7 +549,7 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 
 // sorted returns the lanes that are not empty, the most urgent first.
 func (q *priorityQueue) sorted() []*lane {
-	lanes := slices.Concat(q.classes[0].lead.lanes, q.classes[1].lead.lanes)
+	lanes := slices.Concat(q.classes[0].lead.items, q.classes[1].lead.items)
 	slices.SortFunc(lanes, func(a, b *lane) int {
 		if moreUrgent(a, b) {
 			return -1

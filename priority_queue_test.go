@@ -517,7 +517,7 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 			require.Equal(t, keptLanes-1, len(p.ref.tasks), "waited when the queue shrank")
 			require.Len(t, p.q.lanes, len(p.ref.tasks), "without empty lanes")
 			for _, h := range p.q.heaps() {
-				require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
+				require.Less(t, cap(h.items), 2*keptLanes, "heap %d", h.id)
 			}
 			p.push(Low, priorities, true, true)
 		}
@@ -540,7 +540,7 @@ func TestAllHeapsShrink(t *testing.T) {
 			q.pop(false)
 		}
 		for _, h := range q.heaps() {
-			require.Less(t, cap(h.lanes), 2*keptLanes, "heap %d", h.id)
+			require.Less(t, cap(h.items), 2*keptLanes, "heap %d", h.id)
 		}
 	}
 }

@@ -5,7 +5,6 @@
 package taskpool
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
 	"log/slog"
@@ -75,7 +74,7 @@ func TestMemoryOfAPeakIsGivenBack(t *testing.T) {
 	}
 	for name, test := range map[string]func() (rise, fall func(), keep any){
 		"delayed": func() (rise, fall func(), keep any) {
-			d := new(dueHeap)
+			d := newDueHeap(inDelayed)
 			return func() {
 					for i := range handles {
 						d.add(&handles[i])
@@ -84,17 +83,18 @@ func TestMemoryOfAPeakIsGivenBack(t *testing.T) {
 					for d.Len() > 0 {
 						d.remove(d.first())
 					}
-				}, d
+				}, &d
 		},
 		"watched": func() (rise, fall func(), keep any) {
-			q := new(watchHeap)
+			q := new(watchdog)
+			q.init()
 			return func() {
 					for i := range workers {
-						heap.Push(q, &workers[i])
+						q.watched.add(&workers[i])
 					}
 				}, func() {
-					for q.Len() > 0 {
-						heap.Pop(q)
+					for q.watched.Len() > 0 {
+						q.leave(q.watched.items[0])
 					}
 				}, q
 		},
@@ -150,8 +150,8 @@ func TestListsOfAPoolShrink(t *testing.T) {
 			synctest.Wait()
 			p.lock()
 			defer p.unlock()
-			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting[0]), cap(p.sched.exiting[1]), cap(p.crew.abandoned), cap(p.watch.watched),
-				cap(p.sched.delayed.tasks), cap(p.outbox.notices), cap(p.sched.admissionDelayed.tasks)}
+			return []int{cap(p.crew.all), cap(p.crew.idle), cap(p.crew.dead), cap(p.sched.exiting[0]), cap(p.sched.exiting[1]), cap(p.crew.abandoned), cap(p.watch.watched.items),
+				cap(p.sched.delayed.items), cap(p.outbox.notices), cap(p.sched.admissionDelayed.items)}
 		}
 		require.NoError(t, p.Resize(peak))
 		for range peak {

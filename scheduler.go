@@ -68,7 +68,7 @@ func (s *scheduler) init(c *config) {
 	}
 	s.admission = s.queue
 	s.queue.in, s.admission.in = inQueue, inAdmission
-	s.delayed.in, s.admissionDelayed.in = inDelayed, inAdmissionDelayed
+	s.delayed, s.admissionDelayed = newDueHeap(inDelayed), newDueHeap(inAdmissionDelayed)
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
 	s.admission.init()
@@ -216,7 +216,7 @@ func (s *scheduler) contended(pr Priority) bool {
 	}
 	n, forLess := 0, min(free, max(s.slots-s.reserved-s.heldLess, 0))
 	for i := range s.queue.classes {
-		for _, l := range s.queue.classes[i].lead.lanes {
+		for _, l := range s.queue.classes[i].lead.items {
 			if l.priority <= pr {
 				n += l.n
 			}
@@ -358,7 +358,7 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 // nextDue takes the delayed task that is due first, nil if none is at now. Then it counts
 // in no state any more.
 func (s *scheduler) nextDue(now time.Time) *Handle {
-	if !s.delayed.due(now) {
+	if !s.delayed.isDue(now) {
 		return nil
 	}
 	h := s.delayed.first()
@@ -369,7 +369,7 @@ func (s *scheduler) nextDue(now time.Time) *Handle {
 
 // nextDueSubmitter is nextDue for submitters: h goes on to those that are due.
 func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle {
-	if !s.admissionDelayed.due(clock) {
+	if !s.admissionDelayed.isDue(clock) {
 		return nil
 	}
 	h := s.admissionDelayed.first()

@@ -827,7 +827,7 @@ func (d *schedulerTrace) walkDue(q *dueHeap) error {
 	for _, h := range all {
 		t := d.find(entry{h: h})
 		switch {
-		case t == nil || t.in != q.in || !h.due.Equal(instant(t.due)) || q.tasks[h.place.i].Handle != h:
+		case t == nil || t.in != q.in || !h.due.Equal(instant(t.due)) || q.items[h.place.i].Handle != h:
 			return fmt.Errorf("place %d holds %+v", q.in, t)
 		case last != nil && (t.due < last.due || t.due == last.due && t.arrival < last.arrival):
 			return fmt.Errorf("item %d is due behind item %d", t.n, last.n)

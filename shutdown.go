@@ -162,7 +162,7 @@ func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 	attrs = append(attrs, slog.Int("queued", p.sched.count[StateQueued]), slog.Int("delayed", p.sched.count[StateDelayed]),
 		slog.Int("parked", p.sched.count[StateParked]), slog.Int("submitters_waiting", p.sched.submitters()))
 	var last time.Time
-	for _, t := range p.sched.delayed.tasks {
+	for _, t := range p.sched.delayed.items {
 		if t.due.After(last) {
 			last = t.due
 		}

@@ -238,7 +238,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 		}
 	}
 	if slices.Contains(states, StateDelayed) {
-		for _, h := range p.sched.delayed.tasks {
+		for _, h := range p.sched.delayed.items {
 			all = append(all, h.infoLocked())
 		}
 	}

@@ -92,7 +92,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
 
 	var hung []*worker
-	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || len(p.watch.watched) > 0 || !p.end.final.IsZero() {
+	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || p.watch.watched.Len() > 0 || !p.end.final.IsZero() {
 		now := time.Now()
 		p.watch.rounds.tick(now)
 		for h := p.sched.nextDue(now); h != nil; h = p.sched.nextDue(now) {
@@ -100,8 +100,8 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		}
 		for p.sched.nextDueSubmitter(now, p.now()) != nil { // it might start at once now
 		}
-		for len(p.watch.watched) > 0 && !now.Before(p.watch.watched[0].watch) {
-			if w := p.watch.watched[0]; w.expireLocked(now) {
+		for p.watch.watched.Len() > 0 && !now.Before(p.watch.watched.items[0].watch) {
+			if w := p.watch.watched.items[0]; w.expireLocked(now) {
 				hung = append(hung, w)
 			}
 		}
@@ -143,8 +143,8 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	if h := p.sched.admissionDelayed.first(); h != nil {
 		due(h.due)
 	}
-	if len(p.watch.watched) > 0 {
-		due(p.watch.watched[0].watch)
+	if p.watch.watched.Len() > 0 {
+		due(p.watch.watched.items[0].watch)
 	}
 	if !p.end.final.IsZero() {
 		due(p.end.final)

@@ -9,8 +9,19 @@ import (
 // A watchdog is what the supervisor looks after: tasks that must end in time. Protected by
 // Pool.mu.
 type watchdog struct {
-	watched watchHeap // workers whose task must end in time
-	rounds  rounds    // how late the supervisor comes
+	watched indexedHeap[*worker] // whose task must end in time, the first due on top
+	rounds  rounds               // how late the supervisor comes
+}
+
+func (d *watchdog) init() {
+	d.watched.less = func(a, b *worker) bool { return a.watch.Before(b.watch) }
+	d.watched.moved = func(w *worker, i int) { w.watchI = i }
+}
+
+// leave has w, which is watched, be watched no more.
+func (d *watchdog) leave(w *worker) {
+	d.watched.remove(w.watchI)
+	d.watched.items = shrunk(d.watched.items)
 }
 
 // Rounds tell the supervisor how much of the time by the clock the program had. A
@@ -145,13 +156,13 @@ func (w *worker) rewatchLocked() {
 	switch {
 	case at.IsZero():
 		if w.watchI >= 0 {
-			heap.Remove(&p.watch.watched, w.watchI)
+			p.watch.leave(w)
 		}
 		return
 	case w.watchI >= 0:
 		heap.Fix(&p.watch.watched, w.watchI)
 	default:
-		heap.Push(&p.watch.watched, w)
+		p.watch.watched.add(w)
 	}
 	p.supervisor.alarmAtLocked(at)
 }
@@ -173,7 +184,7 @@ func (w *worker) unwatchLocked() {
 	w.workEnd = time.Time{}
 	w.countLocked(0)
 	if w.watchI >= 0 {
-		heap.Remove(&p.watch.watched, w.watchI)
+		p.watch.leave(w)
 	}
 }
 
@@ -278,7 +289,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	for _, w := range hung {
 		add(w)
 	}
-	for _, w := range p.watch.watched {
+	for _, w := range p.watch.watched.items {
 		if w.ending {
 			add(w)
 		}
@@ -391,31 +402,4 @@ func (w *worker) settleHungLocked(v *verdict, notices *[]notice) {
 	} else {
 		p.crew.lost = append(p.crew.lost, w)
 	}
-}
-
-// A watchHeap is a [heap.Interface] of watched workers, the first due on top.
-type watchHeap []*worker
-
-func (q watchHeap) Len() int { return len(q) }
-
-func (q watchHeap) Less(i, j int) bool { return q[i].watch.Before(q[j].watch) }
-
-func (q watchHeap) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].watchI, q[j].watchI = i, j
-}
-
-func (q *watchHeap) Push(x any) {
-	w := x.(*worker)
-	w.watchI = len(*q)
-	*q = append(*q, w)
-}
-
-func (q *watchHeap) Pop() any {
-	last := len(*q) - 1
-	w := (*q)[last]
-	(*q)[last] = nil
-	*q = shrunk((*q)[:last])
-	w.watchI = -1
-	return w
 }
