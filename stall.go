@@ -42,10 +42,7 @@ const maxStillLooks = 16
 
 // watchLocked has the supervisor look in a grace whether the pool stands still.
 func (s *stallWatch) watchLocked(grace time.Duration, sup *supervisor) {
-	switch {
-	case s.next.IsZero():
-		s.waited = false
-	case s.graces == 1:
+	if s.graces == 1 && !s.next.IsZero() {
 		return
 	}
 	if next := time.Now().Add(grace); s.next.IsZero() || next.Before(s.next) {

@@ -738,3 +738,24 @@ func TestACircleIsFoundInTimeWhileAStallLasts(t *testing.T) {
 		cancel()
 	})
 }
+
+// The supervisor has nothing else to do between the two.
+func TestEachStallIsFoundThoughNothingElseHappens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		var log pooltest.LogRecorder
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(&log)), taskpool.WithHangGrace(grace))
+		for n := range 3 {
+			gate := make(chan struct{})
+			require.NoError(t, p.Go(taskpool.High, func() { <-gate }))
+			time.Sleep(time.Hour) // nothing waits
+			require.NoError(t, p.Go(taskpool.High, func() {}))
+			time.Sleep(3 * grace)
+			synctest.Wait()
+			require.Len(t, log.Named(pooltest.NothingMoves), n+1)
+			close(gate)
+			require.NoError(t, p.WaitIdle(t.Context()))
+			time.Sleep(time.Hour)
+		}
+	})
+}
