@@ -15,7 +15,7 @@ var faults struct {
 	found []string
 }
 
-func init() { childGone = lookForFaults }
+func init() { childExited = lookForFaults }
 
 func lookForFaults(w *worker) {
 	_, _, retired := w.history()

@@ -18,9 +18,9 @@ const (
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 30 * time.Second
 
-	// hopeless is how many starts of a child must have failed in a row, for each of
+	// startAttempts is how many starts of a child must have failed in a row, for each of
 	// the children, before calls are told so instead of waiting.
-	hopeless = 5
+	startAttempts = 5
 
 	// earlyDeath is how soon after its start a child that dies without having been
 	// called counts as one that did not start.
@@ -66,7 +66,7 @@ type Pool struct {
 	closing  bool
 	stopped  bool // stop is closed
 	cut      bool // Shutdown's context has ended
-	hopeless int  // keepers without hope
+	failing  int  // keepers whose child does not start, see startAttempts
 	startErr error
 	stats    Stats
 }
@@ -159,7 +159,7 @@ type keeper struct {
 	p *Pool
 	// failures counts the starts that failed in a row.
 	failures int
-	hopeless bool // counted in p.hopeless
+	failing  bool // counted in p.failing
 }
 
 // run starts children, one after the other, until the keepers are to end. It tells
@@ -180,10 +180,10 @@ func (k *keeper) run(first chan<- error) {
 		}
 		if err == nil {
 			select {
-			case <-c.gone:
+			case <-c.exited:
 			case <-p.stop:
 				c.retire()
-				<-c.gone
+				<-c.exited
 			}
 			err = k.remove(c, time.Since(began))
 		}
@@ -201,9 +201,9 @@ func (k *keeper) add(c *worker) {
 	p.children[c] = struct{}{}
 	p.stats.Started++
 	p.startErr = nil
-	if k.hopeless {
-		k.hopeless = false
-		p.hopeless--
+	if k.failing {
+		k.failing = false
+		p.failing--
 	}
 	p.offerLocked(c)
 }
@@ -252,9 +252,9 @@ func (k *keeper) pause(err error) bool {
 	k.failures++
 	p.stats.StartFailures++
 	p.startErr = err
-	if k.failures >= hopeless {
-		k.hopeless = true
-		if p.hopeless++; p.hopeless == p.cfg.workers {
+	if k.failures >= startAttempts {
+		k.failing = true
+		if p.failing++; p.failing == p.cfg.workers {
 			p.refuseLocked(err)
 		}
 	}
@@ -417,7 +417,7 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 	case p.cut:
 		p.mu.Unlock()
 		return nil, ErrClosed
-	case p.hopeless == p.cfg.workers:
+	case p.failing == p.cfg.workers:
 		defer p.mu.Unlock()
 		return nil, p.startErr
 	}

@@ -76,7 +76,7 @@ func TestAChildThatDiesSoonAndUncalledCountsAsOneThatDidNotStart(t *testing.T) {
 func TestNoCallerWaitsWhenThereIsNoHope(t *testing.T) {
 	w := poolWithout(2)
 	w.startErr = errors.New("no memory")
-	w.hopeless = 2
+	w.failing = 2
 	_, err := w.acquire(context.Background())
 	require.Equal(t, w.startErr, err)
 	w.cut = true

@@ -17,7 +17,7 @@ import (
 
 // A worker is a child process as the parent sees it. Its life:
 //
-//	start ─→ ready ─→ (call)* ─→ retire or kill, or a death of its own ─→ gone
+//	start ─→ ready ─→ (call)* ─→ retire or kill, or a death of its own ─→ exited
 //
 // What holds:
 //
@@ -26,7 +26,7 @@ import (
 //     belong to another then. mu sees to that.
 //   - A signal that a call has asked for is sent during that call or not at all. A
 //     child that was sent one gets no further call.
-//   - gone is closed when the process has been waited for, its group has been
+//   - exited is closed when the process has been waited for, its group has been
 //     killed, and its standard error has been read to the end, or for a second.
 type worker struct {
 	cfg     *config
@@ -38,8 +38,8 @@ type worker struct {
 	results *frameReader // used by whoever has the worker
 	request *frameWriter
 	stderr  *tail
-	gone    chan struct{}
-	state   *os.ProcessState // valid once gone is closed
+	exited  chan struct{}
+	state   *os.ProcessState // valid once exited is closed
 
 	held bool // a call has it; protected by Pool.mu
 
@@ -118,7 +118,7 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	w := &worker{
 		cfg: cfg, process: p, pid: p.Pid,
 		in: in, unread: childIn, out: out, results: newFrameReader(out, cfg.maxFrame), request: &frameWriter{w: in},
-		stderr: newTail(errs, stderr), gone: make(chan struct{}),
+		stderr: newTail(errs, stderr), exited: make(chan struct{}),
 		streams: make(map[string]*workerStreams),
 	}
 	if cfg.maxMemory > 0 {
@@ -127,7 +127,7 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	go w.wait()
 	if err := w.awaitHello(stop); err != nil {
 		w.kill(nil)
-		<-w.gone
+		<-w.exited
 		w.close()
 		return nil, w.startError(err)
 	}
@@ -173,7 +173,7 @@ func (w *worker) startError(err error) error {
 		err = fmt.Errorf("process: child %d was not ready within %v: does the program call process.Main first?",
 			w.pid, w.cfg.startTimeout)
 		if _, line := w.stderr.last(); line != "" {
-			err = fmt.Errorf("%w Its last words: %s", err, line)
+			err = fmt.Errorf("%w Its last output: %s", err, line)
 		}
 		return err
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
@@ -198,13 +198,13 @@ func (w *worker) wait() {
 	_ = w.in.Close() // what could not be written by now, nobody reads
 	w.stderr.finish(drainTime)
 	w.state = state
-	childGone(w)
-	close(w.gone)
+	childExited(w)
+	close(w.exited)
 }
 
-// childGone is called with each child that is gone, before others know. Tests
+// childExited is called with each child that has exited, before others know. Tests
 // replace it.
-var childGone = func(*worker) {}
+var childExited = func(*worker) {}
 
 // close gives back what is left of a worker that is gone. No call has it.
 func (w *worker) close() {
@@ -265,7 +265,7 @@ func (w *worker) retire() {
 		defer late.Stop()
 		// A child that hangs may not read it.
 		_, _ = w.request.write(newFrame(nil, kindBye))
-		<-w.gone
+		<-w.exited
 	}()
 }
 
@@ -336,7 +336,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 		err = nil // its death says it
 	}
 	w.kill(err)
-	<-w.gone
+	<-w.exited
 	if w.notBegun(end) {
 		return errNotBegun
 	}
