@@ -363,10 +363,10 @@ func TestThePassTellsTheParentToWhatItCancelsOnly(t *testing.T) {
 		require.Nil(t, settled.parent)
 		require.Empty(t, p.orphans.untold)
 
-		atDoor := &Handle{pool: p, parent: other}
-		cancel(atDoor, at)
-		require.Same(t, other, atDoor.parent)
-		require.Equal(t, errReturned, atDoor.canceled)
+		inAdmission := &Handle{pool: p, parent: other}
+		cancel(inAdmission, at)
+		require.Same(t, other, inAdmission.parent)
+		require.Equal(t, errReturned, inAdmission.canceled)
 
 		waiting := watchedTask(t, p, context.Background())
 		cancel(waiting, at)

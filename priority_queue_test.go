@@ -202,7 +202,7 @@ func (p *queuePair) pop() {
 	p.t.Helper()
 	p.op = "pop"
 	var peeked int
-	if p.q.n > 0 { // as restoreLocked does at the door
+	if p.q.n > 0 { // as restoreLocked does for submitters
 		l, _ := p.q.next(false)
 		peeked = p.id(*l.front())
 	}

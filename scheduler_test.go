@@ -59,9 +59,9 @@ type naiveScheduler struct {
 	slots    int
 	paused   bool
 	now      int64
-	arrivals int64       // in the queue and at the door
+	arrivals int64       // in the queue and waiting for room
 	waits    int64       // and elsewhere
-	turns    [2][2]int   // in the queue and at the door, unrestricted and restricted: dispatches with a choice since the last turn
+	turns    [2][2]int   // in the queue and waiting for room, unrestricted and restricted: dispatches with a choice since the last turn
 	items    []naiveItem // in order of submission
 	started  [3]int      // attempts, by priority
 }
@@ -84,7 +84,7 @@ func (m *naiveScheduler) forget(n int) {
 	m.items = slices.DeleteFunc(m.items, func(t naiveItem) bool { return t.n == n })
 }
 
-// arrive has t wait in the queue or at the door from now.
+// arrive has t wait in the queue or waiting for room from now.
 func (m *naiveScheduler) arrive(t *naiveItem, in waitsIn, resuming bool) {
 	m.arrivals++
 	t.in, t.arrival, t.at, t.resuming = in, m.arrivals, m.now, resuming
@@ -170,7 +170,7 @@ func (m *naiveScheduler) before(a, b *naiveItem) bool {
 	return a.arrival < b.arrival
 }
 
-// pick returns whose turn it is of those that wait in the queue or at the door, and whether
+// pick returns whose turn it is of those that wait in the queue or waiting for room, and whether
 // there were tasks of more than one lane to choose from.
 func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best *naiveItem, choice bool) {
 	var oldest *naiveItem
@@ -732,8 +732,8 @@ func (d *schedulerTrace) compare() error {
 		{"room for later tasks", restriction(s.laterRoom()), restriction(m.laterRoom())},
 		{"choices since a turn", int(s.queue.turn[0]), m.turns[0][0]},
 		{"restricted choices since a turn", int(s.queue.turn[1]), m.turns[0][1]},
-		{"choices since a turn at the door", int(s.admission.turn[0]), m.turns[1][0]},
-		{"restricted choices since a turn at the door", int(s.admission.turn[1]), m.turns[1][1]},
+		{"choices since a turn of submitters", int(s.admission.turn[0]), m.turns[1][0]},
+		{"restricted choices since a turn of submitters", int(s.admission.turn[1]), m.turns[1][1]},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("%d %s, want %d", c.got, c.what, c.want)
@@ -1292,7 +1292,7 @@ var opTick = schedulerOp{"tick", func(d *schedulerTrace) bool {
 			x = nil
 		}
 		if (h == nil) != (x == nil) || x != nil && h != d.handles[x.n] {
-			d.fail("%v is due at the door, want %v", h, x)
+			d.fail("%v is due among submitters, want %v", h, x)
 			return true
 		}
 		if x == nil {

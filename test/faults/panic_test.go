@@ -1657,9 +1657,9 @@ func inChild(t *testing.T, f func(t *testing.T)) {
 	require.Contains(t, string(out), "--- PASS: "+t.Name(), "it must have run")
 }
 
-// TestContextThatDiesAtTheDoorHarmsNobodyElse has the context of a submitter that
+// TestContextThatDiesWhileItsTaskWaitsForRoomHarmsNobodyElse has the context of a submitter that
 // waits for room die: that ends the submitter, and the process lives.
-func TestContextThatDiesAtTheDoorHarmsNobodyElse(t *testing.T) {
+func TestContextThatDiesWhileItsTaskWaitsForRoomHarmsNobodyElse(t *testing.T) {
 	for _, method := range []string{"Done", "Err"} {
 		for _, f := range []*fault{faults(false)[0], faults(false)[16]} { // panic, Goexit
 			t.Run(method+"_"+strings.ReplaceAll(f.name, " ", "_"), func(t *testing.T) {

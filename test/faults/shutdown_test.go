@@ -42,8 +42,8 @@ type crowd struct {
 	end       chan struct{} // closed: everything finishes
 	hung      chan struct{} // closed: what ignores its context returns, too
 	again     atomic.Bool   // tasks live their second life
-	outside   chan error    // what submitters at the door got
-	inside    chan error    // and what tasks at the door got
+	outside   chan error    // what submitters waiting for room got
+	inside    chan error    // and what tasks waiting for room got
 	n         int
 	children  int            // finished, of those let in
 	strangers sync.WaitGroup // the submitters
@@ -166,7 +166,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 	synctest.Wait()
 	for i := range n {
 		// These two hold a slot until the queue is full.
-		c.task(t, "at the door", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: low},
+		c.task(t, "waiting for room", i, taskpool.StateRunning, taskpool.StateCanceled, taskpool.Task{Priority: low},
 			func(ctx context.Context, k *cutTask) error {
 				<-give
 				c.set(k, taskpool.StateParked, 1)
@@ -224,7 +224,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 		c.function(t, taskpool.Priority(1000+i), taskpool.StateQueued)
 	}
 	// Two tasks in n give their slots back to the first two of these, and the room
-	// goes to two of three submitters at the door.
+	// goes to two of three submitters waiting for room.
 	for i := range 3 * n {
 		k := &cutTask{name: fmt.Sprintf("stranger %d", i), priority: 40, state: taskpool.StateQueued, final: taskpool.StateCanceled}
 		c.tasks[k.name] = k
@@ -252,7 +252,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 	synctest.Wait()
 	s := c.p.Stats()
 	require.Equal(t, []int{9 * n, 5 * n, 4 * n, 2*n + 1, 2 * n},
-		[]int{s.Running, s.Parked, s.Queued, s.Delayed, s.SubmittersWaiting}, "running, parked, queued, delayed, at the door")
+		[]int{s.Running, s.Parked, s.Queued, s.Delayed, s.SubmittersWaiting}, "running, parked, queued, delayed, waiting for room")
 	return c
 }
 

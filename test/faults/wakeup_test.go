@@ -132,7 +132,7 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 		{"strict", unbounded, false, with(taskpool.WithFairShare(0))},
 		{"aging", unbounded, false, with(taskpool.WithAging(time.Millisecond))},
 		{"reserved", unbounded, false, with(taskpool.WithReserved(2, 0))},
-		{"door, reserved", 1000, false, with(taskpool.WithCapacity(1000, taskpool.OverflowWait), taskpool.WithReserved(1, -100), taskpool.WithFairShare(3))},
+		{"room, reserved", 1000, false, with(taskpool.WithCapacity(1000, taskpool.OverflowWait), taskpool.WithReserved(1, -100), taskpool.WithFairShare(3))},
 		{"reject, aging, reserved", 3000, false, with(taskpool.WithCapacity(3000, taskpool.OverflowReject), taskpool.WithReserved(1, -100), taskpool.WithAging(time.Microsecond))},
 		{"shed", 2000, true, with(taskpool.WithCapacity(2000, taskpool.OverflowShed), taskpool.WithFairShare(2))},
 		{"shed, aging, reserved", 2000, true, with(taskpool.WithCapacity(2000, taskpool.OverflowShed), taskpool.WithAging(time.Millisecond), taskpool.WithReserved(2, 0))},
@@ -202,30 +202,30 @@ func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
 
 // No lost wake-up.
 
-// A doorRound is one round of a race between submitters who wait for room and
+// A roomRound is one round of a race between submitters who wait for room and
 // something that makes room, or ends their wait. All are on their own goroutines
-// from the start, so the event finds none, some or all of them at the door.
-type doorRound struct {
+// from the start, so the event finds none, some or all of them waiting for room.
+type roomRound struct {
 	t        *testing.T
 	p        *taskpool.Pool
 	rnd      *rand.Rand
 	capacity int
-	blocked  *int // rounds in which the event found somebody at the door
+	blocked  *int // rounds in which the event found somebody waiting for room
 
 	gates []chan struct{} // of the tasks that hold the slots
 	fill  []*taskpool.Handle
-	calls chan doorAnswer
+	calls chan roomAnswer
 }
 
-type doorAnswer struct {
+type roomAnswer struct {
 	h   *taskpool.Handle
 	err error
 }
 
-const doorSubmitters = 3
+const roomSubmitters = 3
 
 // occupy starts n tasks that hold their slots.
-func (r *doorRound) occupy(n int, pr taskpool.Priority) {
+func (r *roomRound) occupy(n int, pr taskpool.Priority) {
 	for range n {
 		gate := make(chan struct{})
 		r.gates = append(r.gates, gate)
@@ -236,33 +236,33 @@ func (r *doorRound) occupy(n int, pr taskpool.Priority) {
 }
 
 // fillUp submits n tasks, which the pool must have room for.
-func (r *doorRound) fillUp(n int, pr taskpool.Priority) {
+func (r *roomRound) fillUp(n int, pr taskpool.Priority) {
 	for range n {
 		r.fill = append(r.fill, pooltest.Submit(r.t, r.p, taskpool.Task{Priority: pr, Run: pooltest.Nop}))
 	}
 }
 
 // open lets the tasks go that hold the slots.
-func (r *doorRound) open() {
+func (r *roomRound) open() {
 	for _, gate := range r.gates {
 		close(gate)
 	}
 }
 
 // submit sends n submitters on their way.
-func (r *doorRound) submit(ctx context.Context, n int) {
+func (r *roomRound) submit(ctx context.Context, n int) {
 	for range n {
 		pr, calls := taskpool.Priority(r.rnd.IntN(3)-1), r.calls
 		go func() {
 			h, err := r.p.Submit(ctx, taskpool.Task{Priority: pr, Run: pooltest.Nop})
-			calls <- doorAnswer{h, err}
+			calls <- roomAnswer{h, err}
 		}()
 	}
 }
 
 // meanwhile lets the submitters come as far as they come, and takes note whether
-// that is the door.
-func (r *doorRound) meanwhile() {
+// that is where submitters wait.
+func (r *roomRound) meanwhile() {
 	for range r.rnd.IntN(6) {
 		runtime.Gosched()
 	}
@@ -272,7 +272,7 @@ func (r *doorRound) meanwhile() {
 }
 
 // accepted waits for n submitters who must be let in.
-func (r *doorRound) accepted(n int) {
+func (r *roomRound) accepted(n int) {
 	r.t.Helper()
 	for range n {
 		c := <-r.calls
@@ -282,7 +282,7 @@ func (r *doorRound) accepted(n int) {
 }
 
 // refused waits for n submitters who must get want.
-func (r *doorRound) refused(n int, want error) {
+func (r *roomRound) refused(n int, want error) {
 	r.t.Helper()
 	for range n {
 		require.ErrorIs(r.t, (<-r.calls).err, want)
@@ -291,7 +291,7 @@ func (r *doorRound) refused(n int, want error) {
 
 // Each race is run 10,000 times, over all capacities. A submitter who is forgotten ends the test by its
 // deadline, with the stacks of all that wait.
-func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
+func TestNoSubmitterWaitsWhileThereIsRoom(t *testing.T) {
 	low := taskpool.Low
 	parked := taskpool.Task{Run: func(ctx context.Context) error { return pooltest.UntilEnd(ctx) }}
 	type race struct {
@@ -300,11 +300,11 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 		workers    int
 		capacities []int
 		afresh     bool // each round needs a pool of its own
-		round      func(r *doorRound)
+		round      func(r *roomRound)
 	}
 	all := []int{0, 1, 2}
 	for _, race := range []race{
-		{name: "the submitter's context ends", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "the submitter's context ends", workers: 1, capacities: all, round: func(r *roomRound) {
 			r.occupy(1, 0)
 			r.fillUp(r.capacity, 0)
 			ctx, cancel := context.WithCancelCause(context.Background())
@@ -316,11 +316,11 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			r.open()
 			r.accepted(1)
 		}},
-		{name: "the submitter's context ends as room is made", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "the submitter's context ends as room is made", workers: 1, capacities: all, round: func(r *roomRound) {
 			r.occupy(1, 0)
 			r.fillUp(r.capacity, 0)
 			ctx, cancel := context.WithCancelCause(context.Background())
-			patient := make(chan doorAnswer, doorSubmitters)
+			patient := make(chan roomAnswer, roomSubmitters)
 			impatient := r.calls
 			r.submit(ctx, 2)
 			r.calls = patient
@@ -338,25 +338,25 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				}
 			}
 		}},
-		{name: "Shutdown", workers: 1, capacities: all, afresh: true, round: func(r *doorRound) {
+		{name: "Shutdown", workers: 1, capacities: all, afresh: true, round: func(r *roomRound) {
 			r.occupy(1, 0)
 			r.fillUp(r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			down := make(chan error)
 			go func() { down <- r.p.Shutdown(context.Background()) }()
-			r.refused(doorSubmitters, taskpool.ErrClosed)
+			r.refused(roomSubmitters, taskpool.ErrClosed)
 			r.open()
 			require.NoError(r.t, <-down)
 		}},
-		{name: "Shutdown that is cut short", workers: 1, capacities: all, afresh: true, round: func(r *doorRound) {
+		{name: "Shutdown that is cut short", workers: 1, capacities: all, afresh: true, round: func(r *roomRound) {
 			h := pooltest.Submit(r.t, r.p, parked)
 			r.fillUp(r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			down := make(chan error)
 			go func() { down <- r.p.Shutdown(pooltest.EndedContext()) }()
-			r.refused(doorSubmitters, taskpool.ErrClosed)
+			r.refused(roomSubmitters, taskpool.ErrClosed)
 			var e *taskpool.ShutdownError
 			require.ErrorAs(r.t, <-down, &e)
 			require.Len(r.t, e.Unfinished, 1+r.capacity)
@@ -365,32 +365,32 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			}
 			r.fill = nil
 		}},
-		{name: "Resize up", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "Resize up", workers: 1, capacities: all, round: func(r *roomRound) {
 			r.occupy(1, 0)
 			r.fillUp(r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			require.NoError(r.t, r.p.Resize(2+r.rnd.IntN(3)))
-			r.accepted(doorSubmitters) // while the first slot is still held
+			r.accepted(roomSubmitters) // while the first slot is still held
 			require.NoError(r.t, r.p.Resize(1))
 			r.open()
 		}},
-		{name: "Resize down, then a task ends", workers: 2, capacities: all, round: func(r *doorRound) {
+		{name: "Resize down, then a task ends", workers: 2, capacities: all, round: func(r *roomRound) {
 			r.occupy(2, 0)
 			r.fillUp(r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			resized := make(chan error)
 			go func() { resized <- r.p.Resize(1) }()
 			r.open()
-			r.accepted(doorSubmitters)
+			r.accepted(roomSubmitters)
 			require.NoError(r.t, <-resized)
 			require.NoError(r.t, r.p.Resize(2))
 		}},
-		{name: "a waiting task is canceled", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "a waiting task is canceled", workers: 1, capacities: all, round: func(r *roomRound) {
 			r.p.Pause() // the free slot is one more place
 			r.fillUp(1+r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			n := 1 + r.rnd.IntN(1+r.capacity)
 			for _, h := range r.fill[:n] {
@@ -401,16 +401,16 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			s := r.p.Stats()
 			require.Equal(r.t, 1+r.capacity, s.Queued, "as many as went")
 			r.p.Resume()
-			r.accepted(doorSubmitters - n)
+			r.accepted(roomSubmitters - n)
 		}},
 		{name: "SetPriority moves a task to a free slot", workers: 2, capacities: []int{1, 2}, // a task must wait
-			opts: []taskpool.Option{taskpool.WithReserved(1, taskpool.High)}, round: func(r *doorRound) {
+			opts: []taskpool.Option{taskpool.WithReserved(1, taskpool.High)}, round: func(r *roomRound) {
 				r.occupy(1, low)
 				r.fillUp(r.capacity, low)
 				for range r.capacity {
 					go func() {
 						h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: low, Run: pooltest.Nop})
-						r.calls <- doorAnswer{h, err}
+						r.calls <- roomAnswer{h, err}
 					}()
 				}
 				r.meanwhile()
@@ -420,26 +420,26 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				r.accepted(r.capacity) // while the slot of their own is still held
 				r.open()
 			}},
-		{name: "a task is shed", workers: 1, capacities: []int{1, 2}, round: func(r *doorRound) {
+		{name: "a task is shed", workers: 1, capacities: []int{1, 2}, round: func(r *roomRound) {
 			r.occupy(1, 0)
 			r.fillUp(r.capacity, 9)
-			results := make(chan error, doorSubmitters)
+			results := make(chan error, roomSubmitters)
 			go func() { // Map waits for room where Submit does not
-				for _, err := range taskpool.Map(context.Background(), r.p, taskpool.Task{Priority: 9}, pooltest.UpTo(doorSubmitters), pooltest.Square) {
+				for _, err := range taskpool.Map(context.Background(), r.p, taskpool.Task{Priority: 9}, pooltest.UpTo(roomSubmitters), pooltest.Square) {
 					results <- err
 				}
 			}()
 			r.meanwhile()
-			urgent := make(chan doorAnswer, 1)
+			urgent := make(chan roomAnswer, 1)
 			go func() {
 				h, err := r.p.Submit(context.Background(), taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
-				urgent <- doorAnswer{h, err}
+				urgent <- roomAnswer{h, err}
 			}()
 			if r.rnd.IntN(2) == 0 {
 				runtime.Gosched()
 			}
 			r.open()
-			for range doorSubmitters {
+			for range roomSubmitters {
 				if err := <-results; err != nil {
 					require.ErrorIs(r.t, err, taskpool.ErrShed)
 				}
@@ -454,18 +454,18 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			}
 			r.fill = nil
 		}},
-		{name: "Pause and Resume", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "Pause and Resume", workers: 1, capacities: all, round: func(r *roomRound) {
 			r.p.Pause()
 			r.fillUp(1+r.capacity, 0)
-			r.submit(context.Background(), doorSubmitters)
+			r.submit(context.Background(), roomSubmitters)
 			r.meanwhile()
 			other := make(chan struct{})
 			go func() { r.p.Pause(); r.p.Resume(); close(other) }()
 			r.p.Resume()
-			r.accepted(doorSubmitters)
+			r.accepted(roomSubmitters)
 			<-other
 		}},
-		{name: "a task at the door is let in", workers: 2, capacities: all, round: func(r *doorRound) {
+		{name: "a task waiting for room is let in", workers: 2, capacities: all, round: func(r *roomRound) {
 			gate, begin, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			holds := taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { <-gate; return nil }}
 			r.fill = append(r.fill, pooltest.Submit(r.t, r.p, holds))
@@ -473,7 +473,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 				<-begin
 				// The child's end would wake its parent, too: it must not come first.
 				h, err := r.p.Submit(ctx, taskpool.Task{Priority: low, Run: func(context.Context) error { <-returned; return nil }})
-				r.calls <- doorAnswer{h, err}
+				r.calls <- roomAnswer{h, err}
 				return h.Wait(ctx)
 			}}))
 			for range r.capacity {
@@ -482,7 +482,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			// It takes the room that the task's slot makes, or comes too late.
 			go func() {
 				h, err := r.p.Submit(context.Background(), holds)
-				r.calls <- doorAnswer{h, err}
+				r.calls <- roomAnswer{h, err}
 			}()
 			if r.rnd.IntN(4) > 0 {
 				r.meanwhile()
@@ -493,7 +493,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 			r.accepted(2)
 			close(returned)
 		}},
-		{name: "the parent's context ends", workers: 1, capacities: all, round: func(r *doorRound) {
+		{name: "the parent's context ends", workers: 1, capacities: all, round: func(r *roomRound) {
 			const more = 2
 			children := 1 + r.capacity + more
 			started := make(chan struct{})
@@ -504,7 +504,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					// The first gets the slot that the parent gives back.
 					wg.Go(func() {
 						h, err := r.p.Submit(ctx, parked)
-						r.calls <- doorAnswer{h, err}
+						r.calls <- roomAnswer{h, err}
 					})
 				}
 				wg.Wait()
@@ -538,7 +538,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					if p == nil {
 						p = pooltest.New(t, opts...)
 					}
-					r := &doorRound{t: t, p: p, rnd: rnd, capacity: capacity, blocked: &blocked, calls: make(chan doorAnswer, 8)}
+					r := &roomRound{t: t, p: p, rnd: rnd, capacity: capacity, blocked: &blocked, calls: make(chan roomAnswer, 8)}
 					race.round(r)
 					for _, h := range r.fill {
 						require.NoError(t, h.Wait(context.Background()))
@@ -552,7 +552,7 @@ func TestNoSubmitterStaysAtTheDoorWhileThereIsRoom(t *testing.T) {
 					require.Zero(t, s.SubmittersWaiting)
 					pooltest.RequireConserved(t, s)
 				}
-				require.Positive(t, blocked, "the event must find somebody at the door")
+				require.Positive(t, blocked, "the event must find somebody waiting for room")
 			})
 		}
 	}

@@ -194,7 +194,7 @@ func TestASubmitterWhoseTaskBecomesDueWaitsForItNoLonger(t *testing.T) {
 			requireWaits(t, submitted(p, task))
 		}
 		// The first runs when it is due. When it has, the more urgent of those
-		// that are due by then comes first, as at any door.
+		// that are due by then comes first, as among all submitters.
 		more := task("medium", time.Second+2, taskpool.Medium)
 		requireWaits(t, submitted(p, more))
 		time.Sleep(2 * time.Minute)
@@ -355,11 +355,11 @@ func TestShutdownThatCancelsDelayedTasksTakesNoMoreOfThem(t *testing.T) {
 			taskpool.WithDelayedAtShutdown(taskpool.DelayedCancel))
 		gate := make(chan struct{})
 		inside := make(chan error, 1)
-		atDoor := make(chan error, 1)
+		inAdmission := make(chan error, 1)
 		pooltest.Submit(t, p, taskpool.Task{Name: "submits", Run: func(ctx context.Context) error {
 			pooltest.Submit(t, p, in(time.Hour))
 			_, err := p.Submit(ctx, in(time.Hour)) // waits for room
-			atDoor <- err
+			inAdmission <- err
 			<-gate
 			_, err = p.Submit(ctx, in(time.Hour))
 			inside <- err
@@ -369,10 +369,10 @@ func TestShutdownThatCancelsDelayedTasksTakesNoMoreOfThem(t *testing.T) {
 			}
 			return h.Wait(ctx)
 		}})
-		requireWaits(t, atDoor)
+		requireWaits(t, inAdmission)
 		down := make(chan error, 1)
 		go func() { down <- p.Shutdown(context.Background()) }()
-		require.ErrorIs(t, requireNow(t, atDoor), taskpool.ErrClosed)
+		require.ErrorIs(t, requireNow(t, inAdmission), taskpool.ErrClosed)
 		close(gate)
 		require.ErrorIs(t, requireNow(t, inside), taskpool.ErrClosed)
 		require.NoError(t, requireNow(t, down))

@@ -416,18 +416,18 @@ func TestSlotThatIsNoLongerAskedForIsRoomWhileThePolicyThinks(t *testing.T) {
 		p.Pause()
 		close(ask)
 		synctest.Wait()
-		var door *taskpool.Handle
-		go func() { door, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
+		var admission *taskpool.Handle
+		go func() { admission, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
 		synctest.Wait()
-		require.Nil(t, door, "the slot is asked for")
+		require.Nil(t, admission, "the slot is asked for")
 		close(fail)
 		synctest.Wait()
-		require.NotNil(t, door)
-		require.Equal(t, taskpool.StateQueued, door.State())
+		require.NotNil(t, admission)
+		require.Equal(t, taskpool.StateQueued, admission.State())
 		close(think)
 		p.Resume()
 		require.Error(t, h.Wait(t.Context()))
-		require.NoError(t, door.Wait(t.Context()))
+		require.NoError(t, admission.Wait(t.Context()))
 	})
 }
 

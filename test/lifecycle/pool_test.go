@@ -143,7 +143,7 @@ func TestMethodsOfForeignContextsAreCalledWithoutTheLock(t *testing.T) {
 			require.NoError(t, err)
 			require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)
 		}},
-		{"context ends at the door", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
+		{"context ends waiting for room", func(t *testing.T, p *taskpool.Pool, ctx *pooltest.CountedContext, cancel func()) {
 			release := pooltest.Block(t, p)
 			defer release()
 			refused := make(chan error)
@@ -1079,7 +1079,7 @@ func randomActions(t *testing.T, seed uint64, actors, actions int) {
 						task.NotBefore = time.Now().Add(time.Duration(r.IntN(5)) * time.Millisecond)
 					}
 					// The context ends while the task runs, waits or is
-					// at the door, or later.
+					// waiting for room, or later.
 					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+r.IntN(100))*time.Millisecond)
 					context.AfterFunc(ctx, cancel)
 					h, err := p.Submit(ctx, task)

@@ -251,7 +251,7 @@ func TestASelfResubmittingTaskStopsAtShutdown(t *testing.T) {
 	})
 }
 
-// Submitters at the door.
+// Submitters that wait for room.
 
 func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -284,9 +284,9 @@ func TestSubmittersWaitingForRoomGetErrClosedAtShutdown(t *testing.T) {
 	})
 }
 
-// childAtTheDoor starts a task whose child waits for room, and has the pool
+// childWaitingForRoom starts a task whose child waits for room, and has the pool
 // drain. It returns what the parent got from Submit and from Shutdown.
-func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent *taskpool.Handle, child chan *taskpool.Handle, release func(), down chan error) {
+func childWaitingForRoom(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent *taskpool.Handle, child chan *taskpool.Handle, release func(), down chan error) {
 	releaseOne := pooltest.Block(t, p)
 	child = make(chan *taskpool.Handle, 1)
 	full := make(chan struct{})
@@ -317,7 +317,7 @@ func childAtTheDoor(t *testing.T, p *taskpool.Pool, ctx context.Context) (parent
 func TestAChildWaitingForRoomIsLetInWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
-		parent, child, release, down := childAtTheDoor(t, p, context.Background())
+		parent, child, release, down := childWaitingForRoom(t, p, context.Background())
 		require.Equal(t, 1, p.Stats().SubmittersWaiting, "it is part of the work accepted")
 		release()
 		require.NoError(t, <-down)
@@ -330,7 +330,7 @@ func TestAChildWaitingForRoomIsTurnedAwayWhenShutdownIsCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowWait))
 		ctx, cancel := context.WithCancelCause(context.Background())
-		parent, child, release, down := childAtTheDoor(t, p, ctx)
+		parent, child, release, down := childWaitingForRoom(t, p, ctx)
 		cancel(pooltest.ErrStop)
 		synctest.Wait()
 		release()

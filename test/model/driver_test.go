@@ -704,8 +704,8 @@ func (d *trial) ends(a *modelAttempt, c command) {
 }
 
 // clear reports whether the end of a leaves no choice: it frees a slot and ends
-// the contexts of the tasks submitted with its own, and if one of these is parked or at
-// the door, it may or may not get the slot or the room first.
+// the contexts of the tasks submitted with its own, and if one of these is parked or
+// waits for room, it may or may not get the slot or the room first.
 func (d *trial) clear(a *modelAttempt) bool { return d.clearFor(a, a) }
 
 // clearFor is clear of a where it is by ends that the slot becomes free.
@@ -760,7 +760,7 @@ func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 	m := d.model
 	return t.accepted && t.attempt == nil && !t.settled() &&
 		len(t.waiters) == 0 && // else one of them may want the slot
-		len(m.door) == 0 && // and here somebody its room
+		len(m.admission) == 0 && // and here somebody its room
 		(m.share == 0 && m.step == 0 || m.aloneOnceEnded(by))
 }
 
@@ -1049,7 +1049,7 @@ func (m *modelPool) census() census {
 	c := census{
 		submitted: m.submitted, refused: m.refused,
 		attempts: m.attempts, retries: m.retries, parks: m.parks, panics: m.panics, goexits: m.goexits, hangs: m.hangs,
-		slots: m.slots, abandoned: m.abandoned(), lost: m.lost(), blocked: len(m.door), paused: m.paused, closed: m.closed,
+		slots: m.slots, abandoned: m.abandoned(), lost: m.lost(), blocked: len(m.admission), paused: m.paused, closed: m.closed,
 		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(nil),
 	}
 	for _, t := range m.tasks {

@@ -27,13 +27,13 @@ type modelPool struct {
 	now   time.Duration // since the pool was made
 	slots int
 
-	tasks   []*modelTask    // all that were ever submitted
-	queue   []*modelTask    // waiting for a slot, in the order in which they came
-	door    []*modelTask    // waiting for room, likewise; those that are not due wait for room among the delayed
-	leaving []*modelAttempt // on their way out, and in want of a slot
-	turns   map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
-	entries map[bool]int    // the same at the door
-	seq     int64
+	tasks     []*modelTask    // all that were ever submitted
+	queue     []*modelTask    // waiting for a slot, in the order in which they came
+	admission []*modelTask    // waiting for room, likewise; those that are not due wait for room among the delayed
+	leaving   []*modelAttempt // on their way out, and in want of a slot
+	turns     map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
+	entries   map[bool]int    // the same waiting for room
+	seq       int64
 
 	paused, closed bool
 	cut            bool          // Shutdown's context ended too early
@@ -84,7 +84,7 @@ type modelTask struct {
 	ctxOf       *modelAttempt // the attempt whose context it was submitted with, if that ends it
 	parent      *modelAttempt // the attempt that submits, if its context says so
 	caller      *modelAttempt // the attempt that submits
-	bound       bool          // at the door: the end of caller ends the wait, though its context is another
+	bound       bool          // waiting for room: the end of caller ends the wait, though its context is another
 
 	accepted  bool
 	submitErr error // with !accepted, once Submit has returned
@@ -98,7 +98,7 @@ type modelTask struct {
 	canceled  error           // while under way
 	due       time.Duration   // while Delayed
 	apart     bool            // was delayed when it was accepted
-	order     int64           // in the queue or at the door
+	order     int64           // in the queue or waiting for room
 	resuming  bool            // in the queue: goes before others of its priority
 }
 
@@ -411,7 +411,7 @@ func (m *modelPool) next() bool {
 }
 
 func (m *modelPool) admit() {
-	for t := m.nextAtDoor(); t != nil; t = m.nextAtDoor() {
+	for t := m.nextInAdmission(); t != nil; t = m.nextInAdmission() {
 		m.accept(t)
 		if t.caller != nil && t.caller.parked {
 			m.back(t.caller)
@@ -421,27 +421,27 @@ func (m *modelPool) admit() {
 	}
 }
 
-func (m *modelPool) leaveDoor(t *modelTask) { m.door = remove(m.door, t) }
+func (m *modelPool) leaveAdmission(t *modelTask) { m.admission = remove(m.admission, t) }
 
-func (m *modelPool) nextAtDoor() *modelTask {
-	if t := m.nextDelayedAtDoor(); t != nil {
+func (m *modelPool) nextInAdmission() *modelTask {
+	if t := m.nextDelayedInAdmission(); t != nil {
 		return t
 	}
 	for restricted := false; ; {
-		var door []*modelTask
-		for _, t := range m.door {
+		var admission []*modelTask
+		for _, t := range m.admission {
 			if !m.later(t) {
-				door = append(door, t)
+				admission = append(admission, t)
 			}
 		}
-		i, choice := m.pick(door, restricted, m.entries[restricted])
+		i, choice := m.pick(admission, restricted, m.entries[restricted])
 		if i < 0 {
 			return nil
 		}
-		t := door[i]
+		t := admission[i]
 		if m.room(t) {
 			m.turn(m.entries, restricted, choice)
-			m.leaveDoor(t)
+			m.leaveAdmission(t)
 			return t
 		}
 		if restricted || m.reserved == 0 {
@@ -451,11 +451,11 @@ func (m *modelPool) nextAtDoor() *modelTask {
 	}
 }
 
-// nextDelayedAtDoor returns the first to be due of those that wait for room among
+// nextDelayedInAdmission returns the first to be due of those that wait for room among
 // the delayed, if there is room.
-func (m *modelPool) nextDelayedAtDoor() *modelTask {
+func (m *modelPool) nextDelayedInAdmission() *modelTask {
 	var first *modelTask
-	for _, t := range m.door {
+	for _, t := range m.admission {
 		if m.later(t) && (first == nil || t.notBefore < first.notBefore) {
 			first = t
 		}
@@ -463,7 +463,7 @@ func (m *modelPool) nextDelayedAtDoor() *modelTask {
 	if first == nil || !m.room(first) {
 		return nil
 	}
-	m.leaveDoor(first)
+	m.leaveAdmission(first)
 	return first
 }
 
@@ -507,7 +507,7 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	default:
 		t.order = m.nextOrder()
-		m.door = append(m.door, t)
+		m.admission = append(m.admission, t)
 		if t.caller != nil {
 			t.caller.doing, t.caller.on = doingSubmit, t
 		}
@@ -568,11 +568,11 @@ func (m *modelPool) submitReturns(t *modelTask) {
 	m.note("submit #%d: %s", t.n, describe(t.submitErr))
 }
 
-// atDoor returns those at the door, most urgent first, and then those that are not
+// inAdmission returns those waiting for room, most urgent first, and then those that are not
 // due in the order in which they will be.
-func (m *modelPool) atDoor() []*modelTask {
+func (m *modelPool) inAdmission() []*modelTask {
 	var due, later []*modelTask
-	for _, t := range m.door {
+	for _, t := range m.admission {
 		if m.later(t) {
 			later = append(later, t)
 		} else {
@@ -583,10 +583,10 @@ func (m *modelPool) atDoor() []*modelTask {
 	return append(byPriority(due), later...)
 }
 
-// turnAway refuses a submitter at the door. Where a task submits, that returns when it
+// turnAway refuses a submitter waiting for room. Where a task submits, that returns when it
 // has its slot back.
 func (m *modelPool) turnAway(t *modelTask, err error) {
-	m.leaveDoor(t)
+	m.leaveAdmission(t)
 	t.submitErr = err
 	if t.caller != nil && t.caller.parked {
 		m.back(t.caller)
@@ -795,7 +795,7 @@ func (m *modelPool) reclaim() {
 // submitted with it.
 func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 	m.hold++ // several may want a slot now: no order is promised
-	first, door := a.cause == nil, len(m.door) > 0
+	first, admission := a.cause == nil, len(m.admission) > 0
 	if first {
 		a.cause, a.reason = cause, reason
 	}
@@ -811,7 +811,7 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 			m.leaving = append(m.leaving, a)
 		case a.doing == doingWait && a.bound:
 			m.back(a) // the end of the context is that of the call
-		case a.doing == doingSubmit && slices.Contains(m.door, a.on):
+		case a.doing == doingSubmit && slices.Contains(m.admission, a.on):
 			if a.on.ctxOf == a {
 				m.turnAway(a.on, ctxError(cause))
 			} else if a.on.bound {
@@ -824,9 +824,9 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 			if t.ctxOf != a {
 				continue
 			}
-			if t.accepted && t.attempt == nil && !t.settled() && door {
-				// The room it leaves may be seen at the door before its
-				// submitter asks for the free slot, or a leaves the door, or after.
+			if t.accepted && t.attempt == nil && !t.settled() && admission {
+				// The room it leaves may be seen waiting for room before its
+				// submitter asks for the free slot, or a stops waiting for room, or after.
 				m.undefined = true
 			}
 			m.contextEnds(t, cause)
@@ -1155,9 +1155,9 @@ func (m *modelPool) events() (next []event) {
 		if t.accepted && t.state == taskpool.StateDelayed {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
 		}
-		if slices.Contains(m.door, t) && m.later(t) {
-			add(t.notBefore, fmt.Sprintf("#%d is due at the door", t.n), func() {
-				m.door = append(remove(m.door, t), t)
+		if slices.Contains(m.admission, t) && m.later(t) {
+			add(t.notBefore, fmt.Sprintf("#%d is due waiting for room", t.n), func() {
+				m.admission = append(remove(m.admission, t), t)
 				t.order = m.nextOrder()
 				m.restore()
 			})
@@ -1215,7 +1215,7 @@ func (m *modelPool) shutdown() {
 		return
 	}
 	m.closed, m.paused = true, false
-	for _, t := range m.atDoor() {
+	for _, t := range m.inAdmission() {
 		if !m.continues(t.parent) || m.tooLate(t) {
 			m.turnAway(t, taskpool.ErrClosed)
 		}
@@ -1245,7 +1245,7 @@ func (m *modelPool) cutShort() {
 	}
 	m.cut, m.final = true, m.now+2*m.grace
 	m.reclaim()
-	for _, t := range m.atDoor() {
+	for _, t := range m.inAdmission() {
 		m.turnAway(t, taskpool.ErrClosed)
 	}
 	var ended []*modelAttempt

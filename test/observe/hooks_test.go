@@ -927,17 +927,17 @@ func TestForeignContextIsAskedWithoutALock(t *testing.T) {
 	})
 	t.Run("ends while waiting", func(t *testing.T) {
 		release := pooltest.Block(t, p)
-		f, door := foreign(false), foreign(false)
+		f, admission := foreign(false), foreign(false)
 		h, err := p.Submit(f, taskpool.Task{Run: func(context.Context) error { return nil }})
 		require.NoError(t, err)
 		refused := make(chan error)
 		go func() {
-			_, err := p.Submit(door, taskpool.Task{Run: func(context.Context) error { return nil }})
+			_, err := p.Submit(admission, taskpool.Task{Run: func(context.Context) error { return nil }})
 			refused <- err
 		}()
-		door.End()
+		admission.End()
 		require.ErrorIs(t, <-refused, context.Canceled)
-		require.ErrorIs(t, h.Wait(door), context.Canceled)
+		require.ErrorIs(t, h.Wait(admission), context.Canceled)
 		require.Equal(t, taskpool.StateQueued, h.State())
 		f.End()
 		require.ErrorIs(t, h.Wait(context.Background()), context.Canceled)

@@ -107,7 +107,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			_, err := p.Submit(pooltest.EndedContext(), ok)
 			require.Error(t, err)
 		}, want: taskpool.Stats{Refused: 1}},
-		{name: "refused as its context ends at the door", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
+		{name: "refused as its context ends waiting for room", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
 			ctx, cancel := context.WithTimeout(background, time.Second)

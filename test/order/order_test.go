@@ -522,7 +522,7 @@ func TestDelayedTaskJoinsTheBackOfItsLaneWhenDue(t *testing.T) {
 	}
 }
 
-// admissions runs submitters against a closed door, opens it and returns their
+// admissions runs submitters against a queue without room, makes some and returns their
 // names in the order in which they were let in.
 func admissions(t *testing.T, capacity int, opts []taskpool.Option, tasks []taskpool.Task) []string {
 	t.Helper()

@@ -872,9 +872,9 @@ func (c *badWait) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// Who waits for room leaves the door when the wait is over, and not when the task that
+// Who waits for room stops waiting for room when the wait is over, and not when the task that
 // waited has its slot again. Those behind it move up.
-func TestATaskLeavesTheDoorWithTheEndOfItsWait(t *testing.T) {
+func TestATaskStopsWaitingForRoomWithTheEndOfItsWait(t *testing.T) {
 	for name, within := range map[string]func(t *testing.T) context.Context{
 		"deadline": func(t *testing.T) context.Context {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

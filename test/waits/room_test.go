@@ -243,7 +243,7 @@ func TestWhatIsSubmittedIsNotAcceptedOnceTheWaitIsOver(t *testing.T) {
 							fill = append(fill, pooltest.SubmitOrWait(t.Context(), p, taskpool.Task{Run: pooltest.Nop, NotBefore: child.NotBefore}))
 						}
 						close(do)
-						synctest.Wait() // it waits at the door, and its slot is taken
+						synctest.Wait() // it waits for room, and its slot is taken
 						require.Equal(t, taskpool.StateParked, task.State())
 
 						c.end(ends{task, end})

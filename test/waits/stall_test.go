@@ -346,7 +346,7 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 			pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
 			p.Resume()
 		},
-		"at the door": func(t *testing.T, p *taskpool.Pool) {
+		"waiting for room": func(t *testing.T, p *taskpool.Pool) {
 			pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Hour); return nil }})
 			go func() { _, _ = p.Submit(context.Background(), taskpool.Task{Run: pooltest.Nop}) }()
 		},
@@ -362,7 +362,7 @@ func TestAStallIsFoundWhereverTasksWait(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var opts []taskpool.Option
-				if name == "at the door" {
+				if name == "waiting for room" {
 					opts = append(opts, taskpool.WithCapacity(0, taskpool.OverflowWait))
 				}
 				p, log := stallTrial(t, 1, opts...)
