@@ -45,7 +45,7 @@ fuzz:
 # -timeout.
 DURATION ?= 5m
 soak:
-	go test -race -tags invariants -run '^TestSoak$$' -v -soak $(DURATION) -timeout 0 ./test/soak
+	go test -race -tags invariants -run '^TestSoak$$' -v -timeout 0 ./test/soak -soak $(DURATION)
 
 # Changes the source one thing at a time and lists the changes that no test
 # notices, see docs/testing.md. All files take hours;
