@@ -11,35 +11,35 @@ import (
 // An attempt is one run of a task, and the context that Run gets. Identity is
 // per attempt, not per handle: an attempt that was given up as hung may still
 // run while the next attempt of its task is under way, and what it does then
-// must not touch that one.
+// must not affect the new one.
 //
-// As a context it derives from the one given to Submit. The machinery of that,
-// two or three allocations, is made when somebody first asks for more than the
-// task's identity; most tasks never do.
+// As a context it derives from the one given to Submit. The standard library's
+// part of it, two or three allocations, is made only when somebody asks for more
+// than the task's identity; most tasks never do.
 type attempt struct {
 	// signal tells Yield and Beat that there is something to do; see yield.go.
 	signal atomic.Uint32
 
-	// over is set once Run has returned, died or been given up: the attempt
-	// has no say any more. Protected by pool.mu.
+	// over is set once Run has returned or died, or the attempt has been given up:
+	// what it does from then on does not count. Protected by pool.mu.
 	over bool
-	// exempt is set while no sign of life is due although the attempt has
+	// exempt is set while the attempt need give no sign of life although it has
 	// its slot. Protected by pool.mu.
 	exempt bool
-	// asked is set if signalStall was, at the supervisor's last look whether anything
-	// moves. Protected by pool.mu.
+	// asked is set if signalStall was set when the supervisor last checked whether
+	// anything moves. Protected by pool.mu.
 	asked bool
 
-	// ctx is the context given to Submit. It is here and not in the handle, which is
-	// kept by whoever wants to know how the task went, while an attempt is kept by
-	// those who are at work with its context.
+	// ctx is the context given to Submit. It is kept here and not in the handle: a
+	// handle is kept by whoever wants to know how the task went, an attempt only by
+	// those who work with its context.
 	ctx context.Context
 
 	// Set when the attempt is dispatched, fixed thereafter.
 	pool     *Pool
 	priority int64
 	h        *Handle
-	group    *Group // that the task is a member of; nil if none
+	group    *Group // the group that the task is a member of; nil if none
 	w        *worker
 	number   int // from 1
 	run      func(context.Context) error
@@ -47,7 +47,7 @@ type attempt struct {
 	started  time.Time
 	deadline time.Time // zero without a Timeout
 
-	// suspension is the attempt's stay off its slot while its task is Parked.
+	// suspension is the attempt's time without a slot, while its task is Parked.
 	// Protected by pool.mu.
 	suspension *suspension
 
@@ -55,7 +55,9 @@ type attempt struct {
 	// that. Protected by pool.mu.
 	beatDue chan struct{}
 
-	slice   atomic.Int64           // when its time slice began, in nanoseconds since pool.epoch; 0: with the attempt
+	// slice is when its time slice began, in nanoseconds since pool.epoch; 0: when the
+	// attempt did.
+	slice   atomic.Int64
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
 	derived atomic.Pointer[derivedContext]
 }
@@ -93,7 +95,7 @@ type derivedContext struct {
 	labels      atomic.Pointer[any] // for package runtime/pprof; nil until somebody asks
 }
 
-// attemptFrom returns the attempt that ctx belongs to, nil if none.
+// attemptFrom returns the attempt that ctx belongs to, or nil if there is none.
 func attemptFrom(ctx context.Context) *attempt {
 	if a, ok := ctx.(*attempt); ok {
 		return a
@@ -102,8 +104,8 @@ func attemptFrom(ctx context.Context) *attempt {
 	return a
 }
 
-// derive returns the standard library's part of the context, made at the first
-// call. It calls methods of the context given to Submit, so no lock may be held.
+// derive returns the standard library's part of the context, which the first call
+// makes. It calls methods of the context given to Submit, so no lock may be held.
 func (a *attempt) derive() *derivedContext {
 	if d := a.derived.Load(); d != nil {
 		return d
@@ -111,7 +113,7 @@ func (a *attempt) derive() *derivedContext {
 	d := new(derivedContext)
 	ctx, ended := a.ctx, a.end.Load()
 	if ended != nil && !ended.byContext {
-		ctx = context.WithoutCancel(ctx) // should it have ended too by now: not first
+		ctx = context.WithoutCancel(ctx) // it may have ended too by now, but was not first
 	}
 	d.Context, d.cancel = context.WithCancelCause(ctx)
 	if !a.deadline.IsZero() && (ended == nil || ended == timedOut) {
@@ -121,8 +123,8 @@ func (a *attempt) derive() *derivedContext {
 		d.finish(nil)
 		return a.derived.Load()
 	}
-	// Whoever ends the attempt sets end before it looks at derived, and here
-	// derived was set before end is looked at, so one of the two sees both.
+	// Whoever ends the attempt sets end before it looks at derived, and this
+	// function sets derived before it looks at end, so one of the two sees both.
 	if e := a.end.Load(); e != nil {
 		d.finish(e.cause)
 	}
@@ -136,8 +138,8 @@ func (d *derivedContext) finish(cause error) {
 	}
 }
 
-// finish ends the attempt's context for good; the first ending counts. It calls
-// methods of the context given to Submit, so no lock may be held.
+// finishDerived ends the attempt's context for good; the first ending counts. It
+// calls methods of the context given to Submit, so no lock may be held.
 func (a *attempt) finishDerived(e *ending) {
 	a.noteEnd(e)
 	if d := a.derived.Load(); d != nil {
@@ -145,7 +147,8 @@ func (a *attempt) finishDerived(e *ending) {
 	}
 }
 
-// endContext is finishDerived, which calls methods of the context given to Submit.
+// endContext does what finishDerived does, and contains panics in methods of the context
+// given to Submit.
 func (a *attempt) endContext(e *ending) {
 	p := a.pool
 	if a.noteEnd(e); a.derived.Load() != nil {
@@ -153,17 +156,18 @@ func (a *attempt) endContext(e *ending) {
 	}
 }
 
-// noteEnd makes the attempt's end known to Yield and to ended. The derived
-// context is left alone, so it may be called under a lock.
+// noteEnd makes the attempt's end known to Yield and to ended. It leaves the
+// derived context alone, so it may be called under a lock.
 func (a *attempt) noteEnd(e *ending) {
 	a.end.CompareAndSwap(nil, e)
 	a.signal.Or(signalEnded)
 }
 
-// begin marks the attempt as begun, or returns why it was canceled before. Who
-// ends an attempt and who begins it set bits of one word, so one of the two comes
-// first, and what is canceled first does not begin. An attempt that has timed out
-// by now, which is the scheduler's doing, does, to fail as such: see worker.mayRun.
+// begin marks the attempt as begun, or returns its ending if it was canceled before.
+// Ending and beginning an attempt set bits of the same word, so one of the two comes
+// first, and an attempt that was canceled first does not begin. One that has timed
+// out by now, which is the scheduler's doing, does begin, so that it fails as timed
+// out: see worker.mayRun.
 func (a *attempt) begin() *ending {
 	for {
 		s := a.signal.Load()
@@ -178,8 +182,8 @@ func (a *attempt) begin() *ending {
 	}
 }
 
-// ended returns why the context has ended, nil if it has not. Its AfterFunc and
-// the supervisor may be late, so it looks for itself; no lock may be held.
+// ended returns why the context has ended, or nil if it has not. Its AfterFunc and
+// the supervisor may be late, so it checks for itself; no lock may be held.
 func (a *attempt) ended() *ending {
 	if e := a.end.Load(); e != nil {
 		return e

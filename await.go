@@ -7,29 +7,29 @@ import (
 )
 
 // Waiting for a task, for the members of a group, for room or for an idle pool is one
-// mechanism, awaitLocked. What holds:
+// mechanism, awaitLocked. Its invariants:
 //
-//   - A task that waits has given its slot back, whatever context it waits with. Where
-//     the context is not the task's, the task is found by its goroutine, and so is a
-//     function given to Go. Other goroutines wait without a task.
-//   - Who waits is registered in the critical section that found something to wait for,
-//     and whoever brings it about wakes them in the critical section in which it does.
-//     Attempts of the same pool ask for a slot right then, so that the slot that becomes
-//     free cannot go to a less urgent task.
-//   - A wait ends with its context. Where that is not the task's, it ends with the task's
+//   - A task that waits has given its slot back, whatever context it waits with. If the
+//     context is not the task's, the task is found by its goroutine, and so is a function
+//     given to Go. Other goroutines wait without a task.
+//   - A waiter is registered in the critical section that found something to wait for, and
+//     is woken in the critical section that brings it about. Attempts of the same pool ask
+//     for a slot right there, so that the slot that becomes free cannot go to a less urgent
+//     task.
+//   - A wait ends with its context. If that is not the task's, the wait ends with the task's
 //     as well, unless that had ended before: then the task is cleaning up.
-//   - Who waits for room waits for admission no longer than the wait lasts. The task that
-//     submits may have to wait for its slot after that, and what it would have submitted
-//     is not accepted meanwhile.
+//   - A submitter that waits for room is in admission no longer than the wait lasts. If it
+//     is a task, it may have to wait for its slot after that, and what it would have
+//     submitted is not accepted meanwhile.
 
-// waiters are those who wait for one thing: attempts of the pool that it belongs to, which
+// waiters are all who wait for one thing: attempts of the pool that it belongs to, which
 // are parked meanwhile, and others. Protected by that pool's mu.
 type waiters struct {
 	parked []*suspension
-	others chan struct{} // closed when it has come about; nil unless somebody needs it
+	others chan struct{} // closed when it has happened; nil unless somebody needs it
 }
 
-// channelLocked returns a channel that is closed when what is waited for has come about.
+// channelLocked returns a channel that is closed when what is waited for has happened.
 func (ws *waiters) channelLocked() chan struct{} {
 	if ws.others == nil {
 		ws.others = make(chan struct{})
@@ -37,7 +37,7 @@ func (ws *waiters) channelLocked() chan struct{} {
 	return ws.others
 }
 
-// wakeLocked lets those go on that wait, and forgets them.
+// wakeLocked wakes all who wait, and forgets them.
 func (ws *waiters) wakeLocked() {
 	for _, pk := range ws.parked {
 		pk.backLocked()
@@ -57,7 +57,7 @@ type awaited struct {
 	idle    *Pool   // that this pool is quiet
 }
 
-// overLocked reports whether it has come about.
+// overLocked reports whether what is waited for has happened.
 func (a *awaited) overLocked() bool {
 	switch {
 	case a.settled != nil:
@@ -73,7 +73,7 @@ func (a *awaited) overLocked() bool {
 	}
 }
 
-// waiters returns where to register.
+// waiters returns the waiters to join.
 func (a *awaited) waiters() *waiters {
 	switch {
 	case a.settled != nil:
@@ -89,8 +89,8 @@ func (a *awaited) waiters() *waiters {
 	}
 }
 
-// isItself reports whether it is the end of task, nil standing for none. WaitIdle asks
-// for itself, before it waits.
+// isItself reports whether task, which may be nil, would wait for its own end. WaitIdle
+// checks that by itself, before it waits.
 func (a *awaited) isItself(task *attempt) bool {
 	switch {
 	case task == nil:
@@ -103,29 +103,29 @@ func (a *awaited) isItself(task *attempt) bool {
 	return false
 }
 
-// A wait is one stay in awaitLocked.
+// A wait is the state of one call of awaitLocked.
 type wait struct {
 	what awaited
-	call string          // with what.room: the call that waits
+	call string          // if what.room is set: the call that waits
 	ctx  context.Context // bounds it; nil if only the end of the task does
-	task *attempt        // that waits; nil if none does, or if it is not known yet
+	task *attempt        // the task that waits; nil if none does, or if it is not known yet
 
-	// ask is set if task, at first, is not known from the context of the call: the
-	// goroutine may tell of another.
+	// ask is set if task was not taken from the context of the call: the goroutine may
+	// belong to another.
 	ask bool
-	// always is set if the end of the task ends the wait even if it came before.
+	// always is set if the end of the task ends the wait even if it came before the wait.
 	always bool
 	// patient is set if only the end of ctx ends the wait.
 	patient bool
 
 	identified bool            // task is known, as far as it can be
-	byTask     error           // the cause, if it was end that ended the wait
-	end        <-chan struct{} // of task's context, if that ends the wait and ctx does not tell of it
+	byTask     error           // the cause, if end has ended the wait
+	end        <-chan struct{} // of task's context, if that ends the wait and ctx does not include it
 }
 
-// awaitLocked waits until what w says has come about and returns nil. It returns the cause
-// if a context ends the wait first, and ErrInside if the task would wait for itself. p is
-// the pool of what is waited for; its mu is unlocked meanwhile.
+// awaitLocked waits until what w waits for has happened and returns nil. It returns the
+// cause if a context ends the wait first, and ErrInside if the task would wait for itself.
+// The mu that is held is that of w.what.pool(); it is unlocked meanwhile.
 func (w *wait) awaitLocked() (err error) {
 	p := w.what.pool()
 	for !w.what.overLocked() {
@@ -135,8 +135,9 @@ func (w *wait) awaitLocked() (err error) {
 		case w.what.isItself(w.task):
 			return ErrInside
 		case !w.identified && w.task == nil && anyPoolActive():
-			// As a rule that is no task, so word is left first and the goroutine looked at
-			// with the lock let go of once. Where it is one after all, it is parked next.
+			// Usually the caller is not a task, so it joins the waiters first and looks
+			// at the goroutine afterward, with a single unlock. If it is a task after
+			// all, it is parked next.
 			done := w.what.waiters().channelLocked()
 			p.unlocked(func() {
 				if w.identify(); w.task == nil {
@@ -159,7 +160,7 @@ func (w *wait) awaitLocked() (err error) {
 	return nil
 }
 
-// waitAsLocked waits once, with the task that waits, if there is one, parked.
+// waitAsLocked waits once. The task that waits, if there is one, is parked meanwhile.
 func (w *wait) waitAsLocked() (err error) {
 	p := w.what.pool()
 	var pk *suspension
@@ -180,13 +181,13 @@ func (w *wait) waitAsLocked() (err error) {
 	return err
 }
 
-// identifyLocked is identify where the pool's lock is held. p.mu is unlocked meanwhile,
-// unless there is no need to look.
+// identifyLocked is identify for callers that hold the pool's lock. p.mu is unlocked
+// meanwhile, unless there is no need to look at the goroutine.
 //
-// A task may have got the context of another, which then gives its slot back in the place
-// of the one that waits: in the same pool one slot is as good as another. In another pool
-// it is not where p has none left, as the goroutine may have p's last one, so then it is
-// looked at.
+// A task may wait with the context of another task, which then gives its slot back in
+// place of the one that waits: in the same pool one slot is as good as another. In another
+// pool it is not if p has no slot left, because the goroutine may hold p's last one, so
+// then the goroutine is looked at.
 func (w *wait) identifyLocked() {
 	p := w.what.pool()
 	if w.task != nil && w.task.pool != p && p.sched.held >= p.sched.slots-p.cfg.reserved {
@@ -201,7 +202,7 @@ func (w *wait) identifyLocked() {
 	w.identified = true
 }
 
-// identify finds the task that waits, and what of its end w has to heed. No lock may be
+// identify finds the task that waits, and whether its end ends the wait. No lock may be
 // held.
 func (w *wait) identify() {
 	w.identified = true
@@ -226,9 +227,9 @@ func (a *attempt) canPark() bool {
 
 func (a *attempt) canParkLocked() bool { return !a.over && a.suspension == nil }
 
-// elsewhere waits until done is closed, or a context ends the wait; then it returns the
-// cause. The task, which is of another pool or has no slot to give back, is parked in its
-// own.
+// elsewhere waits until done is closed or a context ends the wait, and returns the cause
+// if one does. The task, if there is one, belongs to another pool, where it is parked, or
+// has no slot to give back.
 func (w *wait) elsewhere(done <-chan struct{}) error {
 	if a := w.task; a != nil {
 		if pk := a.park(w.what); pk != nil {
@@ -239,8 +240,8 @@ func (w *wait) elsewhere(done <-chan struct{}) error {
 	return w.stay(nil, done)
 }
 
-// park takes a's slot for a wait for something in another pool. It returns nil if a has
-// none to give.
+// park parks a for a wait for something in another pool. It returns nil if a has no slot
+// to give back.
 func (a *attempt) park(what awaited) *suspension {
 	p := a.pool
 	p.lock()
@@ -253,14 +254,14 @@ func (a *attempt) park(what awaited) *suspension {
 	return pk
 }
 
-// waitsLocked takes note of what an attempt waits for.
+// waitsLocked records what an attempt waits for.
 func (pk *suspension) waitsLocked(what awaited) {
 	p := pk.a.pool
 	pk.waits = what
 	p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
 }
 
-// wait waits until the attempt has a slot again, asking for one when a context ends w.
+// wait waits until the attempt has a slot again; it asks for one when a context ends w.
 func (pk *suspension) wait(w *wait) error {
 	defer func() { // also if a method of a context panics, as the task may recover and go on
 		select {
@@ -273,8 +274,8 @@ func (pk *suspension) wait(w *wait) error {
 	return w.stay(pk, pk.ready)
 }
 
-// stay is sleep of an attempt that is parked as pk; nil if none is. If w is over before
-// there is room, its submitter stops waiting here.
+// stay is sleep for an attempt that is parked as pk, which is nil if none is. If w ends
+// before there is room, its submitter stops waiting for it here.
 func (w *wait) stay(pk *suspension, ready <-chan struct{}) (err error) {
 	if w.what.room != nil {
 		err = errGaveUp // also if a method of a context panics
@@ -290,7 +291,7 @@ func (w *wait) stay(pk *suspension, ready <-chan struct{}) (err error) {
 	return w.sleep(ready)
 }
 
-// giveUpRoom refuses the task that waits for room, unless that was decided before.
+// giveUpRoom refuses the task that waits for room, unless it was accepted or refused before.
 func (w *wait) giveUpRoom() {
 	h := w.what.room
 	p := h.pool
@@ -306,7 +307,7 @@ func (w *wait) giveUpRoom() {
 	p.restoreLocked()
 }
 
-// context returns a context of what waits.
+// context returns w's context or, if it has none, the waiting task's.
 func (w *wait) context() context.Context {
 	if w.ctx != nil {
 		return w.ctx
@@ -342,8 +343,8 @@ func (w *wait) sleep(ready <-chan struct{}) error {
 	}
 }
 
-// causeOf returns why ctx, which is over, has ended. That is never nil, also where a context
-// of the caller's own has closed Done and says nothing of it in Err.
+// causeOf returns why ctx, which is over, has ended. That is never nil, even if a context
+// type of the caller's own has closed Done while its Err returns nil.
 func causeOf(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -351,8 +352,8 @@ func causeOf(ctx context.Context) error {
 	return context.Canceled
 }
 
-// suspendCaller takes the slot of the task that ctx belongs to or, where that has none to give,
-// of the one on whose goroutine it is called. It returns nil if there is none.
+// suspendCaller parks the task that ctx belongs to or, if that has no slot to give back,
+// the one on whose goroutine it is called. It returns nil if there is none.
 func suspendCaller(ctx context.Context) *suspension {
 	for _, a := range []*attempt{attemptFrom(ctx), currentAttempt()} {
 		if a != nil {
@@ -364,9 +365,9 @@ func suspendCaller(ctx context.Context) *suspension {
 	return nil
 }
 
-// currentAttempt returns the attempt, of any pool, on whose goroutine it is called, nil if
-// there is none. No lock may be held. A function given to Go, which runs without one, gets
-// one now.
+// currentAttempt returns the attempt, of any pool, on whose goroutine it is called, or nil
+// if there is none. No lock may be held. A function given to Go, which runs without an
+// attempt, gets one now.
 func currentAttempt() *attempt {
 	w := currentWorker()
 	if w == nil || w.attempt == nil && !w.inUserCode {
@@ -378,8 +379,8 @@ func currentAttempt() *attempt {
 	return w.attempt
 }
 
-// adopt makes the function that w runs a task with an attempt, so that it can be parked. It
-// is called on the worker's own goroutine.
+// adopt turns the function that w runs into a task with an attempt, so that it can be
+// parked. It is called on the worker's own goroutine.
 func (w *worker) adopt() {
 	p := w.pool
 	p.lock()

@@ -8,39 +8,38 @@ import (
 	"time"
 )
 
-// watches hear of the end of the contexts that tasks were submitted with. But for a few
+// watches notice the end of the contexts that tasks were submitted with. Except for a few
 // tasks, there is one registration with package context for each Done channel, however
-// many tasks there are: contexts that share it end together, though with their own values
-// and causes. When it is closed, one goroutine, the pass, cancels all tasks that are
-// concerned, a chunk at a time. Package context starts a goroutine for each registration;
-// where many contexts end at once, all but one of these do no more than to hand theirs to
-// the pass.
+// many tasks there are: contexts that share it end together, though each has its own values
+// and cause. When it is closed, one goroutine, the pass, cancels all tasks concerned, a
+// chunk at a time. Package context starts a goroutine for each registration; where many
+// contexts end at once, all but one of these goroutines only hand theirs to the pass.
 //
-// What holds:
+// Invariants:
 //
 //   - A task is watched from before it is accepted until it has settled or the pass has
-//     taken it: then h.watch.handles[h.watchI] is h, and otherwise h.watch is nil.
-//   - A watch in byDone has handles, also once its context has ended: the pass has not
-//     come to those yet. Others have one at most; alone counts those that do.
+//     taken it: while it is, h.watch.handles[h.watchI] is h, and otherwise h.watch is nil.
+//   - A watch in byDone has handles, even after its context has ended: the pass has not
+//     come to them yet. Any other has one at most; alone counts those that have one.
 //   - A watch that the last handle has left, and whose context has not ended, is
-//     forgotten, and its registration ended by who took that handle out.
+//     forgotten, and whoever took that handle out ends its registration.
 //   - A watch that was told that its context has ended is in the list told until the pass
-//     takes the list. Who finds told nil starts the pass, which leaves passing there until
-//     it ends.
+//     takes the list. Whoever finds told nil starts the pass, which leaves passing there
+//     until it ends.
 //
-// The pass is not what keeps such tasks from starting: a worker looks for itself, see
+// It is not the pass that keeps such tasks from starting: a worker checks for itself, see
 // worker.endedWaiting.
 type watches struct {
-	// mu protects the fields below, those of contextWatch but stop and forget, and
+	// mu protects the fields below, those of contextWatch except stop and forget, and
 	// Handle.watchI. Handle.watch is protected by Pool.mu too once the task is
-	// accepted. It may be locked under Pool.mu, and no user code runs under it.
+	// accepted. mu may be locked under Pool.mu, and no user code runs under it.
 	mu     sync.Mutex
 	byDone map[<-chan struct{}]*contextWatch
-	alone  int             // watches that are not there, and have a handle
-	spare  []*contextWatch // to be used again, with what they have allocated
+	alone  int             // number of watches that are not in byDone and have a handle
+	spare  []*contextWatch // for reuse, with what they have allocated
 
-	// The watches that were told, the last one first. It takes no lock to add one, as
-	// there may be very many at once.
+	// The watches that were told, the latest first. Adding one takes no lock, as there
+	// may be very many at once.
 	told atomic.Pointer[contextWatch]
 }
 
@@ -50,32 +49,32 @@ type contextWatch struct {
 	done    <-chan struct{} // key in byDone; nil if it is not there
 	over    atomic.Bool     // the context has ended
 	handles []*Handle
-	only    [1]*Handle    // where handles are while there is one
-	next    *contextWatch // in the list told, whose last this is if it is nil
+	only    [1]*Handle    // backs handles while there is only one
+	next    *contextWatch // in the list told; nil at its end
 
 	// Fixed while there are handles.
 
 	stop   func() bool // ends the registration
 	ended  func()      // is told that the context has ended
-	forget func()      // ends the registration of a watch that has no handles any more
+	forget func()      // ends the registration of a watch that has no handles left
 }
 
 const (
 	passChunk    = 256 // tasks canceled in one critical section
 	spareWatches = 64
 
-	// So many tasks have a registration of their own before others share theirs. A few
-	// goroutines do no harm, and the map costs more than it saves where contexts end
-	// with their one task.
+	// This many tasks have a registration of their own before others share theirs. A few
+	// goroutines do no harm, and the map costs more than it saves where each context ends
+	// with its one task.
 	mostAlone = 32
 )
 
-// watch has h, which is not accepted yet, canceled when ctx ends, which it can. It calls
-// methods of ctx.
+// watch has h, which is not accepted yet, canceled when ctx ends. ctx must be able to end.
+// watch calls methods of ctx.
 func (ws *watches) watch(p *Pool, h *Handle, ctx context.Context) {
 	done := ctx.Done()
 	if _, own := ctx.(interface{ AfterFunc(func()) func() bool }); own {
-		done = nil // who knows what it does: no other task depends on that
+		done = nil // what it does is unknown: no other task may depend on it
 	}
 	w, alone := ws.enter(p, h, done)
 	if w == nil {
@@ -87,8 +86,8 @@ func (ws *watches) watch(p *Pool, h *Handle, ctx context.Context) {
 	}
 }
 
-// enter gives h to the watch of done or, if there is none, returns one that has to be
-// registered. That has h already if it is to be alone.
+// enter adds h to the watch of done or, if there is none, returns a new one that has to be
+// registered. If alone is true, the new one has h already.
 func (ws *watches) enter(p *Pool, h *Handle, done <-chan struct{}) (w *contextWatch, alone bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -120,8 +119,8 @@ func (ws *watches) newWatch(p *Pool) *contextWatch {
 	return w
 }
 
-// share gives h to w, a new watch of done for others to find, or to one that is there by
-// now; then it returns false.
+// share adds h to w, a new watch of done for others to find. If there is another by now,
+// it adds h to that instead and returns false.
 func (ws *watches) share(w *contextWatch, h *Handle, done <-chan struct{}) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -148,7 +147,7 @@ func (w *contextWatch) add(h *Handle) {
 	w.handles = append(w.handles, h)
 }
 
-// remove takes the handle at i out.
+// remove takes the handle at index i out of w.
 func (w *contextWatch) remove(i int32) {
 	last := len(w.handles) - 1
 	w.handles[i].watch = nil
@@ -158,8 +157,8 @@ func (w *contextWatch) remove(i int32) {
 	w.handles = shrunk(w.handles[:last])
 }
 
-// leave ends the interest in the end of h's context. It returns what is to be called for
-// that without a lock, nil if nothing is: it calls methods of the context.
+// leave ends the watch of h's context for h. It returns what must be called for that
+// without a lock, because it calls methods of the context; nil if there is nothing to call.
 func (ws *watches) leave(h *Handle) (forget func()) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -177,7 +176,7 @@ func (ws *watches) leave(h *Handle) (forget func()) {
 	return w.forget
 }
 
-// drop takes w, which has no handles any more, from where it is found or counted.
+// drop removes w, which has no handles left, from byDone or from the count alone.
 func (ws *watches) drop(w *contextWatch) {
 	if w.done == nil {
 		ws.alone--
@@ -186,7 +185,7 @@ func (ws *watches) drop(w *contextWatch) {
 	}
 }
 
-// endRegistration ends the registration of w, which nobody else knows any more.
+// endRegistration ends the registration of w, which nobody else refers to any more.
 func (w *contextWatch) endRegistration() {
 	if !w.stop() {
 		return // contextEnded was called, or is about to be
@@ -213,17 +212,17 @@ func (w *contextWatch) contextEnded() {
 	}
 }
 
-// passing is in watches.told, behind all others, while the pass is under way. The pass
-// takes it for a watch without handles.
+// passing is at the end of watches.told while the pass is under way. The pass treats it as
+// a watch without handles.
 var passing = new(contextWatch)
 
-// A chunk is tasks that the pass cancels together.
+// A chunk is a number of tasks that the pass cancels together.
 type chunk struct {
 	pool    *Pool
-	told    *contextWatch // of the list told: what is left of it
+	told    *contextWatch // what is left of the list told
 	tasks   []endedTask
-	asked   int         // for how many of them the cause is known
-	running []endedTask // whose attempt has to be told
+	asked   int         // how many of them were asked for their cause
+	running []endedTask // those whose attempt must be told
 	notices []notice
 }
 
@@ -249,8 +248,8 @@ func pass(p *Pool) {
 	(&chunk{pool: p, tasks: make([]endedTask, 0, passChunk)}).run()
 }
 
-// run is the goroutine of the pass. Should user code end it, another goes on where it
-// has stopped.
+// run is the goroutine of the pass. If user code ends it, another continues where it
+// stopped.
 func (c *chunk) run() {
 	p := c.pool
 	id, done := p.enlist(), false
@@ -279,11 +278,11 @@ func (c *chunk) run() {
 	done = true
 }
 
-// next takes tasks to cancel. It returns false if there are none: then the pass is
-// over.
+// next takes the next tasks to cancel. It returns false if there are none: then the pass
+// is over.
 func (c *chunk) next() bool {
 	p, ws := c.pool, &c.pool.watches
-	p.lock() // as the tasks that settle let go of their context
+	p.lock() // because tasks that settle drop their context
 	defer p.unlock()
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -312,7 +311,7 @@ func (c *chunk) next() bool {
 	return len(c.tasks) > 0
 }
 
-// askCauses asks why the contexts of c's tasks have ended.
+// askCauses finds out why the contexts of c's tasks have ended.
 func (c *chunk) askCauses() {
 	p := c.pool
 	for c.asked < len(c.tasks) {
@@ -332,7 +331,7 @@ func (c *chunk) askCauses() {
 // cancel cancels c's tasks.
 func (c *chunk) cancel() {
 	p := c.pool
-	if len(c.tasks) == 0 { // a goroutine before has done so, and was ended
+	if len(c.tasks) == 0 { // an earlier goroutine canceled them before it was ended
 		return
 	}
 	p.lock()
@@ -369,16 +368,16 @@ func (h *Handle) cancel(cause error) bool {
 	return ok
 }
 
-// cancelLocked cancels h, byContext if the context given to Submit has ended. It returns
-// false if h has settled, and the attempt under way, if there is one, with the ending that
-// its context is to get without the lock.
+// cancelLocked cancels h; byContext says that the context given to Submit has ended. ok is
+// false if h had settled. If an attempt is under way, cancelLocked returns it, with the
+// ending that its context must get from the caller once the lock is released.
 func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a *attempt, e *ending, ok bool) {
 	p := h.pool
 	switch {
 	case h.state.Final():
 		return nil, nil, false
 	case h.id == 0: // Submit will find out
-		p.inbox.mu.Lock() // as arrive looks at it
+		p.inbox.mu.Lock() // as inbox.put looks at it
 		h.canceled = cause
 		p.inbox.mu.Unlock()
 		p.sched.withdraw(h) // if its submitter waits for room
@@ -398,25 +397,25 @@ func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a
 }
 
 // An orphan is a task that was canceled because the task whose context it was submitted
-// with had returned. That is a trap: nothing fails, and the work was not done. So they are
-// counted, and the log is told once for each such parent, of all that were found within a
-// moment: many are as a rule, by the pass and by workers.
+// with had returned. That is a trap: nothing fails, yet the work is not done. So orphans
+// are counted, and the log is told once for each such parent, of all that were found within
+// orphanDelay: usually there are many, found by the pass and by workers.
 //
-// Tasks of whose end their submitter is told anyway, those of Call and Map, are none.
+// A task whose submitter learns of its end anyway, as in Call and Map, is not an orphan.
 type orphans struct {
-	untold map[*attempt]int // how many the log has not been told of, by parent; nil: not known
-	next   time.Time        // when it is; zero if there are none
+	untold map[*attempt]int // how many the log was not told of, by parent; nil: not known
+	next   time.Time        // when the log is told; zero if there are none
 }
 
-// orphanDelay is the moment.
+// orphanDelay is how long orphans are collected before the log is told.
 const orphanDelay = 100 * time.Millisecond
 
 // errReturned ends the context of an attempt that is over.
 var errReturned error = &kindError{
 	"taskpool: the task this context was given to has returned (see Detach)", context.Canceled}
 
-// causedByReturn reports whether err, that of a canceled task, says that the task is an
-// orphan.
+// causedByReturn reports whether err, the error of a canceled task, says that the task is
+// an orphan.
 func causedByReturn(err error) bool {
 	if e, ok := err.(*endedError); ok {
 		err = e.reason
@@ -424,7 +423,7 @@ func causedByReturn(err error) bool {
 	return err == errReturned
 }
 
-// returnedParent returns the attempt whose return has ended ctx, nil if it cannot be told.
+// returnedParent returns the attempt whose return has ended ctx, or nil if it is not known.
 // It calls methods of ctx, so no lock may be held.
 func (g *guard) returnedParent(ctx context.Context) (parent *attempt) {
 	g.contain("a context's method", func() {
@@ -437,7 +436,7 @@ func (g *guard) returnedParent(ctx context.Context) (parent *attempt) {
 	return parent
 }
 
-// orphanedLocked takes note of h, which was canceled with err, if it is an orphan.
+// orphanedLocked records h, which was canceled with err, if it is an orphan.
 func (h *Handle) orphanedLocked(err error) {
 	p := h.pool
 	if !causedByReturn(err) || h.terms.answered {
@@ -455,8 +454,8 @@ func (h *Handle) orphanedLocked(err error) {
 	}
 }
 
-// take returns the notices that tell the log, through g, of the orphans that it was not told
-// of.
+// take returns the notices that tell the log, through g, of the orphans that it has not
+// been told of.
 func (o *orphans) take(g *guard) (notices []notice) {
 	for parent, n := range o.untold {
 		notices = append(notices, notice{call: func() { g.writeOrphans(parent, n) }})

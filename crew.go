@@ -8,28 +8,29 @@ import (
 	"time"
 )
 
-// A crew is the workers of a pool. One is hired when it is first needed: until then it is
-// a number in unhired and idle like those that sleep. Protected by Pool.mu.
+// A crew is the set of workers of a pool. A worker is hired when it is first needed: until
+// then it is only counted, in unhired, and is as idle as those that sleep. Protected by
+// Pool.mu.
 type crew struct {
-	all     []*worker // that were hired but those abandoned; in no order
-	unhired int       // how many more there are
-	extra   int       // how many there are beyond slots, at most, for the tasks that ran while others were parked
+	all     []*worker // all that were hired except those abandoned; in no order
+	unhired int       // number of those not hired yet
+	extra   int       // how many are beyond slots, at most, for tasks that ran while others were parked
 	lastID  int       // number of the newest worker
 	engaged int       // slots held, attempts parked and workers abandoned
 
-	// Those without a task; a free slot need not have one.
-	idle   []*worker // asleep, the last to come on top
-	leader *worker   // asleep too, to be woken by the next arrival; nil: none is, or somebody has noticed that it was woken
-	coming int       // how many were woken, or hired, and have not looked yet
-	detour bool      // as inbox.detour
+	// Workers without a task. There need not be one for each free slot.
+	idle   []*worker // asleep, the latest on top
+	leader *worker   // asleep, to be woken by the next arrival; nil: none, or its waking was noticed
+	coming int       // how many were woken or hired and have not looked for a task yet
+	detour bool      // same as inbox.detour
 
 	dead      []*worker // to be replaced by the supervisor
-	lost      []*worker // given up with their slot, as too many are abandoned
+	lost      []*worker // given up together with their slot, as too many are abandoned
 	abandoned []*worker // given up without a slot, still running
 }
 
-// engage counts slots held, attempts parked and workers abandoned: while there are any,
-// somebody may wait on a worker's goroutine.
+// engage adds n to the number of slots held, attempts parked and workers abandoned: while
+// that is not 0, somebody may wait on a worker's goroutine.
 func (c *crew) engage(n int) {
 	if c.engaged == 0 {
 		activePools.Add(1)
@@ -42,8 +43,8 @@ func (c *crew) engage(n int) {
 // size returns the number of workers, without those abandoned.
 func (c *crew) size() int { return len(c.all) + c.unhired }
 
-// hireLocked starts one of the workers that were not needed yet, or else one more.
-// It sleeps until it is wanted.
+// hireLocked starts one of the workers not hired yet or, if there are none, one more.
+// It sleeps until it is woken.
 func (p *Pool) hireLocked() *worker {
 	p.crew.lastID++
 	w := &worker{pool: p, wake: make(chan struct{}, 1), id: p.crew.lastID, crewI: len(p.crew.all), watchI: -1}
@@ -66,7 +67,8 @@ func (c *crew) withoutTask() int {
 	return n
 }
 
-// takeIdle takes the idle worker on top, nil if none is asleep. Whoever calls it wakes that.
+// takeIdle takes the idle worker on top, or returns nil if none is asleep. The caller must
+// wake it.
 func (c *crew) takeIdle(in *inbox) *worker {
 	if len(c.idle) == 0 {
 		c.releaseLeader(in)
@@ -81,8 +83,8 @@ func (c *crew) takeIdle(in *inbox) *worker {
 	return w
 }
 
-// summonLocked has one more worker come and look. If none is asleep one is hired:
-// where a slot is free and all were hired, some are with parked tasks.
+// summonLocked wakes one more worker to look for a task. If none is asleep it hires one:
+// if a slot is free although all were hired, some are with parked tasks.
 func (p *Pool) summonLocked() {
 	coming := p.crew.coming
 	w := p.crew.takeIdle(&p.inbox)
@@ -97,17 +99,17 @@ func (p *Pool) summonLocked() {
 	w.wake <- struct{}{}
 }
 
-// boundExtra forgets those beyond slots that have become workers like all others,
-// as there are more slots, or that were abandoned.
+// boundExtra lowers extra to the number of workers that are still beyond slots: there may
+// be more slots now, or some of those workers were abandoned.
 func (c *crew) boundExtra(slots int) { c.extra = min(c.extra, max(c.size()-slots, 0)) }
 
-// trim lets idle workers go while there are more than most.
+// trim dismisses idle workers while there are more than most.
 func (c *crew) trim(most int, in *inbox) {
 	c.unhired -= min(c.unhired, max(c.size()-most, 0))
 	for len(c.all) > most {
 		w := c.takeIdle(in)
 		if w == nil {
-			return // those that come will see for themselves
+			return // those on their way will see for themselves
 		}
 		c.remove(w)
 		w.dismissed = true
@@ -124,8 +126,8 @@ func (c *crew) remove(w *worker) {
 	c.all, c.idle = shrunk(c.all[:last]), shrunk(c.idle)
 }
 
-// running says for the log which tasks are under way and for how long, or only those that
-// have a slot: the parked ones last, and else those first that have taken longest.
+// running returns for the log which tasks are under way and for how long, or only those
+// that have a slot: first those with a slot, the longest first, then the parked ones.
 func (c *crew) running(now time.Time, slotsOnly bool) []slog.Attr {
 	type underWay struct {
 		w     *worker
@@ -161,7 +163,7 @@ func (c *crew) running(now time.Time, slotsOnly bool) []slog.Attr {
 	return attrs
 }
 
-// worker returns the worker of a number, nil if there is none.
+// worker returns the worker with that number, or nil if there is none.
 func (c *crew) worker(number int) *worker {
 	for _, workers := range [][]*worker{c.all, c.abandoned} {
 		for _, w := range workers {
@@ -190,7 +192,7 @@ func (c *crew) releaseLeader(in *inbox) {
 	}
 }
 
-// endLeader is releaseLeader with in.mu held.
+// endLeader makes the leader a worker like any other. It is called with in.mu held.
 func (c *crew) endLeader(in *inbox) {
 	if in.leader == nil {
 		c.coming++ // the first arrival has woken it
@@ -201,7 +203,7 @@ func (c *crew) endLeader(in *inbox) {
 	c.leader = nil
 }
 
-// replaceLocked starts a new goroutine where one died. It goes on with what the
+// replaceLocked starts a new goroutine for w, whose own has died. It continues what the
 // dead one left undone, and holds its slot.
 func (w *worker) replaceLocked() {
 	p := w.pool
@@ -224,7 +226,7 @@ func (w *worker) replaceLocked() {
 	go w.main()
 }
 
-// deathLocked says how w's goroutine ended, for hooks.
+// deathLocked returns how w's goroutine ended, for hooks.
 func (w *worker) deathLocked() Reason {
 	if w.panicked {
 		return ReasonPanic
@@ -232,8 +234,8 @@ func (w *worker) deathLocked() Reason {
 	return ReasonGoexit
 }
 
-// abandonLocked takes the slot of w, which hangs, and gives it to a new worker. If
-// its goroutine has ended, in a hook that hung before, nothing is left of w.
+// abandonLocked takes the slot from w, which hangs, and gives it to a new worker. If the
+// goroutine of w has ended, in a hook that hung before, nothing is left of w.
 func (w *worker) abandonLocked(notices *[]notice) {
 	p := w.pool
 	w.gaveUp, w.abandoned = true, true
@@ -245,7 +247,7 @@ func (w *worker) abandonLocked(notices *[]notice) {
 		e.Reason = w.deathLocked()
 		p.crew.dead = shrunk(slices.DeleteFunc(p.crew.dead, func(d *worker) bool { return d == w }))
 		w.notices = slices.DeleteFunc(w.notices, func(r notice) bool { return r.start })
-		*notices = append(*notices, w.notices...) // as its replacement would have
+		*notices = append(*notices, w.notices...) // which its replacement would have delivered
 		tell(notices, p.hooks.workerDied, e)
 	} else {
 		p.crew.abandoned = append(p.crew.abandoned, w)
@@ -260,7 +262,7 @@ func (w *worker) abandonLocked(notices *[]notice) {
 	}
 }
 
-// returnedLateLocked takes note of the end of an abandoned worker.
+// returnedLateLocked records that an abandoned worker has ended.
 func (w *worker) returnedLateLocked() {
 	p := w.pool
 	p.crew.abandoned = shrunk(slices.DeleteFunc(p.crew.abandoned, func(a *worker) bool { return a == w }))
@@ -269,7 +271,7 @@ func (w *worker) returnedLateLocked() {
 	p.restoreLocked()
 }
 
-// recoverLostLocked makes lost slots good, as far as the bound of abandoned workers
+// recoverLostLocked replaces lost slots, as far as the bound on abandoned workers
 // allows.
 func (p *Pool) recoverLostLocked() {
 	var notices []notice
@@ -281,9 +283,9 @@ func (p *Pool) recoverLostLocked() {
 	p.notifyLocked(notices)
 }
 
-// shrunk returns s, in less memory if it takes up little of what it has: a slice
-// that only shrinks by itself keeps the memory for the most that it ever held. It
-// copies as many elements as have gone since the last time at most.
+// shrunk returns s, copied to less memory if it uses little of its capacity: otherwise a
+// slice that only shrinks would keep the memory for the most that it ever held. It copies
+// at most as many elements as were removed since the last copy.
 func shrunk[S ~[]E, E any](s S) S {
 	if cap(s) < leastShrunk || len(s) > cap(s)/4 {
 		return s

@@ -2,17 +2,17 @@ package taskpool
 
 import "time"
 
-// What the scheduler decides is carried out here: submitters are let in, parked attempts
+// The scheduler's decisions are carried out here: submitters are let in, parked attempts
 // go on, and workers are woken for the tasks that there are slots for.
 
-// restoreLocked restores the invariant at Pool.mu: it lets submitters in while
-// there is room, has parked attempts go on whose turn it is, and wakes workers for
-// the tasks that there are slots for. It also tells those who wait for the pool to
-// be idle or drained.
+// restoreLocked restores the invariant at Pool.mu: it lets submitters in while there
+// is room, resumes parked attempts whose turn it is, and wakes workers for the tasks
+// that there are slots for. It also tells those who wait for the pool to be idle or
+// drained.
 func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
 
-// restoreWithLocked is restoreLocked by w, if not nil, a worker that looks for a
-// task and has no slot. It gets the one whose turn it is, or else it is idle.
+// restoreWithLocked is restoreLocked for w, a worker that looks for a task and has no
+// slot, or nil. w gets the task whose turn it is, or else becomes idle.
 func (p *Pool) restoreWithLocked(w *worker) {
 	p.dispatchLocked(w)
 	if w != nil && !w.busy {
@@ -34,17 +34,17 @@ func (p *Pool) restoreWithLocked(w *worker) {
 	}
 }
 
-// tellYieldLocked tells Yield what waits in the queue, unless there are slots for
-// all of it.
+// tellYieldLocked tells Yield the most urgent priority in the queue, unless there are
+// slots for all that waits there.
 func (p *Pool) tellYieldLocked() {
 	if least := p.sched.mostUrgent(); p.waiting.Load() != least {
 		p.waiting.Store(least)
 	}
 }
 
-// dispatchLocked gives free slots to those whose turn it is, and lets submitters in
-// for whom that makes room. A task that has yet to start goes to w, which may be
-// nil: the next waits for a worker that looks.
+// dispatchLocked gives free slots to those whose turn it is, and lets in submitters
+// for whom that makes room. A task that has not started goes to w, which may be nil;
+// the next one waits until another worker looks.
 func (p *Pool) dispatchLocked(w *worker) {
 	for {
 		for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
@@ -64,11 +64,11 @@ func (p *Pool) dispatchLocked(w *worker) {
 	}
 }
 
-// makeRoomLocked returns nil if there is room for one more task, if need be
-// after shedding one. later says that the task has to wait for its time: nothing
-// is shed for one that could not run. due is set if the task that was shed was later:
-// then the new one is to count as such in its place, or a queue that is longer than its
-// capacity, as tasks have become due, would grow with each that is shed.
+// makeRoomLocked returns nil if there is room for one more task, if need be after
+// shedding one. later says that the new task has to wait for its time: nothing is shed
+// for one that could not run yet. due is set if the task that was shed was later itself:
+// then the new one must count as such in its place. Otherwise a queue that is longer than
+// its capacity, because tasks have become due, would grow with each task shed.
 func (p *Pool) makeRoomLocked(pr Priority, later bool, notices *[]notice) (due time.Time, err error) {
 	switch {
 	case later && p.sched.laterRoom(), !later && p.sched.room(pr):
@@ -110,19 +110,19 @@ func (p *Pool) enqueueLocked(e entry, pr Priority) {
 	l, order := p.sched.enqueue(e, pr, p.now())
 	p.watchFullLocked()
 	if p.hooks.timed && (l.n == 1 || order%maxTimed == 0) && !p.sched.aging {
-		p.ledger.clock.add(order, e.cameAt(p.epoch)) // as markArrivalsLocked does
+		p.ledger.clock.add(order, e.cameAt(p.epoch)) // as takeInLocked does
 	}
 }
 
-// delayLocked lets h wait until due.
+// delayLocked makes h wait until due.
 func (h *Handle) delayLocked(due time.Time) {
 	p := h.pool
 	p.sched.delay(h, due)
 	p.supervisor.alarmAtLocked(due)
 }
 
-// now returns the time for the orders of tasks: with aging that since epoch. Without, nobody
-// asks, and the clock is left alone.
+// now returns the time for the orders of tasks: with aging the time since epoch. Without
+// aging nobody uses it, so the clock is not read.
 func (p *Pool) now() time.Duration {
 	if !p.sched.aging {
 		return 0

@@ -13,9 +13,9 @@ import (
 
 // The errors that callers branch on, with [errors.Is].
 var (
-	// ErrClosed is returned by Submit and Go once Shutdown was called, and
-	// is the error of a task that was cut off when Shutdown's context ended,
-	// or canceled by Shutdown as WithDelayedAtShutdown says.
+	// ErrClosed is returned by Submit and Go once Shutdown has been called, and
+	// is the error of a task that was cut off when Shutdown's context ended, or
+	// that Shutdown canceled because of WithDelayedAtShutdown.
 	ErrClosed = errors.New("taskpool: pool is shut down")
 
 	// ErrFull is returned by Submit and Go when the queue has no room for
@@ -23,20 +23,20 @@ var (
 	ErrFull = errors.New("taskpool: queue is full")
 
 	// ErrShed is the error of a task that was removed from a full queue to
-	// make room for a more urgent one. It is an ErrFull.
+	// make room for a more urgent one. It is an ErrFull too.
 	ErrShed error = &kindError{"taskpool: task shed for a more urgent one", ErrFull}
 
 	// ErrTimeout ends the context of an attempt that took longer than its
 	// task's Timeout or WorkTimeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout error = &kindError{"taskpool: attempt timed out", context.DeadlineExceeded}
 
-	// ErrHung is what every [HungError] is.
+	// ErrHung is the error that every [HungError] wraps.
 	ErrHung = errors.New("taskpool: task hung")
 
-	// ErrStalled is returned by Health while a pool stands still, for one to two hang
-	// graces at least: all slots are held, and nothing has started, ended, resumed or
-	// come to a safe point (Yield or Beat) while tasks or submitters wait, which tasks
-	// that just take long without a safe point look like too; or tasks wait for each
+	// ErrStalled is returned by Health while a pool stands still, once it has done so for
+	// one to two hang graces. Either all slots are held, and nothing has started, ended,
+	// resumed or come to a safe point (Yield or Beat) while tasks or submitters wait; tasks
+	// that just take long without a safe point look like that too. Or tasks wait for each
 	// other in a circle.
 	ErrStalled = errors.New("taskpool: pool stands still")
 
@@ -62,7 +62,7 @@ func (e *taskOverError) Error() string {
 }
 func (e *taskOverError) Unwrap() error { return e.cause }
 
-// A kindError is a sentinel that is a more general sentinel too.
+// A kindError is a sentinel that is also a more general sentinel.
 type kindError struct {
 	text string
 	kind error
@@ -76,8 +76,8 @@ type PanicError struct {
 	Value any    // what the task panicked with; nil for panic(nil) under GODEBUG=panicnil=1
 	Stack []byte // the panicking goroutine's stack, in the form of debug.Stack without arguments
 
-	// site is where it panicked, as long as Stack is not made of it: that takes
-	// longer than all the rest of a panic, and may never be looked at.
+	// site is where it panicked, until Stack is made from it: making Stack takes longer
+	// than all the rest of a panic, and nobody may ever look at it.
 	site panicSite
 }
 
@@ -90,7 +90,7 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// complete makes Stack.
+// complete makes Stack from site, unless that was done before.
 func (e *PanicError) complete() *PanicError {
 	if e.site.frames != nil {
 		e.Stack, e.site = e.site.stack(), panicSite{}
@@ -102,36 +102,35 @@ func (e *PanicError) complete() *PanicError {
 // grace after its context had ended. Its goroutine may still be running.
 type HungError struct {
 	// Stack is the goroutine's stack when it was given up, in the form of debug.Stack
-	// without arguments. To find it costs a goroutine profile, which stops the
-	// program for a moment and takes tens of milliseconds of CPU with 20,000
-	// goroutines. That is bounded for all pools of the program, to 100 ms at once
-	// and 1 % of the time: where more tasks hang, Stack may be of an earlier moment
-	// after the end of the task's context, and its first line says of when, or it
-	// says in words why there is none. It has none either with more than 131,072
-	// goroutines, and, with more than 1,000, of a task that has replaced the labels
-	// of its goroutine by others than its context's, see [runtime/pprof]. It is
-	// empty where a Shutdown that is cut short no longer waits for Retry.If.
+	// without arguments. Finding it takes a goroutine profile, which stops the program
+	// for a moment and costs tens of milliseconds of CPU with 20,000 goroutines. That
+	// is bounded for all pools of the program together, to 100 ms at once and 1 % of the
+	// time: if more tasks hang, Stack may be from an earlier moment after the end of the
+	// task's context, and its first line says how much earlier, or it says in words why
+	// there is no stack. There is none either with more than 131,072 goroutines or, with
+	// more than 1,000, if the task has replaced its goroutine's labels by others than its
+	// context's, see [runtime/pprof]. Stack is empty if a Shutdown that is cut short no
+	// longer waits for Retry.If.
 	Stack []byte
 
 	cause error // why the context had ended
 	grace time.Duration
 }
 
-// Error says for how long the task ignored what.
+// Error says how long the task went on after its context ended, and why that ended.
 func (e *HungError) Error() string {
 	return fmt.Sprintf("%v: still running %v after its context ended: %v", ErrHung, e.grace, e.cause)
 }
 
-// Unwrap returns [ErrHung] and the reason for which the task's context had
-// ended.
+// Unwrap returns [ErrHung] and the reason why the task's context had ended.
 func (e *HungError) Unwrap() []error { return []error{ErrHung, e.cause} }
 
 // A ShutdownError says what a shutdown left undone because the context given
 // to [Pool.Shutdown] ended first.
 type ShutdownError struct {
-	// Unfinished lists each task that had been accepted and did not finish,
-	// once, in no particular order. It is empty if the tasks that ran when the context ended made it
-	// within the hang grace and no other was left.
+	// Unfinished lists each task that had been accepted and did not finish, once, in
+	// no particular order. It is empty if the tasks that ran when the context ended
+	// finished within the hang grace and no others were left.
 	Unfinished []Unfinished
 
 	cause error
@@ -139,12 +138,12 @@ type ShutdownError struct {
 
 // An Unfinished is a task that a shutdown left undone.
 type Unfinished struct {
-	// Task is the task as it was submitted, with its latest priority, and can be
-	// submitted again, to another pool. Its Run is never nil: for a function
-	// given to Go, and for one that stood beside the Task in SubmitFunc, Call,
-	// Map or Group.Go, it calls that function. The result of such a function
-	// then goes nowhere: its Future, Call, Map or Group has the task's error
-	// already. Only its error is returned, to the one who runs it now.
+	// Task is the task as it was submitted, with its latest priority. It can be
+	// submitted again, to another pool. Its Run is never nil: for a function given to
+	// Go, and for one given along with the Task to SubmitFunc, Call, Map or Group.Go,
+	// it calls that function. The result of such a function is then dropped, because
+	// its Future, Call, Map or Group has the task's error already; only its error is
+	// returned, to whoever runs it now.
 	Task Task
 	// State is the task's state when the shutdown's context ended.
 	State State
@@ -175,10 +174,10 @@ func (e *ShutdownError) Error() string {
 		len(e.Unfinished), tasks, strings.Join(parts, ", "), e.cause)
 }
 
-// Unwrap returns the cause for which the context given to Shutdown ended.
+// Unwrap returns the cause with which the context given to Shutdown ended.
 func (e *ShutdownError) Unwrap() error { return e.cause }
 
-// Permanent wraps an error that a retry cannot mend: a task whose Run returns
+// Permanent wraps an error that a retry cannot fix: a task whose Run returns
 // it is not retried, whatever its policy says. It returns nil for nil.
 func Permanent(err error) error {
 	if err == nil {
@@ -187,11 +186,10 @@ func Permanent(err error) error {
 	return &remote.PermanentError{Err: err}
 }
 
-// RetryAfter wraps an error together with the time to wait before the next
-// attempt, in place of what the policy's Backoff would say; a negative d counts
-// as 0. It grants no retry that the policy does not. When d is over, the retry joins
-// the queue behind all tasks of its priority that wait there, see [Retry]. It returns
-// nil for nil.
+// RetryAfter wraps an error together with the time to wait before the next attempt,
+// which replaces that of the policy's Backoff; a negative d counts as 0. It grants no
+// retry that the policy does not. When d is over, the retry joins the queue behind all
+// tasks of its priority that wait there, see [Retry]. It returns nil for nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -199,8 +197,8 @@ func RetryAfter(d time.Duration, err error) error {
 	return &remote.RetryAfterError{Delay: max(d, 0), Err: err}
 }
 
-// withReason returns an error that is both the reason for which an attempt's
-// context ended and what its Run returned then.
+// withReason returns an error that is both the reason why an attempt's context ended
+// and what its Run then returned.
 func withReason(reason, err error) error {
 	if err == context.Canceled || err == context.DeadlineExceeded || same(err, reason) {
 		return reason // err adds nothing
@@ -208,8 +206,8 @@ func withReason(reason, err error) error {
 	return &endedError{reason, err}
 }
 
-// same reports whether two errors are one pointer. Other errors may be of types
-// that cannot be compared.
+// same reports whether two errors are the same pointer. Errors that are not pointers may
+// be of types that cannot be compared.
 func same(a, b error) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Kind() == reflect.Pointer && a == b
 }
@@ -219,17 +217,17 @@ type endedError struct{ reason, err error }
 func (e *endedError) Error() string   { return fmt.Sprintf("%v; the task returned: %v", e.reason, e.err) }
 func (e *endedError) Unwrap() []error { return []error{e.reason, e.err} }
 
-// What cannot be meant, as a nil context or function, or a Pool, Handle, Group or Future
-// that is nil, zero or a copy (of a Future a copy is as good), is refused by each call
-// before it has done anything: with an error that names the call where it returns one,
-// and else by a panic with the same text.
+// Each call refuses arguments that must be mistakes before it does anything: a nil context
+// or function, or a Pool, Handle, Group or Future that is nil, zero or a copy (except that
+// a Future may be copied). It returns an error that names the call or, if it returns no
+// error, panics with the same text.
 
 // nilArgument is the error of a call whose argument is nil.
 func nilArgument(call, name string) error {
 	return fmt.Errorf("taskpool: %s: %s must not be nil", call, name)
 }
 
-// misused reports whether p is none of New's pools.
+// misused reports whether p is not a pool that New has returned.
 func misused(p *Pool) bool { return p == nil || p.self != p }
 
 // poolMisuse is the error of a call with a pool that is misused.
@@ -237,7 +235,7 @@ func poolMisuse(p *Pool, call string) error {
 	return fmt.Errorf("taskpool: %s: the Pool must be one that New has returned, got %s", call, whatElse(p))
 }
 
-// whatElse says what p is if it is misused, else "".
+// whatElse returns what p is if it is misused, and "" otherwise.
 func whatElse(p *Pool) string {
 	switch {
 	case p == nil:
@@ -267,7 +265,7 @@ func (p *Pool) mustBeUsable(call string) {
 	}
 }
 
-// misuse returns the error of a call with a handle that is nil, zero or a copy, else nil.
+// misuse returns an error for call if h is nil, zero or a copy, and nil otherwise.
 func (h *Handle) misuse(call string) error {
 	switch {
 	case h == nil:
@@ -287,7 +285,7 @@ func (h *Handle) mustBeUsable(call string) {
 	}
 }
 
-// misuse returns the error of a call with a group that is nil, zero or a copy, else nil.
+// misuse returns an error for call if g is nil, zero or a copy, and nil otherwise.
 func (g *Group) misuse(call string) error {
 	switch {
 	case g == nil:

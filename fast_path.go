@@ -2,26 +2,26 @@ package taskpool
 
 import "runtime/trace"
 
-// This file is the way of a task through the pool where nothing out of the
+// This file is the path of a task through the pool when nothing out of the
 // ordinary happens, and what makes it fast. With one lock for everything,
 // submitters and workers would take turns for each task. So there are two: tasks
 // arrive under a lock of their own, and are taken in under Pool.mu, many at a time
 // and without a look at each of them. Workers are woken one at a time, and take
 // the next task with two atomic operations and a few loads.
 //
-// What holds between the two locks:
+// Invariants between the two locks:
 //
 //   - A task has arrived when Go or Submit returns. Whoever calls Pool.lock finds
 //     it queued: outside of this file it is as if each arrival were queued at once.
 //   - A worker that takes the next task without a look at the arrivals takes the
-//     one that it would have taken with it.
-//   - While a slot is free, the next arrival wakes an idle worker, the leader, or a
-//     worker is on its way. It takes in what has arrived, takes the task whose turn
-//     it is and, if there are more, wakes the next worker. Where there is none to
-//     be woken, be it that none was hired yet, arrivals take the detour by
-//     Pool.lock, and one is hired.
+//     same one that it would have taken after a look.
+//   - While a slot is free, either the next arrival wakes an idle worker, the leader,
+//     or a worker is on its way. That worker takes in what has arrived, takes the task
+//     whose turn it is and, if there are more, wakes the next worker. If there is no
+//     worker to wake, for instance because none was hired yet, arrivals take the detour
+//     by Pool.lock, and one is hired.
 
-// lock locks mu, and completes what has arrived.
+// lock locks mu, and takes in what has arrived.
 func (p *Pool) lock() {
 	lockSoon(&p.mu)
 	p.endBurstLocked()
@@ -47,7 +47,7 @@ func (p *Pool) takeInLocked() {
 		in.spare = p.sched.queue.segment(batchSize)
 	}
 	lockSoon(&in.mu)
-	// Yield looks at least and then at waiting, so what waits is in one or the other.
+	// Yield looks at least before waiting, so it finds what waits in one or the other.
 	if least := in.least.Load(); least < p.waiting.Load() && !p.sched.paused {
 		p.waiting.Store(least)
 	}
@@ -66,7 +66,7 @@ func (p *Pool) takeInLocked() {
 }
 
 // acceptAllLocked makes the first n tasks of batch, which have arrived, the pool's. It
-// clears those whose context has ended meanwhile, and returns false if there are any.
+// clears those whose context has ended meanwhile, and returns false if there were any.
 func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 	p.sched.count[StateQueued] += n
 	before := p.ledger.total.submitted
@@ -92,20 +92,20 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 	return whole
 }
 
-// plainLocked reports whether a worker with a slot may just take the next task.
+// plainLocked reports whether a worker with a slot may take the next task just like that.
 func (p *Pool) plainLocked() bool {
 	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 &&
 		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
 }
 
-// takeNextLocked gives w, which has no task, the one whose turn it is, and a slot if
-// it has none: one must be free. It returns false if there is none, or one that is
-// to go on where it was parked.
+// takeNextLocked gives w, which has no task, the task whose turn it is, and a slot if
+// w has none: one must be free. It returns false if no task waits, or if it is the turn
+// of one that is parked.
 //
-// The arrivals are younger than all that waits in the queue. So they matter only
-// if one is more urgent or, as the fair share counts dispatches with a choice, if
-// the queue has a single lane and there is one for another. A worker looks at no
-// more than that: two loads.
+// The arrivals are younger than all that waits in the queue. So they matter only if one
+// is more urgent or, because the fair share counts dispatches with a choice, if the
+// queue has a single lane and an arrival belongs to another. A worker checks no more
+// than that, with two loads.
 func (w *worker) takeNextLocked() bool {
 	p := w.pool
 	l, choice := p.sched.queue.next(false)
@@ -139,11 +139,11 @@ func (p *Pool) endBurstLocked() {
 	n := uint64(b.taken)
 	p.sched.endBurst(b)
 	p.ledger.total.attempts += n
-	p.ledger.total.succeeded += n // the one before each
+	p.ledger.total.succeeded += n // for each one taken, the one before it
 }
 
-// takeFromBurst gives w, whose function has returned, the next of the burst. If there
-// is none it returns false, with pool.mu locked.
+// takeFromBurst gives w, whose function has returned, the next function of the burst. If
+// there is none it returns false, with pool.mu locked.
 func (w *worker) takeFromBurst() bool {
 	p := w.pool
 	if !p.mu.TryLock() {
@@ -162,8 +162,8 @@ func (w *worker) takeFromBurst() bool {
 	return true
 }
 
-// runFunctions makes the attempt of w's task, a function, and those of the burst. It
-// returns false if the worker has nothing more to do.
+// runFunctions runs w's task, a function, and then those of the burst. It returns false
+// if the worker has nothing more to do.
 func (w *worker) runFunctions() bool {
 	for n, more := 1, true; more; n, more = n+1, w.takeFromBurst() {
 		if n%labelEvery == 0 {
@@ -185,7 +185,7 @@ func (w *worker) runFunctions() bool {
 	return w.settleLocked()
 }
 
-// look has a worker that was woken take a task. It returns false if the worker has
+// look makes a worker that was woken take a task. It returns false if the worker has
 // nothing more to do.
 func (w *worker) look() bool {
 	p := w.pool
@@ -209,7 +209,7 @@ func (w *worker) look() bool {
 		p.wakeNextLocked()
 		return true
 	}
-	p.takeInLocked() // not before: who finds a task in the queue leaves submitters alone
+	p.takeInLocked() // only now: a worker that finds a task in the queue leaves submitters alone
 	return w.takeOrSleepLocked()
 }
 
@@ -220,7 +220,8 @@ func (p *Pool) wakeNextLocked() {
 	if p.crew.coming > 0 || !waiting && p.expectLocked() {
 		return
 	}
-	if len(p.crew.idle) == 0 && p.crew.leader == nil && p.crew.unhired == 0 { // those with parked tasks have it first
+	// All workers have tasks; those whose tasks are parked come first.
+	if len(p.crew.idle) == 0 && p.crew.leader == nil && p.crew.unhired == 0 {
 		p.endBurstLocked()
 		p.takeInLocked()
 		p.restoreLocked()
@@ -229,11 +230,11 @@ func (p *Pool) wakeNextLocked() {
 	p.summonLocked()
 }
 
-// expectLocked sees to it that the next arrival wakes a worker if a slot is free
-// and none is on its way. It returns false if there are arrivals already.
+// expectLocked makes sure that the next arrival wakes a worker if a slot is free and
+// no worker is on its way. It returns false if there are arrivals already.
 func (p *Pool) expectLocked() bool {
 	if p.crew.coming > 0 {
-		if p.crew.detour { // no more: who is coming finds what arrives
+		if p.crew.detour { // not any more: the worker on its way finds what arrives
 			lockSoon(&p.inbox.mu)
 			p.crew.endDetour(&p.inbox)
 			p.inbox.mu.Unlock()
@@ -242,7 +243,7 @@ func (p *Pool) expectLocked() bool {
 	}
 	free := p.inbox.direct && !p.end.closed && !p.sched.paused && p.sched.held < p.sched.slots
 	if free && p.crew.leader == nil && len(p.crew.idle) == 0 && p.crew.unhired > 0 && len(p.crew.all) > 0 {
-		p.hireLocked() // as they are needed, one is kept in store
+		p.hireLocked() // workers are needed, so one is kept ready
 	}
 	scout := free && (len(p.crew.idle) > 0 || p.crew.leader != nil)
 	detour := free && !scout

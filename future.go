@@ -7,17 +7,17 @@ import (
 	"iter"
 )
 
-// errRunSet is the error for a Task with a Run where a function stands beside it.
+// errRunSet is the error for a Task that has a Run where a function is given along with it.
 var errRunSet = errors.New("taskpool: Task.Run must be nil where a function stands beside the Task")
 
 // A Future is the handle to a task that has a result. A copy is as good as the Future
 // itself.
 type Future[T any] struct {
 	*Handle
-	result *T // protected by pool.mu until the task has settled; of all copies
+	result *T // shared by all copies; protected by pool.mu until the task has settled
 }
 
-// handle returns the handle of f, and panics in a call of that name if there is none.
+// handle returns the handle of f. If there is none it panics in the name of call.
 func (f *Future[T]) handle(call string) *Handle {
 	if f == nil || f.Handle == nil {
 		panic(futureMisuse(call).Error())
@@ -54,14 +54,14 @@ func (f *Future[T]) Cancel(cause error) bool { return f.handle("Cancel").Cancel(
 // SetPriority is [Handle.SetPriority].
 func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority").SetPriority(pr) }
 
-// SubmitFunc submits a task that does its work with f and has a result. t is a
-// pattern: its Run must be nil. It is [Pool.Submit] in everything else.
+// SubmitFunc submits a task that does its work with f and has f's result. t is a
+// pattern: its Run must be nil. In everything else it is like [Pool.Submit].
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
 	return submitFunc("SubmitFunc", ctx, p, t, f, roomAsSet)
 }
 
-// submitFunc is SubmitFunc for a call of that name; room says what becomes of the task if
-// there is none.
+// submitFunc is SubmitFunc for the call of that name; room says what happens to the task
+// if there is no room.
 func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
 	switch {
 	case misused(p):
@@ -94,10 +94,11 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 	return fut, nil
 }
 
-// commit stores the result of attempt a, unless that was given up on: then the
-// task may have another attempt under way, or have settled. a is nil if a hook
-// gave f a context that does not derive from Run's: then the goroutine tells. It is
-// of another pool if a shutdown left the task undone and it was submitted again.
+// commit stores the result of attempt a, unless that was given up: then the task may
+// have another attempt under way, or have settled. a is nil if a hook gave f a context
+// that does not derive from Run's: then the goroutine tells which attempt it is. The
+// attempt is of another pool if a shutdown left the task undone and it was submitted
+// again.
 func (f *Future[T]) commit(p *Pool, a *attempt, v T) {
 	if a == nil {
 		a = currentAttempt()
@@ -136,10 +137,10 @@ func (f *Future[T]) get(w *wait) (T, error) {
 // Call runs f as a task of p and returns its result: [SubmitFunc] and
 // [Future.Get] in one.
 //
-// Call returns when ctx ends, though f may go on: with an error that is not f's,
-// the variables that f has captured may still be read and written, so do not use
-// them again. f's context has ended too, and f does not start if it has not started
-// by then. Call returns ctx's cause then, without waiting for f.
+// Call returns when ctx ends, with ctx's cause and without waiting for f. f may go on
+// then: if the error is not f's, the variables that f has captured may still be read
+// and written, so do not use them again. f's context has ended too, and f does not
+// start if it has not started by then.
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
@@ -150,7 +151,7 @@ func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (
 	}
 	v, err := fut.Get(ctx)
 	if err != nil {
-		fut.Cancel(err) // if it is ctx's: here and now, so that f does not start later
+		fut.Cancel(err) // if err is ctx's: at once, so that f does not start later
 	}
 	return v, err
 }
@@ -165,25 +166,25 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 // elements taken from in at most twice as many as the pool has workers wait for
 // their turn in the loop (see [MapLimit] for another number), so in may be endless.
 // in runs on the looping goroutine, in turns with the loop's body: before in is
-// asked for its next element, the loop gets all results that are there and whose
-// turn it is, but while in takes its time, or the body, the other does not go on.
-// Where the queue has no room Map waits for it, whatever [WithCapacity] says.
+// asked for its next element, the loop gets all results that are ready and whose
+// turn it is, but while either in or the body takes its time, the other must wait.
+// If the queue has no room, Map waits for it, whatever [WithCapacity] says.
 //
 // The error of an element comes in its place, with the zero value, and the loop
 // goes on. When the loop is left, the tasks in flight are canceled and waited for;
-// only canceled, if it is left by a panic. If ctx ends or the pool is shut down
-// while there may be more elements, the results of those in flight come first, and
-// the last pair is the zero value and the cause: ctx's, or [ErrClosed].
+// if it is left by a panic, they are only canceled. If ctx ends or the pool is shut
+// down while there may be more elements, the results of those in flight come first,
+// and the last pair is the zero value and the cause: ctx's, or [ErrClosed].
 //
 // Inside a task, of any pool, that task gives its slot back while Map waits.
 func Map[T, R any](ctx context.Context, p *Pool, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return mapSeq("Map", ctx, p, func() int { return 2 * p.sched.slots }, t, in, f)
 }
 
-// MapLimit is [Map] with at most limit elements, at least 1, that have been taken
-// from in and whose results the loop has not got yet, instead of twice as many as
-// the pool has workers. So it bounds how many of the pool's workers the tasks take,
-// as [Group.SetLimit] does, and how many results are kept at a time. With 1 the
+// MapLimit is [Map] with a limit, at least 1, on the elements that have been taken
+// from in and whose results the loop has not received yet, in place of twice as many
+// as the pool has workers. So it bounds how many of the pool's workers the tasks
+// take, as [Group.SetLimit] does, and how many results are kept at a time. With 1 the
 // elements are done one after the other.
 func MapLimit[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	if limit < 1 {
@@ -194,8 +195,8 @@ func MapLimit[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter
 	return mapSeq("MapLimit", ctx, p, func() int { return limit }, t, in, f)
 }
 
-// mapSeq is Map, called name. limitLocked returns how many elements may be in
-// flight; it may change.
+// mapSeq is Map for the call of that name. limitLocked returns how many elements may be
+// in flight; it may change.
 func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked func() int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		var zero R
@@ -217,7 +218,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 			return
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(errStopped) // also if the loop's body or in panics
+		defer cancel(errStopped) // even if the loop's body or in panics
 		if here := currentAttempt(); here != nil && here != attemptFrom(ctx) && here.ended() == nil {
 			stop := context.AfterFunc(here, func() { cancel(context.Cause(here)) }) // as in awaitLocked
 			defer stop()
@@ -228,7 +229,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 			fut := flight[0]
 			flight[0] = nil // to let go of the result
 			flight = flight[1:]
-			return yield(fut.get(&wait{ctx: patient, patient: true})) // it ends with its own context
+			return yield(fut.get(&wait{ctx: patient, patient: true})) // the task ends when ctx does
 		}
 		due := func() bool {
 			p.lock()

@@ -14,31 +14,31 @@ import (
 	"time"
 )
 
-// This file finds the worker on whose goroutine it is called. A wait asks for it
-// where its context does not say which task waits: with the context of a request, or in
-// a function given to Go, which has none. A goroutine can be known only by its
-// number, and the runtime tells that only together with a stack, which takes some
+// This file finds the worker on whose goroutine it is called. A wait needs that where
+// its context does not say which task waits: with the context of a request, or in a
+// function given to Go, which has none. A goroutine can be identified only by its
+// number, and the runtime reveals that only together with a stack, which takes some
 // 5 to 100 µs. So two cheaper questions come first: whether any worker of any pool is
 // at work at all, and whether the stack of this goroutine ends in a worker.
 
 // workersByGoroutine holds the workers of all pools by the number of their goroutine,
-// from before it calls user code until it ends.
+// from before the goroutine calls user code until it ends.
 var workersByGoroutine [64]struct {
 	mu      sync.Mutex
 	workers map[uint64]*worker
 }
 
-// activePools is the number of pools with tasks that hold a slot or are parked.
+// activePools is the number of pools with slots held, attempts parked or workers abandoned.
 var activePools atomic.Int64
 
-// anyPoolActive reports whether anybody may be on a worker's goroutine.
+// anyPoolActive reports whether the caller may be on a worker's goroutine.
 func anyPoolActive() bool { return activePools.Load() > 0 }
 
 // workerReturn is the address to which the function recovered returns on the
-// goroutine of every worker; 0 before there was one.
+// goroutine of every worker; 0 until there is one.
 var workerReturn atomic.Uintptr
 
-// register makes the calling goroutine known as that of w.
+// register records the calling goroutine as w's.
 func (w *worker) register(goroutine uint64) {
 	w.goroutine.Store(goroutine)
 	shard := &workersByGoroutine[goroutine%uint64(len(workersByGoroutine))]
@@ -50,7 +50,7 @@ func (w *worker) register(goroutine uint64) {
 	shard.workers[goroutine] = w
 }
 
-// unregister takes that back, as the goroutine ends.
+// unregister undoes register before the goroutine ends.
 func (w *worker) unregister(goroutine uint64) {
 	shard := &workersByGoroutine[goroutine%uint64(len(workersByGoroutine))]
 	shard.mu.Lock()
@@ -58,9 +58,9 @@ func (w *worker) unregister(goroutine uint64) {
 	delete(shard.workers, goroutine)
 }
 
-// currentWorker returns the worker, of any pool, on whose goroutine it is called, nil
-// if there is none. No lock may be held. It takes well below a microsecond on other
-// goroutines, unless their stacks are deep.
+// currentWorker returns the worker, of any pool, on whose goroutine it is called, or nil
+// if there is none. No lock may be held. On other goroutines it takes well below a
+// microsecond, unless their stacks are deep.
 func currentWorker() *worker {
 	if !endsInWorker() {
 		return nil
@@ -93,8 +93,8 @@ func endsInWorker() bool {
 	return false
 }
 
-// goroutineID returns the number by which stack dumps name the calling goroutine. It
-// serves to find a worker by its goroutine; nothing is attached to it.
+// goroutineID returns the number that stack dumps give the calling goroutine. It only
+// serves to find a worker by its goroutine; nothing else is attached to it.
 func goroutineID() uint64 {
 	var buf [64]byte
 	head := buf[:runtime.Stack(buf[:], false)]
@@ -112,17 +112,17 @@ func parseGoroutineID(head []byte) uint64 {
 	return id
 }
 
-// A panicSite is the stack of a goroutine that panics, or hangs.
+// A panicSite is the stack of a goroutine that panics or hangs.
 type panicSite struct {
 	goroutine uint64
 	frames    []uintptr
-	cut       bool // it is deeper
+	cut       bool // the stack is deeper than frames
 }
 
 const maxPanicFrames = 100
 
 // newPanicSite returns the stack of the calling goroutine, which has the given
-// number, from the call of panic on: the caller is the deferred function that
+// number, from the call of panic on. The caller must be the deferred function that
 // recovers.
 func newPanicSite(goroutine uint64) panicSite {
 	var frames [maxPanicFrames]uintptr
@@ -130,10 +130,10 @@ func newPanicSite(goroutine uint64) panicSite {
 	return panicSite{goroutine, slices.Clone(frames[:n]), n == len(frames)}
 }
 
-// stack returns the stack of the goroutine, which runs, as text.
+// stack returns the stack as text, as that of a goroutine that is running.
 func (s panicSite) stack() []byte { return s.text("running") }
 
-// state returns what the goroutine, another one, does.
+// state returns what the goroutine, which is not the caller's, is doing.
 func (s panicSite) state() string {
 	if f, _ := runtime.CallersFrames(s.frames).Next(); f.Function == "runtime.gopark" {
 		return "waiting"
@@ -141,9 +141,9 @@ func (s panicSite) state() string {
 	return "running"
 }
 
-// text returns the stack as text. Unlike debug.Stack it takes no lock of the
-// runtime, which that does for each word it prints: workers whose tasks panic at
-// the same time would wait for each other.
+// text returns the stack as text. Unlike debug.Stack, which takes a lock of the
+// runtime for each word it prints, it takes none: otherwise workers whose tasks
+// panic at the same time would wait for each other.
 func (s panicSite) text(state string) []byte {
 	text := make([]byte, 0, 1024)
 	text = append(text, "goroutine "...)
@@ -171,51 +171,51 @@ func (s panicSite) text(state string) []byte {
 	return text
 }
 
-// Where a hung task is stuck only a look at all goroutines tells. A dump of their
-// stacks stops the whole program while it walks all of them, also where only the
-// first are printed: half a second where there are 20,000. The goroutine profile
-// stops it twice, for a moment each, and has all but the goroutines' numbers, so
-// each worker has its own as a label. A task that takes the labels away and then
-// hangs is found by a dump if there are few goroutines, and else not at all.
+// Only a look at all goroutines tells where a hung task is stuck. A dump of their
+// stacks stops the whole program while it walks all of them, even if only the first
+// are printed: half a second with 20,000 goroutines. The goroutine profile stops it
+// twice, for a moment each, and has everything but the goroutines' numbers, so each
+// worker has its own as a label. A task that removes the labels and then hangs is
+// found by a dump if there are few goroutines, and otherwise not at all.
 //
 // A profile costs CPU, tens of milliseconds with 20,000 goroutines, and in a storm
-// of hangs that would be all there is. So what is spent on hung tasks is bounded,
-// and one look is for all tasks of a pool that hang or may do so before long.
+// of hangs that would take up all of it. So what is spent on hung tasks is bounded,
+// and one look serves all tasks of a pool that hang or may do so before long.
 
 // labelGoroutine is the label with the number of a worker's goroutine. Goroutines that
 // its tasks start inherit it.
 const labelGoroutine = "worker_goroutine"
 
-// workerMain is what all workers, and no goroutines that their tasks start, have on
-// their stacks, unless these are too deep for a profile.
-// It is that below main: a worker that was just started still has the labels of the
-// goroutine that started it.
+// workerMain is a function that all workers have on their stacks, unless these are too
+// deep for a profile, and that no goroutines started by their tasks have. It is the one
+// that main calls, not main itself: a worker that was just started still has the labels
+// of the goroutine that started it.
 const workerMain = "github.com/taskpool-go/taskpool.(*worker).recovered"
 
 const (
 	maxSeen    = 1 << 17 // goroutines; with more a look would take seconds
 	maxDumped  = 1000    // goroutines; with more a dump would stop the program for more than a few milliseconds
 	dumpSize   = 1 << 20
-	maxLooks   = 100 * time.Millisecond // what looks for hung tasks may take at once,
-	looksShare = 100                    // and the part of the time in the long run, one in so many
+	maxLooks   = 100 * time.Millisecond // time that looks for hung tasks may take at once
+	looksShare = 100                    // and in the long run: one part in looksShare
 )
 
-// looks is the budget for looks at hung tasks, one for the program.
+// looks is the budget for looks at hung tasks, one for the whole program.
 var looks = budget{left: maxLooks}
 
-// A budget is time that may be spent. It grows by one in looksShare of the time that
-// passes, up to maxLooks.
+// A budget is time that may be spent. It grows by 1/looksShare of the time that passes,
+// up to maxLooks.
 type budget struct {
 	mu   sync.Mutex
 	left time.Duration // negative after a long look
-	at   time.Time     // when left was that
+	at   time.Time     // when left had that value
 }
 
-// ask reports whether something is left at now.
+// ask reports whether anything is left at now.
 func (b *budget) ask(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if passed := now.Sub(b.at); passed < 0 { // another clock, of a test
+	if passed := now.Sub(b.at); passed < 0 { // a test's clock is another one
 		b.left = maxLooks
 	} else {
 		b.left = min(b.left+passed/looksShare, maxLooks)
@@ -230,8 +230,8 @@ func (b *budget) spend(d time.Duration) {
 	b.left -= d
 }
 
-// look returns the stacks of the goroutines with the given numbers, those of workers,
-// as text, without those that it could not find.
+// look returns, as text, the stacks of the goroutines with the given numbers, which are
+// workers', without those that it could not find.
 func look(goroutines []uint64) map[uint64][]byte {
 	stacks := make(map[uint64][]byte, len(goroutines))
 	n := runtime.NumGoroutine()
@@ -254,7 +254,7 @@ func look(goroutines []uint64) map[uint64][]byte {
 	return stacks
 }
 
-// dumped adds those of the wanted stacks that are missing, from a dump.
+// dumped adds the wanted stacks that are missing, from a dump.
 func dumped(wanted map[string]uint64, stacks map[uint64][]byte) {
 	buf := make([]byte, dumpSize)
 	for dump := range bytes.SplitSeq(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {
@@ -268,32 +268,33 @@ func dumped(wanted map[string]uint64, stacks map[uint64][]byte) {
 	}
 }
 
-// noStack is what stands for a stack that could not be had.
+// noStack returns what stands in for a stack that could not be obtained.
 func noStack(goroutine uint64, why string) []byte {
 	return fmt.Appendf(nil, "goroutine %d [unknown]:\n(%s)\n", goroutine, why)
 }
 
-// earlier is a stack that was taken so long before its goroutine was given up.
+// earlier returns stack with a note that it was taken that long before its goroutine was
+// given up.
 func earlier(stack []byte, before time.Duration) []byte {
 	note := fmt.Sprintf(", %v before it was given up]:", before.Round(time.Millisecond))
 	return bytes.Replace(stack, []byte("]:"), []byte(note), 1)
 }
 
 // A profileScanner is an [io.Writer] that finds stacks in a goroutine profile in the
-// format of debug=1, in which those of goroutines that have the same stack and the
-// same labels are one:
+// format of debug=1, in which goroutines with the same stack and the same labels share
+// one entry:
 //
 //	1 @ 0x4a2f0e 0x43bd2b 0x4a9f7f
 //	# labels: {"pool":"p", "worker":"1", "worker_goroutine":"34"}
 //	#	0x4a2f0d	main.f+0x2d	/tmp/f.go:12
 //
-// It takes the first two lines; the rest is the same, for people, without the frames
+// It uses the first two lines; the rest says the same for people, without the frames
 // of the runtime.
 type profileScanner struct {
 	wanted map[string]uint64
 	found  map[uint64]panicSite
-	line   []byte // the beginning of a line that is not over
-	stack  []byte // the last that began with a number and @
+	line   []byte // the beginning of an unfinished line
+	stack  []byte // the last line that began with a number and @
 }
 
 var _ io.Writer = (*profileScanner)(nil)
@@ -324,7 +325,7 @@ func (s *profileScanner) scan(line []byte) {
 	}
 }
 
-// take takes a stack with the label of a worker's goroutine, if it is that one's.
+// take takes a stack with the label of a worker's goroutine, if it is that goroutine's.
 func (s *profileScanner) take(id uint64, stack string) {
 	_, pcs, _ := strings.Cut(stack, "@")
 	site := panicSite{goroutine: id}

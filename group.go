@@ -5,35 +5,35 @@ import (
 	"sync/atomic"
 )
 
-// A Group is a set of tasks that work on one thing, as in x/sync's errgroup but
-// on a pool: the first error cancels the others' contexts, and [Group.Wait]
-// returns it. No member starts after it. Make one with [Pool.Group]. Its methods may be called from any
-// goroutine. A Group must not be copied: the methods of a copy panic, and Wait returns an
-// error.
+// A Group is a set of tasks that work on one thing, like x/sync's errgroup but on a
+// pool: the first error cancels the other members' contexts, and [Group.Wait] returns
+// it. No member starts after it. Make one with [Pool.Group]. Its methods may be called
+// from any goroutine. A Group must not be copied: the methods of a copy panic, and Wait
+// returns an error.
 type Group struct {
 	p      *Pool
 	self   *Group // the one that Pool.Group returned: copies are refused, see errors.go
 	t      Task
 	parent context.Context // as given to Pool.Group
-	inside *attempt        // that parent belongs to; nil outside a task
+	inside *attempt        // the attempt that parent belongs to; nil outside a task
 	ctx    context.Context // the members'
 	cancel context.CancelCauseFunc
-	failed atomic.Bool // err is set: for workers to look at without the lock
+	failed atomic.Bool // err is set; workers read it without the lock
 
 	// The fields below are protected by p.mu.
 
-	limit   int // of members that have not settled; negative: none
+	limit   int // on members that have not settled; negative: none
 	members int // that have not settled, or are being submitted
 	err     error
 	over    bool    // Wait has returned, or is about to
-	room    waiters // those who wait for members to be less than limit
-	none    waiters // those who wait for members to be 0
+	room    waiters // those who wait for members to drop below limit
+	none    waiters // those who wait for members to drop to 0
 }
 
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
 // The members' contexts derive from ctx, and end when a member fails or Wait
-// returns. Inside a task, Wait and Go at the limit give that task's slot back,
-// whatever ctx is. It panics if ctx is nil.
+// returns. Inside a task, Wait and, at the limit, Go give that task's slot back,
+// whatever ctx is. Group panics if ctx is nil.
 func (p *Pool) Group(ctx context.Context, t Task) *Group {
 	p.mustBeUsable("Group")
 	if ctx == nil {
@@ -45,9 +45,9 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 	return g
 }
 
-// SetLimit bounds the number of members that have not settled to n; a negative n
-// means no bound. Beyond it Go waits. It panics if there are members that have
-// not settled, or for n = 0, with which Go would wait for ever.
+// SetLimit limits the number of members that have not settled to n; a negative n
+// means no limit. At the limit Go waits. SetLimit panics if there are members that
+// have not settled, or if n is 0, with which Go would wait forever.
 func (g *Group) SetLimit(n int) {
 	g.mustBeUsable("Group.SetLimit")
 	g.p.lock()
@@ -65,14 +65,13 @@ func (g *Group) SetLimit(n int) {
 }
 
 // Go submits a member that does its work with f. It waits while there are as many
-// members as SetLimit allows, and where the queue has no room it waits for it,
-// whatever [WithCapacity] says; with [OverflowShed] it makes some if it can.
-// Called in a task it gives that task's slot back meanwhile, be it the one that
-// made the group or a member, and does not wait longer than until that task's
-// context ends. A member that is not accepted is an error of the
-// group; after an error, and after Wait, none is, and f does not run. A member that
-// waits when the first error comes does not run either: it is Canceled. Go panics if
-// f is nil.
+// members as SetLimit allows, and if the queue has no room it waits for room,
+// whatever [WithCapacity] says; with [OverflowShed] it makes room if it can.
+// Called in a task, be it the one that made the group or a member, it gives that
+// task's slot back meanwhile, and waits no longer than until that task's context
+// ends. A member that is not accepted is an error of the group. After an error, and
+// after Wait, no member is accepted, and f does not run. A member that waits when the
+// first error comes does not run either: it is Canceled. Go panics if f is nil.
 func (g *Group) Go(f func(context.Context) error) {
 	g.mustBeUsable("Group.Go")
 	if f == nil {
@@ -86,13 +85,14 @@ func (g *Group) Go(f func(context.Context) error) {
 	case g.t.Run != nil:
 		g.refused(errRunSet)
 	default:
-		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{room: roomWait}) // tells submitted
+		// submit calls submitted, so nothing is left to do with what it returns.
+		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{room: roomWait})
 	}
 }
 
 // enter counts one more member, once the limit allows it, if the group accepts one. It
-// returns an error if the task that waits for that has to go; where the group's context
-// ends the wait, submit says so.
+// returns an error if the context of the task that waits for that ends; if the group's
+// context ends the wait, submit reports it.
 func (g *Group) enter() (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
@@ -108,8 +108,8 @@ func (g *Group) enter() (accepts bool, err error) {
 	return true, &taskOverError{"Group.Go", w.byTask}
 }
 
-// acceptsLocked reports whether the group takes one more member, and takes note of
-// one that it does not.
+// acceptsLocked reports whether the group accepts one more member, and records one that
+// it does not.
 func (g *Group) acceptsLocked() bool {
 	if g.err == nil && g.over {
 		g.failLocked(errGroupOver)
@@ -123,7 +123,7 @@ func (g *Group) acceptsLocked() bool {
 // errGroupOver is the error of a group that gets a member too late.
 var errGroupOver error = &kindError{"taskpool: Group.Go: the group is over, Wait has returned", context.Canceled}
 
-// submitted takes note of how the submission of a member ended.
+// submitted records how the submission of a member ended.
 func (g *Group) submitted(h *Handle, err error) {
 	g.p.lock()
 	accepted := h.id != 0
@@ -133,8 +133,8 @@ func (g *Group) submitted(h *Handle, err error) {
 	}
 }
 
-// refused takes note of a member that was not accepted, because of err. That is
-// nil if a panic is on its way to the caller of Go.
+// refused records a member that was not accepted because of err, which is nil if a
+// panic is on its way to the caller of Go.
 func (g *Group) refused(err error) {
 	g.p.lock()
 	var notices []notice
@@ -148,8 +148,8 @@ func (g *Group) refused(err error) {
 // Wait waits until all members have settled, and returns the first error among
 // theirs: that of a member that panicked is a [*PanicError]. Inside a task, of
 // any pool, it returns the cause at once when that task's context ends, whatever
-// context the group was made with; members whose context that is are on their way
-// out. Inside a member of the group it returns [ErrInside].
+// context the group was made with; members whose contexts derive from it are then
+// on their way out. Inside a member of the group it returns [ErrInside].
 func (g *Group) Wait() error {
 	if err := g.misuse("Group.Wait"); err != nil {
 		return err
@@ -164,8 +164,8 @@ func (g *Group) Wait() error {
 	return err
 }
 
-// end returns why members that have not started must not; nil if they may. A nil
-// group has no say.
+// end returns why members that have not started must not start, or nil if they may. A
+// nil group never prevents that.
 func (g *Group) end() *ending {
 	if g == nil || !g.failed.Load() {
 		return nil
@@ -193,8 +193,7 @@ func (g *Group) await() error {
 	return err
 }
 
-// settledLocked takes note of a member that has settled, or was not accepted,
-// with err.
+// settledLocked records a member that has settled, or was not accepted, with err.
 func (g *Group) settledLocked(err error, notices *[]notice) {
 	g.members--
 	if err != nil && g.err == nil {

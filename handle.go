@@ -19,11 +19,11 @@ type Handle struct {
 	function bool // it stands for a function given to Go, see timedFunction
 	terms    terms
 
-	// settled is set, under pool.mu, when state and err are final. Whoever has seen it,
+	// settled is set, under pool.mu, when state and err are final. Whoever has seen it set,
 	// or the waiters' channel closed, may read them without the lock.
 	settled atomic.Bool
 
-	watch *contextWatch // of that context; nil if there is none, or none any more, see watches
+	watch *contextWatch // for the end of that context; nil if there is none (any more), see watches
 
 	// The fields below are protected by pool.mu.
 
@@ -33,7 +33,7 @@ type Handle struct {
 	task     Task          // as submitted; without its functions once settled
 	err      error         // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
 	lastErr  error         // of the last failed attempt
-	queuedAt time.Duration // since pool.epoch: when it was queued at last, if hooks are told of times
+	queuedAt time.Duration // since pool.epoch: when it was last queued, if hooks are told of times
 	sample   uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
 	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
@@ -42,15 +42,17 @@ type Handle struct {
 	// canceled is the cause of Cancel or of ctx's end, if that came before
 	// the task was accepted or while an attempt was under way.
 	canceled error
-	parent   *attempt // the one that submits, while it waits for room; of an orphan that settles, the one that has returned
-	// waiters wait until the task has settled or, while it waits for room itself, until
+	// parent is the attempt that submits, while it waits for room; of an orphan that
+	// settles, the one that has returned.
+	parent *attempt
+	// waiters wait until the task has settled or, while it is waiting for room itself, until
 	// it is accepted or refused.
 	waiters waiters
 }
 
 // newHandle returns the handle of a task that was submitted with ctx, with its first
-// attempt. The two are one object, which saves an allocation, where the attempt keeps
-// nothing of the caller's alive while the handle is kept.
+// attempt. Both are one object, which saves an allocation, if the attempt then keeps
+// nothing of the caller's alive for as long as the handle is kept.
 func newHandle(ctx context.Context) *Handle {
 	if ctx == context.Background() || ctx == context.TODO() {
 		both := new(struct {
@@ -94,11 +96,11 @@ var closedChannel = func() <-chan struct{} {
 // about to be called then; [Pool.WaitIdle] and [Pool.Shutdown] wait for hooks.
 //
 // Inside a task, of any pool, Wait gives that task's slot back for as long as it
-// waits, so that tasks may wait for each other to any depth, on one worker too. With
+// waits, so that tasks may wait for each other to any depth, even on one worker. With
 // a context that is not the task's, the wait also ends, with the cause, when the
-// task's context does, unless that had ended before; [context.WithoutCancel] of the
-// task's context is for one that is to go on waiting. Called inside the very task it
-// returns [ErrInside], whatever the context.
+// task's context does, unless that had ended before; a wait that must go on can use
+// [context.WithoutCancel] of the task's context. Called inside the very task that it
+// would wait for, Wait returns [ErrInside], whatever the context.
 func (h *Handle) Wait(ctx context.Context) error {
 	if err := h.misuse("Handle.Wait"); err != nil {
 		return err
@@ -109,7 +111,7 @@ func (h *Handle) Wait(ctx context.Context) error {
 	return h.wait(&wait{ctx: ctx})
 }
 
-// wait is Wait, as w says.
+// wait is Wait for the wait that w describes.
 func (h *Handle) wait(w *wait) error {
 	if w.task = attemptFrom(w.ctx); w.task != nil && w.task.h == h {
 		return ErrInside
@@ -131,9 +133,9 @@ func (h *Handle) wait(w *wait) error {
 	return h.err
 }
 
-// waitOutside is wait outside of tasks, where no slot is to be given back. The lock is
-// taken once, to leave word that somebody waits, and without a look at what has arrived:
-// with that, many who submit and wait would be in the workers' way.
+// waitOutside is wait outside of tasks, where there is no slot to give back. It takes the
+// lock once, to register, and does not look at what has arrived: if it did, many who submit
+// and wait would be in the workers' way.
 func (h *Handle) waitOutside(w *wait) error {
 	lockSoon(&h.pool.mu)
 	done := h.doneLocked()
@@ -162,9 +164,9 @@ func (h *Handle) ID() uint64 {
 	return h.id
 }
 
-// Info describes the task at this moment: all in it belongs together, which State and
-// Err, called one after the other, need not. Of a task that was given up as hung it
-// says what has become of the task, which is never [StateAbandoned]. It costs about as
+// Info describes the task at this moment: all in it belongs together, which is not so for
+// State and Err, called one after the other. For a task that was given up as hung it says
+// what has become of the task, so its State is never [StateAbandoned]. It costs about as
 // much as State.
 func (h *Handle) Info() TaskInfo {
 	h.mustBeUsable("Handle.Info")
@@ -181,11 +183,11 @@ func (h *Handle) State() State {
 	return h.state
 }
 
-// Cancel ends the task with the given cause, nil standing for
-// [context.Canceled]. A task that waits is gone at once and its room in the
-// queue is free; a running one has its context ended, and is Canceled if Run
-// then returns an error and Succeeded if it returns nil. Cancel does not wait
-// for that. It returns false if the task had settled already.
+// Cancel ends the task with the given cause; nil stands for [context.Canceled]. A
+// task that waits is gone at once and its room in the queue is free. A running one
+// has its context ended; it is Canceled if Run then returns an error, and Succeeded
+// if it returns nil. Cancel does not wait for that. It returns false if the task had
+// settled already.
 func (h *Handle) Cancel(cause error) bool {
 	h.mustBeUsable("Handle.Cancel")
 	if cause == nil {
@@ -194,9 +196,9 @@ func (h *Handle) Cancel(cause error) bool {
 	return h.cancel(cause)
 }
 
-// SetPriority moves a waiting task to another priority, at the back of those
-// that wait there, even if that is the priority it has. It returns false if the
-// task no longer waits: it runs, is parked or has settled.
+// SetPriority moves a waiting task to another priority, behind those that wait
+// there, even if it has that priority already. It returns false if the task no
+// longer waits: it runs, is parked or has settled.
 func (h *Handle) SetPriority(pr Priority) bool {
 	h.mustBeUsable("Handle.SetPriority")
 	p := h.pool
@@ -210,8 +212,8 @@ func (h *Handle) SetPriority(pr Priority) bool {
 	return true
 }
 
-// Current returns the task that ctx was given to, or that it derives from the
-// context of. It returns false outside a task.
+// Current returns the task whose Run got ctx, or a context that ctx derives from.
+// It returns false outside a task.
 func Current(ctx context.Context) (TaskInfo, bool) {
 	if ctx == nil {
 		panic(nilArgument("Current", "ctx").Error())
@@ -225,11 +227,11 @@ func Current(ctx context.Context) (TaskInfo, bool) {
 	return a.infoLocked(), true
 }
 
-// Detach returns the context that the task of ctx was submitted with, without
-// that task's identity: with it, work that a task starts neither ends with the
-// task nor counts as part of it. Without it such work is canceled when the task returns:
-// the log has a warning then, and [Stats] counts it as Orphaned. What was added to ctx on its way from the task
-// is not in it. Outside a task Detach returns ctx.
+// Detach returns the context that the task of ctx was submitted with, without that
+// task's identity: work that a task starts with it neither ends with the task nor
+// counts as part of it. Without Detach such work is canceled when the task returns:
+// the log has a warning then, and [Stats] counts it as Orphaned. What was added to
+// the context inside the task is not in it. Outside a task Detach returns ctx.
 func Detach(ctx context.Context) context.Context {
 	if ctx == nil {
 		panic(nilArgument("Detach", "ctx").Error())

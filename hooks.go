@@ -11,28 +11,28 @@ import (
 // called without a lock, on the goroutine that brought the event about: Queued
 // on the submitter's, those of an attempt on its worker's, before the worker
 // takes its next task. So a slow hook slows its caller down and nobody else. What
-// the supervisor finds is told one after the other on a goroutine of its own: the
-// end of hung tasks, and all about workers. There a slow hook holds up the next of
-// these, and if a thousand wait, dead workers are replaced no sooner than hooks are
-// told.
+// the supervisor finds, the end of hung tasks and everything about workers, is told
+// one event after the other on a goroutine of its own. There a slow hook holds up
+// the next events, and if a thousand of them wait, dead workers are replaced no
+// sooner than hooks are told.
 //
-// A hook that panics or calls [runtime.Goexit] is logged and changes no task's
-// outcome. [Pool.Shutdown] and [Pool.WaitIdle] wait for hooks, whatever goroutine they
-// are called on, and return [ErrInside] in a hook of the pool.
+// If a hook panics or calls [runtime.Goexit], that is logged and changes no task's
+// outcome. [Pool.Shutdown] and [Pool.WaitIdle] wait for hooks, whatever goroutine the
+// hooks are called on, and return [ErrInside] when called in a hook of the pool.
 //
-// A hook costs each task its time and that of a look or two at the clock, which
-// for short functions given to Go may be as much as they take themselves; see
+// A hook costs each task the time that it takes and one or two looks at the clock,
+// which for short functions given to Go may be as much as they take themselves; see
 // GoEvery.
 //
 // The events of one attempt come in order. Queued, called after the fact, may
-// come while the task runs already, and a hook that takes longer than the delay
-// of a retry may still be at work when the next attempt starts. Should Started take
-// so long that the attempt is given up, hooks that were not told yet are not told of
-// the start any more.
+// come while the task is running already, and a hook that takes longer than the delay
+// of a retry may still be running when the next attempt starts. If Started takes so
+// long that the attempt is given up, hooks that have not been told of the start yet
+// are no longer told of it.
 type Hooks struct {
 	Queued        func(TaskEvent) // accepted: it waits for a worker, or for its time
 	Started       func(TaskEvent) // an attempt starts; Run is not called if the context ends before all hooks are told
-	AttemptFailed func(TaskEvent) // an attempt has failed with Err, for good or not
+	AttemptFailed func(TaskEvent) // an attempt has failed with Err, whether it is retried or not
 	Retried       func(TaskEvent) // the failed task will be retried after Delay
 	Shed          func(TaskEvent) // removed from a full queue; Finished follows
 	Finished      func(TaskEvent) // reached its final state: once for each accepted task
@@ -43,17 +43,18 @@ type Hooks struct {
 
 	// Around is called in place of an attempt's Run and must call run, once
 	// and on the same goroutine, with ctx or a context derived from it. What
-	// it returns is the attempt's error; of a run that panicked it is shown a
-	// [*PanicError], and that stands, but does not end the worker, which need not be
-	// replaced then. With several hooks the first is the outermost. If it panics before it has called run, the attempt goes on
-	// without it; if it panics afterwards, run's error stands. For a function
+	// it returns is the attempt's error. If Run panics, run returns a
+	// [*PanicError] to Around, and that stands; but the panic does not end the
+	// worker, which need not be replaced then. With several hooks the first is
+	// the outermost. If Around panics before it has called run, the attempt goes
+	// on without it; if it panics afterward, run's error stands. For a function
 	// given to Go, ctx is [context.Background].
 	Around func(ctx context.Context, t TaskInfo, run func(context.Context) error) error
 
-	// GoEvery makes these hooks a sample where functions given to Go are
-	// concerned: of those that end well they are told of one in GoEvery, chosen
-	// at random, and the others cost nothing. Of one that fails or is shed they
-	// are always told, of its start only if it was chosen. 0 and 1: of every
+	// GoEvery limits these hooks to a sample of the functions given to Go: of
+	// those that end well they are told of one in GoEvery, chosen at random, and
+	// the others cost nothing. Of one that fails or is shed they are always told,
+	// but of its start only if it was chosen. With 0 and 1 they are told of every
 	// function. Tasks given to Submit are not affected.
 	GoEvery int
 }
@@ -70,12 +71,12 @@ type TaskEvent struct {
 	Result Result
 
 	// Wait is how long the task has waited for a worker, since it was accepted or
-	// its time had come: set for Started.
+	// became due: set for Started.
 	Wait time.Duration
 	// Elapsed is how long the attempt took, from its start to its end, with the
 	// time in which it was parked: set for AttemptFailed, Retried and Finished. It
-	// is zero if no attempt was made, and for a function given to Go of whose start
-	// or end no hook was to be told, as none is set or GoEvery has left it out.
+	// is zero if no attempt was made, and for a function given to Go if no hook had
+	// to be told of its start or end, because none is set or GoEvery left it out.
 	Elapsed time.Duration
 }
 
@@ -88,16 +89,16 @@ type WorkerEvent struct {
 	Reason      Reason
 }
 
-// A Result is how an attempt ended. The zero value, "", is none: no attempt has ended.
-// It is text for logs and metrics, in which these values are kept.
+// A Result is how an attempt ended. The zero value, "", means that no attempt has ended.
+// It is text for logs and metrics, where it appears as one of these values.
 type Result string
 
-// The results of an attempt, each with what counts it in [Stats].
+// The results of an attempt, each with the field of [Stats] that counts it.
 const (
 	ResultSuccess     Result = "success"     // returned no error
 	ResultError       Result = "error"       // returned an error: Errors
-	ResultTimeout     Result = "timeout"     // did so after its Timeout or WorkTimeout, or without a Beat for too long: Timeouts
-	ResultInterrupted Result = "interrupted" // did so after it was canceled: Interrupted
+	ResultTimeout     Result = "timeout"     // returned an error after a timeout or without a Beat for too long: Timeouts
+	ResultInterrupted Result = "interrupted" // returned an error after it was canceled: Interrupted
 	ResultPanic       Result = "panic"       // panicked: Panics
 	ResultGoexit      Result = "goexit"      // called runtime.Goexit: Goexits
 	ResultHung        Result = "hung"        // was given up as hung: Hangs
@@ -106,7 +107,7 @@ const (
 // A Reason is why a worker died or was given up, and was replaced.
 type Reason string
 
-// The reasons, each with what counts the replacements in [Stats].
+// The reasons, each with the field of [Stats] that counts the replacements.
 const (
 	ReasonPanic  Reason = "panic"  // its task, or a hook, panicked: ReplacedPanic
 	ReasonGoexit Reason = "goexit" // its task, or a hook, called runtime.Goexit: ReplacedGoexit
@@ -117,21 +118,21 @@ const (
 // having called run.
 var errNotRun = errors.New("taskpool: hook Around returned nil without calling run")
 
-// hookTable is the hooks of a pool by event.
+// hookTable holds the hooks of a pool by event.
 type hookTable struct {
 	queued, started, attemptFailed, retried, shed, finished []func(TaskEvent)
 	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
 	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
 
-	outside bool     // some hook may be told on a goroutine that is none of the pool's
+	outside bool     // some hook may be told on a goroutine that is not one of the pool's
 	timed   bool     // some hook is told how long a task waited, or a function took
 	all     bool     // some hook is told of each function given to Go
-	samples []uint64 // GoEvery of the others
-	timesGo bool     // some functions, or all, are timed
+	samples []uint64 // GoEvery of the other hooks
+	timesGo bool     // some or all functions are timed
 }
 
-// unsampled is TaskInfo.sample of a function that is in no sample. Without samples
-// it is 0, so that such functions are told from tasks by nothing but their ID.
+// unsampled returns TaskInfo.sample for a function that is in no sample. Without samples
+// it is 0, so that nothing but their ID distinguishes such functions from tasks.
 func (t *hookTable) unsampled() uint64 {
 	if len(t.samples) == 0 {
 		return 0
@@ -151,7 +152,7 @@ func (t *hookTable) draw() (draw uint64, sampled bool) {
 	return t.unsampled(), false
 }
 
-// sampled returns hooks that are h for what GoEvery lets through.
+// sampled returns hooks that pass on to h what GoEvery lets through.
 func (h Hooks) sampled() Hooks {
 	every := uint64(h.GoEvery)
 	event := func(hook func(TaskEvent)) func(TaskEvent) {
@@ -215,29 +216,32 @@ type TaskInfo struct {
 	Name     string
 	Priority Priority
 	State    State
-	Attempt  int // the attempt under way, or the number of those started; from 1
+	Attempt  int // the number of the attempt under way, or of those started; from 1
 	Worker   int // Running, Parked and Abandoned: the worker's number
-	// Started is, of a task that is Running, Parked or Abandoned, the attempt's
-	// start. Of a function given to Go it may be when Stats or Tasks first found it at
-	// work, as one that runs after another out of a backlog costs no look at the clock,
-	// nor does any without a hook that is told of starts or ends; zero if none has.
-	Started  time.Time
-	Deadline time.Time // Running and Parked: when the attempt's Timeout is over; zero without one, WorkTimeout or not
+	// Started is when the attempt of a task that is Running, Parked or Abandoned
+	// started. For a function given to Go it may be when Stats or Tasks first found it
+	// at work: the clock is not read for one that runs after another out of a backlog,
+	// nor for any if no hook is told of starts or ends. It is zero if neither has
+	// found it.
+	Started time.Time
+	// Deadline is, of a task that is Running or Parked, when the attempt's Timeout is over;
+	// zero without a Timeout, even with a WorkTimeout.
+	Deadline time.Time
 	Due      time.Time // Delayed: when the task will be queued
 	Err      error     // of the last failed attempt, if any
 	Handle   *Handle   // nil for a function given to Go
 
-	// sample is the number that says in which hooks' samples a function given to Go
-	// is: those whose GoEvery divides it. 0, which all divide, for other tasks.
+	// sample says which hooks' samples a function given to Go is in: those whose GoEvery
+	// divides it. It is 0, which every GoEvery divides, for other tasks.
 	sample uint64
 }
 
-// IsFunc reports whether t is about a function given to Go or TryGo, and not a task given
-// to Submit. A function has neither ID nor Name nor Handle. Hooks may be told of a
-// sample of them only, see [Hooks], so that one stands for several.
+// IsFunc reports whether t describes a function given to Go or TryGo, and not a task given
+// to Submit. A function has neither ID nor Name nor Handle. Hooks may be told of only a
+// sample of the functions, see [Hooks], so that one stands for several.
 func (t TaskInfo) IsFunc() bool { return t.ID == 0 }
 
-// infoLocked describes h, with the attempt under way if any.
+// infoLocked describes h, with the attempt under way if there is one.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function {
 		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, State: h.state, sample: h.sample}
@@ -267,7 +271,7 @@ func (a *attempt) infoLocked() TaskInfo {
 	return t
 }
 
-// infoLocked describes the task that w is at work on.
+// infoLocked describes the task that w is working on.
 func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
@@ -282,7 +286,7 @@ func (w *worker) infoLocked() TaskInfo {
 	return t
 }
 
-// sampleOf is TaskInfo.sample of the function that w is at work on.
+// sampleOf returns TaskInfo.sample of the function that w is working on.
 func (w *worker) sampleOf() uint64 {
 	if w.timed {
 		return w.sample
@@ -290,9 +294,9 @@ func (w *worker) sampleOf() uint64 {
 	return w.pool.hooks.unsampled()
 }
 
-// runAround calls run within hooks, the first outermost.
+// runAround calls run within hooks, of which the first is the outermost.
 func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.Context) error) error) {
-	w.aroundTried = true // to a replacement: do not try again
+	w.aroundTried = true // tells a replacement not to try again
 	w.pool.lock()
 	info := w.infoLocked()
 	w.pool.unlock()
@@ -318,7 +322,7 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 		return
 	}
 	switch {
-	case w.kind == attemptPanic: // stands
+	case w.kind == attemptPanic: // this stands
 	case !w.ran && err == nil:
 		w.ran, w.err = true, errNotRun
 	default:
@@ -326,8 +330,8 @@ func (w *worker) runAround(hooks []func(context.Context, TaskInfo, func(context.
 	}
 }
 
-// containAround is Pool.contain for hooks that go around Run, whose own Goexit is
-// not to be logged as theirs.
+// containAround is guard.contain for hooks that go around Run. A Goexit of Run itself must
+// not be logged as theirs.
 func (w *worker) containAround(f func()) (ok bool) {
 	defer func() {
 		if ok {
@@ -341,8 +345,7 @@ func (w *worker) containAround(f func()) (ok bool) {
 	return true
 }
 
-// callRecovered is call for the hooks that go around it: these see a panic as
-// an error.
+// callRecovered is call for the hooks that go around it: they see a panic as an error.
 func (w *worker) callRecovered(ctx context.Context) (err error) {
 	normal := false
 	func() {

@@ -8,75 +8,77 @@ import (
 	"time"
 )
 
-// An inbox holds the tasks that nobody has taken in yet.
+// An inbox holds the tasks that have arrived and that nobody has taken in yet.
 type inbox struct {
 	inboxTerms
 	_ toNextLine
 
 	// mu protects the fields above least. It may be locked under Pool.mu,
 	// never the other way round.
-	mu       sync.Mutex
-	batch    *segment // the tasks, in order; with aging, their order is the time. Nil until the first detour is over
-	n        int      // how many
-	spans    []span   // their priorities
+	mu sync.Mutex
+	// batch holds the tasks, in order; with aging, order is the time of arrival. It is nil
+	// until the first detour is over.
+	batch    *segment
+	n        int    // number of tasks in batch
+	spans    []span // the tasks' priorities
 	began    spanTimes
-	leader   chan struct{} // wakes the worker that the next arrival is to wake; nil if that is nobody
+	leader   chan struct{} // wakes the worker that the next arrival must wake; nil if there is none
 	closed   bool          // Shutdown was called
-	detour   bool          // a worker has to be hired; like closed, tasks arrive by Pool.lock
-	watch    bool          // the next arrival has the supervisor look whether the pool stands still
+	detour   bool          // a worker must be hired; as with closed, tasks arrive by Pool.lock
+	watch    bool          // the next arrival makes the supervisor check whether the pool stands still
 	latest   int64         // with aging: the order of the last arrival
 	yielding yieldPolicy
 
 	_ cacheLine
 
-	// The most and the least urgent priority in batch; none and math.MinInt64
-	// if it is empty. Written under mu, and rarely.
+	// The lowest priority value in batch, the most urgent, and the highest; none and
+	// math.MinInt64 if batch is empty. Written under mu, and rarely.
 	least, most atomic.Int64
 
 	_ cacheLine
 
 	// For whoever takes the tasks in, under Pool.mu.
-	spare      *segment // empty, for batch
-	spareSpans []span   // empty, for spans
+	spare      *segment // empty, to replace batch
+	spareSpans []span   // empty, to replace spans
 }
 
-// inboxTerms is what does not change in an inbox.
+// inboxTerms are the fields of an inbox that do not change.
 type inboxTerms struct {
-	direct bool // tasks may arrive without Pool.mu: neither room nor a hook has to be looked after
+	direct bool // tasks may arrive without Pool.mu: neither room nor a hook needs attention
 	aging  bool // orders are times since epoch
 	timed  bool // hooks are told how long tasks wait
 	epoch  time.Time
 	bell   chan struct{} // wakes the supervisor
 }
 
-// A span is arrivals of one priority.
+// A span is a number of consecutive arrivals of one priority.
 type span struct {
 	priority Priority
-	end      int // index behind the last
+	end      int // index after the last
 }
 
 // spanTimes are the times since Pool.epoch at which the first spans began. They are
-// taken if hooks are told how long tasks wait.
+// recorded only if hooks are told how long tasks wait.
 type spanTimes [maxTimed]time.Duration
 
-// cacheLine keeps what different goroutines write out of each other's way.
+// cacheLine keeps fields that different goroutines write on different cache lines.
 type cacheLine [64]byte
 
-// toNextLine, behind inboxTerms in a large object, puts what follows at the beginning of a
-// cache line: the allocator has a word of its own before such an object.
+// toNextLine, after inboxTerms in a large object, puts what follows at the beginning of a
+// cache line: the allocator puts a word of its own before such an object.
 type toNextLine [64 - 8 - 40]byte
 
-// gapBeforeMu keeps Pool.mu away from what is written before it, and puts it at the
-// beginning of a cache line where pointers have 64 bits.
+// gapBeforeMu separates Pool.mu from the fields before it that are written, and puts it at
+// the beginning of a cache line where pointers have 64 bits.
 const gapBeforeMu = 64 + 16
 
 const (
-	none        = math.MaxInt64 // no priority waits; a task of that priority takes the long way
+	none        = math.MaxInt64 // no task waits; a task of that very priority arrives by Pool.lock
 	batchSize   = int32(len(segmentSlots) - 1)
 	maxArrivals = 1020
-	wholeBatch  = maxArrivals * 3 / 4 // so many tasks are worth a segment that size,
-	worthWhole  = 16                  // and so many if they are about to be taken
-	maxTimed    = 16                  // spans of a batch whose time is taken, with hooks
+	wholeBatch  = maxArrivals * 3 / 4 // this many tasks are worth a segment of that size
+	worthWhole  = 16                  // this many are if they are about to be taken
+	maxTimed    = 16                  // spans of a batch whose beginning is timed, with hooks
 )
 
 func (in *inbox) init() {
@@ -84,14 +86,14 @@ func (in *inbox) init() {
 	in.most.Store(math.MinInt64)
 }
 
-// close has tasks arrive by Pool.lock only.
+// close makes tasks arrive by Pool.lock only.
 func (in *inbox) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
 }
 
-// put hands a task in, where direct is set. It returns false if that has to be done under
+// put adds a task; direct must be set. It returns false if that must be done under
 // Pool.lock.
 func (in *inbox) put(e entry, pr Priority) bool {
 	if int64(pr) == none {
@@ -134,7 +136,7 @@ func (in *inbox) put(e entry, pr Priority) bool {
 	return true
 }
 
-// beginSpan begins a span with e, the last arrival.
+// beginSpan begins a span with e, the latest arrival.
 func (in *inbox) beginSpan(e entry, pr Priority) {
 	if n := len(in.spans); in.timed && n < maxTimed {
 		in.began[n] = e.cameAt(in.epoch)
@@ -148,9 +150,9 @@ func (in *inbox) beginSpan(e entry, pr Priority) {
 	in.most.Store(max(in.most.Load(), int64(pr)))
 }
 
-// takeLocked takes out all that has arrived, when so many attempts have been started, and
-// leaves spare and spareSpans in its place: who calls it, with mu and Pool.mu held, is to
-// replace these.
+// takeLocked takes out all that has arrived, and leaves spare and spareSpans in its place:
+// the caller, who holds mu and Pool.mu, must replace these. attempts is the number of
+// attempts started so far.
 func (in *inbox) takeLocked(attempts uint64) (batch *segment, n int, spans []span, began spanTimes) {
 	batch, n, spans = in.batch, in.n, in.spans
 	in.batch, in.n, in.spans = in.spare, 0, in.spareSpans[:0]
@@ -163,9 +165,9 @@ func (in *inbox) takeLocked(attempts uint64) (batch *segment, n int, spans []spa
 	return batch, n, spans, began
 }
 
-// letOthersRun gives the processor away, as the batch is full, for the workers to
-// catch up: tasks that are taken while they are in the processor's cache cost less
-// than a queue that grows. It unlocks mu meanwhile.
+// letOthersRun yields the processor, because the batch is full, so that the workers can
+// catch up: tasks that are taken while they are in the processor's cache cost less than a
+// queue that grows. It unlocks mu meanwhile.
 func (in *inbox) letOthersRun() {
 	in.mu.Unlock()
 	begin := time.Now()
@@ -175,27 +177,31 @@ func (in *inbox) letOthersRun() {
 	in.yielding.longestYield = max(in.yielding.longestYield, away)
 }
 
-// A yieldPolicy is whether submitters let others run when the batch is full. That is
-// good for tasks that are done in no time. Where they are long, whoever has the
-// processor next keeps it for 10 ms, and so do all others that wait for it, so
-// that a submitter would stand still for as long as that takes.
+// A yieldPolicy decides whether submitters let others run when the batch is full. That is
+// good for tasks that are done in no time. If tasks are long, whoever has the processor
+// next keeps it for 10 ms, and so do all others that wait for it, and a submitter would
+// stand still for as long as that takes.
 type yieldPolicy struct {
-	woken        bool          // the leader was woken for what is in the batch, and has not come yet
-	draining     bool          // while a batch filled up about as many tasks were started, and it did not take too long since
+	woken bool // the leader was woken for what is in the batch, and has not come yet
+	// draining is set if about as many tasks were started as arrived while a batch filled
+	// up, and no yield took too long since.
+	draining     bool
 	started      uint64        // attempts, in all, when a full batch was last taken in
-	longestYield time.Duration // the longest that a submitter has let others run since
-	holdoff      int           // so many more full batches they do not, as the last time took too long
+	longestYield time.Duration // the longest that a submitter has yielded since
+	// holdoff is the number of full batches left at which they do not yield, because the
+	// last yield took too long.
+	holdoff int
 }
 
 const (
-	tooLong        = time.Millisecond // if they did not start a task each microsecond
+	tooLong        = time.Millisecond // unless a task was started each microsecond
 	holdoffBatches = 1000
 )
 
 func (c *yieldPolicy) due() bool { return c.holdoff == 0 && (c.draining || c.woken) }
 
-// tookIn takes note that a batch is taken in, full or not, when so many attempts
-// have been started.
+// tookIn records that a batch is taken in, full or not; started is the number of attempts
+// started so far.
 func (c *yieldPolicy) tookIn(full bool, started uint64) {
 	c.woken = false
 	if !full {
@@ -213,14 +219,14 @@ func (c *yieldPolicy) tookIn(full bool, started uint64) {
 	c.started, c.longestYield = started, 0
 }
 
-// matter reports whether an arrival may change whose turn it is, which is that of
-// a task of priority pr, or whether this is a choice, where it is none yet and that
-// makes a difference.
+// matter reports whether an arrival may change whose turn it is, now that of a task of
+// priority pr, or turn a dispatch without a choice into one with a choice. choice is set
+// if there is a choice already, or if that makes no difference.
 func (in *inbox) matter(pr int64, choice bool) bool {
 	return in.least.Load() < pr || !choice && in.most.Load() > pr
 }
 
-// lockSoon locks a mutex that is held for moments only, by many in turn.
+// lockSoon locks a mutex that many hold in turn, each for a moment only.
 func lockSoon(mu *sync.Mutex) {
 	for range 10 {
 		if mu.TryLock() {

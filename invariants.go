@@ -12,12 +12,12 @@ import (
 	"slices"
 )
 
-// With the build tag invariants every critical section of a pool ends with a look at what
-// is to hold between its parts, as it is written at their types. Tests of any package are
-// run so: go test -tags invariants. It is slow, and not for programs.
+// With the build tag invariants, every critical section of a pool ends with a check of the
+// invariants between its parts, which are written at their types. The tests of all packages
+// are run that way: go test -tags invariants. It is slow, and not for programs.
 
 // checkedLocked is called before Pool.mu is unlocked. It ends the program if it finds a
-// fault: a panic might be contained.
+// fault, because a panic might be contained.
 func (p *Pool) checkedLocked() {
 	things := p.sched.queue.n + p.sched.admission.n + p.sched.delayed.Len() + p.sched.admissionDelayed.Len() + len(p.crew.all)
 	switch {
@@ -29,15 +29,14 @@ func (p *Pool) checkedLocked() {
 	}
 }
 
-// A checkClock has the looks at large pools be as rare as they take long.
+// A checkClock makes the checks of large pools rarer the longer they take.
 type checkClock struct {
 	since int
 	looks int
 	never bool // set by tests that bring a pool into a state by hand
 }
 
-// due reports whether it is time to look at things of that number: always if these
-// are few.
+// due reports whether it is time to check that number of things: always if they are few.
 func (c *checkClock) due(things int) bool {
 	const few = 16
 	if c.since += few; c.since < things || c.never {
@@ -47,8 +46,8 @@ func (c *checkClock) due(things int) bool {
 	return true
 }
 
-// deep reports whether it is time to look at every slot of segments that are empty, or
-// that arrivals fill.
+// deep reports whether it is time to check every slot of segments that are empty, or that
+// arrivals fill.
 func (c *checkClock) deep() bool {
 	c.looks++
 	return c.looks%64 == 0
@@ -61,8 +60,8 @@ func mustHold(err error) {
 	}
 }
 
-// CheckInvariants looks for a fault, see checkInvariantsLocked. Like CheckAtRest it is
-// there with the tag only.
+// CheckInvariants returns a fault if there is one, see checkInvariantsLocked. Like
+// CheckAtRest it exists only with the tag.
 func (p *Pool) CheckInvariants() error {
 	p.lock()
 	defer p.mu.Unlock()
@@ -215,8 +214,8 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	return p.checkDispatchLocked()
 }
 
-// checkDispatchLocked checks that whoever is to have a free slot gets one: a parked
-// attempt at once, and others by a worker on its way.
+// checkDispatchLocked checks that no free slot is withheld: a parked attempt gets one at
+// once, and any other task through a worker that is on its way.
 func (p *Pool) checkDispatchLocked() error {
 	free := p.sched.slots - p.sched.held
 	if free <= 0 || p.sched.paused {
@@ -249,8 +248,8 @@ func (p *Pool) checkDispatchLocked() error {
 	return nil
 }
 
-// CheckAtRest is checkArrivals where nothing moves any more: no worker is on its
-// way, so nothing waits that might run.
+// CheckAtRest is CheckArrivals for when nothing moves any more: no worker is on its way,
+// so no task waits that could run.
 func (p *Pool) CheckAtRest() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -265,8 +264,8 @@ func (p *Pool) CheckAtRest() error {
 	return p.checkArrivalsLocked(true)
 }
 
-// Together calls f, which calls Go, so that no worker looks before it has returned. It
-// returns false, and does not call f, where Go would have to wait for that.
+// Together calls f, which calls Go, so that no worker looks before f has returned. It
+// returns false, and does not call f, if Go would have to wait for the lock held here.
 func (p *Pool) Together(f func()) bool {
 	p.lock()
 	defer p.unlock()
@@ -290,8 +289,8 @@ func (d *dueHeap) check(name string) error {
 	return nil
 }
 
-// CheckArrivals looks for a fault in what the fast path keeps beside the queue. It
-// takes nothing in and ends no run, so it sees things as CheckInvariants never does.
+// CheckArrivals checks what the fast path keeps beside the queue. It takes nothing in and
+// ends no burst, so it sees states that CheckInvariants never does.
 func (p *Pool) CheckArrivals() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -350,8 +349,8 @@ func (p *Pool) checkSpareLocked(deep bool) error {
 	return nil
 }
 
-// checkIdleLocked checks the workers without a task, and who wakes one when the next
-// task arrives.
+// checkIdleLocked checks the workers without a task, and which of them the next arrival
+// wakes.
 func (p *Pool) checkIdleLocked() error {
 	in := &p.inbox
 	free := p.inbox.direct && !p.end.closed && !p.sched.paused && p.sched.held < p.sched.slots

@@ -9,7 +9,7 @@ import (
 )
 
 // check checks the invariants of q and returns how many parked attempts it holds.
-// strict says that no two tasks of a lane have the same order.
+// strict says that no two tasks of a lane may have the same order.
 func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 	if err := q.checkHeaps(deep); err != nil {
 		return 0, err
@@ -192,7 +192,7 @@ func (l *lane) check() error {
 	return nil
 }
 
-// cleared reports whether s, which is in no lane, is as a new one.
+// cleared reports whether s, which is in no lane, is like a new one.
 func (s *segment) cleared() bool {
 	return s.prev == nil && s.head == 0 && s.tail == 0 && s.live == 0 && s.fresh == 0 && s.handles == 0 && s.base == 0 &&
 		!slices.ContainsFunc(s.slots[:], func(e entry) bool { return e.live() || e.order != 0 })

@@ -7,35 +7,34 @@ import (
 	"time"
 )
 
-// An item is a task as the scheduler knows it. Protected by Pool.mu.
+// An item is what the scheduler knows of a task. Protected by Pool.mu.
 type item struct {
 	priority Priority
 	state    State
 	attempts int       // started so far
 	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
 	place    place     // where it waits
-	asks     bool      // while it is Parked: for a slot
+	asks     bool      // it asks for a slot, while it is Parked
 }
 
-// waits reports whether i is in some place.
+// waits reports whether i waits in any place.
 func (i *item) waits() bool { return i.place.in != nowhere }
 
-// isLater reports whether i, which was accepted, was not due then, and has not started.
+// isLater reports whether i was not due yet when it was accepted, and has not started.
 func (i *item) isLater() bool { return i.attempts == 0 && !i.due.IsZero() }
 
 // An exit is a parked task on its way out.
 type exit struct {
 	h      *Handle
-	number int64 // in order of arrival, in both lists
+	number int64 // in order of arrival, across both lists
 }
 
-// A turn is a task that was chosen for a slot. Its entry is parked if it is to go on where
-// it was.
+// A turn is a task that was chosen for a slot. Its entry is parked if the task resumes.
 type turn struct {
 	entry
 	priority   Priority
-	choice     bool // there were others to choose from, which counts for the fair share,
-	restricted bool // among the reserved priorities only
+	choice     bool // there were others to choose from, which counts for the fair share
+	restricted bool // the choice was among the reserved priorities only
 }
 
 // An entry is one waiting task: a function given to Go or a handle.
@@ -49,8 +48,8 @@ type entry struct {
 
 func (e *entry) live() bool { return e.f != nil || e.h != nil }
 
-// parked reports whether an attempt of the task is under way: it has given its
-// slot back and wants to go on.
+// parked reports whether an attempt of the task is under way that has given its slot back
+// and wants to go on.
 func (e *entry) parked() bool { return e.h != nil && e.h.state == StateParked }
 
 // fresh reports whether no attempt of the task has started. Only such a task
@@ -59,13 +58,13 @@ func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
 
 // A place is where a handle waits, if it does.
 type place struct {
-	lane *lane // in inQueue and inAdmission: slot i of segment seg of a lane
+	lane *lane // for inQueue and inAdmission: it is in slot i of segment seg of this lane
 	seg  *segment
-	i    int32 // in the heaps: the index
+	i    int32 // for the heaps: its index
 	in   waitsIn
 }
 
-// waitsIn names what handles wait in, see scheduler.
+// waitsIn says which part of the scheduler a handle waits in, see scheduler.
 type waitsIn uint8
 
 const (
@@ -77,12 +76,12 @@ const (
 	inAdmissionDelayed
 )
 
-// An indexedHeap is a [heap.Interface] of things that know where they are in it, so that
+// An indexedHeap is a [heap.Interface] of elements that know their index in it, so that
 // each can be moved and taken out.
 type indexedHeap[T any] struct {
 	items []T
 	less  func(a, b T) bool
-	moved func(x T, i int) // x is at index i now or, if that is -1, nowhere any more
+	moved func(x T, i int) // x is at index i now or, if that is -1, no longer in the heap
 }
 
 func (h *indexedHeap[T]) Len() int           { return len(h.items) }
@@ -112,14 +111,14 @@ func (h *indexedHeap[T]) pop() T {
 	return x
 }
 
-// add is [heap.Push], which allocates where T is no pointer.
+// add is [heap.Push] without the allocation that Push makes if T is not a pointer.
 func (h *indexedHeap[T]) add(x T) {
 	if h.push(x); len(h.items) > 1 {
 		heap.Fix(h, len(h.items)-1)
 	}
 }
 
-// remove is [heap.Remove] likewise.
+// remove is [heap.Remove] without that allocation.
 func (h *indexedHeap[T]) remove(i int) {
 	last := len(h.items) - 1
 	if i < last {
@@ -130,12 +129,12 @@ func (h *indexedHeap[T]) remove(i int) {
 	}
 }
 
-// A dueHeap is a heap of handles that wait for their time, the first due on top; of those
-// due at one time, the first that came.
+// A dueHeap is a heap of handles that wait for their time. The one due first is on top; of
+// those due at the same time, the one that came first.
 type dueHeap struct {
 	indexedHeap[dueTask]
-	in   waitsIn // as their places say
-	last uint64  // number of the last that came
+	in   waitsIn // what their places say
+	last uint64  // number of the latest to come
 }
 
 type dueTask struct {
@@ -158,7 +157,7 @@ func (t dueTask) compare(o dueTask) int {
 	return cmp.Or(t.due.Compare(o.due), cmp.Compare(t.number, o.number))
 }
 
-// add lets h wait for h.due.
+// add makes h wait for h.due.
 func (d *dueHeap) add(h *Handle) {
 	d.last++
 	d.indexedHeap.add(dueTask{h, d.last})
@@ -170,7 +169,7 @@ func (d *dueHeap) remove(h *Handle) {
 	d.items = shrunk(d.items)
 }
 
-// first returns the handle that is due first, nil if there is none.
+// first returns the handle that is due first, or nil if there is none.
 func (d *dueHeap) first() *Handle {
 	if len(d.items) == 0 {
 		return nil
@@ -178,7 +177,7 @@ func (d *dueHeap) first() *Handle {
 	return d.items[0].Handle
 }
 
-// isDue reports whether the time of a handle has come.
+// isDue reports whether the first handle is due at now.
 func (d *dueHeap) isDue(now time.Time) bool {
 	return len(d.items) > 0 && !now.Before(d.items[0].due)
 }
