@@ -220,7 +220,7 @@ func (p *Pool) wakeNextLocked() {
 	if p.crew.coming > 0 || !waiting && p.expectLocked() {
 		return
 	}
-	// All workers have tasks; those whose tasks are parked come first.
+	// No worker is left to wake, and none to hire: a slot is free for a task that is parked.
 	if len(p.crew.idle) == 0 && p.crew.leader == nil && p.crew.unhired == 0 {
 		p.endBurstLocked()
 		p.takeInLocked()
@@ -245,9 +245,9 @@ func (p *Pool) expectLocked() bool {
 	if free && p.crew.leader == nil && len(p.crew.idle) == 0 && p.crew.unhired > 0 && len(p.crew.all) > 0 {
 		p.hireLocked() // workers are needed, so one is kept ready
 	}
-	scout := free && (len(p.crew.idle) > 0 || p.crew.leader != nil)
-	detour := free && !scout
-	if scout == (p.crew.leader != nil) && detour == p.crew.detour {
+	lead := free && (len(p.crew.idle) > 0 || p.crew.leader != nil)
+	detour := free && !lead
+	if lead == (p.crew.leader != nil) && detour == p.crew.detour {
 		return true
 	}
 	in := &p.inbox
@@ -259,7 +259,7 @@ func (p *Pool) expectLocked() bool {
 	if p.crew.detour, in.detour = detour, detour; !detour {
 		p.crew.endDetour(in)
 	}
-	if scout {
+	if lead {
 		last := len(p.crew.idle) - 1
 		p.crew.leader = p.crew.idle[last]
 		in.leader = p.crew.leader.wake

@@ -386,7 +386,7 @@ func (p *Pool) checkIdleLocked() error {
 		return fmt.Errorf("%d workers are on their way, of %d", p.crew.coming, others)
 	case p.crew.coming > 0: // they will see to the rest
 	case p.crew.leader != nil && !free || p.crew.leader == nil && free && (len(p.crew.idle) > 0 || p.crew.unhired > 0 && len(p.crew.all) > 0):
-		return fmt.Errorf("there is a scout: %t, with %d slots held of %d and %d workers idle", p.crew.leader != nil, p.sched.held, p.sched.slots, len(p.crew.idle))
+		return fmt.Errorf("there is a leader: %t, with %d slots held of %d and %d workers idle", p.crew.leader != nil, p.sched.held, p.sched.slots, len(p.crew.idle))
 	case p.crew.detour != (free && p.crew.leader == nil):
 		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.crew.detour, p.sched.held, p.sched.slots, len(p.crew.idle))
 	}
@@ -407,7 +407,7 @@ func (p *Pool) checkBurstLocked() error {
 	r := &p.burst
 	if r.lane == nil {
 		if r.slots != nil || r.taken != 0 {
-			return errors.New("a run that has ended is not clear")
+			return errors.New("a burst that has ended is not clear")
 		}
 		return nil
 	}
@@ -416,15 +416,15 @@ func (p *Pool) checkBurstLocked() error {
 	first := int(s.head) + r.taken
 	switch {
 	case !p.plainLocked():
-		return errors.New("a run goes on where it should not")
+		return errors.New("a burst goes on where it should not")
 	case r.priority != int64(l.priority) || r.taken+len(r.slots) > min(int(s.tail-s.head), l.n-1):
-		return fmt.Errorf("a run of %d, %d of them taken, in a lane of %d", r.taken+len(r.slots), r.taken, l.n)
+		return fmt.Errorf("a burst of %d, %d of them taken, in a lane of %d", r.taken+len(r.slots), r.taken, l.n)
 	case len(r.slots) > 0 && &r.slots[0] != &s.slots[first]:
-		return errors.New("a run is not where its lane is")
+		return errors.New("a burst is not where its lane is")
 	}
 	for i := int(s.head); i < first; i++ {
 		if e := s.slots[i]; e.live() || e.order != 0 {
-			return fmt.Errorf("slot %d of a run was taken and is not clear", i)
+			return fmt.Errorf("slot %d of a burst was taken and is not clear", i)
 		}
 	}
 	return nil
