@@ -668,9 +668,9 @@ func TestADispatchWithAChoiceOnlyAmongArrivalsCounts(t *testing.T) {
 	}
 }
 
-// A scout that finds the last task canceled as it takes it in may be dismissed
+// A leader that finds the last task canceled as it takes it in may be dismissed
 // while it looks, and then nobody wakes it any more.
-func TestAScoutThatIsDismissedWhileItLooksEnds(t *testing.T) {
+func TestALeaderThatIsDismissedWhileItLooksEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // which reports a goroutine that stays
 		p, err := New(WithWorkers(1))
 		require.NoError(t, err)
@@ -908,7 +908,7 @@ func (b *batchPair) alone() {
 // A worker that ends its task takes one that arrived for a free slot, which stays
 // free, with tasks in the queue, until the leader comes. With others parked there is no
 // idle worker for each slot, and some have to be hired.
-func TestAScoutFillsSlotsThatOthersLeaveFree(t *testing.T) {
+func TestALeaderFillsSlotsThatOthersLeaveFree(t *testing.T) {
 	const functions, slots = 10, 4
 	for parked := range slots - 1 {
 		for ended := range slots {
@@ -990,7 +990,7 @@ func handPool(t *testing.T, workers int, opts ...Option) *Pool {
 	return p
 }
 
-func TestOneScoutWakesTheNext(t *testing.T) {
+func TestOneLeaderWakesTheNext(t *testing.T) {
 	for workers := 1; workers <= 4; workers++ {
 		for tasks := range workers + 2 {
 			p := handPool(t, workers)
@@ -1028,8 +1028,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// What arrives while a scout looks finds none to wake.
-func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
+// What arrives while a leader looks finds none to wake.
+func TestALeaderSeesToWhatArrivesWhileItLooks(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	require.True(t, wokenWorker(t, p).look())
@@ -1042,7 +1042,7 @@ func TestAScoutSeesToWhatArrivesWhileItLooks(t *testing.T) {
 	require.Equal(t, 2, p.sched.held)
 }
 
-func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
+func TestALeaderThatFindsNothingSleepsAgain(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.inbox.put(entry{h: handleOf(p, nil)}, Low))
 	p.inbox.batch.slots[0].h.canceled = context.Canceled // as cancel does
@@ -1057,7 +1057,7 @@ func TestAScoutThatFindsNothingSleepsAgain(t *testing.T) {
 }
 
 // Whoever finds the leader awake wakes no other for the task that woke it.
-func TestAScoutOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
+func TestALeaderOnItsWayIsEnoughForTheTaskItWasWokenFor(t *testing.T) {
 	for _, plain := range []bool{true, false} {
 		p := handPool(t, 3)
 		for i := range 3 {
@@ -1104,9 +1104,9 @@ func TestWhoeverFreesASlotFindsWhatHasArrived(t *testing.T) {
 	require.Equal(t, 2, p.sched.held)
 }
 
-// A scout that was woken, and whose slot is taken before anybody has looked at what
+// A leader that was woken, and whose slot is taken before anybody has looked at what
 // has arrived, is on its way all the same.
-func TestAScoutIsUpUntilItHasLooked(t *testing.T) {
+func TestALeaderIsUpUntilItHasLooked(t *testing.T) {
 	p := handPool(t, 2)
 	require.True(t, p.inbox.put(entry{f: func() {}}, Low))
 	p.sched.held = 2
@@ -1167,8 +1167,8 @@ func TestAWorkerIsHiredForTheMostUrgentOfAll(t *testing.T) {
 	})
 }
 
-// A scout that finds no task may find no slot either, or the pool paused.
-func TestAScoutTakesNothingThatMustWait(t *testing.T) {
+// A leader that finds no task may find no slot either, or the pool paused.
+func TestALeaderTakesNothingThatMustWait(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		t.Run(fmt.Sprintf("paused: %t", paused), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
