@@ -5,21 +5,21 @@ import (
 	"iter"
 )
 
-// A lane is the waiting tasks of one key, first in, first out.
+// A lane is a FIFO queue of the waiting tasks with one laneKey.
 type lane struct {
 	laneKey
 	class      *laneClass
 	head, tail *segment      // a doubly linked list; nil if the lane is empty
 	n          int           // live entries
-	fresh      int           // those that have never started
-	parked     int           // those whose attempt is under way
-	dispatched *uint64       // counts attempts started with its tasks, see priorityQueue.counts
-	age        int64         // key in the heap old: a lower bound of the front's order
+	fresh      int           // live entries that have never started
+	parked     int           // live entries whose attempt is under way
+	dispatched *uint64       // counts the attempts started with its tasks, see priorityQueue.counts
+	age        int64         // key in the heap old: a lower bound on the front's order
 	key        int64         // key in the heap keyed
-	pos        [numHeaps]int // index in each heap; -1: not in it
+	pos        [numHeaps]int // index in each heap; -1 if it is not in that heap
 }
 
-// A laneKey names a lane.
+// A laneKey identifies a lane.
 type laneKey struct {
 	priority Priority
 	resuming bool
@@ -71,8 +71,8 @@ func (l *lane) unlink(s *segment) {
 // A laneHeap is a heap of lanes.
 type laneHeap struct {
 	indexedHeap[*lane]
-	id  int  // which of lane.pos is this heap's
-	off bool // not needed, and so not kept
+	id  int  // index of this heap in lane.pos
+	off bool // the heap is not needed and stays empty
 }
 
 func newLaneHeap(id int, less func(a, b *lane) bool, off bool) laneHeap {
@@ -117,17 +117,17 @@ func (h *laneHeap) shrink() { h.items = append([]*lane(nil), h.items...) }
 type segment struct {
 	prev, next *segment
 	slots      []entry
-	head, tail int32 // live entries are within slots[head:tail]
+	head, tail int32 // all live entries are in slots[head:tail]
 	live       int32
 	fresh      int32
 	size       int32 // index in segmentSlots
-	handles    int32 // of the arrivals: how many entries in slots are not functions
-	base       int64 // to be added to the orders in slots
+	handles    int32 // of a batch from the inbox: how many entries in slots are handles
+	base       int64 // added to the orders in slots
 }
 
-// segmentSlots is the sizes that segments have: a lane's first is small, since it
-// may be one of very many, and those of a long lane are large. Those of the last
-// size come from the inbox.
+// segmentSlots lists the sizes of segments. A lane's first segment is small, since
+// there may be very many lanes, and those of a long lane are large. Segments of the
+// last size come from the inbox.
 var segmentSlots = [...]int{4, 20, 82, 1020}
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. With
@@ -166,9 +166,9 @@ func newSegment(size int32) *segment {
 	}
 }
 
-// A segmentStack keeps empty segments of one size for the pushes that need one, as
-// long as they have at most keptSlots slots together. The one on top was used last
-// and is likely in the processor's cache.
+// A segmentStack keeps empty segments of one size for pushes that need one. Together
+// they have at most keptSlots slots. The one on top was used last and is likely in the
+// processor's cache.
 type segmentStack struct {
 	top *segment // linked by next
 	n   int
@@ -176,7 +176,7 @@ type segmentStack struct {
 
 const keptSlots = 4096
 
-// appendSegment gives l an empty segment at its back.
+// appendSegment adds an empty segment at the back of l and returns it.
 func (q *priorityQueue) appendSegment(l *lane) *segment {
 	size := int32(0)
 	if l.tail != nil {
@@ -215,8 +215,7 @@ func (q *priorityQueue) release(s *segment) {
 	free.n++
 }
 
-// numberBatch gives the first n tasks of batch, in the order in which they have come, their
-// orders.
+// numberBatch sets the orders of the first n tasks of batch, which are in order of arrival.
 func (s *scheduler) numberBatch(batch *segment, n int) {
 	if !s.aging {
 		batch.base = s.seq + 1
@@ -225,25 +224,25 @@ func (s *scheduler) numberBatch(batch *segment, n int) {
 	}
 	tasks := batch.slots[:n]
 	for i := 0; i < n && tasks[i].order < s.seq; i++ {
-		tasks[i].order = s.seq // the time was taken before the lock
+		tasks[i].order = s.seq // its time was read before a lock, and others got ahead
 	}
 	s.seq = tasks[n-1].order
 }
 
 // A burst is the functions at the front of the queue that come next whatever the
-// fair share does. Each is taken when a worker is free, like all tasks, but what
-// there is to count is counted at the end of the burst; anything else that is done
-// under Pool.mu ends it first.
+// fair share does. Each is taken when a worker is free, like all tasks, but all of
+// them are counted together, at the end of the burst. Any other critical section of
+// Pool.mu ends the burst first.
 type burst struct {
-	slots    []entry // what is left of it
+	slots    []entry // the functions not yet taken
 	taken    int
-	lane     *lane // that the slots are in, with at least one task behind them; nil: no burst
+	lane     *lane // holds the slots, and at least one task behind them; nil: no burst
 	priority int64
 	choice   bool // the queue has another lane, or that makes no difference
 }
 
-// beginBurst begins a burst, if there is one to begin: slots must be free for nobody but
-// who takes from the queue's front.
+// beginBurst begins a burst, if there is one to begin. The caller makes sure that free
+// slots go only to tasks from the front of the queue.
 func (s *scheduler) beginBurst(b *burst) {
 	q := &s.queue
 	if q.n < 2 {
@@ -265,7 +264,7 @@ func (s *scheduler) beginBurst(b *burst) {
 	}
 }
 
-// endBurst ends a burst, and takes note of what it has taken: as many tasks have settled.
+// endBurst ends a burst and counts the tasks it has taken. As many tasks have settled.
 func (s *scheduler) endBurst(b *burst) {
 	*b.lane.dispatched += uint64(b.taken)
 	s.queue.skip(b.lane, b.taken)
@@ -273,7 +272,7 @@ func (s *scheduler) endBurst(b *burst) {
 	*b = burst{}
 }
 
-// count returns where the attempts of priority pr are counted.
+// count returns a pointer to the counter of attempts of priority pr.
 func (q *priorityQueue) count(pr Priority) *uint64 {
 	n := q.counts[pr]
 	switch {
@@ -289,7 +288,7 @@ func (q *priorityQueue) count(pr Priority) *uint64 {
 	return n
 }
 
-// dispatched returns how many attempts were started, by priority.
+// dispatched returns the number of attempts started, by priority.
 func (q *priorityQueue) dispatched() map[Priority]uint64 {
 	all := make(map[Priority]uint64, len(q.counts))
 	for pr, n := range q.counts {

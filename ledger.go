@@ -7,25 +7,26 @@ import (
 	"time"
 )
 
-// A ledger is what has happened in a pool. Protected by Pool.mu.
+// A ledger records what has happened in a pool. Protected by Pool.mu.
 type ledger struct {
 	total totals
 	clock waitClock
 }
 
-// A waitClock tells how long tasks have waited whose arrival nobody has timed.
+// A waitClock tells how long tasks have waited. Where their arrival was not timed, it
+// uses marks.
 type waitClock struct {
 	aging bool   // orders are times
-	timed bool   // handles know when they came
+	timed bool   // handles know when they arrived
 	marks []mark // see oldestWait
 }
 
-// totals is the part of Stats that only grows.
+// totals holds the counters of Stats, which only grow.
 type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
 	orphaned                          uint64
-	attempts, withdrawn               uint64 // tasks given to workers, and those of them of which no attempt began
+	attempts, withdrawn               uint64 // tasks given to workers; those withdrawn before they began
 	retries, parks, resumes           uint64
 	errors, timeouts, interrupted     uint64
 	panics, goexits, hangs            uint64
@@ -65,7 +66,7 @@ func (t *totals) attempt(v *verdict) {
 	}
 }
 
-// result says in a word how an attempt ended.
+// result returns how an attempt ended.
 func (v *verdict) result() Result {
 	switch {
 	case v.kind == attemptOK:
@@ -84,23 +85,23 @@ func (v *verdict) result() Result {
 	return ResultError
 }
 
-// A mark says which tasks had come at a time: those of an order up to seq. So of
-// tasks whose arrival nobody has timed, one can tell how long at least they wait.
+// A mark says that all tasks of an order up to seq had arrived at a certain time. It
+// gives a lower bound on the wait of tasks whose arrival was not timed.
 type mark struct {
 	seq int64
 	at  time.Duration // since Pool.epoch
 }
 
-// With more than maxMarks, those are dropped without which a wait is still known to
-// within a part in markPrecision. There are seldom more than half of it then: it
-// takes 32 marks for each e-fold of the time for which a task waits.
+// When there are more than maxMarks, those are dropped without which a wait is still
+// known to within one part in markPrecision. That seldom leaves more than half of
+// maxMarks: a wait that is longer by a factor of e takes 32 marks more.
 const (
 	maxMarks      = 1024
 	markPrecision = 32
 )
 
-// note notes that all tasks so far, up to order seq, have come by now, and forgets the marks
-// that say nothing about those that wait in lanes, which are those that are not empty.
+// note notes that all tasks so far, up to order seq, have arrived by now, and forgets the
+// marks that say nothing about waiting tasks. lanes are the lanes that are not empty.
 func (c *waitClock) note(lanes []*lane, seq int64, now time.Duration) {
 	oldest := int64(math.MaxInt64)
 	for _, l := range lanes {
@@ -113,9 +114,10 @@ func (c *waitClock) note(lanes []*lane, seq int64, now time.Duration) {
 	}
 }
 
-// batch notes when the tasks of a batch have come that is taken in, whose orders count from
-// base. With hooks that are told how long tasks wait, that is known of the first of each
-// span, so that Stats need not have been asked before. alone says that no other task waits.
+// batch notes when the tasks of a batch arrived that is being taken in. Their orders count
+// from base. With hooks that are told how long tasks wait, the arrival of the first task of
+// each span is known, so that Stats need not be called first. alone says that no other task
+// waits.
 func (c *waitClock) batch(base int64, spans []span, began *spanTimes, alone bool) {
 	if alone {
 		c.marks = c.marks[:0]
@@ -127,8 +129,8 @@ func (c *waitClock) batch(base int64, spans []span, began *spanTimes, alone bool
 	}
 }
 
-// cameAt returns when a task has come, since epoch, with hooks that are told how long tasks
-// wait: the time was taken already if there is a handle.
+// cameAt returns the time, since epoch, at which e arrives. It is called only if hooks are
+// told how long tasks wait; then a handle already has the time.
 func (e *entry) cameAt(epoch time.Time) time.Duration {
 	if e.h != nil {
 		return e.h.queuedAt
@@ -136,13 +138,13 @@ func (e *entry) cameAt(epoch time.Time) time.Duration {
 	return time.Since(epoch)
 }
 
-// add notes that the tasks of an order up to seq had come at a time.
+// add notes that the tasks of an order up to seq had arrived at time at.
 func (c *waitClock) add(seq int64, at time.Duration) {
 	if last := len(c.marks) - 1; last >= 0 {
 		if c.marks[last].seq == seq {
 			return
 		}
-		at = max(at, c.marks[last].at) // was read before a lock
+		at = max(at, c.marks[last].at) // at may be older: it was read before a lock
 	}
 	c.marks = append(c.marks, mark{seq, at})
 	for precision := time.Duration(markPrecision); len(c.marks) > maxMarks; precision /= 2 {
@@ -150,8 +152,8 @@ func (c *waitClock) add(seq int64, at time.Duration) {
 	}
 }
 
-// thinOut drops every mark whose neighbors, the one before and the one behind, are
-// no further apart than a part in precision of the age of the latter.
+// thinOut drops every mark whose two neighbors are no further apart than one part in
+// precision of the age of the later one.
 func thinOut(marks []mark, now, precision time.Duration) []mark {
 	kept := marks[:1]
 	for i, m := range marks[1:] {
@@ -165,8 +167,8 @@ func thinOut(marks []mark, now, precision time.Duration) []mark {
 
 func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
 
-// oldestWait returns how long at now, since Pool.epoch, the task at the front of l that is
-// not parked, of which there is one, has waited.
+// oldestWait returns how long the first task of l that is not parked has waited. l must
+// have one. now is the time since Pool.epoch.
 func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
 	for e := range l.all() {
 		switch {

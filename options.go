@@ -10,7 +10,7 @@ import (
 	"github.com/taskpool-go/taskpool/internal/option"
 )
 
-// pkg is what the errors of this package begin with.
+// pkg is the prefix of this package's errors.
 const pkg option.Package = "taskpool"
 
 // An Option sets how a pool works; see [New].
@@ -22,22 +22,21 @@ type optionFunc func(*config)
 
 func (f optionFunc) apply(c *config) { f(c) }
 
-// Overflow says what becomes of a task for which the queue has no room.
+// Overflow says what happens to a task for which the queue has no room.
 type Overflow int
 
 const (
 	// OverflowWait makes Submit and Go wait for room. The most urgent submitter is
-	// let in first, with the pool's fair share or aging, and in order of
-	// arrival among equals; WithCapacity says which of those whose tasks are
-	// not due.
+	// let in first, subject to the pool's fair share or aging, and equals in order
+	// of arrival. For submitters whose tasks are not due, see WithCapacity.
 	OverflowWait Overflow = iota
 
 	// OverflowReject makes Submit and Go return ErrFull.
 	OverflowReject
 
 	// OverflowShed makes room by shedding the newest of the least urgent
-	// tasks that are queued and have never started; its error is ErrShed. A
-	// newcomer that is no more urgent than that one, or finds none, is
+	// queued tasks that have never started; the error of the shed task is ErrShed.
+	// If there is no such task, or the new one is no more urgent, the new one is
 	// refused with ErrFull.
 	OverflowShed
 )
@@ -60,7 +59,7 @@ func (o Overflow) String() string {
 type DelayedPolicy int
 
 const (
-	// DelayedWait makes Shutdown wait for them, like for all others.
+	// DelayedWait makes Shutdown wait for them, as for all others.
 	DelayedWait DelayedPolicy = iota
 
 	// DelayedCancel makes Shutdown cancel them.
@@ -84,21 +83,21 @@ const (
 	defaultQuantum   = 10 * time.Millisecond
 	defaultMaxParked = 10_000
 	maxWorkers       = 1_000_000
-	unbounded        = -1 // of config.capacity
-	likeWorkers      = -1 // of config.maxAbandoned
+	unbounded        = -1 // a value of config.capacity
+	likeWorkers      = -1 // a value of config.maxAbandoned: as many as there are workers
 )
 
 // config is what the options set. It does not change once a pool runs.
 type config struct {
 	name         string
 	workers      int
-	capacity     int // tasks that may wait for a slot; or unbounded
+	capacity     int // how many tasks may wait for a slot, or unbounded
 	overflow     Overflow
 	fairShare    int
 	aging        time.Duration // 0: off
 	hangGrace    time.Duration
-	maxAbandoned int // or likeWorkers
-	reserved     int // slots for tasks up to reservedFor
+	maxAbandoned int // may be likeWorkers
+	reserved     int // slots kept for tasks of priority reservedFor or more urgent
 	reservedFor  Priority
 	quantum      time.Duration
 	maxParked    int
@@ -106,9 +105,9 @@ type config struct {
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
 
-	givingUp func() // called by the supervisor while it is about to give up on a task; nil but in tests
+	givingUp func() // called by the supervisor just before it gives up on a task; set only in tests
 
-	// Which options were given, where that matters.
+	// Whether these options were given.
 	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet bool
 }
 
@@ -179,28 +178,29 @@ func (c *config) validate() error {
 
 // WithWorkers sets the number of workers, which is the number of tasks that run
 // at once: at least 1 and at most 1,000,000. A worker starts when it is first
-// needed, so a set that is larger than need be costs nothing. Default:
+// needed, so more workers than necessary cost nothing. Default:
 // [runtime.GOMAXPROCS].
 func WithWorkers(n int) Option {
 	return optionFunc(func(c *config) { c.workers = n })
 }
 
-// WithCapacity bounds the number of tasks that wait because no slot is free to n,
-// and says what becomes of a task beyond that: a newcomer has room while fewer
+// WithCapacity sets to n the number of tasks that may wait because no slot is free,
+// and says what happens to a task beyond that. A new task has room while fewer
 // tasks wait than n plus the number of free slots. With 0 a task is accepted only
 // if there is a slot for it. A retry keeps its place and is never refused, so more
-// than n may wait, by one for each worker and each task that was parked; where
-// these are retries that wait for their time, newcomers overflow although a worker
-// is idle.
+// than n tasks may wait: one more for each worker and for each task that was
+// parked. Retries that wait for their time count as waiting, so the queue can be
+// full although a worker is idle.
 //
-// A task that is not due when it is submitted, see [Task], takes no room from those
-// that could run: there may be n plus the number of workers of these, counted
-// apart, from when they are accepted until they start. For one beyond that,
-// OverflowWait makes Submit wait until one of them starts or is canceled, the first
-// due first and no longer than until its own time comes, when it is a newcomer like
-// all others; the other two return ErrFull, as nothing is shed for a task that could
-// not run. Those that become due join the queue though it may be full, and then
-// count among those that wait, too: so many more than n may wait.
+// A task that is not due when it is submitted (see [Task]) takes no room from tasks
+// that could run. Such tasks are counted separately, from when they are accepted
+// until they start, and there may be n plus the number of workers of them. For one
+// beyond that, OverflowWait makes Submit wait until one of them starts or is
+// canceled. Of several such calls, the one whose task is due first is let in first.
+// If its task becomes due meanwhile, Submit treats it like any other new task.
+// OverflowReject and OverflowShed return ErrFull, as nothing is shed for a task that
+// could not run. Tasks that become due join the queue even if it is full, and then
+// count as waiting too, so that many more than n may wait.
 //
 // Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
@@ -209,10 +209,10 @@ func WithCapacity(n int, overflow Overflow) Option {
 
 // WithFairShare keeps less urgent tasks from starving: of every n dispatches
 // that had a choice between priorities, one goes to the task that has waited
-// longest, whatever its priority. So a task with m older tasks before it starts
+// longest, whatever its priority. So a task with m older tasks ahead of it starts
 // within n·(m+1) dispatches, and urgent work loses at most one dispatch in n.
 // With 1 the pool is first in, first out; with 0 priority is strict and less
-// urgent tasks may starve. Default: 16. It excludes WithAging.
+// urgent tasks may starve. Default: 16. It cannot be combined with WithAging.
 func WithFairShare(n int) Option {
 	return optionFunc(func(c *config) { c.fairShare, c.fairShareSet = n, true })
 }
@@ -220,87 +220,89 @@ func WithFairShare(n int) Option {
 // WithAging makes waiting count: each step, which must be positive, that a task
 // has waited is worth one priority level. So a task of priority p is never
 // passed by a task of priority q that arrives (p−q)·step or more after it.
-// Under lasting overload the order becomes that of arrival plus head start, and
-// urgent tasks wait in the backlog like all others: prefer the fair share unless
-// priorities are meant as deadlines. Default: off. It excludes WithFairShare.
+// Under lasting overload tasks run in order of arrival, each with the head start of
+// its priority, and urgent tasks wait in the backlog like all others: prefer the
+// fair share unless priorities are meant as deadlines. Default: off. It cannot be
+// combined with WithFairShare.
 func WithAging(step time.Duration) Option {
 	return optionFunc(func(c *config) { c.aging, c.agingSet = step, true })
 }
 
 // WithHangGrace sets how long a task may go on after its context has ended
-// before it is given up as hung. It must be positive. A grace of 10 ms and more is put
-// off by as much as the machine holds the program up meanwhile, see the section on
-// supervision. Default: 5 s.
+// before it is given up as hung. It must be positive. A grace of 10 ms or more is
+// extended by the time for which the machine holds the program up meanwhile; see the
+// section on supervision. Default: 5 s.
 func WithHangGrace(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.hangGrace = d })
 }
 
 // WithMaxAbandoned bounds the number of goroutines that were given up as hung
-// and still run. Beyond it a hung task is settled all the same, but its slot
-// stays lost until an abandoned goroutine returns, and [Pool.Health] says so.
-// With 0 a hung task always keeps its slot. A task that hangs in [Block] has
-// none and is given up all the same, and a Shutdown that is cut short gives up
-// all. Default: the number of workers.
+// and still run. Beyond it a hung task is still settled, but its slot stays lost
+// until an abandoned goroutine returns, and [Pool.Health] says so. With 0 a hung
+// task always keeps its slot. The bound does not apply to a task that hangs in
+// [Block], which has no slot, nor to a Shutdown that is cut short, which gives up
+// all hung tasks. Default: the number of workers.
 func WithMaxAbandoned(n int) Option {
 	return optionFunc(func(c *config) { c.maxAbandoned, c.abandonedSet = n, true })
 }
 
 // WithReserved keeps n workers free of tasks less urgent than pr, so that a task
-// of priority pr or more urgent starts at once as long as fewer than n of them
+// of priority pr or more urgent starts at once as long as fewer than n such tasks
 // run. n must be less than the number of workers, also after [Pool.Resize].
 //
-// The dispatches that fill a reserved slot take their own fair-share turns,
-// among the tasks that may have it. So the bound of [WithFairShare] counts, for a
-// task less urgent than pr, the other dispatches only; and a task up to pr may
-// have to wait for n−1 dispatches more, n being the fair share's. Default: none.
+// The dispatches that fill a reserved slot take their own fair-share turns, among
+// the tasks that may have it. So for a task less urgent than pr the bound of
+// [WithFairShare] counts only the other dispatches, and a task of priority pr or
+// more urgent may have to wait for k−1 more dispatches, where k is the argument of
+// WithFairShare. Default: none.
 func WithReserved(n int, pr Priority) Option {
 	return optionFunc(func(c *config) { c.reserved, c.reservedFor = n, pr })
 }
 
-// WithQuantum sets the time slice among equals: a task that calls [Yield] when
-// it has had its slot for longer gives it to a task of its own priority, if one
-// waits. It must be positive. Default: 10 ms.
+// WithQuantum sets the time slice among tasks of equal priority: a task that calls
+// [Yield] after it has had its slot for d gives the slot to a task of its own
+// priority, if one waits. It must be positive. Default: 10 ms.
 func WithQuantum(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.quantum = d })
 }
 
 // WithMaxParked bounds the number of tasks that are parked in [Block], or in
-// [Yield] for an equally urgent one. Beyond it Block keeps its slot and Yield
-// goes on at once; nothing fails. Giving way to more urgent tasks, waiting for
+// [Yield] for an equally urgent one. Beyond it Block keeps the slot and Yield
+// returns at once; nothing fails. Giving way to more urgent tasks, waiting for
 // other tasks and submitting to a full queue are not bounded, so that tasks that
-// wait for each other cannot block the pool. With 0 neither of the two parks.
-// Default: 10,000.
+// wait for each other cannot block the pool. With 0 Block never parks, and Yield
+// parks only for more urgent tasks. Default: 10,000.
 func WithMaxParked(n int) Option {
 	return optionFunc(func(c *config) { c.maxParked = n })
 }
 
 // WithDelayedAtShutdown sets what [Pool.Shutdown] does with tasks that have never
 // started and whose NotBefore time has not come. With DelayedWait it waits for
-// them, be it for hours. With DelayedCancel they are Canceled with [ErrClosed] at the
-// moment it is called: what is due after that will not be done here, and they are
-// not in the [*ShutdownError], as nobody began them; [Stats] counts them with the
-// canceled ones. From then on Submit refuses such a task with ErrClosed also where a
-// running task calls it. Tasks that wait for a retry are waited for all the same.
-// Default: DelayedWait.
+// them, even for hours. With DelayedCancel they are Canceled with [ErrClosed] when
+// Shutdown is called. They are not listed in the [*ShutdownError], as they never
+// started; [Stats] counts them as canceled. From then on Submit refuses such a task
+// with ErrClosed, even when a running task calls it. Shutdown still waits for tasks
+// that wait for a retry. Default: DelayedWait.
 func WithDelayedAtShutdown(policy DelayedPolicy) Option {
 	return optionFunc(func(c *config) { c.delayed = policy })
 }
 
-// WithHooks adds functions that are called on the events in a task's and a
-// worker's life. It may be given several times; then all are called, in that
-// order. Default: none.
+// WithHooks adds functions that are called on events in the life of a task or a
+// worker. It may be given several times; then all are called, in that order.
+// Default: none.
 func WithHooks(h Hooks) Option {
 	return optionFunc(func(c *config) { c.hooks = append(c.hooks, h) })
 }
 
-// WithLogger sets where the pool logs: panics, hangs and final failures at
-// level Error, retries and a shutdown that takes long or is incomplete at Warn, and
-// the success of tasks given to Submit at Debug; that of a function given to Go is
-// not logged. Records have the attributes pool, priority, attempt, id and task (its name), elapsed,
-// error, stack and retry_in, where there is such a thing; what a task works on is
-// never logged, except for what its errors say. A record about a task has the values of the
-// context that the task was submitted with, so that handlers find what they add from there,
-// such as the identity of a trace. Default: what [slog.Default] returns at the time.
+// WithLogger sets where the pool logs: panics, hangs and final failures at level
+// Error, retries and a shutdown that takes long or is incomplete at Warn, and the
+// success of tasks given to Submit at Debug; the success of a function given to Go
+// is not logged. Records have those of the attributes pool, priority, attempt, id,
+// task (its name), elapsed, error, stack and retry_in that apply. What a task works
+// on is never logged, except for what its errors say. A handler gets a record about
+// a task with a context that has the values of the one the task was submitted with,
+// so that it can add what it finds there, such as a trace ID. Default: what
+// [slog.Default] returns at the time.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
 }
@@ -310,7 +312,7 @@ func WithName(name string) Option {
 	return optionFunc(func(c *config) { c.name = name })
 }
 
-// maxAbandonedOf returns how many workers of a pool with so many slots may be abandoned.
+// maxAbandonedOf returns how many workers may be abandoned in a pool with that many slots.
 func (c *config) maxAbandonedOf(slots int) int {
 	if c.maxAbandoned == likeWorkers {
 		return slots

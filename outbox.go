@@ -13,26 +13,26 @@ import (
 	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
-// An outbox is what hooks and the log are to be told, and the goroutines that do that and
-// other work for the pool. Protected by Pool.mu.
+// An outbox holds the notices for hooks and the log, and keeps track of the goroutines that
+// deliver them and do other work for the pool. Protected by Pool.mu.
 type outbox struct {
 	outside bool // hookTable.outside
 
-	notices    []notice // to be delivered, see notifyLocked
-	delivering bool     // a goroutine is at it
+	notices    []notice // not delivered yet, see notifyLocked
+	delivering bool     // a goroutine delivers notices
 
-	helpers  int             // goroutines that Shutdown waits for, beside the crew
-	insiders map[uint64]bool // the numbers of those that are the pool's
-	telling  int             // the others, which tell hooks of something; see tellHere
+	helpers  int             // goroutines that Shutdown waits for, besides the crew
+	insiders map[uint64]bool // the numbers of those helpers that are the pool's goroutines
+	telling  int             // how many helpers are other goroutines, see tellHere
 }
 
-// A notice is something to tell hooks and the log about, to be called without
-// a lock: a call or, if that is nil, a hook to be told of an event.
+// A notice is something to tell a hook or the log. It is delivered without a lock, by
+// call or, if that is nil, by calling hook with *event.
 type notice struct {
 	call  func()
 	hook  func(TaskEvent)
 	event *TaskEvent
-	start bool // of the start of an attempt, which is not told once that was given up
+	start bool // it tells of the start of an attempt, and is dropped if that was given up
 }
 
 func (n *notice) make() {
@@ -46,21 +46,21 @@ func (n *notice) make() {
 // tell adds the notices that tell hooks about e.
 func tell[E any](notices *[]notice, hooks []func(E), e E) {
 	for _, hook := range hooks {
-		e := e // moves to the heap here, not where there is no hook
+		e := e // so that it moves to the heap only if there is a hook
 		*notices = append(*notices, notice{call: func() { hook(e) }})
 	}
 }
 
-// tellOf adds the notices that tell hooks about *e, which stays as it is until they
-// are made.
+// tellOf adds the notices that tell hooks about *e, which must not change until they
+// are delivered.
 func tellOf(notices *[]notice, hooks []func(TaskEvent), e *TaskEvent) {
 	for _, hook := range hooks {
 		*notices = append(*notices, notice{hook: hook, event: e})
 	}
 }
 
-// deliver delivers the notices in order. A panic in one is contained; Goexit is
-// left to the caller's goroutine, and leaves the notices not yet made in *rs.
+// deliver delivers the notices in order. A panic in one is contained. Goexit ends the
+// caller's goroutine and leaves the notices not yet delivered in *rs.
 func (g *guard) deliver(rs *[]notice) {
 	for len(*rs) > 0 {
 		r := next(rs)
@@ -68,7 +68,7 @@ func (g *guard) deliver(rs *[]notice) {
 	}
 }
 
-// next takes the first of the notices.
+// next removes and returns the first of the notices.
 func next(rs *[]notice) notice {
 	r := (*rs)[0]
 	(*rs)[0] = notice{}
@@ -76,8 +76,8 @@ func next(rs *[]notice) notice {
 	return r
 }
 
-// oweLocked notes that the caller, on whatever goroutine, is about to deliver notices with
-// deliverAll. If hooks may be told of something then, WaitIdle and Shutdown wait for it.
+// oweLocked notes that the caller, on any goroutine, is about to deliver notices with
+// deliverAll. If hooks may be told of something there, WaitIdle and Shutdown wait for it.
 func (o *outbox) oweLocked(rs []notice) {
 	if len(rs) > 0 && o.outside {
 		o.helpers++
@@ -85,8 +85,8 @@ func (o *outbox) oweLocked(rs []notice) {
 	}
 }
 
-// deliverAll delivers the notices that oweLocked has noted, those after a Goexit on
-// another goroutine.
+// deliverAll delivers the notices that oweLocked has noted. After a Goexit in one, another
+// goroutine delivers the rest.
 func (p *Pool) deliverAll(rs []notice) {
 	if len(rs) == 0 {
 		return
@@ -111,8 +111,8 @@ func (p *Pool) deliverAll(rs []notice) {
 	}
 }
 
-// tellHere is deliver where hooks may be told on a goroutine that is none of the pool's:
-// tellsHere looks for it, and for p, on the stack.
+// tellHere is deliver on a goroutine that may not be one of the pool's. tellsHere looks for
+// it, and for p, on the stack.
 //
 //go:noinline
 func (p *Pool) tellHere(rs *[]notice) {
@@ -120,9 +120,9 @@ func (p *Pool) tellHere(rs *[]notice) {
 	runtime.KeepAlive(p) // so that stacks show it
 }
 
-// tellsHere reports whether the calling goroutine is in tellHere of p. The number by
-// which the runtime knows a goroutine would cost whoever tells hooks more than that is
-// worth, as hooks hardly ever ask; this costs who asks.
+// tellsHere reports whether the calling goroutine is in tellHere of p. To record the
+// goroutine's number in tellHere would make every delivery to hooks pay, although hooks
+// hardly ever ask; in this way only a caller that asks pays.
 func tellsHere(p *Pool) bool {
 	p.lock()
 	telling := p.outbox.telling
@@ -135,13 +135,12 @@ func tellsHere(p *Pool) bool {
 	return bytes.Contains(stack, fmt.Appendf(nil, ".(*Pool).tellHere(%p,", p))
 }
 
-// maxNotices is the number of notices that may wait for their delivery before dead
-// workers are no longer replaced: tasks that panic one after the other wait for the
-// hook that is told of each.
+// maxNotices is the number of undelivered notices at which dead workers are no longer
+// replaced: so tasks that panic one after the other wait for the hook that is told of
+// each.
 const maxNotices = 1000
 
-// notifyLocked has notices delivered by a goroutine that runs while
-// there are any.
+// notifyLocked has notices delivered by a goroutine that runs as long as there are any.
 func (p *Pool) notifyLocked(notices []notice) {
 	p.outbox.notices = append(p.outbox.notices, notices...)
 	if len(p.outbox.notices) > 0 && !p.outbox.delivering {
@@ -151,7 +150,7 @@ func (p *Pool) notifyLocked(notices []notice) {
 	}
 }
 
-// deliverNotices is that goroutine. Should a hook end its goroutine, another goes on.
+// deliverNotices is that goroutine. If a hook ends it, another one continues.
 func (p *Pool) deliverNotices() {
 	id := p.enlist()
 	defer func() {
@@ -182,9 +181,9 @@ func (p *Pool) deliverNotices() {
 	}
 }
 
-// notify adds the notices about an attempt that ended with v. started is
-// zero if it is not known when it did, and e is to be the event. It is called with
-// pool.mu held and calls no user code; the notices do.
+// notify adds the notices about an attempt that ended with v, and sets *e to the event.
+// started is the attempt's start, zero if that is not known. notify is called with pool.mu
+// held and calls no user code; the notices do.
 func (v *verdict) notify(p *Pool, ctx context.Context, info TaskInfo, started time.Time, e *TaskEvent, notices *[]notice) {
 	var elapsed time.Duration
 	if !started.IsZero() {
@@ -192,7 +191,7 @@ func (v *verdict) notify(p *Pool, ctx context.Context, info TaskInfo, started ti
 	}
 	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Result: v.result(), Elapsed: elapsed}
 	if v.log {
-		info, elapsed := info, elapsed // they move to the heap here, not where there is no log
+		info, elapsed := info, elapsed // so that they move to the heap only if there is a log
 		*notices = append(*notices, notice{call: func() {
 			p.guard.writeTask(ctx, slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
 		}})
@@ -213,10 +212,10 @@ func (v *verdict) notify(p *Pool, ctx context.Context, info TaskInfo, started ti
 	}
 }
 
-// helps makes the calling goroutine known to inside, as one that Shutdown waits
-// for. It is called after p.helpers++, and discharge gets what it returns.
+// enlist makes the calling goroutine known to [Pool.Inside], as one that Shutdown waits
+// for. It is called after outbox.helpers++, and its result is passed to discharge.
 func (p *Pool) enlist() (id uint64) {
-	pprof.SetGoroutineLabels(p.labels) // else it has those of whoever started it, which may be a task
+	pprof.SetGoroutineLabels(p.labels) // it inherited those of its starter, which may be a task
 	id = goroutineID()
 	p.lock()
 	defer p.unlock()
@@ -224,7 +223,7 @@ func (p *Pool) enlist() (id uint64) {
 	return id
 }
 
-// discharge ends what p.helpers++ and helps began.
+// discharge undoes outbox.helpers++ and enlist.
 func (p *Pool) discharge(id uint64) {
 	p.lock()
 	defer p.unlock()
@@ -233,16 +232,16 @@ func (p *Pool) discharge(id uint64) {
 	p.restoreLocked()
 }
 
-// A guard calls code of the user's that must not harm anyone, hooks, policies and methods of
-// contexts, and writes the pool's log, which is the user's too. So no lock may be held.
+// A guard contains failures in user code: hooks, policies and methods of contexts. It also
+// writes the pool's log, whose handler is user code too. So no lock may be held.
 type guard struct {
-	name   string       // of the pool
+	name   string       // the pool's name
 	logger *slog.Logger // nil: slog.Default
 }
 
-// contain calls user code that must not harm anyone and reports whether it
-// returned. A panic is logged, and so is [runtime.Goexit], which cannot be
-// stopped: it ends the goroutine.
+// contain calls user code whose failure must do no harm, and reports whether it
+// returned. A panic is logged and goes no further. [runtime.Goexit] is logged too,
+// but it cannot be stopped: it ends the goroutine.
 func (g *guard) contain(what string, f func()) (ok bool) {
 	defer func() {
 		if !ok {
@@ -253,8 +252,8 @@ func (g *guard) contain(what string, f func()) (ok bool) {
 	return true
 }
 
-// logContained logs the end of a user's function other than Run by a panic with
-// value v, or by Goexit or panic(nil), if v is nil.
+// logContained logs that a user's function other than Run ended by a panic with value v
+// or, if v is nil, by Goexit or panic(nil).
 func (g *guard) logContained(what string, v any) {
 	log := func(msg string, attrs ...slog.Attr) { g.write(slog.LevelError, msg, attrs...) }
 	contain.Log(log, "taskpool: "+what, v)
@@ -268,7 +267,7 @@ func (g *guard) log() *slog.Logger {
 	return slog.Default()
 }
 
-// logs reports whether the log takes records of a level. It calls the user's
+// logs reports whether the log takes records of the given level. It calls the user's
 // handler, so no lock may be held.
 func (g *guard) logs(ctx context.Context, level slog.Level) bool {
 	return g.log().Enabled(ctx, level)
@@ -279,7 +278,7 @@ func (g *guard) write(level slog.Level, msg string, attrs ...slog.Attr) {
 	g.writeWith(context.Background(), level, msg, attrs...)
 }
 
-// writeWith is write of what belongs to ctx.
+// writeWith is write with ctx as the record's context.
 func (g *guard) writeWith(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
 	if !g.logs(ctx, level) {
 		return
@@ -299,16 +298,16 @@ func (g *guard) writeTask(ctx context.Context, level slog.Level, msg string, t T
 	g.writeWith(g.valuesOf(ctx), level, msg, append(all, attrs...)...)
 }
 
-// values is a context for the log's handlers, which look for values in it, such as those of
-// a trace. It has those of a task's context, and does not end with that: the record is
-// written when the task is over.
+// values is a context for the log's handlers, which look for values in it, such as a trace
+// ID. It has the values of a task's context but does not end with it: the record is written
+// when the task is over.
 type values struct {
 	context.Context
 	of context.Context
 	g  *guard
 }
 
-// valuesOf returns the values of ctx.
+// valuesOf returns a context with the values of ctx, which may be nil.
 func (g *guard) valuesOf(ctx context.Context) context.Context {
 	if ctx == nil || ctx == context.Background() {
 		return context.Background()
@@ -316,7 +315,7 @@ func (g *guard) valuesOf(ctx context.Context) context.Context {
 	return &values{context.Background(), ctx, g}
 }
 
-// Value returns nil where the context's own method does not return.
+// Value returns nil if the Value method of the task's context panics.
 func (v *values) Value(key any) (value any) {
 	v.g.contain("a context's method", func() { value = v.of.Value(key) })
 	return value
@@ -351,7 +350,7 @@ func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, ela
 	g.writeTask(ctx, level, msg, info, attrs...)
 }
 
-// contextError says that a context given to call is over.
+// contextError returns the error of call for a ctx that is over.
 func (g *guard) contextError(call string, ctx context.Context) error {
 	err, cause := ctx.Err(), causeOf(ctx)
 	if err == nil {
@@ -366,9 +365,9 @@ func (g *guard) contextError(call string, ctx context.Context) error {
 }
 
 // contextEnd returns why ctx, which was given to Submit, has ended, nil if it has
-// not. The timer of a deadline may be late, most of all where there is too much to
-// do, so it looks at the clock itself. It calls methods of ctx, so no lock may be
-// held; what goes wrong in them is contained.
+// not. The timer of a deadline may be late, above all under high load, so contextEnd
+// reads the clock itself. It calls methods of ctx, so no lock may be held; their
+// failures are contained.
 func (g *guard) contextEnd(ctx context.Context) (e *ending) {
 	g.contain("a context's method", func() {
 		late := false
@@ -389,7 +388,7 @@ func (g *guard) contextEnd(ctx context.Context) (e *ending) {
 	return e
 }
 
-// writeUnfinished says in the log that a shutdown left n tasks unfinished.
+// writeUnfinished logs that a shutdown left n tasks unfinished.
 func (g *guard) writeUnfinished(n int) {
 	g.write(slog.LevelWarn, "taskpool: shutdown left tasks unfinished", slog.Int("unfinished", n))
 }

@@ -10,32 +10,32 @@ import (
 
 // A Pool runs tasks on a fixed number of workers, the most urgent first. Make
 // one with [New] and end it with [Pool.Shutdown]; its methods may be called from
-// any goroutine. A Pool must not be copied: the methods of a copy, of a zero Pool and of
-// a nil one return an error, or panic where they return none.
+// any goroutine. A Pool must not be copied: on a copy, a zero Pool or a nil one, methods
+// that return an error return one, and the others panic.
 type Pool struct {
-	// inbox comes first and mu behind a gap of the right size, as each is to be at the
-	// beginning of a cache line: what is needed for each task fits into one then.
+	// inbox comes first and mu after a gap, so that each is at the beginning of a cache
+	// line: then what every task needs fits into one.
 	inbox inbox
 
 	cfg        *config
 	hooks      hookTable
 	guard      guard
-	labels     context.Context // has those of its goroutines, but for workers, in profiles
+	labels     context.Context // has the profiler labels of its goroutines other than workers
 	epoch      time.Time       // aging counts from here
 	supervisor supervisor
-	self       *Pool // the pool that New made: others are refused, see errors.go
+	self       *Pool // the pool that New made, to tell a copy from it, see errors.go
 	watches    watches
 
-	// waiting is the most urgent priority of which a task waits in the queue,
-	// for Yield to look at without the lock; none if none waits or the pool
-	// is paused. Written under mu, and rarely.
+	// waiting is the priority of the most urgent task in the queue, for Yield to
+	// read without the lock; none if no task waits or the pool is paused. Written
+	// under mu, and rarely.
 	waiting atomic.Int64
 
 	_ [gapBeforeMu]byte
 
-	// mu protects the fields below and what says so in Handle, attempt and
-	// worker. No user code runs under it: no task, hook, policy or logger,
-	// and no method of a context that came from outside.
+	// mu protects the fields below, and those of Handle, attempt and worker
+	// whose comments say so. No user code runs under it: no task, hook, policy
+	// or logger, and no method of a context that came from outside.
 	//
 	// Every critical section that might disturb it restores this invariant
 	// before it unlocks, by calling restoreLocked:
@@ -43,16 +43,17 @@ type Pool struct {
 	//   - No submitter waits while there is room.
 	//   - No parked attempt whose turn it is waits while a slot is free: its
 	//     goroutine is woken for that slot.
-	//   - While a slot is free that a task in the queue may have, a worker is on
-	//     its way: as many as can have a task, or one that will wake the next.
+	//   - While a slot is free that a task in the queue may have, workers have
+	//     been woken: as many as can have a task, or one that will wake the next.
 	//
-	// No task is put aside for a worker: one that is woken is woken to look, and
-	// which task it takes, be it one that came meanwhile, is decided in the
-	// critical section in which it looks. That takes the slot, and between it
-	// and the task's first instruction lies only the Go scheduler.
+	// No task is put aside for a worker. A worker is woken to look for a task, and
+	// which one it takes, perhaps one that came meanwhile, is decided in the
+	// critical section in which it looks. That section takes the slot, and only
+	// the Go scheduler stands between it and the task's first instruction.
 	//
-	// It is locked by the method lock, which sees to what has arrived; only
-	// the functions in fast_path.go, and those that say so, lock it without.
+	// It is locked by the method lock, which also takes in what has arrived in the
+	// inbox; only the functions in fast_path.go, and those that say so, lock it
+	// directly.
 	mu    sync.Mutex
 	burst burst
 
@@ -60,9 +61,9 @@ type Pool struct {
 	crew    crew      // the workers
 	watch   watchdog  // what must end in time
 	ledger  ledger    // what has happened
-	outbox  outbox    // what hooks and the log are to be told, and the goroutines for it
+	outbox  outbox    // notices for hooks and the log, and the goroutines that deliver them
 	stall   stallWatch
-	idlers  waiters // those who wait until the pool is quiet
+	idlers  waiters // calls that wait until the pool is quiet
 	orphans orphans
 	end     shutdownState
 
@@ -110,14 +111,15 @@ func newPool(c *config) *Pool {
 	return p
 }
 
-// quietLocked reports whether nothing is outstanding, and hooks have been told of all
-// that was. A worker that has something to tell still has its slot, and who else has is
-// a helper.
+// quietLocked reports whether no task is outstanding and hooks have been told of all that
+// were. A worker that has notices to deliver still has its slot; any other goroutine that
+// has notices is counted in helpers.
 func (p *Pool) quietLocked() bool {
 	return p.sched.outstanding() == 0 && p.sched.held == len(p.crew.lost) && p.outbox.helpers == 0
 }
 
-// drainedLocked tells those who wait for it that nothing is outstanding.
+// drainedLocked is called when no task is outstanding. It wakes WaitIdle if the pool is
+// quiet, and lets a shutdown go on.
 func (p *Pool) drainedLocked() {
 	p.crew.extra = 0
 	p.crew.trim(p.sched.slots, &p.inbox)
@@ -130,9 +132,9 @@ func (p *Pool) drainedLocked() {
 }
 
 // WaitIdle waits until no task is queued, delayed, parked or running and the hooks that
-// were told of the tasks have returned, and returns nil; others may submit the next
-// one at any time. If ctx ends first, it returns ctx's cause. In a task or a hook of the
-// pool it returns [ErrInside]; a task of another pool gives its slot back meanwhile, see
+// were told of the tasks have returned, and returns nil. Another task may be submitted at
+// any time. If ctx ends first, it returns ctx's cause. In a task or a hook of the pool it
+// returns [ErrInside]; a task of another pool gives its slot back while it waits, see
 // [Handle.Wait].
 func (p *Pool) WaitIdle(ctx context.Context) error {
 	switch {
@@ -151,11 +153,11 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 }
 
 // Inside reports whether the caller is a task or a hook of the pool, or ctx is, or derives
-// from, the context of a task of the pool: whether [Pool.Shutdown] and [Pool.WaitIdle]
-// return [ErrInside] here, as they would wait for their own caller. Of a goroutine that a
-// task has started only ctx tells. Inside waits for nothing and takes no notice of ctx's
-// end. It costs nanoseconds where ctx tells, and about a microsecond where the caller's
-// goroutine has to be looked up.
+// from, the context of a task of the pool. In that case [Pool.Shutdown] and
+// [Pool.WaitIdle] return [ErrInside], as they would wait for their own caller. In a
+// goroutine that a task has started, only ctx can tell. Inside waits for nothing, and it
+// does not matter whether ctx has ended. It costs nanoseconds if ctx tells, and about a
+// microsecond if the caller's goroutine has to be looked up.
 func (p *Pool) Inside(ctx context.Context) bool {
 	p.mustBeUsable("Inside")
 	if ctx == nil {
@@ -180,15 +182,14 @@ func (p *Pool) Inside(ctx context.Context) bool {
 }
 
 // Pause stops the pool from starting tasks, and from resuming parked ones whose
-// context has not ended, until [Pool.Resume]; those that run go on, and tasks are
-// accepted as before. Shutdown lifts the pause, and after
-// it Pause does nothing.
+// context has not ended, until [Pool.Resume]. Running tasks go on, and tasks are
+// accepted as before. Shutdown lifts the pause, and after it Pause does nothing.
 func (p *Pool) Pause() {
 	p.mustBeUsable("Pause")
 	p.lock()
 	defer p.unlock()
 	p.sched.paused = !p.end.closed
-	p.restoreLocked() // Yield has nothing to yield to
+	p.restoreLocked() // so that Yield sees that it has nothing to yield to
 }
 
 // Resume ends a Pause.
@@ -203,8 +204,8 @@ func (p *Pool) Resume() {
 
 // Resize changes the number of workers, to at least 1, to more than
 // [WithReserved] keeps and to at most 1,000,000. Added workers take tasks at once;
-// workers that are too many end when they have finished their task. Resize does
-// not wait for that. It returns [ErrClosed] after Shutdown was called.
+// surplus workers end when they have finished their task, and Resize does not wait
+// for that. It returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
 	if misused(p) {
 		return poolMisuse(p, "Resize")

@@ -9,63 +9,64 @@ import (
 )
 
 // A priorityQueue holds waiting tasks: one FIFO lane for each priority, and one
-// more for tasks of that priority that have started, gave their slot back and
-// want to go on. The lanes that are not empty are in heaps, so its cost depends
+// more for tasks of that priority that have started, given their slot back and
+// want to go on. The lanes that are not empty are in heaps, so the cost depends
 // on the number of distinct waiting priorities, not on the number of waiting
-// tasks: push, pop and remove are O(log priorities), and O(1) while their lane
-// keeps its place.
+// tasks: push, pop and remove are O(log priorities), and O(1) if their lane keeps
+// its place in the heaps.
 //
 // Invariants, for every lane l:
-//   - l is in the heaps if and only if it holds a live entry, and so it has
-//     segments;
+//   - l is in the heaps, and has segments, if and only if it holds a live entry;
 //   - each segment holds a live entry; the first slot of l.head is live, and so
 //     is the last of l.tail;
 //   - orders grow from the front of l to its back;
 //   - l.age is at most the order of l's front (see oldest);
-//   - l is in the map lanes; recent holds no lane that is not.
+//   - l is in the map lanes; recent holds only lanes that are in the map.
 //
 // It is not safe for concurrent use.
 type priorityQueue struct {
 	// Fixed after init.
-	share   uint64        // a fair-share turn comes every share dispatches; 0: never
+	share   uint64        // one in share dispatches with a choice is a fair-share turn; 0: none
 	step    time.Duration // aging: the waiting time worth one priority; 0: off
-	reserve *Priority     // the least urgent priority of the first class; nil: there is none
-	shed    bool          // takeShed will be called
-	in      waitsIn       // as the places of its handles say
+	reserve *Priority     // the least urgent priority of the first class; nil: no reservation
+	shed    bool          // takeShed may be called
+	in      waitsIn       // for the places of its handles
 
 	n     int // waiting tasks
 	lanes map[laneKey]*lane
-	peak  int // the most lanes that the map has held
+	peak  int // the largest number of lanes that the map has held
 
-	// counts is how many attempts were started, by priority, for the first mostCounts
-	// priorities; uncounted is for all others. The lanes point into them.
+	// counts holds the number of attempts started, by priority, for the first
+	// mostCounts priorities; uncounted counts those of all others. The lanes point
+	// to these counters.
 	counts    map[Priority]*uint64
 	uncounted uint64
 
-	recent  []*lane // some lanes of the map, each in the place of its priority: most look-ups end here
+	recent  []*lane // some lanes of the map, each in the place of its priority: most lookups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
-	turn    [2]uint64 // dispatches with a choice since the last fair-share turn: of all lanes, of the first class
+	turn    [2]uint64 // dispatches with a choice since the last fair-share turn, see restriction
 	free    [len(segmentSlots)]segmentStack
 }
 
-// A laneClass is the lanes whose tasks may run on the same slots: those up to
-// the reserved priority are the first class, all others the second. Without a
-// reservation all are of the second.
+// A laneClass is the lanes whose tasks may run on the same slots. The first class is
+// those of the reserved priority or a more urgent one, the second all others. Without
+// a reservation all lanes are in the second.
 type laneClass struct {
-	queued int      // entries that are not parked; counted if there is a reservation
+	queued int      // entries that are not parked; counted only if there is a reservation
 	lead   laneHeap // the most urgent lane on top
 	keyed  laneHeap // the lane with the least key on top; used with aging, in place of lead
 	old    laneHeap // the lane with the oldest front on top; used if share > 0
 }
 
-// So many empty lanes stay in the map, ready for the next task of their priority.
+// keptLanes is how many empty lanes stay in the map, ready for the next task of their
+// priority.
 const keptLanes = 448
 
-// So many priorities are counted.
+// mostCounts is for how many priorities attempts are counted.
 const mostCounts = 4096
 
-// So many places recent has.
+// The length of recent.
 const (
 	leastRecent = 16
 	mostRecent  = 1 << 12
@@ -92,8 +93,8 @@ func moreUrgent(a, b *lane) bool {
 	return a.resuming && !b.resuming
 }
 
-// keyFirst orders lanes by key. Of equal keys the older task goes first, and of
-// tasks of one instant the more urgent.
+// keyFirst orders lanes by key. If keys are equal, the older front task goes first,
+// and of tasks that arrived at the same time the more urgent one.
 func keyFirst(a, b *lane) bool {
 	if a.key != b.key {
 		return a.key < b.key
@@ -112,15 +113,16 @@ func spareFirst(a, b *lane) bool {
 	return a.priority > b.priority
 }
 
-// push puts e at the back of the lane of its priority, or of the lane of those
-// that resume. Orders must never decrease from one push to the next.
+// push puts e at the back of the lane of priority pr or, if resuming is set, of the lane
+// of tasks of that priority that resume. Orders must not decrease from one push to the
+// next.
 func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
 	q.pushLane(q.lane(laneKey{pr, resuming}), e)
 }
 
-// takeBatch puts the first n tasks of a numbered batch, whose priorities spans tell, into
-// the queue. whole says that none of them is missing, so that the batch may become a segment
-// of the queue. It returns an empty one for the next batch.
+// takeBatch puts the first n tasks of a numbered batch into the queue; spans says which
+// priorities they have. whole says that none of them is missing, so that the batch may
+// become a segment of the queue. takeBatch returns an empty segment for the next batch.
 func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
 	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
 		s.queue.pushSegment(batch, n, spans[0].priority)
@@ -138,7 +140,7 @@ func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *
 
 // pushAll pushes tasks of one priority, with base added to their orders.
 func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
-	var l *lane // made with its first task: no other way does a lane become empty than by leave
+	var l *lane // looked up at the first live task, as only leave may leave a lane empty
 	for _, e := range tasks {
 		switch {
 		case !e.live():
@@ -151,9 +153,9 @@ func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 	}
 }
 
-// pushSegment pushes tasks of one priority that have not started: those in the
-// first n slots of a segment of which base and handles are set, and which has no
-// others. Of a queue with a reservation it is not called, nor is skip.
+// pushSegment pushes tasks of one priority that have not started: those in the first n
+// slots of a segment that has no other tasks and whose base and handles are set. Neither
+// pushSegment nor skip is called on a queue with a reservation.
 func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	l := q.lane(laneKey{pr, false})
 	l.link(s)
@@ -181,7 +183,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	if s == nil || int(s.tail) == len(s.slots) {
 		s = q.appendSegment(l)
 	}
-	e.order -= s.base // of a segment that came from the inbox with room left
+	e.order -= s.base // not 0 if s came from the inbox with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
 		e.h.place = place{l, s, s.tail, q.in}
@@ -206,12 +208,12 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	}
 }
 
-// recently returns the place in recent of the lane of key k.
+// recently returns the place in recent for the lane of key k.
 func (q *priorityQueue) recently(k laneKey) **lane {
 	return &q.recent[int(k.priority)&(len(q.recent)-1)]
 }
 
-// lane returns the lane of key k, made if need be.
+// lane returns the lane of key k, and makes it if there is none.
 func (q *priorityQueue) lane(k laneKey) *lane {
 	recent := q.recently(k)
 	if l := *recent; l != nil && l.priority == k.priority && l.resuming == k.resuming {
@@ -237,7 +239,7 @@ func (q *priorityQueue) lane(k laneKey) *lane {
 	return l
 }
 
-// makeRecent makes recent anew, with n places, a power of two.
+// makeRecent rebuilds recent with n places. n must be a power of two.
 func (q *priorityQueue) makeRecent(n int) {
 	q.recent = make([]*lane, n)
 	for k, l := range q.lanes {
@@ -245,9 +247,9 @@ func (q *priorityQueue) makeRecent(n int) {
 	}
 }
 
-// next returns the lane of the task whose turn it is, nil if none waits: the
-// most urgent one or, when the fair share has its turn, the one that waits
-// longest. If restricted is set only the first class counts. choice says
+// next returns the lane of the task whose turn it is, nil if none waits: the most
+// urgent one, the first by key with aging or, in a fair-share turn, the one that has
+// waited longest. If restricted is set, only the first class counts. choice says
 // whether there was more than one lane.
 func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	classes := q.classes[:]
@@ -285,13 +287,13 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	return l, choice
 }
 
-// firstByAge returns how many tasks at the front of l, whose turn it is, come
-// before those of all other lanes with aging; there is another. It looks at no
-// more than the first n, and at so few that finding out takes little time. Like a
-// run it knows no reservation. Where l's turn has come because its tasks resume,
-// what it returns is about functions that l does not have.
+// firstByAge returns how many tasks at the front of l, whose turn it is, come before
+// those of all other lanes with aging. There must be another lane. It looks at no more
+// than the first n, and at few enough to take little time. Like a burst, it takes no
+// account of reservations. If it is l's turn because its tasks resume, the result does
+// not matter: it is about functions, and l has none.
 func (q *priorityQueue) firstByAge(l *lane, n int) int {
-	others := l.class.keyed.items[1:] // under l, which is on top
+	others := l.class.keyed.items[1:] // l is on top of the heap
 	next := others[0].key
 	if len(others) > 1 {
 		next = min(next, others[1].key)
@@ -307,7 +309,8 @@ func (q *priorityQueue) firstByAge(l *lane, n int) int {
 	return n
 }
 
-// restriction is the index of turn.
+// restriction returns the index in turn: 0 for dispatches among all lanes, 1 for those in
+// the first class only.
 func restriction(restricted bool) int {
 	if restricted {
 		return 1
@@ -315,8 +318,8 @@ func restriction(restricted bool) int {
 	return 0
 }
 
-// pop takes the task whose turn it is, as next says, and returns its priority
-// with it.
+// pop takes the task whose turn it is, as next says, and returns it and its priority.
+// It returns false if there is none.
 func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
@@ -328,8 +331,8 @@ func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
 	return q.takeTurn(l, choice, restricted), l.priority, true
 }
 
-// giveTurnBack undoes that a task taken with a choice counted for the fair share, as it
-// turned out not to start.
+// giveTurnBack undoes the fair-share count of a task that was taken with a choice and turned
+// out not to start.
 func (q *priorityQueue) giveTurnBack(restricted bool) {
 	if q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
@@ -337,7 +340,7 @@ func (q *priorityQueue) giveTurnBack(restricted bool) {
 	}
 }
 
-// takeTurn takes the task whose turn it is, from what next has returned.
+// takeTurn takes the task whose turn it is, given the results of next.
 func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 	if choice && q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
@@ -346,8 +349,8 @@ func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
 	return q.take(l, l.head, l.head.head)
 }
 
-// skip takes note that the first n tasks of l, all in its first segment, and not
-// the last of l, were taken out of their slots.
+// skip records that the first n tasks of l were taken out of their slots. All are in l's
+// first segment, and the last task of l is not among them.
 func (q *priorityQueue) skip(l *lane, n int) {
 	if n == 0 {
 		return
@@ -377,10 +380,10 @@ func (q *priorityQueue) skip(l *lane, n int) {
 }
 
 // oldest returns the lane whose front has waited longest, nil if all are empty.
-// A lane's front only gets younger while it is in the heaps, so its age there may
-// lag behind; it is brought up to date when it comes to the top. A dispatch makes
-// at most one lane lag, so this is O(log lanes) a dispatch, and next to nothing
-// where most dispatches take from one lane.
+// While a lane is in the heaps, its order only grows, so its age may lag behind;
+// it is brought up to date when the lane comes to the top. A dispatch makes at most
+// one lane lag, so this costs O(log lanes) per dispatch, and next to nothing if most
+// dispatches take from one lane.
 func (c *laneClass) oldest() *lane {
 	for len(c.old.items) > 0 {
 		l := c.old.items[0]
@@ -393,7 +396,7 @@ func (c *laneClass) oldest() *lane {
 	return nil
 }
 
-// leastPriority returns the most urgent priority of which a task waits.
+// leastPriority returns the priority of the most urgent waiting task, false if none waits.
 func (q *priorityQueue) leastPriority() (Priority, bool) {
 	for i := range q.classes {
 		if lead := q.classes[i].lead.items; len(lead) > 0 {
@@ -403,13 +406,13 @@ func (q *priorityQueue) leastPriority() (Priority, bool) {
 	return 0, false
 }
 
-// remove takes a waiting handle out of the queue.
+// remove takes h, which waits in the queue, out of it.
 func (q *priorityQueue) remove(h *Handle) entry {
 	return q.take(h.place.lane, h.place.seg, h.place.i)
 }
 
 // takeShed takes the newest of the least urgent tasks that have never started,
-// if it is less urgent than pr.
+// if it is less urgent than pr. Otherwise it returns false.
 func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
@@ -478,9 +481,9 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	return e
 }
 
-// key returns l's key in the heap keyed: the time at which its front would have
-// arrived to be where it is with priority 0. Both operands of a comparison grow
-// alike as time goes by, so it is computed once.
+// key returns l's key in the heap keyed: the time at which a task of priority 0 would
+// have had to arrive to be as urgent as l's front. All tasks age at the same rate, so
+// keys do not change over time.
 func (q *priorityQueue) key(l *lane) int64 {
 	return addSaturating(l.order(), mulSaturating(int64(l.priority), int64(q.step)))
 }
@@ -515,8 +518,8 @@ func (q *priorityQueue) leave(l *lane) {
 	}
 }
 
-// shrink makes the map and the heaps anew, without the empty lanes. By themselves
-// they keep the memory for the most lanes there have been.
+// shrink rebuilds the map and the heaps, without the empty lanes, as they never give
+// back the memory for the largest number of lanes they have held.
 func (q *priorityQueue) shrink() {
 	lanes := q.sorted()
 	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
@@ -533,8 +536,8 @@ func (q *priorityQueue) shrink() {
 	}
 }
 
-// all returns the waiting tasks, by priority and within one from front to back,
-// those that resume first.
+// all returns the waiting tasks, the most urgent first. Within a priority, those that
+// resume come first, and each lane is listed from front to back.
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	return func(yield func(Priority, entry) bool) {
 		for _, l := range q.sorted() {

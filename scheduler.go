@@ -8,8 +8,8 @@ import (
 
 // A scheduler decides who is next: which task gets a free slot, which submitter is let in,
 // what is shed. It knows tasks as items and slots as numbers, and nothing of goroutines: it
-// has no lock and no clock, starts nothing, calls no user code, and times are passed in. So
-// it can be driven alone, see scheduler_test.go. Protected by Pool.mu.
+// has no lock and no clock, starts nothing and calls no user code, and times are passed in.
+// So it can be tested alone, see scheduler_test.go. Protected by Pool.mu.
 //
 // What holds between two of its methods:
 //
@@ -20,44 +20,44 @@ import (
 //   - count, later, retrying, asking and askingLess are the numbers that a walk over all
 //     items would find.
 //
-// Who is next is said at next, and who is let in at admit.
+// See next for who is next, and admit for who is let in.
 type scheduler struct {
 	// Fixed.
 
 	capacity    int      // as given to WithCapacity, or unbounded
-	reserved    int      // slots kept for tasks up to reservedFor
-	reservedFor Priority // with reserved > 0
+	reserved    int      // slots kept for tasks of priority reservedFor or more urgent
+	reservedFor Priority // set if reserved > 0
 	aging       bool     // orders are times
 
 	queue     priorityQueue
-	exiting   [2][]exit     // parked tasks whose context has ended and that ask for a slot; the second are the less urgent ones
-	exits     int64         // number of the last that came to these
-	admission priorityQueue // submitters that wait for room, in their task's place
+	exiting   [2][]exit     // parked tasks with an ended context that ask for a slot; second: the lessUrgent ones
+	exits     int64         // number of the last exit
+	admission priorityQueue // submitters that wait for room, as handles of their tasks
 	seq       int64         // last order handed out
 	paused    bool          // nothing in queue may have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
-	// from what could run at once: they are bounded by themselves, and so their
-	// submitters wait in a queue of their own, where the first due is the first to
-	// be let in. One that becomes due there goes on to admission.
+	// from tasks that could run at once: they have a bound of their own, and so
+	// their submitters wait in a queue of their own, where the first due is the
+	// first to be let in. A submitter whose task becomes due goes on to admission.
 	delayed          dueHeap
 	retrying         int     // how many in delayed wait for a retry
-	later            int     // how many tasks are later, see there: in delayed or, as they are due, in queue
+	later            int     // how many tasks are later, see item.isLater: in delayed or queue
 	admissionDelayed dueHeap // submitters that wait for room among these, until their task is due
 
 	// Slots. A slot is held from the moment a worker takes a task until it has
-	// settled and reported it, but for the time in which the task is parked;
-	// also while a dead worker waits to be replaced.
+	// settled the task and told hooks and the log of it, also while a dead worker
+	// waits to be replaced, but not while the task is parked.
 	slots      int // how many there are
-	held       int // how many are held; more than slots after Resize, for a while
-	heldLess   int // how many of these by less urgent tasks, see lessUrgent
-	asking     int // parked tasks that ask for one,
-	askingLess int // and the less urgent ones
+	held       int // how many are held; for a while after Resize, this may exceed slots
+	heldLess   int // how many are held by less urgent tasks, see lessUrgent
+	asking     int // parked tasks that ask for a slot, without those in askingLess
+	askingLess int // less urgent parked tasks that ask for a slot
 
-	count [numStates]int // tasks by state; Parked and before, as the final ones are totals
+	count [numStates]int // tasks by state, up to Parked; for final states see totals
 }
 
-// init sets s up for what c says.
+// init sets s up as c says.
 func (s *scheduler) init(c *config) {
 	s.capacity, s.slots = c.capacity, c.workers
 	s.reserved, s.reservedFor = c.reserved, c.reservedFor
@@ -84,7 +84,7 @@ func (s *scheduler) restricted() bool {
 	return s.reserved > 0 && s.heldLess >= s.slots-s.reserved
 }
 
-// hold has a task of priority pr hold a slot.
+// hold gives a slot to a task of priority pr.
 func (s *scheduler) hold(pr Priority) {
 	s.held++
 	if s.lessUrgent(pr) {
@@ -92,7 +92,7 @@ func (s *scheduler) hold(pr Priority) {
 	}
 }
 
-// release takes back what hold gave.
+// release takes back the slot of a task of priority pr.
 func (s *scheduler) release(pr Priority) {
 	s.held--
 	if s.lessUrgent(pr) {
@@ -102,10 +102,11 @@ func (s *scheduler) release(pr Priority) {
 
 // Who is next.
 
-// next takes the task whose turn it is for a free slot: of tasks on their way out the first
-// that came, and else what the queue says. It returns false if no slot is free or nobody may
-// have it, and also if the task has yet to start and starts is false, as no worker is at
-// hand: then it stays where it is, for a worker that comes to look.
+// next takes the task whose turn it is for a free slot: the first of the tasks that are
+// exiting or, if there is none, the one that the queue says. It returns false if no slot is
+// free or no task may have it. starts says that the caller is a worker that can start a
+// task. If it is false, a task that has yet to start stays where it is, for a worker that
+// looks for one, and next returns false.
 func (s *scheduler) next(starts bool) (t turn, ok bool) {
 	if s.held >= s.slots {
 		return t, false
@@ -124,8 +125,8 @@ func (s *scheduler) next(starts bool) (t turn, ok bool) {
 	return s.take(l, choice, restricted), true
 }
 
-// take takes the first task of l, as the queue's next has said. One that has yet to start is
-// Running from here on.
+// take takes the first task of l, given the results of the queue's next. A task that has yet
+// to start is Running from here on.
 func (s *scheduler) take(l *lane, choice, restricted bool) turn {
 	t := turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
 	if t.parked() {
@@ -142,8 +143,8 @@ func (s *scheduler) take(l *lane, choice, restricted bool) turn {
 	return t
 }
 
-// firstExiting returns the list whose first is the first task on its way out that may have
-// a free slot, nil if there is none.
+// firstExiting returns the list that begins with the first exiting task that may have a free
+// slot, nil if there is none.
 func (s *scheduler) firstExiting(restricted bool) *[]exit {
 	all, less := &s.exiting[0], &s.exiting[1]
 	switch {
@@ -155,7 +156,7 @@ func (s *scheduler) firstExiting(restricted bool) *[]exit {
 	return nil
 }
 
-// takeExiting takes that task, nil if there is none.
+// takeExiting takes the first exiting task that may have a free slot, nil if there is none.
 func (s *scheduler) takeExiting(restricted bool) *Handle {
 	from := s.firstExiting(restricted)
 	if from == nil {
@@ -170,7 +171,7 @@ func (s *scheduler) takeExiting(restricted bool) *Handle {
 	return h
 }
 
-// wanted returns how many tasks that have yet to start there are slots for.
+// wanted returns for how many tasks that have yet to start there are slots.
 func (s *scheduler) wanted() int {
 	if s.paused {
 		return 0
@@ -185,7 +186,8 @@ func (s *scheduler) waiting() int {
 	return s.queue.n + len(s.exiting[0]) + len(s.exiting[1])
 }
 
-// still reports whether all slots are held while something waits for one, or for room.
+// still reports whether all slots are held while a task waits for one, or a submitter for
+// room.
 func (s *scheduler) still() bool {
 	return s.held >= s.slots && !s.paused && (s.waiting() > 0 || s.admission.n > 0)
 }
@@ -195,8 +197,8 @@ func (s *scheduler) outstanding() int {
 	return s.count[StateQueued] + s.count[StateDelayed] + s.count[StateRunning] + s.count[StateParked]
 }
 
-// mostUrgent returns the most urgent priority of which a task waits in the queue, none if
-// there are slots for all that wait, or it is paused.
+// mostUrgent returns the priority of the most urgent task in the queue; none if there are
+// slots for all that wait, or the pool is paused.
 func (s *scheduler) mostUrgent() int64 {
 	if pr, ok := s.queue.leastPriority(); ok && !s.paused && s.contended(math.MaxInt) {
 		return int64(pr)
@@ -204,8 +206,8 @@ func (s *scheduler) mostUrgent() int64 {
 	return none
 }
 
-// contended reports whether more waits in the queue, up to priority pr, than there are free
-// slots for.
+// contended reports whether more tasks of priority pr or more urgent wait in the queue than
+// there are free slots for.
 func (s *scheduler) contended(pr Priority) bool {
 	free := s.slots - s.held
 	if free <= 0 {
@@ -231,17 +233,17 @@ func (s *scheduler) contended(pr Priority) bool {
 
 // Who is let in.
 
-// admit takes the next submitter for whom there is room from where it waits, nil if there is
-// none. later says that its task has to wait for its time.
+// admit removes and returns the next submitter for which there is room, nil if there is none.
+// later says that its task has to wait for its time.
 func (s *scheduler) admit() (h *Handle, later bool) {
-	// Those that are not due first: they take no room from others, but the tasks
-	// that submit them ask for their slots.
+	// First those that are not due: they take no room from others, but the tasks
+	// that submit them then ask for slots.
 	if h := s.admissionDelayed.first(); h != nil && s.laterRoom() {
 		s.admissionDelayed.remove(h)
 		return h, true
 	}
-	// Where the one whose turn it is finds no room, a reserved slot may be free for
-	// another.
+	// If there is no room for the one whose turn it is, a reserved slot may be free
+	// for another.
 	for restricted := false; s.admission.n > 0; restricted = true {
 		l, choice := s.admission.next(restricted)
 		switch {
@@ -266,17 +268,17 @@ func (s *scheduler) room(pr Priority) bool {
 	return s.count[StateQueued]-promised+s.retrying-free < s.capacity
 }
 
-// laterRoom is room for a task that has to wait for its time: there may be as many as may
-// be accepted when nothing runs. One counts until it starts, as a queue that is full does
-// not keep it out when it is due.
+// laterRoom reports whether one more task that has to wait for its time may be accepted.
+// There may be as many of them as an idle pool accepts tasks. Each counts until it starts,
+// as it joins the queue when it is due even if the queue is full.
 func (s *scheduler) laterRoom() bool {
 	return s.capacity == unbounded || s.later-s.slots < s.capacity
 }
 
-// free returns the number of slots that are free for a newcomer of priority pr, and how
-// many queued tasks take no room, as others are free for them and workers on their way.
-// Those that parked tasks ask for are not free. While submitters wait, free
-// slots are promised to no task: a parked task that waits there may be the first to have one.
+// free returns the number of slots that are free for a new task of priority pr, and how many
+// queued tasks take no room, as other free slots are promised to them and workers were woken
+// for them. Slots that parked tasks ask for are not free. While submitters wait, no slot is
+// promised: a parked task among the submitters may be the first to have one.
 func (s *scheduler) free(pr Priority) (free, promised int) {
 	free = s.slots - s.held
 	forLess := min(free, s.slots-s.reserved-s.heldLess)
@@ -285,7 +287,7 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	if s.paused || s.submitters() > 0 {
 		queued, less = 0, 0
 	} else if free > 0 && s.asking+s.askingLess > 0 {
-		// Whose turn it is has a slot before those that ask for one.
+		// The task whose turn it is gets a slot before those that ask for one.
 		restricted := s.restricted()
 		switch l, _ := s.queue.next(restricted); {
 		case s.firstExiting(restricted) != nil || l == nil || l.front().parked():
@@ -306,10 +308,11 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	return max(free, 0), promised + n
 }
 
-// submitters returns how many wait for room.
+// submitters returns how many submitters wait for room.
 func (s *scheduler) submitters() int { return s.admission.n + s.admissionDelayed.Len() }
 
-// knock has the submitter of h wait for room, until h is due if later is set.
+// waitForRoom has the submitter of h wait for room. If later is set, it waits among those
+// whose tasks are not due, until h is due.
 func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
 	if later {
 		s.admissionDelayed.add(h)
@@ -321,7 +324,7 @@ func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
 
 // What becomes of tasks. now is the time since Pool.epoch; it counts with aging only.
 
-// number returns the order of a task that comes now.
+// number returns the order of a task that arrives now.
 func (s *scheduler) number(now time.Duration) int64 {
 	if s.aging {
 		s.seq = max(s.seq, int64(now))
@@ -331,7 +334,7 @@ func (s *scheduler) number(now time.Duration) int64 {
 	return s.seq
 }
 
-// enqueue puts a task, which counts in no state any more, at the back of its lane.
+// enqueue puts a task, which must be counted in no state, at the back of its lane.
 func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, order int64) {
 	e.order = s.number(now)
 	if e.h != nil {
@@ -343,7 +346,7 @@ func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, o
 	return l, e.order
 }
 
-// delay has h, which counts in no state any more, wait until due.
+// delay has h, which must be counted in no state, wait until due.
 func (s *scheduler) delay(h *Handle, due time.Time) {
 	h.state, h.due = StateDelayed, due
 	s.count[StateDelayed]++
@@ -355,8 +358,8 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 	s.delayed.add(h)
 }
 
-// nextDue takes the delayed task that is due first, nil if none is at now. Then it counts
-// in no state any more.
+// nextDue takes the delayed task that is due first, nil if none is due at now. The task is
+// then counted in no state.
 func (s *scheduler) nextDue(now time.Time) *Handle {
 	if !s.delayed.isDue(now) {
 		return nil
@@ -367,7 +370,8 @@ func (s *scheduler) nextDue(now time.Time) *Handle {
 	return h
 }
 
-// nextDueSubmitter is nextDue for submitters: h goes on to those that are due.
+// nextDueSubmitter is nextDue for submitters: it moves the one whose task is due first to
+// admission.
 func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle {
 	if !s.admissionDelayed.isDue(clock) {
 		return nil
@@ -378,7 +382,7 @@ func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle
 	return h
 }
 
-// withdraw takes h from where it waits, if it does. The caller sees to its state.
+// withdraw removes h from where it waits, if it waits. The caller updates its state.
 func (s *scheduler) withdraw(h *Handle) {
 	switch h.place.in {
 	case inQueue:
@@ -404,7 +408,7 @@ func (s *scheduler) withdraw(h *Handle) {
 }
 
 // setPriority moves a task that waits to start to the back of those of priority pr. It
-// returns false if it does not.
+// returns false if the task does not wait to start.
 func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool {
 	switch h.state {
 	case StateQueued:
@@ -419,7 +423,7 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 	return true
 }
 
-// notLater takes note that h is not later any more, if it was.
+// notLater records that h is no longer later, if it was.
 func (s *scheduler) notLater(h *Handle) {
 	if h.isLater() {
 		s.later--
@@ -427,16 +431,16 @@ func (s *scheduler) notLater(h *Handle) {
 	}
 }
 
-// inherit has h, which is accepted, count as later in the place of a task that was shed for
-// it, if due, that task's, is set.
+// inherit is called when h was accepted. If a task that counted as later was shed for h, due
+// is that task's due time, and h counts as later in its place; otherwise due is zero.
 func (s *scheduler) inherit(h *Handle, due time.Time) {
 	if h.due = due; !due.IsZero() {
 		s.later++
 	}
 }
 
-// undo takes back what take has counted, as the attempt turned out to be none. The task counts as Running
-// until it has settled.
+// undo takes back what take has counted, as the attempt was withdrawn. The task counts as
+// Running until it has settled.
 func (s *scheduler) undo(h *Handle, pr Priority, choice, restricted bool) {
 	h.attempts--
 	*s.queue.count(pr)--
@@ -445,7 +449,7 @@ func (s *scheduler) undo(h *Handle, pr Priority, choice, restricted bool) {
 	}
 }
 
-// leaveState has h, which waits nowhere, count in no state, until it is enqueued or delayed.
+// leaveState has h, which waits nowhere, count in no state until it is enqueued or delayed.
 func (s *scheduler) leaveState(h *Handle) { s.count[h.state]-- }
 
 // end brings h, which waits nowhere, into state final.
@@ -454,10 +458,10 @@ func (s *scheduler) end(h *Handle, final State) {
 	h.state = final
 }
 
-// endFunction is end for a running function without a handle,
+// endFunction is end for a running function without a handle.
 func (s *scheduler) endFunction() { s.count[StateRunning]-- }
 
-// endQueued for one that was taken from the queue, but not begun.
+// endQueued is end for a function that was taken from the queue but not begun.
 func (s *scheduler) endQueued() { s.count[StateQueued]-- }
 
 // Parking.
@@ -469,27 +473,28 @@ func (s *scheduler) park(h *Handle) {
 	s.count[StateParked]++
 }
 
-// ask has h, which is Parked, ask for a slot. It goes before tasks of its priority that have
-// not started.
+// ask has h, which is Parked, ask for a slot, ahead of tasks of its priority that have not
+// started.
 func (s *scheduler) ask(h *Handle, now time.Duration) {
 	s.asks(h, +1)
 	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, true)
 }
 
-// askLast is ask for a task whose quantum is over: it goes behind all of its priority.
+// askLast is ask for a task whose quantum is over: it goes behind all tasks of its priority.
 func (s *scheduler) askLast(h *Handle, now time.Duration) {
 	s.asks(h, +1)
 	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, false)
 }
 
-// askFirst is ask for a task whose context has ended: it is on its way out, and goes before
-// everything, also in a pause.
+// askFirst is ask for a task whose context has ended: it is exiting, and goes before
+// everything, even in a pause.
 func (s *scheduler) askFirst(h *Handle) {
 	s.asks(h, +1)
 	s.exit(h)
 }
 
-// hasten has h, which is Parked, go as if it had called askFirst, if it asks for a slot.
+// hasten moves h, which is Parked, to where askFirst would have put it, if it asks for a
+// slot.
 func (s *scheduler) hasten(h *Handle) {
 	if h.place.in == inQueue {
 		s.queue.remove(h)
@@ -507,7 +512,7 @@ func (s *scheduler) exit(h *Handle) {
 	h.place = place{in: inExiting}
 }
 
-// asks counts a task that asks for a slot, or no longer does.
+// asks counts that h asks for a slot, if n is 1, or no longer does, if n is -1.
 func (s *scheduler) asks(h *Handle, n int) {
 	h.asks = n > 0
 	if s.lessUrgent(h.priority) {
@@ -517,8 +522,8 @@ func (s *scheduler) asks(h *Handle, n int) {
 	}
 }
 
-// unpark ends the suspension of h, which waits nowhere any more. What it is then is said by
-// resume or end.
+// unpark ends the suspension of h, which no longer waits anywhere. resume or end then sets
+// its state.
 func (s *scheduler) unpark(h *Handle) {
 	if h.asks {
 		s.asks(h, -1)

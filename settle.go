@@ -11,14 +11,14 @@ import (
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
-// A verdict is what becomes of a task after an attempt.
+// A verdict says what becomes of a task after an attempt.
 type verdict struct {
-	state   State // Succeeded, Failed or Canceled; with retry what it would be without
+	state   State // Succeeded, Failed or Canceled; with retry, the state if there were none
 	err     error
 	kind    attemptKind
 	hung    bool // too long without a Beat
-	overdue bool // its time was over, or it was without a Beat for too long
-	log     bool // of a success: the log takes it
+	overdue bool // hung, or its time was over
+	log     bool // it succeeded, and the log takes a record of that
 	retry   bool
 	delay   time.Duration
 }
@@ -44,8 +44,8 @@ func (w *worker) judge() bool {
 	if a != nil && w.err == nil {
 		a.noteEnd(returned) // from here on derived stays as it is, or ends itself
 	}
-	// Before user code is called it must be sure that the task has no other attempt by
-	// now.
+	// Before user code is called, the worker must be sure that the task has no other
+	// attempt by now.
 	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) && !w.inTime() {
 		return w.endGivenUp()
 	}
@@ -58,7 +58,7 @@ func (w *worker) judge() bool {
 	if a == nil {
 		return true
 	}
-	a.run = nil // let go of what it refers to; retry is still needed
+	a.run = nil // free what it refers to; retry is still needed
 	var end *ending
 	if v.kind != attemptOK {
 		w.pool.guard.contain("a context's method", func() { end = a.ended() })
@@ -81,7 +81,7 @@ func (w *worker) judge() bool {
 		switch {
 		case end == nil || end.kind != endCanceled:
 			v.decideRetry(&w.pool.guard, a.retry, a.number)
-		case end == cutOff: // it panicked, and might have been retried
+		case end == cutOff: // it panicked, and a retry might have been granted
 			v.state, v.err = StateCanceled, withReason(ErrClosed, v.err)
 		}
 	}
@@ -91,8 +91,9 @@ func (w *worker) judge() bool {
 	return true
 }
 
-// decideRetry asks the policy about an attempt that failed. It calls user code;
-// v is at every such moment what stands if that kills the goroutine.
+// decideRetry asks the policy about an attempt that failed. It calls user code, and
+// before each call it sets v to the verdict that applies if that call ends the
+// goroutine.
 func (v *verdict) decideRetry(g *guard, r Retry, attempt int) {
 	var permanent *remote.PermanentError
 	var after *remote.RetryAfterError
@@ -120,8 +121,8 @@ func (v *verdict) decideRetry(g *guard, r Retry, attempt int) {
 	}
 }
 
-// inTime takes the attempt out of the supervisor's hands and reports whether it
-// was still in them. From here the worker alone settles it.
+// inTime reports whether the attempt has not been given up. If so, the supervisor no
+// longer watches it, and from here the worker alone settles it.
 func (w *worker) inTime() bool {
 	w.pool.lock()
 	defer w.pool.unlock()
@@ -135,7 +136,7 @@ func (w *worker) inTimeLocked() bool {
 	w.succeeded = w.err == nil
 	if a := w.attempt; a != nil {
 		a.over = true
-		if !w.workEnd.IsZero() && !time.Now().Before(w.workEnd) { // the supervisor may be late
+		if !w.workEnd.IsZero() && !time.Now().Before(w.workEnd) { // in case the supervisor is late
 			a.noteEnd(workOver)
 		}
 		if a.suspension != nil {
@@ -146,14 +147,14 @@ func (w *worker) inTimeLocked() bool {
 	switch cut := w.pool.end.cut != nil; {
 	case !cut:
 		w.unwatchLocked()
-	case w.suspect: // about to be given up; now If and Backoff have the grace
+	case w.suspect: // it was about to be given up; If and Backoff get a grace of their own
 		w.unwatchLocked()
 		w.watchEndLocked()
-	} // else they have what is left of it
+	} // otherwise they get the rest of the grace
 	return true
 }
 
-// settle makes the verdict so. If there is nothing to report it goes on to the
+// settle carries out the verdict. If there are no notices to deliver, it goes on to the
 // next task at once. It returns false if the worker has nothing more to do.
 func (w *worker) settle() bool {
 	lockSoon(&w.pool.mu)
@@ -170,7 +171,7 @@ func (w *worker) settleLocked() bool {
 	h := w.job.h
 	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.suspension == nil
 	if !alone {
-		p.takeInLocked() // as others may join the queue
+		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
 	}
 	if w.attempt == nil && w.verdict.kind == attemptOK && p.end.cut == nil && !p.hooks.all && !w.timed {
 		p.sched.endFunction()
@@ -183,7 +184,7 @@ func (w *worker) settleLocked() bool {
 	if w.attempt != nil {
 		w.attempt.retry = Retry{}
 	}
-	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // let go of what they refer to
+	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // free what they refer to
 	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}
@@ -191,14 +192,14 @@ func (w *worker) settleLocked() bool {
 	if !alone || p.sched.outstanding() == 0 {
 		p.takeInLocked()
 		p.restoreLocked()
-	} // else nothing has changed for others: the slot is still held
+	} // otherwise nothing has changed for others: the slot is still held
 	p.unlock()
 	return true
 }
 
-// late ends an attempt that was settled as hung while Run was still at work.
-// What Run came to is discarded. It returns false if the worker has nothing more
-// to do.
+// endGivenUp ends an attempt that was settled as hung while Run was still at work.
+// The result of Run is discarded. It returns false if the worker has nothing more to
+// do.
 func (w *worker) endGivenUp() bool {
 	p := w.pool
 	if a := w.attempt; a != nil {
@@ -207,20 +208,20 @@ func (w *worker) endGivenUp() bool {
 	}
 	p.lock()
 	w.job, w.attempt, w.ended, w.parent, w.err, w.verdict.err = entry{}, nil, nil, nil, nil, nil
-	if !w.abandoned { // it still has its slot, and is a worker like any other
+	if !w.abandoned { // it still has its slot, and becomes a worker like any other
 		w.gaveUp = false
 		p.crew.lost = shrunk(slices.DeleteFunc(p.crew.lost, func(l *worker) bool { return l == w }))
 	}
 	return w.nextLocked()
 }
 
-// settleAttemptLocked ends the attempt of w with verdict v: the task is settled,
-// or waits for its retry. It adds what is to be reported.
+// settleAttemptLocked ends the attempt of w with verdict v: the task is settled, or
+// waits for its retry. It adds the notices about that.
 func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	p := w.pool
 	w.unwatchLocked()
 	w.busy = false
-	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // somebody may have to be
+	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // there may be notices
 	var info TaskInfo
 	started := w.started
 	undone := v.kind == attemptHung
@@ -239,7 +240,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		w.attempt.unparkOverLocked()
 		h.lastErr = v.err
 		if h.canceled != nil {
-			// Canceled too late for judge to see.
+			// It was canceled too late for judge to see it.
 			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == StateFailed) {
 				v.state, v.err = StateCanceled, withReason(h.canceled, v.err)
 			}
@@ -256,7 +257,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 				info.Due = h.due
 			}
 		} else {
-			if notices == &w.notices { // else w is not at rest
+			if notices == &w.notices { // otherwise w's goroutine may be using its fields
 				w.findParentLocked(h)
 			}
 			h.settleLocked(v.state, v.err, notices)
@@ -269,7 +270,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	p.ledger.total.attempt(v)
 	if told {
 		e := &w.event
-		if notices != &w.notices { // w, which was given up, may be telling hooks of it
+		if notices != &w.notices { // w was given up, and may be telling hooks of w.event
 			e = new(TaskEvent)
 		}
 		var ctx context.Context
@@ -280,7 +281,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	}
 }
 
-// retryLocked lets h wait for its next attempt.
+// retryLocked has h wait for its next attempt.
 func (h *Handle) retryLocked(delay time.Duration) {
 	p := h.pool
 	p.ledger.total.retries++
@@ -293,8 +294,8 @@ func (h *Handle) retryLocked(delay time.Duration) {
 	}
 }
 
-// settleWaitingLocked settles a task that was just taken out of the queue or
-// the delayed ones, and adds what is to be reported.
+// settleWaitingLocked settles a task that was just taken out of the queue or from
+// the delayed ones, and adds the notices about that.
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
 	info := TaskInfo{Pool: p.cfg.name, Priority: pr, State: s, sample: p.hooks.unsampled()}
 	if h := e.h; h == nil {
@@ -312,7 +313,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 	tell(notices, p.hooks.finished, about)
 }
 
-// settleLocked brings h into a final state. That happens once.
+// settleLocked brings h into a final state. That happens only once.
 func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	p := h.pool
 	p.sched.end(h, s)
@@ -323,7 +324,7 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	}
 	g := h.work.group
 	h.parent = nil
-	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // let go of what they refer to
+	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // free what they refer to
 	h.settled.Store(true)
 	h.waiters.wakeLocked()
 	if h.watch != nil {

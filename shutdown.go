@@ -7,45 +7,45 @@ import (
 	"time"
 )
 
-// A shutdownState is how far the end of a pool has come. Protected by Pool.mu, but for
+// A shutdownState says how far a pool's shutdown has come. Protected by Pool.mu, except for
 // terminated.
 type shutdownState struct {
-	dropsDelayed bool // DelayedCancel is given
+	dropsDelayed bool // DelayedCancel was given
 
 	closed       bool           // Shutdown was called
-	closing      closing        // with closed: what the log is told of it
-	cut          *ShutdownError // what is left undone, once a Shutdown's context has ended too early
-	logged       bool           // with cut: the log was told
-	final        time.Time      // when user code is not waited for any longer; zero: no such time
-	grantedFinal time.Duration  // of rounds.lateness: final has been put off by so much
+	closing      closing        // with closed: for the log records about it
+	cut          *ShutdownError // what is left undone; nil unless a Shutdown's context ended too early
+	logged       bool           // with cut: it was logged
+	final        time.Time      // when the pool stops waiting for user code; zero: no such time
+	grantedFinal time.Duration  // the part of rounds.lateness by which final was put off
 	over         bool           // terminated is closed, or about to be
 	terminated   chan struct{}  // closed when Shutdown has nothing left to wait for
 }
 
 // Shutdown ends the pool. From the moment it is called no task is accepted,
 // except what running tasks submit with their own context, and a pause is
-// lifted. It waits until all accepted tasks have settled, retries included and,
-// unless [WithDelayedAtShutdown] says otherwise, delayed ones, and until all hooks
-// have returned, and returns nil.
+// lifted. It waits until all hooks have returned and all accepted tasks have settled,
+// including retries and, unless [WithDelayedAtShutdown] says otherwise, delayed tasks.
+// Then it returns nil.
 //
 // If ctx ends first, waiting tasks are Canceled and the contexts of running ones
-// end, both with [ErrClosed]; those get the hang grace to return and are given
-// up as hung after it. Then Shutdown returns a [*ShutdownError] that lists every
-// task that did not finish, ready to be submitted to another pool. Hooks that do
-// not return are waited for at most another grace.
+// end, both with [ErrClosed]. Running tasks get the hang grace to return and are
+// then given up as hung. Then Shutdown returns a [*ShutdownError] that lists every
+// task that did not finish, ready to be submitted to another pool. It waits for
+// hooks that do not return for at most another grace.
 //
 // A Shutdown that waits says so in the log, at level Warn, when the hang grace is
-// over, and then whenever it has taken twice as long: which tasks are still under
-// way and for how long, how many wait, when the last delayed one is due, and the
-// earliest deadline of ctx.
+// over, and again each time it has taken twice as long. The record says which tasks
+// are still under way and for how long, how many wait, when the last delayed one is
+// due, and the earliest deadline of ctx.
 //
-// When it has returned, no goroutine of the pool is left but those given up as
-// hung and those whose hooks did not return. Any number of calls get the same
-// answer, and the one with the least patience counts. A call from inside a task
-// or a hook of the pool returns [ErrInside] at once and shuts nothing down. A task of
-// another pool gives its slot back while it waits, see [Handle.Wait]; if it waits with a
-// context that is not its own, and its own ends first, Shutdown returns the cause, and the
-// pool goes on to shut down.
+// When it has returned, no goroutine of the pool is left except those given up as
+// hung and those whose hooks did not return. It may be called any number of times:
+// all calls get the same answer, and the context that ends first counts. A call from
+// inside a task or a hook of the pool returns [ErrInside] at once and shuts nothing
+// down. A task of another pool gives its slot back while it waits, see [Handle.Wait].
+// If it waits with a context that is not its own, and its own ends first, Shutdown
+// returns the cause, and the pool continues to shut down.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	switch {
 	case misused(p):
@@ -73,7 +73,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.end.terminated:
-	case <-over: // nobody has said that the pool is to be cut short
+	case <-over: // which does not cut the shutdown short
 		return &taskOverError{"Shutdown", context.Cause(task)}
 	case <-ctx.Done():
 		p.cutShort(causeOf(ctx))
@@ -98,7 +98,7 @@ func (p *Pool) close(deadline time.Time) {
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.end.refuses(&h.task) })
 	var notices []notice
-	for _, h := range p.sched.delayed.all() { // the first to be due first
+	for _, h := range p.sched.delayed.all() { // in the order in which they are due
 		if h.attempts == 0 && p.end.refuses(&h.task) {
 			p.sched.withdraw(h)
 			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
@@ -109,15 +109,16 @@ func (p *Pool) close(deadline time.Time) {
 	p.end.closing.watchLocked(p)
 }
 
-// closing is a Shutdown that may take long. The log is told what it waits for, after
-// the hang grace and then whenever it has taken twice as long.
+// closing is a Shutdown that may take long. What it waits for is logged after the hang
+// grace, and again each time it has taken twice as long.
 type closing struct {
 	began    time.Time
-	next     time.Time // when the log is told next; zero: not any more
+	next     time.Time // when the next record is due; zero: never
 	deadline time.Time // the earliest of those of Shutdown's contexts; zero: none
 }
 
-// watchLocked has the log told should Shutdown of p, which has just begun, take long.
+// watchLocked arranges for log records in case Shutdown of p, which has just begun, takes
+// long.
 func (c *closing) watchLocked(p *Pool) {
 	if p.end.over {
 		return
@@ -125,15 +126,15 @@ func (c *closing) watchLocked(p *Pool) {
 	now := time.Now()
 	for _, w := range p.crew.all {
 		if w.busy {
-			w.sinceLocked(now) // from here it is known how long functions take
+			w.sinceLocked(now) // the run time of a function counts from here
 		}
 	}
 	c.began, c.next = now, now.Add(p.cfg.hangGrace)
 	p.supervisor.alarmAtLocked(c.next)
 }
 
-// tellLocked has the log told what Shutdown of p waits for, if that is due. Once it is cut
-// short its end is near.
+// tellLocked logs what Shutdown of p waits for, if a record is due. Once Shutdown is cut
+// short its end is near, and nothing more is logged.
 func (c *closing) tellLocked(p *Pool) {
 	if p.end.over || !p.end.final.IsZero() {
 		c.next = time.Time{}
@@ -156,7 +157,8 @@ func (c *closing) tellLocked(p *Pool) {
 	p.notifyLocked([]notice{{call: func() { p.guard.write(slog.LevelWarn, msg, attrs...) }}})
 }
 
-// attrsLocked says what Shutdown of p waits for, and until when as far as that is known.
+// attrsLocked returns attributes that say what Shutdown of p waits for and, where that is
+// known, until when.
 func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 	attrs := append([]slog.Attr{slog.Duration("waited", now.Sub(c.began))}, p.crew.running(now, false)...)
 	attrs = append(attrs, slog.Int("queued", p.sched.count[StateQueued]), slog.Int("delayed", p.sched.count[StateDelayed]),
@@ -176,8 +178,8 @@ func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 	return attrs
 }
 
-// refuses reports whether t is to start so late that the pool, which is closed, does not
-// wait for it.
+// refuses reports whether the pool is closed and, under DelayedCancel, does not wait for t,
+// which is not due yet.
 func (e *shutdownState) refuses(t *Task) bool {
 	return e.closed && e.dropsDelayed && t.later()
 }
@@ -192,7 +194,7 @@ func (p *Pool) answer() error {
 	return p.end.cut
 }
 
-// turnAwayLocked refuses the submitters waiting for room for whom refuse is
+// turnAwayLocked refuses those submitters waiting for room for which refuse returns
 // true.
 func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	var all []*Handle
@@ -209,8 +211,8 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	}
 }
 
-// cutShort settles what waits and ends the contexts of what runs, unless another
-// call did. From here Shutdown takes two graces at most: one for tasks, and one
+// cutShort settles waiting tasks and ends the contexts of running ones, unless another
+// call has done so. From here Shutdown takes at most two graces: one for tasks, and one
 // more for other user code.
 func (p *Pool) cutShort(cause error) {
 	p.lock()
@@ -222,7 +224,7 @@ func (p *Pool) cutShort(cause error) {
 	p.end.grantedFinal = p.watch.rounds.lateness
 	p.supervisor.alarmAtLocked(p.end.final)
 	p.watch.beginRound(p.watch.rounds.kind(p.cfg.hangGrace), &p.supervisor) // to the end of the pool
-	if p.sched.outstanding() == 0 {                                         // but a hook keeps a goroutine
+	if p.sched.outstanding() == 0 {                                         // only a hook has not returned
 		p.unlock()
 		return
 	}
@@ -246,7 +248,7 @@ func (p *Pool) cutShort(cause error) {
 		if h.canceled == nil {
 			h.canceled = ErrClosed
 		}
-		h.attempt.endLocked(cutOff) // takes it out of the queue if it asks for a slot there
+		h.attempt.endLocked(cutOff) // takes it out of the queue if it waits there for a slot
 		running = append(running, h.attempt)
 		w.settleJudgedLocked(&notices)
 	}
@@ -275,12 +277,12 @@ func (p *Pool) cutShort(cause error) {
 func (e entry) unfinished(pr Priority, s State) Unfinished {
 	if h := e.h; h != nil && h.function {
 		e.f = h.work.f
-		if h.attempt != nil { // it waits for something
+		if h.attempt != nil { // it may be parked
 			s = h.state
 		}
 	} else if h != nil {
 		t := h.task
-		t.Run = h.work.run // also where a function stood beside the Task
+		t.Run = h.work.run // even if the function was passed beside the Task
 		return Unfinished{Task: t, State: h.state, Attempt: h.attempts}
 	}
 	u := Unfinished{
@@ -293,8 +295,8 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 	return u
 }
 
-// dismissLocked ends the workers of a pool that is closed and drained, and says
-// so once the last has gone.
+// dismissLocked ends the workers of a pool that is closed and drained. Once the last
+// has ended, it has terminated closed.
 func (p *Pool) dismissLocked() {
 	p.crew.trim(0, &p.inbox)
 	var notices []notice
@@ -326,7 +328,7 @@ func (p *Pool) dismissLocked() {
 func (p *Pool) abandonAllLocked() {
 	var notices []notice
 	for _, w := range slices.Clone(p.crew.all) {
-		if w.busy { // Retry.If is still being asked about the end of an attempt
+		if w.busy { // a call of Retry.If about its attempt has not returned
 			v := w.hungLocked(nil)
 			w.settleHungLocked(&v, &notices)
 		}

@@ -9,38 +9,39 @@ import (
 	"time"
 )
 
-// A pool can stand still although nothing in it is broken: its tasks wait for each other
-// in a circle, or all slots are held by tasks that wait for what only a queued task could
-// bring about, on a channel of their own. Nobody can end that for them, but it is told:
-// once in the log, and by Health and Stats for as long as it lasts.
+// A pool can stall although nothing in it is broken: its tasks wait for each other in a
+// circle, or all slots are held by tasks that wait, on a channel of their own, for what
+// only a queued task could bring about. The pool cannot end a stall, but it reports it:
+// once in the log, and by Health and Stats for as long as it lasts. There are two kinds:
 //
 //   - All slots are held, something waits, and for a hang grace nothing has moved: no
 //     attempt has started, resumed, been parked or ended, and no task has called Yield or
 //     Beat. Long tasks without a safe point look just the same.
-//   - Attempts are parked for a hang grace, and each waits for what only others of them
-//     could bring about, in this pool or another.
+//   - Some attempts have been parked for a hang grace, and each waits for what only others
+//     of them could bring about, in this pool or another.
 //
 // The supervisor looks for both. Its timer is set when something waits while all slots are
-// held, or when a task begins to wait, and again after each look as long as that may be
-// a stall, so that it costs a look at the clock each grace and nothing a task. What it
-// finds has lasted for one to two graces. While a stall lasts it looks less and less often,
-// down to once in maxStillLooks graces, and as late may a stall be found that follows it.
+// held, or when a task begins to wait, and again after each look as long as there may be a
+// stall. So it costs one look at the clock per grace, and nothing per task. A stall is
+// found when it has lasted for one to two graces. While a stall lasts, the supervisor looks
+// less and less often, down to once in maxStillLooks graces, and a stall that follows it
+// may be found that late.
 
-// A stallWatch is what a pool knows of its standing still. Protected by pool.mu.
+// A stallWatch is what a pool knows about stalls. Protected by pool.mu.
 type stallWatch struct {
-	next    time.Time     // when the supervisor looks; zero: there is nothing to look after
+	next    time.Time     // when the supervisor looks; zero: there is nothing to look for
 	arrival bool          // with next zero: the next task to arrive has it look, see inbox.watch
-	moves   uint64        // moves at the last look
+	moves   uint64        // ledger.moves at the last look
 	waited  bool          // at the last look all slots were held and something waited
-	stalled bool          // and since then nothing moved
-	graces  int           // from one look to the next
+	stalled bool          // nothing has moved between two looks with waited set
+	graces  int           // number of graces from one look to the next
 	circle  []*suspension // attempts found to wait for each other
 }
 
-// maxStillLooks is how many graces there are at most between two looks.
+// maxStillLooks is the largest number of graces between two looks.
 const maxStillLooks = 16
 
-// watchLocked has the supervisor look in a grace whether the pool stands still.
+// watchLocked has the supervisor look for a stall after a grace.
 func (s *stallWatch) watchLocked(grace time.Duration, sup *supervisor) {
 	if s.graces == 1 && !s.next.IsZero() {
 		return
@@ -51,8 +52,9 @@ func (s *stallWatch) watchLocked(grace time.Duration, sup *supervisor) {
 	}
 }
 
-// watchFullLocked is called when the last slot was taken, or something waits while none is
-// free. If nothing waits yet, the next task to arrive has the supervisor look.
+// watchFullLocked is called when the last slot may have been taken, or something may wait
+// while no slot is free. If so, it has the supervisor look for a stall or, if nothing waits
+// yet, has the next task to arrive do that.
 func (p *Pool) watchFullLocked() {
 	s := &p.stall
 	switch {
@@ -72,7 +74,7 @@ func (p *Pool) watchFullLocked() {
 	}
 }
 
-// firedLocked reports whether a task has arrived in in that was to have the supervisor look.
+// firedLocked reports whether a task for which s.arrival was set has arrived in in.
 func (s *stallWatch) firedLocked(in *inbox) bool {
 	if !s.arrival {
 		return false
@@ -86,13 +88,14 @@ func (s *stallWatch) firedLocked(in *inbox) bool {
 	return true
 }
 
-// moves returns a number that changes whenever something moves.
+// moves returns a number that changes whenever an attempt starts, resumes, is parked or
+// ends, or a task settles.
 func (l *ledger) moves() uint64 {
 	t := &l.total
 	return t.attempts + t.parks + t.resumes + t.succeeded + t.failed + t.canceled + t.shed + t.retries
 }
 
-// safePoint reports whether a task has come to a safe point since the last look.
+// safePoint reports whether a task has reached a safe point since the last look.
 func (c *crew) safePoint() bool {
 	for _, w := range c.all {
 		if a := w.attempt; w.busy && a != nil && a.asked && a.signal.Load()&signalStall == 0 {
@@ -102,8 +105,8 @@ func (c *crew) safePoint() bool {
 	return false
 }
 
-// lookForStallLocked is the supervisor's look, which is due at now. It reports whether
-// there may be a circle, which is to be looked for without the lock.
+// lookForStallLocked is the supervisor's look for a stall, which is due at now. It reports
+// whether there may be a circle, which the caller must look for without the lock.
 func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	s := &p.stall
 	late := now.Sub(s.next) > p.cfg.hangGrace/4 // then tasks had no time to move either
@@ -135,7 +138,7 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 			if pk.seen && !late {
 				pk.lasts, circle = true, true
 			} else {
-				waiting = true // else no circle can come about without another wait
+				waiting = true // only then can a circle form without another task that begins to wait
 			}
 			pk.seen = true
 		}
@@ -155,10 +158,11 @@ func (p *Pool) lookForStallLocked(now time.Time) (circle bool) {
 	return circle
 }
 
-// waitingLocked reports whether the attempt still waits, and has not yet got what for.
+// waitingLocked reports whether the attempt is still parked as pk and what it waits for has
+// not happened yet.
 func (pk *suspension) waitingLocked() bool { return pk.currentLocked() && !pk.askedLocked() }
 
-// stalledLocked returns what Health says of a pool that stands still, nil if it does not.
+// stalledLocked returns the error of Health for a stalled pool, nil if p is not stalled.
 func (p *Pool) stalledLocked() error {
 	s := &p.stall
 	if s.stalled && p.sched.still() && p.end.cut == nil && s.moves == p.ledger.moves() && !p.crew.safePoint() {
@@ -173,10 +177,10 @@ func (p *Pool) stalledLocked() error {
 	return nil
 }
 
-// maxNamed is how many tasks a record in the log names.
+// maxNamed is how many tasks a log record names at most.
 const maxNamed = 10
 
-// describeTask names a task in a sentence.
+// describeTask returns a description of a task for use in a sentence.
 func describeTask(t TaskInfo) string {
 	if t.IsFunc() {
 		return t.Priority.String() + " function of worker " + strconv.Itoa(t.Worker)
@@ -187,8 +191,8 @@ func describeTask(t TaskInfo) string {
 	return fmt.Sprintf("task %d %q", t.ID, t.Name)
 }
 
-// circles guards the search for circles, so that one of several pools tells of a circle
-// through all of them.
+// circles serializes the search for circles, so that only one of several pools reports a
+// circle through all of them.
 var circles sync.Mutex
 
 // A waitNode is an attempt that is parked and waits.
@@ -196,11 +200,11 @@ type waitNode struct {
 	pk    *suspension
 	waits awaited
 	info  TaskInfo
-	stuck int  // of its targets, those that are not free
-	free  bool // what it waits for may come about
+	stuck int  // how many of its targets are not free
+	free  bool // what it waits for may happen
 }
 
-// waitGraph is the attempts that wait, of all pools that some of them wait for.
+// A waitGraph holds the waiting attempts of a pool and of all pools that these wait for.
 type waitGraph struct {
 	nodes   []*waitNode
 	byTask  map[*Handle]*waitNode
@@ -209,15 +213,15 @@ type waitGraph struct {
 	sizes   map[*Group]int // how many members of a group have not settled
 }
 
-// lookForCircle looks for tasks that wait for each other, tells of those that are new, and
+// lookForCircle looks for tasks that wait for each other, logs those that are new, and
 // notes them in their pools. No lock may be held.
 //
-// Where a task waits for another, or for all members of a group, or for an idle pool, it
-// is stuck if that other task, any member or any task is; where it waits for the limit of
-// a group, if all members are. All others are free, which is found out from the free ones
-// on. The pools are looked at one after the other. That is no harm: who is stuck stays so,
-// and in the end those found are looked up once more, so that there was a moment at which
-// all of them waited.
+// A task that waits for another task is stuck if that one is stuck. A task that waits for
+// all members of a group, or for an idle pool, is stuck if any member, or any task of the
+// pool, is stuck. A task that waits for the limit of a group is stuck if all members are.
+// All others are free; the search starts from these. The pools are looked at one after the
+// other. That does no harm: a task that is stuck stays stuck, and in the end those found
+// are checked once more, so that there was a moment at which all of them waited.
 func lookForCircle(p *Pool) {
 	circles.Lock()
 	defer circles.Unlock()
@@ -262,7 +266,8 @@ func lookForCircle(p *Pool) {
 	}}})
 }
 
-// newWaitGraph collects the attempts that wait in p, and in the pools that these wait for.
+// newWaitGraph collects the attempts that wait in p, and in the pools that these wait for,
+// and so on.
 func newWaitGraph(p *Pool) *waitGraph {
 	g := &waitGraph{byTask: make(map[*Handle]*waitNode), members: make(map[*Group][]*waitNode),
 		byPool: make(map[*Pool][]*waitNode), sizes: make(map[*Group]int)}
@@ -282,7 +287,7 @@ func newWaitGraph(p *Pool) *waitGraph {
 	return g
 }
 
-// pool returns the pool of what is waited for.
+// pool returns the pool of what is waited for, nil if a is zero.
 func (a *awaited) pool() *Pool {
 	switch {
 	case a.settled != nil:
@@ -298,7 +303,7 @@ func (a *awaited) pool() *Pool {
 	}
 }
 
-// collect adds the attempts that have waited in p for a grace. The others are free as yet.
+// collect adds the attempts that have waited in p for a grace. The others count as free.
 func (g *waitGraph) collect(p *Pool) {
 	p.lock()
 	defer p.unlock()
@@ -318,9 +323,9 @@ func (g *waitGraph) collect(p *Pool) {
 	}
 }
 
-// release finds out who is free.
+// release finds out which nodes are free.
 func (g *waitGraph) release() {
-	waiting := make(map[*waitNode][]*waitNode) // those who wait for a node among others
+	waiting := make(map[*waitNode][]*waitNode) // the nodes that have a node among their targets
 	for _, n := range g.nodes {
 		targets := g.targets(n)
 		n.stuck = len(targets)
@@ -342,7 +347,7 @@ func (g *waitGraph) release() {
 	}
 }
 
-// targets returns those on whom it depends whether n is free.
+// targets returns the nodes on which it depends whether n is free.
 func (g *waitGraph) targets(n *waitNode) []*waitNode {
 	switch w := &n.waits; {
 	case w.settled != nil:
@@ -360,8 +365,8 @@ func (g *waitGraph) targets(n *waitNode) []*waitNode {
 	return nil
 }
 
-// isFree reports whether what n waits for may come about, as far as it is known now who is
-// free.
+// isFree reports whether what n waits for may happen, given the nodes known to be free so
+// far.
 func (g *waitGraph) isFree(n *waitNode) bool {
 	if n.waits.limit != nil {
 		return n.stuck < max(g.sizes[n.waits.limit], 1)
@@ -369,7 +374,7 @@ func (g *waitGraph) isFree(n *waitNode) bool {
 	return n.stuck == 0
 }
 
-// stillWait reports whether all of nodes, which are attempts of p, wait as they did.
+// stillWait reports whether all nodes, which are attempts of p, still wait as they did.
 func stillWait(p *Pool, nodes []*waitNode) bool {
 	p.lock()
 	defer p.unlock()
@@ -381,8 +386,8 @@ func stillWait(p *Pool, nodes []*waitNode) bool {
 	return true
 }
 
-// noteCircle takes note that nodes are attempts of p that wait for each other, and reports
-// whether any was not known to.
+// noteCircle records that nodes are attempts of p that wait for each other, and reports
+// whether any of them is new.
 func noteCircle(p *Pool, nodes []*waitNode) (fresh bool) {
 	p.lock()
 	defer p.unlock()
@@ -395,7 +400,7 @@ func noteCircle(p *Pool, nodes []*waitNode) (fresh bool) {
 	return fresh
 }
 
-// target says in words what n waits for.
+// target returns a description of what n waits for.
 func (n *waitNode) target() string {
 	switch w := &n.waits; {
 	case w.settled != nil:

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Stats is what a pool has done and does, at one moment. In each,
+// Stats is a snapshot of what a pool has done and is doing. In each,
 //
 //	Submitted = Succeeded + Failed + Canceled + Shed + Queued + Delayed + Running + Parked
 type Stats struct {
@@ -19,28 +19,28 @@ type Stats struct {
 	Failed    uint64
 	Canceled  uint64
 	Shed      uint64
-	Orphaned  uint64 // of the canceled ones, those canceled because the task whose context they were submitted with had returned, see [Detach]
+	Orphaned  uint64 // those canceled because the task whose context they used had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
 	Parks     uint64 // times that a running task gave its slot back
 
-	// How attempts have ended. Attempts - Running - Parked have in all, and those that
-	// are not counted here returned no error. A task that was handed to a worker is
-	// Queued until that begins the attempt.
-	Errors      uint64 // returned an error,
-	Timeouts    uint64 // did so after their Timeout or WorkTimeout, or without a Beat for too long,
-	Interrupted uint64 // did so after they were canceled
+	// How attempts have ended. Attempts - Running - Parked of them have ended, and
+	// those that are not counted here returned no error. A task that was handed to a
+	// worker is Queued until the worker begins the attempt.
+	Errors      uint64 // returned an error, other than the next two
+	Timeouts    uint64 // returned an error after a Timeout or WorkTimeout, or too long without a Beat
+	Interrupted uint64 // returned an error after they were canceled
 	Panics      uint64 // panicked
 	Goexits     uint64 // called runtime.Goexit
 	Hangs       uint64 // were given up as hung
 
-	// Workers replaced, in all and by the reason.
+	// Workers replaced, in total and by reason.
 	Replaced       uint64
 	ReplacedPanic  uint64
 	ReplacedGoexit uint64
 	ReplacedHung   uint64
 
-	// Dispatched is the number of attempts started by priority, of the first
+	// Dispatched is the number of attempts started, by priority, for the first
 	// 4,096 priorities that the pool has seen.
 	Dispatched map[Priority]uint64
 
@@ -48,8 +48,8 @@ type Stats struct {
 
 	Capacity          int  // tasks that may wait, as set by WithCapacity; -1: any number
 	Workers           int  // tasks that may run at once: the number of slots, as set by WithWorkers and Resize
-	Goroutines        int  // goroutines of workers, alive or to be started when first needed: as many as Workers, and more while tasks are parked
-	Idle              int  // of these, those without a task
+	Goroutines        int  // goroutines of workers, alive or not needed yet: as many as Workers, more while tasks are parked
+	Idle              int  // those of Goroutines that have no task
 	Queued            int  // tasks that wait for a worker
 	Delayed           int  // tasks that wait for their time
 	Running           int  // tasks with an attempt under way
@@ -61,27 +61,27 @@ type Stats struct {
 	Paused            bool
 	Closed            bool // Shutdown was called
 
-	// InProgress is the time that the attempts under way have taken so far, added
-	// up; Longest is the longest of them. That of a function given to Go counts from
-	// when Stats or Tasks first found it at work, unless a hook is told of it.
+	// InProgress is the total time that the attempts under way have taken so far;
+	// Longest is the time of the longest. For a function given to Go the time counts
+	// from when Stats or Tasks first found it at work, unless a hook is told of it.
 	InProgress time.Duration
 	Longest    time.Duration
 
-	// Waiting has an entry for each priority of which tasks are queued, the
-	// most urgent first.
+	// Waiting has an entry for each priority with queued tasks, the most urgent
+	// first.
 	Waiting []PriorityStats
 }
 
-// PriorityStats is about the tasks of one priority.
+// PriorityStats describes the queued tasks of one priority.
 type PriorityStats struct {
 	Priority Priority
 	Queued   int
 
-	// OldestWait is how long at least the task that waits longest has waited.
-	// It is exact with aging and, where a hook is told of starts or ends, for tasks
+	// OldestWait is how long the task that waits longest has waited, at least. It is
+	// exact with aging. Where a hook is told of starts or ends, it is exact for tasks
 	// given to Submit and nearly so for functions given to Go. Without such a hook
-	// no task costs a look at the clock when it comes: its wait counts from the first
-	// call of Stats after that.
+	// the clock is not read when a task arrives: its wait counts from the first call
+	// of Stats after its arrival.
 	OldestWait time.Duration
 }
 
@@ -133,12 +133,12 @@ func (p *Pool) Stats() Stats {
 		Closed:            p.end.closed,
 	}
 	for _, w := range p.crew.dead {
-		if !w.gaveUp { // else it is among the lost
+		if !w.gaveUp { // otherwise it is in lost
 			s.Goroutines--
 		}
 	}
 	now := time.Now()
-	var handed []Priority // of the tasks that their worker has not begun yet
+	var handed []Priority // the priorities of tasks that their workers have not begun yet
 	for _, w := range p.crew.all {
 		if w.busy && !w.begunLocked() {
 			handed = append(handed, w.priority)
@@ -149,7 +149,7 @@ func (p *Pool) Stats() Stats {
 		}
 	}
 	lanes := p.sched.queue.sorted()
-	if !p.sched.aging { // else orders are times
+	if !p.sched.aging { // with aging, orders are times
 		p.ledger.clock.note(lanes, p.sched.seq, now.Sub(p.epoch))
 	}
 	for _, l := range lanes {
@@ -163,7 +163,7 @@ func (p *Pool) Stats() Stats {
 	return s
 }
 
-// putBack makes a task of priority pr that was handed to a worker one that waits.
+// putBack counts a task of priority pr that was handed to a worker as waiting.
 func (s *Stats) putBack(pr Priority) {
 	s.Attempts--
 	if s.Dispatched[pr] > 1 {
@@ -180,14 +180,14 @@ func (s *Stats) putBack(pr Priority) {
 	s.Waiting[i].Queued++
 }
 
-// begunLocked reports whether the attempt of w, which is busy, has begun. Until it
-// has, it may turn out to be none.
+// begunLocked reports whether the attempt of w, which is busy, has begun. Until then it
+// may still be withdrawn.
 func (w *worker) begunLocked() bool {
 	return w.attempt == nil || w.attempt.signal.Load()&signalBegun != 0
 }
 
-// sinceLocked returns when the attempt of w, which is busy, has started or, if
-// that is not known, when it was first seen, which is now if it was not before.
+// sinceLocked returns when the attempt of w, which is busy, started. If that is not
+// known, it returns when the attempt was first seen, which may be now.
 func (w *worker) sinceLocked(now time.Time) time.Time {
 	switch {
 	case w.attempt != nil:
@@ -206,8 +206,8 @@ func (p *Pool) Name() string {
 	return p.cfg.name
 }
 
-// HangGrace returns the time set with [WithHangGrace]: what a task may take, beyond its
-// Timeout, before it is given up.
+// HangGrace returns the time set with [WithHangGrace]: how long a task may go on after its
+// context has ended before it is given up.
 func (p *Pool) HangGrace() time.Duration {
 	p.mustBeUsable("HangGrace")
 	return p.cfg.hangGrace
@@ -215,9 +215,9 @@ func (p *Pool) HangGrace() time.Duration {
 
 // Tasks returns the tasks in the given states; without any, those that are
 // delayed, running, parked or abandoned. Queued ones are listed most urgent
-// first, the others in no particular order, and tasks that have settled are not
-// kept. All are of one moment. Its cost grows with the number of tasks in the
-// states asked for, and the pool stands still meanwhile.
+// first, the others in no particular order. Settled tasks are not kept, so they
+// are never listed. The list is a snapshot. Its cost grows with the number of
+// tasks in these states, and the pool is blocked while Tasks makes it.
 func (p *Pool) Tasks(states ...State) []TaskInfo {
 	p.mustBeUsable("Tasks")
 	if len(states) == 0 {
@@ -254,7 +254,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	}
 	if slices.Contains(states, StateAbandoned) {
 		for _, w := range slices.Concat(p.crew.abandoned, p.crew.lost) {
-			if w.job.live() { // else it hangs in a hook
+			if w.job.live() { // otherwise it hangs in a hook
 				all = append(all, w.infoLocked())
 			}
 		}
@@ -262,12 +262,12 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	return all
 }
 
-// Stack returns the stack of the goroutine of a worker, as TaskInfo numbers them,
-// in the form of a panic's output: what its task is doing now. It returns nil if the
-// pool has no such worker, or no more, and where [HungError] has no stack either, but
-// it may be called as often as one likes: it takes a goroutine profile, which stops
-// the program for a moment and costs tens of milliseconds of CPU with 20,000
-// goroutines.
+// Stack returns the stack of the goroutine of the worker with that number, which is
+// TaskInfo's Worker, in the form of a panic's output: what its task is doing now. It
+// returns nil if the pool has no such worker, or no longer, and where [HungError] has
+// no stack either. Unlike stacks for HungError, calls are not limited; each takes a
+// goroutine profile, which stops the program for a moment and costs tens of
+// milliseconds of CPU with 20,000 goroutines.
 func (p *Pool) Stack(number int) []byte {
 	p.mustBeUsable("Stack")
 	p.lock()
@@ -283,10 +283,10 @@ func (p *Pool) Stack(number int) []byte {
 	return look([]uint64{id})[id]
 }
 
-// Health returns nil if the pool accepts tasks, has all its slots, and something moves
-// where something waits. Otherwise it returns [ErrClosed], an error that is [ErrHung] and
-// says how many slots are lost to hung tasks because WithMaxAbandoned goroutines were
-// given up already, or one that is [ErrStalled].
+// Health returns nil if the pool accepts tasks, has all its slots and is not stalled.
+// Otherwise it returns [ErrClosed]; an error that wraps [ErrHung] and says how many slots
+// are lost to hung tasks, because as many goroutines as [WithMaxAbandoned] allows were
+// given up already; or an error that wraps [ErrStalled].
 func (p *Pool) Health() error {
 	if misused(p) {
 		return poolMisuse(p, "Health")

@@ -9,22 +9,22 @@ import (
 
 // Go runs f with priority pr as soon as no more urgent task waits for a worker.
 // It is the fast way for work that needs neither context nor result, and allocates
-// nothing per task. If f panics, that is logged and counted.
+// nothing per task. A panic in f is logged and counted.
 //
-// If the queue is full, Go does what [WithCapacity] says, as [Pool.Submit] does: it waits
-// for room, makes some or returns [ErrFull]. A task that waits in Go gives its slot back
-// meanwhile and waits no longer than until its context ends; other callers wait until there
-// is room or the pool is shut down. [Pool.TryGo] never waits. After Shutdown was called Go
-// returns [ErrClosed].
+// If the queue is full, Go waits for room, makes room or returns [ErrFull], as
+// [WithCapacity] says; [Pool.TryGo] never waits. A task that waits in Go gives its slot
+// back meanwhile and stops waiting when its context ends; other callers wait until there
+// is room or the pool is shut down. After Shutdown was called Go returns [ErrClosed].
 func (p *Pool) Go(pr Priority, f func()) error { return p.submitFunction("Go", pr, f, roomAsSet) }
 
-// TryGo is [Pool.Go] that never waits: where Go would wait for room, with [OverflowWait], it
-// returns [ErrFull].
+// TryGo is like [Pool.Go] but never waits: where Go would wait for room, with
+// [OverflowWait], it returns [ErrFull].
 func (p *Pool) TryGo(pr Priority, f func()) error {
 	return p.submitFunction("TryGo", pr, f, roomNow)
 }
 
-// submitFunction is Go, for a call of that name; room says how to get room.
+// submitFunction implements Go for the method named call; room says what to do if there is
+// no room.
 func (p *Pool) submitFunction(call string, pr Priority, f func(), room roomMode) error {
 	if misused(p) {
 		return poolMisuse(p, call)
@@ -44,7 +44,7 @@ func (p *Pool) submitFunction(call string, pr Priority, f func(), room roomMode)
 	return err
 }
 
-// admitFunction has a function accepted that did not go into the inbox, or returns why not.
+// admitFunction has e, which did not go into the inbox, accepted, or returns why it was not.
 func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (notices []notice, err error) {
 	p.lock()
 	defer p.unlock()
@@ -60,7 +60,7 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 			f, sample = e.h.work.f, e.h.sample
 		}
 		e.h = newFunctionHandle(new(Handle), p, f, pr, sample)
-		e.h.self = e.h // it is not used again: who waits looks at it
+		e.h.self = e.h // so that it is not reused: the waiting caller still reads it
 		err = e.h.waitForRoomLocked(false, &wait{what: awaited{room: e.h}, call: call})
 	case err == nil:
 		p.ledger.total.submitted++
@@ -90,9 +90,9 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 	return notices, nil
 }
 
-// timedFunction returns the entry of a function. Where a hook is to be told of it,
-// that is a handle, which nobody gets to see, but it knows when the function came.
-// To the worker that takes it, it is a function again.
+// timedFunction returns the entry of a function. If a hook must be told of it, the entry
+// is a handle, which knows when the function arrived and which no caller gets to see. The
+// worker that takes it turns it into a function again.
 func (p *Pool) timedFunction(f func(), pr Priority) entry {
 	draw, sampled := uint64(0), true
 	if len(p.hooks.samples) > 0 {
@@ -110,46 +110,47 @@ func newFunctionHandle(h *Handle, p *Pool, f func(), pr Priority, sample uint64)
 	return h
 }
 
-// functionHandles are handles that stand for functions, to be used again: nobody
-// but the queue has them.
+// functionHandles holds handles that stand for functions. They can be reused, as only the
+// queue refers to them.
 var functionHandles = sync.Pool{New: func() any {
 	return &Handle{function: true}
 }}
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
-// whole task: waiting for room, waiting in the queue and each attempt. When it
-// ends before the task has started, the task is Canceled at once and never
-// runs; nor does an attempt start, the first or a retry, once ctx's deadline has
-// passed. Such a task makes no attempt, and hooks are told of its end only. A task that is to outlive a request gets [context.WithoutCancel]; then
-// nothing but room or Shutdown ends a wait for room.
+// whole task: waiting for room, waiting in the queue and each attempt. If it ends
+// before the task has started, the task is Canceled at once and never runs. Once
+// ctx's deadline has passed, no attempt starts, neither the first nor a retry. Such
+// a task makes no further attempt, and hooks are told only of its end. For a task
+// that must outlive a request, use [context.WithoutCancel]; then only room or
+// Shutdown ends a wait for room.
 //
-// If the queue is full, Submit waits for room, makes some or returns [ErrFull],
+// If the queue is full, Submit waits for room, makes room or returns [ErrFull],
 // as [WithCapacity] says. After Shutdown was called it returns [ErrClosed],
 // except to a running task of the pool that submits with its own context. It
 // returns an error that wraps ctx's if ctx ends before the task is accepted, and
 // one that names the field if t is not valid. A task that is not accepted leaves
-// nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] bounds the
-// wait alone.
+// nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] has a
+// separate context for the wait.
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
 	return p.submitRun("Submit", ctx, ctx, &t, roomAsSet)
 }
 
-// TrySubmit is [Pool.Submit] that never waits: where Submit would wait for room, with
+// TrySubmit is like [Pool.Submit] but never waits: where Submit would wait for room, with
 // [OverflowWait], it returns [ErrFull].
 func (p *Pool) TrySubmit(ctx context.Context, t Task) (*Handle, error) {
 	return p.submitRun("TrySubmit", ctx, ctx, &t, roomNow)
 }
 
-// SubmitWithin is [Pool.Submit] with a context of its own for the wait for room: ctx
-// governs the task, and wait how long SubmitWithin may take. If wait ends first, the
-// error wraps its cause, and the task was not accepted; once the task is accepted, the
-// end of wait changes nothing. It is for a task that outlives the request in which it
-// is submitted:
+// SubmitWithin is like [Pool.Submit] but has a separate context for the wait for room: ctx
+// governs the task, and wait limits how long SubmitWithin may take. If wait ends first,
+// the error wraps its cause, and the task was not accepted; once the task is accepted, the
+// end of wait has no effect. SubmitWithin is for a task that outlives the request in which
+// it is submitted:
 //
 //	h, err := pool.SubmitWithin(r.Context(), context.WithoutCancel(r.Context()), task)
 //
-// Inside a task it is wait that tells which task submits. If ctx ends while
-// SubmitWithin waits, it returns too.
+// Inside a task, wait identifies the task that submits. SubmitWithin also returns if ctx
+// ends while it waits.
 func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) {
 	const call = "SubmitWithin"
 	switch {
@@ -171,8 +172,8 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 	return p.submitRun(call, wait, ctx, &t, roomAsSet)
 }
 
-// submitRun is SubmitWithin, whose wait has not ended, for a call of that name; room says
-// how to get room.
+// submitRun implements SubmitWithin for the method named call, when wait has not ended;
+// room says what to do if there is no room.
 func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room roomMode) (*Handle, error) {
 	switch {
 	case misused(p):
@@ -185,29 +186,30 @@ func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room r
 	return p.submit(call, wait, ctx, t, work{run: t.Run}, terms{room: room})
 }
 
-// work is what Submit does not leave to its caller.
+// work is what the pool adds to a Task: what to run, and for which group.
 type work struct {
 	run   func(context.Context) error
 	f     func() // a function given to Go
-	group *Group // that the task is a member of; nil if none
+	group *Group // the group that the task is a member of, or nil
 }
 
 // terms are how a task is submitted.
 type terms struct {
 	room     roomMode
-	answered bool // whoever submits it is told of its end: no orphan
+	answered bool // its submitter learns of its end, so it is no orphan
 }
 
-// A roomMode is what becomes of a task for which there is no room.
+// A roomMode says what happens to a task for which there is no room.
 type roomMode byte
 
 const (
 	roomAsSet roomMode = iota // what WithCapacity says
-	roomWait                  // it waits whatever that is
+	roomWait                  // it waits, whatever WithCapacity says
 	roomNow                   // it does not wait
 )
 
-// submit is SubmitWithin of a task that does work, on these terms, for a call of that name.
+// submit implements SubmitWithin for the method named call, for a task that does work on
+// the given terms.
 func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h := newHandle(ctx)
 	h.pool, h.task, h.work, h.terms, h.priority = p, *t, work, terms, t.Priority
@@ -249,7 +251,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 	return h, nil
 }
 
-// refuseOver counts a task that is not accepted as ctx is over, and returns the error of
+// refuseOver counts a task that is refused because ctx is over, and returns the error for
 // call.
 func (p *Pool) refuseOver(call string, ctx context.Context) error {
 	p.lock()
@@ -258,11 +260,11 @@ func (p *Pool) refuseOver(call string, ctx context.Context) error {
 	return p.guard.contextError(call, ctx)
 }
 
-// errGaveUp stands for contextError where a lock forbids to ask the context.
+// errGaveUp stands in for contextError where the context cannot be asked, as a lock is held.
 var errGaveUp = errors.New("taskpool: context is over")
 
-// admit has h accepted or returns why not. within bounds how long that may take, and
-// parent is the attempt that submits, as that context says.
+// admit has h accepted or returns why it was not. within bounds how long that may take, and
+// parent is the attempt that submits, according to within.
 func (h *Handle) admit(call string, within context.Context, parent *attempt) (notices []notice, err error) {
 	p := h.pool
 	p.lock()
@@ -276,7 +278,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		case p.end.refuses(&h.task):
 			err = ErrClosed
 		case p.end.closed && !parent.continuesLocked(p):
-			// A member may be the one that adds to its group.
+			// The caller may be a member that adds to its own group.
 			if w.ask && !w.identified {
 				w.identifyLocked()
 				decided = false
@@ -329,23 +331,23 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		h.parent = nil
 		p.restoreLocked()
 	}()
-	_ = w.awaitLocked() // where a context has ended the wait, stay has refused h
+	_ = w.awaitLocked() // if a context has ended the wait, h was refused there
 	if h.id != 0 {      // it may have settled meanwhile
 		return nil
 	}
 	return h.err
 }
 
-// unlocked calls f without p.mu, which the caller holds and holds again when f
-// has returned, or has ended in any other way.
+// unlocked calls f without p.mu, which the caller holds. The caller holds it again when f
+// has ended, by returning or otherwise.
 func (p *Pool) unlocked(f func()) {
 	p.unlock()
 	defer p.lock()
 	f()
 }
 
-// continuesLocked reports whether a, if not nil, is at work in p, so that what it submits
-// is part of the work accepted.
+// continuesLocked reports whether a is not nil and at work in p, so that what it submits is
+// part of work that p has accepted.
 func (a *attempt) continuesLocked(p *Pool) bool {
 	return a != nil && a.pool == p && !a.over && p.end.cut == nil
 }

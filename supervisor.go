@@ -6,22 +6,22 @@ import (
 	"time"
 )
 
-// A supervisor is what a pool has of its supervisor's goroutine.
+// A supervisor is a pool's handle on its supervisor's goroutine.
 type supervisor struct {
 	bell chan struct{} // wakes it; buffered, so that sending never waits
-	run  func()        // its goroutine
+	run  func()        // the goroutine's function
 
 	// The fields below are protected by Pool.mu.
 
-	next    time.Time // when its timer is set for; zero: not set
-	started bool      // or it is not to be started any more
+	next    time.Time // the time that its timer is set for; zero: not set
+	started bool      // it was started, or must not be started any more
 }
 
 // supervise is the supervisor's goroutine. It replaces workers that died, gives
 // up on those that hang, and releases delayed tasks. It sleeps on a channel and
 // one timer, which is set only if there is something to wait for: an idle pool
-// wakes no CPU. It calls no user code; what it has to tell is reported from
-// another goroutine.
+// wakes no CPU. It calls no user code; its notices are delivered by another
+// goroutine.
 func (p *Pool) supervise() {
 	pprof.SetGoroutineLabels(p.labels)
 	timer := time.NewTimer(0)
@@ -62,15 +62,15 @@ func (s *supervisor) startLocked() {
 	}
 }
 
-// ring has the supervisor whose bell that is take a turn, if it was started.
+// ring has the supervisor with that bell take a turn, if it was started.
 func ring(bell chan struct{}) {
 	select {
 	case bell <- struct{}{}:
-	default: // it will anyway
+	default: // it will take a turn anyway
 	}
 }
 
-// alarmAtLocked has the supervisor take a turn at t, if not before.
+// alarmAtLocked has the supervisor take a turn at t or before.
 func (s *supervisor) alarmAtLocked(t time.Time) {
 	if s.next.IsZero() || t.Before(s.next) {
 		s.next = t
@@ -78,9 +78,9 @@ func (s *supervisor) alarmAtLocked(t time.Time) {
 	}
 }
 
-// supervisorTurn does what is due. It returns when the next turn is, zero if
-// that is not known yet, whether tasks may wait for each other in a circle, and whether
-// there will be no turn any more.
+// supervisorTurn does what is due. It returns when the next turn is, zero if that is
+// not known yet; whether tasks may wait for each other in a circle; and whether this
+// was the last turn.
 func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.lock()
 	defer p.unlock()
@@ -98,7 +98,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		for h := p.sched.nextDue(now); h != nil; h = p.sched.nextDue(now) {
 			p.enqueueLocked(entry{h: h}, h.priority)
 		}
-		for p.sched.nextDueSubmitter(now, p.now()) != nil { // it might start at once now
+		for p.sched.nextDueSubmitter(now, p.now()) != nil { // now its task might start at once
 		}
 		for p.watch.watched.Len() > 0 && !now.Before(p.watch.watched.items[0].watch) {
 			if w := p.watch.watched.items[0]; w.expireLocked(now) {

@@ -11,9 +11,9 @@ import (
 // a priority; three have names. The zero value is the ordinary case, so that a
 // forgotten field does no harm.
 //
-// In text and in JSON, as a value and as the key of a map, it is a string: its name if
-// it has one, else the number in digits. So it can be read from a configuration, a
-// header or, with [flag.TextVar], a flag.
+// In text and in JSON, as a value and as a map key, it is a string: its name if it has
+// one, otherwise the number in digits. So it can be read from a configuration, a header
+// or, with [flag.TextVar], a flag.
 type Priority int
 
 // The named priorities.
@@ -40,8 +40,8 @@ func (pr Priority) String() string {
 func (pr Priority) MarshalText() ([]byte, error) { return []byte(pr.String()), nil }
 
 // UnmarshalText sets pr to what text says: "high", "medium", "low" or an int in decimal
-// digits, that of a priority with a name too. Otherwise it returns an error and leaves pr
-// as it was.
+// digits, which may be that of a named priority. For any other text it returns an error
+// and leaves pr as it was.
 func (pr *Priority) UnmarshalText(text []byte) error {
 	for _, named := range [...]Priority{High, Medium, Low} {
 		if string(text) == named.String() {
@@ -57,19 +57,19 @@ func (pr *Priority) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// UnmarshalJSON sets pr to what a string says, as [Priority.UnmarshalText] does, or to a
-// number. Of null it takes no notice.
+// UnmarshalJSON sets pr from a string, as [Priority.UnmarshalText] does, or from a number.
+// It ignores null.
 func (pr *Priority) UnmarshalJSON(value []byte) error {
 	if string(value) == "null" {
 		return nil
 	}
 	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
-		value = value[1 : n-1] // without a look at escapes, which no priority needs
+		value = value[1 : n-1] // escapes are not decoded: no priority needs them
 	}
 	return pr.UnmarshalText(value)
 }
 
-// A Task is a piece of work and how it is to be treated. The pool copies it; a
+// A Task is a piece of work and how the pool should treat it. The pool copies it; a
 // Task may be used as a template and submitted any number of times.
 type Task struct {
 	// Name is shown in logs, metrics and lists of tasks. It need not be
@@ -80,34 +80,37 @@ type Task struct {
 	Priority Priority
 
 	// Run does the work. It is required by Submit, and must be nil where a
-	// function stands beside the Task, as with [Call] and [Map]. Its context ends when the attempt is over, times
-	// out or is canceled; see [Detach] for work that is to outlive it.
+	// function is passed beside the Task, as with [Call] and [Map]. Its context
+	// ends when the attempt is over, times out or is canceled; see [Detach] for
+	// work that must outlive it.
 	//
-	// A Run that leaves its thread locked, see [runtime.LockOSThread], leaves it
-	// so for the tasks that come after it on the same goroutine. The pool does not
-	// unlock it: that would hand a thread that Run may have changed for good to the
-	// whole program. A Run that has done so ends with [runtime.Goexit], and the
-	// thread with it. A panic in a goroutine that Run has started ends the process.
+	// If Run leaves its thread locked, see [runtime.LockOSThread], the thread stays
+	// locked for later tasks on the same goroutine. The pool does not unlock it:
+	// that would return a thread that Run may have changed for good to the whole
+	// program. A Run that has changed its thread should end with [runtime.Goexit],
+	// which ends the thread too. A panic in a goroutine that Run has started ends
+	// the process.
 	Run func(ctx context.Context) error
 
-	// Timeout bounds one attempt from its start to its end, the time in which
-	// it is parked included: in [Block], and while it waits for its turn, for
-	// other tasks or for room. Then the context of the attempt ends with
+	// Timeout bounds one attempt from its start to its end. The time in which it is
+	// parked counts: in [Block], and while it waits for its turn, for other tasks or
+	// for room. When the time is over, the context of the attempt ends with
 	// [ErrTimeout]. Zero: no bound.
 	Timeout time.Duration
 
 	// WorkTimeout bounds the time in which one attempt has a slot or is at
-	// work in the function given to [Block]; what it waits for its turn, for
-	// other tasks or for room does not count. Then the context of the attempt
-	// ends with [ErrTimeout] as cause. It is no deadline, as nobody knows when
-	// that will be, so the context's Err is [context.Canceled]. Each attempt
-	// has it anew, and Timeout may be set too. Zero: no bound.
+	// work in the function given to [Block]. The time in which it waits for its
+	// turn, for other tasks or for room does not count. When the time is over,
+	// the context of the attempt ends with [ErrTimeout] as cause. It sets no
+	// deadline, as the moment is not known in advance, so the context's Err is
+	// [context.Canceled]. Each attempt has the full time, and Timeout may be set
+	// too. Zero: no bound.
 	WorkTimeout time.Duration
 
 	// Heartbeat is the longest silence allowed between the calls of [Yield]
-	// and [Beat] of an attempt, while it is not parked. A task that is silent
-	// for longer, which is found out within twice the time, has its context
-	// ended with [ErrHung]. Zero: not watched.
+	// and [Beat] of an attempt, while it is not parked. If a task is silent for
+	// longer, which is noticed within twice the time, its context ends with
+	// [ErrHung]. Zero: not watched.
 	Heartbeat time.Duration
 
 	// Retry says whether and when a failed attempt is followed by another.
@@ -123,28 +126,28 @@ type Task struct {
 
 // Retry is a task's policy for failed attempts.
 //
-// A retry that is due joins the queue behind all tasks of its priority that wait
-// there, also without any delay: with a backlog of its priority it starts when that
-// is done. So tasks that fail again and again take turns with those that have not
-// started, and never keep them waiting; docs/starvation.md says why nothing else
-// would hold. For a retry that is to come sooner, loop in Run, or move the task
-// with [Handle.SetPriority] while it waits, as a hook Retried may do.
+// A retry that is due joins the queue behind all waiting tasks of its priority, even
+// if its delay is zero: if there is a backlog of its priority, it starts after that.
+// So tasks that fail again and again take turns with those that have not started,
+// and never starve them; docs/starvation.md says why no other order would do. For a
+// retry that must come sooner, loop in Run, or move the task with
+// [Handle.SetPriority] while it waits, as a Retried hook may do.
 type Retry struct {
-	// MaxAttempts is the number of attempts in all, the first included. With
-	// 0 and 1 there is no retry, and then Backoff and If must be nil.
+	// MaxAttempts is the total number of attempts, including the first. With 0
+	// or 1 there is no retry, and then Backoff and If must be nil.
 	MaxAttempts int
 
 	// Backoff returns the time from the end of attempt n, counted from 1, to
-	// its retry; a negative one counts as 0. Nil: exponential with full
-	// jitter, uniform between 0 and 100 ms doubled with each attempt, at
-	// most 30 s.
+	// its retry; a negative time counts as 0. Nil: exponential with full
+	// jitter, which is uniform between 0 and a bound that is 100 ms at first,
+	// doubles with each attempt and is at most 30 s.
 	Backoff func(attempt int) time.Duration
 
 	// If says whether the error of an attempt is worth a retry. Nil: every
 	// error but a hang. It is not asked about a [Permanent] error, a
-	// canceled task and a call of [runtime.Goexit]: these are never retried.
-	// Where Run returns while If is asked about its hang, it is asked again,
-	// about what Run came to, and only that answer counts.
+	// canceled task or a call of [runtime.Goexit]: these are never retried.
+	// If Run returns while If is being asked about its hang, If is asked
+	// again, about what Run returned, and only that answer counts.
 	If func(err error) bool
 }
 
@@ -170,7 +173,7 @@ func (t *Task) validate() error {
 
 // A State is where a task is in its life. Every accepted task reaches exactly one of the
 // final states StateSucceeded, StateFailed, StateCanceled and StateShed, once. Where the
-// documentation says that a task is Queued, Canceled and so on, these are meant.
+// documentation says that a task is Queued, Canceled and so on, it means these states.
 type State int
 
 // The states of a task.

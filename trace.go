@@ -8,9 +8,9 @@ import (
 )
 
 // While an execution trace is recorded, each attempt of a task given to Submit is a
-// task of package runtime/trace, of the type that the task's name says or
-// "taskpool.task"; it and each function given to Go are a region, and so is the
-// time in which an attempt is parked.
+// task of package runtime/trace, whose type is the task's name or, if it has none,
+// "taskpool.task". Each attempt and each function given to Go is also a region, and so
+// is the time in which an attempt is parked.
 
 const (
 	traceTask   = "taskpool.task"
@@ -40,7 +40,7 @@ func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) er
 	return run(ctx)
 }
 
-// beginRegion begins the region that the time without a slot is, where it is traced.
+// beginRegion begins the region for the time without a slot, while a trace is recorded.
 // It calls methods of ctx, so no lock may be held.
 func (pk *suspension) beginRegion(ctx context.Context) {
 	if trace.IsEnabled() {
@@ -48,32 +48,32 @@ func (pk *suspension) beginRegion(ctx context.Context) {
 	}
 }
 
-// endRegion ends it, on the same goroutine.
+// endRegion ends that region. It must be called on the same goroutine.
 func (pk *suspension) endRegion() {
 	if pk.region != nil {
 		pk.region.End()
 	}
 }
 
-// What a task or a hook does to the labels of its worker's goroutine ends with it: the
+// Labels that a task or a hook sets on its worker's goroutine do not outlast it: the
 // worker sets its own again before each task, before hooks are told and before it
-// sleeps. That takes a few nanoseconds, too many for functions given to Go that run one
-// after the other, where it does so once in labelEvery. And Run's context has the
-// worker's labels in addition to those of the context given to Submit, so that
-// pprof.Do leaves the goroutine with them. They are made when somebody asks for them,
-// by the key under which package runtime/pprof keeps labels in contexts; that it does
-// not tell, but it asks a context for it.
+// sleeps. That takes a few nanoseconds, which is too long for functions given to Go
+// that run one after the other: between those, it does so once in labelEvery. Run's
+// context has the worker's labels in addition to those of the context given to Submit,
+// so that the goroutine has them after pprof.Do. They are made when a context is asked
+// for the key under which package runtime/pprof keeps labels. The package does not
+// export that key, but it can be seen when the package asks a context for it.
 
 const labelEvery = 64
 
-// labelKey is that key; nil if package runtime/pprof does not work in that way.
+// labelKey is that key; nil if package runtime/pprof does not ask a context for one.
 var labelKey = func() any {
 	var probe keyProbe
 	pprof.WithLabels(&probe, pprof.Labels())
 	return probe.key
 }()
 
-// A keyProbe is a context that takes note of the first key that it is asked for.
+// A keyProbe is a context that records the first key that it is asked for.
 type keyProbe struct {
 	context.Context
 	key any
@@ -89,7 +89,7 @@ func (p *keyProbe) Value(key any) any {
 // workerLabels are the labels of a worker.
 type workerLabels struct {
 	set pprof.LabelSet
-	ctx context.Context // that has them and is asked for nothing else
+	ctx context.Context // has these labels and is asked for nothing else
 }
 
 // A labelContext is a context that is asked for nothing but labels.
@@ -109,7 +109,7 @@ func newWorkerLabels(labels ...string) *workerLabels {
 	return l
 }
 
-// label labels the calling goroutine, that of a worker, in profiles. Goroutines
+// label sets the profiler labels of the calling goroutine, which is w's. Goroutines
 // that its tasks start inherit the labels.
 func (w *worker) label() {
 	w.labels.Store(newWorkerLabels("pool", w.pool.cfg.name,
@@ -117,10 +117,10 @@ func (w *worker) label() {
 	w.relabel()
 }
 
-// relabel labels it again.
+// relabel sets these labels again.
 func (w *worker) relabel() { pprof.SetGoroutineLabels(w.labels.Load().ctx) }
 
-// labels is what the attempt's context holds for package runtime/pprof. It calls
+// labels returns what the attempt's context holds for package runtime/pprof. It calls
 // methods of the context given to Submit, so no lock may be held.
 func (a *attempt) labels() any {
 	d := a.derive()

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// A watchdog is what the supervisor looks after: tasks that must end in time. Protected by
-// Pool.mu.
+// A watchdog holds the tasks that the supervisor watches, as they must end in time.
+// Protected by Pool.mu.
 type watchdog struct {
-	watched indexedHeap[*worker] // whose task must end in time, the first due on top
-	rounds  rounds               // how late the supervisor comes
+	watched indexedHeap[*worker] // workers whose task must end in time, the first due on top
+	rounds  rounds               // how late the supervisor runs
 }
 
 func (d *watchdog) init() {
@@ -18,37 +18,37 @@ func (d *watchdog) init() {
 	d.watched.moved = func(w *worker, i int) { w.watchI = i }
 }
 
-// leave has w, which is watched, be watched no more.
+// leave removes w, which is watched, from those watched.
 func (d *watchdog) leave(w *worker) {
 	d.watched.remove(w.watchI)
 	d.watched.items = shrunk(d.watched.items)
 }
 
-// Rounds tell the supervisor how much of the time by the clock the program had. A
+// Rounds tell the supervisor how much of the elapsed time the program could run. A
 // task is judged by the clock, and that is wrong if the process was stopped, or if
-// other programs had the CPU. Nobody says so, but the supervisor can see how late it
-// comes itself. So while a grace or a silence counts it does not sleep to its end,
-// but in short waits one after the other, the rounds, and what these take too long
-// puts the verdict off. A task that needs fewer wake-ups than there are rounds for
-// what is left to do has the time for it, however slow the machine is; one that
-// hangs is given up all the same, after as many rounds. There are none while no
-// context of a running task has ended and no task has been silent for half its
-// Heartbeat.
+// other programs had the CPU. The system does not report that, but the supervisor can
+// see how late it wakes up itself. So while a grace or a silence counts, it does not
+// sleep to the end of it but in short waits one after the other, the rounds, and the
+// time by which these take too long postpones the verdict. A task that needs fewer
+// wake-ups than there are rounds to do what is left has the time for it, however slow
+// the machine is. One that hangs is still given up, after as many rounds. There are no
+// rounds while no context of a running task has ended and no task has been silent for
+// half its Heartbeat.
 type rounds struct {
-	counting [64]int       // what counts, by the kind of its length; without any there are no rounds
-	long     int           // the kind of the shortest of them, 0 if there is none
+	counting [64]int       // how many graces and silences count, by kind; without any, no rounds
+	long     int           // the kind of the shortest that counts, 0 if there is none
 	next     time.Time     // when the round should be over
-	lateness time.Duration // by how much all rounds so far have taken longer
+	lateness time.Duration // by how much all rounds so far have taken too long
 }
 
 const (
-	roundsEach = 16               // at least so many in a grace, or half a Heartbeat,
-	minRound   = time.Millisecond // if they are not shorter; timers are no finer than that everywhere
-	minRounds  = 10               // where these would be fewer there are none
+	roundsEach = 16               // rounds in a grace or half a Heartbeat, at least, if minRound allows
+	minRound   = time.Millisecond // the shortest round: not all systems have finer timers
+	minRounds  = 10               // a time too short for that many rounds has none
 )
 
-// kind returns the kind of what counts for d: its number of bits. It is 0 if d is
-// too short for rounds.
+// kind returns the kind of a grace or silence that counts for d: the number of bits of
+// d, or 0 if d is too short for rounds.
 func (r *rounds) kind(d time.Duration) int {
 	if d < minRounds*minRound {
 		return 0
@@ -58,7 +58,7 @@ func (r *rounds) kind(d time.Duration) int {
 
 func (r *rounds) every() time.Duration { return max(1<<(r.long-1)/roundsEach, minRound) }
 
-// end takes note that something of that kind counts no longer.
+// end records that a grace or silence of that kind no longer counts.
 func (r *rounds) end(kind int) {
 	if kind == 0 {
 		return
@@ -68,7 +68,7 @@ func (r *rounds) end(kind int) {
 	}
 }
 
-// tick takes note that the supervisor is at work at now.
+// tick records that the supervisor runs at now.
 func (r *rounds) tick(now time.Time) {
 	if r.long > 0 && !now.Before(r.next) {
 		r.lateness += now.Sub(r.next)
@@ -76,15 +76,15 @@ func (r *rounds) tick(now time.Time) {
 	}
 }
 
-// grant returns what lateness there is beyond what has been granted.
+// grant returns how much lateness there is beyond *granted, and adds that to it.
 func (r *rounds) grant(granted *time.Duration) time.Duration {
 	more := r.lateness - *granted
 	*granted = r.lateness
 	return more
 }
 
-// countLocked says for how long what is counted for w's task is to count, from now
-// on; 0: it does not.
+// countLocked sets the length of the grace or silence that counts for w's task from now
+// on; 0 means that none does.
 func (w *worker) countLocked(d time.Duration) {
 	p := w.pool
 	if kind := p.watch.rounds.kind(d); kind != w.counting {
@@ -94,8 +94,8 @@ func (w *worker) countLocked(d time.Duration) {
 	}
 }
 
-// beginRound begins a round, if those under way are too long for something of that kind
-// that counts from now on.
+// beginRound records that a grace or silence of that kind counts from now on. If it needs
+// shorter rounds than there are, it begins one.
 func (d *watchdog) beginRound(kind int, sup *supervisor) {
 	if kind == 0 {
 		return
@@ -108,14 +108,14 @@ func (d *watchdog) beginRound(kind int, sup *supervisor) {
 	}
 }
 
-// rewatchLocked has the supervisor look after w's task when something may be due:
-// one of its timeouts, a sign of life or, once its context has ended, the end of
-// the grace. The grace and WorkTimeout count while the task has a slot or works in
-// Block, and a sign of life is due only while it has a slot.
+// rewatchLocked has the supervisor check w's task when something may be due: one of
+// its timeouts, a sign of life or, once its context has ended, the end of the grace.
+// The grace and WorkTimeout count while the task has a slot or works in Block, and a
+// sign of life is due only while it has a slot.
 func (w *worker) rewatchLocked() {
 	p := w.pool
 	var at time.Time
-	var long time.Duration // for how long the grace or the silence counts
+	var long time.Duration // the length of the grace or silence that counts
 	parked := w.attempt != nil && w.attempt.suspension != nil
 	counts := !parked || w.attempt.suspension.working
 	switch {
@@ -140,7 +140,7 @@ func (w *worker) rewatchLocked() {
 		}
 		if beat := w.beatDue; !parked && !w.attempt.exempt && !beat.IsZero() {
 			if half := w.job.h.task.Heartbeat / 2; p.watch.rounds.kind(half) == 0 {
-				w.half = true // as good as
+				w.half = true // without rounds, the first half needs no separate look
 			} else if !w.half {
 				beat = beat.Add(-half)
 			} else if w.attempt.signal.Load()&signalBeat != 0 {
@@ -167,8 +167,8 @@ func (w *worker) rewatchLocked() {
 	p.supervisor.alarmAtLocked(at)
 }
 
-// countWorkLocked has the time from now on count for WorkTimeout, or not. What was
-// over before it stopped counting stays over.
+// countWorkLocked sets whether the time from now on counts for WorkTimeout. A
+// WorkTimeout that is already over stays over.
 func (w *worker) countWorkLocked(counts bool, now time.Time) {
 	if counts && w.workEnd.IsZero() {
 		w.workEnd = now.Add(w.workLeft)
@@ -177,7 +177,7 @@ func (w *worker) countWorkLocked(counts bool, now time.Time) {
 	}
 }
 
-// unwatchLocked has the supervisor leave w's task alone.
+// unwatchLocked has the supervisor stop watching w's task.
 func (w *worker) unwatchLocked() {
 	p := w.pool
 	w.ending, w.suspect, w.hung, w.beatDue, w.stack = false, false, nil, time.Time{}, nil
@@ -211,8 +211,9 @@ func (w *worker) watchEndLocked() {
 	}
 }
 
-// endLocked sees to a running or parked attempt whose context has ended: it gets
-// the grace and, if parked, goes on. The caller ends the derived context.
+// endLocked handles the end of the context of a running or parked attempt. The attempt
+// gets the grace and, if it asks for a slot, goes first. The caller ends the derived
+// context.
 func (a *attempt) endLocked(e *ending) {
 	p := a.pool
 	a.noteEnd(e)
@@ -220,8 +221,8 @@ func (a *attempt) endLocked(e *ending) {
 	p.sched.hasten(a.h)
 }
 
-// expireLocked looks after the task of w, whose watch is over. It reports
-// whether the task hangs.
+// expireLocked checks the task of w, whose watch time has come. It reports whether
+// the task hangs.
 func (w *worker) expireLocked(now time.Time) (hung bool) {
 	p := w.pool
 	a, late := w.attempt, now.Sub(w.watch)
@@ -232,8 +233,8 @@ func (w *worker) expireLocked(now time.Time) (hung bool) {
 	case w.ending && late < 0:
 		w.graceEnd = now.Add(-late)
 	case w.ending && late > p.cfg.hangGrace/4:
-		// This turn comes late: the process was stopped, or starved of CPU.
-		// Then so was the task, and it gets that time once more.
+		// This turn is late: the process was stopped, or starved of CPU. So was
+		// the task then, and it gets that time again.
 		w.graceEnd = now.Add(min(late, p.cfg.hangGrace))
 	case w.ending:
 		w.suspect, hung = true, true
@@ -242,7 +243,7 @@ func (w *worker) expireLocked(now time.Time) (hung bool) {
 	case !w.workEnd.IsZero() && !now.Before(w.workEnd):
 		a.endLocked(workOver)
 		a.endContextSoonLocked(workOver)
-	case !w.half: // from here silence counts
+	case !w.half: // half of the time is over: from here silence counts
 		w.half, w.granted = true, p.watch.rounds.lateness
 		w.beatDue = w.beatDue.Add(late)
 	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
@@ -257,12 +258,12 @@ func (w *worker) expireLocked(now time.Time) (hung bool) {
 	return hung
 }
 
-// endContextSoonLocked has the derived context of a ended on another goroutine, as that
-// may call user code.
+// endContextSoonLocked ends the derived context of a on another goroutine, as that may
+// call user code.
 func (a *attempt) endContextSoonLocked(e *ending) {
 	p := a.pool
 	if a.derived.Load() == nil {
-		return // whoever derives it sees that it has ended
+		return // if it is derived later, its end is seen then
 	}
 	p.outbox.helpers++
 	go func() {
@@ -272,15 +273,15 @@ func (a *attempt) endContextSoonLocked(e *ending) {
 }
 
 // giveUpLocked gives up on tasks that hang. It unlocks p.mu while it looks for
-// their stacks, and those whose Run returns, panics or calls Goexit meanwhile have
-// made it in time: they are suspect no more.
+// their stacks. A task whose Run returns, panics or calls Goexit meanwhile is in time
+// and no longer suspect.
 func (p *Pool) giveUpLocked(hung []*worker) {
 	type target struct {
 		w         *worker
 		goroutine uint64
 		job       uint64
 	}
-	var looked []target // those that hang, and those that may before long
+	var looked []target // those that hang, and those that may hang soon
 	var goroutines []uint64
 	add := func(w *worker) {
 		looked = append(looked, target{w, w.goroutine.Load(), w.jobs})
@@ -315,7 +316,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	}
 	var notices []notice
 	for i, w := range hung {
-		if !w.suspect { // returned meanwhile; only the supervisor makes another task suspect
+		if !w.suspect { // it returned meanwhile; only the supervisor sets suspect, so not for another task
 			continue
 		}
 		stack := w.stack
@@ -338,14 +339,14 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	p.notifyLocked(notices)
 }
 
-// hungLocked returns what becomes of the task of w, which is given up with that
+// hungLocked returns the verdict on the task of w, which is given up with the given
 // stack, if there is no retry.
 func (w *worker) hungLocked(stack []byte) verdict {
 	p := w.pool
 	a := w.attempt
 	switch {
 	case a == nil || !a.over:
-		cause := ErrClosed // the only reason there is for a function given to Go
+		cause := ErrClosed // the only possible cause for a function given to Go
 		if a != nil {
 			cause = a.end.Load().cause
 		}
@@ -353,15 +354,15 @@ func (w *worker) hungLocked(stack []byte) verdict {
 	case w.succeeded:
 		return verdict{state: StateSucceeded}
 	default:
-		// Run has returned, but Retry.If, Backoff or a method of the context has
-		// not, and the task was canceled meanwhile.
+		// Run has returned, but Retry.If, Retry.Backoff or a method of the context
+		// has not, and the task was canceled meanwhile.
 		return verdict{state: StateCanceled, kind: attemptError, err: a.h.canceled}
 	}
 }
 
-// judgeHung asks the policy whether a hung attempt is to be retried, and
-// settles it, unless it has returned meanwhile. It runs on a goroutine of its
-// own, as it calls user code.
+// judgeHung asks the policy whether to retry a hung attempt, and settles the attempt
+// unless it has returned meanwhile. It runs on a goroutine of its own, as it calls
+// user code.
 func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 	p := w.pool
 	id := p.enlist()
@@ -379,8 +380,8 @@ func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 	v.decideRetry(&p.guard, r, a.number)
 }
 
-// settleJudgedLocked settles the task of w if Retry.If is being asked about its
-// hang: the task was canceled, and there will be no retry whatever the answer.
+// settleJudgedLocked settles the task of w, which was canceled, if Retry.If is being
+// asked about its hang: there will be no retry, whatever the answer.
 func (w *worker) settleJudgedLocked(notices *[]notice) {
 	if w.hung != nil {
 		v := *w.hung
@@ -393,7 +394,7 @@ func (w *worker) settleJudgedLocked(notices *[]notice) {
 func (w *worker) settleHungLocked(v *verdict, notices *[]notice) {
 	p := w.pool
 	w.settleAttemptLocked(v, notices)
-	if a := w.attempt; a != nil { // it may never return to do so itself
+	if a := w.attempt; a != nil { // its goroutine may never return to do this itself
 		*notices = append(*notices, notice{call: func() { a.finishDerived(returned) }})
 	}
 	w.gaveUp = true

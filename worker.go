@@ -12,32 +12,32 @@ import (
 
 // A worker runs one task after the other on a goroutine of its own. When that
 // goroutine dies, by a panic or Goexit in user code, the supervisor starts
-// another, which goes on where the dead one stopped: phase says where. So
-// whatever user code does, every step of an attempt is made once.
+// another, which continues where the dead one stopped: phase says where. So
+// whatever user code does, every step of an attempt is done once.
 type worker struct {
 	pool *Pool
 
-	// The fields below belong to the worker's goroutine, but for jobs. What each function
-	// needs comes first, to be in one cache line.
+	// The fields below belong to the worker's goroutine, except for jobs. What every
+	// function given to Go needs comes first, to be in one cache line.
 
-	job         entry // f, or h and its attempt
+	job         entry // a function, or a handle whose attempt is in the next field
 	attempt     *attempt
 	priority    Priority
-	jobs        uint64 // how many tasks it was given; protected by pool.mu
+	jobs        uint64 // how many tasks the worker was given; protected by pool.mu
 	inUserCode  bool   // user code of the task is on the stack
 	ran         bool   // Run was called
 	aroundTried bool   // Around was called
 	phase       phase
 	ended       *ending  // why the attempt must not begin; nil if it may
-	parent      *attempt // of a task that is, or may become, an orphan
-	err         error    // what the attempt came to, and how
+	parent      *attempt // the parent of a task that is, or may become, an orphan
+	err         error    // the attempt's error
 	kind        attemptKind
 	verdict     verdict   // what becomes of the task
-	notices     []notice  // to be made before the next task
-	noticeSpace [2]notice // for the usual number of notices
-	event       TaskEvent // that they are about, made here to be none of the heap's
+	notices     []notice  // to deliver before the next task
+	noticeSpace [2]notice // space for the usual number of notices
+	event       TaskEvent // the event of these notices, kept here to save an allocation
 
-	// Of a function that hooks are told of, see Pool.timedFunction.
+	// For a function that hooks are told of, see Pool.timedFunction.
 	timed   bool
 	sample  uint64    // as in TaskInfo
 	started time.Time // zero unless timed
@@ -47,67 +47,69 @@ type worker struct {
 	value    any
 	site     panicSite
 
-	wake chan struct{} // wakes it to look, or to end if it is dismissed; buffered, so that sending never waits
+	// wake wakes the worker to look for a task, or to end if it is dismissed. It is
+	// buffered, so that sending never waits.
+	wake chan struct{}
 
 	// goroutine is the number of the worker's goroutine, as in stack dumps. It is
-	// set before that calls user code; 0 until then.
+	// set before the goroutine calls user code; 0 until then.
 	goroutine atomic.Uint64
 
-	// labels are those of the goroutine in profiles.
+	// labels are the goroutine's profiler labels.
 	labels atomic.Pointer[workerLabels]
 
 	// The fields below are protected by pool.mu.
 
 	id         int
-	crewI      int         // index in Pool.crew
-	dismissed  bool        // to end, as it is one too many or the pool is drained
+	crewI      int         // index in crew.all
+	dismissed  bool        // it must end, as there are too many workers or the pool is drained
 	busy       bool        // has a task that has not settled
-	seen       uint64      // jobs when somebody last looked,
-	seenAt     time.Time   // and when it was first seen to be at that job
+	seen       uint64      // value of jobs when sinceLocked last looked
+	seenAt     time.Time   // when sinceLocked first saw it at that job
 	holds      bool        // has a slot
-	choice     bool        // its task was one of several lanes,
-	restricted bool        // and of reserved priorities only
+	choice     bool        // as in turn: there were other lanes to choose from
+	restricted bool        // as in turn: only reserved priorities could be chosen
 	succeeded  bool        // with attempt.over: Run returned nil
-	gaveUp     bool        // its task was settled as hung; it has no say in it any more
-	dead       bool        // its goroutine has ended, and the supervisor is to start another: it is in Pool.dead and in the crew
+	gaveUp     bool        // its task was settled as hung, and the worker no longer affects it
+	dead       bool        // its goroutine has ended: it is in crew.all and, to be replaced, in crew.dead
 	abandoned  bool        // with gaveUp: it has no slot either
 	unfinished *Unfinished // the task as it was when Shutdown was cut short
 
 	// What the supervisor watches; see rewatchLocked.
 
-	watch     time.Time     // when it looks after the task; zero: never
-	watchI    int           // index in Pool.watched while watch is set
-	workEnd   time.Time     // when the task has worked for its WorkTimeout; zero without, and while it does not count
-	workLeft  time.Duration // while that does not count: what is left of it
+	watch     time.Time     // when it checks the task; zero: never
+	watchI    int           // index in watchdog.watched while watch is set
+	workEnd   time.Time     // when the WorkTimeout is over; zero without, and while it does not count
+	workLeft  time.Duration // while the WorkTimeout does not count: what is left of it
 	beatDue   time.Time     // when a sign of life is due; zero without a Heartbeat
-	half      bool          // half of the time until then is over
-	counting  int           // its silence, or the grace, counts: the kind in Pool.rounds; 0: it does not
-	granted   time.Duration // of rounds.lateness: the rest is still to be granted
+	half      bool          // half of the time until beatDue is over
+	counting  int           // the kind (see rounds) of the grace or silence that counts; 0: none counts
+	granted   time.Duration // the part of rounds.lateness that the task was granted
 	ending    bool          // the task's context has ended: the hang grace counts
 	graceEnd  time.Time     // with ending: when the grace is over; zero while it does not count
 	graceLeft time.Duration // with ending, while the grace does not count: what is left of it
-	suspect   bool          // the grace is over: about to be given up
-	stack     []byte        // with ending: its stack, if it was looked for,
-	stackAt   time.Time     // and when
-	hung      *verdict      // with suspect, while Retry.If is asked about the hang: what stands without it
+	suspect   bool          // the grace is over: the task is about to be given up
+	stack     []byte        // with ending: its stack, if it was taken
+	stackAt   time.Time     // when stack was taken
+	hung      *verdict      // with suspect, while Retry.If is asked about the hang: the verdict without a retry
 }
 
-// A phase is the next step of a worker. It is set before user code is called
-// that belongs to the step before.
+// A phase is the next step of a worker, or of its replacement. The steps phaseStart,
+// phaseBegin and phaseJudge set it to the step after them before they call user code.
 type phase int
 
 const (
 	phaseSleep  phase = iota // wait to be woken, and look for a task
-	phaseStart               // look whether the attempt may begin
+	phaseStart               // check whether the attempt may begin
 	phaseBegin               // begin it and tell hooks so, or withdraw the task
 	phaseRun                 // call Run
 	phaseJudge               // decide what becomes of the task
-	phaseSettle              // and make it so
+	phaseSettle              // carry out the verdict
 	phaseNotify              // tell hooks and the log
 	phaseTake                // give the slot back, take the next task
 )
 
-// takeLocked makes a task that was taken out of the queue the task of w.
+// takeLocked gives w a task that was taken out of the queue.
 func (w *worker) takeLocked(t turn) {
 	p := w.pool
 	p.ledger.total.attempts++
@@ -124,9 +126,9 @@ func (w *worker) takeLocked(t turn) {
 	}
 }
 
-// takeHandleLocked is what takeLocked has to do for a handle. Like noteStartLocked it
-// is not inlined, as it takes more stack than the rest of what workers do: with it they
-// outgrow their first stack when they start.
+// takeHandleLocked is the part of takeLocked for a handle. Like noteStartLocked it is
+// not inlined, as it takes more stack than anything else that workers do: inlined, it
+// would make them outgrow their first stack when they start.
 //
 //go:noinline
 func (w *worker) takeHandleLocked(h *Handle) {
@@ -137,7 +139,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		if p.hooks.started != nil {
 			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
-		if h.self == nil { // nobody else knows it
+		if h.self == nil { // nobody else refers to it
 			h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
 			functionHandles.Put(h)
 		}
@@ -156,8 +158,8 @@ func (w *worker) takeHandleLocked(h *Handle) {
 	}
 }
 
-// noteStartLocked makes the event for the hooks that are told that an attempt
-// starts, after so long in the queue: here, to spare the worker a turn at the lock.
+// noteStartLocked makes the event for the hooks that are told that an attempt starts,
+// after wait in the queue. It is made here so that the worker need not lock again.
 //
 //go:noinline
 func (w *worker) noteStartLocked(wait time.Duration) {
@@ -175,7 +177,7 @@ func (w *worker) holdSlotLocked() {
 	p.crew.engage(+1)
 }
 
-// freeSlotLocked takes w's slot, if it has one.
+// freeSlotLocked takes back w's slot, if it has one.
 func (w *worker) freeSlotLocked() {
 	if w.holds {
 		w.holds = false
@@ -201,7 +203,7 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 
 // main is the worker's goroutine.
 func (w *worker) main() {
-	var head [64]byte // not by goroutineID: each frame on the stack adds to what a death costs
+	var head [64]byte // goroutineID is not used: each stack frame adds to the cost of a death
 	goroutine := parseGoroutineID(head[:runtime.Stack(head[:], false)])
 	w.register(goroutine)
 	w.label()
@@ -214,13 +216,13 @@ func (w *worker) main() {
 		}
 	}()
 	quit = w.recovered()
-	goexit = false // a Goexit does not come here
+	goexit = false // not reached in a Goexit
 }
 
-// recovered calls work and reports whether it returned. If it panicked, the
-// fields say how. In a Goexit it does not return to its caller, even if a
-// deferred function panics on the way: that tells panic(nil) from Goexit, for
-// which recover returns nil alike under GODEBUG=panicnil=1.
+// recovered calls work and reports whether it returned. If work panicked, the fields
+// panicked, value and site say how. In a Goexit recovered does not return to its
+// caller, even if a deferred function panics on the way. That tells panic(nil) from
+// Goexit: under GODEBUG=panicnil=1, recover returns nil for both.
 func (w *worker) recovered() (returned bool) {
 	if workerReturn.Load() == 0 {
 		var caller [1]uintptr
@@ -231,7 +233,7 @@ func (w *worker) recovered() (returned bool) {
 		if returned {
 			return
 		}
-		if v := recover(); !w.panicked { // else callRecovered was here before
+		if v := recover(); !w.panicked { // otherwise callRecovered has set the fields
 			w.value, w.site = v, newPanicSite(w.goroutine.Load())
 			w.panicked = v != nil
 		}
@@ -240,11 +242,11 @@ func (w *worker) recovered() (returned bool) {
 	return true
 }
 
-// died hands a dead worker to the supervisor. It calls no user code: what is
-// left to do, its replacement does.
+// died hands a dead worker to the supervisor. It calls no user code: its replacement
+// does what is left to do.
 func (w *worker) died(goexit bool) {
 	if !w.inUserCode && !goexit {
-		panic(w.value) // not the user's panic but this package's: hide nothing
+		panic(w.value) // a bug in this package, not a panic of user code: do not hide it
 	}
 	if w.inUserCode {
 		w.inUserCode = false
@@ -252,7 +254,7 @@ func (w *worker) died(goexit bool) {
 		if !goexit || w.panicked {
 			e := &PanicError{Value: w.value, site: w.site}
 			if w.attempt != nil || w.pool.hooks.all || w.pool.hooks.attemptFailed != nil {
-				e.complete() // else the log will, if it is interested
+				e.complete() // otherwise the log does, if it takes the record
 			}
 			w.err, w.kind = e, attemptPanic
 		}
@@ -269,16 +271,16 @@ func (w *worker) died(goexit bool) {
 	}
 	switch {
 	case w.gaveUp:
-		// It is about to have its slot again. Nobody must abandon it until then:
-		// its goroutine has ended.
+		// It still has its slot and will be replaced. It must not be abandoned
+		// meanwhile: its goroutine has ended.
 		p.crew.lost = shrunk(slices.DeleteFunc(p.crew.lost, func(l *worker) bool { return l == w }))
 	case w.attempt != nil && (w.phase == phaseJudge || w.phase == phaseSettle):
-		// That its replacement has yet to say so is no reason to give it up.
+		// It must not be given up because its replacement has not settled it yet.
 		w.inTimeLocked()
 	}
 	if w.phase == phaseJudge && w.attempt == nil && !w.gaveUp {
-		// Nobody is to be asked about a function, so it need not wait for the
-		// replacement.
+		// For a function there is no retry policy to ask, so it need not wait for
+		// the replacement.
 		w.verdict = verdict{state: StateFailed, err: w.err, kind: w.kind}
 		w.settleAttemptLocked(&w.verdict, &w.notices)
 		w.job, w.phase, w.err, w.verdict.err = entry{}, phaseNotify, nil, nil
@@ -289,7 +291,7 @@ func (w *worker) died(goexit bool) {
 	p.supervisor.alarmLocked()
 }
 
-// work makes step after step until the worker is no longer needed.
+// work does one step after the other until the worker is no longer needed.
 func (w *worker) work() {
 	for {
 		switch w.phase {
@@ -339,7 +341,7 @@ func (w *worker) work() {
 			w.deliver()
 			w.phase = phaseTake
 		case phaseTake:
-			lockSoon(&w.pool.mu) // as settle does: what has arrived is not looked at in vain
+			lockSoon(&w.pool.mu) // like settle, without taking in arrivals, which may not be needed
 			w.pool.endBurstLocked()
 			if !w.nextLocked() {
 				return
@@ -355,13 +357,13 @@ func (w *worker) deliver() {
 			w.pool.guard.contain("a hook or logger", func() { r.make() })
 		}
 	}
-	w.notices, w.event = w.noticeSpace[:0], TaskEvent{} // which refers to the task
+	w.notices, w.event = w.noticeSpace[:0], TaskEvent{} // event referred to the task
 }
 
-// endedWaiting returns why w's task must not start, as what it belongs to ended
-// while it waited; nil if it may. The context's AfterFunc may be late, so this is
-// where it counts. A context that cannot end costs nothing here, and one with a
-// deadline a look at the clock.
+// endedWaiting returns why w's task must not start, nil if it may: its group or its
+// context may have ended while it waited. The context's AfterFunc may be late, so this
+// check decides. It costs nothing for a context that cannot end, and a look at the
+// clock for one with a deadline.
 func (w *worker) endedWaiting() *ending {
 	if w.attempt == nil {
 		return nil
@@ -380,8 +382,8 @@ func (w *worker) endedWaiting() *ending {
 	return e
 }
 
-// withdraw settles w's task, whose attempt does not begin, as if it still waited:
-// this attempt was none. It returns false if the worker has nothing more to do.
+// withdraw settles w's task, whose attempt must not begin, as if it still waited: the
+// attempt does not count. It returns false if the worker has nothing more to do.
 func (w *worker) withdraw() bool {
 	p, h, cause := w.pool, w.job.h, w.ended.cause
 	p.lock()
@@ -412,7 +414,7 @@ func (w *worker) withdraw() bool {
 	return true
 }
 
-// findParentLocked notes the parent of h, w's task, in case it is an orphan.
+// findParentLocked sets the parent of h, w's task, in case h is an orphan.
 func (w *worker) findParentLocked(h *Handle) {
 	if w.parent != nil {
 		h.parent, w.parent = w.parent, nil
@@ -432,9 +434,9 @@ func (w *worker) start() {
 	}
 }
 
-// run makes the attempt, within the hooks that go around it.
+// run runs the attempt, inside the Around hooks.
 func (w *worker) run() {
-	if len(w.notices) > 0 { // start's goroutine has died in a hook
+	if len(w.notices) > 0 { // the goroutine that called start has died in a hook
 		w.deliver()
 	}
 	if hooks := w.pool.hooks.around; hooks != nil && !w.aroundTried {
@@ -450,8 +452,8 @@ func (w *worker) run() {
 	}
 }
 
-// mayRun returns nil if Run may be called, else what the attempt comes to without:
-// it was given up, or its context ended since it began.
+// mayRun returns nil if Run may be called. If the attempt was given up, or its context
+// ended since it began, it returns the attempt's error.
 func (w *worker) mayRun() error {
 	a, hooks := w.attempt, &w.pool.hooks
 	switch {
@@ -461,7 +463,7 @@ func (w *worker) mayRun() error {
 		return nil
 	}
 	end := a.end.Load()
-	if end == nil && (hooks.started != nil || hooks.around != nil) { // else it began just now
+	if end == nil && (hooks.started != nil || hooks.around != nil) { // otherwise it has just begun
 		if end = a.group.end(); end == nil {
 			end = a.ended()
 		}
@@ -476,13 +478,12 @@ func (w *worker) mayRun() error {
 	return context.Canceled
 }
 
-// errTooLate is what run returns to a hook that calls it after the attempt was
-// given up.
+// errTooLate is what an Around hook gets if it calls run after the attempt was given up.
 var errTooLate = errors.New("taskpool: the task was given up before it ran")
 
-// tooLate reports whether a hook, or the Go scheduler, took so long that the
-// attempt was given up before Run was called. Then Run must not be called any more:
-// the task may have another attempt under way, or be on Shutdown's list.
+// tooLate reports whether a hook, or the Go scheduler, took so long that the attempt
+// was given up before Run was called. Then Run must not be called: the task may have
+// another attempt under way, or be on Shutdown's list.
 func (w *worker) tooLate() bool {
 	if a := w.attempt; a != nil && a.signal.Load()&signalEnded == 0 {
 		return false
@@ -490,12 +491,12 @@ func (w *worker) tooLate() bool {
 	if hooks := &w.pool.hooks; w.attempt == nil && hooks.started == nil && hooks.around == nil {
 		return false
 	}
-	lockSoon(&w.pool.mu) // without a look at what has arrived
+	lockSoon(&w.pool.mu) // arrivals need not be taken in
 	defer w.pool.unlock()
 	return w.gaveUp
 }
 
-// context returns what Run is called with.
+// context returns the context that Run is called with.
 func (w *worker) context() context.Context {
 	if w.attempt == nil {
 		return context.Background()
@@ -503,8 +504,8 @@ func (w *worker) context() context.Context {
 	return w.attempt
 }
 
-// call calls the user's function. A panic or Goexit in it ends the goroutine,
-// and died sees to the rest.
+// call calls the user's function. A panic or Goexit in it ends the goroutine, and died
+// handles the rest.
 func (w *worker) call(ctx context.Context) (err error) {
 	w.ran, w.inUserCode = true, true
 	switch a := w.attempt; {
@@ -521,13 +522,13 @@ func (w *worker) call(ctx context.Context) (err error) {
 	return err
 }
 
-// nextLocked has the worker take the next task with the slot of the last one. For
-// lack of one it gives the slot back and goes to sleep. It unlocks pool.mu, and
-// returns false if the worker has nothing more to do.
+// nextLocked has the worker take the next task with the slot of the last one. If there
+// is no task, it gives the slot back and goes to sleep. It unlocks pool.mu, and returns
+// false if the worker has nothing more to do.
 func (w *worker) nextLocked() bool {
 	p := w.pool
 	defer p.unlock()
-	if w.abandoned { // while it reported
+	if w.abandoned { // while it delivered notices
 		w.returnedLateLocked()
 		return false
 	}
@@ -540,14 +541,14 @@ func (w *worker) nextLocked() bool {
 	return w.takeOrSleepLocked()
 }
 
-// takeOrSleepLocked has a worker without a slot take the task whose turn it is, or
-// go to sleep. It returns false if the worker is one too many.
+// takeOrSleepLocked has a worker without a slot take the task whose turn it is, or go
+// to sleep. It returns false if there are too many workers.
 func (w *worker) takeOrSleepLocked() bool {
 	p := w.pool
 	switch {
 	case p.crew.size() > p.sched.slots+p.crew.extra: // after Resize
 		w.dismissed = true
-	case p.crew.withoutTask() >= p.sched.slots: // enough for what may be parked next
+	case p.crew.withoutTask() >= p.sched.slots: // enough even if all running tasks park
 		w.dismissed = true
 		p.crew.extra--
 	}

@@ -11,18 +11,18 @@ import (
 // Parking is how a task in the middle of its work gives its slot back. The
 // attempt's goroutine waits, its slot runs something else, and the attempt goes
 // on when it gets a slot again. Yield, Block, waiting for a task and submitting
-// to a full queue all do it. An attempt is parked in three steps:
+// to a full queue all do it. There are three steps:
 //
-//   - parkLocked takes its slot. From here it is off the slot, its task Parked.
-//   - backLocked has it ask for a slot, at once or when what it waits for has
-//     come: it joins the queue. Who lets a child settle or a submitter in does
-//     so in the same critical section, so that the slot that becomes free then
-//     cannot go to a less urgent task.
-//   - resumeLocked gives it a slot, as restoreLocked does for whoever is next.
+//   - parkLocked takes the attempt's slot. From here its task is Parked.
+//   - backLocked has the attempt ask for a slot, at once or when what it waits for
+//     has happened: it joins the queue. The critical section that settles the
+//     awaited task or lets the submitter in also calls backLocked, so that the
+//     slot that becomes free cannot go to a less urgent task.
+//   - resumeLocked gives it a slot, when restoreLocked finds that it is next.
 //
-// A suspension belongs to one attempt and to one stay: whoever comes too late with
-// backLocked, after its attempt went on or ended, finds another one there and
-// does nothing.
+// An attempt gets a new suspension each time it is parked. A call of backLocked that
+// is too late, after the attempt went on or ended, finds that this suspension is no
+// longer the attempt's and does nothing.
 type suspension struct {
 	a *attempt
 	// ready is closed when the attempt has a slot again, or has ended.
@@ -32,12 +32,12 @@ type suspension struct {
 
 	// The fields below are protected by pool.mu.
 
-	waits awaited // what for; zero in Yield and Block
-	seen  bool    // by lookForStallLocked
-	lasts bool    // it was seen before, a grace ago
+	waits awaited // what the attempt waits for; zero in Yield and Block
+	seen  bool    // lookForStallLocked has seen it
+	lasts bool    // lookForStallLocked had already seen it a grace before
 	told  bool    // it is, or was, in stallWatch.circle
-	// working is set while the attempt works without a slot, in Block: the
-	// hang grace goes on.
+	// working is set while the attempt works without a slot, in Block: then
+	// the hang grace counts.
 	working bool
 }
 
@@ -46,10 +46,10 @@ const (
 	signalBegun uint32 = 1 << iota // Run is about to be called, or was; see attempt.begin
 	signalEnded                    // the context has ended, or the attempt is over
 	signalBeat                     // the supervisor waits for a sign of life
-	signalStall                    // it looks whether anything moves
+	signalStall                    // the supervisor looks whether anything moves
 )
 
-// back asks for a slot and waits for it.
+// back has the attempt ask for a slot and waits until it has one.
 func (pk *suspension) back() {
 	p := pk.a.pool
 	p.lock()
@@ -90,8 +90,8 @@ func (a *attempt) parkLocked() *suspension {
 func (pk *suspension) currentLocked() bool { return pk.a.suspension == pk }
 
 // backLocked has a parked attempt ask for a slot. It goes before tasks of its
-// priority that have not started or, if its context has ended, before
-// everything, as it is on its way out.
+// priority that have not started. If its context has ended, it goes before
+// everything, as it is exiting.
 func (pk *suspension) backLocked() {
 	p := pk.a.pool
 	if !pk.currentLocked() || pk.askedLocked() {
@@ -119,7 +119,7 @@ func (pk *suspension) overLocked() {
 	close(pk.ready)
 }
 
-// resumeLocked has a parked attempt go on, which was chosen for a slot.
+// resumeLocked has a parked attempt that was chosen for a slot go on.
 func (pk *suspension) resumeLocked() {
 	p := pk.a.pool
 	a := pk.a
@@ -133,8 +133,8 @@ func (pk *suspension) resumeLocked() {
 	a.w.rewatchLocked()
 }
 
-// unparkOverLocked lets go of an attempt that is over while parked: another
-// goroutine of the task waits, or Block's f was given up on.
+// unparkOverLocked ends the suspension of an attempt that is over, if it has one:
+// another goroutine of the task waits, or the attempt was given up as hung in Block.
 func (a *attempt) unparkOverLocked() {
 	p := a.pool
 	if pk := a.suspension; pk != nil {
@@ -148,16 +148,16 @@ func (a *attempt) unparkOverLocked() {
 // equally urgent one waits, the task gives its slot back and goes on when its
 // turn comes. Interrupted for more urgent work, it resumes before tasks of its
 // own priority that have not started; at the end of its quantum it joins them at
-// the back. In a fair-share turn it runs to its next safe point and no further
-// while urgent work waits.
+// the back. A task that started in a fair-share turn runs only to its next safe
+// point while more urgent work waits.
 //
-// Yield returns nil, or the cause for which ctx has ended, and then it is time
-// to return. It is a sign of life for a task with a Heartbeat. Outside a task it
-// only reports ctx's error, and in a function that package process has called it
-// is a sign of life of the task that made the call. With nothing to yield to it
-// costs a few nanoseconds on the task's own context, and a lookup more on one that
-// derives from it, so call it as often as every few microseconds. Hold no lock
-// across it: whoever gets the slot may need it.
+// Yield returns nil, or the cause if ctx has ended; then the task should return. It
+// is a sign of life for a task with a Heartbeat. Outside a task it only returns ctx's
+// cause, and in a function that package process has called it is also a sign of life
+// of the task that made the call. With nothing to yield to it costs a few
+// nanoseconds on the task's own context, and a lookup more on one that derives from
+// it, so it can be called every few microseconds. Hold no lock across Yield: the task
+// that gets the slot may need it.
 func Yield(ctx context.Context) error {
 	a, own := ctx.(*attempt)
 	if own && a.signal.Load() == signalBegun && a.pool.inbox.least.Load() > a.priority && a.pool.waiting.Load() > a.priority {
@@ -166,7 +166,7 @@ func Yield(ctx context.Context) error {
 	return yield(ctx)
 }
 
-// yield is Yield when there may be something to do.
+// yield is Yield without the fast path.
 func yield(ctx context.Context) error {
 	if ctx == nil {
 		return nilArgument("Yield", "ctx")
@@ -227,15 +227,15 @@ func (a *attempt) cause() error {
 	return a.end.Load().cause
 }
 
-// Block calls f and gives the task's slot back meanwhile: with it, a few workers
-// keep the CPU busy while any number of tasks wait for I/O. f runs on the same
-// goroutine, and Block returns what f returns, once the task has a slot again;
-// there it goes before tasks of its priority that have not started. A panic in f
-// is the task's panic. f ought to end when ctx does: if it outlives ctx by the
-// hang grace, the task is given up as hung.
+// Block calls f and gives the task's slot back while f runs, so that a few workers
+// can keep the CPU busy while many tasks wait for I/O. f runs on the same goroutine.
+// Block returns what f returns, once the task has a slot again, for which it goes
+// before tasks of its priority that have not started. A panic in f is the task's
+// panic. f should return when ctx ends: if it outlives ctx by the hang grace, the
+// task is given up as hung.
 //
-// Outside a task, and with [WithMaxParked] tasks parked, f is just called. Hold
-// no lock across Block that other tasks need.
+// Outside a task, and if as many tasks are parked as [WithMaxParked] allows, Block
+// just calls f. Hold no lock across Block that other tasks need.
 func Block(ctx context.Context, f func() error) error {
 	switch {
 	case ctx == nil:
@@ -272,7 +272,7 @@ func Block(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// exemptLocked says whether a, which has its slot, need give no sign of life.
+// exemptLocked sets whether a, which has its slot, is exempt from giving signs of life.
 func (a *attempt) exemptLocked(excused bool) {
 	if a.over {
 		return
@@ -282,10 +282,10 @@ func (a *attempt) exemptLocked(excused bool) {
 	a.w.rewatchLocked()
 }
 
-// Beat is a sign of life of a task with a Heartbeat, for work that has no room
-// for [Yield]. It never gives the slot back and costs as little as Yield. In a
-// function that package process has called it counts for the task that made the
-// call; elsewhere outside a task it does nothing.
+// Beat is a sign of life of a task with a Heartbeat, for work that cannot call
+// [Yield]. It never gives the slot back and costs as little as Yield. In a function
+// that package process has called it counts for the task that made the call; anywhere
+// else outside a task it does nothing.
 func Beat(ctx context.Context) {
 	a, own := ctx.(*attempt)
 	if own && a.signal.Load() == signalBegun {
@@ -301,8 +301,8 @@ func Beat(ctx context.Context) {
 	}
 }
 
-// BeatDue implements [remote.Waiter]: the task's work is done elsewhere, and its
-// signs of life come from there when they are asked for.
+// BeatDue implements [remote.Waiter], for a task whose work is done elsewhere: it returns
+// a channel that is closed when a sign of life is due from there.
 func (a *attempt) BeatDue() <-chan struct{} {
 	p := a.pool
 	if a.h.task.Heartbeat == 0 {
