@@ -181,24 +181,25 @@ func (p *Pool) deliverNotices() {
 	}
 }
 
-// notify adds the notices about an attempt that ended with v, and sets *e to the event.
+// notify adds the notices about an attempt that ended with v, and completes the event e,
+// whose Task is set.
 // started is the attempt's start, zero if that is not known. notify is called with pool.mu
 // held and calls no user code; the notices do.
-func (v *verdict) notify(p *Pool, ctx context.Context, info TaskInfo, started time.Time, e *TaskEvent, notices *[]notice) {
+func (v *verdict) notify(p *Pool, ctx context.Context, started time.Time, e *TaskEvent, notices *[]notice) {
 	var elapsed time.Duration
 	if !started.IsZero() {
 		elapsed = time.Since(started)
 	}
-	*e = TaskEvent{Pool: p.cfg.name, Task: info, Err: v.err, Result: v.result(), Elapsed: elapsed}
+	*e = TaskEvent{Pool: p.cfg.name, Task: e.Task, Err: v.err, Result: v.result(), Elapsed: elapsed}
 	if v.log {
-		info, elapsed := info, elapsed // so that they move to the heap only if there is a log
+		info, elapsed := e.Task, elapsed // so that they move to the heap only if there is a log
 		*notices = append(*notices, notice{call: func() {
 			p.guard.writeTask(ctx, slog.LevelDebug, "taskpool: task succeeded", info, slog.Duration("elapsed", elapsed))
 		}})
 	}
 	if v.kind != attemptOK {
 		if v.retry || v.state == StateFailed || v.kind == attemptPanic {
-			v, info, elapsed := *v, info, elapsed
+			v, info, elapsed := *v, e.Task, elapsed
 			*notices = append(*notices, notice{call: func() { p.guard.writeAttempt(ctx, &v, info, elapsed) }})
 		}
 		tellOf(notices, p.hooks.attemptFailed, e)

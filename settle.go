@@ -221,15 +221,18 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	p := w.pool
 	w.unwatchLocked()
 	w.busy = false
-	told := v.kind != attemptOK || v.log || p.hooks.finished != nil // there may be notices
-	var info TaskInfo
+	var e *TaskEvent // nil if there are no notices
+	if v.kind != attemptOK || v.log || p.hooks.finished != nil {
+		e = &w.event
+		if notices != &w.notices { // w was given up, and may be telling hooks of w.event
+			e = new(TaskEvent)
+		}
+	}
 	started := w.started
 	undone := v.kind == attemptHung
 	h := w.job.h
 	if h == nil {
-		if told {
-			info = TaskInfo{Pool: p.cfg.name, Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
-		}
+		w.describeLocked(e, v)
 		p.sched.endFunction()
 		p.ledger.total.settled(v.state)
 	} else {
@@ -247,14 +250,11 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 			v.retry = false
 		}
 		undone = undone || v.state == StateCanceled && h.canceled == ErrClosed
-		if told {
-			info = h.infoLocked()
-			info.State = v.state
-		}
-		if v.retry {
+		w.describeLocked(e, v)
+		if v.retry { // so e is set: the attempt has failed
 			h.retryLocked(v.delay)
-			if info.State = h.state; h.state == StateDelayed {
-				info.Due = h.due
+			if e.Task.State = h.state; h.state == StateDelayed {
+				e.Task.Due = h.due
 			}
 		} else {
 			if notices == &w.notices { // otherwise w's goroutine may be using its fields
@@ -268,16 +268,27 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	}
 	w.unfinished = nil
 	p.ledger.total.attempt(v)
-	if told {
-		e := &w.event
-		if notices != &w.notices { // w was given up, and may be telling hooks of w.event
-			e = new(TaskEvent)
-		}
+	if e != nil {
 		var ctx context.Context
 		if w.attempt != nil {
 			ctx = w.attempt.ctx
 		}
-		v.notify(p, ctx, info, started, e, notices)
+		v.notify(p, ctx, started, e, notices)
+	}
+}
+
+// describeLocked sets e.Task, unless e is nil, to what is known of w's task as its attempt
+// ends with v. It is not inlined, for the reason given at takeHandleLocked.
+//
+//go:noinline
+func (w *worker) describeLocked(e *TaskEvent, v *verdict) {
+	switch h := w.job.h; {
+	case e == nil:
+	case h == nil:
+		e.Task = TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
+	default:
+		e.Task = h.infoLocked()
+		e.Task.State = v.state
 	}
 }
 
