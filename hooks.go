@@ -20,6 +20,9 @@ import (
 // outcome. [Pool.Shutdown] and [Pool.WaitIdle] wait for hooks, whatever goroutine the
 // hooks are called on, and return [ErrInside] when called in a hook of the pool.
 //
+// A hook must not wait for room: on a worker's goroutine it keeps the slot that would be
+// room. [Pool.TryGo] and [Pool.TrySubmit] never wait.
+//
 // A hook costs each task the time that it takes and one or two looks at the clock,
 // which for short functions given to Go may be as much as they take themselves; see
 // GoEvery.

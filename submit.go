@@ -34,7 +34,7 @@ func (p *Pool) submitFunction(call string, pr Priority, f func(), room roomMode)
 	}
 	e := entry{f: f}
 	if p.hooks.timesGo {
-		e = p.timedFunction(f, pr)
+		e = timedFunction(p, f, pr)
 	}
 	if p.inbox.direct && p.inbox.put(e, pr) {
 		return nil
@@ -93,7 +93,7 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 // timedFunction returns the entry of a function. If a hook must be told of it, the entry
 // is a handle, which knows when the function arrived and which no caller gets to see. The
 // worker that takes it turns it into a function again.
-func (p *Pool) timedFunction(f func(), pr Priority) entry {
+func timedFunction(p *Pool, f func(), pr Priority) entry {
 	draw, sampled := uint64(0), true
 	if len(p.hooks.samples) > 0 {
 		draw, sampled = p.hooks.draw()

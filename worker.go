@@ -37,7 +37,7 @@ type worker struct {
 	noticeSpace [2]notice // space for the usual number of notices
 	event       TaskEvent // the event of these notices, kept here to save an allocation
 
-	// For a function that hooks are told of, see Pool.timedFunction.
+	// For a function that hooks are told of, see timedFunction.
 	timed   bool
 	sample  uint64    // as in TaskInfo
 	started time.Time // zero unless timed
