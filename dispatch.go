@@ -51,14 +51,14 @@ func (p *Pool) dispatchLocked(w *worker) {
 			h.acceptLocked(later)
 			h.waiters.wakeLocked()
 		}
-		t, ok := p.sched.next(w != nil && !w.busy)
+		e, d := p.sched.next(w != nil && !w.busy)
 		switch {
-		case !ok:
+		case !e.live():
 			return
-		case t.parked():
-			t.h.attempt.suspension.resumeLocked()
+		case e.parked():
+			e.h.attempt.suspension.resumeLocked()
 		default:
-			w.takeLocked(t)
+			w.takeLocked(e, d)
 			w.holdSlotLocked()
 		}
 	}

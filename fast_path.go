@@ -116,7 +116,8 @@ func (w *worker) takeNextLocked() bool {
 	if l == nil || l.front().parked() {
 		return false
 	}
-	w.takeLocked(p.sched.take(l, choice, false))
+	d := decision{priority: l.priority, choice: choice}
+	w.takeLocked(p.sched.take(l, d), d)
 	if !w.holds {
 		w.holdSlotLocked()
 	}

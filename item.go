@@ -29,9 +29,8 @@ type exit struct {
 	number int64 // in order of arrival, across both lists
 }
 
-// A turn is a task that was chosen for a slot. Its entry is parked if the task resumes.
-type turn struct {
-	entry
+// A decision says how a task was chosen.
+type decision struct {
 	priority   Priority
 	choice     bool // there were others to choose from, which counts for the fair share
 	restricted bool // the choice was among the reserved priorities only
@@ -46,15 +45,15 @@ type entry struct {
 	order int64
 }
 
-func (e *entry) live() bool { return e.f != nil || e.h != nil }
+func (e entry) live() bool { return e.f != nil || e.h != nil }
 
 // parked reports whether an attempt of the task is under way that has given its slot back
 // and wants to go on.
-func (e *entry) parked() bool { return e.h != nil && e.h.state == StateParked }
+func (e entry) parked() bool { return e.h != nil && e.h.state == StateParked }
 
 // fresh reports whether no attempt of the task has started. Only such a task
 // may be shed.
-func (e *entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
+func (e entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
 
 // A place is where a handle waits, if it does.
 type place struct {

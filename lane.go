@@ -250,6 +250,9 @@ func (s *scheduler) beginBurst(b *burst) {
 	}
 	l, choice := q.next(false)
 	first := l.head
+	if first.slots[first.head].h != nil {
+		return
+	}
 	n := min(int(first.tail-first.head), l.n-1)
 	switch {
 	case !choice:

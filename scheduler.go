@@ -103,44 +103,45 @@ func (s *scheduler) release(pr Priority) {
 // Who is next.
 
 // next takes the task whose turn it is for a free slot: the first of the tasks that are
-// exiting or, if there is none, the one that the queue says. It returns false if no slot is
-// free or no task may have it. starts says that the caller is a worker that can start a
-// task. If it is false, a task that has yet to start stays where it is, for a worker that
-// looks for one, and next returns false.
-func (s *scheduler) next(starts bool) (t turn, ok bool) {
+// exiting or, if there is none, the one that the queue says. The entry is parked if the task
+// resumes, and not live if no slot is free or no task may have it. starts says that the
+// caller is a worker that can start a task. If it is false, a task that has yet to start
+// stays where it is, for a worker that looks for one.
+func (s *scheduler) next(starts bool) (entry, decision) {
 	if s.held >= s.slots {
-		return t, false
+		return entry{}, decision{}
 	}
 	restricted := s.restricted()
 	if h := s.takeExiting(restricted); h != nil {
-		return turn{entry: entry{h: h}, priority: h.priority}, true
+		return entry{h: h}, decision{priority: h.priority}
 	}
 	if s.paused || s.queue.n == 0 {
-		return t, false
+		return entry{}, decision{}
 	}
 	l, choice := s.queue.next(restricted)
 	if l == nil || !starts && !l.front().parked() {
-		return t, false
+		return entry{}, decision{}
 	}
-	return s.take(l, choice, restricted), true
+	d := decision{l.priority, choice, restricted}
+	return s.take(l, d), d
 }
 
-// take takes the first task of l, given the results of the queue's next. A task that has yet
-// to start is Running from here on.
-func (s *scheduler) take(l *lane, choice, restricted bool) turn {
-	t := turn{s.queue.takeTurn(l, choice, restricted), l.priority, choice, restricted}
-	if t.parked() {
-		return t
+// take takes the first task of l, for which the queue's next has decided. A task that has
+// yet to start is Running from here on.
+func (s *scheduler) take(l *lane, d decision) entry {
+	e := s.queue.takeTurn(l, d.choice, d.restricted)
+	if e.parked() {
+		return e
 	}
 	*l.dispatched++
 	s.count[StateQueued]--
 	s.count[StateRunning]++
-	if h := t.h; h != nil {
+	if h := e.h; h != nil {
 		s.notLater(h)
 		h.attempts++
 		h.state = StateRunning
 	}
-	return t
+	return e
 }
 
 // firstExiting returns the list that begins with the first exiting task that may have a free
@@ -441,11 +442,11 @@ func (s *scheduler) inherit(h *Handle, due time.Time) {
 
 // undo takes back what take has counted, as the attempt was withdrawn. The task counts as
 // Running until it has settled.
-func (s *scheduler) undo(h *Handle, pr Priority, choice, restricted bool) {
+func (s *scheduler) undo(h *Handle, d decision) {
 	h.attempts--
-	*s.queue.count(pr)--
-	if choice {
-		s.queue.giveTurnBack(restricted)
+	*s.queue.count(d.priority)--
+	if d.choice {
+		s.queue.giveTurnBack(d.restricted)
 	}
 }
 

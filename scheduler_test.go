@@ -484,29 +484,28 @@ func (d *schedulerTrace) add(pr Priority, function bool) *naiveItem {
 func (d *schedulerTrace) restore(worker bool) {
 	for d.err == nil {
 		d.admit()
-		t, ok := d.s.next(worker)
+		e, by := d.s.next(worker)
 		x, choice, restricted := d.m.next(worker)
 		switch {
-		case ok != (x != nil):
-			d.fail("next has returned %t, want %t", ok, !ok)
+		case e.live() != (x != nil):
+			d.fail("next has returned a task: %t, want %t", e.live(), !e.live())
 			return
-		case !ok:
+		case !e.live():
 			return
-		case !d.is(t.entry, x) || t.priority != x.pr || t.choice != choice || t.restricted != restricted:
-			d.fail("next has returned priority %d, choice %t, restricted %t; want item %d, %d, %t, %t",
-				t.priority, t.choice, t.restricted, x.n, x.pr, choice, restricted)
+		case !d.is(e, x) || by != decision{x.pr, choice, restricted}:
+			d.fail("next has decided %+v; want item %d, %d, %t, %t", by, x.n, x.pr, choice, restricted)
 			return
 		}
 		if x.in == inQueue {
 			d.dispatch(x, choice, restricted)
 		}
-		if t.parked() {
-			d.s.unpark(t.h)
-			d.s.resume(t.h)
+		if e.parked() {
+			d.s.unpark(e.h)
+			d.s.resume(e.h)
 		} else {
 			worker = false
 		}
-		d.s.hold(t.priority)
+		d.s.hold(by.priority)
 		d.m.run(x, choice, restricted)
 		if held, less := d.m.held(), d.m.heldLess(); held > d.m.slots || d.m.less(x.pr) && less > d.m.slots-d.m.reserved {
 			d.fail("%d slots are held, %d of them by less urgent tasks", held, less)
@@ -1104,7 +1103,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		return false
 	}
 	h := d.handle(x.n)
-	d.s.undo(h, h.priority, x.choice, x.restricted)
+	d.s.undo(h, decision{h.priority, x.choice, x.restricted})
 	if h.attempts != x.attempts-1 {
 		d.fail("item %d has started %d times", x.n, h.attempts)
 	}

@@ -22,7 +22,7 @@ type worker struct {
 
 	job         entry // a function, or a handle whose attempt is in the next field
 	attempt     *attempt
-	priority    Priority
+	decision           // how the task was chosen
 	jobs        uint64 // how many tasks the worker was given; protected by pool.mu
 	inUserCode  bool   // user code of the task is on the stack
 	ran         bool   // Run was called
@@ -67,8 +67,6 @@ type worker struct {
 	seen       uint64      // value of jobs when sinceLocked last looked
 	seenAt     time.Time   // when sinceLocked first saw it at that job
 	holds      bool        // has a slot
-	choice     bool        // as in turn: there were other lanes to choose from
-	restricted bool        // as in turn: only reserved priorities could be chosen
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung, and the worker no longer affects it
 	dead       bool        // its goroutine has ended: it is in crew.all and, to be replaced, in crew.dead
@@ -110,17 +108,16 @@ const (
 )
 
 // takeLocked gives w a task that was taken out of the queue.
-func (w *worker) takeLocked(t turn) {
+func (w *worker) takeLocked(e entry, d decision) {
 	p := w.pool
 	p.ledger.total.attempts++
-	w.job, w.priority, w.busy = t.entry, t.priority, true
-	w.choice, w.restricted = t.choice, t.restricted
+	w.job, w.decision, w.busy = e, d, true
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
 	}
 	w.jobs++
-	if t.h != nil {
-		w.takeHandleLocked(t.h)
+	if e.h != nil {
+		w.takeHandleLocked(e.h)
 	} else if p.hooks.timed {
 		w.seen, w.seenAt = w.jobs, time.Now()
 	}
@@ -393,7 +390,7 @@ func (w *worker) withdraw() bool {
 	}
 	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
-	p.sched.undo(h, w.priority, w.choice, w.restricted)
+	p.sched.undo(h, w.decision)
 	p.ledger.total.withdrawn++
 	if h.canceled != nil {
 		cause = h.canceled
