@@ -229,9 +229,11 @@ func WithAging(step time.Duration) Option {
 }
 
 // WithHangGrace sets how long a task may go on after its context has ended
-// before it is given up as hung. It must be positive. A grace of 10 ms or more is
-// extended by the time for which the machine holds the program up meanwhile; see the
-// section on supervision. Default: 5 s.
+// before it is given up as hung. It must be positive. It counts only while the task
+// has a slot or works in [Block]. A grace of 10 ms or more is extended by the time for
+// which the program was stopped, or the machine was busy with other work, as is the time
+// of a Heartbeat: the supervisor waits for their end in many short steps, and judges by
+// how late it wakes up itself. Default: 5 s.
 func WithHangGrace(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.hangGrace = d })
 }
@@ -307,7 +309,12 @@ func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
 }
 
-// WithName names the pool in logs, metrics and profiles. Default: "".
+// WithName names the pool in logs, metrics and profiles. In profiles the goroutines of
+// its workers have the labels pool, worker and worker_goroutine, which is the goroutine's
+// number in stack dumps, and Run's context has them beside those of the context given to
+// Submit. What a task or a hook does to the labels ends with it; but of functions given
+// to Go that run one after the other, up to 63 may run with the labels that an earlier
+// one has left. Default: "".
 func WithName(name string) Option {
 	return optionFunc(func(c *config) { c.name = name })
 }

@@ -39,6 +39,10 @@ type shutdownState struct {
 // are still under way and for how long, how many wait, when the last delayed one is
 // due, and the earliest deadline of ctx.
 //
+// To stop softly first and hard later, submit with a context that does not end with the
+// soft signal, such as [context.WithoutCancel] of it, and give Shutdown one that ends with
+// the hard one.
+//
 // When it has returned, no goroutine of the pool is left except those given up as
 // hung and those whose hooks did not return. It may be called any number of times:
 // all calls get the same answer, and the context that ends first counts. A call from

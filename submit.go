@@ -122,7 +122,8 @@ var functionHandles = sync.Pool{New: func() any {
 // ctx's deadline has passed, no attempt starts, neither the first nor a retry. Such
 // a task makes no further attempt, and hooks are told only of its end. For a task
 // that must outlive a request, use [context.WithoutCancel]; then only room or
-// Shutdown ends a wait for room.
+// Shutdown ends a wait for room. A method of ctx that panics does so in the caller,
+// unless package context calls it on a goroutine of its own, which ends the program.
 //
 // If the queue is full, Submit waits for room, makes room or returns [ErrFull],
 // as [WithCapacity] says. After Shutdown was called it returns [ErrClosed],
