@@ -13,7 +13,7 @@ test:
 		echo "== test $$m took $$(($$(date +%s) - began)) s"; \
 	done
 
-# Formatting, vet, staticcheck, tidy modules, what the library imports, and links.
+# Formatting, vet, staticcheck, tidy modules, what the library imports, links and spelling.
 lint:
 	./.ci/lint $(MODULES)
 
