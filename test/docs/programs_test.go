@@ -240,9 +240,12 @@ func TestNothing(t *testing.T) {
 		{test, "=== RUN   TestNothing\n    main_test.go:6: nothing\n--- PASS: TestNothing (1.23s)\nPASS\nok  \texample\t0.50s\n", ""},
 		{strings.Replace(test, "Log", "Error", 1), "", "FAIL"},
 	} {
-		err := try(t.TempDir(), mods, c.text, c.shown)
-		if got := fmt.Sprint(err); (c.want == "") != (err == nil) || !strings.Contains(got, c.want) && err != nil {
-			t.Errorf("got %q, want %q, for\n%s", got, c.want, c.text)
-		}
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			err := try(t.TempDir(), mods, c.text, c.shown)
+			if got := fmt.Sprint(err); (c.want == "") != (err == nil) || !strings.Contains(got, c.want) && err != nil {
+				t.Errorf("got %q, want %q, for\n%s", got, c.want, c.text)
+			}
+		})
 	}
 }
