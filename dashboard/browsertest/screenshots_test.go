@@ -37,8 +37,6 @@ func TestScreenshots(t *testing.T) {
 	tb.live()
 	time.Sleep(*watchFor) // the curves have to grow
 
-	tb.do(chromedp.Click(chromedp.CSS(".failures .panic summary")))
-	tb.until(`document.querySelector(".failures .panic pre").textContent.length > 10`)
 	for _, device := range []struct {
 		name            string
 		width, height   int64
@@ -50,6 +48,7 @@ func TestScreenshots(t *testing.T) {
 			high := min(eval[float64](tb, "scrollTo(0, 0), document.documentElement.scrollHeight"), device.mostHigh)
 			tb.do(viewport(device.width, int64(high)))
 			tb.live()
+			tb.until(`[...document.querySelectorAll(".queue tbody tr")].every(row => +row.querySelector(".n").textContent > 0)`) // on a crest
 			var shot []byte
 			tb.do(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 				got, err := cdp.Call(ctx, target, page.CaptureScreenshot, page.CaptureScreenshotParams{
