@@ -1,16 +1,18 @@
 // Digest prints the SHA-256 of every file in a directory tree, in the format of
 // sha256sum, sorted by path:
 //
-//	go run ./examples/digest [-workers n] [DIR] >sums
-//	sha256sum -c sums
+//	go run ./examples/digest [-workers n] [DIR] >/tmp/sums
+//	sha256sum -c /tmp/sums
 //
-// Without DIR it takes the source tree of the Go toolchain. Symbolic links and
+// Without DIR it takes the source tree of the Go toolchain, which takes a second or two;
+// a terminal shows how far it is. Symbolic links and
 // whatever else is not a regular file are skipped, but DIR itself may be a link.
 // Small files go first, but one file in 16 is the one that has waited longest, so
 // large ones do not wait for ever. All but the digests goes to standard error.
 //
 // With the first Ctrl-C (or SIGTERM) no file is begun any more; those at work
-// are finished, and the others are listed. The second stops those at work, too.
+// are finished, and the others are counted and the first of them listed. The second
+// stops those at work, too.
 // The exit status is 0 if every file was digested, 1 if not and 2 if the command
 // line is wrong.
 package main
@@ -38,6 +40,10 @@ const (
 	statusError = 1
 	statusUsage = 2
 )
+
+// maxListed is the number of files that an interrupt left out that are listed one by
+// one.
+const maxListed = 10
 
 func main() {
 	soft, hard := interrupts()
@@ -123,15 +129,21 @@ func run(soft, hard context.Context, args []string, stdout, stderr io.Writer, op
 		logger.Print(err)
 		status = statusError
 	}
+	leftOut := 0
 	for _, f := range files {
 		switch {
 		case f.leftOut():
-			logger.Printf("left out: %q", f.path)
+			if leftOut++; leftOut <= maxListed {
+				logger.Printf("left out: %q", f.path)
+			}
 			status = statusError
 		case f.err != nil:
 			logger.Print(pathError(f.path, f.err))
 			status = statusError
 		}
+	}
+	if leftOut > maxListed {
+		logger.Printf("left out: %d more", leftOut-maxListed)
 	}
 	if soft.Err() != nil {
 		logger.Print(context.Cause(soft))

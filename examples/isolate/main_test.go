@@ -98,8 +98,10 @@ func TestABadFileThatWasNotPlantedIsAnError(t *testing.T) {
 func TestAFileThatCannotBeReadIsBadButKillsNobody(t *testing.T) {
 	dir := tree(t)
 	missing := filepath.Join(dir, "missing.go")
-	r, err := parseAll(t.Context(), []string{missing, filepath.Join(dir, "d0", "0.go")}, 1)
+	var progress []int
+	r, err := parseAll(t.Context(), []string{missing, filepath.Join(dir, "d0", "0.go")}, 1, func(done int) { progress = append(progress, done) })
 	require.NoError(t, err)
+	require.Equal(t, []int{1, 2}, progress)
 	require.Len(t, r.bad, 1)
 	require.Equal(t, missing, r.bad[0].path)
 	require.ErrorIs(t, r.bad[0].err, os.ErrNotExist)

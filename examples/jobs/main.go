@@ -1,22 +1,25 @@
 // Jobs compresses the files of a directory tree, as jobs of one process or of several
 // that share a database. The handler is the same for all three engines:
 //
-//	cd examples/jobs
-//	go run . TREE                     # local: in this process, in memory
-//	go run . -engine sqlite TREE      # jobs that outlive the process, in a file
-//	../../jobs/riverjobs/postgres.sh go run . -engine postgres TREE
+//	go run -C examples/jobs . $(go env GOROOT)/src/net                  # local: in this process, in memory
+//	go run -C examples/jobs . -engine sqlite $(go env GOROOT)/src/net   # jobs that outlive the process, in a file
+//	jobs/riverjobs/postgres.sh go run -C examples/jobs . -engine postgres $(go env GOROOT)/src/net
 //
-// The last needs PostgreSQL installed, and starts a server for as long as it takes; to
-// use another, name it with -db or TASKPOOL_POSTGRES_URL. TREE/dir/file goes, compressed,
-// to gzipped/dir/file.gz, or where -out says; what is not a regular file is left out.
-// Files of more than 1 MiB have low priority.
+// Each takes a few seconds, and with a larger tree says on standard error after each
+// 1000 files how far it is. The last needs PostgreSQL installed, and starts a server for
+// as long as it takes; to use another, name it with -db or TASKPOOL_POSTGRES_URL.
+//
+// Of a directory TREE, TREE/dir/file goes, compressed, to examples/jobs/gzipped/dir/file.gz,
+// or where -out says; what is not a regular file is left out. A relative name of a file or
+// a directory counts from examples/jobs, where -C goes. Files of more than 1 MiB have low
+// priority.
 //
 // A process that is given no TREE works on what others have enqueued, and one with
 // -workers 0 only enqueues. So this is a producer and, after it, two workers, which
 // print:
 //
-//	go run . -engine sqlite -workers 0 $(go env GOROOT)/src/net
-//	go run . -engine sqlite & go run . -engine sqlite & wait
+//	go run -C examples/jobs . -engine sqlite -workers 0 $(go env GOROOT)/src/net
+//	go run -C examples/jobs . -engine sqlite & go run -C examples/jobs . -engine sqlite & wait
 //
 //	enqueued 415 files; 0 up to date, 0 waiting already
 //	compressed 0 files; 0 failed
@@ -166,7 +169,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if c.verbose {
 		level = slog.LevelInfo
 	}
-	p := &program{config: c, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	stderr = &lockedWriter{w: stderr}
+	p := &program{config: c, progress: stderr, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
 	began := time.Now()
 	if err := p.run(ctx); err != nil {
 		p.log.Error("stopped", "error", err)
@@ -181,6 +185,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // A program is a run of it.
 type program struct {
 	config
+	progress io.Writer
 	log      *slog.Logger
 	compress *jobs.Kind[file]
 
@@ -254,6 +259,9 @@ func (p *program) settled(e jobs.Event) {
 	case jobs.StateCompleted:
 		p.compressed++
 		p.last = time.Now()
+		if p.compressed%1000 == 0 {
+			fmt.Fprintf(p.progress, "jobs: %d files compressed\n", p.compressed)
+		}
 	case jobs.StateRetrying:
 		p.log.Warn("to be retried", "output", e.UniqueKey, "error", e.Err, "attempt", e.Attempt)
 	default:
@@ -267,6 +275,18 @@ func (p *program) count(n *int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	*n++
+}
+
+// A lockedWriter is for goroutines that write lines.
+type lockedWriter struct {
+	mu sync.Mutex // protects w
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(line)
 }
 
 // summary prints what was done and returns the exit status.

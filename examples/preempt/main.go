@@ -1,14 +1,19 @@
-// Preempt measures what giving the slot back is worth. Low tasks compute the
-// Mandelbrot set, a row each, and keep every worker busy. High tasks of about a
-// millisecond arrive at random moments. How long do they wait for a worker?
+// Preempt is an experiment: it measures what giving the slot back is worth. Low tasks
+// compute the Mandelbrot set, a row each, and keep every worker busy. High tasks of
+// about a millisecond arrive at random moments. How long do they wait for a worker?
 //
-//	cd examples/preempt && go run . [-duration d] [-rounds n] [-seed n] [-o file]
+//	go run -C examples/preempt .
+//
+// takes 25 s, in which it says on standard error how far it is. It needs the machine
+// for itself: other programs that compute make the waits of all variants longer.
+// -duration, -rounds and -seed change the experiment.
 //
 // There are four variants: with and without a Yield after each pixel, with and
 // without a worker reserved for High tasks. They take turns, round after round,
 // so that a noisy machine treats them alike, and in each round all four see the
 // same arrivals. The program prints a table and draws the distribution of the
-// waits as an SVG file.
+// waits to examples/preempt/waits.svg, which git ignores. With -o preempt.svg it
+// replaces the picture that the README shows.
 //
 // A wait is the time from the call that submits the task to its first
 // instruction. What Go's scheduler takes to wake the submitting goroutine, when
@@ -23,6 +28,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"text/tabwriter"
@@ -33,7 +39,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	if err := run(os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		log.Fatal("preempt: ", err)
 	}
 }
@@ -69,12 +75,13 @@ type result struct {
 func (r *result) speed() float64 { return float64(r.iterations) / r.elapsed.Seconds() }
 
 // run is the program.
-func run(args []string, stdout io.Writer) error {
+func run(args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("preempt", flag.ContinueOnError)
+	flags.SetOutput(stderr)
 	duration := flags.Duration("duration", 1500*time.Millisecond, "how long each variant runs in each round")
 	rounds := flags.Int("rounds", 4, "how often each variant has its turn")
 	seed := flags.Uint64("seed", 1, "seed of the arrivals of the High tasks")
-	file := flags.String("o", "preempt.svg", "the `file` to draw to")
+	file := flags.String("o", "waits.svg", "the `file` to draw to")
 	switch err := flags.Parse(args); {
 	case err != nil:
 		return err
@@ -91,6 +98,8 @@ func run(args []string, stdout io.Writer) error {
 	for _, v := range variants() {
 		results = append(results, &result{variant: v})
 	}
+	all := time.Duration(*rounds*len(results)) * *duration
+	fmt.Fprintf(stderr, "preempt: %d rounds of %d variants, %v in all\n", *rounds, len(results), all)
 	for round := range *rounds {
 		at := arrivals(*seed+uint64(round), *duration)
 		for i := range results { // a different one goes first each time
@@ -98,6 +107,7 @@ func run(args []string, stdout io.Writer) error {
 				return err
 			}
 		}
+		fmt.Fprintf(stderr, "preempt: round %d of %d done\n", round+1, *rounds)
 	}
 	for _, r := range results {
 		slices.Sort(r.waits)
@@ -106,7 +116,20 @@ func run(args []string, stdout io.Writer) error {
 		return err
 	}
 	title := fmt.Sprintf("How long a High task waits while Low tasks keep %d workers busy", workers)
-	return drawFile(*file, title, results)
+	if err := drawFile(*file, title, results); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "preempt: the distribution of the waits is in %s\n", absolute(*file))
+	return nil
+}
+
+// absolute names a file for people who started the program from elsewhere, as go run -C
+// does.
+func absolute(name string) string {
+	if path, err := filepath.Abs(name); err == nil {
+		return path
+	}
+	return name
 }
 
 // printTable prints a line for each variant. Its name is padded, as the columns

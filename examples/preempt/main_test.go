@@ -27,8 +27,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestRunPrintsTheTableAndDrawsTheCurves(t *testing.T) {
 	const duration, rounds, seed = 150 * time.Millisecond, 2, 7
 	file := filepath.Join(t.TempDir(), "waits.svg")
-	var out bytes.Buffer
-	require.NoError(t, run([]string{"-duration", "150ms", "-rounds", "2", "-seed", "7", "-o", file}, &out))
+	var out, progress bytes.Buffer
+	require.NoError(t, run([]string{"-duration", "150ms", "-rounds", "2", "-seed", "7", "-o", file}, &out, &progress))
+	require.Equal(t, "preempt: 2 rounds of 4 variants, 1.2s in all\npreempt: round 1 of 2 done\npreempt: round 2 of 2 done\n"+
+		"preempt: the distribution of the waits is in "+file+"\n", progress.String())
 
 	svg, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -109,7 +111,7 @@ func TestBadArgumentsAreRefused(t *testing.T) {
 		{"extra"},
 		{"-o", filepath.Join(t.TempDir(), "missing", "x.svg"), "-duration", "100ms", "-rounds", "1"},
 	} {
-		require.Error(t, run(args, io.Discard), "%q", args)
+		require.Error(t, run(args, io.Discard, io.Discard), "%q", args)
 	}
 }
 

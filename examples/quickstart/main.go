@@ -4,6 +4,8 @@
 // does not end before all have settled.
 //
 //	go run ./examples/quickstart
+//
+// takes less than a second.
 package main
 
 import (

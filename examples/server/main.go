@@ -2,7 +2,9 @@
 // least urgent away at once when more come than it can answer, and loses none that
 // it has accepted when it is stopped.
 //
-//	cd examples/server && go run . -workers 4 -work 20ms -capacity 40
+//	go run -C examples/server . -workers 4 -work 20ms -capacity 40
+//
+// It runs until it is stopped. Meanwhile, from another terminal,
 //
 //	curl -d 'to be or not to be' localhost:8080/v1/words
 //	curl -d 'abc' -H 'X-Priority: high' localhost:8080/v1/digest
@@ -31,7 +33,7 @@
 // Each request takes 20 ms of one of four workers, so the server above can answer
 // 200 a second. This sends twice as many:
 //
-//	go run ./load -rate 400 -duration 10s -high 20% -medium 20%
+//	go run -C examples/server ./load -rate 400 -duration 10s -high 20% -medium 20%
 //
 //	priority  sent  200   503  other  none  wrong      p50      p90      p99      max
 //	high       850  850     0      0     0      0   29.1ms   37.3ms   50.3ms   56.4ms
@@ -41,7 +43,7 @@
 // With a quarter of that load, -rate 100, the p50 of high priority is 22.0 ms
 // and the p99 29.8 ms. And this is what twice the load makes of requests that are all alike:
 //
-//	go run ./load -rate 400 -duration 10s -high 0 -medium 100%
+//	go run -C examples/server ./load -rate 400 -duration 10s -high 0 -medium 100%
 //
 //	priority  sent   200   503  other  none  wrong      p50      p90      p99      max
 //	medium    4040  1985  2055      0     0      0  222.9ms  226.9ms  228.8ms  231.5ms

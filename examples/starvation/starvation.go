@@ -1,11 +1,13 @@
-// Package starvation measures how long tasks wait under strict priority, under
-// aging and under the fair share, in a pool that has too much to do. It is a
-// program in the form of a test, as its time is virtual: in a bubble of
-// testing/synctest the real pool works through 60 seconds, and the figures come
-// out the same each time.
+// Package starvation is an experiment: it measures how long tasks wait under strict
+// priority, under aging and under the fair share, in a pool that has too much to do. It
+// has the form of a test, as its time is virtual: in a bubble of testing/synctest the
+// real pool works through 60 seconds, and the figures come out the same each time.
 //
-//	cd examples/starvation && go test                            # simulates, and compares with waits.csv
-//	cd examples/starvation && go test -run TestPlot -update      # writes waits.csv and starvation.svg anew
+//	go test -C examples/starvation -v -run TestPlot
+//
+// prints the figures, after some 3 s of real time, and fails if they are not those of
+// waits.csv. It writes no file; to replace waits.csv and starvation.svg, which
+// docs/starvation.md shows, add -update.
 //
 // One worker does a task in 1 ms of virtual time, so it can do 1000 a second.
 // High and Low tasks arrive at random moments, and under one load all three

@@ -2,13 +2,16 @@ package starvation
 
 import (
 	"bytes"
+	"encoding/csv"
 	"encoding/xml"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"text/tabwriter"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -44,6 +47,7 @@ func TestPlot(t *testing.T) {
 	results := runAll(t)
 	var table bytes.Buffer
 	require.NoError(t, writeTable(&table, results))
+	t.Logf("the waits:\n%s", aligned(table.String()))
 	svg, err := picture(results)
 	require.NoError(t, err)
 	if *update {
@@ -52,7 +56,7 @@ func TestPlot(t *testing.T) {
 	}
 	want, err := os.ReadFile("waits.csv")
 	require.NoError(t, err)
-	require.Equal(t, string(want), table.String(), "to accept this: go test -run TestPlot -update")
+	require.Equal(t, string(want), table.String(), "to accept this: go test -C examples/starvation -run TestPlot -update")
 
 	kept, err := os.ReadFile("starvation.svg")
 	require.NoError(t, err)
@@ -87,6 +91,18 @@ func TestPlot(t *testing.T) {
 	require.Less(t, p99(1, fair), 2*p99(1, strict), "fair share: it does not")
 	require.Less(t, len(find(2, strict, taskpool.Low).waits), 10, "strict: less urgent work starves")
 	require.InDelta(t, horizon.Seconds()*1000/16, len(find(2, fair, taskpool.Low).waits), 10, "fair share: it has its share")
+}
+
+// aligned returns a CSV table in columns.
+func aligned(table string) string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 3, ' ', 0)
+	rows, _ := csv.NewReader(strings.NewReader(table)).ReadAll()
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush()
+	return out.String()
 }
 
 // textOf returns the text in an XML document, which must be well-formed.

@@ -1,15 +1,16 @@
 // Load sends the server more than it can answer and prints what became of it:
 //
-//	go run ./load -rate 400 -duration 10s -high 20% -medium 20%
+//	go run -C examples/server ./load -rate 400 -duration 10s -high 20% -medium 20%
 //
-// Requests come at random and do not wait for each other's answers, as those of
+// takes 10 s, and says on standard error how far it is. Requests come at random and do not wait for each other's answers, as those of
 // many independent clients do, and latencies count from the moment at which a
 // request was to be sent. So they are what clients see, also when the server or
 // this program falls behind. Every answer is checked.
 //
 // With Ctrl-C no more are sent, and the table is that of those that were; a second
-// one ends the program at once. The exit status is 0 if each request has a right answer, which may be that it
-// has to come again later, 1 if not and 2 if the command line is wrong.
+// one ends the program at once. The exit status is 0 if each request has a right answer,
+// which may be that it has to come again later, 1 if not and 2 if the command line is
+// wrong.
 package main
 
 import (
@@ -75,6 +76,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000, DisableKeepAlives: !*keepAlive}
 	defer transport.CloseIdleConnections()
 	l.Client = &http.Client{Transport: transport, Timeout: time.Minute}
+	answered, every := 0, int(max(2*l.Rate, 1)) // some two seconds' worth
+	l.Answered = func(load.Answer) {
+		if answered++; answered%every == 0 {
+			fmt.Fprintf(stderr, "load: %d requests answered\n", answered)
+		}
+	}
 	answers := l.Run(ctx)
 	if err := load.WriteTable(stdout, answers); err != nil {
 		fmt.Fprintln(stderr, "load:", err)
