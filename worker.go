@@ -22,7 +22,7 @@ type worker struct {
 
 	job         entry // a function, or a handle whose attempt is in the next field
 	attempt     *attempt
-	decision           // how the task was chosen
+	priority    Priority
 	jobs        uint64 // how many tasks the worker was given; protected by pool.mu
 	inUserCode  bool   // user code of the task is on the stack
 	ran         bool   // Run was called
@@ -67,6 +67,8 @@ type worker struct {
 	seen       uint64      // value of jobs when sinceLocked last looked
 	seenAt     time.Time   // when sinceLocked first saw it at that job
 	holds      bool        // has a slot
+	choice     bool        // as in decision, of its task
+	restricted bool        // likewise
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung, and the worker no longer affects it
 	dead       bool        // its goroutine has ended: it is in crew.all and, to be replaced, in crew.dead
@@ -111,7 +113,8 @@ const (
 func (w *worker) takeLocked(e entry, d decision) {
 	p := w.pool
 	p.ledger.total.attempts++
-	w.job, w.decision, w.busy = e, d, true
+	w.job, w.priority, w.busy = e, d.priority, true
+	w.choice, w.restricted = d.choice, d.restricted
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
 	}
@@ -390,7 +393,7 @@ func (w *worker) withdraw() bool {
 	}
 	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
-	p.sched.undo(h, w.decision)
+	p.sched.undo(h, decision{w.priority, w.choice, w.restricted})
 	p.ledger.total.withdrawn++
 	if h.canceled != nil {
 		cause = h.canceled
