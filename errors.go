@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/taskpool-go/taskpool/internal/contain"
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
@@ -79,6 +80,7 @@ type PanicError struct {
 	// site is where it panicked, until Stack is made from it: making Stack takes longer
 	// than all the rest of a panic, and nobody may ever look at it.
 	site panicSite
+	at   string // file and line of the panic; set with Stack by the pool, so not for a panic elsewhere
 }
 
 // Error returns the panic's value without the stack.
@@ -90,10 +92,10 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// complete makes Stack from site, unless that was done before.
+// complete makes Stack and at from site, unless that was done before.
 func (e *PanicError) complete() *PanicError {
 	if e.site.frames != nil {
-		e.Stack, e.site = e.site.stack(), panicSite{}
+		e.Stack, e.at, e.site = e.site.stack(), contain.PanickedAt(e.site.frames), panicSite{}
 	}
 	return e
 }

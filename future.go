@@ -55,14 +55,15 @@ func (f *Future[T]) Cancel(cause error) bool { return f.handle("Cancel").Cancel(
 func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority").SetPriority(pr) }
 
 // SubmitFunc submits a task that does its work with f and has f's result. t is a
-// pattern: its Run must be nil. In everything else it is like [Pool.Submit].
+// pattern: its Run must be nil. In everything else it is like [Pool.Submit], except that
+// the log has the task's failure at level Debug, as the Future has it: for work whose
+// result nobody gets, use Submit.
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
-	return submitFunc("SubmitFunc", ctx, p, t, f, roomAsSet)
+	return submitFunc("SubmitFunc", ctx, p, t, f, terms{roomAsSet, answerLater})
 }
 
-// submitFunc is SubmitFunc for the call of that name; room says what happens to the task
-// if there is no room.
-func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), room roomMode) (*Future[T], error) {
+// submitFunc is SubmitFunc for the call of that name, on the given terms.
+func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), terms terms) (*Future[T], error) {
 	switch {
 	case misused(p):
 		return nil, poolMisuse(p, call)
@@ -86,7 +87,7 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 		}
 		fut.commit(p, attemptFrom(ctx), v)
 		return err
-	}}, terms{room: room, answered: call != "SubmitFunc"})
+	}}, terms)
 	if err != nil {
 		return nil, err
 	}
@@ -140,11 +141,12 @@ func (f *Future[T]) get(w *wait) (T, error) {
 // Call returns when ctx ends, with ctx's cause and without waiting for f. f may go on
 // then: if the error is not f's, the variables that f has captured may still be read
 // and written, so do not use them again. f's context has ended too, and f does not
-// start if it has not started by then.
+// start if it has not started by then. f's failure is logged at level Debug only, as Call
+// returns it; see [WithLogger].
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
-	fut, err := submitFunc("Call", ctx, p, t, f, roomAsSet)
+	fut, err := submitFunc("Call", ctx, p, t, f, terms{roomAsSet, answerNow})
 	if err != nil {
 		var zero T
 		return zero, err
@@ -239,7 +241,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, roomWait)
+			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, terms{roomWait, answerNow})
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)

@@ -86,7 +86,7 @@ func (g *Group) Go(f func(context.Context) error) {
 		g.refused(errRunSet)
 	default:
 		// submit calls submitted, so nothing is left to do with what it returns.
-		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{room: roomWait})
+		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{roomWait, answerLater})
 	}
 }
 

@@ -296,15 +296,29 @@ func WithHooks(h Hooks) Option {
 	return optionFunc(func(c *config) { c.hooks = append(c.hooks, h) })
 }
 
-// WithLogger sets where the pool logs: panics, hangs and final failures at level
-// Error, retries and a shutdown that takes long or is incomplete at Warn, and the
-// success of tasks given to Submit at Debug; the success of a function given to Go
-// is not logged. Records have those of the attributes pool, priority, attempt, id,
-// task (its name), elapsed, error, stack and retry_in that apply. What a task works
-// on is never logged, except for what its errors say. A handler gets a record about
-// a task with a context that has the values of the one the task was submitted with,
-// so that it can add what it finds there, such as a trace ID. Default: what
-// [slog.Default] returns at the time.
+// WithLogger sets where the pool logs. Default: what [slog.Default] returns at the time.
+// The levels are
+//
+//   - Error: each panic and each hang, where it happened, whoever gets the error; the final
+//     failure of a task given to Submit, TrySubmit or SubmitWithin; a failure in a hook, a
+//     policy or a context.
+//   - Warn: a failure that is retried; a pool that stands still; tasks canceled because
+//     their parent has returned; a shutdown that takes long or is incomplete.
+//   - Debug: the final failure of a task whose error somebody gets in any case, by Call,
+//     Map, MapLimit, a Future or a Group, whose Wait returns the first; the failure of a task that returns the panic or
+//     hang of another one, which may be wrapped with %w; the success of a task that is no
+//     function given to Go.
+//
+// So an error that goes up through nested calls is logged above Debug once: where nobody is
+// known to get it, or where the panic or hang was. What a task was canceled with is not
+// logged.
+//
+// Records have those of the attributes pool, priority, attempt, id, task (its name),
+// elapsed, error, at, stack and retry_in that apply. Here at is where a panic was, as
+// file:line; it is not called source, as handlers name the place of the call that logs so.
+// What a task works on is never logged, except for what its errors say. A handler gets a
+// record about a task with a context that has the values of the one the task was submitted
+// with, so that it can add what it finds there, such as a trace ID.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger, c.loggerSet = l, true })
 }

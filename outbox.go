@@ -325,8 +325,12 @@ func (v *values) Value(key any) (value any) {
 // writeAttempt logs an attempt that failed.
 func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, elapsed time.Duration) {
 	level, msg := slog.LevelError, "taskpool: task failed"
-	if v.retry && v.kind != attemptPanic && v.kind != attemptHung {
+	switch {
+	case v.kind == attemptPanic || v.kind == attemptHung: // nobody else says where
+	case v.retry:
 		level, msg = slog.LevelWarn, "taskpool: attempt failed"
+	case v.told || g.passedOn(v.err):
+		level = slog.LevelDebug
 	}
 	if !g.logs(g.valuesOf(ctx), level) {
 		return
@@ -336,7 +340,8 @@ func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, ela
 	case attemptPanic:
 		var e *PanicError
 		errors.As(v.err, &e)
-		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("stack", string(e.complete().Stack)))
+		e.complete()
+		msg, attrs = "taskpool: task panicked", append(attrs, slog.String("at", e.at), slog.String("stack", string(e.Stack)))
 	case attemptHung:
 		var e *HungError
 		errors.As(v.err, &e)
@@ -349,6 +354,26 @@ func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, ela
 		attrs = append(attrs, slog.Duration("retry_in", v.delay))
 	}
 	g.writeTask(ctx, level, msg, info, attrs...)
+}
+
+// passedOn reports whether err, which an attempt returned, is the panic or hang of another
+// task, perhaps with something said about it. The log has been told of that already. It
+// calls methods of err, so no lock may be held.
+func (g *guard) passedOn(err error) (passed bool) {
+	for err != nil {
+		switch e := err.(type) {
+		case *PanicError:
+			return e.at != ""
+		case *HungError:
+			return e.cause != nil
+		case interface{ Unwrap() error }: // of several errors, some may be new
+			err = nil
+			contain.Apart(func() { err = e.Unwrap() }, func(v any) { g.logContained("an error's Unwrap", v) })
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // contextError returns the error of call for a ctx that is over.

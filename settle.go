@@ -19,6 +19,7 @@ type verdict struct {
 	hung    bool // too long without a Beat
 	overdue bool // hung, or its time was over
 	log     bool // it succeeded, and the log takes a record of that
+	told    bool // somebody gets its error in any case, see answer
 	retry   bool
 	delay   time.Duration
 }
@@ -85,6 +86,7 @@ func (w *worker) judge() bool {
 			v.state, v.err = StateCanceled, withReason(ErrClosed, v.err)
 		}
 	}
+	v.told = a.h.terms.answer != answerOnDemand
 	if v.kind == attemptOK && !a.h.function {
 		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(context.Background(), slog.LevelDebug) })
 	}

@@ -196,9 +196,18 @@ type work struct {
 
 // terms are how a task is submitted.
 type terms struct {
-	room     roomMode
-	answered bool // its submitter learns of its end, so it is no orphan
+	room   roomMode
+	answer answer
 }
+
+// An answer says who gets to know how a task has ended.
+type answer byte
+
+const (
+	answerOnDemand answer = iota // whoever asks its handle, perhaps nobody
+	answerLater                  // whoever gets the result of its Future, or waits for its Group
+	answerNow                    // the call that submitted it, which waits for it: so it is no orphan
+)
 
 // A roomMode says what happens to a task for which there is no room.
 type roomMode byte

@@ -4,6 +4,9 @@ package contain
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
 )
 
 // Apart calls f on a goroutine of its own, as nothing can stop a call of
@@ -31,12 +34,36 @@ func Apart(f func(), failed func(v any)) (returned bool) {
 
 // Log logs that a function of the user's, what, panicked with v or, if that is nil, called
 // [runtime.Goexit]. The value's own methods and the log, which is the user's, may panic
-// too; then the matter is dropped.
+// too; then the matter is dropped. Called by the deferred function that recovers, or below
+// it, Log also says where the panic was.
 func Log(log func(msg string, attrs ...slog.Attr), what string, v any) {
 	defer func() { _ = recover() }()
 	if v == nil {
 		log(what + " called runtime.Goexit")
 		return
 	}
-	log(what+" panicked", slog.String("panic", fmt.Sprint(v)))
+	attrs := []slog.Attr{slog.String("panic", fmt.Sprint(v))}
+	var frames [64]uintptr
+	if at := PanickedAt(frames[:runtime.Callers(2, frames[:])]); at != "" {
+		attrs = append(attrs, slog.String("at", at))
+	}
+	log(what+" panicked", attrs...)
+}
+
+// PanickedAt returns, as file:line, where the latest panic of a goroutine was, according to
+// its stack in the deferred function that recovers, or "" if there is none: the call of
+// panic or, for a panic that the runtime raises, what made it do so.
+func PanickedAt(stack []uintptr) string {
+	panicked := false
+	for frames, more := runtime.CallersFrames(stack), len(stack) > 0; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		switch {
+		case f.Function == "runtime.gopanic":
+			panicked = true
+		case panicked && !strings.HasPrefix(f.Function, "runtime.") && !strings.HasPrefix(f.Function, "internal/runtime/"):
+			return f.File + ":" + strconv.Itoa(f.Line)
+		}
+	}
+	return ""
 }

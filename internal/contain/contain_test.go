@@ -1,6 +1,7 @@
 package contain_test
 
 import (
+	"fmt"
 	"log/slog"
 	"runtime"
 	"testing"
@@ -50,4 +51,30 @@ func TestLogSaysWhatWasContained(t *testing.T) {
 		{"pack: a hook called runtime.Goexit", nil},
 		{"pack: a hook panicked", []slog.Attr{slog.String("panic", "%!v(PANIC=String method: no text)")}},
 	}, logged)
+}
+
+func TestAPanicIsWhereItsCallIs(t *testing.T) {
+	at := func(f func()) (place string) {
+		log := func(_ string, attrs ...slog.Attr) {
+			for _, a := range attrs {
+				if a.Key == "at" {
+					place = a.Value.String()
+				}
+			}
+		}
+		defer func() { contain.Log(log, "pack: a hook", recover()) }()
+		f()
+		return place
+	}
+	_, file, line, _ := runtime.Caller(0)
+	var none map[string]int
+	require.Equal(t, fmt.Sprint(file, ":", line+2), at(func() { panic("bad") }))
+	require.Equal(t, fmt.Sprint(file, ":", line+3), at(func() { none["bad"] = 1 }))
+	require.Equal(t, fmt.Sprint(file, ":", line+5), at(func() {
+		defer func() { panic("worse") }()
+		panic("bad")
+	}), "the latest counts, as its value does")
+	require.Empty(t, contain.PanickedAt(nil))
+	var frames [8]uintptr
+	require.Empty(t, contain.PanickedAt(frames[:runtime.Callers(0, frames[:])]), "nothing has panicked")
 }
