@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"time"
@@ -152,6 +153,19 @@ type Unfinished struct {
 	// Attempt is the number of attempts started by then.
 	Attempt int
 }
+
+// String describes the task in a line such as
+//
+//	task "report" (high, 3 attempts), running, attempt 2
+func (u Unfinished) String() string {
+	if u.Attempt == 0 {
+		return fmt.Sprintf("%v, %v", u.Task, u.State)
+	}
+	return fmt.Sprintf("%v, %v, attempt %d", u.Task, u.State, u.Attempt)
+}
+
+// LogValue has package log/slog log what String returns.
+func (u Unfinished) LogValue() slog.Value { return slog.StringValue(u.String()) }
 
 // Error counts the unfinished tasks by state.
 func (e *ShutdownError) Error() string {

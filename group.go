@@ -2,6 +2,8 @@ package taskpool
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"sync/atomic"
 )
 
@@ -44,6 +46,42 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	return g
 }
+
+// String describes the group in a line such as
+//
+//	group (3 in flight, limit 8)
+//
+// which counts the members that have not settled, and says if one has failed. It is
+// what package fmt prints for a Group, also for one that is nil, zero or a copy, and may be
+// called anywhere.
+func (g *Group) String() string {
+	switch {
+	case g == nil:
+		return "<nil>" // as fmt says
+	case g.p == nil:
+		return "zero Group"
+	case g.self != g:
+		return "copy of " + g.self.String()
+	}
+	g.p.lock()
+	members, limit := g.members, g.limit
+	g.p.unlock()
+	text := fmt.Appendf(nil, "group (%d in flight", members)
+	if limit >= 0 {
+		text = fmt.Appendf(text, ", limit %d", limit)
+	}
+	if g.failed.Load() {
+		text = append(text, ", failed"...)
+	}
+	return string(append(text, ')'))
+}
+
+// GoString returns what String does as something of the type *Group. Package fmt prints it
+// for %#v, as tests do, in place of all that a pool consists of.
+func (g *Group) GoString() string { return "(*taskpool.Group)(" + g.String() + ")" }
+
+// LogValue has package log/slog log what String returns.
+func (g *Group) LogValue() slog.Value { return slog.StringValue(g.String()) }
 
 // SetLimit limits the number of members that have not settled to n; a negative n
 // means no limit. At the limit Go waits. SetLimit panics if there are members that

@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -193,6 +194,37 @@ func (h *Handle) State() State {
 	h.pool.lock()
 	defer h.pool.unlock()
 	return h.state
+}
+
+// String describes the task in a line such as
+//
+//	task 17 "report" (high, running)
+//
+// with the attempt from the second on. It is what package fmt prints for a Handle, also for
+// one that is nil, zero or a copy. It may be called anywhere, in tasks, hooks and log
+// handlers too, and costs about as much as State.
+func (h *Handle) String() string {
+	switch {
+	case h == nil:
+		return "<nil>" // as fmt says
+	case h.pool == nil:
+		return "zero Handle"
+	case h.self != h:
+		return "copy of " + h.self.String()
+	}
+	return h.Info().String()
+}
+
+// GoString returns what String does as something of the type *Handle. Package fmt prints it
+// for %#v, as tests do, in place of all that a pool consists of.
+func (h *Handle) GoString() string { return "(*taskpool.Handle)(" + h.String() + ")" }
+
+// LogValue has package log/slog log the task as [TaskInfo.LogValue] says.
+func (h *Handle) LogValue() slog.Value {
+	if h == nil || h.self != h || h.pool == nil {
+		return slog.StringValue(h.String())
+	}
+	return h.Info().LogValue()
 }
 
 // Cancel ends the task with the given cause; nil stands for [context.Canceled]. A

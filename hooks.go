@@ -3,6 +3,8 @@ package taskpool
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 )
@@ -243,6 +245,41 @@ type TaskInfo struct {
 // to Submit. A function has neither ID nor Name nor Handle. Hooks may be told of only a
 // sample of the functions, see [Hooks], so that one stands for several.
 func (t TaskInfo) IsFunc() bool { return t.ID == 0 }
+
+// String describes the task in a line such as
+//
+//	task 17 "report" (high, running)
+//
+// with the attempt from the second on, and a function given to Go as function (high,
+// running).
+func (t TaskInfo) String() string {
+	text := []byte("function")
+	if !t.IsFunc() {
+		text = fmt.Appendf(nil, "task %d", t.ID)
+	}
+	if t.Name != "" {
+		text = fmt.Appendf(text, " %q", t.Name)
+	}
+	text = fmt.Appendf(text, " (%v, %v", t.Priority, t.State)
+	if t.Attempt > 1 {
+		text = fmt.Appendf(text, ", attempt %d", t.Attempt)
+	}
+	return string(append(text, ')'))
+}
+
+// LogValue has package log/slog log the task as a group of pool, if that has a name, id,
+// name, priority, state and attempt; of a function given to Go without id and name.
+func (t TaskInfo) LogValue() slog.Value {
+	var attrs []slog.Attr
+	if t.Pool != "" {
+		attrs = append(attrs, slog.String("pool", t.Pool))
+	}
+	if !t.IsFunc() {
+		attrs = append(attrs, slog.Uint64("id", t.ID), slog.String("name", t.Name))
+	}
+	return slog.GroupValue(append(attrs, slog.Any("priority", t.Priority), slog.String("state", t.State.String()),
+		slog.Int("attempt", t.Attempt))...)
+}
 
 // infoLocked describes h, with the attempt under way if there is one.
 func (h *Handle) infoLocked() TaskInfo {

@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,7 @@ type Pool struct {
 	labels     context.Context // has the profiler labels of its goroutines other than workers
 	epoch      time.Time       // aging counts from here
 	supervisor supervisor
-	self       *Pool // the pool that New made, to tell a copy from it, see errors.go
+	original   // the pool that New made, to tell a copy from it, see errors.go
 	watches    watches
 
 	// waiting is the priority of the most urgent task in the queue, for Yield to
@@ -103,13 +104,71 @@ func newPool(c *config) *Pool {
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
 	p.watch.init()
-	p.self = p
+	p.original = original{p}
 	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
 	p.hooks.timesGo = p.hooks.all && p.hooks.timed || len(p.hooks.samples) > 0
 	p.inbox.init()
 	p.waiting.Store(none)
 	return p
 }
+
+// An original is what a Pool has of the pool that New made, which is the Pool itself unless
+// that is a copy. The methods with which a Pool prints itself are its own, so that fmt
+// finds them for a copy too: it would walk maps that are in use.
+type original struct{ self *Pool }
+
+// String describes the pool in a line such as
+//
+//	pool "orders" (3 of 4 workers busy, 12 waiting)
+//
+// with what else there is: tasks that are parked or delayed, submitters that wait for room,
+// and whether the pool is paused, stands still or is shut down. It is what package fmt
+// prints for a Pool, and may be called anywhere, in tasks, hooks and log handlers too. It
+// costs about as much as [Handle.State].
+func (p original) String() string {
+	pool := p.self
+	if pool == nil {
+		return "zero Pool"
+	}
+	name := "pool"
+	if pool.cfg.name != "" {
+		name = fmt.Sprintf("pool %q", pool.cfg.name)
+	}
+	pool.lock()
+	sched, slots, held := &pool.sched, pool.sched.slots, pool.sched.held
+	queued, parked, delayed := sched.count[StateQueued], sched.count[StateParked], sched.count[StateDelayed]
+	submitters, paused, stalled := sched.submitters(), sched.paused, pool.stalledLocked() != nil
+	closed, over := pool.end.closed, pool.end.over
+	pool.unlock()
+	if over {
+		return name + " (shut down)"
+	}
+	text := fmt.Appendf(nil, "%s (%d of %d workers busy, %d waiting", name, held, slots, queued)
+	for _, more := range []struct {
+		n    int
+		what string
+	}{{parked, "parked"}, {delayed, "delayed"}, {submitters, "waiting for room"}} {
+		if more.n > 0 {
+			text = fmt.Appendf(text, ", %d %s", more.n, more.what)
+		}
+	}
+	for _, more := range []struct {
+		is   bool
+		what string
+	}{{paused, "paused"}, {stalled, "stalled"}, {closed, "shutting down"}} {
+		if more.is {
+			text = append(append(text, ", "...), more.what...)
+		}
+	}
+	return string(append(text, ')'))
+}
+
+// GoString returns what String does as something of the type *Pool. Package fmt prints it
+// for %#v, as tests do, in place of all that a pool consists of.
+func (p original) GoString() string { return "(*taskpool.Pool)(" + p.String() + ")" }
+
+// LogValue has package log/slog log what String returns.
+func (p original) LogValue() slog.Value { return slog.StringValue(p.String()) }
 
 // quietLocked reports whether no task is outstanding and hooks have been told of all that
 // were. A worker that has notices to deliver still has its slot; any other goroutine that

@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 )
@@ -123,6 +124,37 @@ type Task struct {
 	// from tasks that could run, see [WithCapacity].
 	NotBefore time.Time
 }
+
+// String describes the task in a line such as
+//
+//	task "report" (high, timeout 1m0s, 3 attempts)
+//
+// with those of its settings that are set, but for the functions.
+func (t Task) String() string {
+	text := []byte("task")
+	if t.Name != "" {
+		text = fmt.Appendf(text, " %q", t.Name)
+	}
+	text = fmt.Appendf(text, " (%v", t.Priority)
+	for _, set := range []struct {
+		what string
+		d    time.Duration
+	}{{"timeout", t.Timeout}, {"work timeout", t.WorkTimeout}, {"heartbeat", t.Heartbeat}} {
+		if set.d != 0 {
+			text = fmt.Appendf(text, ", %s %v", set.what, set.d)
+		}
+	}
+	if n := t.Retry.MaxAttempts; n > 1 {
+		text = fmt.Appendf(text, ", %d attempts", n)
+	}
+	if !t.NotBefore.IsZero() {
+		text = fmt.Appendf(text, ", not before %s", t.NotBefore.Format(time.RFC3339))
+	}
+	return string(append(text, ')'))
+}
+
+// LogValue has package log/slog log what String returns.
+func (t Task) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
 // Retry is a task's policy for failed attempts.
 //

@@ -217,8 +217,13 @@ func TestFutureHasAllMethodsOfItsHandleByItself(t *testing.T) {
 	handle, future := reflect.TypeFor[*taskpool.Handle](), reflect.TypeFor[taskpool.Future[int]]()
 	for i := range handle.NumMethod() {
 		name := handle.Method(i).Name
-		_, promoted := future.MethodByName(name)            // to the value, which has none of its own
-		require.Equal(t, name == "Waiting", promoted, name) // that one is for tests alone
+		_, promoted := future.MethodByName(name) // to the value, which has none of its own
+		switch name {
+		case "Waiting": // is for tests alone
+		case "String", "GoString", "LogValue": // print a Future that is no pointer too; for a nil one, fmt has an answer
+		default:
+			require.False(t, promoted, name)
+		}
 	}
 }
 
