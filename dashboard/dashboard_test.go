@@ -732,7 +732,7 @@ func TestADashboardThatNewHasNotReturnedIsRefused(t *testing.T) {
 func TestPoolsThatNewHasNotReturnedAreNotWatched(t *testing.T) {
 	p, err := taskpool.New()
 	require.NoError(t, err)
-	defer p.Shutdown(t.Context())
+	defer func() { require.NoError(t, p.Shutdown(t.Context())) }()
 	copied := reflect.New(reflect.TypeFor[taskpool.Pool]()).Elem()
 	copied.Set(reflect.ValueOf(p).Elem())
 	for got, bad := range map[string]*taskpool.Pool{"a zero Pool": {}, "a copy": copied.Addr().Interface().(*taskpool.Pool)} {

@@ -841,7 +841,7 @@ func TestWhatCannotBeMeantIsRefusedByName(t *testing.T) {
 	require.PanicsWithValue(t, "jobs: Local: pool must be one that taskpool.New has returned, got a zero Pool", func() { jobs.Local(new(taskpool.Pool), &reg) })
 	p, err := taskpool.New()
 	require.NoError(t, err)
-	defer p.Shutdown(ctx)
+	defer func() { require.NoError(t, p.Shutdown(ctx)) }()
 	require.PanicsWithValue(t, "jobs: Local: reg must not be nil", func() { jobs.Local(p, nil) })
 	require.PanicsWithValue(t, "jobs: Registry.Observe: f must not be nil", func() { reg.Observe(nil) })
 	var nobody *jobs.Registry

@@ -218,7 +218,7 @@ func TestTasksOfAnotherPoolAreStrangersWhileDraining(t *testing.T) {
 		go func() { down <- p.Shutdown(context.Background()) }()
 		synctest.Wait()
 		h := pooltest.Submit(t, other, taskpool.Task{Run: func(ctx context.Context) error {
-			_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop})
+			_, err := p.Submit(ctx, taskpool.Task{Run: pooltest.Nop}) //nolint:taskpoolvet // it is refused
 			return err
 		}})
 		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrClosed)
