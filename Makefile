@@ -1,5 +1,5 @@
-# Every directory with a go.mod is a module.
-MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*')))
+# Every directory with a go.mod is a module, but those that only hold what tests look at.
+MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*' -not -path '*/testdata/*')))
 
 .PHONY: test lint bench microbench examples fuzz soak mutate
 
@@ -13,7 +13,7 @@ test:
 		echo "== test $$m took $$(($$(date +%s) - began)) s"; \
 	done
 
-# Formatting, vet, staticcheck, tidy modules, what the library imports, links and spelling.
+# Formatting, vet, taskpoolvet, staticcheck, tidy modules, what the library imports, links and spelling.
 lint:
 	./.ci/lint $(MODULES)
 
