@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/signal"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,24 +20,80 @@ import (
 
 func Example() {
 	ctx := context.Background()
-	p, err := taskpool.New(taskpool.WithWorkers(4))
+	pool, err := taskpool.New(taskpool.WithWorkers(4))
 	if err != nil {
 		log.Fatal(err)
 	}
-	greet := func(ctx context.Context) error {
-		fmt.Println("hello")
-		return nil
-	}
-	h, err := p.Submit(ctx, taskpool.Task{Name: "greet", Priority: taskpool.High, Run: greet})
+	report, err := pool.Submit(ctx, taskpool.Task{
+		Name:     "report",
+		Priority: taskpool.High, // or Medium, Low, any int: the lower number runs first
+		Timeout:  time.Minute,
+		Retry:    taskpool.Retry{MaxAttempts: 3},
+		Run:      writeReport, // a func(context.Context) error
+	})
 	if err != nil {
+		log.Fatal(err) // not accepted: nothing was started
+	}
+	if err := pool.Go(taskpool.Low, tidyUp); err != nil { // a plain func(): no handle, no allocation
 		log.Fatal(err)
 	}
-	fmt.Println("task:", h.Wait(ctx))
-	fmt.Println("shutdown:", p.Shutdown(ctx))
+	fmt.Println("report:", report.Wait(ctx))
+	fmt.Println("shutdown:", pool.Shutdown(ctx)) // finishes what was accepted
 	// Output:
-	// hello
-	// task: <nil>
+	// report: <nil>
 	// shutdown: <nil>
+}
+
+func writeReport(context.Context) error { return nil }
+
+func tidyUp() {}
+
+// Many tasks at once: results in order, tasks that fail together, and one that is moved
+// and canceled while it waits.
+func Example_many() {
+	ctx := context.Background()
+	pool, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	words := []string{"most", "urgent", "first"}
+	count := func(_ context.Context, word string) (int, error) { return len(word), nil }
+	check := func(context.Context, string) error { return nil }
+
+	// Results come in the order of the input, and only a few are kept at a time.
+	for n, err := range taskpool.Map(ctx, pool, taskpool.Task{Priority: taskpool.Low}, slices.Values(words), count) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(n)
+	}
+
+	// The first error cancels the others, as with an errgroup.
+	group := pool.Group(ctx, taskpool.Task{Name: "check", Timeout: time.Second})
+	for _, word := range words {
+		group.Go(func(ctx context.Context) error { return check(ctx, word) })
+	}
+	fmt.Println("checked:", group.Wait())
+
+	// A task that waits can be moved to another priority, or canceled.
+	pool.Pause()
+	task, err := pool.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: writeReport})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("moved:", task.SetPriority(taskpool.High))
+	fmt.Println("canceled:", task.Cancel(errors.New("no longer needed")), task.Err())
+
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 4
+	// 6
+	// 5
+	// checked: <nil>
+	// moved: true
+	// canceled: true no longer needed
 }
 
 // Signals end a program in two steps: the first stops the intake and lets
