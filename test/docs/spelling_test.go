@@ -176,7 +176,7 @@ func plainWords(line string) (words []string) {
 	}
 	for _, token := range strings.FieldsFunc(line, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("-–—…→|\"“”", r) }) {
 		word := strings.TrimSuffix(strings.ReplaceAll(strings.TrimFunc(token, isEdge), "’", "'"), "'s")
-		plain := word != ""
+		plain := word != "" && !strings.Contains(token, "()")
 		for i, r := range word {
 			if r != '\'' && !unicode.IsLetter(r) || i > 0 && unicode.IsUpper(r) {
 				plain = false
@@ -198,7 +198,7 @@ func TestMisspelledWordsAreFound(t *testing.T) {
 		"```go",
 		"sorce",
 		"```",
-		"getFoo HTTP x1 a.bcd — goroutines’ ends",
+		"getFoo HTTP x1 a.bcd func() — goroutines’ ends",
 	}, "\n"))
 	var got []string
 	for _, u := range d.words() {
