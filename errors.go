@@ -266,6 +266,17 @@ func whatElse(p *Pool) string {
 
 func init() { // what the packages around this one use
 	remote.PoolMisuse = func(pool any) string { return whatElse(pool.(*Pool)) }
+	remote.Step = func(ctx context.Context, pool any) (any, error) {
+		p := pool.(*Pool)
+		if misused(p) {
+			return TaskInfo{}, poolMisuse(p, "Step")
+		}
+		return p.stepper.once(ctx, p)
+	}
+	remote.WaitAbandoned = func(ctx context.Context, pool any) error {
+		p := pool.(*Pool)
+		return p.stepper.waitAbandoned(ctx, p)
+	}
 	remote.TaskHere = func() context.Context {
 		if a := currentAttempt(); a != nil {
 			return a

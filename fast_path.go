@@ -48,7 +48,7 @@ func (p *Pool) takeInLocked() {
 	}
 	lockSoon(&in.mu)
 	// Yield looks at least before waiting, so it finds what waits in one or the other.
-	if least := in.least.Load(); least < p.waiting.Load() && !p.sched.paused {
+	if least := in.least.Load(); least < p.waiting.Load() && !p.sched.muted() {
 		p.waiting.Store(least)
 	}
 	batch, n, spans, began := in.takeLocked(p.ledger.total.attempts)

@@ -64,6 +64,7 @@ type Pool struct {
 	ledger  ledger    // what has happened
 	outbox  outbox    // notices for hooks and the log, and the goroutines that deliver them
 	stall   stallWatch
+	stepper stepper
 	idlers  waiters // calls that wait until the pool is quiet
 	orphans orphans
 	end     shutdownState

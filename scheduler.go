@@ -35,6 +35,7 @@ type scheduler struct {
 	admission priorityQueue // submitters that wait for room, as handles of their tasks
 	seq       int64         // last order handed out
 	paused    bool          // nothing in queue may have a slot
+	step      stepPhase     // with paused: lets one in queue have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
 	// from tasks that could run at once: they have a bound of their own, and so
@@ -115,7 +116,7 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	if h := s.takeExiting(restricted); h != nil {
 		return entry{h: h}, decision{priority: h.priority}
 	}
-	if s.paused || s.queue.n == 0 {
+	if s.queue.n == 0 || s.paused && s.step != stepGranted {
 		return entry{}, decision{}
 	}
 	l, choice := s.queue.next(restricted)
@@ -123,8 +124,24 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 		return entry{}, decision{}
 	}
 	d := decision{l.priority, choice, restricted}
+	if s.step == stepGranted {
+		s.step = stepTaken
+	}
 	return s.take(l, d), d
 }
+
+// A stepPhase says how far a step has come. A step lets one task in queue have a slot in a
+// pause. Yield gives way in it as it does without a pause.
+type stepPhase int8
+
+const (
+	noStep      stepPhase = iota // none is under way
+	stepGranted                  // the task whose turn it is may have a slot
+	stepTaken                    // it got one
+)
+
+// muted reports whether Yield gives way to nothing in queue, as the pool is paused.
+func (s *scheduler) muted() bool { return s.paused && s.step == noStep }
 
 // take takes the first task of l, for which the queue's next has decided. A task that has
 // yet to start is Running from here on.
@@ -174,7 +191,7 @@ func (s *scheduler) takeExiting(restricted bool) *Handle {
 
 // wanted returns for how many tasks that have yet to start there are slots.
 func (s *scheduler) wanted() int {
-	if s.paused {
+	if s.paused && s.step != stepGranted {
 		return 0
 	}
 	less := s.queue.classes[1].queued // 0 without a reservation
@@ -201,7 +218,7 @@ func (s *scheduler) outstanding() int {
 // mostUrgent returns the priority of the most urgent task in the queue; none if there are
 // slots for all that wait, or the pool is paused.
 func (s *scheduler) mostUrgent() int64 {
-	if pr, ok := s.queue.leastPriority(); ok && !s.paused && s.contended(math.MaxInt) {
+	if pr, ok := s.queue.leastPriority(); ok && !s.muted() && s.contended(math.MaxInt) {
 		return int64(pr)
 	}
 	return none

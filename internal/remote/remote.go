@@ -1,7 +1,7 @@
 // Package remote is what taskpool shares with the packages around it. A task can have
 // its work done in another process: signs of life cross the border, and so do the
-// verdicts on an error that a retry policy looks at. And a pool that cannot be used is
-// refused in the name of the call that got it.
+// verdicts on an error that a retry policy looks at. A pool that cannot be used is
+// refused in the name of the call that got it. And package taskpooltest looks inside.
 package remote
 
 import (
@@ -86,3 +86,12 @@ func CheckPool(what string, pool any) error {
 // TaskHere returns the context of the task, of any pool, on whose goroutine it is called,
 // nil if there is none. Package taskpool sets it.
 var TaskHere func() context.Context
+
+// Step lets one task of a *taskpool.Pool that is paused start or go on, and waits until it
+// has settled, waits for a retry or is parked. It returns the taskpool.TaskInfo of that
+// task, or why there is none: the cause, if ctx ends first. Package taskpool sets it.
+var Step func(ctx context.Context, pool any) (task any, err error)
+
+// WaitAbandoned waits until no goroutine of a *taskpool.Pool is left that was given up as
+// hung. It returns the cause if ctx ends first. Package taskpool sets it.
+var WaitAbandoned func(ctx context.Context, pool any) error
