@@ -1,17 +1,11 @@
 # Every directory with a go.mod is a module, but those that only hold what tests look at.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path './.*' -not -path '*/testdata/*')))
 
-.PHONY: test lint bench microbench examples fuzz soak mutate
+.PHONY: test lint bench microbench examples pictures fuzz soak mutate release-require release-check
 
-# Every test of every module, and how long each took. With the tag invariants each step of a pool is followed by a
-# look at what is to hold between its parts, see invariants.go.
+# Every test of every module, and how long each took.
 test:
-	@[ -n "$$TASKPOOL_POSTGRES_URL" ] || jobs/riverjobs/postgres.sh installed || echo "The tests on PostgreSQL will be skipped."
-	@set -e; for m in $(MODULES); do \
-		echo "== test $$m"; began=$$(date +%s); \
-		(cd $$m && TASKPOOL_TEST_FULL=1 go test -race -tags invariants -shuffle=on -timeout 40m ./...); \
-		echo "== test $$m took $$(($$(date +%s) - began)) s"; \
-	done
+	@./.ci/test $(MODULES)
 
 # Formatting, vet, taskpoolvet, staticcheck, tidy modules, what the library imports, links and spelling.
 lint:
@@ -26,10 +20,16 @@ bench:
 microbench:
 	go test -run '^$$' -bench . -benchmem .
 
-# The programs that end by themselves.
+# The examples, each for a short while, and what they print.
 examples:
-	go run ./examples/quickstart
-	go run ./examples/digest . >/dev/null
+	./.ci/examples
+
+# The pictures in the documentation, but those of make bench. Takes some three minutes,
+# wants Chromium, and for preempt the machine for itself.
+pictures:
+	go test -C examples/starvation -run TestPlot -update
+	go run -C examples/preempt . -o preempt.svg
+	go test -C dashboard/browsertest -trimpath -run Screenshots -screenshots ../../docs/images .
 
 # Random operations on a pool and on its model, and random bytes on both ends of a
 # child's pipes, guided by coverage. What fails is written to testdata/fuzz.
@@ -52,3 +52,12 @@ soak:
 # MUTATE='-only yield.go -j 2' gives it less to do.
 mutate:
 	cd tools/mutate && GOFLAGS=-tags=invariants go run . -dir ../.. $(MUTATE)
+
+# Before a release, see CONTRIBUTING.md: VERSION=v0.1.0.
+VERSION ?= v$(shell sed -n 's/^\#\# \[\([0-9.]*\)\].*/\1/p' CHANGELOG.md | head -n 1)
+release-require: # has all modules require each other at VERSION
+	sed -i.bak -E 's#^(require |	)(github\.com/taskpool-go/taskpool[^ ]*) v[^ ]+#\1\2 $(VERSION)#' $(MODULES:%=%go.mod)
+	rm $(MODULES:%=%go.mod.bak)
+	@set -e; for m in $(MODULES); do (cd $$m && go mod tidy); done
+release-check:
+	./.ci/release-check $(VERSION)
