@@ -6,7 +6,7 @@ replace github.com/taskpool-go/taskpool => ../..
 
 require (
 	github.com/stretchr/testify v1.12.1
-	github.com/taskpool-go/taskpool v0.0.0
+	github.com/taskpool-go/taskpool v0.1.0
 	go.uber.org/goleak v1.3.0
 	gonum.org/v1/plot v0.17.0
 )

@@ -10,8 +10,8 @@ replace (
 require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
-	github.com/taskpool-go/taskpool v0.0.0
-	github.com/taskpool-go/taskpool/metrics/prompool v0.0.0
+	github.com/taskpool-go/taskpool v0.1.0
+	github.com/taskpool-go/taskpool/metrics/prompool v0.1.0
 	go.uber.org/goleak v1.3.0
 )
 

@@ -59,7 +59,7 @@
 // it accepts none any more, finishes what it has accepted and exits with status 0.
 // A second signal, or -drain after the first, cuts that short: what is left is
 // answered with 503 and listed in the log, and the exit status is 1. It is 2 if the
-// command line is wrong.
+// command line is wrong. (After Ctrl-C, go run itself always exits with 1.)
 package main
 
 import (

@@ -9,7 +9,7 @@ require (
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.73.1
 	github.com/stretchr/testify v1.12.1
-	github.com/taskpool-go/taskpool v0.0.0
+	github.com/taskpool-go/taskpool v0.1.0
 	go.uber.org/goleak v1.3.0
 )
 
