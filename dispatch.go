@@ -58,9 +58,9 @@ func (p *Pool) dispatchLocked(w *worker) {
 			h.acceptLocked(later)
 			h.waiters.wakeLocked()
 		}
-		step := p.sched.step
+		step := p.sched.stepping
 		e, d := p.sched.next(w != nil && !w.busy)
-		if p.sched.step != step {
+		if p.sched.stepping != step {
 			p.stepper.took(e, d.priority)
 		}
 		switch {
@@ -175,7 +175,7 @@ func (s *stepper) once(ctx context.Context, p *Pool) (t TaskInfo, err error) {
 			return t, ErrClosed
 		case !p.sched.paused:
 			return t, errors.New("pool must be paused, see Pool.Pause")
-		case p.sched.step != noStep || !s.restLocked(p): // another call goes first, or tasks at work
+		case p.sched.stepping != noStep || !s.restLocked(p): // another call goes first, or tasks at work
 		case p.sched.queue.n > 0 && p.sched.held < p.sched.slots:
 			t, stepped, err := s.stepLocked(ctx, p)
 			if stepped || err != nil {
@@ -195,17 +195,17 @@ func (s *stepper) once(ctx context.Context, p *Pool) (t TaskInfo, err error) {
 // has gone on, because the one whose turn it was has been canceled.
 func (s *stepper) stepLocked(ctx context.Context, p *Pool) (t TaskInfo, stepped bool, err error) {
 	before := p.ledger.total
-	p.sched.step = stepGranted
+	p.sched.stepping = stepGranted
 	defer func() {
-		p.sched.step, s.h = noStep, nil
+		p.sched.stepping, s.h = noStep, nil
 		p.restoreLocked() // Yield has nothing to give way to any more
 	}()
 	p.restoreLocked()
-	for p.sched.step == stepGranted || !s.restLocked(p) {
+	for p.sched.stepping == stepGranted || !s.restLocked(p) {
 		switch {
 		case !p.sched.paused:
 			return t, false, errors.New("the pool was resumed or shut down")
-		case p.sched.step == stepGranted && p.sched.queue.n == 0:
+		case p.sched.stepping == stepGranted && p.sched.queue.n == 0:
 			return t, false, nil
 		}
 		if err := s.sleepLocked(ctx, p); err != nil {

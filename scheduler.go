@@ -35,7 +35,7 @@ type scheduler struct {
 	admission priorityQueue // submitters that wait for room, as handles of their tasks
 	seq       int64         // last order handed out
 	paused    bool          // nothing in queue may have a slot
-	step      stepPhase     // with paused: lets one in queue have a slot
+	stepping  stepPhase     // with paused: lets one in queue have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
 	// from tasks that could run at once: they have a bound of their own, and so
@@ -116,7 +116,7 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	if h := s.takeExiting(restricted); h != nil {
 		return entry{h: h}, decision{priority: h.priority}
 	}
-	if s.queue.n == 0 || s.paused && s.step != stepGranted {
+	if s.queue.n == 0 || s.paused && s.stepping != stepGranted {
 		return entry{}, decision{}
 	}
 	l, choice := s.queue.next(restricted)
@@ -124,8 +124,8 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 		return entry{}, decision{}
 	}
 	d := decision{l.priority, choice, restricted}
-	if s.step == stepGranted {
-		s.step = stepTaken
+	if s.stepping == stepGranted {
+		s.stepping = stepTaken
 	}
 	return s.take(l, d), d
 }
@@ -141,7 +141,7 @@ const (
 )
 
 // muted reports whether Yield gives way to nothing in queue, as the pool is paused.
-func (s *scheduler) muted() bool { return s.paused && s.step == noStep }
+func (s *scheduler) muted() bool { return s.paused && s.stepping == noStep }
 
 // take takes the first task of l, for which the queue's next has decided. A task that has
 // yet to start is Running from here on.
@@ -191,7 +191,7 @@ func (s *scheduler) takeExiting(restricted bool) *Handle {
 
 // wanted returns for how many tasks that have yet to start there are slots.
 func (s *scheduler) wanted() int {
-	if s.paused && s.step != stepGranted {
+	if s.paused && s.stepping != stepGranted {
 		return 0
 	}
 	less := s.queue.classes[1].queued // 0 without a reservation

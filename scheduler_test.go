@@ -58,6 +58,7 @@ type naiveScheduler struct {
 	*schedulerConfig
 	slots    int
 	paused   bool
+	stepping stepPhase
 	now      int64
 	arrivals int64       // in the queue and waiting for room
 	waits    int64       // and elsewhere
@@ -236,7 +237,7 @@ func (m *naiveScheduler) next(starts bool) (best *naiveItem, choice, restricted 
 	if best != nil {
 		return best, false, false
 	}
-	if m.paused {
+	if m.paused && m.stepping != stepGranted {
 		return nil, false, false
 	}
 	best, choice = m.pick(inQueue, restricted)
@@ -256,6 +257,9 @@ func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
 	}
 	if t.in == inQueue {
 		m.served(t, choice, restricted)
+		if m.stepping == stepGranted {
+			m.stepping = stepTaken
+		}
 	}
 	t.in, t.asks, t.state = nowhere, false, StateRunning
 }
@@ -343,7 +347,7 @@ func (m *naiveScheduler) unserved(counts func(*naiveItem) bool) int {
 }
 
 func (m *naiveScheduler) wanted() int {
-	if m.paused {
+	if m.paused && m.stepping != stepGranted {
 		return 0
 	}
 	return m.inState(StateQueued) - m.unserved(func(t *naiveItem) bool { return t.state == StateQueued })
@@ -356,7 +360,7 @@ func (m *naiveScheduler) still() bool {
 
 func (m *naiveScheduler) mostUrgent() int64 {
 	most := int64(none)
-	if m.paused || m.unserved(func(*naiveItem) bool { return true }) == 0 {
+	if m.paused && m.stepping == noStep || m.unserved(func(*naiveItem) bool { return true }) == 0 {
 		return most
 	}
 	for i := range m.items {
@@ -664,7 +668,7 @@ func (d *schedulerTrace) dispatch(x *naiveItem, choice, restricted bool) {
 		d.fail("item %d has passed %s", x.n, passed)
 	case !m.inReach(x, restricted):
 		d.fail("item %d has a reserved slot", x.n)
-	case m.paused:
+	case m.paused && m.stepping != stepGranted:
 		d.fail("item %d has a slot in a pause", x.n)
 	case lost && m.step == 0 && (m.share == 0 || last > 0 && d.choices[kind]-last < m.share): // theorem 2
 		d.fail("urgent work has lost choice %d, and %d", last, d.choices[kind])
@@ -728,6 +732,7 @@ func (d *schedulerTrace) compare() error {
 		{"as the most urgent that waits", int(s.mostUrgent()), int(m.mostUrgent())},
 		{"still", restriction(s.still()), restriction(m.still())},
 		{"restricted", restriction(s.restricted()), restriction(m.restricted())},
+		{"step", int(s.stepping), int(m.stepping)},
 		{"room for later tasks", restriction(s.laterRoom()), restriction(m.laterRoom())},
 		{"choices since a turn", int(s.queue.turn[0]), m.turns[0][0]},
 		{"restricted choices since a turn", int(s.queue.turn[1]), m.turns[0][1]},
@@ -889,6 +894,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 	}
 	put(int64(m.slots))
 	put(flags(m.paused))
+	put(int64(m.stepping))
 	for _, turns := range m.turns {
 		put(int64(turns[0]))
 		put(int64(turns[1]))
@@ -1255,6 +1261,18 @@ var opPause = schedulerOp{"pause", func(d *schedulerTrace) bool {
 	return true
 }}
 
+// A step begins or ends.
+var opStep = schedulerOp{"step", func(d *schedulerTrace) bool {
+	if d.m.stepping != noStep {
+		d.m.stepping = noStep
+	} else {
+		d.m.stepping = stepGranted
+	}
+	d.s.stepping = d.m.stepping
+	d.restore(false)
+	return true
+}}
+
 // One slot more than at the start, or no more.
 var opResize = schedulerOp{"resize", func(d *schedulerTrace) bool {
 	if d.m.slots++; d.m.slots > d.m.schedulerConfig.slots+1 {
@@ -1428,6 +1446,9 @@ func schedulerScenes() []schedulerScene {
 		{"parking", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
 			[3]int{5, 7, 8}},
+		{"steps", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opPark("yield"), opPark("park"), opAsk, opContext(false), opEnd(false), opPause, opStep}, nil,
+			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}}, []int{unbounded}, false),
+			[3]int{4, 6, 8}},
 		// From three tasks that are parked, while others have the slots.
 		{"exits", []schedulerOp{opSubmit(0), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opLook, opPark("park"), opResize},
 			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook},

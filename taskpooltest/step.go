@@ -19,8 +19,9 @@ import (
 // if no worker is free: a test of that needs a pool with one worker.
 //
 // A task that waits for others is parked, and further Steps run these and then resume it.
-// If tasks run when Step is called, it waits for them first. If none is ready, it waits for
-// one that is delayed, or that is parked and will be back, such as in [taskpool.Block].
+// One whose context has ended needs no Step to go on, as in any pause. If tasks run when
+// Step is called, it waits for them first. If none is ready, it waits for one that is
+// delayed, or that is parked and will be back, such as in [taskpool.Block].
 //
 // Step ends the test with [testing.TB.Fatal] if the pool is not paused, if it is shut down,
 // if no task is left, and after 30 s, with the stacks of the tasks that run. In a bubble of
