@@ -55,9 +55,8 @@ func (f *Future[T]) Cancel(cause error) bool { return f.handle("Cancel").Cancel(
 func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority").SetPriority(pr) }
 
 // SubmitFunc submits a task that does its work with f and has f's result. t is a
-// pattern: its Run must be nil. In everything else it is like [Pool.Submit], except that
-// the log has the task's failure at level Debug, as the Future has it: for work whose
-// result nobody gets, use Submit.
+// pattern: its Run must be nil. In everything else it is like [Pool.Submit], but an error
+// of f is logged at level Debug only, as the Future has it; see [WithLogger].
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
 	return submitFunc("SubmitFunc", ctx, p, t, f, terms{roomAsSet, answerLater})
 }
@@ -141,8 +140,8 @@ func (f *Future[T]) get(w *wait) (T, error) {
 // Call returns when ctx ends, with ctx's cause and without waiting for f. f may go on
 // then: if the error is not f's, the variables that f has captured may still be read
 // and written, so do not use them again. f's context has ended too, and f does not
-// start if it has not started by then. f's failure is logged at level Debug only, as Call
-// returns it; see [WithLogger].
+// start if it has not started by then. An error of f is logged at level Debug only, as
+// Call returns it; see [WithLogger].
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
@@ -173,8 +172,9 @@ var errStopped error = &kindError{"taskpool: the loop over Map was left", contex
 // If the queue has no room, Map waits for it, whatever [WithCapacity] says.
 //
 // The error of an element comes in its place, with the zero value, and the loop
-// goes on. When the loop is left, the tasks in flight are canceled and waited for;
-// if it is left by a panic, they are only canceled. If ctx ends or the pool is shut
+// goes on; the log has it at level Debug only, see [WithLogger]. When the loop is left,
+// the tasks in flight are canceled and waited for; if it is left by a panic, they are only
+// canceled. If ctx ends or the pool is shut
 // down while there may be more elements, the results of those in flight come first,
 // and the last pair is the zero value and the cause: ctx's, or [ErrClosed].
 //

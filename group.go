@@ -187,7 +187,8 @@ func (g *Group) refused(err error) {
 // theirs: that of a member that panicked is a [*PanicError]. Inside a task, of
 // any pool, it returns the cause at once when that task's context ends, whatever
 // context the group was made with; members whose contexts derive from it are then
-// on their way out. Inside a member of the group it returns [ErrInside].
+// on their way out. Inside a member of the group it returns [ErrInside]. The errors of
+// members are logged at level Debug only, but for panics and hangs; see [WithLogger].
 func (g *Group) Wait() error {
 	if err := g.misuse("Group.Wait"); err != nil {
 		return err

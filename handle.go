@@ -200,9 +200,9 @@ func (h *Handle) State() State {
 //
 //	task 17 "report" (high, running)
 //
-// with the attempt from the second on. It is what package fmt prints for a Handle, also for
-// one that is nil, zero or a copy. It may be called anywhere, in tasks, hooks and log
-// handlers too, and costs about as much as State.
+// with the attempt from the second on. The line is for people, and may change. It is what
+// package fmt prints for a Handle, also for one that is nil, zero or a copy. String may be
+// called anywhere, in tasks, hooks and log handlers too, and costs about as much as State.
 func (h *Handle) String() string {
 	switch {
 	case h == nil:

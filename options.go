@@ -304,19 +304,19 @@ func WithHooks(h Hooks) Option {
 //     policy or a context.
 //   - Warn: a failure that is retried; a pool that stands still; tasks canceled because
 //     their parent has returned; a shutdown that takes long or is incomplete.
-//   - Debug: the final failure of a task whose error somebody gets in any case, by Call,
-//     Map, MapLimit, a Future or a Group, whose Wait returns the first; the failure of a task that returns the panic or
-//     hang of another one, which may be wrapped with %w; the success of a task that is no
-//     function given to Go.
+//   - Debug: the final failure of a task whose error its caller gets, by [Call], [Map],
+//     [MapLimit], a [Future] or a [Group], of which Wait returns the first; the failure of a
+//     task that returns the panic or hang of another task, as it is or wrapped with %w; the
+//     success of a task, but not of a function given to Go.
 //
-// So an error that goes up through nested calls is logged above Debug once: where nobody is
-// known to get it, or where the panic or hang was. What a task was canceled with is not
-// logged.
+// So an error that is returned through nested calls is logged above Debug once: by the task
+// whose error nobody is known to get or, if it is a panic or a hang, by the task in which
+// that was. What a task was canceled with is not logged.
 //
 // Records have those of the attributes pool, priority, attempt, id, task (its name),
-// elapsed, error, at, stack and retry_in that apply. Here at is where a panic was, as
-// file:line; it is not called source, as handlers name the place of the call that logs so.
-// What a task works on is never logged, except for what its errors say. A handler gets a
+// elapsed, error, at, stack and retry_in that apply. The attribute at is the file and line
+// of a panic, as in at=/src/report/main.go:42. It is not called source, as handlers use that
+// for the place of the call that logs. What a task works on is never logged, except for what its errors say. A handler gets a
 // record about a task with a context that has the values of the one the task was submitted
 // with, so that it can add what it finds there, such as a trace ID.
 func WithLogger(l *slog.Logger) Option {

@@ -123,9 +123,9 @@ type original struct{ self *Pool }
 //	pool "orders" (3 of 4 workers busy, 12 waiting)
 //
 // with what else there is: tasks that are parked or delayed, submitters that wait for room,
-// and whether the pool is paused, stands still or is shut down. It is what package fmt
-// prints for a Pool, and may be called anywhere, in tasks, hooks and log handlers too. It
-// costs about as much as [Handle.State].
+// and whether the pool is paused, stands still or is shut down. The line is for people, and
+// may change. It is what package fmt prints for a Pool. String may be called anywhere, in
+// tasks, hooks and log handlers too, and costs about as much as [Handle.State].
 func (p original) String() string {
 	pool := p.self
 	if pool == nil {

@@ -132,6 +132,9 @@ var functionHandles = sync.Pool{New: func() any {
 // one that names the field if t is not valid. A task that is not accepted leaves
 // nothing behind. [Pool.TrySubmit] never waits, and [Pool.SubmitWithin] has a
 // separate context for the wait.
+//
+// If the task fails, that is logged at level Error, as perhaps nobody waits for it; see
+// [WithLogger].
 func (p *Pool) Submit(ctx context.Context, t Task) (*Handle, error) {
 	return p.submitRun("Submit", ctx, ctx, &t, roomAsSet)
 }
