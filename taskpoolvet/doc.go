@@ -26,7 +26,8 @@
 //	err := taskpool.Yield(ctx) // the task that runs now may call s.mu.Lock
 //
 // Unlock first, and lock again afterward. The same holds for a connection out of a pool with
-// a limit: a *sql.Conn, *sql.Tx or *sql.Rows, or a *pgxpool.Conn or *pgxpool.Tx.
+// a limit: a *sql.Conn, *sql.Tx or *sql.Rows, a *pgxpool.Conn, or a pgx.Tx or pgx.Rows that
+// package pgxpool has returned.
 //
 // Yield and Block are reported wherever they stand; Handle.Wait, Future.Get, Call, a loop over
 // Map, Group.Wait, WaitIdle and Shutdown in functions that are known to run in a task, or that

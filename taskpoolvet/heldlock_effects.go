@@ -11,14 +11,17 @@ import (
 	"golang.org/x/tools/go/types/typeutil"
 )
 
+const pgxpoolPath = "github.com/jackc/pgx/v5/pgxpool"
+
 // connections are the types that stand for a connection that others wait for, with the
-// methods that give it back. A *sql.Rows gives it back too when Next returns false.
+// methods that give it back. Rows give it back too when Next returns false.
 var connections = map[string][]string{
-	"database/sql.Conn":                    {"Close"},
-	"database/sql.Tx":                      {"Commit", "Rollback"},
-	"database/sql.Rows":                    {"Close"},
-	"github.com/jackc/pgx/v5/pgxpool.Conn": {"Release", "Hijack"},
-	"github.com/jackc/pgx/v5/pgxpool.Tx":   {"Commit", "Rollback"},
+	"database/sql.Conn":            {"Close"},
+	"database/sql.Tx":              {"Commit", "Rollback"},
+	"database/sql.Rows":            {"Close"},
+	pgxpoolPath + ".Conn":          {"Release", "Hijack"},
+	"github.com/jackc/pgx/v5.Tx":   {"Commit", "Rollback"}, // if they come from a pool
+	"github.com/jackc/pgx/v5.Rows": {"Close"},
 }
 
 type effectKind int
@@ -155,7 +158,7 @@ func taken(info *types.Info, to []ast.Expr, value ast.Expr) (effects []effect) {
 		}
 	}
 	for _, e := range to {
-		if v := varOf(info, e); v != nil && v.Name() != "_" && connection(v.Type()) != nil {
+		if v := varOf(info, e); v != nil && v.Name() != "_" && connection(v.Type()) != nil && pooled(info, call, v.Type()) {
 			effects = append(effects, effect{kind: acquire, resource: resource{base: v}, name: v.Name(), at: call, unsure: unsure})
 		}
 	}
@@ -164,14 +167,20 @@ func taken(info *types.Info, to []ast.Expr, value ast.Expr) (effects []effect) {
 
 // connection returns the methods that give a connection of type t back, or nil.
 func connection(t types.Type) []string {
-	p, ok := types.Unalias(t).(*types.Pointer)
-	if !ok {
-		return nil
-	}
-	if named := namedType(p); named != nil && named.Obj().Pkg() != nil {
+	if named := namedType(t); named != nil && named.Obj().Pkg() != nil {
 		return connections[pathOf(named.Obj().Pkg())+"."+named.Obj().Name()]
 	}
 	return nil
+}
+
+// pooled reports whether what call returns as a connection of type t is out of a pool. The
+// interfaces of package pgx stand for single connections too.
+func pooled(info *types.Info, call *ast.CallExpr, t types.Type) bool {
+	if !types.IsInterface(t) {
+		return true
+	}
+	fn, ok := typeutil.Callee(info, call).(*types.Func)
+	return ok && fn.Pkg() != nil && pathOf(fn.Pkg()) == pgxpoolPath
 }
 
 // releaseOfConnection returns the connection that call gives back.
