@@ -33,7 +33,7 @@ func TestBadFlagsAreRefusedWithAReason(t *testing.T) {
 }
 
 // loadOn runs the program against a server that gives all the same answer.
-func loadOn(t *testing.T, status int) (exit int, stdout, stderr string) {
+func loadOn(t *testing.T, status int, args ...string) (exit int, stdout, stderr string) {
 	ctx, stop := context.WithCancel(t.Context())
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
@@ -41,7 +41,7 @@ func loadOn(t *testing.T, status int) (exit int, stdout, stderr string) {
 	}))
 	defer server.Close()
 	var out, errs strings.Builder
-	exit = run(ctx, []string{"-url", server.URL, "-duration", "1h", "-high", "100%", "-medium", "0"}, &out, &errs)
+	exit = run(ctx, append([]string{"-url", server.URL, "-duration", "1h", "-high", "100%", "-medium", "0"}, args...), &out, &errs)
 	return exit, out.String(), errs.String()
 }
 
@@ -57,4 +57,10 @@ func TestOtherAnswersAreAFailure(t *testing.T) {
 	require.Equal(t, statusError, exit)
 	require.Equal(t, "load: the first failure: high priority: status 418\n", stderr)
 	require.Contains(t, stdout, "high")
+}
+
+func TestProgressIsToldEveryTwoSecondsWorthOfRequests(t *testing.T) {
+	exit, _, stderr := loadOn(t, http.StatusServiceUnavailable, "-rate", "0.5") // the first is sent at once
+	require.Equal(t, statusOK, exit)
+	require.Equal(t, "load: 1 requests answered\n", stderr)
 }
