@@ -369,6 +369,18 @@ func TestStepEndsTheTestIfThereIsNothingToStep(t *testing.T) {
 	}
 }
 
+func TestStepRefusesToWaitForTheTaskThatCallsIt(t *testing.T) {
+	test := runTest(func(t testing.TB) {
+		pool := taskpooltest.New(t)
+		h := pooltest.Submit(t, pool, taskpool.Task{Run: func(context.Context) error {
+			taskpooltest.Step(t, pool)
+			return nil
+		}})
+		require.ErrorIs(t, h.Wait(context.Background()), taskpool.ErrGoexit)
+	})
+	require.Equal(t, []string{"taskpooltest: Step: " + taskpool.ErrInside.Error() + "\n"}, test.failures())
+}
+
 func TestStepEndsTheTestIfThePoolIsResumedOrShutDownMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for what, interrupt := range map[string]func(*taskpool.Pool){
@@ -414,7 +426,22 @@ func TestAStepThatTakesTooLongShowsWhereTheTaskIs(t *testing.T) {
 	})
 }
 
-// Pool, tasks and tests may step at once; each step is one task.
+func TestAStepThatNoTaskIsEverReadyForShowsWhatIsParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		test := runTest(func(t testing.TB) {
+			pool, _ := paused(t)
+			pooltest.Submit(t, pool, taskpool.Task{Name: "reader", Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { return pooltest.UntilEnd(ctx) })
+			}})
+			requireStep(t, pool, "reader", taskpool.StateParked)
+			taskpooltest.Step(t, pool)
+		})
+		require.Len(t, test.failures(), 1)
+		require.Regexp(t, `0 queued, 0 delayed, 0 running, 1 parked\n    reader: parked, at\n(.*\n)*.*pooltest\.UntilEnd`, test.failures()[0])
+	})
+}
+
+// Several goroutines may step at once; each step is one task.
 func TestStepsAtOnceAreOneAfterTheOther(t *testing.T) {
 	pool, order := paused(t, taskpool.WithWorkers(4))
 	const n = 200
