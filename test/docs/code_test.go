@@ -12,23 +12,15 @@ import (
 	"testing"
 )
 
-// inTransition lists documents that are being rewritten: what is wrong with them is
-// logged, and fails no test.
-var inTransition = []string{"README.md"}
-
 func TestGoCodeInDocumentsIsAProgramOrFoundInTheRepository(t *testing.T) {
 	sources := exampleSources(t)
 	for _, d := range documents(t) {
-		report := t.Errorf
-		if slices.Contains(inTransition, d.name) {
-			report = func(format string, args ...any) { t.Logf("in transition: "+format, args...) }
-		}
 		for _, b := range d.blocks {
 			if b.language != "go" {
 				continue
 			}
 			if why := codeProblem(b.text, sources); why != "" {
-				report("%s:%d: %s", d.name, b.line, why)
+				t.Errorf("%s:%d: %s", d.name, b.line, why)
 			}
 		}
 	}

@@ -94,7 +94,7 @@ func execute(dir string, command []string) (string, error) {
 	c := exec.CommandContext(ctx, command[0], command[1:]...)
 	c.Dir, c.Stdout, c.Stderr = dir, &stdout, &stderr
 	c.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
-	c.WaitDelay = time.Second
+	c.WaitDelay = patience // the go command may leave a child with its output open for a while
 	if err := c.Run(); err != nil {
 		return "", fmt.Errorf("%s: %w\n%s%s", strings.Join(command, " "), err, &stdout, &stderr)
 	}
