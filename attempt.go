@@ -37,7 +37,7 @@ type attempt struct {
 
 	// Set when the attempt is dispatched, fixed thereafter.
 	pool     *Pool
-	priority int64
+	priority int64 // what the task counted as
 	h        *Handle
 	group    *Group // the group that the task is a member of; nil if none
 	w        *worker
@@ -51,15 +51,35 @@ type attempt struct {
 	// Protected by pool.mu.
 	suspension *suspension
 
-	// beatDue is closed when a sign of life is due; nil while nobody waits for
-	// that. Protected by pool.mu.
-	beatDue chan struct{}
+	// rare is what few attempts need; nil until one does. Protected by pool.mu.
+	rare *rareAttempt
 
 	// slice is when its time slice began, in nanoseconds since pool.epoch; 0: when the
 	// attempt did.
 	slice   atomic.Int64
 	end     atomic.Pointer[ending] // why the context ended; nil while it has not been noticed
 	derived atomic.Pointer[derivedContext]
+}
+
+// A rareAttempt holds what few attempts need. Protected by pool.mu.
+type rareAttempt struct {
+	// beatDue is closed when a sign of life is due; nil while nobody waits for that.
+	beatDue chan struct{}
+	// urgency is what the task counts as by now, if signalUrgency is set; written under
+	// pool.mu.
+	urgency atomic.Int64
+	// changed is closed when the urgency changes; nil while nobody waits for that.
+	changed chan struct{}
+	// waits is what the attempt's goroutines wait for beside the one that has parked it.
+	waits []awaited
+}
+
+// urgency returns what the task counts as. No lock need be held.
+func (a *attempt) urgency() int64 {
+	if a.signal.Load()&signalUrgency != 0 {
+		return a.rare.urgency.Load()
+	}
+	return a.priority
 }
 
 // An ending is why an attempt's context ended.

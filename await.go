@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -18,6 +19,9 @@ import (
 //     task.
 //   - A wait ends with its context. If that is not the task's, the wait ends with the task's
 //     as well, unless that had ended before: then the task is cleaning up.
+//   - A task that waits lends its urgency, see loan.go: first it is recorded what it waits
+//     for, then it lends what it counts as by then. So if it is lent to meanwhile, one of the
+//     two passes that on.
 //   - A submitter that waits for room is in admission no longer than the wait lasts. If it
 //     is a task, it may have to wait for its slot after that, and what it would have
 //     submitted is not accepted meanwhile.
@@ -71,6 +75,40 @@ func (a *awaited) overLocked() bool {
 	default:
 		return a.idle.quietLocked()
 	}
+}
+
+// group returns the group whose members are waited for, nil if it is something else.
+func (a *awaited) group() *Group {
+	if a.members != nil {
+		return a.members
+	}
+	return a.limit
+}
+
+// describe says what is waited for in a task of pool from; "" if it is nothing. It takes no
+// lock: what it reads of a task was fixed before somebody could wait for it, and its number
+// when it was found that there is something to wait for.
+func (a *awaited) describe(from *Pool) string {
+	var what string
+	switch {
+	case *a == awaited{}:
+		return ""
+	case a.settled != nil:
+		what = describeTask(TaskInfo{ID: a.settled.id, Name: a.settled.task.Name})
+	case a.room != nil:
+		what = "room"
+	case a.idle != nil:
+		what = "an idle pool"
+	default:
+		what = "a group"
+		if name := a.group().t.Name; name != "" {
+			what = fmt.Sprintf("group %q", name)
+		}
+	}
+	if p := a.pool(); p != from {
+		what += fmt.Sprintf(" in pool %q", p.cfg.name)
+	}
+	return what
 }
 
 // waiters returns the waiters to join.
@@ -171,8 +209,15 @@ func (w *wait) waitAsLocked() (err error) {
 		pk.waitsLocked(w.what)
 		on := w.what.waiters()
 		on.parked = append(on.parked, pk)
+		l := lending{urgency: w.task.h.urgency()}
+		if l.lendLocked(w.what); len(l.to) > 0 {
+			l.passOnLocked(p)
+		}
 		p.restoreLocked()
-		p.unlocked(func() { err = pk.wait(w) })
+		p.unlocked(func() {
+			l.passOn()
+			err = pk.wait(w)
+		})
 		on.parked = slices.DeleteFunc(on.parked, func(o *suspension) bool { return o == pk })
 	} else {
 		done := w.what.waiters().channelLocked()
@@ -231,13 +276,163 @@ func (a *attempt) canParkLocked() bool { return !a.over && a.suspension == nil }
 // if one does. The task, if there is one, belongs to another pool, where it is parked, or
 // has no slot to give back.
 func (w *wait) elsewhere(done <-chan struct{}) error {
-	if a := w.task; a != nil {
-		if pk := a.park(w.what); pk != nil {
-			defer pk.back()
-			return w.stay(pk, done)
+	a := w.task
+	if a == nil {
+		return w.stay(nil, done)
+	}
+	pk := a.park(w.what)
+	switch {
+	case pk != nil:
+		defer pk.back()
+	case a.waits(w.what):
+		defer a.waitsNoLonger(w.what)
+	default: // it is over, and lends nothing
+		return w.stay(nil, done)
+	}
+	(&lending{urgency: Priority(a.urgency()), to: []awaited{w.what}}).passOn()
+	return w.stay(pk, done)
+}
+
+// waits records that a, which has no slot to give back, waits for what. It returns false if
+// a is over.
+func (a *attempt) waits(what awaited) bool {
+	a.pool.lock()
+	defer a.pool.unlock()
+	if a.over {
+		return false
+	}
+	if a.rare == nil {
+		a.rare = &rareAttempt{}
+	}
+	a.rare.waits = append(a.rare.waits, what)
+	return true
+}
+
+// waitsNoLonger undoes waits.
+func (a *attempt) waitsNoLonger(what awaited) {
+	a.pool.lock()
+	defer a.pool.unlock()
+	all := a.rare.waits
+	i := slices.Index(all, what)
+	a.rare.waits = slices.Delete(all, i, i+1)
+}
+
+// A lending passes an urgency on: to what a task waits for, to what that waits for, and so
+// on, in any pool. It ends where all is as urgent already, so also where tasks wait in a
+// circle.
+type lending struct {
+	urgency Priority
+	to      []awaited
+	large   []*Group // with more than passChunk members
+}
+
+// passOn lends the urgency to what is in l.to and l.large, and to all that this waits for. No
+// lock may be held. It holds no lock for long.
+func (l *lending) passOn() {
+	for len(l.to)+len(l.large) > 0 {
+		if last := len(l.large) - 1; last >= 0 {
+			g := l.large[last]
+			l.large = l.large[:last]
+			l.lendGroup(g)
+			continue
+		}
+		p := l.to[len(l.to)-1].pool()
+		p.lock()
+		l.passOnLocked(p)
+		p.restoreLocked()
+		p.unlock()
+	}
+}
+
+// passOnLocked is passOn for what is in l.to and belongs to p, whose lock is held, as far as
+// that takes but a moment: so far the caller gives no slot away.
+func (l *lending) passOnLocked(p *Pool) {
+	var left []awaited
+	for n := passChunk; n > 0 && len(l.to) > 0; n-- {
+		last := len(l.to) - 1
+		what := l.to[last]
+		if l.to = l.to[:last]; what.pool() == p {
+			n -= l.lendLocked(what)
+		} else {
+			left = append(left, what)
 		}
 	}
-	return w.stay(nil, done)
+	l.to = append(left, l.to...)
+}
+
+// lendLocked lends the urgency to what, whose pool's lock is held, and adds what that waits
+// for to l.to; what is a large group goes to l.large. It returns to how many members it has
+// lent.
+func (l *lending) lendLocked(what awaited) (members int) {
+	switch g := what.group(); {
+	case what.settled != nil:
+		l.lendTaskLocked(what.settled)
+	case what.room != nil:
+		p := what.room.pool
+		p.sched.lendPlace(what.room, l.urgency, p.now())
+	case g == nil: // an idle pool is nobody's to bring about
+	case len(g.tasks) > passChunk:
+		l.large = append(l.large, g)
+	case g.takesLoanLocked(l.urgency):
+		for _, h := range g.tasks {
+			g.lendLocked(h, l)
+		}
+		members = len(g.tasks)
+	}
+	return members
+}
+
+func (l *lending) lendTaskLocked(h *Handle) {
+	if p := h.pool; p.sched.lend(h, l.urgency, p.now()) {
+		l.to = h.urgencyChangedLocked(l.to)
+	}
+}
+
+// lendGroup lends the urgency to the members of g, a chunk at a time. The list may change
+// between two chunks: members that come are lent to as they do, and one that leaves is
+// replaced by the last, which the loop has seen.
+func (l *lending) lendGroup(g *Group) {
+	p := g.p
+	p.lock()
+	defer p.unlock()
+	if !g.takesLoanLocked(l.urgency) {
+		return
+	}
+	for i := len(g.tasks); i > 0; i = min(i, len(g.tasks)) {
+		for n := passChunk; n > 0 && i > 0; n-- {
+			i--
+			g.lendLocked(g.tasks[i], l)
+		}
+		p.restoreLocked()
+		p.unlocked(func() {})
+	}
+}
+
+// urgencyChangedLocked brings h's attempt up to date with its urgency. It returns waits with
+// what the attempt waits for appended.
+func (h *Handle) urgencyChangedLocked(waits []awaited) []awaited {
+	a := h.attempt
+	if a == nil || a.over {
+		return waits
+	}
+	if a.rare == nil {
+		a.rare = &rareAttempt{}
+	}
+	a.rare.urgency.Store(int64(h.urgency()))
+	a.signal.Or(signalUrgency)
+	if w := a.w; w.holds {
+		h.pool.sched.release(w.less)
+		w.less = h.pool.sched.lessUrgent(h.urgency())
+		h.pool.sched.hold(w.less)
+	}
+	if pk := a.suspension; pk != nil && pk.waits != (awaited{}) {
+		waits = append(waits, pk.waits)
+	}
+	if a.rare.changed != nil {
+		close(a.rare.changed)
+		a.rare.changed = nil
+	}
+	return append(waits, a.rare.waits...)
 }
 
 // park parks a for a wait for something in another pool. It returns nil if a has no slot

@@ -46,7 +46,8 @@
 // started. [Yield] is a safe point, at which more urgent tasks run first; [Block] gives
 // the slot back around I/O. What waits in a task gives it back by itself: Handle.Wait,
 // Future.Get, Call, Map, Group.Wait, Submit and Go when the queue is full. So tasks may
-// wait for tasks to any depth, on one worker and through several pools.
+// wait for tasks to any depth, on one worker and through several pools. A task that waits
+// lends its urgency: what it waits for counts as that urgent until it has settled.
 //
 // # The life of a task
 //

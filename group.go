@@ -27,9 +27,12 @@ type Group struct {
 	limit   int // on members that have not settled; negative: none
 	members int // that have not settled, or are being submitted
 	err     error
-	over    bool    // Wait has returned, or is about to
-	room    waiters // those who wait for members to drop below limit
-	none    waiters // those who wait for members to drop to 0
+	over    bool      // Wait has returned, or is about to
+	lent    bool      // to the members, by tasks that wait for them
+	urgency Priority  // if so: as what they count at least
+	tasks   []*Handle // the members that were accepted and have not settled
+	room    waiters   // those who wait for members to drop below limit
+	none    waiters   // those who wait for members to drop to 0
 }
 
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
@@ -165,9 +168,49 @@ var errGroupOver error = &kindError{"taskpool: Group.Go: the group is over, Wait
 func (g *Group) submitted(h *Handle, err error) {
 	g.p.lock()
 	accepted := h.id != 0
+	l := lending{urgency: g.urgency}
+	if accepted && !h.state.Final() {
+		h.memberI = int32(len(g.tasks))
+		g.tasks = append(g.tasks, h)
+		if g.lent {
+			g.lendLocked(h, &l)
+			l.passOnLocked(g.p)
+			g.p.restoreLocked()
+		}
+	}
 	g.p.unlock()
+	l.passOn()
 	if !accepted {
 		g.refused(err)
+	}
+}
+
+// takesLoanLocked records that the members, those to come too, are lent pr. It returns false
+// if they were before, or if there are none.
+func (g *Group) takesLoanLocked(pr Priority) bool {
+	if g.members == 0 || g.lent && g.urgency <= pr {
+		return false
+	}
+	g.lent, g.urgency = true, pr
+	return true
+}
+
+// lendLocked lends h, a member, the urgency of l. What makes no difference is not kept for
+// each of very many: if h gets another priority, SetPriority asks the group again.
+func (g *Group) lendLocked(h *Handle, l *lending) {
+	if l.urgency < h.urgency() {
+		l.lendTaskLocked(h)
+	}
+}
+
+// leftLocked takes h, which has settled, from the list of members, if it is there already.
+func (g *Group) leftLocked(h *Handle) {
+	last := len(g.tasks) - 1
+	if i := int(h.memberI); i <= last && g.tasks[i] == h {
+		g.tasks[i] = g.tasks[last]
+		g.tasks[i].memberI = int32(i)
+		g.tasks[last] = nil
+		g.tasks = shrunk(g.tasks[:last])
 	}
 }
 

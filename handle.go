@@ -39,7 +39,8 @@ type Handle struct {
 	attempt  *attempt      // the one under way; nil while there is none
 	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
 
-	watchI int32 // index in watch
+	watchI  int32 // index in watch
+	memberI int32 // index in Group.tasks, if it is there
 	// canceled is the cause of Cancel or of ctx's end, if that came before
 	// the task was accepted or while an attempt was under way.
 	canceled error
@@ -102,6 +103,13 @@ var closedChannel = func() <-chan struct{} {
 // task's context does, unless that had ended before; a wait that must go on can use
 // [context.WithoutCancel] of the task's context. Called inside the very task that it
 // would wait for, Wait returns [ErrInside], whatever the context.
+//
+// A task that waits lends its urgency: until it has settled, the task that is waited for
+// counts as urgent as the most urgent task that waits for it, and so does what it waits for
+// in turn, in any pool. If it waits in the queue, it starts like a task of that priority that
+// resumes, and never later than it would have without. TaskInfo.Urgency shows what counts.
+// Likewise for a [Future], the members of a [Group], and the element that [Map] waits for.
+// Waits outside of tasks lend nothing.
 //
 // With a context that is no task's, Wait finds the task that it is called in by its
 // goroutine. That takes some 5 to 100 µs, depending on the depth of the stack, and well
@@ -240,20 +248,30 @@ func (h *Handle) Cancel(cause error) bool {
 	return h.cancel(cause)
 }
 
-// SetPriority moves a waiting task to another priority, behind those that wait
-// there, even if it has that priority already. It returns false if the task no
-// longer waits: it runs, is parked or has settled.
+// SetPriority gives the task another priority. If it waits to start, it moves behind
+// those that wait there, even if it has that priority already. If it runs or is parked,
+// the priority counts from now: for what Yield lets go first, where it resumes, and in its
+// retries. It stays as urgent as the tasks that wait for it have made it, see
+// [Handle.Wait], and a more urgent priority passes on to what it waits for itself.
+// SetPriority returns false if the task has settled.
 func (h *Handle) SetPriority(pr Priority) bool {
 	h.mustBeUsable("Handle.SetPriority")
 	p := h.pool
 	p.lock()
-	defer p.unlock()
-	if !p.sched.setPriority(h, pr, p.now()) {
-		return false
+	changed := p.sched.setPriority(h, pr, p.now())
+	var l lending
+	if changed {
+		h.task.Priority = pr
+		if g := h.work.group; g != nil && g.lent {
+			g.lendLocked(h, &lending{urgency: g.urgency})
+		}
+		l = lending{urgency: h.urgency(), to: h.urgencyChangedLocked(nil)}
+		l.passOnLocked(p)
+		p.restoreLocked()
 	}
-	h.task.Priority = pr
-	p.restoreLocked()
-	return true
+	p.unlock()
+	l.passOn()
+	return changed
 }
 
 // Current returns the task whose Run got ctx, or a context that ctx derives from.

@@ -220,6 +220,13 @@ type TaskInfo struct {
 	ID       uint64 // number in order of acceptance, from 1; 0 for a function given to Go
 	Name     string
 	Priority Priority
+	// Urgency is what the task counts as when it is decided who is next: its Priority, or
+	// that of a more urgent task that waits for it.
+	Urgency Priority
+	// WaitsFor says, for people, what a task that is Parked waits for: another task, the
+	// members of a group, room, an idle pool. Empty in Yield and Block, and when it waits for
+	// nothing but a slot.
+	WaitsFor string
 	State    State
 	Attempt  int // the number of the attempt under way, or of those started; from 1
 	Worker   int // Running, Parked and Abandoned: the worker's number
@@ -260,7 +267,11 @@ func (t TaskInfo) String() string {
 	if t.Name != "" {
 		text = fmt.Appendf(text, " %q", t.Name)
 	}
-	text = fmt.Appendf(text, " (%v, %v", t.Priority, t.State)
+	text = fmt.Appendf(text, " (%v", t.Priority)
+	if t.Urgency < t.Priority {
+		text = fmt.Appendf(text, " → %v", t.Urgency)
+	}
+	text = fmt.Appendf(text, ", %v", t.State)
 	if t.Attempt > 1 {
 		text = fmt.Appendf(text, ", attempt %d", t.Attempt)
 	}
@@ -284,16 +295,19 @@ func (t TaskInfo) LogValue() slog.Value {
 // infoLocked describes h, with the attempt under way if there is one.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function {
-		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, State: h.state, sample: h.sample}
+		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.priority, State: h.state, sample: h.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}
 		return t
 	}
 	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
-		Attempt: h.attempts, Err: h.lastErr, Handle: h}
+		Urgency: h.urgency(), Attempt: int(h.attempts), Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline
+		if pk := a.suspension; pk != nil && !pk.askedLocked() {
+			t.WaitsFor = pk.waits.describe(h.pool)
+		}
 	}
 	if h.state == StateDelayed {
 		t.Due = h.due
@@ -316,7 +330,7 @@ func (w *worker) infoLocked() TaskInfo {
 	if w.attempt != nil {
 		return w.attempt.infoLocked()
 	}
-	t := TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, State: StateRunning, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
+	t := TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, Urgency: w.priority, State: StateRunning, Attempt: 1, Worker: w.id, Started: w.started, sample: w.sampleOf()}
 	if w.seen == w.jobs && !w.timed {
 		t.Started = w.seenAt
 	}

@@ -105,7 +105,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			return fmt.Errorf("admission: a submitter of priority %d waits while there is room", pr)
 		}
 	}
-	return cmp.Or(p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
+	return cmp.Or(p.sched.checkSeconds(deep), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
 }
 
 // betweenLocked reports whether a worker is between two critical sections of the
@@ -171,8 +171,11 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		}
 		if w.holds {
 			held++
-			if p.sched.lessUrgent(w.priority) {
+			if w.less {
 				heldLess++
+			}
+			if h := w.job.h; h != nil && h.attempt == w.attempt && !w.attempt.over && w.less != p.sched.lessUrgent(h.urgency()) {
+				return fmt.Errorf("worker %d has a slot of the wrong class, for a task that counts as %d", w.id, h.urgency())
 			}
 		}
 		if w.busy {
@@ -233,6 +236,10 @@ func (p *Pool) checkDispatchLocked() error {
 				asking += l.parked
 			}
 		}
+	}
+	promoted := p.sched.promoted
+	if queued[0], queued[1] = queued[0]+promoted[0], queued[1]-promoted[0]; restricted {
+		asking += promoted[1]
 	}
 	want := min(free, queued[0]+min(queued[1], max(p.sched.slots-p.sched.reserved-p.sched.heldLess, 0)))
 	switch {

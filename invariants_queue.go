@@ -166,8 +166,14 @@ func (l *lane) check() error {
 			if s.base+e.order < order {
 				return fmt.Errorf("order %d comes behind %d", s.base+e.order, order)
 			}
-			if order = s.base + e.order; e.h != nil && (e.h.place.lane != l || e.h.place.seg != s || e.h.place.i != int32(i)) {
-				return fmt.Errorf("handle in slot %d has another place", i)
+			if order = s.base + e.order; e.h != nil {
+				p := &e.h.place
+				if second := e.h.loan; second != nil && second.second.lane == l {
+					p = &second.second
+				}
+				if p.lane != l || p.seg != s || p.i != int32(i) {
+					return fmt.Errorf("handle in slot %d has another place", i)
+				}
 			}
 			if live++; e.fresh() {
 				freshHere++
@@ -206,4 +212,50 @@ func (q *priorityQueue) heaps() []*laneHeap {
 		hs = append(hs, &c.lead, &c.keyed, &c.old)
 	}
 	return hs
+}
+
+// checkSeconds returns what is wrong with the second places, if anything.
+func (s *scheduler) checkSeconds(deep bool) error {
+	promoted := [2]int{}
+	for _, q := range []*priorityQueue{&s.queue, &s.admission} {
+		n := 0
+		for _, e := range q.all() {
+			if e.h == nil || e.h.loan == nil {
+				continue
+			}
+			h, second := e.h, &e.h.loan.second
+			if (h.urgency() != h.priority) != (second.lane != nil) {
+				return fmt.Errorf("task %d of priority %d counts as %d, and its second place is %+v", h.id, h.priority, h.urgency(), second)
+			}
+			if second.lane == nil {
+				continue
+			}
+			n++
+			if pr := second.lane.priority; second.in != q.in || pr < h.urgency() || pr >= h.priority ||
+				s.lessUrgent(pr) != s.lessUrgent(h.urgency()) || pr != h.urgency() && !s.aging {
+				return fmt.Errorf("task %d counts as %d, and its second place is in lane %v", h.id, h.urgency(), second.lane.laneKey)
+			}
+			if q == &s.queue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) {
+				if h.state == StateQueued {
+					promoted[0]++
+				} else {
+					promoted[1]++
+				}
+			}
+		}
+		seconds := s.seconds(q.in)
+		if seconds.n != n {
+			return fmt.Errorf("%d second places, want %d", seconds.n, n)
+		}
+		if seconds.lanes == nil {
+			continue
+		}
+		if _, err := seconds.check(!s.aging, deep); err != nil {
+			return fmt.Errorf("second places: %w", err)
+		}
+	}
+	if promoted != s.promoted {
+		return fmt.Errorf("%d tasks are promoted, counted %d", promoted, s.promoted)
+	}
+	return nil
 }

@@ -11,10 +11,11 @@ import (
 type item struct {
 	priority Priority
 	state    State
-	attempts int       // started so far
+	attempts int32     // started so far
+	asks     bool      // it asks for a slot, while it is Parked
+	loan     *loan     // what tasks that wait for it have lent it; nil if none has
 	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
 	place    place     // where it waits
-	asks     bool      // it asks for a slot, while it is Parked
 }
 
 // waits reports whether i waits in any place.
@@ -51,9 +52,9 @@ func (e entry) live() bool { return e.f != nil || e.h != nil }
 // and wants to go on.
 func (e entry) parked() bool { return e.h != nil && e.h.state == StateParked }
 
-// fresh reports whether no attempt of the task has started. Only such a task
-// may be shed.
-func (e entry) fresh() bool { return e.h == nil || e.h.attempts == 0 }
+// fresh reports whether no attempt of the task has started, and it does not count as more
+// urgent than its priority. Only such a task may be shed.
+func (e entry) fresh() bool { return e.h == nil || e.h.attempts == 0 && !e.h.lentTo() }
 
 // A place is where a handle waits, if it does.
 type place struct {
@@ -62,6 +63,9 @@ type place struct {
 	i    int32 // for the heaps: its index
 	in   waitsIn
 }
+
+// order returns the order of the entry in a place that is in a lane.
+func (p *place) order() int64 { return p.seg.base + p.seg.slots[p.i].order }
 
 // waitsIn says which part of the scheduler a handle waits in, see scheduler.
 type waitsIn uint8

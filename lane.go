@@ -45,6 +45,14 @@ func (l *lane) front() *entry { return &l.head.slots[l.head.head] }
 // order returns the order of the first entry of a lane that is not empty.
 func (l *lane) order() int64 { return l.head.base + l.front().order }
 
+// urgency returns what the first entry of a lane that is not empty counts as.
+func (l *lane) urgency() Priority {
+	if h := l.front().h; h != nil {
+		return h.urgency()
+	}
+	return l.priority
+}
+
 // link puts s at the back of l.
 func (l *lane) link(s *segment) {
 	if s.prev = l.tail; s.prev == nil {
@@ -66,6 +74,52 @@ func (l *lane) unlink(s *segment) {
 	} else {
 		s.next.prev = s.prev
 	}
+}
+
+// waiting returns how many entries of priority pr or more urgent are in c.
+func (c *laneClass) waiting(pr Priority) (n int) {
+	for _, l := range c.lead.items {
+		if l.priority <= pr {
+			n += l.n
+		}
+	}
+	return n
+}
+
+// reach returns the classes whose tasks may have a slot.
+func (q *priorityQueue) reach(restricted bool) []laneClass {
+	if restricted {
+		return q.classes[:1]
+	}
+	return q.classes[:]
+}
+
+// top returns the most urgent lane, by key with aging, and how many lanes there are.
+func top(classes []laneClass, aging bool) (l *lane, lanes int) {
+	for i := range classes {
+		c := &classes[i]
+		lanes += len(c.lead.items)
+		switch {
+		case len(c.lead.items) == 0:
+		case aging:
+			if top := c.keyed.items[0]; l == nil || keyFirst(top, l) {
+				l = top
+			}
+		case l == nil:
+			l = c.lead.items[0]
+		}
+	}
+	return l, lanes
+}
+
+// oldest returns the lane whose front has waited longest.
+func oldest(classes []laneClass) (l *lane) {
+	for i := range classes {
+		if o := classes[i].oldest(); o != nil && (l == nil || o.age < l.age) {
+			l = o
+		}
+	}
+	return l
 }
 
 // A laneHeap is a heap of lanes.

@@ -31,6 +31,7 @@ type priorityQueue struct {
 	reserve *Priority     // the least urgent priority of the first class; nil: no reservation
 	shed    bool          // takeShed may be called
 	in      waitsIn       // for the places of its handles
+	second  bool          // these are second places, see loan.go
 
 	n     int // waiting tasks
 	lanes map[laneKey]*lane
@@ -163,7 +164,7 @@ func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	if s.handles > 0 {
 		for i := range n {
 			if h := s.slots[i].h; h != nil {
-				h.place = place{l, s, int32(i), q.in}
+				h.place = place{l, s, int32(i), q.in} // never a second place
 			}
 		}
 	}
@@ -186,7 +187,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	e.order -= s.base // not 0 if s came from the inbox with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
-		e.h.place = place{l, s, s.tail, q.in}
+		*q.placeOf(e.h) = place{l, s, s.tail, q.in}
 	}
 	s.tail++
 	s.live++
@@ -252,33 +253,12 @@ func (q *priorityQueue) makeRecent(n int) {
 // waited longest. If restricted is set, only the first class counts. choice says
 // whether there was more than one lane.
 func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
-	classes := q.classes[:]
-	if restricted {
-		classes = q.classes[:1]
-	}
-	lanes := 0
-	for i := range classes {
-		c := &classes[i]
-		lanes += len(c.lead.items)
-		switch {
-		case len(c.lead.items) == 0:
-		case q.step > 0:
-			if top := c.keyed.items[0]; l == nil || keyFirst(top, l) {
-				l = top
-			}
-		case l == nil:
-			l = c.lead.items[0]
-		}
-	}
+	classes := q.reach(restricted)
+	l, lanes := top(classes, q.step > 0)
 	choice = lanes > 1
 	switch {
-	case choice && q.share > 0 && q.turn[restriction(restricted)]+1 >= q.share:
-		l = nil
-		for i := range classes {
-			if o := classes[i].oldest(); o != nil && (l == nil || o.age < l.age) {
-				l = o
-			}
-		}
+	case choice && q.turnDue(restricted):
+		l = oldest(classes)
 	case choice && q.step > 0 && !l.resuming:
 		if r := q.lanes[laneKey{l.priority, true}]; r != nil && r.n > 0 {
 			l = r // resumes before those of its priority that have not started
@@ -342,11 +322,21 @@ func (q *priorityQueue) giveTurnBack(restricted bool) {
 
 // takeTurn takes the task whose turn it is, given the results of next.
 func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
+	q.countTurn(choice, restricted)
+	return q.take(l, l.head, l.head.head)
+}
+
+// countTurn counts a dispatch for the fair share, if it had a choice.
+func (q *priorityQueue) countTurn(choice, restricted bool) {
 	if choice && q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
 		*turn = (*turn + 1) % q.share
 	}
-	return q.take(l, l.head, l.head.head)
+}
+
+// turnDue reports whether the next dispatch with a choice is a fair-share turn.
+func (q *priorityQueue) turnDue(restricted bool) bool {
+	return q.share > 0 && q.turn[restriction(restricted)]+1 >= q.share
 }
 
 // skip records that the first n tasks of l were taken out of their slots. All are in l's
@@ -408,7 +398,8 @@ func (q *priorityQueue) leastPriority() (Priority, bool) {
 
 // remove takes h, which waits in the queue, out of it.
 func (q *priorityQueue) remove(h *Handle) entry {
-	return q.take(h.place.lane, h.place.seg, h.place.i)
+	p := q.placeOf(h)
+	return q.take(p.lane, p.seg, p.i)
 }
 
 // takeShed takes the newest of the least urgent tasks that have never started,
@@ -451,7 +442,7 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 		l.fresh--
 	}
 	if e.h != nil {
-		e.h.place = place{}
+		*q.placeOf(e.h) = place{}
 	}
 	wasFront := s == l.head && i == s.head
 	if s.live == 0 {
@@ -484,8 +475,10 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 // key returns l's key in the heap keyed: the time at which a task of priority 0 would
 // have had to arrive to be as urgent as l's front. All tasks age at the same rate, so
 // keys do not change over time.
-func (q *priorityQueue) key(l *lane) int64 {
-	return addSaturating(l.order(), mulSaturating(int64(l.priority), int64(q.step)))
+func (q *priorityQueue) key(l *lane) int64 { return q.keyOf(l.order(), l.priority) }
+
+func (q *priorityQueue) keyOf(order int64, pr Priority) int64 {
+	return addSaturating(order, mulSaturating(int64(pr), int64(q.step)))
 }
 
 // enter puts l, which was empty, into the heaps.

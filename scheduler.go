@@ -31,11 +31,17 @@ type scheduler struct {
 
 	queue     priorityQueue
 	exiting   [2][]exit     // parked tasks with an ended context that ask for a slot; second: the lessUrgent ones
-	exits     int64         // number of the last exit
+	lastExit  int64         // number of the last exit
 	admission priorityQueue // submitters that wait for room, as handles of their tasks
-	seq       int64         // last order handed out
-	paused    bool          // nothing in queue may have a slot
-	stepping  stepPhase     // with paused: lets one in queue have a slot
+
+	// The second places of those in queue and admission, see loan.go. Not initialized until
+	// there is one.
+	queueSeconds, admissionSeconds priorityQueue
+	promoted                       [2]int
+
+	seq      int64     // last order handed out
+	paused   bool      // nothing in queue may have a slot
+	stepping stepPhase // with paused: lets one in queue have a slot
 
 	// Tasks that wait for their time. Those that have never started take no room
 	// from tasks that could run at once: they have a bound of their own, and so
@@ -68,7 +74,10 @@ func (s *scheduler) init(c *config) {
 		s.queue.reserve = &s.reservedFor
 	}
 	s.admission = s.queue
-	s.queue.in, s.admission.in = inQueue, inAdmission
+	s.queueSeconds = s.queue
+	s.queueSeconds.second = true
+	s.admissionSeconds = s.queueSeconds
+	s.queue.in, s.admission.in, s.queueSeconds.in, s.admissionSeconds.in = inQueue, inAdmission, inQueue, inAdmission
 	s.delayed, s.admissionDelayed = newDueHeap(inDelayed), newDueHeap(inAdmissionDelayed)
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
@@ -85,18 +94,18 @@ func (s *scheduler) restricted() bool {
 	return s.reserved > 0 && s.heldLess >= s.slots-s.reserved
 }
 
-// hold gives a slot to a task of priority pr.
-func (s *scheduler) hold(pr Priority) {
+// hold gives away a slot; less says that it is to a less urgent task.
+func (s *scheduler) hold(less bool) {
 	s.held++
-	if s.lessUrgent(pr) {
+	if less {
 		s.heldLess++
 	}
 }
 
-// release takes back the slot of a task of priority pr.
-func (s *scheduler) release(pr Priority) {
+// release takes the slot back.
+func (s *scheduler) release(less bool) {
 	s.held--
-	if s.lessUrgent(pr) {
+	if less {
 		s.heldLess--
 	}
 }
@@ -119,14 +128,22 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	if s.queue.n == 0 || s.paused && s.stepping != stepGranted {
 		return entry{}, decision{}
 	}
+	second := false
 	l, choice := s.queue.next(restricted)
+	if s.queueSeconds.n > 0 {
+		l, choice, second = choose(&s.queue, &s.queueSeconds, restricted)
+	}
 	if l == nil || !starts && !l.front().parked() {
 		return entry{}, decision{}
 	}
-	d := decision{l.priority, choice, restricted}
 	if s.stepping == stepGranted {
 		s.stepping = stepTaken
 	}
+	if second {
+		d := decision{l.front().h.priority, choice, restricted}
+		return s.takeSecond(l, d), d
+	}
+	d := decision{l.priority, choice, restricted}
 	return s.take(l, d), d
 }
 
@@ -147,18 +164,26 @@ func (s *scheduler) muted() bool { return s.paused && s.stepping == noStep }
 // yet to start is Running from here on.
 func (s *scheduler) take(l *lane, d decision) entry {
 	e := s.queue.takeTurn(l, d.choice, d.restricted)
+	if e.h != nil && e.h.loan != nil {
+		s.dropSecond(e.h)
+	}
 	if e.parked() {
 		return e
 	}
 	*l.dispatched++
+	s.start(e.h)
+	return e
+}
+
+// start has a task that was taken from the queue, h or if that is nil a function, be Running.
+func (s *scheduler) start(h *Handle) {
 	s.count[StateQueued]--
 	s.count[StateRunning]++
-	if h := e.h; h != nil {
+	if h != nil {
 		s.notLater(h)
 		h.attempts++
 		h.state = StateRunning
 	}
-	return e
 }
 
 // firstExiting returns the list that begins with the first exiting task that may have a free
@@ -194,10 +219,13 @@ func (s *scheduler) wanted() int {
 	if s.paused && s.stepping != stepGranted {
 		return 0
 	}
-	less := s.queue.classes[1].queued // 0 without a reservation
+	less := s.queuedLess()
 	forLess := max(s.slots-s.reserved-s.heldLess, 0)
 	return min(max(s.slots-s.held, 0), s.count[StateQueued]-less+min(less, forLess))
 }
+
+// queuedLess returns how many tasks wait to start that may not have a reserved slot.
+func (s *scheduler) queuedLess() int { return s.queue.classes[1].queued - s.promoted[0] }
 
 // waiting returns how many tasks wait for a slot, to start or to go on.
 func (s *scheduler) waiting() int {
@@ -218,14 +246,18 @@ func (s *scheduler) outstanding() int {
 // mostUrgent returns the priority of the most urgent task in the queue; none if there are
 // slots for all that wait, or the pool is paused.
 func (s *scheduler) mostUrgent() int64 {
-	if pr, ok := s.queue.leastPriority(); ok && !s.muted() && s.contended(math.MaxInt) {
-		return int64(pr)
+	pr, ok := s.queue.leastPriority()
+	if !ok || s.muted() || !s.contended(math.MaxInt) {
+		return none
 	}
-	return none
+	if second, ok := s.queueSeconds.leastPriority(); ok {
+		pr = min(pr, second)
+	}
+	return int64(pr)
 }
 
 // contended reports whether more tasks of priority pr or more urgent wait in the queue than
-// there are free slots for.
+// there are free slots for. Unless pr is [math.MaxInt], one with two places may count twice.
 func (s *scheduler) contended(pr Priority) bool {
 	free := s.slots - s.held
 	if free <= 0 {
@@ -236,10 +268,13 @@ func (s *scheduler) contended(pr Priority) bool {
 	}
 	n, forLess := 0, min(free, max(s.slots-s.reserved-s.heldLess, 0))
 	for i := range s.queue.classes {
-		for _, l := range s.queue.classes[i].lead.items {
-			if l.priority <= pr {
-				n += l.n
-			}
+		n += s.queue.classes[i].waiting(pr)
+		if pr < math.MaxInt {
+			n += s.queueSeconds.classes[i].waiting(pr)
+		} else if promoted := s.promoted[0] + s.promoted[1]; i == 0 {
+			n += promoted
+		} else {
+			n -= promoted
 		}
 		if i == 0 {
 			forLess = min(forLess, free-n)
@@ -258,17 +293,18 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 	// that submit them then ask for slots.
 	if h := s.admissionDelayed.first(); h != nil && s.laterRoom() {
 		s.admissionDelayed.remove(h)
+		h.loan = nil
 		return h, true
 	}
 	// If there is no room for the one whose turn it is, a reserved slot may be free
 	// for another.
 	for restricted := false; s.admission.n > 0; restricted = true {
-		l, choice := s.admission.next(restricted)
+		l, choice, second := s.nextSubmitter(restricted)
 		switch {
 		case l == nil:
 			return nil, false
-		case s.room(l.priority):
-			return s.admission.takeTurn(l, choice, restricted).h, false
+		case s.room(l.front().h.priority):
+			return s.takeSubmitter(l, choice, restricted, second), false
 		case restricted || s.reserved == 0:
 			return nil, false
 		}
@@ -300,16 +336,16 @@ func (s *scheduler) laterRoom() bool {
 func (s *scheduler) free(pr Priority) (free, promised int) {
 	free = s.slots - s.held
 	forLess := min(free, s.slots-s.reserved-s.heldLess)
-	less := s.queue.classes[1].queued // 0 without a reservation
+	less := s.queuedLess()
 	queued := s.count[StateQueued] - less
 	if s.paused || s.submitters() > 0 {
 		queued, less = 0, 0
 	} else if free > 0 && s.asking+s.askingLess > 0 {
 		// The task whose turn it is gets a slot before those that ask for one.
 		restricted := s.restricted()
-		switch l, _ := s.queue.next(restricted); {
+		switch l, _, _ := choose(&s.queue, &s.queueSeconds, restricted); {
 		case s.firstExiting(restricted) != nil || l == nil || l.front().parked():
-		case s.lessUrgent(l.priority):
+		case s.lessUrgent(l.urgency()):
 			promised, free, forLess, less = 1, free-1, forLess-1, less-1
 		default:
 			promised, free, queued = 1, free-1, queued-1
@@ -338,6 +374,9 @@ func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
 	}
 	h.due = time.Time{}
 	s.admission.push(entry{h: h, order: s.number(now)}, h.priority, false)
+	if h.loan != nil { // it had a place among those that are not due
+		s.pushSecond(h, false, now)
+	}
 }
 
 // What becomes of tasks. now is the time since Pool.epoch; it counts with aging only.
@@ -361,6 +400,9 @@ func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, o
 	l = s.queue.lane(laneKey{pr, false})
 	s.queue.pushLane(l, e)
 	s.count[StateQueued]++
+	if e.h != nil {
+		s.addSecond(e.h, now)
+	}
 	return l, e.order
 }
 
@@ -404,13 +446,9 @@ func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle
 func (s *scheduler) withdraw(h *Handle) {
 	switch h.place.in {
 	case inQueue:
-		s.queue.remove(h)
+		s.leaveQueue(h)
 	case inExiting:
-		less := 0
-		if s.lessUrgent(h.priority) {
-			less = 1
-		}
-		from := &s.exiting[less]
+		from := s.exitList(s.lessUrgent(h.urgency()))
 		*from = shrunk(slices.DeleteFunc(*from, func(x exit) bool { return x.h == h }))
 		h.place = place{}
 	case inDelayed:
@@ -419,26 +457,11 @@ func (s *scheduler) withdraw(h *Handle) {
 		}
 		s.delayed.remove(h)
 	case inAdmission:
+		s.dropSecond(h)
 		s.admission.remove(h)
 	case inAdmissionDelayed:
 		s.admissionDelayed.remove(h)
 	}
-}
-
-// setPriority moves a task that waits to start to the back of those of priority pr. It
-// returns false if the task does not wait to start.
-func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool {
-	switch h.state {
-	case StateQueued:
-		s.queue.remove(h)
-		h.priority = pr
-		s.queue.push(entry{h: h, order: s.number(now)}, pr, false)
-	case StateDelayed:
-		h.priority = pr
-	default:
-		return false
-	}
-	return true
 }
 
 // notLater records that h is no longer later, if it was.
@@ -473,7 +496,7 @@ func (s *scheduler) leaveState(h *Handle) { s.count[h.state]-- }
 // end brings h, which waits nowhere, into state final.
 func (s *scheduler) end(h *Handle, final State) {
 	s.count[h.state]--
-	h.state = final
+	h.state, h.loan = final, nil
 }
 
 // endFunction is end for a running function without a handle.
@@ -495,13 +518,13 @@ func (s *scheduler) park(h *Handle) {
 // started.
 func (s *scheduler) ask(h *Handle, now time.Duration) {
 	s.asks(h, +1)
-	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, true)
+	s.enterQueue(h, true, now)
 }
 
 // askLast is ask for a task whose quantum is over: it goes behind all tasks of its priority.
 func (s *scheduler) askLast(h *Handle, now time.Duration) {
 	s.asks(h, +1)
-	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, false)
+	s.enterQueue(h, false, now)
 }
 
 // askFirst is ask for a task whose context has ended: it is exiting, and goes before
@@ -515,25 +538,30 @@ func (s *scheduler) askFirst(h *Handle) {
 // slot.
 func (s *scheduler) hasten(h *Handle) {
 	if h.place.in == inQueue {
-		s.queue.remove(h)
+		s.leaveQueue(h)
 		s.exit(h)
 	}
 }
 
 func (s *scheduler) exit(h *Handle) {
-	less := 0
-	if s.lessUrgent(h.priority) {
-		less = 1
-	}
-	s.exits++
-	s.exiting[less] = append(s.exiting[less], exit{h, s.exits})
+	s.lastExit++
+	to := s.exitList(s.lessUrgent(h.urgency()))
+	*to = append(*to, exit{h, s.lastExit})
 	h.place = place{in: inExiting}
+}
+
+// exitList returns the list of those exiting that are less urgent, or of the others.
+func (s *scheduler) exitList(less bool) *[]exit {
+	if less {
+		return &s.exiting[1]
+	}
+	return &s.exiting[0]
 }
 
 // asks counts that h asks for a slot, if n is 1, or no longer does, if n is -1.
 func (s *scheduler) asks(h *Handle, n int) {
 	h.asks = n > 0
-	if s.lessUrgent(h.priority) {
+	if s.lessUrgent(h.urgency()) {
 		s.askingLess += n
 	} else {
 		s.asking += n

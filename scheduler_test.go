@@ -46,6 +46,9 @@ type naiveItem struct {
 	resuming bool  // has started, and goes before others of its priority
 	asks     bool  // while Parked: for a slot
 	ended    bool  // its context has
+	loan     bool  // it was lent to
+	lent     Priority
+	second   naivePlace // its second place; without an item if it has none
 
 	begun              bool // and neither parked nor ended since, so that the attempt may turn out to be none
 	choice, restricted bool // of the dispatch that has begun it
@@ -81,6 +84,63 @@ func (c *schedulerConfig) String() string {
 		c.slots, c.reserved, c.share, c.step, c.capacity, c.shed)
 }
 
+// A naivePlace is one of the places of an item in the queue, or among those that wait for
+// room.
+type naivePlace struct {
+	*naiveItem
+	pr       Priority
+	resuming bool
+	arrival  int64
+	at       int64
+	second   bool
+}
+
+// urgency returns what t counts as.
+func (t *naiveItem) urgency() Priority {
+	if t.loan {
+		return min(t.pr, t.lent)
+	}
+	return t.pr
+}
+
+// places returns where t waits.
+func (t *naiveItem) places() []naivePlace {
+	first := naivePlace{t, t.pr, t.resuming, t.arrival, t.at, false}
+	if t.second.naiveItem == nil {
+		return []naivePlace{first}
+	}
+	second := t.second
+	second.naiveItem = t // the items may have moved
+	return []naivePlace{first, second}
+}
+
+// best returns the more urgent of t's places.
+func (t *naiveItem) best() naivePlace {
+	all := t.places()
+	return all[len(all)-1]
+}
+
+// lend has t count as urgent as pr.
+func (m *naiveScheduler) lend(t *naiveItem, pr Priority) {
+	t.loan, t.lent = true, pr
+	if t.in == inQueue || t.in == inAdmission {
+		m.addSecond(t, t.in == inQueue)
+	}
+}
+
+// addSecond gives t a second place as from now, if it comes before the one that it has.
+func (m *naiveScheduler) addSecond(t *naiveItem, resuming bool) {
+	if t.urgency() == t.pr {
+		return
+	}
+	m.arrivals++
+	now := naivePlace{t, t.urgency(), resuming, m.arrivals, m.now, true}
+	if old := t.second; m.step > 0 && old.naiveItem != nil && m.less(old.pr) == m.less(now.pr) && old.at+int64(old.pr)*m.step <= now.at+int64(now.pr)*m.step {
+		return
+	}
+	t.second = now
+}
+
 func (m *naiveScheduler) forget(n int) {
 	m.items = slices.DeleteFunc(m.items, func(t naiveItem) bool { return t.n == n })
 }
@@ -88,13 +148,18 @@ func (m *naiveScheduler) forget(n int) {
 // arrive has t wait in the queue or waiting for room from now.
 func (m *naiveScheduler) arrive(t *naiveItem, in waitsIn, resuming bool) {
 	m.arrivals++
-	t.in, t.arrival, t.at, t.resuming = in, m.arrivals, m.now, resuming
+	t.in, t.arrival, t.at, t.resuming, t.second = in, m.arrivals, m.now, resuming, naivePlace{}
+	if in == inQueue {
+		m.addSecond(t, resuming || t.state == StateQueued)
+	} else {
+		m.addSecond(t, false)
+	}
 }
 
 // wait has t wait elsewhere.
 func (m *naiveScheduler) wait(t *naiveItem, in waitsIn) {
 	m.waits++
-	t.in, t.arrival = in, m.waits
+	t.in, t.arrival, t.second = in, m.waits, naivePlace{}
 }
 
 func (m *naiveScheduler) less(pr Priority) bool { return m.reserved > 0 && pr > m.reservedFor }
@@ -122,11 +187,11 @@ func (m *naiveScheduler) waitIn(in waitsIn) int {
 func (m *naiveScheduler) held() int { return m.inState(StateRunning) }
 
 func (m *naiveScheduler) heldLess() int {
-	return m.count(func(t *naiveItem) bool { return t.state == StateRunning && m.less(t.pr) })
+	return m.count(func(t *naiveItem) bool { return t.state == StateRunning && m.less(t.urgency()) })
 }
 
 func (m *naiveScheduler) asking(less bool) int {
-	return m.count(func(t *naiveItem) bool { return t.asks && m.less(t.pr) == less })
+	return m.count(func(t *naiveItem) bool { return t.asks && m.less(t.urgency()) == less })
 }
 
 func (m *naiveScheduler) later() int {
@@ -148,12 +213,12 @@ func (m *naiveScheduler) restricted() bool {
 	return m.reserved > 0 && m.heldLess() >= m.slots-m.reserved
 }
 
-func (m *naiveScheduler) inReach(t *naiveItem, restricted bool) bool {
-	return !restricted || !m.less(t.pr)
+func (m *naiveScheduler) inReach(pr Priority, restricted bool) bool {
+	return !restricted || !m.less(pr)
 }
 
 // before reports whether a goes before b, but for the fair share.
-func (m *naiveScheduler) before(a, b *naiveItem) bool {
+func (m *naiveScheduler) before(a, b naivePlace) bool {
 	if m.step > 0 {
 		if x, y := a.at+int64(a.pr)*m.step, b.at+int64(b.pr)*m.step; x != y {
 			return x < y
@@ -168,41 +233,75 @@ func (m *naiveScheduler) before(a, b *naiveItem) bool {
 	if a.resuming != b.resuming {
 		return a.resuming
 	}
+	return m.older(a, b)
+}
+
+// older reports whether a came before b. With aging the scheduler knows that only by the time
+// if one is a second place and the other is not; then of one instant it takes the latter.
+func (m *naiveScheduler) older(a, b naivePlace) bool {
+	if m.step > 0 && a.second != b.second {
+		return a.at < b.at || a.at == b.at && b.second
+	}
 	return a.arrival < b.arrival
 }
 
-// pick returns whose turn it is of those that wait in the queue or waiting for room, and whether
-// there were tasks of more than one lane to choose from.
-func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best *naiveItem, choice bool) {
-	var oldest *naiveItem
-	for i := range m.items {
-		t := &m.items[i]
-		if t.in != in || !m.inReach(t, restricted) {
-			continue
-		}
-		if best == nil {
-			best, oldest = t, t
-			continue
-		}
-		choice = choice || t.pr != oldest.pr || t.resuming != oldest.resuming
-		if t.arrival < oldest.arrival {
-			oldest = t
-		}
-		if m.before(t, best) {
-			best = t
+// best returns the first of places, and whether they are of more than one lane.
+func (m *naiveScheduler) best(places []naivePlace) (best naivePlace, choice bool) {
+	for i, p := range places {
+		choice = choice || p.pr != places[0].pr || p.resuming != places[0].resuming
+		if i == 0 || m.before(p, best) {
+			best = p
 		}
 	}
-	switch {
-	case !choice:
-	case m.share > 0 && *m.turn(in, restricted)+1 == m.share:
-		return oldest, true
-	case m.step > 0: // tasks that resume take the turn of the first of their priority
-		for i := range m.items {
-			t := &m.items[i]
-			if t.in == in && t.resuming && t.pr == best.pr && (!best.resuming || t.arrival < best.arrival) {
-				best = t
+	return best, choice
+}
+
+// first returns which of places is to go first but for the fair share, and whether they are
+// of more than one lane.
+func (m *naiveScheduler) first(places []naivePlace) (best naivePlace, choice bool) {
+	best, choice = m.best(places)
+	if m.step > 0 { // tasks that resume take the turn of the first of their priority
+		for _, p := range places {
+			if p.resuming && p.pr == best.pr && (!best.resuming || m.older(p, best)) {
+				best = p
 			}
 		}
+	}
+	return best, choice
+}
+
+// pick returns whose turn it is of those that wait in the queue or waiting for room, by which
+// place, and whether there was a choice: whether there are places of more than one lane, other
+// than two of the one that goes first by both.
+func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best naivePlace, choice bool) {
+	var firsts, seconds, all []naivePlace
+	for i := range m.items {
+		t := &m.items[i]
+		for _, p := range t.places() {
+			if t.in != in || !m.inReach(p.pr, restricted) || p.second && in == inAdmission && restricted {
+				continue
+			}
+			if all = append(all, p); p.second {
+				seconds = append(seconds, p)
+			} else {
+				firsts = append(firsts, p)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return naivePlace{}, false
+	}
+	best, _ = m.first(all)
+	first, choice := m.first(firsts)
+	second, choiceBySecond := m.best(seconds)
+	switch {
+	case len(firsts) == 0:
+		choice = choiceBySecond
+	case len(seconds) > 0:
+		choice = choice || first.n != second.n
+	}
+	if choice && m.share > 0 && *m.turn(in, restricted)+1 == m.share {
+		best = slices.MinFunc(all, func(a, b naivePlace) int { return cmp.Compare(a.arrival, b.arrival) })
 	}
 	return best, choice
 }
@@ -220,29 +319,30 @@ func (m *naiveScheduler) served(t *naiveItem, choice, restricted bool) {
 	if turn := m.turn(t.in, restricted); choice && m.share > 0 {
 		*turn = (*turn + 1) % m.share
 	}
-	t.in, t.resuming = nowhere, false
+	t.in, t.resuming, t.second = nowhere, false, naivePlace{}
 }
 
 // next returns who is to have a free slot, as scheduler.next does, but takes nobody.
-func (m *naiveScheduler) next(starts bool) (best *naiveItem, choice, restricted bool) {
+func (m *naiveScheduler) next(starts bool) (best naivePlace, choice, restricted bool) {
 	if m.held() >= m.slots {
-		return nil, false, false
+		return naivePlace{}, false, false
 	}
 	restricted = m.restricted()
 	for i := range m.items {
-		if t := &m.items[i]; t.in == inExiting && m.inReach(t, restricted) && (best == nil || t.arrival < best.arrival) {
-			best = t
+		t := &m.items[i]
+		if t.in == inExiting && m.inReach(t.urgency(), restricted) && (best.naiveItem == nil || t.arrival < best.arrival) {
+			best = t.places()[0]
 		}
 	}
-	if best != nil {
+	if best.naiveItem != nil {
 		return best, false, false
 	}
 	if m.paused && m.stepping != stepGranted {
-		return nil, false, false
+		return naivePlace{}, false, false
 	}
 	best, choice = m.pick(inQueue, restricted)
-	if best == nil || best.state == StateQueued && !starts {
-		return nil, false, false
+	if best.naiveItem == nil || best.state == StateQueued && !starts {
+		return naivePlace{}, false, false
 	}
 	return best, choice, restricted
 }
@@ -270,8 +370,8 @@ func (m *naiveScheduler) rested() *naiveScheduler {
 	r := *m
 	r.items = slices.Clone(m.items)
 	r.paused = false
-	for t, choice, restricted := r.next(true); t != nil; t, choice, restricted = r.next(true) {
-		r.run(t, choice, restricted)
+	for t, choice, restricted := r.next(true); t.naiveItem != nil; t, choice, restricted = r.next(true) {
+		r.run(t.naiveItem, choice, restricted)
 	}
 	return &r
 }
@@ -286,14 +386,14 @@ func (m *naiveScheduler) promised() *naiveScheduler {
 	if m.paused || m.waitIn(inAdmission)+m.waitIn(inAdmissionDelayed) > 0 {
 		return &r
 	}
-	if t, choice, restricted := r.next(true); t != nil && t.state == StateQueued {
-		r.run(t, choice, restricted)
+	if t, choice, restricted := r.next(true); t.naiveItem != nil && t.state == StateQueued {
+		r.run(t.naiveItem, choice, restricted)
 	}
 	for _, s := range []State{StateParked, StateQueued} {
 		for _, less := range []bool{false, true} {
 			for i := range r.items {
 				t := &r.items[i]
-				if t.state == s && (t.in == inQueue || t.in == inExiting) && r.less(t.pr) == less &&
+				if t.state == s && (t.in == inQueue || t.in == inExiting) && r.less(t.urgency()) == less &&
 					r.held() < r.slots && !(less && r.restricted()) {
 					r.run(t, false, false)
 				}
@@ -329,7 +429,7 @@ func (m *naiveScheduler) unserved(counts func(*naiveItem) bool) int {
 	for _, less := range []bool{false, true} {
 		for i := range m.items {
 			t := &m.items[i]
-			if t.in != inQueue || m.less(t.pr) != less || !counts(t) {
+			if t.in != inQueue || m.less(t.urgency()) != less || !counts(t) {
 				continue
 			}
 			switch {
@@ -365,7 +465,7 @@ func (m *naiveScheduler) mostUrgent() int64 {
 	}
 	for i := range m.items {
 		if t := &m.items[i]; t.in == inQueue {
-			most = min(most, int64(t.pr))
+			most = min(most, int64(t.best().pr))
 		}
 	}
 	return most
@@ -385,7 +485,7 @@ func (m *naiveScheduler) firstDue(in waitsIn) (first *naiveItem) {
 // urgent than pr.
 func (m *naiveScheduler) victim(pr Priority) (victim *naiveItem) {
 	for i := range m.items {
-		if t := &m.items[i]; t.in == inQueue && t.attempts == 0 && t.pr > pr &&
+		if t := &m.items[i]; t.in == inQueue && t.attempts == 0 && t.urgency() == t.pr && t.pr > pr &&
 			(victim == nil || t.pr > victim.pr || t.pr == victim.pr && t.arrival > victim.arrival) {
 			victim = t
 		}
@@ -491,13 +591,13 @@ func (d *schedulerTrace) restore(worker bool) {
 		e, by := d.s.next(worker)
 		x, choice, restricted := d.m.next(worker)
 		switch {
-		case e.live() != (x != nil):
+		case e.live() != (x.naiveItem != nil):
 			d.fail("next has returned a task: %t, want %t", e.live(), !e.live())
 			return
 		case !e.live():
 			return
-		case !d.is(e, x) || by != decision{x.pr, choice, restricted}:
-			d.fail("next has decided %+v; want item %d, %d, %t, %t", by, x.n, x.pr, choice, restricted)
+		case !d.is(e, x.naiveItem) || by != decision{x.naiveItem.pr, choice, restricted}:
+			d.fail("next has decided %+v; want item %d, %d, %t, %t", by, x.n, x.naiveItem.pr, choice, restricted)
 			return
 		}
 		if x.in == inQueue {
@@ -509,9 +609,9 @@ func (d *schedulerTrace) restore(worker bool) {
 		} else {
 			worker = false
 		}
-		d.s.hold(by.priority)
-		d.m.run(x, choice, restricted)
-		if held, less := d.m.held(), d.m.heldLess(); held > d.m.slots || d.m.less(x.pr) && less > d.m.slots-d.m.reserved {
+		d.s.hold(d.m.less(x.urgency()))
+		d.m.run(x.naiveItem, choice, restricted)
+		if held, less := d.m.held(), d.m.heldLess(); held > d.m.slots || d.m.less(x.urgency()) && less > d.m.slots-d.m.reserved {
 			d.fail("%d slots are held, %d of them by less urgent tasks", held, less)
 		}
 		d.promise()
@@ -524,12 +624,13 @@ func (d *schedulerTrace) admit() {
 		x, later := d.m.firstDue(inAdmissionDelayed), true
 		choice, restricted := false, false
 		if x == nil || !d.m.laterRoom() {
-			x, choice = d.m.pick(inAdmission, false)
-			if later = false; x != nil && !d.room(x.pr) && d.m.reserved > 0 {
+			var p naivePlace
+			p, choice = d.m.pick(inAdmission, false)
+			if later = false; p.naiveItem != nil && !d.room(p.naiveItem.pr) && d.m.reserved > 0 {
 				restricted = true
-				x, choice = d.m.pick(inAdmission, true)
+				p, choice = d.m.pick(inAdmission, true)
 			}
-			if x != nil && !d.room(x.pr) {
+			if x = p.naiveItem; x != nil && !d.room(x.pr) {
 				x = nil
 			}
 		}
@@ -545,6 +646,7 @@ func (d *schedulerTrace) admit() {
 		if !later {
 			d.m.served(x, choice, restricted)
 		}
+		x.loan = false // it was for the place
 		d.accept(x, later, waited)
 	}
 }
@@ -630,29 +732,40 @@ func (d *schedulerTrace) promise() {
 }
 
 // dispatch checks what is promised about the choice of x, which still waits in the queue.
-func (d *schedulerTrace) dispatch(x *naiveItem, choice, restricted bool) {
+func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 	m, kind := &d.m, restriction(restricted)
 	passed, lost := "", false
+	came := x.arrival // where it could be served, first
+	if first := x.places()[0]; m.inReach(first.pr, restricted) {
+		came = first.arrival
+	}
 	for i := range m.items {
-		w := &m.items[i]
-		if w.n == x.n || w.in != inQueue || !m.inReach(w, restricted) {
+		t := &m.items[i]
+		if t.n == x.n || t.in != inQueue {
 			continue
 		}
-		older := w.arrival < x.arrival
-		resumes := w.pr == x.pr && w.resuming && !x.resuming
-		lost = lost || w.pr < x.pr || resumes
-		switch head := int64(w.pr-x.pr) * m.step; {
-		case older && w.pr == x.pr && w.resuming == x.resuming:
-			passed = "an older one of its lane" // and so no retry passes a first attempt
-		case older && m.share == 1:
-			passed = "an older one, though the fair share is 1"
-		case m.step == 0:
-		case resumes:
-			passed = "one that resumes"
-		case older && x.at-w.at >= head && !d.forAnother(x, w):
-			passed = "one that came so long before" // theorem 3
-		case !older && w.at-x.at < -head && !d.forAnother(x, w):
-			passed = "one that had its head start left"
+		if a, b := t.best(), x.best(); m.inReach(a.pr, restricted) && (a.pr < b.pr || a.pr == b.pr && a.resuming && !b.resuming) {
+			lost = true
+		}
+		for _, w := range t.places() {
+			if !m.inReach(w.pr, restricted) {
+				continue
+			}
+			older := m.older(w, x)
+			resumes := w.pr == x.pr && w.resuming && !x.resuming
+			switch head := int64(w.pr-x.pr) * m.step; {
+			case older && w.pr == x.pr && w.resuming == x.resuming:
+				passed = "an older one of its lane" // and so no retry passes a first attempt
+			case m.share == 1 && w.arrival < came:
+				passed = "an older one, though the fair share is 1"
+			case m.step == 0:
+			case resumes:
+				passed = "one that resumes"
+			case older && x.at-w.at >= head && !d.forAnother(x, w):
+				passed = "one that came so long before" // theorem 3
+			case !older && w.at-x.at < -head && !d.forAnother(x, w):
+				passed = "one that had its head start left"
+			}
 		}
 	}
 	d.dispatches[kind]++
@@ -666,7 +779,7 @@ func (d *schedulerTrace) dispatch(x *naiveItem, choice, restricted bool) {
 	switch {
 	case passed != "":
 		d.fail("item %d has passed %s", x.n, passed)
-	case !m.inReach(x, restricted):
+	case !m.inReach(x.urgency(), restricted):
 		d.fail("item %d has a reserved slot", x.n)
 	case m.paused && m.stepping != stepGranted:
 		d.fail("item %d has a slot in a pause", x.n)
@@ -682,9 +795,11 @@ func (d *schedulerTrace) dispatch(x *naiveItem, choice, restricted bool) {
 
 // forAnother reports whether x may pass w as it resumes, in the turn of one of its priority
 // that has not started: the exception of theorem 3.
-func (d *schedulerTrace) forAnother(x, w *naiveItem) bool {
-	return x.resuming && slices.ContainsFunc(d.m.items, func(u naiveItem) bool {
-		return u.in == inQueue && u.pr == x.pr && !u.resuming && (u.n == w.n || d.m.before(&u, w))
+func (d *schedulerTrace) forAnother(x, w naivePlace) bool {
+	return x.resuming && slices.ContainsFunc(d.m.items, func(t naiveItem) bool {
+		return t.in == inQueue && slices.ContainsFunc(t.places(), func(u naivePlace) bool {
+			return u.pr == x.pr && !u.resuming && (u.n == w.n && u.arrival == w.arrival || d.m.before(u, w))
+		})
 	})
 }
 
@@ -696,8 +811,9 @@ func (d *schedulerTrace) compare() error {
 	s, m := &d.s, &d.m
 	for pr := range Priority(3) {
 		d.room(pr)
-		if n := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.pr <= pr }); n > 0 {
-			if want := m.unserved(func(t *naiveItem) bool { return t.pr <= pr }) > 0; s.contended(pr) != want {
+		if n := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.best().pr <= pr }); n > 0 {
+			twice := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.pr <= pr && t.best().pr < t.pr }) > 0
+			if want := m.unserved(func(t *naiveItem) bool { return t.best().pr <= pr }) > 0; s.contended(pr) != want && (want || !twice) {
 				d.fail("contended up to %d is %t", pr, !want)
 			}
 		}
@@ -753,17 +869,15 @@ func (d *schedulerTrace) compare() error {
 			continue
 		}
 		switch h := d.handles[t.n]; {
-		case h.state != t.state || h.attempts != t.attempts || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
+		case h.state != t.state || int(h.attempts) != t.attempts || h.urgency() != t.urgency() || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
 			return fmt.Errorf("item %d is %+v, want %+v", t.n, h.item, *t)
 		case t.in == inAdmission && !h.due.IsZero():
 			return fmt.Errorf("item %d, which may start at once, is due %v", t.n, h.due)
-		case t.accepted() && t.state != StateQueued && t.state != StateDelayed && s.setPriority(h, t.pr+1, d.now()):
-			return fmt.Errorf("item %d moves, and it does not wait to start", t.n)
 		case h.place.in != t.in || h.waits() != (t.in != nowhere):
 			return fmt.Errorf("item %d is in place %d, want %d", t.n, h.place.in, t.in)
 		}
 	}
-	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.admission), d.walkDue(&s.delayed), d.walkDue(&s.admissionDelayed), d.walkExiting(found))
+	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.admission), d.walkSeconds(&s.queueSeconds), d.walkSeconds(&s.admissionSeconds), d.walkDue(&s.delayed), d.walkDue(&s.admissionDelayed), d.walkExiting(found))
 }
 
 // walkQueue sees that q holds those that are to wait in it, in their order, and no other.
@@ -782,7 +896,7 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 				return fmt.Errorf("item %d is not in its place", t.n)
 			}
 			last = t.arrival
-			here, parked, fresh = here+1, parked+restriction(t.state == StateParked), fresh+restriction(t.attempts == 0)
+			here, parked, fresh = here+1, parked+restriction(t.state == StateParked), fresh+restriction(t.attempts == 0 && t.urgency() == t.pr)
 		}
 		if l.n != here || l.parked != parked || l.fresh != fresh || q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v counts %d, %d parked, %d fresh, or has the wrong key %d", l.laneKey, l.n, l.parked, l.fresh, l.key)
@@ -804,6 +918,37 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 	}); ok {
 		_, err := c.check(q.step == 0, true)
 		return err
+	}
+	return nil
+}
+
+// walkSeconds is walkQueue for second places.
+func (d *schedulerTrace) walkSeconds(q *priorityQueue) error {
+	n := 0
+	if q.lanes == nil {
+		q.init()
+	}
+	for _, l := range q.sorted() {
+		last := int64(0)
+		for e := range l.all() {
+			t := d.find(e)
+			if t == nil || t.in != q.in || t.second.naiveItem == nil {
+				return fmt.Errorf("a second place of %+v", t)
+			}
+			order := t.second.arrival
+			if d.m.step > 0 {
+				order = t.second.at
+			}
+			if p := e.h.loan.second; t.second.pr != l.priority || t.second.resuming != l.resuming || e.order != order ||
+				t.second.arrival <= last || p.lane != l || p.seg.slots[p.i].h != e.h || p.order() != order {
+				return fmt.Errorf("item %d has another second place in lane %v, want %+v", t.n, l.laneKey, t.second)
+			}
+			last = t.second.arrival
+			n++
+		}
+	}
+	if want := d.m.count(func(t *naiveItem) bool { return t.in == q.in && t.second.naiveItem != nil }); n != want || q.n != want {
+		return fmt.Errorf("%d second places %d, counted %d, want %d", n, q.in, q.n, want)
 	}
 	return nil
 }
@@ -851,7 +996,7 @@ func (d *schedulerTrace) walkExiting(want int) error {
 	for less, exits := range s.exiting {
 		for i, x := range exits {
 			t := d.find(entry{h: x.h})
-			if t == nil || t.in != inExiting || restriction(d.m.less(t.pr)) != less || i > 0 && x.number <= exits[i-1].number {
+			if t == nil || t.in != inExiting || restriction(d.m.less(t.urgency())) != less || i > 0 && x.number <= exits[i-1].number {
 				return fmt.Errorf("list %d of those on their way out holds %+v", less, t)
 			}
 			for _, y := range s.exiting[1-less] {
@@ -880,8 +1025,10 @@ func (d *schedulerTrace) state(b []byte) []byte {
 	put := func(n int64) { b = binary.AppendVarint(b, n) }
 	rank := func(in waitsIn, number int64) (r int64) {
 		for i := range m.items {
-			if t := &m.items[i]; t.in == in && t.arrival < number {
-				r++
+			for _, p := range m.items[i].places() {
+				if p.in == in && p.arrival < number {
+					r++
+				}
 			}
 		}
 		return r
@@ -903,11 +1050,22 @@ func (d *schedulerTrace) state(b []byte) []byte {
 		t := &m.items[i]
 		put(int64(t.pr)<<8 | int64(t.state)<<4 | int64(t.in))
 		put(flags(t.function, t.later, t.resuming, t.asks, t.ended, t.begun, t.begun && t.choice, t.begun && t.restricted))
+		if put(int64(restriction(t.loan))); t.loan {
+			put(int64(t.lent))
+		}
 		put(int64(min(t.attempts, 2))) // more make no difference, also if one is taken back
 		if t.in == nowhere {
 			continue
 		}
 		put(rank(t.in, t.arrival))
+		if p := t.second; p.naiveItem != nil {
+			put(int64(p.pr))
+			put(rank(t.in, p.arrival))
+			put(flags(p.resuming))
+			if m.step > 0 {
+				put(p.at - m.now)
+			}
+		}
 		switch {
 		case t.in == inDelayed || t.in == inAdmissionDelayed:
 			put(t.due - m.now)
@@ -925,7 +1083,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 			put(-1)
 		}
 	}
-	for _, q := range []*priorityQueue{&d.s.queue, &d.s.admission} {
+	for _, q := range []*priorityQueue{&d.s.queue, &d.s.admission, &d.s.queueSeconds, &d.s.admissionSeconds} {
 		for _, l := range q.sorted() {
 			for _, pos := range l.pos {
 				put(int64(pos))
@@ -1066,7 +1224,7 @@ func opEnd(last bool) schedulerOp {
 		} else {
 			d.s.end(d.handle(x.n), StateSucceeded)
 		}
-		d.s.release(x.pr)
+		d.s.release(d.m.less(x.urgency()))
 		d.m.forget(x.n)
 		d.restore(true)
 		return true
@@ -1096,7 +1254,7 @@ func opRetry(in int64) schedulerOp {
 			x.state = StateDelayed
 			d.m.wait(x, inDelayed)
 		}
-		d.s.release(x.pr)
+		d.s.release(d.m.less(x.urgency()))
 		d.restore(true)
 		return true
 	}}
@@ -1110,7 +1268,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 	}
 	h := d.handle(x.n)
 	d.s.undo(h, decision{h.priority, x.choice, x.restricted})
-	if h.attempts != x.attempts-1 {
+	if int(h.attempts) != x.attempts-1 {
 		d.fail("item %d has started %d times", x.n, h.attempts)
 	}
 	if x.choice && d.m.share > 0 {
@@ -1118,7 +1276,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		*turn = (*turn + d.m.share - 1) % d.m.share
 	}
 	d.s.notLater(h)
-	d.s.release(x.pr)
+	d.s.release(d.m.less(x.urgency()))
 	d.m.started[x.pr]--
 	kind := restriction(x.restricted) // and so that was no dispatch
 	if d.dispatches[kind]--; x.choice {
@@ -1139,7 +1297,7 @@ func opPark(how string) schedulerOp {
 			return false
 		}
 		d.s.park(d.handle(x.n))
-		d.s.release(x.pr)
+		d.s.release(d.m.less(x.urgency()))
 		x.state, x.begun = StateParked, false
 		switch how {
 		case "yield":
@@ -1232,22 +1390,71 @@ func opCancel(last bool) schedulerOp {
 	}}
 }
 
-// A task that waits to start gets another priority.
+// A task gets another priority.
 func opMove(last bool, pr Priority) schedulerOp {
 	return schedulerOp{fmt.Sprintf("move to %d, last %t", pr, last), func(d *schedulerTrace) bool {
-		x := d.one(last, func(t *naiveItem) bool {
+		return d.move(pr, d.one(last, func(t *naiveItem) bool {
 			return (t.in == inQueue && t.state == StateQueued || t.in == inDelayed) && !t.function
-		})
+		}))
+	}}
+}
+
+// So does one that has started.
+func opMoveStarted(pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("move started to %d", pr), func(d *schedulerTrace) bool {
+		return d.move(pr, d.one(false, func(t *naiveItem) bool {
+			return (t.state == StateParked || t.state == StateRunning) && !t.function && t.pr != pr && !t.begun
+		}))
+	}}
+}
+
+func (d *schedulerTrace) move(pr Priority, x *naiveItem) bool {
+	if x == nil {
+		return false
+	}
+	h, less := d.handle(x.n), d.m.less(x.urgency())
+	if !d.s.setPriority(h, pr, d.now()) {
+		d.fail("item %d does not move", x.n)
+	}
+	if x.pr = pr; x.in == inQueue {
+		d.m.arrive(x, inQueue, x.resuming)
+		x.deadline = math.MaxInt
+	}
+	d.reclass(x, less)
+	d.promise()
+	d.restore(false)
+	return true
+}
+
+// reclass moves the slot of x, if it holds one, to the class that it is in now.
+func (d *schedulerTrace) reclass(x *naiveItem, less bool) {
+	if x.state == StateRunning {
+		d.s.release(less)
+		d.s.hold(d.m.less(x.urgency()))
+	}
+}
+
+// Another task, of priority pr, waits for a task in some state; if place is set, it waits for
+// room with it.
+func opLend(last, place bool, pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("lend %d, last %t, place %t", pr, last, place), func(d *schedulerTrace) bool {
+		x := d.one(last, func(t *naiveItem) bool { return !t.function && t.accepted() != place && t.urgency() > pr })
 		if x == nil {
 			return false
 		}
-		if !d.s.setPriority(d.handle(x.n), pr, d.now()) {
-			d.fail("item %d does not move", x.n)
+		h, less := d.handle(x.n), d.m.less(x.urgency())
+		lend := d.s.lend
+		if place {
+			lend = d.s.lendPlace
 		}
-		if x.pr = pr; x.in == inQueue {
-			d.m.arrive(x, inQueue, false)
-			x.deadline = math.MaxInt
+		switch {
+		case !lend(h, pr, d.now()):
+			d.fail("item %d is lent nothing", x.n)
+		case lend(h, pr, d.now()) || lend(h, pr+1, d.now()):
+			d.fail("item %d is lent the same again", x.n)
 		}
+		d.m.lend(x, pr)
+		d.reclass(x, less)
 		d.promise()
 		d.restore(false)
 		return true
@@ -1434,7 +1641,8 @@ var (
 func schedulerScenes() []schedulerScene {
 	everything := []schedulerOp{opSubmit(0), opSubmit(1), opGo(1), opSubmit(2), opSubmitLater(1, 1), opLook, opEnd(false), opEnd(true),
 		opRetry(0), opRetry(1), opUndo, opPark("park"), opPark("yield"), opPark("quantum"), opAsk, opContext(false), opContext(true),
-		opAbandon, opCancel(false), opCancel(true), opMove(false, 0), opMove(true, 2), opPause, opResize, opTick}
+		opAbandon, opCancel(false), opCancel(true), opMove(false, 0), opMove(true, 2), opMoveStarted(0), opMoveStarted(2), opLend(false, false, 0), opLend(true, false, 1), opLend(false, true, 0),
+		opPause, opResize, opTick}
 	return []schedulerScene{
 		{"everything", everything, nil,
 			append(schedulerConfigs(slotsAndReserved, 0, shareAndStep, []int{unbounded, 0, 1}, false),
@@ -1462,6 +1670,10 @@ func schedulerScenes() []schedulerScene {
 			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park")},
 			schedulerConfigs([][2]int{{1, 0}, {2, 0}, {2, 1}, {3, 1}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false),
 			[3]int{4, 5, 7}},
+		{"loans", []schedulerOp{opSubmit(0), opSubmit(1), opSubmit(2), opLook, opEnd(false), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opPark("yield"), opPark("quantum"), opTick},
+			[]schedulerOp{opSubmit(2), opSubmit(2)},
+			schedulerConfigs(slotsAndReserved, 0, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
+			[3]int{4, 5, 6}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
 				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),
@@ -1542,9 +1754,9 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 // The files of the scheduler, what they may import, and what they use of the rest of the
 // package.
 var (
-	schedulerFiles   = []string{"scheduler.go", "priority_queue.go", "lane.go", "item.go"}
+	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "math", "slices", "time"}
-	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item",
+	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item", "Final",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}
 	schedulerClock = []string{"Time", "Duration"}
 )
@@ -1731,3 +1943,161 @@ func fieldNames(pkg *types.Package) map[types.Object]string {
 type noImporter struct{}
 
 func (noImporter) Import(string) (*types.Package, error) { return nil, errors.New("not looked at") }
+
+// A loanTrace drives two schedulers of one slot alike, but for loans, which only the second
+// knows. Each task ends as soon as it is dispatched.
+type loanTrace struct {
+	s       [2]scheduler
+	handles [2][]*Handle
+	pr      []Priority
+	lent    []bool
+	start   [2][]int // by which dispatch each task has started; 0: it waits
+	n       [2]int
+	now     time.Duration
+}
+
+func newLoanTrace(share int, step time.Duration) *loanTrace {
+	d := &loanTrace{}
+	for i := range d.s {
+		d.s[i].init(&config{workers: 1, capacity: unbounded, fairShare: share, aging: step})
+	}
+	return d
+}
+
+func (d *loanTrace) arrive(pr Priority) {
+	d.pr, d.lent = append(d.pr, pr), append(d.lent, false)
+	for i := range d.s {
+		h := &Handle{}
+		h.priority = pr
+		d.handles[i], d.start[i] = append(d.handles[i], h), append(d.start[i], 0)
+		d.s[i].enqueue(entry{h: h}, pr, d.now)
+	}
+}
+
+// lend lends pr to the first task, or the last, that waits in the second scheduler.
+func (d *loanTrace) lend(last bool, pr Priority) bool {
+	found := -1
+	for n, h := range d.handles[1] {
+		if h.state == StateQueued && (last || found < 0) {
+			found = n
+		}
+	}
+	if found < 0 || !d.s[1].lend(d.handles[1][found], pr, d.now) {
+		return false
+	}
+	d.lent[found] = true
+	return true
+}
+
+// dispatch takes a task in each scheduler. It returns false if none waits.
+func (d *loanTrace) dispatch() bool {
+	any := false
+	for i := range d.s {
+		e, _ := d.s[i].next(true)
+		if !e.live() {
+			continue
+		}
+		any = true
+		d.n[i]++
+		d.start[i][slices.Index(d.handles[i], e.h)] = d.n[i]
+		d.s[i].end(e.h, StateSucceeded)
+	}
+	return any
+}
+
+// fault returns what is wrong once all have started: after some number of dispatches a task
+// has started that would not have without loans, and was lent nothing; or the only task that
+// was lent to has started later.
+func (d *loanTrace) fault() error {
+	lent := 0
+	for t := range d.pr {
+		switch without, with := d.start[0][t], d.start[1][t]; {
+		case d.lent[t]:
+			lent++
+		case with < without && (d.s[0].aging || d.s[0].queue.share < 2): // its turns may come at other times
+			return fmt.Errorf("task %d, which was lent nothing, has started in dispatch %d, without loans in %d", t, with, without)
+		}
+	}
+	for t := range d.pr {
+		if without, with := d.start[0][t], d.start[1][t]; lent == 1 && d.lent[t] && with > without {
+			return fmt.Errorf("task %d, which was lent to, has started in dispatch %d, without in %d", t, with, without)
+		}
+	}
+	return nil
+}
+
+var loanOps = []struct {
+	name string
+	do   func(d *loanTrace) bool
+}{
+	{"arrive 0", func(d *loanTrace) bool { d.arrive(0); return true }},
+	{"arrive 1", func(d *loanTrace) bool { d.arrive(1); return true }},
+	{"arrive 2", func(d *loanTrace) bool { d.arrive(2); return true }},
+	{"dispatch", (*loanTrace).dispatch},
+	{"lend 0 to the first", func(d *loanTrace) bool { return d.lend(false, 0) }},
+	{"lend 0 to the last", func(d *loanTrace) bool { return d.lend(true, 0) }},
+	{"lend 1 to the last", func(d *loanTrace) bool { return d.lend(true, 1) }},
+	{"tick", func(d *loanTrace) bool { d.now++; return d.s[0].aging }},
+}
+
+// run makes a trace, and drains both schedulers. It returns nil if an operation cannot be done.
+func (d *loanTrace) run(ops []byte) error {
+	for _, op := range ops {
+		if !loanOps[op].do(d) {
+			return nil
+		}
+	}
+	for d.dispatch() {
+	}
+	if err := d.fault(); err != nil {
+		names := make([]string, len(ops))
+		for i, op := range ops {
+			names[i] = loanOps[op].name
+		}
+		return fmt.Errorf("after %q: %w", names, err)
+	}
+	return nil
+}
+
+// No task that is lent to starts later than without the loan; and after any number of
+// dispatches those that have started, and would not have without loans, are tasks that were
+// lent to, so that no more of the others are behind.
+func TestTheoremLoanHoldsUpNoMoreThanItLetsStart(t *testing.T) {
+	length, long := 5, 1000
+	if testing.Short() || raceDetector() {
+		length, long = 4, 200
+	} else if os.Getenv("TASKPOOL_TEST_FULL") != "" {
+		length, long = 7, 10_000
+	}
+	for _, policy := range []struct {
+		share int
+		step  time.Duration
+	}{{0, 0}, {1, 0}, {0, 2}, {2, 0}, {3, 0}} {
+		traces := 1
+		for range length {
+			traces *= len(loanOps)
+		}
+		ops := make([]byte, length)
+		for n := range traces {
+			for i := range ops {
+				ops[i] = byte(n % len(loanOps))
+				n /= len(loanOps)
+			}
+			if err := newLoanTrace(policy.share, policy.step).run(ops); err != nil {
+				t.Fatalf("%+v: %v", policy, err)
+			}
+		}
+		rng := rand.New(rand.NewPCG(uint64(policy.share), uint64(policy.step)))
+		for range long {
+			d := newLoanTrace(policy.share, policy.step)
+			for range 60 {
+				loanOps[rng.IntN(len(loanOps))].do(d)
+			}
+			for d.dispatch() {
+			}
+			if err := d.fault(); err != nil {
+				t.Fatalf("%+v: %v", policy, err)
+			}
+		}
+	}
+}

@@ -287,7 +287,7 @@ func (w *worker) describeLocked(e *TaskEvent, v *verdict) {
 	switch h := w.job.h; {
 	case e == nil:
 	case h == nil:
-		e.Task = TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
+		e.Task = TaskInfo{Pool: w.pool.cfg.name, Priority: w.priority, Urgency: w.priority, Attempt: 1, State: v.state, Worker: w.id, sample: w.sampleOf()}
 	default:
 		e.Task = h.infoLocked()
 		e.Task.State = v.state
@@ -310,7 +310,7 @@ func (h *Handle) retryLocked(delay time.Duration) {
 // settleWaitingLocked settles a task that was just taken out of the queue or from
 // the delayed ones, and adds the notices about that.
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
-	info := TaskInfo{Pool: p.cfg.name, Priority: pr, State: s, sample: p.hooks.unsampled()}
+	info := TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: s, sample: p.hooks.unsampled()}
 	if h := e.h; h == nil {
 		p.sched.endQueued()
 		p.ledger.total.settled(s)
@@ -346,6 +346,7 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		}
 	}
 	if g != nil {
+		g.leftLocked(h)
 		g.settledLocked(err, notices)
 	}
 }

@@ -260,7 +260,7 @@ func (p *Pool) cutShort(cause error) {
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, e.unfinished(pr, StateQueued))
 		p.settleWaitingLocked(e, pr, StateCanceled, ErrClosed, &notices)
 	}
-	for e, pr, ok := p.sched.queue.pop(false); ok; e, pr, ok = p.sched.queue.pop(false) {
+	for e, pr, ok := p.sched.popQueued(); ok; e, pr, ok = p.sched.popQueued() {
 		settle(e, pr)
 	}
 	for h := p.sched.delayed.first(); h != nil; h = p.sched.delayed.first() {
@@ -287,7 +287,7 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 	} else if h != nil {
 		t := h.task
 		t.Run = h.work.run // even if the function was passed beside the Task
-		return Unfinished{Task: t, State: h.state, Attempt: h.attempts}
+		return Unfinished{Task: t, State: h.state, Attempt: int(h.attempts)}
 	}
 	u := Unfinished{
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},

@@ -233,7 +233,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 			case e.h != nil:
 				all = append(all, e.h.infoLocked())
 			default:
-				all = append(all, TaskInfo{Pool: p.cfg.name, Priority: pr, State: StateQueued})
+				all = append(all, TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: StateQueued})
 			}
 		}
 	}

@@ -79,7 +79,7 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 		return nil, err
 	}
 	if p.hooks.queued != nil {
-		info := TaskInfo{Pool: p.cfg.name, Priority: pr, sample: p.hooks.unsampled()}
+		info := TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, sample: p.hooks.unsampled()}
 		if e.h != nil {
 			info = e.h.infoLocked()
 		}

@@ -35,7 +35,10 @@ func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) er
 	ctx, task := trace.NewTask(ctx, kind)
 	defer task.End()
 	defer trace.StartRegion(ctx, traceTask).End()
-	trace.Log(ctx, "taskpool.priority", Priority(a.priority).String())
+	trace.Log(ctx, "taskpool.priority", a.w.priority.String())
+	if u := Priority(a.urgency()); u != a.w.priority {
+		trace.Log(ctx, "taskpool.urgency", u.String())
+	}
 	trace.Log(ctx, "taskpool.attempt", strconv.Itoa(a.number))
 	return run(ctx)
 }

@@ -194,9 +194,9 @@ func (w *worker) expectBeatLocked(now time.Time) {
 	if every := w.job.h.task.Heartbeat; every > 0 {
 		a := w.attempt
 		a.signal.Or(signalBeat)
-		if a.beatDue != nil {
-			close(a.beatDue)
-			a.beatDue = nil
+		if r := a.rare; r != nil && r.beatDue != nil {
+			close(r.beatDue)
+			r.beatDue = nil
 		}
 		w.beatDue, w.half = now.Add(every), false
 	}

@@ -69,6 +69,7 @@ type worker struct {
 	holds      bool        // has a slot
 	choice     bool        // as in decision, of its task
 	restricted bool        // likewise
+	less       bool        // that slot counts as one of a less urgent task
 	succeeded  bool        // with attempt.over: Run returned nil
 	gaveUp     bool        // its task was settled as hung, and the worker no longer affects it
 	dead       bool        // its goroutine has ended: it is in crew.all and, to be replaced, in crew.dead
@@ -170,8 +171,8 @@ func (w *worker) noteStartLocked(wait time.Duration) {
 // holdSlotLocked gives w a slot for its task.
 func (w *worker) holdSlotLocked() {
 	p := w.pool
-	w.holds = true
-	if p.sched.hold(w.priority); p.sched.held == p.sched.slots {
+	w.holds, w.less = true, p.sched.lessUrgent(w.urgencyLocked())
+	if p.sched.hold(w.less); p.sched.held == p.sched.slots {
 		p.watchFullLocked()
 	}
 	p.crew.engage(+1)
@@ -181,9 +182,17 @@ func (w *worker) holdSlotLocked() {
 func (w *worker) freeSlotLocked() {
 	if w.holds {
 		w.holds = false
-		w.pool.sched.release(w.priority)
+		w.pool.sched.release(w.less)
 		w.pool.crew.engage(-1)
 	}
+}
+
+// urgencyLocked returns what w's task counts as.
+func (w *worker) urgencyLocked() Priority {
+	if h := w.job.h; h != nil {
+		return h.urgency()
+	}
+	return w.priority
 }
 
 // beginAttemptLocked makes h's next attempt.
@@ -193,8 +202,8 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 		a = &attempt{ctx: a.ctx}
 	}
 	h.attempt = a
-	a.h, a.w, a.number, a.run, a.started = h, w, h.attempts, h.work.run, time.Now()
-	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.priority), h.task.Retry
+	a.h, a.w, a.number, a.run, a.started = h, w, int(h.attempts), h.work.run, time.Now()
+	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.urgency()), h.task.Retry
 	if h.task.Timeout > 0 {
 		a.deadline = a.started.Add(h.task.Timeout)
 	}
@@ -399,7 +408,7 @@ func (w *worker) withdraw() bool {
 		cause = h.canceled
 	}
 	if u := w.unfinished; u != nil && cause == ErrClosed {
-		u.State, u.Attempt = StateQueued, h.attempts
+		u.State, u.Attempt = StateQueued, int(h.attempts)
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)

@@ -43,10 +43,11 @@ type suspension struct {
 
 // The bits of attempt.signal.
 const (
-	signalBegun uint32 = 1 << iota // Run is about to be called, or was; see attempt.begin
-	signalEnded                    // the context has ended, or the attempt is over
-	signalBeat                     // the supervisor waits for a sign of life
-	signalStall                    // the supervisor looks whether anything moves
+	signalBegun   uint32 = 1 << iota // Run is about to be called, or was; see attempt.begin
+	signalEnded                      // the context has ended, or the attempt is over
+	signalBeat                       // the supervisor waits for a sign of life
+	signalStall                      // the supervisor looks whether anything moves
+	signalUrgency                    // the urgency is in attempt.rare, as it has changed
 )
 
 // back has the attempt ask for a slot and waits until it has one.
@@ -182,7 +183,8 @@ func yield(ctx context.Context) error {
 	Beat(a)
 	p := a.pool
 	most := min(p.inbox.least.Load(), p.waiting.Load()) // in this order, see takeInLocked
-	if most > a.priority || most == none || most == a.priority && !a.sliceOver() {
+	urgency := a.urgency()
+	if most > urgency || most == none || most == urgency && !a.sliceOver() {
 		return a.cause()
 	}
 	if a.signal.Load()&signalEnded != 0 {
@@ -190,12 +192,13 @@ func yield(ctx context.Context) error {
 	}
 	p.lock()
 	var pk *suspension
+	urgency = a.urgency()
 	switch most := p.waiting.Load(); {
-	case most < a.priority && p.sched.contended(Priority(a.priority-1)):
+	case most < urgency && p.sched.contended(Priority(urgency-1)):
 		if pk = a.parkLocked(); pk != nil {
 			pk.backLocked()
 		}
-	case most == a.priority && p.sched.count[StateParked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
+	case most == urgency && p.sched.count[StateParked] < p.cfg.maxParked && a.sliceOver() && p.sched.contended(Priority(most)):
 		if pk = a.parkLocked(); pk != nil {
 			p.sched.askLast(a.h, p.now())
 		}
@@ -310,14 +313,31 @@ func (a *attempt) BeatDue() <-chan struct{} {
 	}
 	p.lock()
 	defer p.unlock()
-	due := a.beatDue
+	if a.rare == nil {
+		a.rare = &rareAttempt{}
+	}
+	due := a.rare.beatDue
 	if due == nil {
 		due = make(chan struct{})
 		if a.signal.Load()&signalBeat != 0 {
 			close(due)
 		} else {
-			a.beatDue = due
+			a.rare.beatDue = due
 		}
 	}
 	return due
+}
+
+// Urgency implements [remote.Waiter], for a task that waits in the queue of something else
+// than a pool.
+func (a *attempt) Urgency() (pr int, changed <-chan struct{}) {
+	a.pool.lock()
+	defer a.pool.unlock()
+	if a.rare == nil {
+		a.rare = &rareAttempt{}
+	}
+	if a.rare.changed == nil {
+		a.rare.changed = make(chan struct{})
+	}
+	return int(a.urgency()), a.rare.changed
 }

@@ -958,6 +958,53 @@ func TestTheMostUrgentCallerGetsTheNextChild(t *testing.T) {
 	require.Len(t, order, n)
 }
 
+// A caller whose task is lent the urgency of another, which waits for it, goes first from
+// then on.
+func TestCallerThatAnUrgentTaskWaitsForGetsTheNextChild(t *testing.T) {
+	w := start(t, process.WithWorkers(1))
+	p, err := taskpool.New(taskpool.WithWorkers(4))
+	require.NoError(t, err)
+	defer p.Shutdown(context.Background())
+	busy, release := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = meet.Call(busy, w, none{}) })
+	for w.Stats().Busy == 0 {
+		runtime.Gosched()
+	}
+	var handles []*taskpool.Handle
+	for i := range 3 {
+		h, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			_, err := noteAgain.Call(ctx, w, i)
+			return err
+		}})
+		require.NoError(t, err)
+		handles = append(handles, h)
+		for w.Stats().Waiting != i+1 {
+			runtime.Gosched()
+		}
+	}
+	high, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.High, Run: handles[2].Wait})
+	require.NoError(t, err)
+	for w.MostUrgentWaiting() != int(taskpool.High) {
+		runtime.Gosched()
+	}
+	release()
+	wg.Wait()
+	require.NoError(t, high.Wait(context.Background()))
+	require.NoError(t, p.WaitIdle(context.Background()))
+	require.Equal(t, []int{2, 0, 1}, call(t, w, notedAgain, none{}))
+}
+
+var notesAgain []int
+
+var (
+	noteAgain = process.Register("noteAgain", func(_ context.Context, n int) (none, error) {
+		notesAgain = append(notesAgain, n)
+		return none{}, nil
+	})
+	notedAgain = process.Register("notedAgain", func(context.Context, none) ([]int, error) { return notesAgain, nil })
+)
+
 var notes []int
 
 var (

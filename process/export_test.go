@@ -128,3 +128,10 @@ func (d *dyingWriter) Write(p []byte) (int, error) {
 	d.left -= len(p)
 	return d.Writer.Write(p)
 }
+
+// MostUrgentWaiting returns what the task of the caller that is first in the queue counts as.
+func (p *Pool) MostUrgentWaiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[0].priority
+}

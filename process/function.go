@@ -124,8 +124,9 @@ func (fn *Func[In, Out]) misuse(call string) error {
 }
 
 // Call calls the function in a child process of p and returns what it returns. It
-// waits for a free child, the most urgent caller first: the priority is that of
-// the task that ctx belongs to, and Medium outside tasks. Among equals the order
+// waits for a free child, the most urgent caller first: the priority is what
+// the task that ctx belongs to counts as, also if it is lent more meanwhile, and Medium
+// outside tasks. Among equals the order
 // is that of arrival, and one of every 16 children that several callers wait for
 // goes to whoever has waited longest.
 //

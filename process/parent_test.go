@@ -238,8 +238,9 @@ type beatingTask struct {
 	beats chan struct{}
 }
 
-func (b *beatingTask) BeatDue() <-chan struct{} { return b.due }
-func (b *beatingTask) Beat()                    { b.beats <- struct{}{} }
+func (b *beatingTask) BeatDue() <-chan struct{}        { return b.due }
+func (b *beatingTask) Urgency() (int, <-chan struct{}) { return 0, nil }
+func (b *beatingTask) Beat()                           { b.beats <- struct{}{} }
 func (b *beatingTask) Value(key any) any {
 	switch key {
 	case remote.WaiterKey, remote.WorkerKey:

@@ -271,7 +271,7 @@ func (k *keeper) pause(err error) bool {
 
 // A caller waits for a child.
 type caller struct {
-	priority taskpool.Priority
+	priority int // what its task counts as
 	arrival  uint64
 	index    int          // in the heap; -1 once it has its answer
 	child    chan *worker // gets the child, or nil if err is why there is none
@@ -409,8 +409,10 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 	}
 	p.mu.Unlock()
 	me := &caller{child: make(chan *worker, 1)}
-	if task, ok := taskpool.Current(ctx); ok {
-		me.priority = task.Priority
+	task := remote.WaiterOf(ctx)
+	var changed <-chan struct{} // task's urgency; nil outside tasks
+	if task != nil {
+		me.priority, changed = task.Urgency()
 	}
 	p.mu.Lock()
 	switch {
@@ -430,7 +432,6 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 		p.offerLocked(c)
 	}
 	p.mu.Unlock()
-	task := remote.WaiterOf(ctx)
 	for waiting := true; waiting; {
 		var beatDue <-chan struct{}
 		if task != nil {
@@ -441,6 +442,10 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 			return c, me.err
 		case <-beatDue:
 			taskpool.Beat(ctx) // to wait is no silence
+		case <-changed:
+			var pr int
+			pr, changed = task.Urgency()
+			p.moveTo(me, pr)
 		case <-ctx.Done():
 			waiting = false
 		}
@@ -461,6 +466,15 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 		return nil, fmt.Errorf("%w while no child could be started: %w", context.Cause(ctx), startErr)
 	}
 	return nil, context.Cause(ctx)
+}
+
+// moveTo gives c, which may have its answer already, another priority.
+func (p *Pool) moveTo(c *caller, pr int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.priority = pr; c.index >= 0 {
+		heap.Fix(&p.waiting, c.index)
+	}
 }
 
 // release gives back a child that acquire returned.

@@ -15,6 +15,10 @@ type Waiter interface {
 	// BeatDue returns a channel that is closed as soon as the task's next sign of
 	// life is due. It is nil if none is ever due.
 	BeatDue() <-chan struct{}
+
+	// Urgency returns the priority that the task counts as, and a channel that is closed
+	// when that changes.
+	Urgency() (pr int, changed <-chan struct{})
 }
 
 // A Worker is work done for a task that is elsewhere.

@@ -38,6 +38,7 @@ func TestPoolAgreesWithModel(t *testing.T) {
 		runs /= 10
 	}
 	var steps, undefined int
+	var total loans
 	for i := range uint64(runs) {
 		seed := *modelFirst + i
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -52,11 +53,12 @@ func TestPoolAgreesWithModel(t *testing.T) {
 				d.failure, seed, tape)
 		}
 		steps += d.steps
+		total.add(d.model.loans)
 		if d.undefined {
 			undefined++
 		}
 	}
-	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant", runs, steps, undefined)
+	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; loans: %+v", runs, steps, undefined, total)
 }
 
 func FuzzPoolAgreesWithModel(f *testing.F) {
@@ -129,6 +131,7 @@ type trial struct {
 	peek      bool   // look at contexts after each step, which makes the lazy part of them
 	works     bool   // timeouts are such of the work alone, some beside a longer one
 	delays    bool   // most tasks have a time before which they do not start
+	lends     bool   // many tasks wait for less urgent ones
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
 	patience  context.Context                 // Shutdown's
@@ -191,6 +194,7 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		d.works = bytes[n-1]%5 > 2
 		c.delayed = choose(&tape{bytes[n-1:]}, taskpool.DelayedWait, taskpool.DelayedCancel, taskpool.DelayedWait)
 		opts = append(opts, taskpool.WithDelayedAtShutdown(c.delayed))
+		d.lends = slices.Contains([]byte{3, 7, 8, 9}, bytes[n-1]%11) // as in no old tape
 	}
 	pool, err := taskpool.New(opts...)
 	if !assert.NoError(t, err) {
@@ -256,7 +260,12 @@ func (d *trial) going() bool { return !d.undefined && d.failure == "" }
 
 func (d *trial) operate() {
 	for d.going() && len(d.rest) > 0 {
-		switch d.n(40) {
+		op := d.n(40)
+		if d.lends && op%5 == 4 { // 4, a submission; 9; 14; 19, a yield; 24; 29; 34; 39
+			d.lend()
+			continue
+		}
+		switch op {
 		case 0, 1, 2, 3, 4, 5:
 			d.submit(nil)
 		case 6:
@@ -282,13 +291,8 @@ func (d *trial) operate() {
 				d.unblock(a)
 			}
 		case 24, 25:
-			a, t := d.ready(true), d.task()
-			if a != nil && t != nil {
-				with := choose(d.tape, ownContext, ownContext, withoutCancel, otherContext)
-				if a.t.isGo {
-					with = otherContext
-				}
-				d.command(a, command{do: "wait", task: t.n, with: with}, func() { d.model.wait(a, t, with) })
+			if a, t := d.ready(true), d.task(); a != nil && t != nil {
+				d.wait(a, t)
 			}
 		case 26:
 			if a := d.ready(false); a != nil {
@@ -308,10 +312,7 @@ func (d *trial) operate() {
 			}
 		case 30, 31:
 			if t := d.task(); t != nil {
-				pr := d.priority()
-				d.both(fmt.Sprintf("set priority of #%d to %v", t.n, pr),
-					func() bool { return d.handle(t.n).SetPriority(pr) },
-					func() bool { return d.model.setPriority(t, pr) })
+				d.setPriority(t, d.priority())
 			}
 		case 32:
 			d.step("pause", d.pool.Pause, func() { d.model.pause(true) })
@@ -341,6 +342,54 @@ func (d *trial) operate() {
 			}
 		}
 	}
+}
+
+// wait has a wait for t.
+func (d *trial) wait(a *modelAttempt, t *modelTask) {
+	with := choose(d.tape, ownContext, ownContext, withoutCancel, otherContext)
+	if a.t.isGo {
+		with = otherContext
+	}
+	d.command(a, command{do: "wait", task: t.n, with: with}, func() { d.model.wait(a, t, with) })
+}
+
+// lend has a task wait for a less urgent one if it can, or have one wait for room, or gives
+// one that waits another priority.
+func (d *trial) lend() {
+	n := d.n(8)
+	if n == 0 {
+		if waiting := d.attempts(func(a *modelAttempt) bool { return a.on != nil && !a.over && !a.t.isGo }); len(waiting) > 0 {
+			t := choose(d.tape, waiting...).t
+			d.setPriority(t, d.priority())
+			return
+		}
+	}
+	a := d.ready(true)
+	if a == nil {
+		return
+	}
+	var less, waiting []*modelTask
+	for _, t := range d.model.tasks {
+		if t.accepted && t.returned && !t.isGo && !t.settled() && t.urgency() > a.urgency {
+			if less = append(less, t); t.attempt != nil && t.attempt.on != nil {
+				waiting = append(waiting, t)
+			}
+		}
+	}
+	switch {
+	case n < 4 && len(waiting) > 0:
+		d.wait(a, choose(d.tape, waiting...))
+	case n < 7 && len(less) > 0:
+		d.wait(a, choose(d.tape, less...))
+	default:
+		d.submit(a)
+	}
+}
+
+func (d *trial) setPriority(t *modelTask, pr taskpool.Priority) {
+	d.both(fmt.Sprintf("set priority of #%d to %v", t.n, pr),
+		func() bool { return d.handle(t.n).SetPriority(pr) },
+		func() bool { return d.model.setPriority(t, pr) })
 }
 
 // both is a step whose answers must be the same.
@@ -437,6 +486,9 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 		t.backoff = choose(d.tape, 0, d.unique(70*time.Millisecond))
 	}
 	own := func(context.Context) context.Context { return context.Background() }
+	// If a task whose context may end is waited for, it is often a matter of chance who
+	// gets a slot when it settles.
+	lasts := d.lends && t.n%4 > 0
 	switch {
 	case parent != nil:
 		live := slices.ContainsFunc(d.model.tasks, func(c *modelTask) bool {
@@ -453,7 +505,7 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 			own = taskpool.Detach
 			t.parent = nil
 		default:
-			if live { // the order in which several end is nobody's business
+			if live || lasts { // the order in which several end is nobody's business
 				own = context.WithoutCancel
 				break
 			}
@@ -462,12 +514,13 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 		}
 		// Detach is the context of whoever submitted the outermost task.
 	default:
-		switch d.n(4) {
-		case 0:
+		switch kind := d.n(4); {
+		case lasts:
+		case kind == 0:
 			ctx, cancel := context.WithCancelCause(context.Background())
 			d.cancels[t.n], t.cancelable = cancel, true
 			own = func(context.Context) context.Context { return ctx }
-		case 1:
+		case kind == 1:
 			t.ctxEnd = now + d.unique(choose(d.tape, 40*time.Millisecond, 3*time.Second))
 			ctx, cancel := context.WithDeadline(context.Background(), d.start.Add(t.ctxEnd))
 			t.cancelable = true
@@ -772,7 +825,7 @@ func (m *modelPool) aloneOnceEnded(a *modelAttempt) bool {
 	if a.number < a.t.most { // it may be retried at once
 		joins++
 	}
-	return len(m.queue)+joins <= 1
+	return len(m.inQueue())+joins <= 1
 }
 
 // cancelAndFree ends the context of a task that waits and then a task that runs, before
@@ -967,6 +1020,10 @@ func (d *trial) compare() {
 			return
 		}
 		d.errs[t.n] = err
+		if info := h.Info(); info.Priority != t.priority || info.Urgency != t.urgency() {
+			d.failf("#%d has priority %v and counts as %v, want %v and %v", t.n, info.Priority, info.Urgency, t.priority, t.urgency())
+			return
+		}
 	}
 	if got, want := d.census(), m.census(); got != want {
 		d.failf("the pool:\n%+v\nthe model:\n%+v", got, want)
@@ -992,19 +1049,23 @@ type census struct {
 	slots, queued, delayed, running, parked, abandoned, lost, blocked int
 
 	paused, closed bool
-	queue          string
+	queue, others  string // what Tasks says
 	waiting        string
 	health         string
 }
 
 func (d *trial) census() census {
 	s := d.pool.Stats()
-	var queue []string
+	var queue, others []string
 	if s.Queued > 0 {
 		for _, t := range d.pool.Tasks(taskpool.StateQueued) {
-			queue = append(queue, t.Name)
+			queue = append(queue, describeTask(t.Name, t.Priority, t.Urgency, t.State))
 		}
 	}
+	for _, t := range d.pool.Tasks(taskpool.StateDelayed, taskpool.StateRunning, taskpool.StateParked) {
+		others = append(others, describeTask(t.Name, t.Priority, t.Urgency, t.State))
+	}
+	slices.Sort(others)
 	ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs + uint64(s.Running+s.Parked)
 	started := uint64(0)
 	for _, n := range s.Dispatched {
@@ -1026,17 +1087,21 @@ func (d *trial) census() census {
 		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
 		slots: s.Workers, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
 		abandoned: s.Abandoned, lost: s.Lost, blocked: s.SubmittersWaiting, paused: s.Paused, closed: s.Closed,
-		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(health),
+		queue: strings.Join(queue, " "), others: strings.Join(others, " "), waiting: strings.Join(waiting, " "), health: describe(health),
 	}
 }
 
+func describeTask(name string, pr, urgency taskpool.Priority, s taskpool.State) string {
+	return fmt.Sprintf("{%q %v %v %v}", name, pr, urgency, s)
+}
+
 func (m *modelPool) census() census {
-	var queue, waiting []string
+	var queue, others, waiting []string
 	count := map[taskpool.Priority]int{}
-	sorted := byPriority(m.queue)
+	sorted := byPriority(m.inQueue())
 	for _, t := range sorted {
 		if t.state == taskpool.StateQueued {
-			queue = append(queue, t.name())
+			queue = append(queue, describeTask(t.name(), t.priority, t.urgency(), t.state))
 			count[t.priority]++
 		}
 	}
@@ -1055,6 +1120,9 @@ func (m *modelPool) census() census {
 	for _, t := range m.tasks {
 		if !t.accepted {
 			continue
+		}
+		if s := t.state; s == taskpool.StateDelayed || s == taskpool.StateRunning || s == taskpool.StateParked {
+			others = append(others, describeTask(t.name(), t.priority, t.urgency(), s))
 		}
 		switch t.state {
 		case taskpool.StateQueued:
@@ -1075,6 +1143,8 @@ func (m *modelPool) census() census {
 			c.shed++
 		}
 	}
+	slices.Sort(others)
+	c.others = strings.Join(others, " ")
 	switch {
 	case m.closed:
 		c.health = describe(taskpool.ErrClosed)

@@ -28,8 +28,9 @@ type modelPool struct {
 	slots int
 
 	tasks     []*modelTask    // all that were ever submitted
-	queue     []*modelTask    // waiting for a slot, in the order in which they came
+	queue     []*modelPlace   // of those that wait for a slot, in the order in which they came
 	admission []*modelTask    // waiting for room, likewise; those that are not due wait for room among the delayed
+	entering  []*modelPlace   // of those of them that are due
 	leaving   []*modelAttempt // on their way out, and in want of a slot
 	turns     map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
 	entries   map[bool]int    // the same waiting for room
@@ -44,6 +45,8 @@ type modelPool struct {
 	shutters       int           // calls of Shutdown that wait
 
 	submitted, refused, attempts, retries, parks, panics, goexits, hangs uint64
+
+	loans loans
 
 	hold      int             // restore waits while it is above 0
 	undefined bool            // more than one thing may have happened in this step
@@ -98,8 +101,28 @@ type modelTask struct {
 	canceled  error           // while under way
 	due       time.Duration   // while Delayed
 	apart     bool            // was delayed when it was accepted
-	order     int64           // in the queue or waiting for room
-	resuming  bool            // in the queue: goes before others of its priority
+
+	awaitedBy taskpool.Priority // the most urgent task that has waited for it
+	awaited   bool              // by any
+}
+
+// A modelPlace is where a task waits for a slot, or for room. It has two places if tasks
+// that wait for it have made it more urgent, and is served by the one that comes up first.
+type modelPlace struct {
+	t        *modelTask
+	priority taskpool.Priority
+	resuming bool  // goes before others of its priority
+	order    int64 // when it came
+	second   bool
+}
+
+// loans counts what happened to the urgency of tasks.
+type loans struct {
+	tasks  int // a task was made more urgent by one that waits for it,
+	passed int // of these: not by one that waits for it itself
+	places int // a submitter that waits for room got the urgency of the task that submits
+	served int // a task got a slot, or a submitter room, by its second place
+	raised int // a task that has waiters, or waits, was given another priority
 }
 
 // retryIf is a task's Retry.If.
@@ -111,10 +134,18 @@ const (
 	ifNever
 )
 
+func (l *loans) add(o loans) {
+	l.tasks += o.tasks
+	l.passed += o.passed
+	l.places += o.places
+	l.served += o.served
+	l.raised += o.raised
+}
+
 type modelAttempt struct {
-	t        *modelTask
-	number   int
-	priority taskpool.Priority // when it started
+	t       *modelTask
+	number  int
+	urgency taskpool.Priority // of the task, until the attempt is over
 
 	holds   bool // a slot
 	parked  bool
@@ -186,8 +217,8 @@ func (m *modelPool) nextOrder() int64 {
 }
 
 // key is the time at which a task of priority 0 would have to arrive to wait
-// beside t.
-func (m *modelPool) key(t *modelTask) *big.Int {
+// beside one of priority pr that came at order.
+func (m *modelPool) key(pr taskpool.Priority, order int64) *big.Int {
 	clamp := func(x *big.Int) *big.Int {
 		switch {
 		case x.IsInt64():
@@ -198,53 +229,77 @@ func (m *modelPool) key(t *modelTask) *big.Int {
 			return big.NewInt(math.MinInt64)
 		}
 	}
-	head := clamp(new(big.Int).Mul(big.NewInt(int64(t.priority)), big.NewInt(int64(m.step))))
-	return clamp(head.Add(head, big.NewInt(t.order)))
+	head := clamp(new(big.Int).Mul(big.NewInt(int64(pr)), big.NewInt(int64(m.step))))
+	return clamp(head.Add(head, big.NewInt(order)))
 }
 
-// pick returns the index of the task whose turn it is, -1 if there is none, and
-// whether tasks of more than one lane were there to choose from.
-func (m *modelPool) pick(waiting []*modelTask, restricted bool, turn int) (best int, choice bool) {
-	best = -1
-	oldest := -1
-	for i, t := range waiting {
-		if restricted && m.less(t.priority) {
+// before compares two places: the one that comes up first, but for a fair-share turn, is
+// less.
+func (m *modelPool) before(a, b *modelPlace) int {
+	byLane := cmp.Or(cmp.Compare(a.priority, b.priority), compareBool(b.resuming, a.resuming))
+	if m.step > 0 {
+		byLane = cmp.Or(m.key(a.priority, a.order).Cmp(m.key(b.priority, b.order)), cmp.Compare(a.order, b.order), byLane)
+	}
+	return cmp.Or(byLane, m.compareAge(a, b))
+}
+
+// compareAge compares when two of the same lane came. The time of arrival is all that a
+// second place is compared with others by.
+func (m *modelPool) compareAge(a, b *modelPlace) int {
+	return cmp.Or(cmp.Compare(a.order, b.order), compareBool(a.second, b.second))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// pick returns the place whose turn it is, nil if there is none, and whether there was a
+// choice: whether several lanes had tasks, or the first by the second places is another
+// than the first without.
+func (m *modelPool) pick(waiting []*modelPlace, restricted bool, turn int) (best *modelPlace, choice bool) {
+	var own, lent, all []*modelPlace
+	for _, p := range waiting {
+		switch {
+		case restricted && m.less(p.priority):
 			continue
+		case p.second:
+			lent = append(lent, p)
+		default:
+			own = append(own, p)
 		}
-		if best < 0 {
-			best, oldest = i, i
-			continue
-		}
-		b := waiting[best]
-		choice = choice || t.priority != waiting[oldest].priority || t.resuming != waiting[oldest].resuming
-		urgency := cmp.Compare(t.priority, b.priority)
-		if urgency == 0 && t.resuming != b.resuming {
-			if urgency = 1; t.resuming {
-				urgency = -1
-			}
-		}
-		if m.step > 0 {
-			c := m.key(t).Cmp(m.key(b))
-			if c == 0 {
-				c = cmp.Compare(t.order, b.order)
-			}
-			if c != 0 {
-				urgency = c
-			}
-		}
-		if urgency < 0 {
-			best = i
-		}
+		all = append(all, p)
+	}
+	if len(all) == 0 {
+		return nil, false
+	}
+	lanes := func(places []*modelPlace) bool {
+		return slices.ContainsFunc(places, func(p *modelPlace) bool {
+			return p.priority != places[0].priority || p.resuming != places[0].resuming
+		})
 	}
 	switch {
-	case !choice:
-	case m.share > 0 && turn == m.share-1:
-		best = oldest
-	case m.step > 0:
-		// One that resumes goes before others of its priority.
-		for i, t := range waiting {
-			if t.resuming && t.priority == waiting[best].priority {
-				return i, choice
+	case len(own) == 0:
+		choice = lanes(lent)
+	case len(lent) == 0:
+		choice = lanes(own)
+	default:
+		choice = lanes(own) || slices.MinFunc(own, m.before).t != slices.MinFunc(lent, m.before).t
+	}
+	if choice && m.share > 0 && turn == m.share-1 {
+		return slices.MinFunc(all, func(a, b *modelPlace) int { return cmp.Compare(a.order, b.order) }), choice
+	}
+	best = slices.MinFunc(all, m.before)
+	if m.step > 0 {
+		// Those that resume take the turn of others of their priority.
+		for _, p := range all {
+			if p.resuming && p.priority == best.priority && (!best.resuming || m.compareAge(p, best) < 0) {
+				best = p
 			}
 		}
 	}
@@ -281,7 +336,7 @@ func (m *modelPool) count(is func(*modelAttempt) bool) (n int) {
 
 func (m *modelPool) held() int { return m.count(func(a *modelAttempt) bool { return a.holds }) }
 func (m *modelPool) heldLess() int {
-	return m.count(func(a *modelAttempt) bool { return a.holds && m.less(a.priority) })
+	return m.count(func(a *modelAttempt) bool { return a.holds && m.less(a.urgency) })
 }
 func (m *modelPool) abandoned() int {
 	return m.count(func(a *modelAttempt) bool { return a.gaveUp && !a.holds })
@@ -307,7 +362,7 @@ func (m *modelPool) outstanding() int {
 // for are not.
 func (m *modelPool) free(pr taskpool.Priority) int {
 	asking := func(less bool) int {
-		return m.count(func(a *modelAttempt) bool { return a.parked && a.asked && m.less(a.priority) == less })
+		return m.count(func(a *modelAttempt) bool { return a.parked && a.asked && m.less(a.urgency) == less })
 	}
 	free := m.slots - m.held() - asking(false)
 	forLess := max(m.slots-m.reserved-m.heldLess(), 0)
@@ -372,14 +427,14 @@ func (m *modelPool) restricted() bool {
 // resumesAtOnce reports whether a, which is parked, gets a slot as soon as it
 // asks for one.
 func (m *modelPool) resumesAtOnce(a *modelAttempt) bool {
-	return m.held() < m.slots && !(m.restricted() && m.less(a.priority)) && (!m.paused || a.cause != nil)
+	return m.held() < m.slots && !(m.restricted() && m.less(a.urgency)) && (!m.paused || a.cause != nil)
 }
 
 func (m *modelPool) next() bool {
 	restricted := m.restricted()
 	chosen := -1
 	for i, a := range m.leaving {
-		if restricted && m.less(a.priority) {
+		if restricted && m.less(a.urgency) {
 			continue
 		}
 		if chosen < 0 || m.resumed(a.t) && !m.resumed(m.leaving[chosen].t) {
@@ -395,13 +450,16 @@ func (m *modelPool) next() bool {
 	if m.paused {
 		return false
 	}
-	i, choice := m.pick(m.queue, restricted, m.turns[restricted])
-	if i < 0 {
+	p, choice := m.pick(m.queue, restricted, m.turns[restricted])
+	if p == nil {
 		return false
 	}
 	m.turn(m.turns, restricted, choice)
-	t := m.queue[i]
-	m.queue = slices.Delete(m.queue, i, i+1)
+	if p.second {
+		m.loans.served++
+	}
+	t := p.t
+	m.leaveQueue(t)
 	if t.state == taskpool.StateParked {
 		m.unpark(t.attempt)
 	} else {
@@ -421,34 +479,43 @@ func (m *modelPool) admit() {
 	}
 }
 
-func (m *modelPool) leaveAdmission(t *modelTask) { m.admission = remove(m.admission, t) }
+func (m *modelPool) leaveAdmission(t *modelTask) {
+	m.admission = remove(m.admission, t)
+	m.entering = withoutPlaces(m.entering, t)
+}
+
+// enter has t, which waits for room, be one of those that are due.
+func (m *modelPool) enter(t *modelTask) {
+	m.entering = append(m.entering, &modelPlace{t: t, priority: t.priority, order: m.nextOrder()})
+	m.entering = m.addSecond(m.entering, t, false)
+}
 
 func (m *modelPool) nextInAdmission() *modelTask {
 	if t := m.nextDelayedInAdmission(); t != nil {
 		return t
 	}
-	for restricted := false; ; {
-		var admission []*modelTask
-		for _, t := range m.admission {
-			if !m.later(t) {
-				admission = append(admission, t)
+	p, choice := m.pick(m.entering, false, m.entries[false])
+	restricted := false
+	if p != nil && !m.room(p.t) && m.reserved > 0 {
+		// A reserved slot may be free for another. That goes by the tasks' own priorities.
+		var own []*modelPlace
+		for _, p := range m.entering {
+			if !p.second {
+				own = append(own, p)
 			}
 		}
-		i, choice := m.pick(admission, restricted, m.entries[restricted])
-		if i < 0 {
-			return nil
-		}
-		t := admission[i]
-		if m.room(t) {
-			m.turn(m.entries, restricted, choice)
-			m.leaveAdmission(t)
-			return t
-		}
-		if restricted || m.reserved == 0 {
-			return nil
-		}
 		restricted = true
+		p, choice = m.pick(own, restricted, m.entries[restricted])
 	}
+	if p == nil || !m.room(p.t) {
+		return nil
+	}
+	m.turn(m.entries, restricted, choice)
+	if p.second {
+		m.loans.served++
+	}
+	m.leaveAdmission(p.t)
+	return p.t
 }
 
 // nextDelayedInAdmission returns the first to be due of those that wait for room among
@@ -473,6 +540,10 @@ func byPriority(tasks []*modelTask) []*modelTask {
 	sorted := slices.Clone(tasks)
 	slices.SortStableFunc(sorted, func(a, b *modelTask) int { return cmp.Compare(a.priority, b.priority) })
 	return sorted
+}
+
+func withoutPlaces(from []*modelPlace, t *modelTask) []*modelPlace {
+	return slices.DeleteFunc(from, func(p *modelPlace) bool { return p.t == t })
 }
 
 func remove[T comparable](from []T, x T) []T {
@@ -500,20 +571,23 @@ func (m *modelPool) submit(t *modelTask) {
 			return
 		}
 		t.apart = victim.apart
-		m.queue = remove(m.queue, victim)
+		m.leaveQueue(victim)
 		m.settle(victim, taskpool.StateShed, taskpool.ErrShed)
 	case m.overflow == taskpool.OverflowReject || t.isGo:
 		m.refuse(t, taskpool.ErrFull)
 		return
 	default:
-		t.order = m.nextOrder()
 		m.admission = append(m.admission, t)
+		if !m.later(t) {
+			m.enter(t)
+		}
 		if t.caller != nil {
 			t.caller.doing, t.caller.on = doingSubmit, t
 		}
 		if a := t.caller; a != nil {
 			t.bound = t.parent == nil && a.cause == nil
 			m.park(a)
+			m.lend(a)
 		}
 		m.restore()
 		return
@@ -526,11 +600,11 @@ func (m *modelPool) submit(t *modelTask) {
 // continues reports whether what a submits is part of the work accepted.
 func (m *modelPool) continues(a *modelAttempt) bool { return a != nil && !a.over && !m.cut }
 
-// victim returns the newest of the least urgent tasks that never started, if it
-// is less urgent than one that could run now.
+// victim returns the newest of the least urgent tasks that never started and count as no
+// more urgent, if it is less urgent than one that could run now.
 func (m *modelPool) victim(by *modelTask) (v *modelTask) {
-	for _, t := range m.queue {
-		if !m.later(by) && t.started == 0 && t.priority > by.priority && (v == nil || t.priority >= v.priority) {
+	for _, t := range m.inQueue() {
+		if !m.later(by) && t.urgency() == t.priority && t.started == 0 && t.priority > by.priority && (v == nil || t.priority >= v.priority) {
 			v = t
 		}
 	}
@@ -539,7 +613,7 @@ func (m *modelPool) victim(by *modelTask) (v *modelTask) {
 
 func (m *modelPool) accept(t *modelTask) {
 	m.submitted++
-	t.accepted = true
+	t.accepted, t.awaited = true, false // what it was lent was for its place there
 	if m.later(t) {
 		t.state, t.due, t.apart = taskpool.StateDelayed, t.notBefore, true
 	} else {
@@ -548,8 +622,95 @@ func (m *modelPool) accept(t *modelTask) {
 }
 
 func (m *modelPool) enqueue(t *modelTask) {
-	t.state, t.resuming, t.order = taskpool.StateQueued, false, m.nextOrder()
-	m.queue = append(m.queue, t)
+	t.state = taskpool.StateQueued
+	m.joinQueue(t, false)
+}
+
+// joinQueue puts t at the back, before those of its priority that have not started if it
+// resumes. By what it was lent it goes before these in any case, unless its quantum is over.
+func (m *modelPool) joinQueue(t *modelTask, resuming bool) {
+	m.queue = append(m.queue, &modelPlace{t: t, priority: t.priority, resuming: resuming, order: m.nextOrder()})
+	m.queue = m.addSecond(m.queue, t, resuming || t.state == taskpool.StateQueued)
+}
+
+func (m *modelPool) leaveQueue(t *modelTask) { m.queue = withoutPlaces(m.queue, t) }
+
+// inQueue returns the tasks that wait for a slot, in the order in which they came.
+func (m *modelPool) inQueue() (tasks []*modelTask) {
+	for _, p := range m.queue {
+		if !p.second {
+			tasks = append(tasks, p.t)
+		}
+	}
+	return tasks
+}
+
+// Urgency.
+
+// urgency is what t counts as.
+func (t *modelTask) urgency() taskpool.Priority {
+	if t.awaited && !t.settled() {
+		return min(t.priority, t.awaitedBy)
+	}
+	return t.priority
+}
+
+// lend has what a waits for count as urgent as a does, and what that waits for in turn.
+func (m *modelPool) lend(a *modelAttempt) {
+	if a.over { // it was given up
+		return
+	}
+	for first := true; ; first = false {
+		t := a.on
+		switch {
+		case a.doing == doingWait && t.accepted && !final(t.state):
+		case a.doing == doingSubmit && slices.Contains(m.admission, t):
+		default:
+			return
+		}
+		before := t.urgency()
+		if !t.awaited || a.urgency < t.awaitedBy {
+			t.awaited, t.awaitedBy = true, a.urgency
+		}
+		if t.urgency() == before {
+			return
+		}
+		if a.doing == doingSubmit {
+			m.loans.places++
+			if !m.later(t) {
+				m.entering = m.addSecond(m.entering, t, false)
+			}
+			return
+		}
+		if m.loans.tasks++; !first {
+			m.loans.passed++
+		}
+		if slices.Contains(m.inQueue(), t) {
+			m.queue = m.addSecond(m.queue, t, true)
+		}
+		if a = t.attempt; a == nil {
+			return
+		}
+		a.urgency = t.urgency()
+	}
+}
+
+// addSecond gives t, which has a place among waiting, a second one at the back of its
+// urgency, if that is not its priority. With aging it keeps the second place that it has if
+// that comes up no later, and by the same slots.
+func (m *modelPool) addSecond(waiting []*modelPlace, t *modelTask, resuming bool) []*modelPlace {
+	if t.urgency() == t.priority {
+		return waiting
+	}
+	p := &modelPlace{t: t, priority: t.urgency(), resuming: resuming, order: m.nextOrder(), second: true}
+	is := func(p *modelPlace) bool { return p.t == t && p.second }
+	if i := slices.IndexFunc(waiting, is); i >= 0 && m.step > 0 {
+		old := waiting[i]
+		if m.less(old.priority) == m.less(p.priority) && m.key(old.priority, old.order).Cmp(m.key(p.priority, p.order)) <= 0 {
+			return waiting
+		}
+	}
+	return append(slices.DeleteFunc(waiting, is), p)
 }
 
 func (m *modelPool) refuse(t *modelTask, err error) {
@@ -600,7 +761,7 @@ func (m *modelPool) turnAway(t *modelTask, err error) {
 func (m *modelPool) start(t *modelTask) {
 	m.attempts++
 	t.started++
-	a := &modelAttempt{t: t, number: t.started, priority: t.priority, holds: true, slice: m.now, graceFrom: -1}
+	a := &modelAttempt{t: t, number: t.started, urgency: t.urgency(), holds: true, slice: m.now, graceFrom: -1}
 	t.state, t.attempt = taskpool.StateRunning, a
 	t.made = append(t.made, a)
 	if t.timeout > 0 {
@@ -807,7 +968,7 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 		switch {
 		case !a.parked:
 		case a.asked && !slices.Contains(m.leaving, a):
-			m.queue = remove(m.queue, a.t)
+			m.leaveQueue(a.t)
 			m.leaving = append(m.leaving, a)
 		case a.doing == doingWait && a.bound:
 			m.back(a) // the end of the context is that of the call
@@ -851,7 +1012,7 @@ func (m *modelPool) contextEnds(t *modelTask, cause error) {
 func (m *modelPool) cancel(t *modelTask, cause error) bool {
 	switch t.state {
 	case taskpool.StateQueued, taskpool.StateDelayed:
-		m.queue = remove(m.queue, t)
+		m.leaveQueue(t)
 		m.settle(t, taskpool.StateCanceled, cause)
 		m.restore()
 	case taskpool.StateRunning, taskpool.StateParked:
@@ -866,15 +1027,22 @@ func (m *modelPool) cancel(t *modelTask, cause error) bool {
 }
 
 func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
-	switch t.state {
-	case taskpool.StateQueued:
-		m.queue = remove(m.queue, t)
-		t.priority = pr
-		m.enqueue(t)
-	case taskpool.StateDelayed:
-		t.priority = pr
-	default:
+	if final(t.state) {
 		return false
+	}
+	if t.awaited || t.attempt != nil && t.attempt.on != nil {
+		m.loans.raised++
+	}
+	resuming := slices.ContainsFunc(m.queue, func(p *modelPlace) bool { return p.t == t && !p.second && p.resuming })
+	waits := slices.Contains(m.inQueue(), t)
+	m.leaveQueue(t)
+	t.priority = pr
+	if waits {
+		m.joinQueue(t, resuming)
+	}
+	if a := t.attempt; a != nil {
+		a.urgency = t.urgency()
+		m.lend(a)
 	}
 	m.restore()
 	return true
@@ -910,8 +1078,7 @@ func (m *modelPool) back(a *modelAttempt) {
 
 func (m *modelPool) ask(a *modelAttempt, resuming bool) {
 	a.asked = true
-	a.t.resuming, a.t.order = resuming, m.nextOrder()
-	m.queue = append(m.queue, a.t)
+	m.joinQueue(a.t, resuming)
 }
 
 // unpark gives a parked attempt a slot.
@@ -930,7 +1097,7 @@ func (m *modelPool) unparkOver(a *modelAttempt) {
 	if !a.parked {
 		return
 	}
-	m.queue = remove(m.queue, a.t)
+	m.leaveQueue(a.t)
 	m.leaving = remove(m.leaving, a)
 	waits := !a.working
 	a.parked, a.asked, a.working = false, false, false
@@ -992,12 +1159,12 @@ func (m *modelPool) yield(a *modelAttempt) {
 	a.beatOwed = false
 	a.doing = doingYield
 	most := math.MaxInt
-	for _, t := range m.queue {
+	for _, p := range m.queue {
 		if !m.paused {
-			most = min(most, int(t.priority))
+			most = min(most, int(p.priority))
 		}
 	}
-	own := int(a.t.priority)
+	own := int(a.urgency)
 	over := m.now-a.slice >= m.quantum
 	switch {
 	case a.cause != nil, most > own, most == math.MaxInt:
@@ -1060,6 +1227,7 @@ func (m *modelPool) wait(a *modelAttempt, t *modelTask, with waitContext) {
 	default:
 		t.waiters = append(t.waiters, a)
 		parked := m.park(a)
+		m.lend(a)
 		if a.cause == nil || !a.bound {
 			m.restore()
 		} else if parked {
@@ -1158,7 +1326,7 @@ func (m *modelPool) events() (next []event) {
 		if slices.Contains(m.admission, t) && m.later(t) {
 			add(t.notBefore, fmt.Sprintf("#%d is due waiting for room", t.n), func() {
 				m.admission = append(remove(m.admission, t), t)
-				t.order = m.nextOrder()
+				m.enter(t)
 				m.restore()
 			})
 		}
@@ -1264,7 +1432,7 @@ func (m *modelPool) cutShort() {
 	for _, t := range m.tasks {
 		if t.accepted && (t.state == taskpool.StateQueued || t.state == taskpool.StateDelayed) {
 			m.unfinished = append(m.unfinished, describeUnfinished(t.name(), t.priority, t.state, t.started))
-			m.queue = remove(m.queue, t)
+			m.leaveQueue(t)
 			m.settle(t, taskpool.StateCanceled, taskpool.ErrClosed)
 		}
 	}

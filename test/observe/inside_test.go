@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
@@ -370,7 +371,7 @@ func TestAFunctionInASampleIsStillAFunction(t *testing.T) {
 		p, release := pooltest.Occupied(t, taskpool.WithHooks(log.Hooks()), taskpool.WithHangGrace(time.Second),
 			taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithCapacity(1, taskpool.OverflowShed))
 		require.NoError(t, p.Go(taskpool.Low, func() {}))
-		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low}}, p.Tasks(taskpool.StateQueued))
+		require.Equal(t, []taskpool.TaskInfo{{Priority: taskpool.Low, Urgency: taskpool.Low}}, p.Tasks(taskpool.StateQueued))
 		ran := false
 		require.NoError(t, p.Go(taskpool.Medium, func() { ran = true })) // sheds the other
 		over, cancel := context.WithCancel(t.Context())
@@ -720,4 +721,46 @@ func TestFunctionGivenUpKeepsItsStart(t *testing.T) {
 func TestHangGraceIsWhatWasSet(t *testing.T) {
 	require.Equal(t, 5*time.Second, pooltest.New(t).HangGrace())
 	require.Equal(t, time.Minute, pooltest.New(t, taskpool.WithHangGrace(time.Minute)).HangGrace())
+}
+
+// Who waits for whom is in Tasks.
+func TestTasksSayWhatParkedTasksWaitFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("a"))
+		other, release := pooltest.Occupied(t, taskpool.WithName("b"), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		there := pooltest.Submit(t, other, taskpool.Task{Name: "there", Run: pooltest.Nop})
+		g := other.Group(t.Context(), taskpool.Task{Name: "copies"})
+		for _, task := range []taskpool.Task{
+			{Name: "waits for there", Run: there.Wait},
+			{Name: "waits for room", Run: func(ctx context.Context) error {
+				_, err := other.Submit(taskpool.Detach(ctx), taskpool.Task{Run: pooltest.Nop})
+				return err
+			}},
+			{Name: "waits for a member's room", Run: func(context.Context) error { g.Go(pooltest.Nop); return g.Wait() }},
+			{Name: "waits for idle", Run: other.WaitIdle},
+		} {
+			pooltest.Submit(t, p, task)
+		}
+		first := pooltest.Submit(t, p, taskpool.Task{Name: "blocks", Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { return there.Wait(context.WithoutCancel(ctx)) })
+		}})
+		pooltest.Submit(t, p, taskpool.Task{Run: first.Wait})
+		synctest.Wait()
+		got := make(map[string]string)
+		for _, info := range p.Tasks(taskpool.StateParked) {
+			got[info.Name] = info.WaitsFor
+		}
+		require.Equal(t, map[string]string{
+			"waits for there":           fmt.Sprintf(`task %d "there" in pool "b"`, there.ID()),
+			"waits for room":            `room in pool "b"`,
+			"waits for a member's room": `room in pool "b"`,
+			"waits for idle":            `an idle pool in pool "b"`,
+			"blocks":                    "",
+			"":                          fmt.Sprintf(`task %d "blocks"`, first.ID()),
+		}, got)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		pooltest.Drain(t, p)
+		pooltest.Drain(t, other)
+	})
 }

@@ -133,12 +133,12 @@ func TestATaskIsPrintedAsALine(t *testing.T) {
 }
 
 func TestATaskInfoIsPrintedAsALine(t *testing.T) {
-	info := taskpool.TaskInfo{Pool: "orders", ID: 17, Name: "report", Priority: taskpool.High, State: taskpool.StateRunning, Attempt: 2}
+	info := taskpool.TaskInfo{Pool: "orders", ID: 17, Name: "report", Priority: taskpool.High, Urgency: taskpool.High, State: taskpool.StateRunning, Attempt: 2}
 	requirePrints(t, `task 17 "report" (high, running, attempt 2)`, info)
 	requirePrints(t, `task 17 "report" (high, running, attempt 2)`, &info)
 	requireLogged(t, "x.pool=orders x.id=17 x.name=report x.priority=high x.state=running x.attempt=2",
 		`{"x": {"pool": "orders", "id": 17, "name": "report", "priority": "high", "state": "running", "attempt": 2}}`, info)
-	function := taskpool.TaskInfo{Priority: taskpool.Low, State: taskpool.StateRunning, Attempt: 1}
+	function := taskpool.TaskInfo{Priority: taskpool.Low, Urgency: taskpool.Low, State: taskpool.StateRunning, Attempt: 1}
 	requirePrints(t, "function (low, running)", function)
 	requireLogged(t, "x.priority=low x.state=running x.attempt=1", `{"x": {"priority": "low", "state": "running", "attempt": 1}}`, function)
 	require.Equal(t, `{orders task 17 "report" (high, running, attempt 2) <nil> 0s  0s 0s}`,

@@ -274,6 +274,11 @@ func TestTasksDescribesEachTask(t *testing.T) {
 					Deadline: start.Add(time.Second), Err: hung.Err(), Handle: hung},
 			},
 		}
+		for _, tasks := range want {
+			for i := range tasks {
+				tasks[i].Urgency = tasks[i].Priority
+			}
+		}
 		// workers takes the numbers of the workers out of the tasks.
 		workers := func(tasks []taskpool.TaskInfo) (ids []int) {
 			for i := range tasks {
@@ -371,7 +376,7 @@ func TestAHandleSaysWhatTasksAndHooksSayOfItsTask(t *testing.T) {
 		listed(taskpool.StateDelayed)
 		require.Equal(t, failure, h.Wait(t.Context()))
 		synctest.Wait()
-		require.Equal(t, taskpool.TaskInfo{Pool: "a", ID: 2, Name: "one", Priority: taskpool.Low, State: taskpool.StateFailed,
+		require.Equal(t, taskpool.TaskInfo{Pool: "a", ID: 2, Name: "one", Priority: taskpool.Low, Urgency: taskpool.Low, State: taskpool.StateFailed,
 			Attempt: 2, Err: failure, Handle: h}, h.Info())
 		require.EqualValues(t, 2, h.ID())
 		for _, e := range log.Named("Queued", "Started", "AttemptFailed", "Retried", "Finished") {

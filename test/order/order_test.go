@@ -190,7 +190,7 @@ func TestSetPriorityWorksOnDelayedTasks(t *testing.T) {
 	})
 }
 
-func TestSetPriorityIsRefusedOnceATaskRunsOrHasSettled(t *testing.T) {
+func TestSetPriorityIsRefusedOnceATaskHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1))
 		gate := make(chan struct{})
@@ -200,7 +200,8 @@ func TestSetPriorityIsRefusedOnceATaskRunsOrHasSettled(t *testing.T) {
 		})
 		synctest.Wait()
 		require.Equal(t, taskpool.StateRunning, fails.State())
-		require.False(t, fails.SetPriority(taskpool.High))
+		require.True(t, fails.SetPriority(taskpool.High), "it runs")
+		require.Equal(t, taskpool.High, fails.Info().Priority)
 		close(gate)
 		synctest.Wait()
 		require.Equal(t, taskpool.StateDelayed, fails.State())

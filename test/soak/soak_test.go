@@ -1158,7 +1158,7 @@ func (t *soakTask) result(ctx context.Context) (v int64, err error) {
 		}
 	}
 	b.r = rand.New(rand.NewPCG(t.seed, uint64(b.n)))
-	b.less = info.Priority > g.reservedFor
+	b.less = info.Urgency > g.reservedFor
 	b.enter()
 	b.work()
 	return int64(t.i)*8 + int64(b.n), b.end()
@@ -1170,6 +1170,10 @@ func (t *soakTask) result(ctx context.Context) (v int64, err error) {
 // before.
 func (b *soakBody) enter() {
 	b.in = true
+	if b.less { // it may have been lent the urgency of a task that waits for it
+		info, _ := taskpool.Current(b.ctx)
+		b.less = info.Urgency > b.t.g.reservedFor
+	}
 	b.t.g.enterSlot(b.less)
 }
 
@@ -1177,8 +1181,19 @@ func (g *soakPool) enterSlot(less bool) {
 	left := g.left.Load()
 	g.checkSlots("bodies", g.running.Add(1), left, 0)
 	if less && g.reserved > 0 {
-		g.checkSlots("less urgent bodies", g.less.Add(1), left, int64(g.reserved))
+		g.checkSlots("less urgent bodies", g.less.Add(1)-g.lent(), left, int64(g.reserved))
 	}
+}
+
+// lent returns how many tasks at work have been lent the urgency of the reserved priorities.
+// Some of them may count among the less urgent bodies, since before the loan.
+func (g *soakPool) lent() (n int64) {
+	for _, info := range g.p.Tasks(taskpool.StateRunning, taskpool.StateAbandoned) {
+		if info.Priority > g.reservedFor && info.Urgency <= g.reservedFor {
+			n++
+		}
+	}
+	return n
 }
 
 func (g *soakPool) checkSlots(what string, n, left, reserved int64) {

@@ -1,0 +1,455 @@
+package waits_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
+)
+
+// A task that waits for another lends it its urgency.
+
+// A crowd is a pool of one worker with 10,000 Low tasks in its queue, in which each dispatch
+// of another task than those of the test brings one more High task.
+type crowd struct {
+	*taskpool.Pool
+	t          *testing.T
+	dispatches int
+	lasting    bool // High tasks arrive
+}
+
+func newCrowd(t *testing.T, opts ...taskpool.Option) *crowd {
+	c := &crowd{t: t, Pool: pooltest.New(t, append([]taskpool.Option{taskpool.WithWorkers(1)}, opts...)...)}
+	return c
+}
+
+// fill puts n Low tasks into the queue, and one High task.
+func (c *crowd) fill(n int) {
+	c.lasting = true
+	for range n {
+		require.NoError(c.t, c.Go(taskpool.Low, func() { c.dispatches++ }))
+	}
+	c.arrive()
+}
+
+func (c *crowd) arrive() {
+	require.NoError(c.t, c.Go(taskpool.High, func() {
+		if c.dispatches++; c.lasting {
+			c.arrive()
+		}
+	}))
+}
+
+var loanPolicies = map[string][]taskpool.Option{
+	"strict":        {taskpool.WithFairShare(0)},
+	"fair share 2":  {taskpool.WithFairShare(2)},
+	"fair share 16": nil,
+	"aging":         {taskpool.WithAging(time.Hour)},
+}
+
+func TestChildThatAnUrgentTaskWaitsForStartsWithinTwoDispatches(t *testing.T) {
+	ways := map[string]func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error{
+		"Handle.Wait": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			h, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: child})
+			if err != nil {
+				return err
+			}
+			return h.Wait(ctx)
+		},
+		"another context": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			h, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: child})
+			if err != nil {
+				return err
+			}
+			return h.Wait(context.Background())
+		},
+		"Call": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			_, err := taskpool.Call(ctx, p, taskpool.Task{Priority: taskpool.Low}, func(ctx context.Context) (int, error) { return 0, child(ctx) })
+			return err
+		},
+		"Future.Get": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			f, err := taskpool.SubmitFunc(ctx, p, taskpool.Task{Priority: taskpool.Low}, func(ctx context.Context) (int, error) { return 0, child(ctx) })
+			if err != nil {
+				return err
+			}
+			_, err = f.Get(ctx)
+			return err
+		},
+		"Map": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			one := func(yield func(int) bool) { yield(1) }
+			for _, err := range taskpool.Map(ctx, p, taskpool.Task{Priority: taskpool.Low}, one, func(ctx context.Context, _ int) (int, error) { return 0, child(ctx) }) {
+				return err
+			}
+			return nil
+		},
+		"Group.Wait": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			g := p.Group(ctx, taskpool.Task{Priority: taskpool.Low})
+			g.Go(child)
+			return g.Wait()
+		},
+		"Group.Go at its limit": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			g := p.Group(ctx, taskpool.Task{Priority: taskpool.Low})
+			g.SetLimit(1)
+			g.Go(child)
+			g.Go(pooltest.Nop)
+			return g.Wait()
+		},
+		"a goroutine of the task": func(ctx context.Context, p *taskpool.Pool, child func(context.Context) error) error {
+			h, err := p.Submit(ctx, taskpool.Task{Priority: taskpool.Low, Run: child})
+			if err != nil {
+				return err
+			}
+			done := make(chan error)
+			go func() { done <- h.Wait(ctx) }()
+			return <-done
+		},
+	}
+	for policy, opts := range loanPolicies {
+		for way, wait := range ways {
+			t.Run(way+", "+policy, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCrowd(t, opts...)
+					started := 0
+					h := pooltest.Submit(t, c.Pool, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
+						c.fill(10_000)
+						return wait(ctx, c.Pool, func(context.Context) error {
+							started = c.dispatches + 1
+							c.lasting = false
+							return nil
+						})
+					}})
+					require.NoError(t, h.Wait(t.Context()))
+					require.Positive(t, started)
+					require.LessOrEqual(t, started, 2)
+					require.NoError(t, c.Shutdown(t.Context()))
+				})
+			})
+		}
+	}
+}
+
+func TestUrgencyPassesAlongChainsOfWaits(t *testing.T) {
+	for policy, opts := range loanPolicies {
+		for _, pools := range []int{1, 2, 3} {
+			for _, length := range []int{1, 10, 1000} {
+				t.Run(fmt.Sprintf("%s, %d waits, %d pools", policy, length, pools), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						var all []*crowd
+						for range pools {
+							all = append(all, newCrowd(t, opts...))
+						}
+						// Each task of the chain waits for the next. The last one waits in the queue
+						// of a pool that is paused as soon as all others have started.
+						handles := make([]*taskpool.Handle, length)
+						started, last := 0, all[(length-1)%pools]
+						for _, c := range all {
+							c.Pause()
+						}
+						for i := range handles {
+							task := taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+								if i == length-1-pools {
+									last.Pause()
+								}
+								return handles[i+1].Wait(ctx)
+							}}
+							if i == length-1 {
+								task.Run = func(context.Context) error {
+									started, last.lasting = last.dispatches+1, false
+									return nil
+								}
+							}
+							handles[i] = pooltest.Submit(t, all[i%pools].Pool, task)
+						}
+						for _, c := range all {
+							if c != last || length > pools { // otherwise the last one is alone there
+								c.Resume()
+							}
+						}
+						synctest.Wait()
+						require.Equal(t, taskpool.StateQueued, handles[length-1].State())
+						last.fill(1000)
+						high := pooltest.New(t, taskpool.WithWorkers(1))
+						h := pooltest.Submit(t, high, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
+							return handles[0].Wait(ctx)
+						}})
+						synctest.Wait()
+						require.Equal(t, taskpool.High, handles[length-1].Info().Urgency)
+						last.Resume()
+						require.NoError(t, h.Wait(t.Context()))
+						require.LessOrEqual(t, started, 2)
+						for _, h := range handles {
+							require.NoError(t, h.Wait(t.Context()))
+						}
+						for _, c := range all {
+							require.NoError(t, c.Shutdown(t.Context()))
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// What was lent stays until the task has settled: through retries, which wait for their time
+// as before, and until the task resumes.
+func TestLoansLastUntilTheTaskHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		attempts := 0
+		begin := time.Now()
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, NotBefore: begin.Add(time.Hour),
+			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Minute }},
+			Run: func(ctx context.Context) error {
+				if attempts++; attempts == 1 {
+					return pooltest.ErrTask
+				}
+				info, _ := taskpool.Current(ctx)
+				require.Equal(t, taskpool.High, info.Urgency)
+				require.Equal(t, taskpool.Low, info.Priority)
+				return nil
+			}})
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
+			_ = low.Wait(impatient)
+			return nil
+		}})
+		require.NoError(t, high.Wait(t.Context()), "it waits no longer")
+		require.Equal(t, taskpool.High, low.Info().Urgency)
+		require.Equal(t, taskpool.StateDelayed, low.State(), "a loan does not hurry what has to wait for its time")
+		require.NoError(t, low.Wait(t.Context()))
+		require.Equal(t, time.Hour+time.Minute, time.Since(begin))
+		require.Equal(t, taskpool.Low, low.Info().Urgency, "it has settled")
+		pooltest.Drain(t, p)
+	})
+}
+
+func TestNewPriorityOfATaskThatWaitsPassesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t, taskpool.WithMaxParked(10))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
+		last := pooltest.Submit(t, p, taskpool.Task{Priority: 9, Run: pooltest.Nop})
+		middle := pooltest.Submit(t, other, taskpool.Task{Priority: 8, Run: func(ctx context.Context) error { return last.Wait(ctx) }})
+		first := pooltest.Submit(t, other, taskpool.Task{Priority: 8, Run: func(ctx context.Context) error {
+			// Two goroutines wait, of which one parks the task.
+			done := make(chan error)
+			go func() { done <- middle.Wait(ctx) }()
+			err := middle.Wait(ctx)
+			return errors.Join(err, <-done)
+		}})
+		synctest.Wait()
+		urgencies := func() (all [3]taskpool.Priority) {
+			for i, h := range []*taskpool.Handle{first, middle, last} {
+				all[i] = h.Info().Urgency
+			}
+			return all
+		}
+		require.Equal(t, [3]taskpool.Priority{8, 8, 8}, urgencies())
+		require.True(t, first.SetPriority(5))
+		require.Equal(t, [3]taskpool.Priority{5, 5, 5}, urgencies())
+		require.True(t, middle.SetPriority(7), "which is less than it was lent")
+		require.Equal(t, [3]taskpool.Priority{5, 5, 5}, urgencies())
+		require.True(t, first.SetPriority(6), "loans are not taken back")
+		require.Equal(t, [3]taskpool.Priority{6, 5, 5}, urgencies())
+		require.True(t, last.SetPriority(-3))
+		require.Equal(t, [3]taskpool.Priority{6, 5, -3}, urgencies())
+		release()
+		require.NoError(t, first.Wait(t.Context()))
+		require.False(t, first.SetPriority(0))
+	})
+}
+
+func TestCirclesOfWaitsEndTheWalkOfALoan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		handles := make([]*taskpool.Handle, 3)
+		ctx, cancel := context.WithCancel(t.Context())
+		p.Pause()
+		for i := range handles {
+			handles[i] = pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(own context.Context) error {
+				return handles[(i+1)%len(handles)].Wait(ctx)
+			}})
+		}
+		p.Resume()
+		synctest.Wait()
+		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { return handles[0].Wait(ctx) }})
+		synctest.Wait()
+		for _, h := range handles {
+			require.Equal(t, taskpool.High, h.Info().Urgency)
+		}
+		cancel()
+		require.Error(t, high.Wait(t.Context()))
+		pooltest.Drain(t, p)
+	})
+}
+
+func TestTaskThatWasLentToIsNotShed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(2, taskpool.OverflowShed))
+		elsewhere := pooltest.New(t, taskpool.WithWorkers(1))
+		lent := pooltest.Submit(t, p, taskpool.Task{Priority: 9, Run: pooltest.Nop})
+		other := pooltest.Submit(t, p, taskpool.Task{Priority: 8, Run: pooltest.Nop})
+		waits := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: 7, Run: func(ctx context.Context) error { return lent.Wait(ctx) }})
+		synctest.Wait()
+		first := pooltest.Submit(t, p, taskpool.Task{Priority: 2, Run: pooltest.Nop})
+		require.Equal(t, taskpool.StateShed, other.State())
+		second := pooltest.Submit(t, p, taskpool.Task{Priority: 1, Run: pooltest.Nop})
+		require.Equal(t, taskpool.StateShed, first.State())
+		require.Equal(t, taskpool.StateQueued, lent.State())
+		release()
+		require.NoError(t, waits.Wait(t.Context()))
+		require.NoError(t, second.Wait(t.Context()))
+	})
+}
+
+func TestReservedSlotTakesATaskThatAnUrgentOneWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High))
+		gate := make(chan struct{})
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }}) // in the slot that is not reserved
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+		synctest.Wait()
+		require.Equal(t, taskpool.StateQueued, low.State())
+		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { return low.Wait(ctx) }})
+		synctest.Wait()
+		require.Equal(t, taskpool.StateSucceeded, low.State())
+		require.NoError(t, high.Wait(t.Context()))
+		close(gate)
+		pooltest.Drain(t, p)
+	})
+}
+
+// The place of a task that waits for room counts as urgent as the task; there must still be
+// room for what it submits.
+func TestSubmittersAreLetInByTheUrgencyOfTheTaskThatSubmits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+		elsewhere := pooltest.New(t, taskpool.WithWorkers(3))
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop}) // the room
+		var order []string
+		submitter := func(name string, pr taskpool.Priority) *taskpool.Handle {
+			h := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: pr, Run: func(ctx context.Context) error {
+				_, err := p.Submit(taskpool.Detach(ctx), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error {
+					order = append(order, name)
+					return nil
+				}})
+				return err
+			}})
+			synctest.Wait()
+			return h
+		}
+		low := submitter("low", taskpool.Low)
+		medium := submitter("medium", taskpool.Medium)
+		high := submitter("high", taskpool.High)
+		require.Equal(t, 3, p.Stats().SubmittersWaiting)
+		require.True(t, low.SetPriority(-9)) // and it passes on
+		release()
+		for _, h := range []*taskpool.Handle{low, medium, high} {
+			require.NoError(t, h.Wait(t.Context()))
+		}
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.Equal(t, []string{"low", "high", "medium"}, order)
+	})
+}
+
+// Members that come after the loan are lent to as well.
+func TestMembersOfAGroupThatIsWaitedForAreLentTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t)
+		elsewhere := pooltest.New(t, taskpool.WithWorkers(2))
+		g := p.Group(t.Context(), taskpool.Task{Priority: taskpool.Low})
+		const members = 1000
+		for range members {
+			g.Go(pooltest.Nop)
+		}
+		waits := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { return g.Wait() }})
+		synctest.Wait()
+		urgent := func() (n int) {
+			for _, info := range p.Tasks(taskpool.StateQueued) {
+				if info.Urgency == taskpool.High {
+					n++
+				}
+			}
+			return n
+		}
+		require.Equal(t, members, urgent())
+		g.Go(pooltest.Nop)
+		require.Equal(t, members+1, urgent())
+		release()
+		require.NoError(t, waits.Wait(t.Context()))
+	})
+}
+
+func TestTaskStaysAsUrgentAsItsWaitersWhenItsPriorityIsLowered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		low := make(chan *taskpool.Handle, 1)
+		var order []string
+		log := func(s string) func(context.Context) error {
+			return func(context.Context) error { order = append(order, s); return nil }
+		}
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error {
+			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: log("awaited")})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: log("medium")})
+			low <- h
+			p.Pause()
+			return h.Wait(ctx)
+		}})
+		h := <-low
+		synctest.Wait()
+		h.SetPriority(taskpool.Low)
+		require.Equal(t, taskpool.High, h.Info().Urgency, "a High task waits for it")
+		p.Resume()
+		synctest.Wait()
+		require.Equal(t, []string{"awaited", "medium"}, order)
+	})
+}
+
+func TestSlotGoesToWhatItIsLentToAlongAChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var order []string
+		log := func(s string) func(context.Context) error {
+			return func(context.Context) error { order = append(order, s); return nil }
+		}
+		gate := make(chan struct{})
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Medium, Run: func(ctx context.Context) error {
+			_ = taskpool.Block(ctx, func() error { <-gate; return nil })
+			return log("medium")(ctx)
+		}})
+		synctest.Wait()
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			b, _ := taskpool.Current(ctx)
+			c := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: log("awaited")})
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { return b.Handle.Wait(ctx) }})
+			close(gate)
+			time.Sleep(1) // it asks for its slot
+			return c.Wait(ctx)
+		}})
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"awaited", "medium"}, order)
+	})
+}
+
+// The invariants, which are checked with their tag, allow for it.
+func TestLostSlotKeepsItsClassOnceItsTaskHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High), taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(time.Second))
+		gate := make(chan struct{})
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
+		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { _ = low.Wait(ctx); return nil }})
+		synctest.Wait()
+		low.Cancel(nil)
+		time.Sleep(2 * time.Second)
+		require.NoError(t, high.Wait(t.Context()))
+		close(gate)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
