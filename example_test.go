@@ -1270,3 +1270,50 @@ func ExampleDetach() {
 	// <nil>
 	// at least three: true
 }
+
+// A task that waits for another lends it its urgency: the refresh, which is Low, goes before
+// what is more urgent than itself and before what is older.
+func ExampleHandle_Wait_urgency() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	submit := func(name string, pr taskpool.Priority, run func(context.Context) error) *taskpool.Handle {
+		h, err := p.Submit(ctx, taskpool.Task{Name: name, Priority: pr, Run: run})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return h
+	}
+	say := func(ctx context.Context) error {
+		info, _ := taskpool.Current(ctx)
+		fmt.Println(info.Name)
+		return nil
+	}
+
+	p.Pause() // so that all of them wait before the first one starts
+	submit("backup", taskpool.Low, say)
+	refresh := submit("refresh", taskpool.Low, func(ctx context.Context) error {
+		info, _ := taskpool.Current(ctx)
+		fmt.Printf("%s, priority %v, urgency %v\n", info.Name, info.Priority, info.Urgency)
+		return nil
+	})
+	submit("mail", taskpool.Medium, say)
+	submit("request", taskpool.High, func(ctx context.Context) error {
+		fmt.Println("request: needs the refresh")
+		err := refresh.Wait(ctx)
+		fmt.Println("request: has it")
+		return err
+	})
+	p.Resume()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// request: needs the refresh
+	// refresh, priority low, urgency high
+	// request: has it
+	// mail
+	// backup
+}
