@@ -28,6 +28,7 @@ examples:
 # wants Chromium, and for preempt the machine for itself.
 pictures:
 	go test -C examples/starvation -run TestPlot -update
+	go test -C examples/urgency -run TestPlot -update
 	go run -C examples/preempt . -o preempt.svg
 	go test -C dashboard/browsertest -trimpath -run Screenshots -screenshots ../../docs/images .
 
