@@ -120,12 +120,19 @@ func (t *naiveItem) best() naivePlace {
 	return all[len(all)-1]
 }
 
-// lend has t count as urgent as pr.
-func (m *naiveScheduler) lend(t *naiveItem, pr Priority) {
-	t.loan, t.lent = true, pr
+// lend has t count as urgent as pr. It returns false if that makes no difference.
+func (m *naiveScheduler) lend(t *naiveItem, pr Priority) bool {
+	before := t.urgency()
+	if !t.loan || pr < t.lent {
+		t.loan, t.lent = true, pr
+	}
+	if t.urgency() == before {
+		return false
+	}
 	if t.in == inQueue || t.in == inAdmission {
 		m.addSecond(t, t.in == inQueue)
 	}
+	return true
 }
 
 // addSecond gives t a second place as from now, if it comes before the one that it has.
@@ -530,7 +537,7 @@ func (d *schedulerTrace) begin(c *schedulerConfig) {
 func (d *schedulerTrace) end(x *naiveItem, final State) {
 	h := d.handle(x.n)
 	d.s.end(h, final)
-	if h.state != final || h.waits() || h.asks {
+	if h.state != final || h.waits() || h.asks || d.s.lend(h, -1, d.now()) || h.urgency() != h.priority {
 		d.fail("item %d has settled as %+v", x.n, h.item)
 	}
 	d.m.forget(x.n)
@@ -1438,22 +1445,26 @@ func (d *schedulerTrace) reclass(x *naiveItem, less bool) {
 // room with it.
 func opLend(last, place bool, pr Priority) schedulerOp {
 	return schedulerOp{fmt.Sprintf("lend %d, last %t, place %t", pr, last, place), func(d *schedulerTrace) bool {
-		x := d.one(last, func(t *naiveItem) bool { return !t.function && t.accepted() != place && t.urgency() > pr })
+		x := d.one(last, func(t *naiveItem) bool {
+			return !t.function && t.accepted() != place && (!place || t.urgency() > pr) && (!t.loan || pr < t.lent)
+		})
 		if x == nil {
 			return false
 		}
 		h, less := d.handle(x.n), d.m.less(x.urgency())
-		lend := d.s.lend
+		lend, other := d.s.lend, d.s.lendPlace
 		if place {
 			lend = d.s.lendPlace
+		} else if other(h, pr-1, d.now()) {
+			d.fail("item %d, which was accepted, is lent to as if it waited for room", x.n)
 		}
-		switch {
-		case !lend(h, pr, d.now()):
-			d.fail("item %d is lent nothing", x.n)
-		case lend(h, pr, d.now()) || lend(h, pr+1, d.now()):
+		raised := lend(h, pr, d.now())
+		if lend(h, pr, d.now()) || lend(h, pr+1, d.now()) {
 			d.fail("item %d is lent the same again", x.n)
 		}
-		d.m.lend(x, pr)
+		if d.m.lend(x, pr) != raised {
+			d.fail("item %d is lent something: %t", x.n, raised)
+		}
 		d.reclass(x, less)
 		d.promise()
 		d.restore(false)
@@ -1674,6 +1685,16 @@ func schedulerScenes() []schedulerScene {
 			[]schedulerOp{opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 0, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
 			[3]int{4, 5, 6}},
+		// With a task at work, one that is parked, and submitters that wait for room.
+		{"loans at the door", []schedulerOp{opSubmit(0), opSubmit(1), opSubmitLater(1, 1), opLook, opEnd(false), opAsk, opLend(false, true, 0), opLend(true, true, 0), opLend(true, true, 1), opCancel(true), opTick},
+			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(2), opLook, opSubmit(2), opSubmit(2), opSubmit(2)},
+			schedulerConfigs(slotsAndReserved, 1, shareAndStep, []int{0, 1}, false),
+			[3]int{3, 4, 5}},
+		// From parked tasks of which some are on their way out.
+		{"loans on the way out", []schedulerOp{opSubmit(0), opLook, opEnd(false), opAsk, opContext(false), opContext(true), opLend(false, false, 0), opLend(true, false, 0), opMoveStarted(0), opMoveStarted(2), opAbandon, opResize},
+			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(2), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook},
+			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
+			[3]int{3, 4, 5}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
 				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),
