@@ -71,7 +71,13 @@ type rareAttempt struct {
 	// changed is closed when the urgency changes; nil while nobody waits for that.
 	changed chan struct{}
 	// waits is what the attempt's goroutines wait for beside the one that has parked it.
-	waits []awaited
+	waits []*recordedWait
+}
+
+// A recordedWait is what one goroutine of an attempt waits for.
+type recordedWait struct {
+	what awaited
+	i    int // index in rareAttempt.waits
 }
 
 // urgency returns what the task counts as. No lock need be held.

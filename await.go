@@ -281,40 +281,42 @@ func (w *wait) elsewhere(done <-chan struct{}) error {
 		return w.stay(nil, done)
 	}
 	pk := a.park(w.what)
-	switch {
-	case pk != nil:
+	if pk != nil {
 		defer pk.back()
-	case a.waits(w.what):
-		defer a.waitsNoLonger(w.what)
-	default: // it is over, and lends nothing
+	} else if r := a.waits(w.what); r != nil {
+		defer a.waitsNoLonger(r)
+	} else { // it is over, and lends nothing
 		return w.stay(nil, done)
 	}
 	(&lending{urgency: Priority(a.urgency()), to: []awaited{w.what}}).passOn()
 	return w.stay(pk, done)
 }
 
-// waits records that a, which has no slot to give back, waits for what. It returns false if
-// a is over.
-func (a *attempt) waits(what awaited) bool {
+// waits records that a, which has no slot to give back, waits for what. It returns nil if a
+// is over.
+func (a *attempt) waits(what awaited) *recordedWait {
 	a.pool.lock()
 	defer a.pool.unlock()
 	if a.over {
-		return false
+		return nil
 	}
 	if a.rare == nil {
 		a.rare = &rareAttempt{}
 	}
-	a.rare.waits = append(a.rare.waits, what)
-	return true
+	r := &recordedWait{what, len(a.rare.waits)}
+	a.rare.waits = append(a.rare.waits, r)
+	return r
 }
 
-// waitsNoLonger undoes waits.
-func (a *attempt) waitsNoLonger(what awaited) {
+// waitsNoLonger undoes waits. It takes the same time however many goroutines of a wait.
+func (a *attempt) waitsNoLonger(r *recordedWait) {
 	a.pool.lock()
 	defer a.pool.unlock()
 	all := a.rare.waits
-	i := slices.Index(all, what)
-	a.rare.waits = slices.Delete(all, i, i+1)
+	last := len(all) - 1
+	all[r.i], all[last].i = all[last], r.i
+	all[last] = nil
+	a.rare.waits = shrunk(all[:last])
 }
 
 // A lending passes an urgency on: to what a task waits for, to what that waits for, and so
@@ -357,7 +359,7 @@ func (l *lending) passOnLocked(p *Pool) {
 			left = append(left, what)
 		}
 	}
-	l.to = append(left, l.to...)
+	l.to = append(l.to, left...)
 }
 
 // lendLocked lends the urgency to what, whose pool's lock is held, and adds what that waits
@@ -404,7 +406,7 @@ func (l *lending) lendGroup(g *Group) {
 			g.lendLocked(g.tasks[i], l)
 		}
 		p.restoreLocked()
-		p.unlocked(func() {})
+		p.unlocked(l.passOn)
 	}
 }
 
@@ -425,14 +427,17 @@ func (h *Handle) urgencyChangedLocked(waits []awaited) []awaited {
 		w.less = h.pool.sched.lessUrgent(h.urgency())
 		h.pool.sched.hold(w.less)
 	}
-	if pk := a.suspension; pk != nil && pk.waits != (awaited{}) {
+	if pk := a.suspension; pk != nil && pk.waits != (awaited{}) && !pk.askedLocked() {
 		waits = append(waits, pk.waits)
 	}
 	if a.rare.changed != nil {
 		close(a.rare.changed)
 		a.rare.changed = nil
 	}
-	return append(waits, a.rare.waits...)
+	for _, r := range a.rare.waits {
+		waits = append(waits, r.what)
+	}
+	return waits
 }
 
 // park parks a for a wait for something in another pool. It returns nil if a has no slot

@@ -293,16 +293,16 @@ func (s *scheduler) takeSecond(l *lane, d decision) entry {
 
 // nextSubmitter chooses among those that wait for room. Of second places only the first
 // choice takes account: a reserved slot is for those whose own priority may have it.
-func (s *scheduler) nextSubmitter(restricted bool) (l *lane, choice, second bool) {
+func (s *scheduler) nextSubmitter(restricted bool) (l *lane, choice bool) {
 	if restricted {
-		l, choice = s.admission.next(true)
-		return l, choice, false
+		return s.admission.next(true)
 	}
-	return choose(&s.admission, &s.admissionSeconds, false)
+	l, choice, _ = choose(&s.admission, &s.admissionSeconds, false)
+	return l, choice
 }
 
 // takeSubmitter takes the first of l, which nextSubmitter has chosen. What it was lent ends.
-func (s *scheduler) takeSubmitter(l *lane, choice, restricted, second bool) *Handle {
+func (s *scheduler) takeSubmitter(l *lane, choice, restricted bool) *Handle {
 	h := l.front().h
 	s.admission.countTurn(choice, restricted)
 	s.dropSecond(h)

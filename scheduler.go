@@ -299,12 +299,12 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 	// If there is no room for the one whose turn it is, a reserved slot may be free
 	// for another.
 	for restricted := false; s.admission.n > 0; restricted = true {
-		l, choice, second := s.nextSubmitter(restricted)
+		l, choice := s.nextSubmitter(restricted)
 		switch {
 		case l == nil:
 			return nil, false
 		case s.room(l.front().h.priority):
-			return s.takeSubmitter(l, choice, restricted, second), false
+			return s.takeSubmitter(l, choice, restricted), false
 		case restricted || s.reserved == 0:
 			return nil, false
 		}

@@ -453,3 +453,106 @@ func TestLostSlotKeepsItsClassOnceItsTaskHasSettled(t *testing.T) {
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
 }
+
+func TestNewPriorityPassesOnToAllThatGoroutinesOfATaskStillWaitFor(t *testing.T) {
+	const goroutines = 5
+	for first := range goroutines {
+		synctest.Test(t, func(t *testing.T) {
+			p, release := pooltest.Occupied(t)
+			other := pooltest.New(t, taskpool.WithWorkers(1))
+			var all [goroutines]*taskpool.Handle
+			var stop [goroutines]context.CancelFunc
+			for i := range all {
+				all[i] = pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+			}
+			lender := pooltest.Submit(t, other, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error {
+					done := make(chan error)
+					for i, h := range all {
+						var waits context.Context
+						waits, stop[i] = context.WithCancel(ctx)
+						go func() { done <- h.Wait(waits) }()
+					}
+					for range all {
+						<-done
+					}
+					return nil
+				})
+			}})
+			synctest.Wait()
+			var still [goroutines]bool
+			for i := range still {
+				still[i] = true
+			}
+			// Their waits end one by one, each time with another priority for the others.
+			for n := range goroutines {
+				i := (first + 2*n) % goroutines
+				stop[i]()
+				still[i] = false
+				synctest.Wait()
+				if n == goroutines-1 {
+					break
+				}
+				require.True(t, lender.SetPriority(taskpool.High-taskpool.Priority(n)))
+				for i, h := range all {
+					require.Equal(t, still[i], h.Info().Urgency == taskpool.High-taskpool.Priority(n), "%d after %d", i, n)
+				}
+			}
+			require.NoError(t, lender.Wait(t.Context()))
+			release()
+		})
+	}
+}
+
+func TestLoanToALargeGroupPassesOnToWhatItsMembersWaitFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const members = 1000
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		var others [2]*taskpool.Pool
+		var releases [2]func()
+		for i := range others {
+			others[i], releases[i] = pooltest.Occupied(t)
+		}
+		g := p.Group(t.Context(), taskpool.Task{Priority: taskpool.Low})
+		var all []*taskpool.Handle
+		for i := range members {
+			h := pooltest.Submit(t, others[i%2], taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+			all = append(all, h)
+			g.Go(h.Wait)
+		}
+		synctest.Wait()
+		lender := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { return g.Wait() }})
+		synctest.Wait()
+		for _, h := range all {
+			require.Equal(t, taskpool.High, h.Info().Urgency)
+		}
+		for _, release := range releases {
+			release()
+		}
+		require.NoError(t, lender.Wait(t.Context()))
+	})
+}
+
+func TestTaskWhoseWaitIsOverLendsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		waits, stop := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		var child *taskpool.Handle
+		lender := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error {
+			pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error {
+				<-release
+				return nil
+			}})
+			child = pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+			return child.Wait(waits)
+		}})
+		synctest.Wait()
+		stop()
+		synctest.Wait() // it asks for a slot
+		require.True(t, lender.SetPriority(taskpool.Medium))
+		require.Equal(t, taskpool.Low, child.Info().Urgency)
+		close(release)
+		require.ErrorIs(t, lender.Wait(t.Context()), context.Canceled)
+	})
+}
