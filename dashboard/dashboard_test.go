@@ -2,6 +2,7 @@ package dashboard_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -166,6 +167,147 @@ func TestNamesAndErrorsAreShownAsText(t *testing.T) {
 			require.NotContains(t, html, strings.Repeat("€", 100), "too long a name is cut")
 		}
 		_ = h.Wait(t.Context())
+	})
+}
+
+// part returns a part of the first pool, as a reader sees it.
+func part(html, name string) string {
+	html = html[strings.Index(html, `id="p1-`+name+`"`):]
+	return text("<" + html[:strings.Index(html, "</section>")])
+}
+
+func TestParkedTaskIsShownWithWhatItWaitsFor(t *testing.T) {
+	const evil = `<script>alert(1)</script>" onload="x`
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(4))
+		other := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithName(evil))
+		defer shutDown(other)
+		defer shutDown(p)
+		child := submit(t, p, taskpool.Task{Name: evil, Run: untilEnd})
+		far := submit(t, other, taskpool.Task{Name: strings.Repeat("€", 500), Run: untilEnd})
+		submit(t, p, taskpool.Task{Name: "near", Run: child.Wait})
+		submit(t, p, taskpool.Task{Name: "far", Run: far.Wait})
+		submit(t, p, taskpool.Task{Name: "idle", Run: other.WaitIdle})
+		submit(t, p, taskpool.Task{Name: "block", Run: func(ctx context.Context) error {
+			return taskpool.Block(ctx, func() error { return untilEnd(ctx) })
+		}})
+		synctest.Wait()
+		s := look(d, nil)
+		synctest.Wait()
+		s.leave()
+		var parts []string
+		require.NoError(t, json.Unmarshal([]byte(s.got()[0]), &parts))
+		for _, html := range []string{page(t, d), strings.Join(parts, "")} {
+			require.NotContains(t, html, "<script>")
+			require.NotContains(t, html, `" onload`)
+			require.NotContains(t, html, strings.Repeat("€", 200), "too long a text is cut")
+			require.NotContains(t, html, "Who waits for whom", "nothing is wrong")
+			parked := part(html, "parked")
+			for _, want := range []string{
+				`near #2 waits for task 1 &#34;&lt;script&gt;alert(1)&lt;/script&gt;\&#34; onload=\&#34;x&#34; medium`,
+				`far #3 waits for task 1 &#34;€€€`,
+				`idle #4 waits for an idle pool in pool &#34;&lt;script&gt;`,
+				`block #5 medium`,
+			} {
+				require.Contains(t, parked, want)
+			}
+			require.Equal(t, 3, strings.Count(html, "waits for <bdi>"))
+		}
+		child.Cancel(nil)
+		far.Cancel(nil)
+	})
+}
+
+func TestPriorityIsShownWithTheUrgencyThatATaskWasLent(t *testing.T) {
+	const low = "low → high (a task that waits for it has lent it its urgency)"
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(4))
+		defer shutDown(p)
+		lent := func(name string, task taskpool.Task) *taskpool.Handle {
+			task.Name, task.Priority = name, taskpool.Low
+			h := submit(t, p, task)
+			submit(t, p, taskpool.Task{Name: "for " + name, Priority: taskpool.High, Run: h.Wait})
+			return h
+		}
+		running := lent("running", taskpool.Task{Run: untilEnd})
+		lent("parked", taskpool.Task{Run: running.Wait})
+		delayed := lent("delayed", taskpool.Task{Run: untilEnd, NotBefore: time.Now().Add(time.Hour)})
+		submit(t, p, taskpool.Task{Name: "plain", Priority: taskpool.Low, Run: running.Wait})
+		synctest.Wait()
+		html := page(t, d)
+		for name, want := range map[string]string{
+			"running": "running #1 " + low + " , worker",
+			"parked":  "parked #3 waits for task 1 &#34;running&#34; " + low + " , worker",
+			"delayed": "delayed #5 " + low + " 0 1 h",
+		} {
+			require.Contains(t, part(html, name), want)
+		}
+		require.Equal(t, 5, strings.Count(html, "→ high"), "for a phone and for a wide screen")
+		require.Contains(t, part(html, "parked"), "plain #7 waits for task 1 &#34;running&#34; low, worker")
+		require.Contains(t, part(html, "parked"), "for running #2 waits for task 1 &#34;running&#34; high, worker")
+		require.Contains(t, html, `low <span title="a task that waits for it has lent it its urgency">`)
+		running.Cancel(nil)
+		delayed.Cancel(nil)
+	})
+}
+
+func TestStalledPoolLeadsToWhoWaitsForWhom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(0))
+		defer shutDown(p)
+		gate := make(chan struct{})
+		for range 150 { // more than are listed
+			submit(t, p, taskpool.Task{Name: "block", Run: func(ctx context.Context) error {
+				return taskpool.Block(ctx, func() error { <-gate; return nil })
+			}})
+		}
+		time.Sleep(time.Second)
+		var a, b *taskpool.Handle
+		ready := make(chan struct{})
+		a = submit(t, p, taskpool.Task{Name: "a", Run: func(ctx context.Context) error { <-ready; return b.Wait(ctx) }})
+		b = submit(t, p, taskpool.Task{Name: "b", Run: func(ctx context.Context) error { <-ready; return a.Wait(ctx) }})
+		close(ready)
+		time.Sleep(500 * time.Millisecond)
+		require.NotContains(t, page(t, d), "Who waits for whom", "nothing is wrong yet")
+		time.Sleep(5 * time.Second)
+		html := page(t, d)
+		require.Contains(t, html, `2 tasks wait for each other</bdi> <a href="#p1-parked-h">Who waits for whom</a>`)
+		require.Contains(t, html, `<h3 id="p1-parked-h" tabindex="-1">`)
+		parked := part(html, "parked")
+		require.Contains(t, parked, "a #151 waits for task 152 &#34;b&#34;")
+		require.Contains(t, parked, "b #152 waits for task 151 &#34;a&#34;")
+		require.Less(t, strings.Index(parked, "b #152"), strings.Index(parked, "block"), "those that wait for something come first")
+		a.Cancel(nil)
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		html = page(t, d)
+		require.NotContains(t, html, "Unhealthy")
+		require.NotContains(t, html, "Who waits for whom")
+
+		close(gate)
+		over, end := context.WithCancel(t.Context())
+		for range 5 {
+			require.NoError(t, p.Go(taskpool.Medium, func() { <-over.Done() }))
+		}
+		time.Sleep(5 * time.Second)
+		html = page(t, d)
+		require.Contains(t, html, "all 4 slots have been held")
+		require.NotContains(t, html, "Who waits for whom", "nobody waits for another task")
+		end()
+
+		late := make(chan struct{})
+		long := submit(t, p, taskpool.Task{Run: untilEnd})
+		submit(t, p, taskpool.Task{Run: long.Wait})
+		submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-late; return nil }})
+		time.Sleep(5 * time.Second)
+		html = page(t, d)
+		require.Contains(t, html, "slots lost")
+		require.NotContains(t, html, "Who waits for whom", "it is unhealthy for another reason")
+		long.Cancel(nil)
+		close(late)
 	})
 }
 

@@ -22,6 +22,11 @@
 // [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures. What
 // is wrong comes first: hung and overdue tasks, priorities that starve, shedding.
 //
+// A parked task is shown with what it waits for: another task, a group, room. While a pool
+// is stalled, such tasks come first in their list, and a link at the top leads there. A
+// priority such as low → high is that of a task that was lent its urgency by a more urgent
+// one that waits for it; see [taskpool.TaskInfo].
+//
 // A time with ≥ is at least that, counted from when somebody looked first: the arrival of
 // a task is not timed without hooks, nor the start of some functions with them.
 //

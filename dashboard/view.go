@@ -49,6 +49,7 @@ type poolView struct {
 	State      string // accepting, paused or closed
 	StateClass string
 	Health     string
+	Stalled    bool
 	Problems   []problem
 	taskpool.Stats
 	Told bool // hooks have told of something
@@ -89,7 +90,10 @@ func (v *poolView) Of(l taskList) listing { return listing{v, l} }
 
 // A problem is something that is wrong. Its text does not change while it lasts, so
 // that it is announced once.
-type problem struct{ Class, What, Text string }
+type problem struct {
+	Class, What, Text string
+	Waits             bool // the list of parked tasks has who waits for whom
+}
 
 type quantiles struct {
 	Known         bool
@@ -121,6 +125,8 @@ type taskView struct {
 	Key      string
 	Name     string
 	Priority taskpool.Priority
+	Urgency  taskpool.Priority
+	WaitsFor string
 	Attempt  int
 	Worker   int
 	Class    string
@@ -195,8 +201,8 @@ func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskp
 }
 
 // lists returns lists of the tasks of w that run or were abandoned, are parked, and are
-// delayed.
-func (w *watched) lists(now point) (active, parking, waiters taskList) {
+// delayed. If w has stalled, parked tasks that wait for something come first.
+func (w *watched) lists(now point, stalled bool) (active, parking, waiters taskList) {
 	parking.TooMany = now.stats.Parked > maxScanned
 	waiters.TooMany = now.stats.Delayed > maxScanned
 	for _, t := range scan(w.pool, &now.stats, taskpool.StateRunning, taskpool.StateAbandoned, taskpool.StateParked, taskpool.StateDelayed) {
@@ -214,7 +220,13 @@ func (w *watched) lists(now point) (active, parking, waiters taskList) {
 			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
 	}
 	active.sort(longest)
-	parking.sort(longest)
+	last := func(t taskView) int {
+		if stalled && t.WaitsFor == "" {
+			return 1
+		}
+		return 0
+	}
+	parking.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(last(a), last(b)), longest(a, b)) })
 	waiters.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.ID, b.ID)) })
 	return active, parking, waiters
 }
@@ -280,8 +292,9 @@ func (d *Dashboard) view(w *watched) *poolView {
 	}
 	if err := w.pool.Health(); err != nil && !errors.Is(err, taskpool.ErrClosed) {
 		v.Health, v.StateClass = textOf(err), "bad"
+		v.Stalled = errors.Is(err, taskpool.ErrStalled)
 	}
-	v.Active, v.Parking, v.Waiters = w.lists(now)
+	v.Active, v.Parking, v.Waiters = w.lists(now, v.Stalled)
 	base := w.base(now.at)
 	v.rates(w, base)
 	w.history.fill(v, now.at)
@@ -403,7 +416,7 @@ const (
 
 func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
 	v := taskView{ID: t.ID, Key: keyOf(t), Name: cut(t.Name, maxName), Priority: t.Priority,
-		Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0), err: t.Err}
+		Urgency: t.Urgency, WaitsFor: cut(t.WaitsFor, 2*maxName), Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0), err: t.Err}
 	if !t.Started.IsZero() {
 		v.Timed, v.Elapsed = true, max(now.Sub(t.Started), 0)
 		v.AtLeast = t.IsFunc() && w.atLeast(t.Started)
@@ -471,10 +484,11 @@ func (h *history) fill(v *poolView, now time.Time) {
 
 func (v *poolView) findProblems(base taskpool.Stats) {
 	add := func(class, what, format string, args ...any) {
-		v.Problems = append(v.Problems, problem{class, what, fmt.Sprintf(format, args...)})
+		v.Problems = append(v.Problems, problem{Class: class, What: what, Text: fmt.Sprintf(format, args...)})
 	}
 	if v.Health != "" {
 		add("bad", "Unhealthy", "%s", v.Health)
+		v.Problems[0].Waits = v.Stalled && slices.ContainsFunc(v.Parking.Tasks, func(t taskView) bool { return t.WaitsFor != "" })
 	}
 	for _, t := range v.Active.Tasks {
 		switch t.Class {
@@ -512,7 +526,7 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 	}
 	const most = 12
 	if n := len(v.Problems); n > most {
-		v.Problems = append(v.Problems[:most-1], problem{"bad", "More", "see below"})
+		v.Problems = append(v.Problems[:most-1], problem{Class: "bad", What: "More", Text: "see below"})
 	}
 }
 

@@ -189,6 +189,51 @@ func TestMarkupInNamesIsText(t *testing.T) {
 	require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("body script, img").length`))
 }
 
+// circle has two tasks wait for each other, the one medium and the other low. It returns
+// when the pool of d has found that.
+func circle(t *testing.T, d *dashboard.Dashboard) {
+	const evil = `<img src=x onerror=alert(2)>_with_a_name_that_is_much_too_long_to_fit_into_one_line_of_a_phone`
+	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithHangGrace(10*time.Millisecond))
+	var other *taskpool.Handle
+	ready := make(chan struct{})
+	first := submit(t, p, taskpool.Task{Name: "first", Run: func(ctx context.Context) error { <-ready; return other.Wait(ctx) }})
+	other = submit(t, p, taskpool.Task{Name: evil, Priority: taskpool.Low, Run: first.Wait})
+	close(ready)
+	for p.Health() == nil {
+		<-time.After(time.Millisecond)
+	}
+}
+
+func TestWhoWaitsForWhomIsFoundWithoutAScriptAndByKeyboard(t *testing.T) {
+	for name, before := range map[string][]chromedp.Action[chromedp.Void]{
+		"wide":             {viewport(1280, 800)},
+		"phone":            {viewport(360, 800)},
+		"without a script": {viewport(360, 800), withoutScript()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDashboard(t, dashboard.WithControl(anybody))
+			circle(t, d)
+			tb := open(t, d, before...)
+			tb.until(says(".problems", "2 tasks wait for each other Who waits for whom"))
+			require.True(t, eval[bool](tb, says(".parked", "low → medium")))
+			for i := 0; !eval[bool](tb, `document.activeElement.innerText === "Who waits for whom"`); i++ {
+				require.Less(t, i, 20)
+				tb.do(chromedp.KeyEvent(kb.Tab))
+			}
+			tb.do(chromedp.KeyEvent(kb.Enter))
+			tb.until(`document.activeElement.id === "p1-parked-h"`)
+			require.True(t, eval[bool](tb, `(r => r.top >= document.querySelector("header").getBoundingClientRect().bottom && r.bottom <= innerHeight)(document.activeElement.getBoundingClientRect())`), "it is in sight")
+			require.True(t, eval[bool](tb, says(".parked", `waits for task 2 "<img src=x onerror=alert(2)>_with`)))
+			require.True(t, eval[bool](tb, says(".parked", `waits for task 1 "first"`)))
+			require.LessOrEqual(t, eval[int64](tb, `document.documentElement.scrollWidth - innerWidth`), int64(0))
+			for _, name := range []string{"light", "dark"} {
+				tb.do(scheme(name))
+				require.Empty(t, eval[string](tb, contrast), name)
+			}
+		})
+	}
+}
+
 func TestKeyboardReachesTheControlsAndFocusSurvivesUpdates(t *testing.T) {
 	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d)
