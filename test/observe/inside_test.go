@@ -477,8 +477,33 @@ func TestTracesHaveTasksAndRegions(t *testing.T) {
 		"4711", "-4711", "taskpool.attempt", "panics"} {
 		require.Contains(t, b.String(), want)
 	}
+	require.NotContains(t, b.String(), "taskpool.urgency", "nothing was lent")
 	require.NoError(t, p.Go(taskpool.Medium, func() {}))
 	require.NoError(t, p.WaitIdle(t.Context()))
+}
+
+func TestTracesTellTheUrgencyThatATaskWasLent(t *testing.T) {
+	if runtimetrace.IsEnabled() {
+		t.Skip("a trace is being recorded")
+	}
+	var b bytes.Buffer
+	require.NoError(t, runtimetrace.Start(&b))
+	defer runtimetrace.Stop()
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t)
+		other := pooltest.New(t)
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+		waits := pooltest.Submit(t, other, taskpool.Task{Run: low.Wait})
+		synctest.Wait()
+		waits.SetPriority(-4711) // of which its own attempt, which has begun, says nothing
+		release()
+		require.NoError(t, waits.Wait(t.Context()))
+		pooltest.Drain(t, other)
+		pooltest.Drain(t, p)
+	})
+	runtimetrace.Stop()
+	require.Contains(t, b.String(), "taskpool.urgency")
+	require.Contains(t, b.String(), "-4711")
 }
 
 func TestEachWayToBeParkedIsARegionOfTheTrace(t *testing.T) {
