@@ -5,14 +5,14 @@
 //
 //	go test -C examples/urgency -v -run TestPlot
 //
-// prints the figures, after some 2 s of real time, and fails if they are not those of
+// prints the figures, after some 1 s of real time, and fails if they are not those of
 // times.csv. It writes no file; to replace times.csv and urgency.svg, which
 // docs/starvation.md shows, add -update.
 //
-// One worker does 1000 tasks of 1 ms a second, with the default fair share. Of Low tasks
-// 1000 wait at any time: each that starts submits the next one. At random moments arrive 600
-// Medium tasks a second, and 50 High requests. A request submits a Low task, waits until it
-// is done, and then works for 1 ms.
+// There is one worker, the default fair share, and each task takes 1 ms of virtual time.
+// 1000 Low tasks wait at any time, as each one that starts submits the next. 600 Medium tasks
+// and 50 High requests a second arrive at random moments. A request submits a Low task, waits
+// until it is done, and then works for 1 ms itself.
 package urgency
 
 import (
@@ -163,8 +163,8 @@ func (x *experiment) refresh(ctx context.Context) error {
 	h, err := x.pool.Submit(ctx, taskpool.Task{Name: "refresh", Priority: taskpool.Low, Run: func(context.Context) error {
 		time.Sleep(service)
 		close(done)
-		// The slot is given up when the channel has been seen to be closed, so that a request
-		// is served next whichever way it waits, and in each run.
+		// By the time the slot is free, who waits for the channel has asked for it. So a
+		// request goes on next whichever way it waits, and in each run.
 		time.Sleep(time.Nanosecond)
 		return nil
 	}})
