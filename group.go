@@ -287,6 +287,7 @@ func (g *Group) settledLocked(err error, notices *[]notice) {
 	}
 	if g.members == 0 {
 		g.none.wakeLocked()
+		g.lent = false // nobody waits any more; whoever waits again lends again
 	}
 }
 

@@ -556,3 +556,29 @@ func TestTaskWhoseWaitIsOverLendsNoMore(t *testing.T) {
 		require.ErrorIs(t, lender.Wait(t.Context()), context.Canceled)
 	})
 }
+
+func TestGroupThatWasIdleLendsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		other := pooltest.New(t, taskpool.WithWorkers(1))
+		g := p.Group(t.Context(), taskpool.Task{Priority: taskpool.Low})
+		g.SetLimit(1)
+		lender := pooltest.Submit(t, other, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error {
+			g.Go(func(context.Context) error {
+				time.Sleep(time.Second)
+				return nil
+			})
+			g.Go(pooltest.Nop) // waits at the limit
+			return nil
+		}})
+		require.NoError(t, lender.Wait(t.Context()))
+		synctest.Wait()
+		p.Pause()
+		g.Go(pooltest.Nop)
+		members := p.Tasks(taskpool.StateQueued)
+		require.Len(t, members, 1)
+		require.Equal(t, taskpool.Low, members[0].Urgency)
+		p.Resume()
+		require.NoError(t, g.Wait())
+	})
+}
