@@ -1661,7 +1661,7 @@ func schedulerScenes() []schedulerScene {
 			[3]int{2, 4, 5}},
 		{"order", []schedulerOp{opSubmit(2), opSubmit(1), opSubmit(0), opEnd(false), opLook, opPark("yield"), opCancel(false), opTick}, []schedulerOp{opSubmit(2), opSubmit(1)},
 			schedulerConfigs(slotsAndReserved, 1, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
-			[3]int{5, 6, 8}},
+			[3]int{4, 6, 8}},
 		{"parking", []schedulerOp{opSubmit(0), opSubmit(1), opLook, opPark("park"), opPark("quantum"), opAsk, opContext(false), opContext(true), opEnd(false), opAbandon, opPause}, nil,
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
 			[3]int{5, 7, 8}},
@@ -1684,12 +1684,12 @@ func schedulerScenes() []schedulerScene {
 		{"loans", []schedulerOp{opSubmit(0), opSubmit(1), opSubmit(2), opLook, opEnd(false), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opPark("yield"), opPark("quantum"), opTick},
 			[]schedulerOp{opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 0, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
-			[3]int{4, 5, 6}},
+			[3]int{4, 4, 6}},
 		// With a task at work, one that is parked, and submitters that wait for room.
 		{"loans at the door", []schedulerOp{opSubmit(0), opSubmit(1), opSubmitLater(1, 1), opLook, opEnd(false), opAsk, opLend(false, true, 0), opLend(true, true, 0), opLend(true, true, 1), opCancel(true), opTick},
 			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(2), opLook, opSubmit(2), opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 1, shareAndStep, []int{0, 1}, false),
-			[3]int{3, 4, 5}},
+			[3]int{3, 3, 5}},
 		// From parked tasks of which some are on their way out.
 		{"loans on the way out", []schedulerOp{opSubmit(0), opLook, opEnd(false), opAsk, opContext(false), opContext(true), opLend(false, false, 0), opLend(true, false, 0), opMoveStarted(0), opMoveStarted(2), opAbandon, opResize},
 			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(2), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook},
@@ -2084,11 +2084,11 @@ func (d *loanTrace) run(ops []byte) error {
 // dispatches those that have started, and would not have without loans, are tasks that were
 // lent to, so that no more of the others are behind.
 func TestTheoremLoanHoldsUpNoMoreThanItLetsStart(t *testing.T) {
-	length, long := 5, 1000
+	length, long := 4, 1000
 	if testing.Short() || raceDetector() {
-		length, long = 4, 200
+		length, long = 3, 200
 	} else if os.Getenv("TASKPOOL_TEST_FULL") != "" {
-		length, long = 7, 10_000
+		length, long = 6, 10_000
 	}
 	for _, policy := range []struct {
 		share int

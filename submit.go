@@ -336,6 +336,9 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		p.supervisor.alarmAtLocked(h.due)
 	}
 	p.sched.waitForRoom(h, later, p.now())
+	if g := h.work.group; g != nil && g.lent {
+		p.sched.lendPlace(h, g.urgency, p.now())
+	}
 	p.watchFullLocked()
 	defer func() { // also if h's context panics
 		if h.id == 0 {

@@ -25,8 +25,8 @@ const patience = 5 * time.Minute
 // Each program is pasted into an empty directory, as a reader would do it, with a go.mod
 // that points to this repository.
 func TestProgramsInDocumentsPrintWhatTheyShow(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds and runs many programs")
+	if testing.Short() || !pooltest.Full {
+		t.Skip("builds and runs many programs: set TASKPOOL_TEST_FULL, as make test does")
 	}
 	mods := modules(t)
 	for _, d := range documents(t) {

@@ -663,6 +663,8 @@ func (m *modelPool) lend(a *modelAttempt) {
 	for first := true; ; first = false {
 		t := a.on
 		switch {
+		case a.asked: // its wait is over, and it waits for its slot
+			return
 		case a.doing == doingWait && t.accepted && !final(t.state):
 		case a.doing == doingSubmit && slices.Contains(m.admission, t):
 		default:
