@@ -434,6 +434,7 @@ func TestSlotGoesToWhatItIsLentToAlongAChain(t *testing.T) {
 			return c.Wait(ctx)
 		}})
 		time.Sleep(time.Second)
+		synctest.Wait()
 		require.Equal(t, []string{"awaited", "medium"}, order)
 	})
 }
