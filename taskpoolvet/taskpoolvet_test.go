@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +16,7 @@ import (
 // The directories of testdata are named after the analyzers. Their code uses the real
 // package, and comments in it say what must be found; all else is good.
 func TestEachAnalyzerFindsWhatItSaysAndNothingElse(t *testing.T) {
+	var mu sync.Mutex // packages are analyzed side by side
 	tested := make(map[string]bool)
 	// One analyzer stands for all, so that the package is loaded once.
 	all := &analysis.Analyzer{Name: "all", Doc: "run the analyzer that the package is named after", Requires: []*analysis.Analyzer{tasks}}
@@ -22,7 +24,9 @@ func TestEachAnalyzerFindsWhatItSaysAndNothingElse(t *testing.T) {
 		for _, a := range Analyzers {
 			switch path.Base(pass.Pkg.Path()) {
 			case a.Name:
+				mu.Lock()
 				tested[a.Name] = true
+				mu.Unlock()
 			case "readme": // is for all
 			default:
 				continue
