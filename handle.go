@@ -107,7 +107,7 @@ var closedChannel = func() <-chan struct{} {
 // A task that waits lends its urgency: until it has settled, the task that is waited for
 // counts as urgent as the most urgent task that waits for it, and so does what it waits for
 // in turn, in any pool. If it waits in the queue, it starts like a task of that priority that
-// resumes, and never later than it would have without. TaskInfo.Urgency shows what counts.
+// resumes, or by the place that it has already. TaskInfo.Urgency shows what counts.
 // Likewise for a [Future], the members of a [Group], and the element that [Map] waits for.
 // Waits outside of tasks lend nothing.
 //

@@ -8,13 +8,13 @@ import (
 )
 
 // A task that waits for another lends it its urgency: the other counts as that urgent until
-// it has settled. Loans are never taken back: the worst that comes of that is one task that
-// starts too soon.
+// it has settled. Loans are never taken back, so a task may count as urgent when nobody waits
+// for it any more.
 //
 // A task that waits in the queue keeps its place there, and gets a second place in the lane
 // of the priority that it was lent. Whichever comes first is taken, and the other goes. So it
-// never starts later than it would have without the loan. If it were moved instead, it would
-// be the youngest of all, and the fair share, which serves the oldest, would come to it last.
+// starts no later than it would have without the loan, but for shifted turns of the fair
+// share, see docs/starvation.md. If it were moved instead, it would be the youngest of all, and the fair share, which serves the oldest, would come to it last.
 // While it waits for room, a submitter has a second place in the same way.
 //
 // Invariants, for every item h:

@@ -583,3 +583,29 @@ func TestGroupThatWasIdleLendsNoMore(t *testing.T) {
 		require.NoError(t, g.Wait())
 	})
 }
+
+// A member for which there is no room has the group's urgency where it waits for that, too.
+func TestMemberThatWaitsForRoomHasTheUrgencyOfItsGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(1, taskpool.OverflowWait))
+		elsewhere := pooltest.New(t, taskpool.WithWorkers(1))
+		g := p.Group(t.Context(), taskpool.Task{Priority: taskpool.Low})
+		g.Go(pooltest.Nop) // the room
+		waits := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { return g.Wait() }})
+		synctest.Wait()
+		var order []string
+		medium := pooltest.SubmitOrWait(t.Context(), p, taskpool.Task{Run: func(context.Context) error {
+			order = append(order, "medium")
+			return nil
+		}})
+		synctest.Wait()
+		go g.Go(func(context.Context) error { order = append(order, "member"); return nil })
+		synctest.Wait()
+		release()
+		require.NoError(t, waits.Wait(t.Context()))
+		pooltest.RequireAccepted(t, medium)
+		require.NoError(t, p.WaitIdle(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []string{"member", "medium"}, order)
+	})
+}
