@@ -162,8 +162,9 @@ func (s *soak) report(t *testing.T, heaps []uint64, d time.Duration) {
 		st.Panics, st.Goexits, st.Hangs, x.late, st.Parks, st.Replaced, x.unfinished,
 		x.mapped, x.grouped, x.contained, x.bodies, s.made.Load(), x.peaks, s.endings,
 		len(heaps), float64(slices.Max(append(heaps, 0)))/(1<<20), d.Round(time.Millisecond))
-	if len(s.failures) > 0 {
-		t.Fatalf("-soak.seed=%d (a hint only)\n%s\n\n%s", s.seed, strings.Join(s.failures, "\n"), s.state)
+	if len(s.failures) > 0 { // once more at the end, which is what one sees of a long log
+		failures := strings.Join(s.failures, "\n")
+		t.Fatalf("-soak.seed=%d (a hint only)\n%s\n\n%s\n\n%s", s.seed, failures, s.state, failures)
 	}
 }
 
@@ -336,15 +337,15 @@ type soakPool struct {
 	inside    atomic.Int64 // bodies and their helpers
 	dice      atomic.Uint64
 
-	maxSlots      atomic.Int64 // most slots ever
-	running, less atomic.Int64 // bodies that should have a slot; the less urgent among them
-	peak          atomic.Int64
-	left          atomic.Int64 // bodies that have returned after they were given up
-	refused       atomic.Uint64
-	contained     atomic.Uint64
-	mapped        atomic.Uint64
-	grouped       atomic.Uint64
-	bodies        atomic.Uint64
+	maxSlots  atomic.Int64 // most slots ever
+	running   atomic.Int64 // bodies that should have a slot
+	peak      atomic.Int64
+	left      atomic.Int64 // bodies that have returned after they were given up
+	refused   atomic.Uint64
+	contained atomic.Uint64
+	mapped    atomic.Uint64
+	grouped   atomic.Uint64
+	bodies    atomic.Uint64
 
 	// As hooks and logger saw it.
 	queued, started, retried, shed atomic.Uint64
@@ -357,6 +358,9 @@ type soakPool struct {
 
 	recent [32]atomic.Pointer[soakTask]
 
+	lessMu sync.Mutex             // protects less
+	less   map[*soakBody]struct{} // those among running that began less urgent
+
 	mu    sync.Mutex // protects tasks
 	tasks []*soakTask
 }
@@ -368,7 +372,7 @@ func (s *soak) newPool() *soakPool {
 	g := &soakPool{
 		s: s, name: "p" + strconv.FormatUint(n, 10), seed: s.seed ^ n*0x9e3779b97f4a7c15, capacity: -1,
 		enough: make(chan struct{}), nudge: make(chan struct{}, 1), release: make(chan struct{}),
-		retiredCh: make(chan struct{}), pulse: make(chan struct{}, 1),
+		retiredCh: make(chan struct{}), pulse: make(chan struct{}, 1), less: map[*soakBody]struct{}{},
 	}
 	r := g.rng(100)
 	g.root, g.cutRoot = context.WithCancelCause(context.Background())
@@ -686,6 +690,7 @@ type soakTask struct {
 	rootOf   *soakPool          // whose root ctx derives from; nil if none's. Detach makes it another's
 
 	canceled  atomic.Bool // Cancel may have been called
+	moved     atomic.Bool // SetPriority may have been called
 	noRetry   atomic.Bool // Cancel has returned true between an attempt and its retry
 	accepted  atomic.Int32
 	handle    atomic.Pointer[taskpool.Handle]
@@ -1120,11 +1125,11 @@ func (t *soakTask) checkValue(v int64, err error) {
 
 // A soakBody is one run of a task's body.
 type soakBody struct {
-	t    *soakTask
+	t    *soakTask // nil for a function given to Go
 	ctx  context.Context
 	r    *rand.Rand
-	n    int // attempt
-	less bool
+	n    int  // attempt
+	less bool // when it began, or went on
 	in   bool // counts as running
 	err  error
 }
@@ -1174,22 +1179,28 @@ func (b *soakBody) enter() {
 		info, _ := taskpool.Current(b.ctx)
 		b.less = info.Urgency > b.t.g.reservedFor
 	}
-	b.t.g.enterSlot(b.less)
+	b.t.g.enterSlot(b)
 }
 
-func (g *soakPool) enterSlot(less bool) {
+func (g *soakPool) enterSlot(b *soakBody) {
 	left := g.left.Load()
 	g.checkSlots("bodies", g.running.Add(1), left, 0)
-	if less && g.reserved > 0 {
-		g.checkSlots("less urgent bodies", g.less.Add(1)-g.lent(), left, int64(g.reserved))
+	if b.less && g.reserved > 0 {
+		g.checkSlots("less urgent bodies", g.addLess(b), left, int64(g.reserved))
 	}
 }
 
-// lent returns how many tasks at work have been lent the urgency of the reserved priorities.
-// Some of them may count among the less urgent bodies, since before the loan.
-func (g *soakPool) lent() (n int64) {
-	for _, info := range g.p.Tasks(taskpool.StateRunning, taskpool.StateAbandoned) {
-		if info.Priority > g.reservedFor && info.Urgency <= g.reservedFor {
+// addLess adds b to the less urgent bodies, and returns how many of them are so for certain.
+// None leaves while it looks, and a loan is never taken back, so those that it finds less
+// urgent all were when it began. Only SetPriority can make a task less urgent than it was.
+func (g *soakPool) addLess(b *soakBody) (n int64) {
+	g.lessMu.Lock()
+	defer g.lessMu.Unlock()
+	g.less[b] = struct{}{}
+	for o := range g.less {
+		if o.t == nil {
+			n++
+		} else if info, _ := taskpool.Current(o.ctx); info.Urgency > g.reservedFor && !o.t.moved.Load() {
 			n++
 		}
 	}
@@ -1208,17 +1219,17 @@ func (g *soakPool) checkSlots(what string, n, left, reserved int64) {
 	}
 }
 
-func (g *soakPool) leaveSlot(less bool) {
+func (g *soakPool) leaveSlot(b *soakBody) {
 	g.running.Add(-1)
-	if less && g.reserved > 0 {
-		g.less.Add(-1)
-	}
+	g.lessMu.Lock()
+	defer g.lessMu.Unlock()
+	delete(g.less, b)
 }
 
 // away does what may give the slot back. Then the body does not count as one
 // that runs from before that to after.
 func (b *soakBody) away(f func()) {
-	b.t.g.leaveSlot(b.less)
+	b.t.g.leaveSlot(b)
 	b.in = false
 	defer b.enter() // also if f panics
 	f()
@@ -1228,7 +1239,7 @@ func (b *soakBody) away(f func()) {
 func (b *soakBody) leave() {
 	g := b.t.g
 	if b.in {
-		g.leaveSlot(b.less)
+		g.leaveSlot(b)
 	}
 	if b.t.mayEnd() {
 		if info, _ := taskpool.Current(b.ctx); info.State == taskpool.StateAbandoned {
@@ -1401,8 +1412,12 @@ func (b *soakBody) awaitEnd() {
 // nothing had happened.
 func (b *soakBody) ignoreEnd() {
 	g, r := b.t.g, b.r
+	long := g.grace/2 + time.Duration(r.Int64N(int64(3*g.grace)))
+	if oneIn(r, 4) {
+		long = 20 * g.grace // a grace is longer on a busy machine, see rounds
+	}
 	wait := func() error {
-		soakPause(g.grace/2+time.Duration(r.Int64N(int64(3*g.grace))), g.release)
+		soakPause(long, g.release)
 		return nil
 	}
 	if oneIn(r, 4) {
@@ -1442,7 +1457,7 @@ func (b *soakBody) askInside() {
 // for it to await that goroutine: no other is sure to give the slot back.
 func (b *soakBody) help() {
 	g := b.t.g
-	g.leaveSlot(b.less)
+	g.leaveSlot(b)
 	b.in = false
 	if !g.enter() {
 		return
@@ -1683,9 +1698,9 @@ func (g *soakPool) goSome(r *rand.Rand) bool {
 		g.inside.Add(1)
 		g.bodies.Add(1)
 		g.goStarted.Add(1)
-		less := pr > g.reservedFor
-		defer func() { g.leaveSlot(less); g.inside.Add(-1); g.tick() }()
-		g.enterSlot(less)
+		b := &soakBody{less: pr > g.reservedFor}
+		defer func() { g.leaveSlot(b); g.inside.Add(-1); g.tick() }()
+		g.enterSlot(b)
 		switch seed % 256 {
 		case 0:
 			panic("soak: Go")
@@ -1722,6 +1737,7 @@ func (g *soakPool) disturb(r *rand.Rand) {
 			t.canceled.Store(true) // before, for the check may come at once
 			t.handle.Load().Cancel(errSoakCancel)
 		case k < 7 && t != nil:
+			t.moved.Store(true) // before, for the check may come at once
 			t.handle.Load().SetPriority(taskpool.Priority(r.IntN(5) - 2))
 		case k == 7:
 			g.p.Pause()
@@ -1964,8 +1980,8 @@ func (g *soakPool) audit(how soakEnding, answers []error) {
 	if g.failures.Load() < s.Failed {
 		g.fail("%d failures logged, %d tasks failed", g.failures.Load(), s.Failed)
 	}
-	if g.running.Load() != 0 || g.less.Load() != 0 {
-		g.fail("%d bodies run, %d less urgent", g.running.Load(), g.less.Load())
+	if g.running.Load() != 0 || len(g.less) != 0 {
+		g.fail("%d bodies run, %d less urgent", g.running.Load(), len(g.less))
 	}
 	listed := g.auditList(e)
 	g.auditTasks(s, listed)
