@@ -21,7 +21,7 @@ import (
 // Tasks come and go with a context while it ends, in several pools; each has one end.
 func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 	rounds := 300
-	if pooltest.Race || testing.Short() {
+	if pooltest.Scarce() {
 		rounds /= 10
 	}
 	pools := []*taskpool.Pool{pooltest.New(t, taskpool.WithWorkers(2)), pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(50, taskpool.OverflowWait))}

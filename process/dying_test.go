@@ -17,12 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool/process"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
-// dyingStep is the distance of the bytes at which children die, except for the
-// first and last 64, or 8 with -short, where they die at each. With 1, a million die: that takes
-// hours.
-var dyingStep = flag.Int("dying", 16_381, "distance of the bytes of a frame at which children die")
+// dyingStep is the distance of the bytes at which children die, except for the first and
+// last 64, where they die at each, or without TASKPOOL_TEST_FULL at every third or, with
+// -short, every 16th. With 1, a million die: that takes hours.
+var dyingStep = flag.Int("dying", 0, "distance of the bytes of a frame at which children die; 0: a 64th of it with TASKPOOL_TEST_FULL, and more without")
 
 var echo = process.Register("echo", func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 
@@ -30,9 +31,10 @@ var echo = process.Register("echo", func(_ context.Context, b []byte) ([]byte, e
 // no call more than its own, and none hangs.
 func TestAChildThatDiesAtAnyByteOfAFrame(t *testing.T) {
 	const payload = 1 << 20
-	edge := 64
-	if testing.Short() {
-		edge = 8
+	const edge = 64
+	fine, step := edge/max(pooltest.Times(64, 20), 4), *dyingStep
+	if step == 0 {
+		step = payload / pooltest.Times(64, 20)
 	}
 	for _, way := range []string{"read", "write"} {
 		t.Run(way, func(t *testing.T) {
@@ -48,7 +50,7 @@ func TestAChildThatDiesAtAnyByteOfAFrame(t *testing.T) {
 			// The frame is that much longer than what it carries.
 			const total = payload + 128
 			w := start(t, process.WithWorkers(1),
-				process.WithEnv(fmt.Sprintf("%s=%s %d %d %d %s", process.DyingName, way, total, *dyingStep, edge, next)))
+				process.WithEnv(fmt.Sprintf("%s=%s %d %d %d %d %s", process.DyingName, way, total, step, edge, fine, next)))
 			deaths, longest := 0, time.Duration(0)
 			data := make([]byte, payload)
 			var out []byte
@@ -69,7 +71,7 @@ func TestAChildThatDiesAtAnyByteOfAFrame(t *testing.T) {
 				}
 			}
 			require.Len(t, out, payload, "the last child died behind the frame")
-			require.Greater(t, deaths, 2*edge/3)
+			require.Greater(t, deaths, edge/2/fine)
 			t.Logf("%d calls failed and %d children died; the longest call took %v", deaths, w.Stats().Died, longest)
 		})
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 // DyingName is a variable that has a child kill itself at a byte of what it reads
-// or, after its hello, writes. Its value has the form "read 1048576 97 64 /a/file": of
-// so many bytes, in steps of so many but one by one in the first and the last so many.
+// or, after its hello, writes. Its value has the form "read 1048576 97 64 1 /a/file": of so
+// many bytes, in steps of so many, but in the first and the last so many in steps of so many.
 // The file has the byte of the next child.
 const DyingName = "PROCESS_TEST_DYING"
 
@@ -52,8 +52,8 @@ func (l *lyingWriter) Write(p []byte) (int, error) {
 // It comes before init, which opens the pipes.
 var _ = func() bool {
 	var way, file string
-	var total, step, edge, at int
-	if _, err := fmt.Sscanf(os.Getenv(DyingName), "%s %d %d %d %s", &way, &total, &step, &edge, &file); err != nil {
+	var total, step, edge, fine, at int
+	if _, err := fmt.Sscanf(os.Getenv(DyingName), "%s %d %d %d %d %s", &way, &total, &step, &edge, &fine, &file); err != nil {
 		return false
 	}
 	if _, child := os.LookupEnv(cookieName); !child {
@@ -68,7 +68,7 @@ var _ = func() bool {
 	}
 	next := at + step
 	if at < edge || at >= total-edge {
-		next = at + 1
+		next = at + fine
 	} else if next > total-edge {
 		next = total - edge
 	}

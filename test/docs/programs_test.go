@@ -43,7 +43,11 @@ func TestProgramsInDocumentsPrintWhatTheyShow(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s:%d", path.Base(d.name), b.line), func(t *testing.T) {
 				t.Parallel()
-				if err := try(t.TempDir(), mods, b.text, shown); err != nil {
+				printed, err := try(t.TempDir(), mods, b.text)
+				if err == nil {
+					err = compare(printed, shown)
+				}
+				if err != nil {
 					t.Errorf("%s:%d: %v", d.name, b.line, err)
 				}
 			})
@@ -51,16 +55,16 @@ func TestProgramsInDocumentsPrintWhatTheyShow(t *testing.T) {
 	}
 }
 
-// try builds, vets and runs a program, or a file of tests, in an empty directory. It must
-// print what is shown, if that is not empty.
-func try(dir string, mods map[string]*module, text, shown string) error {
+// try builds, vets and runs a program, or a file of tests, in an empty directory, and
+// returns what it prints.
+func try(dir string, mods map[string]*module, text string) (printed string, err error) {
 	kind, imports, err := kindOf(text)
 	if err != nil {
-		return err
+		return "", err
 	}
 	mod, sum, err := goMod(mods, imports)
 	if err != nil {
-		return err
+		return "", err
 	}
 	source, steps := "main.go", [][]string{{"go", "build", "-o", "program"}, {"go", "vet"}, {"./program"}}
 	if kind == testFile {
@@ -68,18 +72,23 @@ func try(dir string, mods map[string]*module, text, shown string) error {
 	}
 	for name, content := range map[string]string{"go.mod": mod, "go.sum": sum, source: text} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o666); err != nil {
-			return err
+			return "", err
 		}
 	}
-	var printed string
 	for _, step := range steps {
 		if pooltest.Race && len(step) > 2 {
 			step = slices.Insert(step, 2, "-race")
 		}
 		if printed, err = execute(dir, step); err != nil {
-			return err
+			return "", err
 		}
 	}
+	return printed, nil
+}
+
+// compare returns an error if a program that has printed this must print something else:
+// what is shown, if that is not empty.
+func compare(printed, shown string) error {
 	if shown != "" && withoutTimes(printed) != withoutTimes(shown) {
 		return fmt.Errorf("it prints\n%s\nbut the document shows\n%s", printed, shown)
 	}
@@ -229,22 +238,31 @@ func TestNothing(t *testing.T) {
 	t.Log("nothing")
 }
 `
-	for _, c := range []struct{ text, shown, want string }{
-		{pool, "high\n", ""},
-		{pool, "", ""},
-		{pool, "low\n", "it prints\nhigh\n\nbut the document shows\nlow\n"},
-		{strings.Replace(pool, "High", "Higher", 1), "", "undefined: taskpool.Higher"},
-		{strings.Replace(pool, "Println(", `Printf("%s", 1, `, 1), "", "go vet: exit status 1"},
-		{strings.Replace(pool, "fmt.Println(taskpool.High)", "panic(fmt.Sprint(taskpool.High))", 1), "", "panic: high"},
-		{strings.Replace(pool, "com/taskpool-go", "invalid", 1), "", "no module of the repository requires github.invalid/taskpool"},
-		{test, "=== RUN   TestNothing\n    main_test.go:6: nothing\n--- PASS: TestNothing (1.23s)\nPASS\nok  \texample\t0.50s\n", ""},
-		{strings.Replace(test, "Log", "Error", 1), "", "FAIL"},
+	// Each is built and run once, and what it prints compared with all that may be shown.
+	type outcomes map[string]string // the errors wanted, or "", by what is shown
+	for _, c := range []struct {
+		text string
+		want outcomes
+	}{
+		{pool, outcomes{"high\n": "", "": "", "low\n": "it prints\nhigh\n\nbut the document shows\nlow\n"}},
+		{strings.Replace(pool, "High", "Higher", 1), outcomes{"": "undefined: taskpool.Higher"}},
+		{strings.Replace(pool, "Println(", `Printf("%s", 1, `, 1), outcomes{"": "go vet: exit status 1"}},
+		{strings.Replace(pool, "fmt.Println(taskpool.High)", "panic(fmt.Sprint(taskpool.High))", 1), outcomes{"": "panic: high"}},
+		{strings.Replace(pool, "com/taskpool-go", "invalid", 1), outcomes{"": "no module of the repository requires github.invalid/taskpool"}},
+		{test, outcomes{"=== RUN   TestNothing\n    main_test.go:6: nothing\n--- PASS: TestNothing (1.23s)\nPASS\nok  \texample\t0.50s\n": ""}},
+		{strings.Replace(test, "Log", "Error", 1), outcomes{"": "FAIL"}},
 	} {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
-			err := try(t.TempDir(), mods, c.text, c.shown)
-			if got := fmt.Sprint(err); (c.want == "") != (err == nil) || !strings.Contains(got, c.want) && err != nil {
-				t.Errorf("got %q, want %q, for\n%s", got, c.want, c.text)
+			printed, failed := try(t.TempDir(), mods, c.text)
+			for shown, want := range c.want {
+				err := failed
+				if err == nil {
+					err = compare(printed, shown)
+				}
+				if got := fmt.Sprint(err); (want == "") != (err == nil) || !strings.Contains(got, want) && err != nil {
+					t.Errorf("got %q, want %q, for\n%s", got, want, c.text)
+				}
 			}
 		})
 	}

@@ -479,9 +479,13 @@ type faultPlace struct {
 }
 
 // crossFaults runs every fault at every place, under both settings of GODEBUG,
-// and counts.
+// and counts. With -short or the race detector it is every fifth at each place, not the same at the next, so that
+// each fault is at a fifth of the places.
 func crossFaults(t *testing.T, wantPlaces int, places []faultPlace) {
-	ran := 0
+	ran, distance := 0, 1
+	if pooltest.Scarce() {
+		distance = 5
+	}
 	for _, panicnil := range []bool{false, true} {
 		setting := map[bool]string{false: "panicnil=0", true: "panicnil=1"}[panicnil]
 		t.Run(setting, func(t *testing.T) {
@@ -492,9 +496,12 @@ func crossFaults(t *testing.T, wantPlaces int, places []faultPlace) {
 			}()
 			all := faults(panicnil)
 			require.Len(t, all, faultCount)
-			for _, place := range places {
+			for i, place := range places {
 				t.Run(place.name, func(t *testing.T) {
-					for _, f := range all {
+					for j, f := range all {
+						if (i+j)%distance != 0 {
+							continue
+						}
 						t.Run(f.name, func(t *testing.T) {
 							ran++
 							synctest.Test(t, func(t *testing.T) {
@@ -510,7 +517,7 @@ func crossFaults(t *testing.T, wantPlaces int, places []faultPlace) {
 	}
 	require.Len(t, places, wantPlaces)
 	if !strings.Contains(flag.Lookup("test.run").Value.String(), "/") { // all were asked for
-		require.Equal(t, 2*wantPlaces*faultCount, ran, "combinations")
+		require.GreaterOrEqual(t, ran, 2*wantPlaces*(faultCount/distance), "combinations")
 	}
 }
 

@@ -72,6 +72,7 @@ func stormCap(attempt int) time.Duration {
 // With the fewest values that the storm has, the test tells full jitter from what
 // is like it.
 func TestUniformityTestRejectsWhatIsNotFullJitter(t *testing.T) {
+	t.Parallel()
 	const limit = 30 * time.Second
 	for name, tt := range map[string]struct {
 		draw   func(*rand.Rand) float64
@@ -118,6 +119,7 @@ type stormTask struct {
 // All tasks fail for good and are retried meanwhile, by the default backoff and in
 // a queue that has room for a fifth of them. Their attempts take next to no time.
 func TestRetryStormKeepsItsPromises(t *testing.T) {
+	t.Parallel()
 	// A task that can start at once is never refused, so with idle slots the
 	// queue does not bound a storm; that is what WithCapacity says.
 	t.Run("with idle slots", func(t *testing.T) { retryStorm(t, stormTasks(), false) })

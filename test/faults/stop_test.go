@@ -24,17 +24,17 @@ import (
 )
 
 const (
-	stopChild  = "TASKPOOL_TEST_STOPPED_CHILD"
-	stopRounds = 3
-	stopBound  = 600 * time.Millisecond // the child's shortest Heartbeat, and its hang grace
-	stopFor    = 2 * time.Second
-	stopTasks  = 8 // of each kind
+	stopChild = "TASKPOOL_TEST_STOPPED_CHILD"
+	stopBound = 600 * time.Millisecond // the child's shortest Heartbeat, and its hang grace
+	stopFor   = 2 * time.Second
+	stopTasks = 8 // of each kind
 )
 
 // The test runs its own binary as a child and stops that with SIGSTOP, for much
 // longer than its tasks may be silent or outlive their contexts. For the child's
 // clock all of that time has passed when it goes on.
 func TestStoppedProcessJudgesNoTask(t *testing.T) {
+	t.Parallel() // it mostly waits
 	if os.Getenv(stopChild) != "" {
 		stoppedChild(t)
 		return
@@ -65,7 +65,8 @@ func TestStoppedProcessJudgesNoTask(t *testing.T) {
 		require.Fail(t, "the child has ended", "waiting for %q", what)
 		return ""
 	}
-	for range stopRounds {
+	stops := pooltest.Times(3, 2)
+	for range stops {
 		said("at work")
 		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 		var status syscall.WaitStatus
@@ -79,7 +80,7 @@ func TestStoppedProcessJudgesNoTask(t *testing.T) {
 	}
 	said("at work")
 	require.NoError(t, in.Close())
-	said(fmt.Sprintf("%d stops, 0 false verdicts", stopRounds))
+	said(fmt.Sprintf("%d stops, 0 false verdicts", stops))
 	_, _ = io.Copy(io.Discard, out)
 	require.NoError(t, cmd.Wait())
 }

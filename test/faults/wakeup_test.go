@@ -119,6 +119,7 @@ func (f *heapFaults) run(kind int) func(context.Context) error {
 // workers take from it, newcomers shed and retries return. At every sample, taken
 // between any two operations, all heaps hold together.
 func TestNoRaceOfQueueOperationsBreaksAHeap(t *testing.T) {
+	t.Parallel()
 	actors, operations := 8, max(pooltest.Times(8_000, 1_000), 500) // 64,000 at most in each of 8 rows
 	const unbounded = 1 << 20
 	with := func(opts ...taskpool.Option) []taskpool.Option { return opts }
@@ -292,6 +293,7 @@ func (r *roomRound) refused(n int, want error) {
 // Each race is run 10,000 times, over all capacities. A submitter who is forgotten ends the test by its
 // deadline, with the stacks of all that wait.
 func TestNoSubmitterWaitsWhileThereIsRoom(t *testing.T) {
+	t.Parallel()
 	low := taskpool.Low
 	parked := taskpool.Task{Run: func(ctx context.Context) error { return pooltest.UntilEnd(ctx) }}
 	type race struct {

@@ -34,7 +34,7 @@ var (
 // make fuzz.
 func TestPoolAgreesWithModel(t *testing.T) {
 	runs := *modelRuns
-	if pooltest.Race || testing.Short() {
+	if pooltest.Scarce() {
 		runs /= 10
 	}
 	var steps, undefined int

@@ -1480,7 +1480,7 @@ func TestSilentTaskIsRetriedIfThePolicySaysSo(t *testing.T) {
 
 func TestTaskThatBeatsIsNeverJudged(t *testing.T) {
 	times := 3600
-	if testing.Short() {
+	if pooltest.Scarce() {
 		times /= 10
 	}
 	for name, beat := range map[string]func(context.Context){

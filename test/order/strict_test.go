@@ -46,7 +46,7 @@ func TestAtMostOneLowTaskStartsAfterAHighTaskArrived(t *testing.T) {
 			switch {
 			case runtime.GOMAXPROCS(0) == 1:
 				rounds = 50 // each takes until the worker is preempted
-			case pooltest.Race || testing.Short():
+			case pooltest.Scarce():
 				rounds = 500
 			}
 			done := make(chan int64)

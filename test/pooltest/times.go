@@ -10,15 +10,18 @@ import (
 // refuse that.
 var Full = os.Getenv("TASKPOOL_TEST_FULL") != ""
 
-// Times returns how often a test is to do what it repeats: full times if Full is set and the
-// race detector, which makes it ten times slower, is not there; few times otherwise, and a
-// fifth of that with -short.
+// Times returns how often a test is to do what it repeats: full times if Full is set, few
+// times otherwise, and a fifth of that if Scarce.
 func Times(full, few int) int {
 	switch {
-	case testing.Short():
+	case Scarce():
 		return max(few/5, 1)
-	case Full && !Race:
+	case Full:
 		return full
 	}
 	return few
 }
+
+// Scarce reports whether there is little time: with -short, and under the race detector,
+// which makes all ten times slower.
+func Scarce() bool { return Race || testing.Short() }

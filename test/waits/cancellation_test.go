@@ -38,7 +38,7 @@ func (l *hookCounts) hooks() taskpool.Option {
 // context, which comes when the Go scheduler lets it.
 func TestWhatHasEndedNeverStarts(t *testing.T) {
 	tasks := 10_000
-	if pooltest.Race || testing.Short() {
+	if pooltest.Scarce() {
 		tasks /= 10
 	}
 	for _, told := range []bool{false, true} {
@@ -314,7 +314,7 @@ func TestChildNeverStartsAfterItsParentHasReturned(t *testing.T) {
 func TestNoMemberStartsAfterTheFirstErrorOfItsGroup(t *testing.T) {
 	boom := errors.New("boom")
 	rounds := 2000
-	if pooltest.Race || testing.Short() {
+	if pooltest.Scarce() {
 		rounds /= 10
 	}
 	t.Run("members that wait", func(t *testing.T) {
@@ -552,7 +552,7 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 
 func TestEndOfAContextStartsNoGoroutineForEachTask(t *testing.T) {
 	tasks := 100_000
-	if pooltest.Race || testing.Short() {
+	if pooltest.Scarce() {
 		tasks /= 10
 	}
 	var most atomic.Int64
