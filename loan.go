@@ -116,9 +116,9 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 	if h.state.Final() {
 		return false
 	}
-	in, resuming := h.place.in, false
+	in := h.place.in
+	resuming := in == inQueue && h.place.lane.resuming
 	if in == inQueue {
-		resuming = h.place.lane.resuming
 		s.leaveQueue(h)
 	}
 	s.changeUrgency(h, func() { h.priority = pr })
@@ -224,9 +224,6 @@ func (q *priorityQueue) notFresh(h *Handle) {
 // place there is out of reach.
 func choose(q, seconds *priorityQueue, restricted bool) (l *lane, choice, second bool) {
 	l, choice = q.next(restricted)
-	if seconds.n == 0 {
-		return l, choice, false
-	}
 	reach := seconds.reach(restricted)
 	o, lanes := top(reach, q.step > 0)
 	switch {

@@ -89,10 +89,9 @@ func (s *scheduler) init(c *config) {
 // lessUrgent reports whether a task of priority pr may not have a reserved slot.
 func (s *scheduler) lessUrgent(pr Priority) bool { return s.reserved > 0 && pr > s.reservedFor }
 
-// restricted reports whether a free slot is for reserved priorities only.
-func (s *scheduler) restricted() bool {
-	return s.reserved > 0 && s.heldLess >= s.slots-s.reserved
-}
+// restricted reports whether a free slot is for reserved priorities only. Where no slot is
+// reserved, no task is less urgent, and so none of the slots counts in heldLess.
+func (s *scheduler) restricted() bool { return s.heldLess >= s.slots-s.reserved }
 
 // hold gives away a slot; less says that it is to a less urgent task.
 func (s *scheduler) hold(less bool) {

@@ -537,7 +537,7 @@ func (d *schedulerTrace) begin(c *schedulerConfig) {
 func (d *schedulerTrace) end(x *naiveItem, final State) {
 	h := d.handle(x.n)
 	d.s.end(h, final)
-	if h.state != final || h.waits() || h.asks || d.s.lend(h, -1, d.now()) || h.urgency() != h.priority {
+	if h.state != final || h.waits() || h.asks || d.s.lend(h, -1, d.now()) || d.s.setPriority(h, x.pr+1, d.now()) || h.urgency() != x.pr {
 		d.fail("item %d has settled as %+v", x.n, h.item)
 	}
 	d.m.forget(x.n)
@@ -763,7 +763,9 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 			switch head := int64(w.pr-x.pr) * m.step; {
 			case older && w.pr == x.pr && w.resuming == x.resuming:
 				passed = "an older one of its lane" // and so no retry passes a first attempt
-			case m.share == 1 && w.arrival < came:
+			// Without a choice no turn is due. Then only first places are in order: a second
+			// one may be all that a task has in reach.
+			case m.share == 1 && w.arrival < came && (choice || !w.second):
 				passed = "an older one, though the fair share is 1"
 			case m.step == 0:
 			case resumes:
@@ -1695,14 +1697,26 @@ func schedulerScenes() []schedulerScene {
 			[]schedulerOp{opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 0, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
 			[3]int{4, 4, 5}},
+		// With one of two slots held by a less urgent function.
+		{"loans to reserved slots", []schedulerOp{opSubmit(1), opGo(0), opLook, opEnd(false), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opTick},
+			[]schedulerOp{opGo(2), opLook, opSubmit(2), opSubmit(2)},
+			append(schedulerConfigs([][2]int{{2, 1}}, 0, shareAndStep, []int{unbounded}, false),
+				schedulerConfigs([][2]int{{2, 1}}, 1, shareAndStep, []int{unbounded}, false)...),
+			[3]int{3, 4, 5}},
+		// From tasks of which two were lent to, one that runs, and one that waits, which is
+		// younger in its second place than another of that priority.
+		{"loans and time", []schedulerOp{opSubmit(1), opLook, opEnd(false), opPark("yield"), opCancel(false), opLend(false, false, 0), opLend(true, false, 1), opTick},
+			[]schedulerOp{opSubmit(1), opLook, opSubmit(1), opSubmit(2), opSubmit(2), opLend(false, false, 0), opTick, opLend(true, false, 1), opTick, opTick, opTick},
+			schedulerConfigs([][2]int{{1, 0}}, 0, [][2]int{{0, 1}, {0, 2}}, []int{unbounded}, false),
+			[3]int{3, 4, 6}},
 		// With a task at work, one that is parked, and submitters that wait for room.
 		{"loans at the door", []schedulerOp{opSubmit(0), opSubmit(1), opSubmitLater(1, 1), opLook, opEnd(false), opAsk, opLend(false, true, 0), opLend(true, true, 0), opLend(true, true, 1), opCancel(true), opTick},
 			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(2), opLook, opSubmit(2), opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 1, shareAndStep, []int{0, 1}, false),
 			[3]int{3, 3, 4}},
-		// From parked tasks of which some are on their way out.
+		// From parked tasks of which one is on its way out, and one that asks will be.
 		{"loans on the way out", []schedulerOp{opSubmit(0), opLook, opEnd(false), opAsk, opContext(false), opContext(true), opLend(false, false, 0), opLend(true, false, 0), opMoveStarted(0), opMoveStarted(2), opAbandon, opResize},
-			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(2), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook},
+			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(2), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook, opContext(true), opContext(true), opAsk, opAsk},
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
 			[3]int{3, 4, 5}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
