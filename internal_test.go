@@ -513,6 +513,32 @@ func TestWaitIdleBelievesThatThePoolWasIdle(t *testing.T) {
 	})
 }
 
+// A task that waits again and again, for a time, leaves nothing with what it waits for.
+func TestWaitThatItsContextHasEndedLeavesNoWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := quietPool(t, WithWorkers(2))
+		gate := make(chan struct{})
+		slow, err := p.Submit(t.Context(), Task{Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, err)
+		waits, err := p.Submit(t.Context(), Task{Run: func(ctx context.Context) (err error) {
+			for range 10 {
+				short, cancel := context.WithTimeout(ctx, time.Second)
+				err = slow.Wait(short)
+				cancel()
+			}
+			return err
+		}})
+		require.NoError(t, err)
+		require.ErrorIs(t, waits.Wait(t.Context()), context.DeadlineExceeded)
+		p.lock()
+		left := len(slow.waiters.parked)
+		p.unlock()
+		close(gate)
+		require.NoError(t, p.Shutdown(t.Context()))
+		require.Zero(t, left)
+	})
+}
+
 func quietPool(t *testing.T, opts ...Option) *Pool {
 	p, err := New(append([]Option{WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
 	require.NoError(t, err)

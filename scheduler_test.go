@@ -1399,6 +1399,32 @@ func opCancel(last bool) schedulerOp {
 	}}
 }
 
+// Shutdown is cut short, after all that were parked have left the queue: what waits there ends.
+var opCut = schedulerOp{"cut short", func(d *schedulerTrace) bool {
+	parked := d.m.count(func(t *naiveItem) bool { return t.in == inQueue && t.state == StateParked })
+	if parked > 0 || d.m.waitIn(inQueue) == 0 {
+		return false
+	}
+	for e, pr, ok := d.s.popQueued(); ok; e, pr, ok = d.s.popQueued() {
+		switch x := d.find(e); {
+		case x == nil || x.in != inQueue || x.pr != pr:
+			d.fail("%+v is taken from the queue, with priority %d", x, pr)
+			return true
+		case x.function:
+			d.s.endQueued()
+			d.m.forget(x.n)
+		default:
+			d.s.notLater(e.h)
+			d.end(x, StateCanceled)
+		}
+	}
+	for i, turn := range d.s.queue.turn { // whose turn it was is of no matter then
+		d.m.turns[0][i] = int(turn)
+	}
+	d.restore(false)
+	return true
+}}
+
 // A task gets another priority.
 func opMove(last bool, pr Priority) schedulerOp {
 	return schedulerOp{fmt.Sprintf("move to %d, last %t", pr, last), func(d *schedulerTrace) bool {
@@ -1697,11 +1723,11 @@ func schedulerScenes() []schedulerScene {
 			[]schedulerOp{opSubmit(2), opSubmit(2)},
 			schedulerConfigs(slotsAndReserved, 0, append(shareAndStep, [2]int{3, 0}), []int{unbounded}, false),
 			[3]int{4, 4, 5}},
-		// With one of two slots held by a less urgent function.
-		{"loans to reserved slots", []schedulerOp{opSubmit(1), opGo(0), opLook, opEnd(false), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opTick},
+		// With a slot held by a less urgent function; the others are reserved.
+		{"loans to reserved slots", []schedulerOp{opSubmit(1), opGo(0), opLook, opEnd(false), opCut, opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opTick},
 			[]schedulerOp{opGo(2), opLook, opSubmit(2), opSubmit(2)},
 			append(schedulerConfigs([][2]int{{2, 1}}, 0, shareAndStep, []int{unbounded}, false),
-				schedulerConfigs([][2]int{{2, 1}}, 1, shareAndStep, []int{unbounded}, false)...),
+				schedulerConfigs([][2]int{{2, 1}, {3, 2}}, 1, shareAndStep, []int{unbounded}, false)...),
 			[3]int{3, 4, 5}},
 		// From tasks of which two were lent to, one that runs, and one that waits, which is
 		// younger in its second place than another of that priority.

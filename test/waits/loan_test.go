@@ -310,19 +310,90 @@ func TestTaskThatWasLentToIsNotShed(t *testing.T) {
 }
 
 func TestReservedSlotTakesATaskThatAnUrgentOneWaitsFor(t *testing.T) {
+	wait := func(h *taskpool.Handle) func(context.Context) error { return h.Wait }
+	for name, test := range map[string]struct {
+		elsewhere bool
+		waits     func(t *testing.T, from *taskpool.Pool, low *taskpool.Handle) func(context.Context) error
+	}{
+		"of its pool": {false, func(t *testing.T, _ *taskpool.Pool, low *taskpool.Handle) func(context.Context) error {
+			return wait(low)
+		}},
+		"of another pool": {true, func(t *testing.T, _ *taskpool.Pool, low *taskpool.Handle) func(context.Context) error {
+			return wait(low)
+		}},
+		"of another pool, through a task of its own": {true, func(t *testing.T, from *taskpool.Pool, low *taskpool.Handle) func(context.Context) error {
+			return wait(pooltest.Submit(t, from, taskpool.Task{Priority: taskpool.Low, Run: low.Wait}))
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High))
+				from := p
+				if test.elsewhere {
+					from = pooltest.New(t)
+				}
+				gate := make(chan struct{})
+				pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }}) // in the slot that is not reserved
+				low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+				waits := test.waits(t, from, low)
+				synctest.Wait()
+				require.Equal(t, taskpool.StateQueued, low.State())
+				high := pooltest.Submit(t, from, taskpool.Task{Priority: taskpool.High, Run: waits})
+				synctest.Wait()
+				require.Equal(t, taskpool.StateSucceeded, low.State())
+				require.NoError(t, high.Wait(t.Context()))
+				close(gate)
+				pooltest.Drain(t, p)
+			})
+		})
+	}
+}
+
+func TestReservedSlotTakesAMemberOfALargeGroupThatAnUrgentTaskWaitsFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithReserved(1, taskpool.High))
+		elsewhere := pooltest.New(t)
 		gate := make(chan struct{})
 		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }}) // in the slot that is not reserved
-		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
+		g := p.Group(t.Context(), taskpool.Task{Priority: taskpool.Low})
+		done := 0
+		for range 1000 {
+			g.Go(func(context.Context) error { done++; return nil })
+		}
 		synctest.Wait()
-		require.Equal(t, taskpool.StateQueued, low.State())
-		high := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { return low.Wait(ctx) }})
+		require.Zero(t, done)
+		high := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.High, Run: func(context.Context) error { return g.Wait() }})
 		synctest.Wait()
-		require.Equal(t, taskpool.StateSucceeded, low.State())
+		require.Equal(t, 1000, done)
 		require.NoError(t, high.Wait(t.Context()))
 		close(gate)
 		pooltest.Drain(t, p)
+	})
+}
+
+func TestYieldGivesWayByTheUrgencyThatATaskWasLent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, elsewhere := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t)
+		var order []string
+		run := func(name string) func(context.Context) error {
+			return func(context.Context) error { order = append(order, name); return nil }
+		}
+		lent := make(chan struct{})
+		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			<-lent
+			if err := taskpool.Yield(ctx); err != nil {
+				return err
+			}
+			return run("low")(ctx)
+		}})
+		synctest.Wait()
+		pooltest.Submit(t, p, taskpool.Task{Run: run("medium")})
+		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High - 1, Run: run("more urgent than High")})
+		pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.High, Run: low.Wait})
+		synctest.Wait()
+		close(lent)
+		pooltest.Drain(t, p)
+		require.Equal(t, []string{"more urgent than High", "low", "medium"}, order)
 	})
 }
 
