@@ -42,10 +42,7 @@ type attempt struct {
 	group    *Group // the group that the task is a member of; nil if none
 	w        *worker
 	number   int // from 1
-	run      func(context.Context) error
-	retry    Retry
 	started  time.Time
-	deadline time.Time // zero without a Timeout
 
 	// suspension is the attempt's time without a slot, while its task is Parked.
 	// Protected by pool.mu.
@@ -142,8 +139,8 @@ func (a *attempt) derive() *derivedContext {
 		ctx = context.WithoutCancel(ctx) // it may have ended too by now, but was not first
 	}
 	d.Context, d.cancel = context.WithCancelCause(ctx)
-	if !a.deadline.IsZero() && (ended == nil || ended == timedOut) {
-		d.Context, d.stopTimeout = context.WithDeadlineCause(d.Context, a.deadline, ErrTimeout)
+	if end := a.timeoutEnd(); !end.IsZero() && (ended == nil || ended == timedOut) {
+		d.Context, d.stopTimeout = context.WithDeadlineCause(d.Context, end, ErrTimeout)
 	}
 	if !a.derived.CompareAndSwap(nil, d) {
 		d.finish(nil)
@@ -217,18 +214,33 @@ func (a *attempt) ended() *ending {
 	if e := a.pool.guard.contextEnd(a.ctx); e != nil {
 		return e
 	}
-	if !a.deadline.IsZero() && !time.Now().Before(a.deadline) {
+	if a.h.task.Timeout > 0 && a.timeoutOver(time.Now()) {
 		return timedOut
 	}
 	return nil
 }
 
-// Deadline returns the earlier of the attempt's deadline and that of the
+// timeoutEnd returns when the attempt's Timeout is over, zero without one. No lock need be
+// held, as a task's Timeout does not change.
+func (a *attempt) timeoutEnd() time.Time {
+	if t := a.h.task.Timeout; t > 0 {
+		return a.started.Add(t)
+	}
+	return time.Time{}
+}
+
+// timeoutOver reports whether the Timeout is over at now.
+func (a *attempt) timeoutOver(now time.Time) bool {
+	end := a.timeoutEnd()
+	return !end.IsZero() && !now.Before(end)
+}
+
+// Deadline returns the earlier of the end of the attempt's Timeout and that of the
 // context given to Submit.
 func (a *attempt) Deadline() (time.Time, bool) {
 	d, ok := a.ctx.Deadline()
-	if !a.deadline.IsZero() && (!ok || a.deadline.Before(d)) {
-		return a.deadline, true
+	if end := a.timeoutEnd(); !end.IsZero() && (!ok || end.Before(d)) {
+		return end, true
 	}
 	return d, ok
 }

@@ -304,7 +304,7 @@ func (h *Handle) infoLocked() TaskInfo {
 	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
 		Urgency: h.urgency(), Attempt: int(h.attempts), Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
-		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.deadline
+		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.timeoutEnd()
 		if pk := a.suspension; pk != nil && !pk.askedLocked() {
 			t.WaitsFor = pk.waits.describe(h.pool)
 		}
@@ -318,7 +318,7 @@ func (h *Handle) infoLocked() TaskInfo {
 // infoLocked describes a's task as a sees it.
 func (a *attempt) infoLocked() TaskInfo {
 	t := a.h.infoLocked()
-	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.deadline
+	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.timeoutEnd()
 	if a.w.gaveUp && a.w.attempt == a {
 		t.State = StateAbandoned
 	}

@@ -47,8 +47,12 @@ func (w *worker) judge() bool {
 	}
 	// Before user code is called, the worker must be sure that the task has no other
 	// attempt by now.
-	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) && !w.inTime() {
-		return w.endGivenUp()
+	var retry Retry
+	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) {
+		var inTime bool
+		if retry, inTime = w.inTime(); !inTime {
+			return w.endGivenUp()
+		}
 	}
 	if w.err != nil {
 		if w.kind == attemptOK {
@@ -59,7 +63,7 @@ func (w *worker) judge() bool {
 	if a == nil {
 		return true
 	}
-	a.run = nil // free what it refers to; retry is still needed
+	w.body = nil // free what it refers to
 	var end *ending
 	if v.kind != attemptOK {
 		w.pool.guard.contain("a context's method", func() { end = a.ended() })
@@ -78,10 +82,10 @@ func (w *worker) judge() bool {
 	}
 	v.hung = end != nil && end.kind == endSilent
 	v.overdue = v.hung || end != nil && end.kind == endTimeout
-	if v.state == StateFailed && v.kind != attemptGoexit && a.number < a.retry.MaxAttempts {
+	if v.state == StateFailed && v.kind != attemptGoexit && a.number < retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
-			v.decideRetry(&w.pool.guard, a.retry, a.number)
+			v.decideRetry(&w.pool.guard, retry, a.number)
 		case end == cutOff: // it panicked, and a retry might have been granted
 			v.state, v.err = StateCanceled, withReason(ErrClosed, v.err)
 		}
@@ -124,11 +128,15 @@ func (v *verdict) decideRetry(g *guard, r Retry, attempt int) {
 }
 
 // inTime reports whether the attempt has not been given up. If so, the supervisor no
-// longer watches it, and from here the worker alone settles it.
-func (w *worker) inTime() bool {
+// longer watches it, and from here the worker alone settles it, by the policy that inTime
+// returns: the end of a Shutdown may take that from the task.
+func (w *worker) inTime() (r Retry, ok bool) {
 	w.pool.lock()
 	defer w.pool.unlock()
-	return w.inTimeLocked()
+	if ok = w.inTimeLocked(); ok {
+		r = w.attempt.h.task.Retry
+	}
+	return r, ok
 }
 
 func (w *worker) inTimeLocked() bool {
@@ -183,9 +191,6 @@ func (w *worker) settleLocked() bool {
 		return w.nextLocked()
 	}
 	w.settleAttemptLocked(&w.verdict, &w.notices)
-	if w.attempt != nil {
-		w.attempt.retry = Retry{}
-	}
 	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // free what they refer to
 	if len(w.notices) == 0 {
 		return w.nextLocked()
@@ -205,7 +210,7 @@ func (w *worker) settleLocked() bool {
 func (w *worker) endGivenUp() bool {
 	p := w.pool
 	if a := w.attempt; a != nil {
-		a.run, a.retry = nil, Retry{}
+		w.body = nil
 		a.endContext(returned)
 	}
 	p.lock()

@@ -131,7 +131,7 @@ func (w *worker) rewatchLocked() {
 			long = p.cfg.hangGrace
 		}
 	default:
-		at = w.attempt.deadline
+		at = w.attempt.timeoutEnd()
 		if w.job.h.task.WorkTimeout > 0 {
 			w.countWorkLocked(counts, time.Now())
 			if !w.workEnd.IsZero() && (at.IsZero() || w.workEnd.Before(at)) {
@@ -238,7 +238,7 @@ func (w *worker) expireLocked(now time.Time) (hung bool) {
 		w.graceEnd = now.Add(min(late, p.cfg.hangGrace))
 	case w.ending:
 		w.suspect, hung = true, true
-	case !a.deadline.IsZero() && !now.Before(a.deadline):
+	case a.timeoutOver(now):
 		a.endLocked(timedOut) // the derived context has a timer of its own
 	case !w.workEnd.IsZero() && !now.Before(w.workEnd):
 		a.endLocked(workOver)
@@ -327,12 +327,14 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		}
 		v := w.hungLocked(stack)
 		a := w.attempt
-		if a != nil && !a.over && a.h.canceled == nil && a.retry.If != nil && a.number < a.retry.MaxAttempts {
-			p.outbox.helpers++
-			stands := v
-			w.hung = &stands
-			go w.judgeHung(a, v, a.retry)
-			continue
+		if a != nil && !a.over && a.h.canceled == nil {
+			if r := a.h.task.Retry; r.If != nil && a.number < r.MaxAttempts {
+				p.outbox.helpers++
+				stands := v
+				w.hung = &stands
+				go w.judgeHung(a, v, r)
+				continue
+			}
 		}
 		w.settleHungLocked(&v, &notices)
 	}

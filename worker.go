@@ -28,9 +28,10 @@ type worker struct {
 	ran         bool   // Run was called
 	aroundTried bool   // Around was called
 	phase       phase
-	ended       *ending  // why the attempt must not begin; nil if it may
-	parent      *attempt // the parent of a task that is, or may become, an orphan
-	err         error    // the attempt's error
+	ended       *ending                     // why the attempt must not begin; nil if it may
+	parent      *attempt                    // the parent of a task that is, or may become, an orphan
+	body        func(context.Context) error // what the attempt runs; nil once it has, and for a function
+	err         error                       // the attempt's error
 	kind        attemptKind
 	verdict     verdict   // what becomes of the task
 	notices     []notice  // to deliver before the next task
@@ -146,7 +147,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		}
 		return
 	}
-	w.attempt = h.beginAttemptLocked(w)
+	w.attempt, w.body = h.beginAttemptLocked(w), h.work.run
 	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
 		if h.task.WorkTimeout > 0 {
 			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
@@ -202,11 +203,8 @@ func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 		a = &attempt{ctx: a.ctx}
 	}
 	h.attempt = a
-	a.h, a.w, a.number, a.run, a.started = h, w, int(h.attempts), h.work.run, time.Now()
-	a.pool, a.group, a.priority, a.retry = h.pool, h.work.group, int64(h.urgency()), h.task.Retry
-	if h.task.Timeout > 0 {
-		a.deadline = a.started.Add(h.task.Timeout)
-	}
+	a.h, a.w, a.number, a.started = h, w, int(h.attempts), time.Now()
+	a.pool, a.group, a.priority = h.pool, h.work.group, int64(h.urgency())
 	return a
 }
 
@@ -413,7 +411,7 @@ func (w *worker) withdraw() bool {
 	}
 	w.findParentLocked(h)
 	p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, cause, &w.notices)
-	w.job, w.attempt, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, TaskEvent{}
+	w.job, w.attempt, w.body, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, nil, TaskEvent{}
 	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}
@@ -523,9 +521,9 @@ func (w *worker) call(ctx context.Context) (err error) {
 	case a == nil:
 		w.job.f()
 	case trace.IsEnabled():
-		err = a.traceAttempt(ctx, a.run)
+		err = a.traceAttempt(ctx, w.body)
 	default:
-		err = a.run(ctx)
+		err = w.body(ctx)
 	}
 	w.inUserCode = false
 	return err
