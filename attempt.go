@@ -32,14 +32,15 @@ type attempt struct {
 
 	// ctx is the context given to Submit. It is kept here and not in the handle: a
 	// handle is kept by whoever wants to know how the task went, an attempt only by
-	// those who work with its context.
-	ctx context.Context
+	// those who work with its context. The same goes for group, the group that the task is
+	// a member of, which has a context too; nil if there is none.
+	ctx   context.Context
+	group *Group
 
 	// Set when the attempt is dispatched, fixed thereafter.
 	pool     *Pool
 	priority int64 // what the task counted as
 	h        *Handle
-	group    *Group // the group that the task is a member of; nil if none
 	w        *worker
 	number   int // from 1
 	started  time.Time

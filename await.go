@@ -587,8 +587,8 @@ func (w *worker) adopt() {
 	defer p.unlock()
 	now := time.Now()
 	h := newHandle(context.Background())
-	h.pool, h.function, h.state, h.attempts, h.sample = p, true, StateRunning, 1, w.sampleOf()
-	h.work.f, h.priority = w.job.f, w.priority
+	h.pool, h.function = p, &goFunction{w.job.f, w.sampleOf()}
+	h.state, h.attempts, h.priority = StateRunning, 1, w.priority
 	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
 	a.slice.Store(int64(now.Sub(p.epoch)))

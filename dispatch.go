@@ -106,7 +106,7 @@ func (h *Handle) acceptLocked(later bool) {
 		h.due = time.Time{} // it may have become due while it waited for room
 		p.enqueueLocked(entry{h: h}, h.priority)
 	}
-	if g := h.work.group; g != nil && g.lent { // it has no attempt yet that would pass it on
+	if g := h.group(); g != nil && g.lent { // it has no attempt yet that would pass it on
 		p.sched.lend(h, g.urgency, p.now())
 	}
 }

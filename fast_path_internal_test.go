@@ -461,7 +461,7 @@ func TestSubmittersLetOthersRunOnlyWhenTheBatchIsFull(t *testing.T) {
 // handleOf returns the handle of a task of p that was not submitted.
 func handleOf(p *Pool, run func(context.Context) error) *Handle {
 	h := newHandle(context.Background())
-	h.pool, h.work.run = p, run
+	h.pool, h.task.Run = p, run
 	return h
 }
 

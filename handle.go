@@ -17,8 +17,8 @@ type Handle struct {
 	self *Handle // the one that Submit returned: copies are refused, see errors.go
 	ends bool    // the context given to Submit can end
 
-	function bool // it stands for a function given to Go, see timedFunction
 	terms    terms
+	function *goFunction // the function given to Go that it stands for; nil for a task
 
 	// settled is set, under pool.mu, when state and err are final. Whoever has seen it set,
 	// or the waiters' channel closed, may read them without the lock.
@@ -29,15 +29,13 @@ type Handle struct {
 	// The fields below are protected by pool.mu.
 
 	item                   // what the scheduler knows of it
-	work     work          // without run once settled
 	id       uint64        // number in order of acceptance, from 1
-	task     Task          // as submitted; without its functions once settled
+	task     Task          // with its Run even if that was passed beside it; without functions once settled
 	err      error         // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
 	lastErr  error         // of the last failed attempt
 	queuedAt time.Duration // since pool.epoch: when it was last queued, if hooks are told of times
-	sample   uint64        // as in TaskInfo
 	attempt  *attempt      // the one under way; nil while there is none
-	first    *attempt      // made with the handle; it has the context given to Submit. Nil once settled
+	first    *attempt      // made with the handle; it has the context given to Submit, and the group. Nil once settled
 
 	watchI  int32 // index in watch
 	memberI int32 // index in Group.tasks, if it is there
@@ -68,6 +66,14 @@ func newHandle(ctx context.Context) *Handle {
 	h := &Handle{first: &attempt{ctx: ctx}}
 	h.self = h
 	return h
+}
+
+// group returns the group that h is a member of, nil if it is none or has settled.
+func (h *Handle) group() *Group {
+	if h.first == nil {
+		return nil
+	}
+	return h.first.group
 }
 
 // Done returns a channel that is closed when the task has settled.
@@ -262,7 +268,7 @@ func (h *Handle) SetPriority(pr Priority) bool {
 	var l lending
 	if changed {
 		h.task.Priority = pr
-		if g := h.work.group; g != nil && g.lent {
+		if g := h.group(); g != nil && g.lent {
 			g.lendLocked(h, &lending{urgency: g.urgency})
 		}
 		l = lending{urgency: h.urgency(), to: h.urgencyChangedLocked(nil)}

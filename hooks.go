@@ -294,8 +294,8 @@ func (t TaskInfo) LogValue() slog.Value {
 
 // infoLocked describes h, with the attempt under way if there is one.
 func (h *Handle) infoLocked() TaskInfo {
-	if h.function {
-		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.priority, State: h.state, sample: h.sample}
+	if h.function != nil {
+		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.priority, State: h.state, sample: h.function.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}

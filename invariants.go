@@ -90,7 +90,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 				return fmt.Errorf("queue: task %d of priority %d is in lane %d", h.id, h.priority, pr)
 			case h.state != StateQueued && h.state != StateParked:
 				return fmt.Errorf("queue: task %d is %v", h.id, h.state)
-			case h.id == 0 && !h.function:
+			case h.id == 0 && h.function == nil:
 				return errors.New("queue: it holds a task that was not accepted")
 			}
 		}

@@ -91,7 +91,7 @@ func (w *worker) judge() bool {
 		}
 	}
 	v.told = a.h.terms.answer != answerOnDemand
-	if v.kind == attemptOK && !a.h.function {
+	if v.kind == attemptOK && a.h.function == nil {
 		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(context.Background(), slog.LevelDebug) })
 	}
 	return true
@@ -179,7 +179,7 @@ func (w *worker) settleLocked() bool {
 		return w.endGivenUp()
 	}
 	h := w.job.h
-	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && h.work.group == nil && w.attempt.suspension == nil
+	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && w.attempt.group == nil && w.attempt.suspension == nil
 	if !alone {
 		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
 	}
@@ -243,7 +243,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		p.sched.endFunction()
 		p.ledger.total.settled(v.state)
 	} else {
-		if !h.function {
+		if h.function == nil {
 			started = w.attempt.started
 		}
 		w.attempt.over = true
@@ -340,9 +340,12 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	if s == StateCanceled {
 		h.orphanedLocked(err)
 	}
-	g := h.work.group
+	g := h.group()
 	h.parent = nil
-	h.work, h.task.Run, h.task.Retry, h.first = work{}, nil, Retry{}, nil // free what they refer to
+	h.task.Run, h.task.Retry, h.first = nil, Retry{}, nil // free what they refer to
+	if h.function != nil {
+		h.function.f = nil
+	}
 	h.settled.Store(true)
 	h.waiters.wakeLocked()
 	if h.watch != nil {

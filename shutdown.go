@@ -279,15 +279,13 @@ func (p *Pool) cutShort(cause error) {
 // unfinished describes a task that has not finished. s is the state of a
 // function given to Go.
 func (e entry) unfinished(pr Priority, s State) Unfinished {
-	if h := e.h; h != nil && h.function {
-		e.f = h.work.f
+	if h := e.h; h != nil && h.function != nil {
+		e.f = h.function.f
 		if h.attempt != nil { // it may be parked
 			s = h.state
 		}
 	} else if h != nil {
-		t := h.task
-		t.Run = h.work.run // even if the function was passed beside the Task
-		return Unfinished{Task: t, State: h.state, Attempt: int(h.attempts)}
+		return Unfinished{Task: h.task, State: h.state, Attempt: int(h.attempts)}
 	}
 	u := Unfinished{
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},

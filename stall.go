@@ -316,7 +316,7 @@ func (g *waitGraph) collect(p *Pool) {
 		g.nodes = append(g.nodes, n)
 		g.byTask[a.h] = n
 		g.byPool[p] = append(g.byPool[p], n)
-		if group := a.h.work.group; group != nil {
+		if group := a.group; group != nil {
 			g.members[group] = append(g.members[group], n)
 			g.sizes[group] = group.members
 		}

@@ -18,7 +18,7 @@ type stepper struct {
 // took records that e got the slot that a step has granted.
 func (s *stepper) took(e entry, pr Priority) {
 	s.h, s.priority = e.h, pr
-	if e.h != nil && e.h.function && !e.parked() { // the handle is used again for others
+	if e.h != nil && e.h.function != nil && !e.parked() { // the handle is used again for others
 		s.h = nil
 	}
 }

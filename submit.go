@@ -57,15 +57,15 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 	case err == ErrFull && p.cfg.overflow == OverflowWait && room != roomNow:
 		f, sample := e.f, p.hooks.unsampled()
 		if e.h != nil {
-			f, sample = e.h.work.f, e.h.sample
+			f, sample = e.h.function.f, e.h.function.sample
 		}
-		e.h = newFunctionHandle(new(Handle), p, f, pr, sample)
+		e.h = newFunctionHandle().standFor(p, f, pr, sample)
 		e.h.self = e.h // so that it is not reused: the waiting caller still reads it
 		err = e.h.waitForRoomLocked(false, &wait{what: awaited{room: e.h}, call: call})
 	case err == nil:
 		p.ledger.total.submitted++
 		if e.h == nil && !due.IsZero() {
-			e.h = newFunctionHandle(functionHandles.Get().(*Handle), p, e.f, pr, p.hooks.unsampled())
+			e.h = functionHandles.Get().(*Handle).standFor(p, e.f, pr, p.hooks.unsampled())
 			e.f = nil
 		}
 		if e.h != nil {
@@ -101,20 +101,34 @@ func timedFunction(p *Pool, f func(), pr Priority) entry {
 	if !sampled && !(p.hooks.all && p.hooks.timed) {
 		return entry{f: f}
 	}
-	return entry{h: newFunctionHandle(functionHandles.Get().(*Handle), p, f, pr, draw)}
+	return entry{h: functionHandles.Get().(*Handle).standFor(p, f, pr, draw)}
 }
 
-// newFunctionHandle has h stand for a function.
-func newFunctionHandle(h *Handle, p *Pool, f func(), pr Priority, sample uint64) *Handle {
-	h.pool, h.function, h.work.f, h.priority, h.sample, h.queuedAt = p, true, f, pr, sample, time.Since(p.epoch)
+// A goFunction is what a handle that stands for a function has beside what all have.
+type goFunction struct {
+	f      func() // nil once it has settled
+	sample uint64 // as in TaskInfo
+}
+
+// newFunctionHandle returns a handle that can stand for a function.
+func newFunctionHandle() *Handle {
+	both := new(struct { // one allocation
+		Handle
+		goFunction
+	})
+	both.function = &both.goFunction
+	return &both.Handle
+}
+
+// standFor has h stand for f.
+func (h *Handle) standFor(p *Pool, f func(), pr Priority, sample uint64) *Handle {
+	h.pool, h.function.f, h.function.sample, h.priority, h.queuedAt = p, f, sample, pr, time.Since(p.epoch)
 	return h
 }
 
 // functionHandles holds handles that stand for functions. They can be reused, as only the
 // queue refers to them.
-var functionHandles = sync.Pool{New: func() any {
-	return &Handle{function: true}
-}}
+var functionHandles = sync.Pool{New: func() any { return newFunctionHandle() }}
 
 // Submit hands a task to the pool and returns a handle to it. ctx governs the
 // whole task: waiting for room, waiting in the queue and each attempt. If it ends
@@ -193,7 +207,6 @@ func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room r
 // work is what the pool adds to a Task: what to run, and for which group.
 type work struct {
 	run   func(context.Context) error
-	f     func() // a function given to Go
 	group *Group // the group that the task is a member of, or nil
 }
 
@@ -225,8 +238,10 @@ const (
 // the given terms.
 func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h := newHandle(ctx)
-	h.pool, h.task, h.work, h.terms, h.priority = p, *t, work, terms, t.Priority
+	h.pool, h.task, h.terms, h.priority = p, *t, terms, t.Priority
+	h.task.Run = work.run
 	if g := work.group; g != nil {
+		h.first.group = g
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
 	}
 	if err := t.validate(); err != nil {
@@ -282,7 +297,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	p := h.pool
 	p.lock()
 	defer p.unlock()
-	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.work.group != nil}
+	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.group() != nil}
 	for decided := false; !decided; {
 		decided = true
 		switch {
@@ -295,7 +310,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 			if w.ask && !w.identified {
 				w.identifyLocked()
 				decided = false
-			} else if w.ask && w.task.continuesLocked(p) && !w.task.h.function {
+			} else if w.ask && w.task.continuesLocked(p) && w.task.h.function == nil {
 				parent, decided = w.task, false
 			} else {
 				err = ErrClosed
@@ -336,7 +351,7 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		p.supervisor.alarmAtLocked(h.due)
 	}
 	p.sched.waitForRoom(h, later, p.now())
-	if g := h.work.group; g != nil && g.lent {
+	if g := h.group(); g != nil && g.lent {
 		p.sched.lendPlace(h, g.urgency, p.now())
 	}
 	p.watchFullLocked()

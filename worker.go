@@ -135,19 +135,19 @@ func (w *worker) takeLocked(e entry, d decision) {
 //go:noinline
 func (w *worker) takeHandleLocked(h *Handle) {
 	p := w.pool
-	if h.function {
-		w.job = entry{f: h.work.f}
-		w.timed, w.sample, w.started = true, h.sample, time.Now()
+	if h.function != nil {
+		w.job = entry{f: h.function.f}
+		w.timed, w.sample, w.started = true, h.function.sample, time.Now()
 		if p.hooks.started != nil {
 			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
 		if h.self == nil { // nobody else refers to it
-			h.pool, h.work.f, h.id, h.item = nil, nil, 0, item{}
+			h.pool, h.function.f, h.id, h.item = nil, nil, 0, item{}
 			functionHandles.Put(h)
 		}
 		return
 	}
-	w.attempt, w.body = h.beginAttemptLocked(w), h.work.run
+	w.attempt, w.body = h.beginAttemptLocked(w), h.task.Run
 	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
 		if h.task.WorkTimeout > 0 {
 			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
@@ -200,11 +200,11 @@ func (w *worker) urgencyLocked() Priority {
 func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	a := h.first
 	if h.attempts > 1 {
-		a = &attempt{ctx: a.ctx}
+		a = &attempt{ctx: a.ctx, group: a.group}
 	}
 	h.attempt = a
 	a.h, a.w, a.number, a.started = h, w, int(h.attempts), time.Now()
-	a.pool, a.group, a.priority = h.pool, h.work.group, int64(h.urgency())
+	a.pool, a.priority = h.pool, int64(h.urgency())
 	return a
 }
 
