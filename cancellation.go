@@ -130,7 +130,7 @@ func (ws *watches) share(w *contextWatch, h *Handle, done <-chan struct{}) bool 
 		first.add(h)
 		return false
 	case w.over.Load(): // already
-		h.canceled = context.Canceled // Submit will find out, and say why
+		h.setCanceled(context.Canceled) // Submit will find out, and say why
 		return true
 	}
 	if ws.byDone == nil {
@@ -338,7 +338,7 @@ func (c *chunk) cancel() {
 	defer p.unlock()
 	for _, t := range c.tasks {
 		if t.parent != nil && t.h.id != 0 && !t.h.state.Final() {
-			t.h.parent = t.parent
+			t.h.setParent(t.parent)
 		}
 		if t.a, t.e, _ = t.h.cancelLocked(t.cause, true, &c.notices); t.a != nil {
 			c.running = append(c.running, t)
@@ -378,7 +378,7 @@ func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a
 		return nil, nil, false
 	case h.id == 0: // Submit will find out
 		p.inbox.mu.Lock() // as inbox.put looks at it
-		h.canceled = cause
+		h.setCanceled(cause)
 		p.inbox.mu.Unlock()
 		p.sched.withdraw(h) // if its submitter waits for room
 		return nil, nil, true
@@ -387,8 +387,8 @@ func (h *Handle) cancelLocked(cause error, byContext bool, notices *[]notice) (a
 		p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, cause, notices)
 		return nil, nil, true
 	}
-	if h.canceled == nil {
-		h.canceled = cause
+	if h.canceled() == nil {
+		h.setCanceled(cause)
 	}
 	a, e = h.attempt, &ending{cause: cause, kind: endCanceled, byContext: byContext}
 	a.endLocked(e)
@@ -447,7 +447,7 @@ func (h *Handle) orphanedLocked(err error) {
 	if o.untold == nil {
 		o.untold = make(map[*attempt]int)
 	}
-	o.untold[h.parent]++
+	o.untold[h.parent()]++
 	if o.next.IsZero() {
 		o.next = time.Now().Add(orphanDelay)
 		p.supervisor.alarmAtLocked(o.next)

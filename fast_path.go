@@ -81,9 +81,9 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 			continue
 		}
 		e.h.id = before + uint64(i) + 1
-		if e.h.canceled != nil {
+		if cause := e.h.canceled(); cause != nil {
 			var notices []notice
-			p.settleWaitingLocked(*e, e.h.priority, StateCanceled, e.h.canceled, &notices)
+			p.settleWaitingLocked(*e, e.h.priority, StateCanceled, cause, &notices)
 			p.notifyLocked(notices)
 			*e = entry{}
 			whole = false

@@ -17,12 +17,13 @@ type Handle struct {
 	self *Handle // the one that Submit returned: copies are refused, see errors.go
 	ends bool    // the context given to Submit can end
 
-	terms    terms
-	function *goFunction // the function given to Go that it stands for; nil for a task
+	terms terms
 
 	// settled is set, under pool.mu, when state and err are final. Whoever has seen it set,
 	// or the waiters' channel closed, may read them without the lock.
 	settled atomic.Bool
+
+	function *goFunction // the function given to Go that it stands for; nil for a task
 
 	watch *contextWatch // for the end of that context; nil if there is none (any more), see watches
 
@@ -39,15 +40,54 @@ type Handle struct {
 
 	watchI  int32 // index in watch
 	memberI int32 // index in Group.tasks, if it is there
-	// canceled is the cause of Cancel or of ctx's end, if that came before
-	// the task was accepted or while an attempt was under way.
+	// rare is what few tasks need; nil until one does, and once settled.
+	rare *rareHandle
+	// waiters wait until the task has settled or, while it is waiting for room itself, until
+	// it is accepted or refused.
+	waiters waiters
+}
+
+// A rareHandle holds what few tasks need. Protected by pool.mu.
+type rareHandle struct {
+	// canceled is the cause of Cancel or of the end of the context given to Submit, if that
+	// came before the task was accepted or while an attempt was under way.
 	canceled error
 	// parent is the attempt that submits, while it waits for room; of an orphan that
 	// settles, the one that has returned.
 	parent *attempt
-	// waiters wait until the task has settled or, while it is waiting for room itself, until
-	// it is accepted or refused.
-	waiters waiters
+}
+
+// canceled returns rareHandle.canceled.
+func (h *Handle) canceled() error {
+	if h.rare == nil {
+		return nil
+	}
+	return h.rare.canceled
+}
+
+func (h *Handle) setCanceled(cause error) {
+	if h.rare == nil {
+		h.rare = &rareHandle{}
+	}
+	h.rare.canceled = cause
+}
+
+// parent returns rareHandle.parent.
+func (h *Handle) parent() *attempt {
+	if h.rare == nil {
+		return nil
+	}
+	return h.rare.parent
+}
+
+func (h *Handle) setParent(a *attempt) {
+	if h.rare == nil {
+		if a == nil {
+			return
+		}
+		h.rare = &rareHandle{}
+	}
+	h.rare.parent = a
 }
 
 // newHandle returns the handle of a task that was submitted with ctx, with its first

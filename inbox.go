@@ -108,7 +108,7 @@ func (in *inbox) put(e entry, pr Priority) bool {
 	if in.n == maxArrivals && in.yielding.due() {
 		in.letOthersRun()
 	}
-	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled != nil {
+	if in.n == maxArrivals || in.closed || in.detour || e.h != nil && e.h.canceled() != nil {
 		in.mu.Unlock()
 		return false
 	}

@@ -230,7 +230,7 @@ func TestATaskWhoseContextEndsWhileItIsRegisteredIsRefused(t *testing.T) {
 		require.False(t, alone)
 		w.contextEnded()
 		require.True(t, ws.share(w, h, done), "the registration has ended by itself")
-		require.Equal(t, context.Canceled, h.canceled)
+		require.Equal(t, context.Canceled, h.canceled())
 		require.Nil(t, h.watch)
 		require.Empty(t, ws.byDone)
 		require.Nil(t, ws.told.Load(), "the pass is over")
@@ -360,20 +360,20 @@ func TestThePassTellsTheParentToWhatItCancelsOnly(t *testing.T) {
 		settled := watchedTask(t, p, context.Background())
 		settled.Cancel(nil)
 		cancel(settled, at)
-		require.Nil(t, settled.parent)
+		require.Nil(t, settled.parent())
 		require.Empty(t, p.orphans.untold)
 
-		inAdmission := &Handle{pool: p, parent: other}
+		inAdmission := &Handle{pool: p, rare: &rareHandle{parent: other}}
 		cancel(inAdmission, at)
-		require.Same(t, other, inAdmission.parent)
-		require.Equal(t, errReturned, inAdmission.canceled)
+		require.Same(t, other, inAdmission.parent())
+		require.Equal(t, errReturned, inAdmission.canceled())
 
 		waiting := watchedTask(t, p, context.Background())
 		cancel(waiting, at)
 		require.Equal(t, map[*attempt]int{at: 1}, p.orphans.untold)
 
 		justIn := watchedTask(t, p, context.Background()) // and its Submit does not know yet
-		justIn.parent = other
+		justIn.setParent(other)
 		cancel(justIn, nil)
 		require.Equal(t, map[*attempt]int{at: 1, other: 1}, p.orphans.untold)
 	})

@@ -249,14 +249,14 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		w.attempt.over = true
 		w.attempt.unparkOverLocked()
 		h.lastErr = v.err
-		if h.canceled != nil {
+		if cause := h.canceled(); cause != nil {
 			// It was canceled too late for judge to see it.
 			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == StateFailed) {
-				v.state, v.err = StateCanceled, withReason(h.canceled, v.err)
+				v.state, v.err = StateCanceled, withReason(cause, v.err)
 			}
 			v.retry = false
 		}
-		undone = undone || v.state == StateCanceled && h.canceled == ErrClosed
+		undone = undone || v.state == StateCanceled && h.canceled() == ErrClosed
 		w.describeLocked(e, v)
 		if v.retry { // so e is set: the attempt has failed
 			h.retryLocked(v.delay)
@@ -341,8 +341,7 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		h.orphanedLocked(err)
 	}
 	g := h.group()
-	h.parent = nil
-	h.task.Run, h.task.Retry, h.first = nil, Retry{}, nil // free what they refer to
+	h.task.Run, h.task.Retry, h.first, h.rare = nil, Retry{}, nil, nil // free what they refer to
 	if h.function != nil {
 		h.function.f = nil
 	}

@@ -100,7 +100,7 @@ func (p *Pool) close(deadline time.Time) {
 	p.end.closed, p.sched.paused = true, false
 	p.inbox.close()
 	p.takeInLocked()
-	p.turnAwayLocked(func(h *Handle) bool { return !h.parent.continuesLocked(p) || p.end.refuses(&h.task) })
+	p.turnAwayLocked(func(h *Handle) bool { return !h.parent().continuesLocked(p) || p.end.refuses(&h.task) })
 	var notices []notice
 	for _, h := range p.sched.delayed.all() { // in the order in which they are due
 		if h.attempts == 0 && p.end.refuses(&h.task) {
@@ -249,8 +249,8 @@ func (p *Pool) cutShort(cause error) {
 			w.watchEndLocked()
 			continue
 		}
-		if h.canceled == nil {
-			h.canceled = ErrClosed
+		if h.canceled() == nil {
+			h.setCanceled(ErrClosed)
 		}
 		h.attempt.endLocked(cutOff) // takes it out of the queue if it waits there for a slot
 		running = append(running, h.attempt)

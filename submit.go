@@ -301,7 +301,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	for decided := false; !decided; {
 		decided = true
 		switch {
-		case h.canceled != nil:
+		case h.canceled() != nil:
 			err = errGaveUp
 		case p.end.refuses(&h.task):
 			err = ErrClosed
@@ -326,7 +326,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 			} else if h.terms.room == roomNow || h.terms.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else {
-				h.parent = parent
+				h.setParent(parent)
 				err = h.waitForRoomLocked(later, w)
 			}
 		}
@@ -359,7 +359,7 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		if h.id == 0 {
 			p.sched.withdraw(h)
 		}
-		h.parent = nil
+		h.setParent(nil)
 		p.restoreLocked()
 	}()
 	_ = w.awaitLocked() // if a context has ended the wait, h was refused there

@@ -327,7 +327,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		}
 		v := w.hungLocked(stack)
 		a := w.attempt
-		if a != nil && !a.over && a.h.canceled == nil {
+		if a != nil && !a.over && a.h.canceled() == nil {
 			if r := a.h.task.Retry; r.If != nil && a.number < r.MaxAttempts {
 				p.outbox.helpers++
 				stands := v
@@ -358,7 +358,7 @@ func (w *worker) hungLocked(stack []byte) verdict {
 	default:
 		// Run has returned, but Retry.If, Retry.Backoff or a method of the context
 		// has not, and the task was canceled meanwhile.
-		return verdict{state: StateCanceled, kind: attemptError, err: a.h.canceled}
+		return verdict{state: StateCanceled, kind: attemptError, err: a.h.canceled()}
 	}
 }
 

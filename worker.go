@@ -402,8 +402,8 @@ func (w *worker) withdraw() bool {
 	w.busy, w.attempt.over = false, true
 	p.sched.undo(h, decision{w.priority, w.choice, w.restricted})
 	p.ledger.total.withdrawn++
-	if h.canceled != nil {
-		cause = h.canceled
+	if c := h.canceled(); c != nil {
+		cause = c
 	}
 	if u := w.unfinished; u != nil && cause == ErrClosed {
 		u.State, u.Attempt = StateQueued, int(h.attempts)
@@ -424,7 +424,8 @@ func (w *worker) withdraw() bool {
 // findParentLocked sets the parent of h, w's task, in case h is an orphan.
 func (w *worker) findParentLocked(h *Handle) {
 	if w.parent != nil {
-		h.parent, w.parent = w.parent, nil
+		h.setParent(w.parent)
+		w.parent = nil
 	}
 }
 
