@@ -616,6 +616,7 @@ func ExampleWithAging() {
 func ExampleWithHooks() {
 	ctx := context.Background()
 	p, err := taskpool.New(
+		taskpool.WithWorkers(1), // so that the hooks are called one after the other
 		taskpool.WithLogger(slog.New(slog.DiscardHandler)),
 		taskpool.WithHooks(taskpool.Hooks{
 			Started:  func(e taskpool.TaskEvent) { fmt.Println(e.Task.Name, "started, attempt", e.Task.Attempt) },
