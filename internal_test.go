@@ -539,6 +539,35 @@ func TestWaitThatItsContextHasEndedLeavesNoWaiter(t *testing.T) {
 	})
 }
 
+// A task that waits in a queue of another kind is told of each change of its urgency.
+func TestEachChangeOfTheUrgencyOfATaskIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := quietPool(t)
+		gate := make(chan struct{})
+		h, err := p.Submit(t.Context(), Task{Priority: Low, Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, err)
+		synctest.Wait()
+		p.lock()
+		a := h.attempt
+		p.unlock()
+		for _, pr := range []Priority{Medium, High} {
+			_, changed := a.Urgency()
+			h.SetPriority(pr)
+			select {
+			case <-changed:
+			default:
+				t.Errorf("the change to %v is not told", pr)
+			}
+			now, _ := a.Urgency()
+			if now != int(pr) {
+				t.Errorf("the urgency is %d, want %d", now, pr)
+			}
+		}
+		close(gate)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
 func quietPool(t *testing.T, opts ...Option) *Pool {
 	p, err := New(append([]Option{WithLogger(slog.New(slog.DiscardHandler))}, opts...)...)
 	require.NoError(t, err)

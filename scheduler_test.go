@@ -1418,6 +1418,9 @@ var opCut = schedulerOp{"cut short", func(d *schedulerTrace) bool {
 			d.end(x, StateCanceled)
 		}
 	}
+	if n := d.m.waitIn(inQueue); n > 0 {
+		d.fail("%d tasks are left in the queue", n)
+	}
 	for i, turn := range d.s.queue.turn { // whose turn it was is of no matter then
 		d.m.turns[0][i] = int(turn)
 	}
@@ -1717,7 +1720,7 @@ func schedulerScenes() []schedulerScene {
 		// From three tasks that are parked, and ask while others are to start.
 		{"promises", []schedulerOp{opSubmit(0), opSubmit(1), opAsk, opLook, opEnd(false), opContext(false), opPause, opResize},
 			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(1), opLook, opPark("park")},
-			schedulerConfigs([][2]int{{1, 0}, {2, 0}, {2, 1}, {3, 1}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false),
+			schedulerConfigs([][2]int{{1, 0}, {2, 0}, {2, 1}, {3, 1}, {3, 2}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{0, 1}, false),
 			[3]int{4, 5, 7}},
 		{"loans", []schedulerOp{opSubmit(0), opSubmit(1), opSubmit(2), opLook, opEnd(false), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opPark("yield"), opPark("quantum"), opTick},
 			[]schedulerOp{opSubmit(2), opSubmit(2)},

@@ -371,29 +371,25 @@ func TestReservedSlotTakesAMemberOfALargeGroupThatAnUrgentTaskWaitsFor(t *testin
 	})
 }
 
-func TestYieldGivesWayByTheUrgencyThatATaskWasLent(t *testing.T) {
+// What a task was lent while it ran, it lends to what it waits for afterward.
+func TestTaskLendsWhatItWasLentWhileItRan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, elsewhere := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t)
-		var order []string
-		run := func(name string) func(context.Context) error {
-			return func(context.Context) error { order = append(order, name); return nil }
-		}
+		const urgent = taskpool.High - 1
+		p, release := pooltest.Occupied(t)
+		elsewhere := pooltest.New(t, taskpool.WithWorkers(2))
+		last := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: pooltest.Nop})
 		lent := make(chan struct{})
-		low := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
+		low := pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.Low, Run: func(ctx context.Context) error {
 			<-lent
-			if err := taskpool.Yield(ctx); err != nil {
-				return err
-			}
-			return run("low")(ctx)
+			return last.Wait(ctx)
 		}})
-		synctest.Wait()
-		pooltest.Submit(t, p, taskpool.Task{Run: run("medium")})
-		pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High - 1, Run: run("more urgent than High")})
-		pooltest.Submit(t, elsewhere, taskpool.Task{Priority: taskpool.High, Run: low.Wait})
+		pooltest.Submit(t, elsewhere, taskpool.Task{Priority: urgent, Run: low.Wait})
 		synctest.Wait()
 		close(lent)
-		pooltest.Drain(t, p)
-		require.Equal(t, []string{"more urgent than High", "low", "medium"}, order)
+		synctest.Wait()
+		require.Equal(t, urgent, last.Info().Urgency)
+		release()
+		pooltest.Drain(t, elsewhere)
 	})
 }
 
