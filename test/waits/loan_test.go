@@ -383,6 +383,7 @@ func TestTaskLendsWhatItWasLentWhileItRan(t *testing.T) {
 			<-lent
 			return last.Wait(ctx)
 		}})
+		synctest.Wait()
 		pooltest.Submit(t, elsewhere, taskpool.Task{Priority: urgent, Run: low.Wait})
 		synctest.Wait()
 		close(lent)
