@@ -64,35 +64,6 @@ func (p *Pool) Marks() int {
 	return len(p.ledger.clock.marks)
 }
 
-// Watches returns how many registrations for the end of contexts the pool has, and checks what
-// holds between them and the tasks.
-func (p *Pool) Watches() int {
-	p.lock()
-	defer p.unlock()
-	ws := &p.watches
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if len(ws.byDone) == 0 && ws.alone > 0 && p.sched.outstanding() == 0 {
-		return -1
-	}
-	for done, w := range ws.byDone {
-		if len(w.handles) == 0 || w.done != done {
-			return -1
-		}
-		for i, h := range w.handles {
-			if h.watch != w || int(h.watchI) != i || h.state.Final() {
-				return -1
-			}
-		}
-		for _, h := range w.handles[len(w.handles):cap(w.handles)] {
-			if h != nil {
-				return -1 // it is kept
-			}
-		}
-	}
-	return len(ws.byDone) + ws.alone
-}
-
 // UntilNextLook returns when the supervisor looks again whether p stands still, from now
 // on; 0 if there is nothing to look after.
 func (p *Pool) UntilNextLook() time.Duration {

@@ -19,6 +19,8 @@ import (
 	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
+func TestMain(m *testing.M) { pooltest.Main(m) } // for all tests in this directory
+
 // What happens to a worker while the supervisor is about to give up on its task
 // and, without the lock, looks where it hangs.
 

@@ -2,7 +2,7 @@
 
 // The race detector and looks at the invariants change what is allocated.
 
-package taskpool_test
+package lifecycle_test
 
 import (
 	"context"

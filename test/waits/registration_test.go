@@ -1,4 +1,4 @@
-package taskpool_test
+package waits_test
 
 import (
 	"context"
@@ -61,7 +61,7 @@ func TestTasksThatComeWhileTheirContextEndsAreCanceledOrRefused(t *testing.T) {
 	for _, p := range pools {
 		require.NoError(t, p.WaitIdle(pooltest.Patience(t)))
 		pooltest.RequireConserved(t, p.Stats())
-		require.Zero(t, p.Watches())
+		pooltest.RequireWatches(t, p, 0, 0)
 	}
 }
 
@@ -85,16 +85,16 @@ func TestNothingIsLeftWithAContextWhoseTasksHaveEnded(t *testing.T) {
 				all = append(all, h)
 			}
 			require.EqualValues(t, 10, ctx.Waiting.Load(), "what AfterFunc does is its own affair, so none relies on that of another")
-			require.Less(t, p.Watches(), 50)
+			pooltest.RequireWatches(t, p, 0, 49)
 			for _, h := range all[:500] {
 				h.Cancel(nil)
 			}
 			require.EqualValues(t, 5, ctx.Waiting.Load())
-			require.Positive(t, p.Watches())
+			pooltest.RequireWatches(t, p, 1, 49)
 			release()
 			synctest.Wait()
 			require.Zero(t, ctx.Waiting.Load())
-			require.Zero(t, p.Watches())
+			pooltest.RequireWatches(t, p, 0, 0)
 		}
 	})
 }
@@ -141,18 +141,18 @@ func TestTasksThatComeAtTheSameTimeShareOneRegistration(t *testing.T) {
 			defer end()
 			add(some)
 		}
-		watches := p.Watches()
+		pooltest.RequireWatches(t, p, 50, 50)
 		add(&askedContext{std, func() { add(std) }})
 		require.Len(t, all, 52)
 		synctest.Wait()
 		require.LessOrEqual(t, registrations(), before, "who came second has ended its own")
-		require.Equal(t, watches+1, p.Watches())
+		pooltest.RequireWatches(t, p, 51, 51)
 		cancel()
 		synctest.Wait()
 		for i, h := range all {
 			require.Equal(t, i >= 50, h.State() == taskpool.StateCanceled)
 		}
-		require.Equal(t, watches, p.Watches())
+		pooltest.RequireWatches(t, p, 50, 50)
 	})
 }
 
@@ -204,14 +204,15 @@ func TestAllTasksOfAContextEndWithIt(t *testing.T) {
 					}
 				}
 			}
-			require.Equal(t, 2*(contexts-k-1), p.Watches(), "one for who runs, one for those who wait")
+			left := 2 * (contexts - k - 1) // one for who runs, one for those who wait
+			pooltest.RequireWatches(t, p, left, left)
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
 		require.Equal(t, time.Minute+contexts*time.Second, time.Since(start))
 		for k := range all {
 			require.ErrorIs(t, all[k][0].Err(), causes[k])
 		}
-		require.Zero(t, p.Watches())
+		pooltest.RequireWatches(t, p, 0, 0)
 		require.EqualValues(t, contexts*(each+1), p.Stats().Canceled)
 	})
 }
