@@ -454,13 +454,6 @@ func (a *attempt) park(what awaited) *suspension {
 	return pk
 }
 
-// waitsLocked records what an attempt waits for.
-func (pk *suspension) waitsLocked(what awaited) {
-	p := pk.a.pool
-	pk.waits = what
-	p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
-}
-
 // wait waits until the attempt has a slot again; it asks for one when a context ends w.
 func (pk *suspension) wait(w *wait) error {
 	defer func() { // also if a method of a context panics, as the task may recover and go on
@@ -589,6 +582,7 @@ func (w *worker) adopt() {
 	h := newHandle(context.Background())
 	h.pool, h.function = p, &goFunction{w.job.f, w.sampleOf()}
 	h.state, h.attempts, h.priority = StateRunning, 1, w.priority
+	p.sched.adoptPlace(h)
 	a := h.first
 	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
 	a.slice.Store(int64(now.Sub(p.epoch)))

@@ -1,6 +1,9 @@
 package taskpool
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // The scheduler's decisions are carried out here: submitters are let in, parked attempts
 // go on, and workers are woken for the tasks that there are slots for.
@@ -37,6 +40,21 @@ func (p *Pool) restoreWithLocked(w *worker) {
 	}
 }
 
+// passFlowLoansLocked has the attempts of those that were lent to by what their flow's limit
+// holds back count as that urgent, and passes it on to what they wait for.
+func (p *Pool) passFlowLoansLocked() {
+	for len(p.sched.flowLoans) > 0 {
+		h := p.sched.flowLoans[0]
+		p.sched.flowLoans = shrunk(slices.Delete(p.sched.flowLoans, 0, 1))
+		l := lending{urgency: h.urgency()}
+		l.to = h.urgencyChangedLocked(nil)
+		if l.passOnLocked(p); len(l.to)+len(l.large) > 0 { // in other pools, or to many
+			p.supervisor.lendings = append(p.supervisor.lendings, l)
+			p.supervisor.alarmLocked()
+		}
+	}
+}
+
 // tellYieldLocked tells Yield the most urgent priority in the queue, unless there are
 // slots for all that waits there.
 func (p *Pool) tellYieldLocked() {
@@ -50,9 +68,11 @@ func (p *Pool) tellYieldLocked() {
 // the next one waits until another worker looks.
 func (p *Pool) dispatchLocked(w *worker) {
 	for {
+		p.passFlowLoansLocked()
 		for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
 			h.acceptLocked(later)
 			h.waiters.wakeLocked()
+			p.passFlowLoansLocked()
 		}
 		step := p.sched.stepping
 		e, d := p.sched.next(w != nil && !w.busy)
@@ -76,22 +96,33 @@ func (p *Pool) dispatchLocked(w *worker) {
 // for one that could not run yet. due is set if the task that was shed was later itself:
 // then the new one must count as such in its place. Otherwise a queue that is longer than
 // its capacity, because tasks have become due, would grow with each task shed.
-func (p *Pool) makeRoomLocked(pr Priority, later bool, notices *[]notice) (due time.Time, err error) {
+func (p *Pool) makeRoomLocked(f *flow, pr Priority, later bool, notices *[]notice) (due time.Time, err error) {
 	switch {
-	case later && p.sched.laterRoom(), !later && p.sched.room(pr):
+	case later && p.sched.laterRoom(), !later && p.sched.room(f, pr):
 		return time.Time{}, nil
-	case later, p.cfg.overflow != OverflowShed:
+	case later:
 		return time.Time{}, ErrFull
+	case p.cfg.overflow != OverflowShed:
+		return time.Time{}, fullError(f)
 	}
-	e, victim, ok := p.sched.queue.takeShed(pr)
+	e, victim, ok := p.sched.takeShed(pr, f)
 	if !ok {
-		return time.Time{}, ErrFull
+		return time.Time{}, fullError(f)
 	}
 	if e.h != nil && e.h.isLater() {
 		due = e.h.due
 	}
 	p.settleWaitingLocked(e, victim, StateShed, ErrShed, notices)
 	return due, nil
+}
+
+// fullError returns the error for a task of flow f, which may be nil, for which there is no
+// room.
+func fullError(f *flow) error {
+	if f != nil && f.full {
+		return &flowFullError{f.name}
+	}
+	return ErrFull
 }
 
 // acceptLocked makes h one of the pool's tasks. later says that it has to wait for

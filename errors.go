@@ -64,6 +64,17 @@ func (e *taskOverError) Error() string {
 }
 func (e *taskOverError) Unwrap() error { return e.cause }
 
+// A flowFullError is the error of a task for which its flow has no room.
+type flowFullError struct{ flow string }
+
+func (e *flowFullError) Error() string {
+	if e.flow == "" {
+		return "taskpool: queue of tasks without a flow is full"
+	}
+	return fmt.Sprintf("taskpool: queue of flow %q is full", e.flow)
+}
+func (e *flowFullError) Is(o error) bool { return o == ErrFull }
+
 // A kindError is a sentinel that is also a more general sentinel.
 type kindError struct {
 	text string

@@ -1318,3 +1318,63 @@ func ExampleHandle_Wait_urgency() {
 	// mail
 	// backup
 }
+
+// Ann's backlog does not stand before Bob's one task.
+func ExampleWithFlows() {
+	pool, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+		return taskpool.FlowPolicy{Weight: 1}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	pool.Pause()
+	for _, whose := range []string{"Ann", "Ann", "Ann", "Ann", "Bob"} {
+		_, err := pool.Submit(context.Background(), taskpool.Task{Flow: whose, Run: func(context.Context) error {
+			fmt.Println(whose)
+			return nil
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	pool.Resume()
+	if err := pool.Shutdown(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// Ann
+	// Bob
+	// Ann
+	// Ann
+	// Ann
+}
+
+// One task at a time for each account; other accounts go on meanwhile.
+func ExampleFlowPolicy_limit() {
+	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(account string) taskpool.FlowPolicy {
+		if account == "" {
+			return taskpool.FlowPolicy{}
+		}
+		return taskpool.FlowPolicy{Limit: 1}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	balance := map[string]*int{"Ann": new(int), "Bob": new(int)}
+	for account, sum := range balance {
+		for range 100 {
+			_, err := pool.Submit(context.Background(), taskpool.Task{Flow: account, Run: func(context.Context) error {
+				*sum++ // no lock: no other task of the account runs
+				return nil
+			}})
+			if err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	if err := pool.Shutdown(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(*balance["Ann"], *balance["Bob"])
+	// Output: 100 100
+}

@@ -66,7 +66,8 @@ func (p *Pool) takeInLocked() {
 }
 
 // acceptAllLocked makes the first n tasks of batch, which have arrived, the pool's. It
-// clears those whose context has ended meanwhile, and returns false if there were any.
+// clears those whose context has ended meanwhile, and returns false if there were any, or
+// some that have a flow.
 func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 	p.sched.count[StateQueued] += n
 	before := p.ledger.total.submitted
@@ -81,6 +82,10 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 			continue
 		}
 		e.h.id = before + uint64(i) + 1
+		if e.h.task.Flow != "" {
+			p.sched.joinBatch(e.h, e.h.task.Flow, e.h.policy)
+			whole = false
+		}
 		if cause := e.h.canceled(); cause != nil {
 			var notices []notice
 			p.settleWaitingLocked(*e, e.h.priority, StateCanceled, cause, &notices)
@@ -95,6 +100,7 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 // plainLocked reports whether a worker with a slot may take the next task just like that.
 func (p *Pool) plainLocked() bool {
 	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 && p.sched.queueSeconds.n == 0 &&
+		p.sched.admission.n+p.sched.admission.heldBack == 0 &&
 		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
 }
 
@@ -109,7 +115,7 @@ func (p *Pool) plainLocked() bool {
 func (w *worker) takeNextLocked() bool {
 	p := w.pool
 	l, choice := p.sched.queue.next(false)
-	if l == nil || p.inbox.matter(int64(l.priority), choice || p.sched.queue.share == 0) {
+	if l == nil || p.sched.queue.fair || p.inbox.matter(int64(l.priority), choice || p.sched.queue.share == 0) {
 		p.takeInLocked()
 		l, choice = p.sched.queue.next(false)
 	}
@@ -120,6 +126,9 @@ func (w *worker) takeNextLocked() bool {
 	w.takeLocked(p.sched.take(l, d), d)
 	if !w.holds {
 		w.holdSlotLocked()
+	}
+	if len(p.sched.flowLoans) > 0 {
+		p.passFlowLoansLocked()
 	}
 	if p.sched.held < p.sched.slots && p.sched.asking+p.sched.askingLess > 0 { // it may be the turn of one of those now
 		p.dispatchLocked(nil)

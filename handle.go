@@ -13,9 +13,10 @@ import (
 // goroutine at any time. A Handle must not be copied: the methods of a copy panic, and
 // Wait returns an error.
 type Handle struct {
-	pool *Pool
-	self *Handle // the one that Submit returned: copies are refused, see errors.go
-	ends bool    // the context given to Submit can end
+	pool   *Pool
+	self   *Handle    // the one that Submit returned: copies are refused, see errors.go
+	ends   bool       // the context given to Submit can end
+	policy flowPolicy // of its flow, as WithFlows said
 
 	terms terms
 

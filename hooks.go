@@ -219,6 +219,7 @@ type TaskInfo struct {
 	Pool     string // the pool's name, as given to WithName
 	ID       uint64 // number in order of acceptance, from 1; 0 for a function given to Go
 	Name     string
+	Flow     string // as in Task
 	Priority Priority
 	// Urgency is what the task counts as when it is decided who is next: its Priority, or
 	// that of a more urgent task that waits for it.
@@ -301,7 +302,7 @@ func (h *Handle) infoLocked() TaskInfo {
 		}
 		return t
 	}
-	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Priority: h.priority, State: h.state,
+	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Flow: h.task.Flow, Priority: h.priority, State: h.state,
 		Urgency: h.urgency(), Attempt: int(h.attempts), Err: h.lastErr, Handle: h}
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.timeoutEnd()

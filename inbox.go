@@ -31,8 +31,8 @@ type inbox struct {
 
 	_ cacheLine
 
-	// The lowest priority value in batch, the most urgent, and the highest; none and
-	// math.MinInt64 if batch is empty. Written under mu, and rarely.
+	// The lowest priority value in batch, the most urgent, and the highest, or flowArrived;
+	// none and math.MinInt64 if batch is empty. Written under mu, and rarely.
 	least, most atomic.Int64
 
 	_ cacheLine
@@ -70,10 +70,11 @@ type toNextLine [64 - 8 - 40]byte
 
 // gapBeforeMu separates Pool.mu from the fields before it that are written, and puts it at
 // the beginning of a cache line where pointers have 64 bits.
-const gapBeforeMu = 64 + 16
+const gapBeforeMu = 2*64 - 8
 
 const (
 	none        = math.MaxInt64 // no task waits; a task of that very priority arrives by Pool.lock
+	flowArrived = math.MaxInt64 // in most: a task that has a flow is among the arrivals
 	batchSize   = int32(len(segmentSlots) - 1)
 	maxArrivals = 1020
 	wholeBatch  = maxArrivals * 3 / 4 // this many tasks are worth a segment of that size
@@ -122,6 +123,9 @@ func (in *inbox) put(e entry, pr Priority) bool {
 	in.n++
 	if e.h != nil {
 		in.batch.handles++
+		if e.h.task.Flow != "" {
+			in.most.Store(flowArrived)
+		}
 	}
 	if last := len(in.spans) - 1; last >= 0 && in.spans[last].priority == pr {
 		in.spans[last].end = in.n
@@ -221,9 +225,14 @@ func (c *yieldPolicy) tookIn(full bool, started uint64) {
 
 // matter reports whether an arrival may change whose turn it is, now that of a task of
 // priority pr, or turn a dispatch without a choice into one with a choice. choice is set
-// if there is a choice already, or if that makes no difference.
+// if there is a choice already, or if that makes no difference. One that has a flow may
+// always change that.
 func (in *inbox) matter(pr int64, choice bool) bool {
-	return in.least.Load() < pr || !choice && in.most.Load() > pr
+	most := pr
+	if choice {
+		most = flowArrived - 1
+	}
+	return in.least.Load() < pr || in.most.Load() > most
 }
 
 // lockSoon locks a mutex that many hold in turn, each for a moment only.

@@ -101,11 +101,11 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 		case h == nil || h.id != 0 || h.err != nil || h.priority != pr:
 			return fmt.Errorf("admission: lane %d holds a task that does not wait for room in it", pr)
 		case p.betweenLocked():
-		case p.sched.room(pr):
+		case (h.flow == nil || !h.flow.full) && p.sched.poolRoom(pr):
 			return fmt.Errorf("admission: a submitter of priority %d waits while there is room", pr)
 		}
 	}
-	return cmp.Or(p.sched.checkSeconds(deep), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
+	return cmp.Or(p.sched.checkSeconds(deep), p.sched.checkFlows(), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
 }
 
 // betweenLocked reports whether a worker is between two critical sections of the
@@ -190,7 +190,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		what      string
 		got, want int
 	}{
-		{"queued tasks", p.sched.count[StateQueued], p.sched.queue.n - parked},
+		{"queued tasks", p.sched.count[StateQueued], p.sched.queue.n + p.sched.queue.heldBack - parked},
 		{"delayed tasks", p.sched.count[StateDelayed], p.sched.delayed.Len()},
 		{"tasks that wait for a retry", p.sched.retrying, retrying},
 		{"tasks that were delayed and have not started", p.sched.later, later},
@@ -198,7 +198,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		{"parked tasks", p.sched.count[StateParked], busy[StateParked]},
 		{"slots held", p.sched.held, held},
 		{"slots held by less urgent tasks", p.sched.heldLess, heldLess},
-		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess, parked + len(p.sched.exiting[0]) + len(p.sched.exiting[1])},
+		{"attempts that ask for a slot", p.sched.asking + p.sched.askingLess + p.sched.askHeldBack(), parked + p.sched.exitsInFlows() + len(p.sched.exiting[0]) + len(p.sched.exiting[1])},
 	} {
 		if c.got != c.want {
 			return fmt.Errorf("counted %d %s, found %d", c.got, c.what, c.want)
@@ -215,6 +215,14 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		return fmt.Errorf("Yield is told %d, while a task of priority %d waits", p.waiting.Load(), pr)
 	}
 	return p.checkDispatchLocked()
+}
+
+// askHeldBack returns how many tasks that are held back ask for a slot.
+func (s *scheduler) askHeldBack() (n int) {
+	for _, fl := range s.queue.heldFlows {
+		n += fl.flow.asking[0] + fl.flow.asking[1]
+	}
+	return n
 }
 
 // checkDispatchLocked checks that no free slot is withheld: a parked attempt gets one at
@@ -353,6 +361,11 @@ func (in *inbox) check(aging, deep bool) error {
 	}
 	if i != in.n {
 		return fmt.Errorf("arrivals: the spans end at %d of %d", i, in.n)
+	}
+	for i := range in.n {
+		if h := in.batch.slots[i].h; h != nil && h.task.Flow != "" {
+			most = flowArrived
+		}
 	}
 	if l, m := in.least.Load(), in.most.Load(); l != least || m != most {
 		return fmt.Errorf("arrivals: priorities from %d to %d, said to be from %d to %d", least, most, l, m)

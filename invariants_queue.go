@@ -4,6 +4,7 @@ package taskpool
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 )
@@ -15,7 +16,8 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		return 0, err
 	}
 	filled, queued := [2]int{}, [2]int{}
-	for k, l := range q.lanes {
+	for _, l := range q.allLanes() {
+		k, out := l.laneKey, l.flow != nil && l.flow.out
 		if err := l.check(); err != nil {
 			return 0, fmt.Errorf("lane %v: %w", k, err)
 		}
@@ -26,7 +28,7 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		if l.class != &q.classes[class] {
 			return 0, fmt.Errorf("lane %v is in the wrong class", k)
 		}
-		if l.n > 0 {
+		if l.n > 0 && !out {
 			filled[class]++
 		}
 		here, last := 0, int64(math.MinInt64)
@@ -49,8 +51,9 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		case k.resuming && l.fresh > 0:
 			return 0, fmt.Errorf("lane %v: %d tasks resume that have not started", k, l.fresh)
 		}
-		parked += here
-		queued[class] += l.n - here
+		if parked += here; !out {
+			queued[class] += l.n - here
+		}
 	}
 	for i := range q.classes {
 		c := &q.classes[i]
@@ -60,7 +63,7 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		if c.queued != queued[i] {
 			return 0, fmt.Errorf("class %d counts %d tasks that are not parked, found %d", i, c.queued, queued[i])
 		}
-		for _, h := range []*laneHeap{&c.lead, &c.keyed, &c.old} {
+		for _, h := range []*laneHeap{&c.lead, &c.keyed} {
 			if !h.off && len(h.items) != filled[i] {
 				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.items), filled[i])
 			}
@@ -80,6 +83,19 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		if l.laneKey != pr {
 			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
 		}
+	}
+	held, heldQueued := 0, 0
+	for _, l := range q.allLanes() {
+		pr := l.laneKey
+		if l.flow != nil && l.flow.out {
+			held, heldQueued = held+l.n, heldQueued+l.n-l.parked
+			for id, pos := range l.pos {
+				if pos != -1 {
+					return fmt.Errorf("lane %v is held back and in heap %d", pr, id)
+				}
+			}
+			continue
+		}
 		if total += l.n; l.n == 0 {
 			empty++
 		} else if waiting++; !l.front().live() {
@@ -91,7 +107,7 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		} else if q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
 		}
-		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &l.class.old, &q.spare} {
+		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &q.spare} {
 			switch i := l.pos[h.id]; {
 			case h.off:
 			case l.n == 0 && i != -1:
@@ -103,8 +119,11 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			}
 		}
 	}
-	if total != q.n {
-		return fmt.Errorf("the lanes hold %d tasks, the queue says %d", total, q.n)
+	if total != q.n || held != q.heldBack || heldQueued != q.heldQueued {
+		return fmt.Errorf("the lanes hold %d tasks and %d held back, %d of them queued; the queue says %d, %d and %d", total, held, heldQueued, q.n, q.heldBack, q.heldQueued)
+	}
+	if err := q.checkFair(); err != nil {
+		return err
 	}
 	if empty > keptLanes {
 		return fmt.Errorf("%d empty lanes are kept", empty)
@@ -113,6 +132,9 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		return fmt.Errorf("%d lanes, at most %d so far", len(q.lanes), q.peak)
 	}
 	for id := range numHeaps {
+		if id == heapOld { // see checkFair
+			continue
+		}
 		lanes, off := 0, false
 		for _, h := range q.heaps() {
 			if h.id == id {
@@ -137,6 +159,141 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		}
 		if n != free.n || n*segmentSlots[size] > keptSlots {
 			return fmt.Errorf("%d segments of size %d are free, counted %d", n, size, free.n)
+		}
+	}
+	return nil
+}
+
+// allLanes returns all lanes of q: those of tasks without a flow, and of the named flows those
+// that are not empty.
+func (q *priorityQueue) allLanes() []*lane {
+	all := slices.Collect(maps.Values(q.lanes))
+	for _, l := range q.sorted() {
+		if q.owner(l) != &q.plain {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// checkFair returns what is wrong with what q knows of flows, if anything; see fair_queue.go.
+func (q *priorityQueue) checkFair() error {
+	type inGroup struct{ named, plain int }
+	groups, owners := map[*laneGroup]inGroup{}, map[*flowLanes][2]int{&q.plain: {}}
+	shown := map[*flowLanes][2]int{}
+	for _, l := range q.allLanes() {
+		if l.n == 0 {
+			if l.flow != nil {
+				return fmt.Errorf("lane %v is empty and in a group", l.laneKey)
+			}
+			continue
+		}
+		fl := q.owner(l)
+		n := owners[fl]
+		n[q.class(l)]++
+		owners[fl] = n
+		if l.flow == nil || !l.flow.out {
+			n := shown[fl]
+			n[q.class(l)]++
+			shown[fl] = n
+		}
+		if fl != &q.plain {
+			if i, ok := slices.BinarySearchFunc(fl.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, l.flow.holder) }); !ok || fl.lanes[i] != l {
+				return fmt.Errorf("lane %v of flow %q is not in its list", l.laneKey, fl.flow.name)
+			}
+			if l.flow.out != (fl.held && !l.flow.holder) {
+				return fmt.Errorf("lane %v of flow %q is held back: %t", l.laneKey, fl.flow.name, l.flow.out)
+			}
+		}
+		if l.flow == nil {
+			if q.groups[l.laneKey] != nil {
+				return fmt.Errorf("lane %v has a group and is not in it", l.laneKey)
+			}
+			continue
+		}
+		g := l.flow.group
+		if q.groups[l.laneKey] != g {
+			return fmt.Errorf("lane %v is in another group", l.laneKey)
+		}
+		if d := l.flow.tag.at - g.at; fl == &q.plain && (d < 0 || d > fl.flow.cost()) {
+			return fmt.Errorf("lane %v has tag %d, and its group %d", l.laneKey, l.flow.tag.at, g.at)
+		}
+		in := groups[g]
+		if fl == &q.plain {
+			in.plain++
+			if g.plain != l {
+				return fmt.Errorf("lane %v is not known to its group", l.laneKey)
+			}
+		} else {
+			in.named++
+		}
+		groups[g] = in
+	}
+	if len(q.groups) != len(groups) {
+		return fmt.Errorf("%d groups, found %d", len(q.groups), len(groups))
+	}
+	for g, in := range groups {
+		if in.named != g.named || in.plain != 0 && g.plain == nil {
+			return fmt.Errorf("a group counts %d lanes of named flows, found %+v", g.named, in)
+		}
+	}
+	if q.named != len(owners)-1 || len(groups) > 0 && !q.fair {
+		return fmt.Errorf("%d named flows wait, found %d; fair %t", q.named, len(owners)-1, q.fair)
+	}
+	for fl, n := range owners {
+		if fl.filled != n {
+			return fmt.Errorf("a flow has %d lanes, counted %d", n, fl.filled)
+		}
+		for class, n := range shown[fl] {
+			if q.share > 0 && len(fl.old[class]) != n {
+				return fmt.Errorf("a flow has %d lanes in the heaps, and %d by age", n, len(fl.old[class]))
+			}
+			for i, l := range fl.old[class] {
+				if l.pos[heapOld] != i || q.class(l) != class || q.owner(l) != fl || i > 0 && fl.old[class].Less(i, (i-1)/2) {
+					return fmt.Errorf("lane %v is not where it should be by age", l.laneKey)
+				}
+			}
+		}
+		for kind, p := range fl.ring {
+			in := q.share > 0 && q.fair && fl.inHeaps(kind == 1) > 0
+			if in != (p.pos >= 0) || in && q.rings[kind].items[p.pos] != fl {
+				return fmt.Errorf("a flow is in ring %d: %t, at %d", kind, in, p.pos)
+			}
+			if in && p.pos > 0 && q.rings[kind].Less(p.pos, (p.pos-1)/2) {
+				return fmt.Errorf("ring %d is out of order", kind)
+			}
+		}
+	}
+	return nil
+}
+
+// checkFlows returns what is wrong with the flows, if anything. tasks are those that have not
+// settled, and the handles of submitters.
+func (s *scheduler) checkFlows() error {
+	all := slices.Collect(maps.Values(s.flows))
+	if s.plainFlow != nil {
+		all = append(all, s.plainFlow)
+	}
+	for _, f := range all {
+		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.held != held || f.others != nil && f.others[0].held != held && len(f.others[0].lanes) > 0 {
+			return fmt.Errorf("flow %q, with %d of %d places held, is held back: %t", f.name, f.places, f.limit, f.held)
+		}
+		if len(f.exits) > 0 && !f.held {
+			return fmt.Errorf("flow %q has %d tasks on their way out that wait for a place, and is not held back", f.name, len(f.exits))
+		}
+		if len(f.holders) > f.places || f != s.plainFlow && len(f.holders) != f.places || f != s.plainFlow && (f.live < len(f.holders)+f.queued+f.retrying || f.live == 0) {
+			return fmt.Errorf("flow %q has %d tasks, %d queued, %d retrying, %d places and %d holders", f.name, f.live, f.queued, f.retrying, f.places, len(f.holders))
+		}
+		most, has := s.mostUrgentHeldBack(f)
+		for i, h := range f.holders {
+			switch {
+			case !h.placed || h.flow != f || int(h.holderI) != i:
+				return fmt.Errorf("flow %q has a holder that does not know it", f.name)
+			case h.urgency() > f.lent:
+				return fmt.Errorf("flow %q has lent %d, and task %d counts as %d", f.name, f.lent, h.id, h.urgency())
+			case f.held && has && most < h.urgency():
+				return fmt.Errorf("flow %q holds back a task of priority %d, and task %d, which holds a place, counts as %d", f.name, most, h.id, h.urgency())
+			}
 		}
 	}
 	return nil
@@ -209,7 +366,7 @@ func (q *priorityQueue) heaps() []*laneHeap {
 	hs := []*laneHeap{&q.spare}
 	for i := range q.classes {
 		c := &q.classes[i]
-		hs = append(hs, &c.lead, &c.keyed, &c.old)
+		hs = append(hs, &c.lead, &c.keyed)
 	}
 	return hs
 }
@@ -235,7 +392,7 @@ func (s *scheduler) checkSeconds(deep bool) error {
 				s.lessUrgent(pr) != s.lessUrgent(h.urgency()) || pr != h.urgency() && !s.aging {
 				return fmt.Errorf("task %d counts as %d, and its second place is in lane %v", h.id, h.urgency(), second.lane.laneKey)
 			}
-			if q == &s.queue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) {
+			if q == &s.queue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) && (second.lane.flow == nil || !second.lane.flow.out) {
 				if h.state == StateQueued {
 					promoted[0]++
 				} else {
@@ -244,8 +401,8 @@ func (s *scheduler) checkSeconds(deep bool) error {
 			}
 		}
 		seconds := s.seconds(q.in)
-		if seconds.n != n {
-			return fmt.Errorf("%d second places, want %d", seconds.n, n)
+		if seconds.n+seconds.heldBack != n {
+			return fmt.Errorf("%d second places, want %d", seconds.n+seconds.heldBack, n)
 		}
 		if seconds.lanes == nil {
 			continue

@@ -10,9 +10,12 @@ import (
 // An item is what the scheduler knows of a task. Protected by Pool.mu.
 type item struct {
 	priority Priority
+	attempts int32 // started so far
+	holderI  int32 // index in flow.holders, if placed
 	state    State
-	attempts int32     // started so far
 	asks     bool      // it asks for a slot, while it is Parked
+	placed   bool      // it holds a place of its flow
+	flow     *flow     // nil if it has none, or has settled
 	loan     *loan     // what tasks that wait for it have lent it; nil if none has
 	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
 	place    place     // where it waits
@@ -194,4 +197,48 @@ func (d *dueHeap) all() []*Handle {
 		all[i] = t.Handle
 	}
 	return all
+}
+
+// exit has h, which asks for a slot, wait on its way out.
+func (s *scheduler) exit(h *Handle) {
+	s.lastExit++
+	to := s.exitList(s.lessUrgent(h.urgency()))
+	*to = append(*to, exit{h, s.lastExit})
+	h.place = place{in: inExiting}
+}
+
+// exitList returns the list of those exiting that are less urgent, or of the others.
+func (s *scheduler) exitList(less bool) *[]exit {
+	if less {
+		return &s.exiting[1]
+	}
+	return &s.exiting[0]
+}
+
+// firstExiting returns the list that begins with the first exiting task that may have a free
+// slot, nil if there is none.
+func (s *scheduler) firstExiting(restricted bool) *[]exit {
+	all, less := &s.exiting[0], &s.exiting[1]
+	switch {
+	case len(*less) > 0 && !restricted && (len(*all) == 0 || (*less)[0].number < (*all)[0].number):
+		return less
+	case len(*all) > 0:
+		return all
+	}
+	return nil
+}
+
+// takeExiting takes the first exiting task that may have a free slot, nil if there is none.
+func (s *scheduler) takeExiting(restricted bool) *Handle {
+	from := s.firstExiting(restricted)
+	if from == nil {
+		return nil
+	}
+	h := (*from)[0].h
+	(*from)[0] = exit{}
+	if *from = (*from)[1:]; len(*from) == 0 {
+		*from = nil
+	}
+	h.place = place{}
+	return h
 }

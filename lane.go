@@ -3,6 +3,7 @@ package taskpool
 import (
 	"container/heap"
 	"iter"
+	"math"
 )
 
 // A lane is a FIFO queue of the waiting tasks with one laneKey.
@@ -17,6 +18,8 @@ type lane struct {
 	age        int64         // key in the heap old: a lower bound on the front's order
 	key        int64         // key in the heap keyed
 	pos        [numHeaps]int // index in each heap; -1 if it is not in that heap
+	flow       *laneFlow     // nil if no other lane has its key
+	nextFree   *lane         // in priorityQueue.freeLanes
 }
 
 // A laneKey identifies a lane.
@@ -110,16 +113,6 @@ func top(classes []laneClass, aging bool) (l *lane, lanes int) {
 		}
 	}
 	return l, lanes
-}
-
-// oldest returns the lane whose front has waited longest.
-func oldest(classes []laneClass) (l *lane) {
-	for i := range classes {
-		if o := classes[i].oldest(); o != nil && (l == nil || o.age < l.age) {
-			l = o
-		}
-	}
-	return l
 }
 
 // A laneHeap is a heap of lanes.
@@ -283,6 +276,74 @@ func (s *scheduler) numberBatch(batch *segment, n int) {
 	s.seq = tasks[n-1].order
 }
 
+// takeBatch puts the first n tasks of a numbered batch into the queue; spans says which
+// priorities they have. whole says that none of them is missing, so that the batch may
+// become a segment of the queue. takeBatch returns an empty segment for the next batch.
+func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
+	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
+		s.queue.pushSegment(batch, n, spans[0].priority)
+		return s.queue.segment(batchSize)
+	}
+	tasks, i := batch.slots[:n], 0
+	for _, span := range spans {
+		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
+		i = span.end
+	}
+	if !whole {
+		for i := range tasks {
+			if h := tasks[i].h; h != nil {
+				s.heldBackChanged(h)
+			}
+		}
+	}
+	clear(tasks)
+	batch.handles, batch.base = 0, 0
+	return batch
+}
+
+// pushAll pushes tasks of one priority, with base added to their orders.
+func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
+	var l *lane // looked up at the first live task, as only leave may leave a lane empty
+	for _, e := range tasks {
+		switch {
+		case !e.live():
+			continue
+		case e.h != nil && e.h.flow != nil:
+			e.order += base
+			q.push(e, pr, false)
+			continue
+		case l == nil:
+			l = q.lane(laneKey{pr, false})
+		}
+		e.order += base
+		q.pushLane(l, e)
+	}
+}
+
+// pushSegment pushes tasks of one priority that have not started: those in the first n
+// slots of a segment that has no other tasks and whose base and handles are set. Neither
+// pushSegment nor skip is called on a queue with a reservation.
+func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
+	l := q.lane(laneKey{pr, false})
+	l.link(s)
+	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
+	if s.handles > 0 {
+		for i := range n {
+			if h := s.slots[i].h; h != nil {
+				h.place = place{l, s, int32(i), q.in} // never a second place
+			}
+		}
+	}
+	q.n += n
+	l.n += n
+	l.fresh += n
+	if l.n == n {
+		q.enter(l)
+	} else if l.fresh == n {
+		q.spare.fix(l)
+	}
+}
+
 // A burst is the functions at the front of the queue that come next whatever the
 // fair share does. Each is taken when a worker is free, like all tasks, but all of
 // them are counted together, at the end of the burst. Any other critical section of
@@ -303,6 +364,9 @@ func (s *scheduler) beginBurst(b *burst) {
 		return
 	}
 	l, choice := q.next(false)
+	if l.flow != nil { // flows take turns
+		return
+	}
 	first := l.head
 	if first.slots[first.head].h != nil {
 		return
@@ -354,4 +418,26 @@ func (q *priorityQueue) dispatched() map[Priority]uint64 {
 		}
 	}
 	return all
+}
+
+func addSaturating(a, b int64) int64 {
+	sum := a + b
+	if (sum > a) != (b > 0) && b != 0 {
+		if b > 0 {
+			return math.MaxInt64
+		}
+		return math.MinInt64
+	}
+	return sum
+}
+
+func mulSaturating(a, b int64) int64 {
+	product := a * b
+	if a != 0 && (product/a != b || (a == -1 && b == math.MinInt64)) {
+		if (a > 0) == (b > 0) {
+			return math.MaxInt64
+		}
+		return math.MinInt64
+	}
+	return product
 }

@@ -167,19 +167,35 @@ func thinOut(marks []mark, now, precision time.Duration) []mark {
 
 func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
 
-// oldestWait returns how long the first task of l that is not parked has waited. l must
-// have one. now is the time since Pool.epoch.
+// oldestWait returns how long the first task of l that is not parked has waited, not counting
+// the time for which it was held back by its flow's limit. l must have one. now is the time
+// since Pool.epoch.
 func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
+	if l.flow != nil {
+		return c.waitSince(l, l.flow.of.shown, now)
+	}
+	return c.wholeWait(l, now)
+}
+
+// wholeWait is oldestWait with the time for which the task was held back.
+func (c *waitClock) wholeWait(l *lane, now time.Duration) time.Duration {
+	return c.waitSince(l, math.MinInt64, now)
+}
+
+// waitSince returns how long the first task of l that is not parked has waited since order
+// shown was handed out, or since it came if that was later.
+func (c *waitClock) waitSince(l *lane, shown int64, now time.Duration) time.Duration {
 	for e := range l.all() {
-		switch {
-		case e.parked():
+		if e.parked() {
 			continue
-		case e.h != nil && c.timed:
+		}
+		switch {
+		case e.h != nil && c.timed && e.order >= shown:
 			return now - e.h.queuedAt
 		case c.aging:
 			return now - time.Duration(e.order)
 		}
-		i, _ := slices.BinarySearchFunc(c.marks, e.order, mark.compare)
+		i, _ := slices.BinarySearchFunc(c.marks, max(e.order, shown), mark.compare)
 		return now - c.marks[i].at
 	}
 	return 0

@@ -65,6 +65,9 @@ func (s *scheduler) lend(h *Handle, pr Priority, now time.Duration) bool {
 	if h.place.in == inQueue {
 		s.pushSecond(h, true, now)
 	}
+	if !h.placed {
+		s.heldBackChanged(h)
+	}
 	return true
 }
 
@@ -122,8 +125,13 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 		s.leaveQueue(h)
 	}
 	s.changeUrgency(h, func() { h.priority = pr })
+	if h.placed {
+		h.flow.lent = max(h.flow.lent, h.urgency())
+		s.heldBackChanged(h)
+	}
 	if in == inQueue {
 		s.enterQueue(h, resuming, now)
+		s.heldBackChanged(h)
 	}
 	return true
 }
@@ -191,11 +199,16 @@ func (s *scheduler) seconds(in waitsIn) *priorityQueue {
 func (s *scheduler) promote(h *Handle, n int) {
 	second := &h.loan.second
 	if second.in == inQueue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) {
-		if h.state == StateQueued {
-			s.promoted[0] += n
-		} else {
-			s.promoted[1] += n
+		i := 0
+		if h.state != StateQueued {
+			i = 1
 		}
+		if f := h.flow; f != nil && !h.placed {
+			if f.promoted[i] += n; f.held {
+				return
+			}
+		}
+		s.promoted[i] += n
 	}
 }
 
@@ -211,9 +224,8 @@ func (q *priorityQueue) placeOf(h *Handle) *place {
 func (q *priorityQueue) notFresh(h *Handle) {
 	if p := h.place; p.in == q.in && h.attempts == 0 {
 		p.seg.fresh--
-		if p.lane.fresh--; p.lane.fresh == 0 {
-			q.spare.fix(p.lane)
-		}
+		p.lane.fresh--
+		q.fixSpare(p.lane, p.lane.fresh == 0)
 	}
 }
 
@@ -236,14 +248,18 @@ func choose(q, seconds *priorityQueue, restricted bool) (l *lane, choice, second
 	}
 	switch {
 	case choice && q.turnDue(restricted):
-		if o = oldest(reach); l == nil || o.order() < l.order() {
+		if o = seconds.turnOf(restricted); l == nil || o.order() < l.order() {
 			return o, true, true
 		}
 		return l, true, false
 	case l != nil && q.step > 0:
 		l, second = firstByKey(q, seconds, restricted)
 		return l, choice, second
-	case l == nil || moreUrgent(o, l) || o.laneKey == l.laneKey && o.order() < l.order():
+	case l == nil:
+		return o, choice, true
+	}
+	first, _ := top(q.reach(restricted), false) // l may be another of its flow
+	if o.laneKey == first.laneKey && o.order() < first.order() || o.laneKey != first.laneKey && moreUrgent(o, first) {
 		return o, choice, true
 	}
 	return l, choice, false
@@ -278,7 +294,8 @@ func (s *scheduler) popQueued() (entry, Priority, bool) {
 // takeSecond takes the first task of l, a lane of second places that choose has chosen.
 func (s *scheduler) takeSecond(l *lane, d decision) entry {
 	h := l.front().h
-	s.queue.countTurn(d.choice, d.restricted)
+	s.queueSeconds.charge(l, d.choice && s.queue.turnDue(d.restricted), d.restricted)
+	s.queue.countChoice(d.choice, d.restricted)
 	s.dropSecond(h)
 	e := s.queue.remove(h)
 	if !e.parked() {
@@ -290,18 +307,22 @@ func (s *scheduler) takeSecond(l *lane, d decision) entry {
 
 // nextSubmitter chooses among those that wait for room. Of second places only the first
 // choice takes account: a reserved slot is for those whose own priority may have it.
-func (s *scheduler) nextSubmitter(restricted bool) (l *lane, choice bool) {
+func (s *scheduler) nextSubmitter(restricted bool) (l *lane, choice, second bool) {
 	if restricted {
-		return s.admission.next(true)
+		l, choice = s.admission.next(true)
+		return l, choice, false
 	}
-	l, choice, _ = choose(&s.admission, &s.admissionSeconds, false)
-	return l, choice
+	return choose(&s.admission, &s.admissionSeconds, false)
 }
 
 // takeSubmitter takes the first of l, which nextSubmitter has chosen. What it was lent ends.
-func (s *scheduler) takeSubmitter(l *lane, choice, restricted bool) *Handle {
-	h := l.front().h
-	s.admission.countTurn(choice, restricted)
+func (s *scheduler) takeSubmitter(l *lane, choice, restricted, second bool) *Handle {
+	h, q := l.front().h, &s.admission
+	if second {
+		q = &s.admissionSeconds
+	}
+	q.charge(l, choice && s.admission.turnDue(restricted), restricted)
+	s.admission.countChoice(choice, restricted)
 	s.dropSecond(h)
 	s.admission.remove(h)
 	h.loan = nil

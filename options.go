@@ -3,6 +3,7 @@ package taskpool
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"strconv"
 	"time"
@@ -101,14 +102,15 @@ type config struct {
 	reservedFor  Priority
 	quantum      time.Duration
 	maxParked    int
-	delayed      DelayedPolicy // at Shutdown
+	delayed      DelayedPolicy                // at Shutdown
+	flows        func(flow string) FlowPolicy // nil: no flow has a policy
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
 
 	givingUp func() // called by the supervisor just before it gives up on a task; set only in tests
 
 	// Whether these options were given.
-	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet bool
+	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet bool
 }
 
 func newConfig(opts []Option) (*config, error) {
@@ -165,6 +167,10 @@ func (c *config) validate() error {
 		return bad("WithMaxParked: n", "not be negative", c.maxParked)
 	case c.delayed < DelayedWait || c.delayed > DelayedCancel:
 		return bad("WithDelayedAtShutdown: policy", "be DelayedWait or DelayedCancel", c.delayed)
+	case c.flowsSet && c.flows == nil:
+		return bad("WithFlows: policy", "not be nil", "nil")
+	case c.flowsSet && c.agingSet:
+		return fmt.Errorf("taskpool: WithAging(%v) and WithFlows exclude each other: aging orders tasks by their arrival alone", c.aging)
 	case c.loggerSet && c.logger == nil:
 		return bad("WithLogger: logger", "not be nil (slog.DiscardHandler makes one that is silent)", "nil")
 	}
@@ -259,6 +265,67 @@ func WithMaxAbandoned(n int) Option {
 // WithFairShare. Default: none.
 func WithReserved(n int, pr Priority) Option {
 	return optionFunc(func(c *config) { c.reserved, c.reservedFor = n, pr })
+}
+
+// A FlowPolicy says how the tasks of a flow, see Task.Flow, are treated beside those of
+// others. The zero value is that of a flow like all others: weight 1, without limits.
+type FlowPolicy struct {
+	// Weight is the flow's share of the starts of a priority beside that of other flows
+	// that wait there, 1 to 1,024. Zero is 1.
+	Weight int
+
+	// Limit is how many tasks of the flow may be at work at once, in Yield and Block too. A
+	// task that waits for another task or for room does not count meanwhile, and may have to
+	// wait before it goes on. Nor does one that waits for its retry, so with a limit of 1
+	// tasks run one after the other, but retries join the queue at its back. Goroutines that
+	// were given up as hung do not count either. Tasks that the limit holds back delay no
+	// task of another flow, and take no room in the queue. Zero: no limit.
+	Limit int
+
+	// Capacity bounds the tasks of the flow that wait, those that wait for a retry included,
+	// beside the capacity of the pool, see [WithCapacity]. A task that could start at once
+	// is not counted. What happens to a task beyond that is what WithCapacity says, among the
+	// tasks of the flow: by default its submitter waits. Zero: as many as the pool.
+	Capacity int
+}
+
+// WithFlows sets the policy of each flow, see Task.Flow. Submit, and whatever else takes a
+// Task, calls policy with the task's flow, if it has one, on the caller's goroutine and
+// without a lock; it should be quick. The last answer counts for all of the flow's tasks, at
+// once. An answer that is not allowed is an error of that call. The policy of tasks without a
+// flow, and of functions given to Go, is asked for once, by New, with "".
+//
+// Between flows that wait with tasks of one priority, starts are shared by weight: a flow
+// that begins to wait starts its first task within k dispatches of its priority, where k is
+// the number of flows that wait there, if the weights are equal. Within a flow and priority
+// tasks start first in, first out. The fair share of [WithFairShare] goes to the flow that has
+// gone longest without, and to its oldest task: so a task with m older tasks of its own flow
+// starts within n·k·(m+1) dispatches, where k is the number of flows that wait. The proofs
+// are in docs/starvation.md.
+//
+// Default: all flows have the zero policy. It cannot be combined with [WithAging].
+func WithFlows(policy func(flow string) FlowPolicy) Option {
+	return optionFunc(func(c *config) { c.flows, c.flowsSet = policy, true })
+}
+
+// flowPolicy returns the policy of flow for call, which takes a task.
+func (c *config) flowPolicy(flow string) (flowPolicy, error) {
+	if c.flows == nil {
+		return flowPolicy{}, nil
+	}
+	p := c.flows(flow)
+	bad := func(field, allowed string, got int) error {
+		return pkg.Bad(fmt.Sprintf("WithFlows: policy(%q).%s", flow, field), allowed, got)
+	}
+	switch {
+	case p.Weight < 0 || p.Weight > maxWeight:
+		return flowPolicy{}, bad("Weight", fmt.Sprintf("be 0 to %d", maxWeight), p.Weight)
+	case p.Limit < 0:
+		return flowPolicy{}, bad("Limit", "not be negative", p.Limit)
+	case p.Capacity < 0:
+		return flowPolicy{}, bad("Capacity", "not be negative", p.Capacity)
+	}
+	return flowPolicy{limit: int32(min(p.Limit, math.MaxInt32)), capacity: int32(min(p.Capacity, math.MaxInt32)), weight: uint16(p.Weight)}, nil
 }
 
 // WithQuantum sets the time slice among tasks of equal priority: a task that calls

@@ -79,9 +79,17 @@ func New(opts ...Option) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	plain, err := c.flowPolicy("")
+	if err != nil {
+		return nil, err
+	}
 	p := newPool(c)
 	p.lock()
 	defer p.unlock()
+	if plain != (flowPolicy{}) {
+		p.sched.setPlainFlow(plain)
+		p.inbox.direct = false
+	}
 	p.crew.unhired = c.workers
 	p.restoreLocked()
 	return p, nil

@@ -3,7 +3,6 @@ package taskpool
 import (
 	"container/heap"
 	"iter"
-	"math"
 	"slices"
 	"time"
 )
@@ -33,9 +32,23 @@ type priorityQueue struct {
 	in      waitsIn       // for the places of its handles
 	second  bool          // these are second places, see loan.go
 
-	n     int // waiting tasks
+	n     int // waiting tasks, but for those held back
 	lanes map[laneKey]*lane
 	peak  int // the largest number of lanes that the map has held
+
+	// For flows, see fair_queue.go. Of the lanes above each is of the tasks without a flow.
+	plain      flowLanes
+	fair       bool // flows make a difference
+	named      int  // how many named flows wait
+	groups     map[laneKey]*laneGroup
+	mostGroups int         // the largest number of groups that the map has held
+	rings      [2]flowRing // by kind of dispatch, see restriction
+	tags       uint64      // how many were set
+	heldFlows  []*flowLanes
+	heldBack   int // waiting tasks that are held back
+	heldQueued int // how many of those are not parked
+	freeLanes  *lane
+	nFreeLanes int
 
 	// counts holds the number of attempts started, by priority, for the first
 	// mostCounts priorities; uncounted counts those of all others. The lanes point
@@ -57,7 +70,6 @@ type laneClass struct {
 	queued int      // entries that are not parked; counted only if there is a reservation
 	lead   laneHeap // the most urgent lane on top
 	keyed  laneHeap // the lane with the least key on top; used with aging, in place of lead
-	old    laneHeap // the lane with the oldest front on top; used if share > 0
 }
 
 // keptLanes is how many empty lanes stay in the map, ready for the next task of their
@@ -80,18 +92,21 @@ func (q *priorityQueue) init() {
 		c := &q.classes[i]
 		c.lead = newLaneHeap(heapLead, moreUrgent, false)
 		c.keyed = newLaneHeap(heapKeyed, keyFirst, q.step == 0)
-		c.old = newLaneHeap(heapOld, func(a, b *lane) bool { return a.age < b.age }, q.share == 0)
 	}
+	q.plain.ring = [2]ringPlace{{pos: -1}, {pos: -1}}
 	q.spare = newLaneHeap(heapSpare, spareFirst, !q.shed)
 }
 
-// moreUrgent orders lanes by priority. Tasks that resume go before tasks of
-// their own priority that have not started.
+// moreUrgent orders lanes by priority. Tasks that resume go before tasks of their own
+// priority that have not started. Lanes of one key take turns, see fair_queue.go.
 func moreUrgent(a, b *lane) bool {
-	if a.priority != b.priority {
+	switch {
+	case a.priority != b.priority:
 		return a.priority < b.priority
+	case a.resuming != b.resuming:
+		return a.resuming
 	}
-	return a.resuming && !b.resuming
+	return a.flow != nil && b.flow != nil && a.flow.tag.before(b.flow.tag)
 }
 
 // keyFirst orders lanes by key. If keys are equal, the older front task goes first,
@@ -108,74 +123,33 @@ func keyFirst(a, b *lane) bool {
 
 // spareFirst orders lanes by what may be shed from them.
 func spareFirst(a, b *lane) bool {
-	if (a.fresh > 0) != (b.fresh > 0) {
+	switch {
+	case (a.fresh > 0) != (b.fresh > 0):
 		return a.fresh > 0
+	case a.priority != b.priority:
+		return a.priority > b.priority
 	}
-	return a.priority > b.priority
+	return a.length() > b.length()
 }
 
-// push puts e at the back of the lane of priority pr or, if resuming is set, of the lane
-// of tasks of that priority that resume. Orders must not decrease from one push to the
-// next.
+// length returns how long l is for its flow: with twice the weight it may be twice as long.
+func (l *lane) length() int64 {
+	if l.flow == nil {
+		return 0 // the only one of its priority
+	}
+	return int64(l.fresh) * l.flow.of.flow.cost()
+}
+
+// push puts e at the back of the lane of its flow and priority pr or, if resuming is set, of
+// the lane of tasks of these that resume. Orders must not decrease from one push to the next.
 func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
-	q.pushLane(q.lane(laneKey{pr, resuming}), e)
-}
-
-// takeBatch puts the first n tasks of a numbered batch into the queue; spans says which
-// priorities they have. whole says that none of them is missing, so that the batch may
-// become a segment of the queue. takeBatch returns an empty segment for the next batch.
-func (s *scheduler) takeBatch(batch *segment, n int, spans []span, whole bool) *segment {
-	if whole && len(spans) == 1 && (n >= wholeBatch || n >= worthWhole && s.queue.n == 0) {
-		s.queue.pushSegment(batch, n, spans[0].priority)
-		return s.queue.segment(batchSize)
+	var l *lane
+	if e.h != nil && e.h.flow != nil {
+		l = q.laneOf(e.h.flow, laneKey{pr, resuming}, e.h.placed)
+	} else {
+		l = q.lane(laneKey{pr, resuming})
 	}
-	tasks, i := batch.slots[:n], 0
-	for _, span := range spans {
-		s.queue.pushAll(tasks[i:span.end], batch.base, span.priority)
-		i = span.end
-	}
-	clear(tasks)
-	batch.handles, batch.base = 0, 0
-	return batch
-}
-
-// pushAll pushes tasks of one priority, with base added to their orders.
-func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
-	var l *lane // looked up at the first live task, as only leave may leave a lane empty
-	for _, e := range tasks {
-		switch {
-		case !e.live():
-			continue
-		case l == nil:
-			l = q.lane(laneKey{pr, false})
-		}
-		e.order += base
-		q.pushLane(l, e)
-	}
-}
-
-// pushSegment pushes tasks of one priority that have not started: those in the first n
-// slots of a segment that has no other tasks and whose base and handles are set. Neither
-// pushSegment nor skip is called on a queue with a reservation.
-func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
-	l := q.lane(laneKey{pr, false})
-	l.link(s)
-	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
-	if s.handles > 0 {
-		for i := range n {
-			if h := s.slots[i].h; h != nil {
-				h.place = place{l, s, int32(i), q.in} // never a second place
-			}
-		}
-	}
-	q.n += n
-	l.n += n
-	l.fresh += n
-	if l.n == n {
-		q.enter(l)
-	} else if l.fresh == n {
-		q.spare.fix(l)
-	}
+	q.pushLane(l, e)
 }
 
 // pushLane puts e at the back of l.
@@ -192,19 +166,39 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	s.tail++
 	s.live++
 	l.n++
-	q.n++
-	if e.parked() {
-		l.parked++
-	} else if q.reserve != nil {
-		l.class.queued++
-	}
+	q.counted(l, e, +1)
 	if e.fresh() {
 		s.fresh++
 		l.fresh++
 	}
 	if l.n == 1 {
 		q.enter(l)
-	} else if l.fresh == 1 && e.fresh() {
+	} else if e.fresh() {
+		q.fixSpare(l, l.fresh == 1)
+	}
+}
+
+// counted counts e, which has come into l if n is 1, or was taken from it if n is -1.
+func (q *priorityQueue) counted(l *lane, e entry, n int) {
+	parked := e.parked()
+	if parked {
+		l.parked += n
+	}
+	if l.flow != nil && l.flow.out {
+		if q.heldBack += n; !parked {
+			q.heldQueued += n
+		}
+		return
+	}
+	if q.n += n; q.reserve != nil && !parked {
+		l.class.queued += n
+	}
+}
+
+// fixSpare restores the heap spare when the number of fresh tasks of l has changed; any says
+// that it has changed from or to 0.
+func (q *priorityQueue) fixSpare(l *lane, any bool) {
+	if (any || l.flow != nil) && l.pos[heapSpare] >= 0 {
 		q.spare.fix(l)
 	}
 }
@@ -222,10 +216,7 @@ func (q *priorityQueue) lane(k laneKey) *lane {
 	}
 	l := q.lanes[k]
 	if l == nil {
-		l = &lane{laneKey: k, class: &q.classes[1], dispatched: q.count(k.priority)}
-		if q.reserve != nil && k.priority <= *q.reserve {
-			l.class = &q.classes[0]
-		}
+		l = &lane{laneKey: k, class: q.classOf(k.priority), dispatched: q.count(k.priority)}
 		for i := range l.pos {
 			l.pos[i] = -1
 		}
@@ -258,7 +249,9 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	choice = lanes > 1
 	switch {
 	case choice && q.turnDue(restricted):
-		l = oldest(classes)
+		l = q.turnOf(restricted)
+	case l != nil && l.flow != nil:
+		l = q.ownTurn(l, restricted)
 	case choice && q.step > 0 && !l.resuming:
 		if r := q.lanes[laneKey{l.priority, true}]; r != nil && r.n > 0 {
 			l = r // resumes before those of its priority that have not started
@@ -322,12 +315,13 @@ func (q *priorityQueue) giveTurnBack(restricted bool) {
 
 // takeTurn takes the task whose turn it is, given the results of next.
 func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
-	q.countTurn(choice, restricted)
+	q.charge(l, choice && q.turnDue(restricted), restricted)
+	q.countChoice(choice, restricted)
 	return q.take(l, l.head, l.head.head)
 }
 
-// countTurn counts a dispatch for the fair share, if it had a choice.
-func (q *priorityQueue) countTurn(choice, restricted bool) {
+// countChoice counts a dispatch for the fair share, if it had a choice.
+func (q *priorityQueue) countChoice(choice, restricted bool) {
 	if choice && q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
 		*turn = (*turn + 1) % q.share
@@ -369,23 +363,6 @@ func (q *priorityQueue) skip(l *lane, n int) {
 	}
 }
 
-// oldest returns the lane whose front has waited longest, nil if all are empty.
-// While a lane is in the heaps, its order only grows, so its age may lag behind;
-// it is brought up to date when the lane comes to the top. A dispatch makes at most
-// one lane lag, so this costs O(log lanes) per dispatch, and next to nothing if most
-// dispatches take from one lane.
-func (c *laneClass) oldest() *lane {
-	for len(c.old.items) > 0 {
-		l := c.old.items[0]
-		if l.age == l.order() {
-			return l
-		}
-		l.age = l.order()
-		heap.Fix(&c.old, 0)
-	}
-	return nil
-}
-
 // leastPriority returns the priority of the most urgent waiting task, false if none waits.
 func (q *priorityQueue) leastPriority() (Priority, bool) {
 	for i := range q.classes {
@@ -402,16 +379,22 @@ func (q *priorityQueue) remove(h *Handle) entry {
 	return q.take(p.lane, p.seg, p.i)
 }
 
-// takeShed takes the newest of the least urgent tasks that have never started,
-// if it is less urgent than pr. Otherwise it returns false.
-func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
+// takeShed takes the newest of the least urgent tasks that have never started, if it is less
+// urgent than pr. Otherwise it returns false. Of several flows it takes from the longest, and
+// also if that is as urgent as pr, unless that makes it shorter than f, the newcomer's.
+func (q *priorityQueue) takeShed(pr Priority, f *flow) (entry, Priority, bool) {
 	if q.n == 0 {
 		return entry{}, 0, false
 	}
 	l := q.spare.items[0]
-	if l.fresh == 0 || l.priority <= pr {
+	if l.fresh == 0 || l.priority < pr || l.priority == pr && !l.outstays(q, f) {
 		return entry{}, 0, false
 	}
+	return q.takeNewest(l), l.priority, true
+}
+
+// takeNewest takes the newest task of l that has never started.
+func (q *priorityQueue) takeNewest(l *lane) entry {
 	s := l.tail
 	for s.fresh == 0 {
 		s = s.prev
@@ -420,7 +403,7 @@ func (q *priorityQueue) takeShed(pr Priority) (entry, Priority, bool) {
 	for e := &s.slots[i]; !e.live() || !e.fresh(); e = &s.slots[i] {
 		i--
 	}
-	return q.take(l, s, i), l.priority, true
+	return q.take(l, s, i)
 }
 
 // take removes the live entry in slot i of segment s of lane l.
@@ -430,12 +413,7 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 	s.slots[i] = entry{}
 	s.live--
 	l.n--
-	q.n--
-	if e.parked() {
-		l.parked--
-	} else if q.reserve != nil {
-		l.class.queued--
-	}
+	q.counted(l, e, -1)
 	wasFresh := e.fresh()
 	if wasFresh {
 		s.fresh--
@@ -466,8 +444,8 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 		l.key = q.key(l)
 		l.class.keyed.fix(l)
 	}
-	if wasFresh && l.fresh == 0 {
-		q.spare.fix(l)
+	if wasFresh {
+		q.fixSpare(l, l.fresh == 0)
 	}
 	return e
 }
@@ -481,11 +459,27 @@ func (q *priorityQueue) keyOf(order int64, pr Priority) int64 {
 	return addSaturating(order, mulSaturating(int64(pr), int64(q.step)))
 }
 
-// enter puts l, which was empty, into the heaps.
+// enter puts l, which was empty, into the heaps, unless it is held back.
 func (q *priorityQueue) enter(l *lane) {
+	if !q.fair {
+		q.plain.filled[q.class(l)]++
+		q.show(l)
+		return
+	}
+	q.beginFlowLane(l)
+	if l.flow == nil || !l.flow.out {
+		q.show(l)
+		q.updateRing(q.owner(l))
+	}
+}
+
+// show puts l into the heaps.
+func (q *priorityQueue) show(l *lane) {
 	l.age = l.order()
 	l.class.lead.add(l)
-	l.class.old.add(l)
+	if q.share > 0 {
+		heap.Push(&q.owner(l).old[q.class(l)], l)
+	}
 	if q.step > 0 {
 		l.key = q.key(l)
 		l.class.keyed.add(l)
@@ -493,14 +487,33 @@ func (q *priorityQueue) enter(l *lane) {
 	q.spare.add(l)
 }
 
-// leave takes l, which is empty now, out of the heaps, and forgets it if enough
-// empty lanes are kept.
-func (q *priorityQueue) leave(l *lane) {
+// hide takes l out of the heaps.
+func (q *priorityQueue) hide(l *lane) {
 	l.class.lead.drop(l)
-	l.class.old.drop(l)
+	if q.share > 0 {
+		heap.Remove(&q.owner(l).old[q.class(l)], l.pos[heapOld])
+	}
 	l.class.keyed.drop(l)
 	q.spare.drop(l)
-	waiting := len(q.classes[0].lead.items) + len(q.classes[1].lead.items)
+}
+
+// leave takes l, which is empty now, out of the heaps, and forgets it if it is of a named
+// flow, or enough empty lanes are kept.
+func (q *priorityQueue) leave(l *lane) {
+	if !q.fair {
+		q.hide(l)
+		q.plain.filled[q.class(l)]--
+	} else {
+		fl := q.owner(l)
+		if l.flow == nil || !l.flow.out {
+			q.hide(l)
+			q.updateRing(fl)
+		}
+		if q.endFlowLane(l); fl.flow != nil {
+			return
+		}
+	}
+	waiting := q.plain.filled[0] + q.plain.filled[1]
 	if len(q.lanes)-waiting <= keptLanes {
 		return
 	}
@@ -514,10 +527,13 @@ func (q *priorityQueue) leave(l *lane) {
 // shrink rebuilds the map and the heaps, without the empty lanes, as they never give
 // back the memory for the largest number of lanes they have held.
 func (q *priorityQueue) shrink() {
-	lanes := q.sorted()
-	q.lanes, q.peak = make(map[laneKey]*lane), len(lanes)
-	for _, l := range lanes {
-		q.lanes[l.laneKey] = l
+	lanes := q.lanes
+	q.lanes, q.peak = make(map[laneKey]*lane), 0
+	for k, l := range lanes {
+		if l.n > 0 {
+			q.lanes[k] = l
+			q.peak++
+		}
 	}
 	q.makeRecent(leastRecent)
 	q.spare.shrink()
@@ -525,7 +541,7 @@ func (q *priorityQueue) shrink() {
 		c := &q.classes[i]
 		c.lead.shrink()
 		c.keyed.shrink()
-		c.old.shrink()
+		q.plain.old[i] = slices.Clone(q.plain.old[i])
 	}
 }
 
@@ -543,9 +559,17 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	}
 }
 
-// sorted returns the lanes that are not empty, the most urgent first.
+// sorted returns the lanes that are not empty, the most urgent first, with those that are held
+// back.
 func (q *priorityQueue) sorted() []*lane {
 	lanes := slices.Concat(q.classes[0].lead.items, q.classes[1].lead.items)
+	for _, fl := range q.heldFlows {
+		for _, l := range fl.lanes {
+			if l.flow.out {
+				lanes = append(lanes, l)
+			}
+		}
+	}
 	slices.SortFunc(lanes, func(a, b *lane) int {
 		if moreUrgent(a, b) {
 			return -1
@@ -553,26 +577,4 @@ func (q *priorityQueue) sorted() []*lane {
 		return 1 // no two lanes are equal
 	})
 	return lanes
-}
-
-func addSaturating(a, b int64) int64 {
-	sum := a + b
-	if (sum > a) != (b > 0) && b != 0 {
-		if b > 0 {
-			return math.MaxInt64
-		}
-		return math.MinInt64
-	}
-	return sum
-}
-
-func mulSaturating(a, b int64) int64 {
-	product := a * b
-	if a != 0 && (product/a != b || (a == -1 && b == math.MinInt64)) {
-		if (a > 0) == (b > 0) {
-			return math.MaxInt64
-		}
-		return math.MinInt64
-	}
-	return product
 }

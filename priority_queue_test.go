@@ -222,7 +222,7 @@ func (p *queuePair) shed(pr Priority) {
 	p.t.Helper()
 	p.op = fmt.Sprintf("shed(%d)", pr)
 	want, wantOK := p.ref.shed(pr)
-	e, victim, ok := p.q.takeShed(pr)
+	e, victim, ok := p.q.takeShed(pr, nil)
 	p.same(e, victim, ok, want, wantOK)
 }
 
@@ -633,7 +633,7 @@ func TestTasksOfABatchMayBeShed(t *testing.T) {
 	s.base = 3
 	q.pushSegment(s, worthWhole, Low)
 	require.NoError(t, q.checkHeaps(true))
-	e, pr, ok := q.takeShed(High)
+	e, pr, ok := q.takeShed(High, nil)
 	require.True(t, ok)
 	require.Equal(t, Low, pr)
 	require.EqualValues(t, worthWhole+2, e.order)
@@ -741,7 +741,7 @@ func TestTakenTaskIsGarbageAtOnce(t *testing.T) {
 		},
 		"shed": func(q *priorityQueue, _ []weak.Pointer[Handle]) (taken []int) {
 			for i := range tasks / 2 {
-				q.takeShed(High)
+				q.takeShed(High, nil)
 				taken = append(taken, tasks-1-i)
 			}
 			return taken
@@ -843,7 +843,7 @@ func measureQueue(mode queueMode, lanes, depth int) (c queueCost) {
 		}
 		measure(&c.push, func() { add(gone) })
 		if mode.shed {
-			measure(&c.shed, func() { _, gone, _ = q.takeShed(math.MinInt) })
+			measure(&c.shed, func() { _, gone, _ = q.takeShed(math.MinInt, nil) })
 			measure(&c.push, func() { add(gone) })
 		}
 	}
@@ -1069,14 +1069,14 @@ func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
 		for range 3 { // as it was at first, also after tasks have come and gone
 			nothing(q.pop(false))
 			nothing(q.pop(true))
-			nothing(q.takeShed(math.MinInt))
+			nothing(q.takeShed(math.MinInt, nil))
 			least(0, false)
 			q.push(entry{f: func() {}, order: 1}, Low, false)
 			least(Low, true)
 			nothing(q.pop(true))
-			nothing(q.takeShed(Low))
+			nothing(q.takeShed(Low, nil))
 			q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
-			nothing(q.takeShed(Low)) // it has started
+			nothing(q.takeShed(Low, nil)) // it has started
 			for want := range 2 {
 				_, pr, ok := q.pop(false)
 				require.True(t, ok)

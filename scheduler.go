@@ -62,6 +62,8 @@ type scheduler struct {
 	askingLess int // less urgent parked tasks that ask for a slot
 
 	count [numStates]int // tasks by state, up to Parked; for final states see totals
+
+	flowSet
 }
 
 // init sets s up as c says.
@@ -176,41 +178,14 @@ func (s *scheduler) take(l *lane, d decision) entry {
 
 // start has a task that was taken from the queue, h or if that is nil a function, be Running.
 func (s *scheduler) start(h *Handle) {
-	s.count[StateQueued]--
+	s.queued(h, -1)
 	s.count[StateRunning]++
 	if h != nil {
 		s.notLater(h)
 		h.attempts++
 		h.state = StateRunning
 	}
-}
-
-// firstExiting returns the list that begins with the first exiting task that may have a free
-// slot, nil if there is none.
-func (s *scheduler) firstExiting(restricted bool) *[]exit {
-	all, less := &s.exiting[0], &s.exiting[1]
-	switch {
-	case len(*less) > 0 && !restricted && (len(*all) == 0 || (*less)[0].number < (*all)[0].number):
-		return less
-	case len(*all) > 0:
-		return all
-	}
-	return nil
-}
-
-// takeExiting takes the first exiting task that may have a free slot, nil if there is none.
-func (s *scheduler) takeExiting(restricted bool) *Handle {
-	from := s.firstExiting(restricted)
-	if from == nil {
-		return nil
-	}
-	h := (*from)[0].h
-	(*from)[0] = exit{}
-	if *from = (*from)[1:]; len(*from) == 0 {
-		*from = nil
-	}
-	h.place = place{}
-	return h
+	s.takePlace(h)
 }
 
 // wanted returns for how many tasks that have yet to start there are slots.
@@ -220,7 +195,7 @@ func (s *scheduler) wanted() int {
 	}
 	less := s.queuedLess()
 	forLess := max(s.slots-s.reserved-s.heldLess, 0)
-	return min(max(s.slots-s.held, 0), s.count[StateQueued]-less+min(less, forLess))
+	return min(max(s.slots-s.held, 0), s.ready()-less+min(less, forLess))
 }
 
 // queuedLess returns how many tasks wait to start that may not have a reserved slot.
@@ -298,12 +273,12 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 	// If there is no room for the one whose turn it is, a reserved slot may be free
 	// for another.
 	for restricted := false; s.admission.n > 0; restricted = true {
-		l, choice := s.nextSubmitter(restricted)
+		l, choice, second := s.nextSubmitter(restricted)
 		switch {
 		case l == nil:
 			return nil, false
-		case s.room(l.front().h.priority):
-			return s.takeSubmitter(l, choice, restricted), false
+		case s.poolRoom(l.front().h.priority):
+			return s.takeSubmitter(l, choice, restricted, second), false
 		case restricted || s.reserved == 0:
 			return nil, false
 		}
@@ -311,14 +286,26 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 	return nil, false
 }
 
-// room reports whether one more task of priority pr, which may start at once, may be
-// accepted.
-func (s *scheduler) room(pr Priority) bool {
+// room reports whether one more task of flow f, which may be nil, and of priority pr, which
+// may start at once, may be accepted. A flow that is held back takes no room from others.
+func (s *scheduler) room(f *flow, pr Priority) bool {
+	switch {
+	case f != nil && !s.flowRoom(f):
+		return false
+	case f != nil && f.held:
+		return true
+	}
+	return s.poolRoom(pr)
+}
+
+// poolRoom is room for one more task of any flow: what submitters that wait for room wait for,
+// while their flow is not full.
+func (s *scheduler) poolRoom(pr Priority) bool {
 	if s.capacity == unbounded {
 		return true
 	}
 	free, promised := s.free(pr)
-	return s.count[StateQueued]-promised+s.retrying-free < s.capacity
+	return s.ready()-promised+s.retrying-free < s.capacity
 }
 
 // laterRoom reports whether one more task that has to wait for its time may be accepted.
@@ -336,8 +323,8 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	free = s.slots - s.held
 	forLess := min(free, s.slots-s.reserved-s.heldLess)
 	less := s.queuedLess()
-	queued := s.count[StateQueued] - less
-	if s.paused || s.submitters() > 0 {
+	queued := s.ready() - less
+	if s.paused || s.admission.n+s.admissionDelayed.Len() > 0 {
 		queued, less = 0, 0
 	} else if free > 0 && s.asking+s.askingLess > 0 {
 		// The task whose turn it is gets a slot before those that ask for one.
@@ -362,7 +349,9 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 }
 
 // submitters returns how many submitters wait for room.
-func (s *scheduler) submitters() int { return s.admission.n + s.admissionDelayed.Len() }
+func (s *scheduler) submitters() int {
+	return s.admission.n + s.admission.heldBack + s.admissionDelayed.Len()
+}
 
 // waitForRoom has the submitter of h wait for room. If later is set, it waits among those
 // whose tasks are not due, until h is due.
@@ -396,11 +385,15 @@ func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, o
 	if e.h != nil {
 		e.h.state = StateQueued
 	}
-	l = s.queue.lane(laneKey{pr, false})
+	f := s.flowOf(e.h)
+	l = s.queue.laneOf(f, laneKey{pr, false}, false)
 	s.queue.pushLane(l, e)
-	s.count[StateQueued]++
+	s.queued(e.h, +1)
 	if e.h != nil {
 		s.addSecond(e.h, now)
+	}
+	if f != nil && f.held {
+		s.lendHolders(f)
 	}
 	return l, e.order
 }
@@ -412,9 +405,18 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 	if h.attempts == 0 {
 		s.later++
 	} else {
-		s.retrying++
+		s.retries(h, +1)
 	}
 	s.delayed.add(h)
+}
+
+// retries counts that h waits for a retry, if n is 1, or no longer does, if n is -1.
+func (s *scheduler) retries(h *Handle, n int) {
+	s.retrying += n
+	if f := h.flow; f != nil {
+		f.retrying += n
+		s.roomChanged(f)
+	}
 }
 
 // nextDue takes the delayed task that is due first, nil if none is due at now. The task is
@@ -447,12 +449,17 @@ func (s *scheduler) withdraw(h *Handle) {
 	case inQueue:
 		s.leaveQueue(h)
 	case inExiting:
+		if f := h.flow; f != nil && !h.placed {
+			f.exits = slices.DeleteFunc(f.exits, func(o *Handle) bool { return o == h })
+			h.place = place{}
+			return
+		}
 		from := s.exitList(s.lessUrgent(h.urgency()))
 		*from = shrunk(slices.DeleteFunc(*from, func(x exit) bool { return x.h == h }))
 		h.place = place{}
 	case inDelayed:
 		if h.attempts > 0 {
-			s.retrying--
+			s.retries(h, -1)
 		}
 		s.delayed.remove(h)
 	case inAdmission:
@@ -489,20 +496,34 @@ func (s *scheduler) undo(h *Handle, d decision) {
 	}
 }
 
-// leaveState has h, which waits nowhere, count in no state until it is enqueued or delayed.
-func (s *scheduler) leaveState(h *Handle) { s.count[h.state]-- }
+// leaveState has h, whose attempt has ended, count in no state until it is enqueued or delayed.
+func (s *scheduler) leaveState(h *Handle) {
+	s.count[h.state]--
+	s.givePlace(h)
+}
 
 // end brings h, which waits nowhere, into state final.
 func (s *scheduler) end(h *Handle, final State) {
-	s.count[h.state]--
+	if h.state == StateQueued {
+		s.queued(h, -1)
+	} else {
+		s.count[h.state]--
+	}
 	h.state, h.loan = final, nil
+	s.givePlace(h)
+	s.leaveFlow(h)
 }
 
 // endFunction is end for a running function without a handle.
-func (s *scheduler) endFunction() { s.count[StateRunning]-- }
+func (s *scheduler) endFunction() {
+	s.count[StateRunning]--
+	if f := s.plainFlow; f != nil {
+		s.givePlaceOf(f)
+	}
+}
 
 // endQueued is end for a function that was taken from the queue but not begun.
-func (s *scheduler) endQueued() { s.count[StateQueued]-- }
+func (s *scheduler) endQueued() { s.queued(nil, -1) }
 
 // Parking.
 
@@ -518,6 +539,7 @@ func (s *scheduler) park(h *Handle) {
 func (s *scheduler) ask(h *Handle, now time.Duration) {
 	s.asks(h, +1)
 	s.enterQueue(h, true, now)
+	s.heldBackChanged(h)
 }
 
 // askLast is ask for a task whose quantum is over: it goes behind all tasks of its priority.
@@ -530,7 +552,9 @@ func (s *scheduler) askLast(h *Handle, now time.Duration) {
 // everything, even in a pause.
 func (s *scheduler) askFirst(h *Handle) {
 	s.asks(h, +1)
-	s.exit(h)
+	if !s.exitInFlow(h) {
+		s.exit(h)
+	}
 }
 
 // hasten moves h, which is Parked, to where askFirst would have put it, if it asks for a
@@ -538,29 +562,22 @@ func (s *scheduler) askFirst(h *Handle) {
 func (s *scheduler) hasten(h *Handle) {
 	if h.place.in == inQueue {
 		s.leaveQueue(h)
-		s.exit(h)
+		if !s.exitInFlow(h) {
+			s.exit(h)
+		}
 	}
-}
-
-func (s *scheduler) exit(h *Handle) {
-	s.lastExit++
-	to := s.exitList(s.lessUrgent(h.urgency()))
-	*to = append(*to, exit{h, s.lastExit})
-	h.place = place{in: inExiting}
-}
-
-// exitList returns the list of those exiting that are less urgent, or of the others.
-func (s *scheduler) exitList(less bool) *[]exit {
-	if less {
-		return &s.exiting[1]
-	}
-	return &s.exiting[0]
 }
 
 // asks counts that h asks for a slot, if n is 1, or no longer does, if n is -1.
 func (s *scheduler) asks(h *Handle, n int) {
 	h.asks = n > 0
-	if s.lessUrgent(h.urgency()) {
+	less := s.lessUrgent(h.urgency())
+	if f := h.flow; f != nil && !h.placed {
+		if f.asking[restriction(less)] += n; f.held {
+			return
+		}
+	}
+	if less {
 		s.askingLess += n
 	} else {
 		s.asking += n
@@ -580,4 +597,5 @@ func (s *scheduler) resume(h *Handle) {
 	h.state = StateRunning
 	s.count[StateParked]--
 	s.count[StateRunning]++
+	s.takePlace(h)
 }

@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -49,6 +50,10 @@ type naiveItem struct {
 	loan     bool  // it was lent to
 	lent     Priority
 	second   naivePlace // its second place; without an item if it has none
+	flow     int        // which; 0 if it has none
+	placed   bool       // holds a place of its flow
+	less     bool       // while it holds a slot: as it was told to the scheduler
+	bounds   flowBounds
 
 	begun              bool // and neither parked nor ended since, so that the attempt may turn out to be none
 	choice, restricted bool // of the dispatch that has begun it
@@ -68,6 +73,7 @@ type naiveScheduler struct {
 	turns    [2][2]int   // in the queue and waiting for room, unrestricted and restricted: dispatches with a choice since the last turn
 	items    []naiveItem // in order of submission
 	started  [3]int      // attempts, by priority
+	naiveFlows
 }
 
 type schedulerConfig struct {
@@ -77,11 +83,12 @@ type schedulerConfig struct {
 	step            int64 // 0: no aging
 	capacity        int   // or unbounded
 	shed            bool
+	flows           []flowPolicy // from flow 1
 }
 
 func (c *schedulerConfig) String() string {
-	return fmt.Sprintf("slots=%d,reserved=%d,share=%d,step=%d,capacity=%d,shed=%t",
-		c.slots, c.reserved, c.share, c.step, c.capacity, c.shed)
+	return fmt.Sprintf("slots=%d,reserved=%d,share=%d,step=%d,capacity=%d,shed=%t,flows=%v",
+		c.slots, c.reserved, c.share, c.step, c.capacity, c.shed, c.flows)
 }
 
 // A naivePlace is one of the places of an item in the queue, or among those that wait for
@@ -132,6 +139,7 @@ func (m *naiveScheduler) lend(t *naiveItem, pr Priority) bool {
 	if t.in == inQueue || t.in == inAdmission {
 		m.addSecond(t, t.in == inQueue)
 	}
+	m.lendHolders()
 	return true
 }
 
@@ -146,6 +154,7 @@ func (m *naiveScheduler) addSecond(t *naiveItem, resuming bool) {
 		return
 	}
 	t.second = now
+	m.began(now)
 }
 
 func (m *naiveScheduler) forget(n int) {
@@ -156,11 +165,13 @@ func (m *naiveScheduler) forget(n int) {
 func (m *naiveScheduler) arrive(t *naiveItem, in waitsIn, resuming bool) {
 	m.arrivals++
 	t.in, t.arrival, t.at, t.resuming, t.second = in, m.arrivals, m.now, resuming, naivePlace{}
+	m.began(t.places()[0])
 	if in == inQueue {
 		m.addSecond(t, resuming || t.state == StateQueued)
 	} else {
 		m.addSecond(t, false)
 	}
+	m.lendHolders()
 }
 
 // wait has t wait elsewhere.
@@ -198,7 +209,7 @@ func (m *naiveScheduler) heldLess() int {
 }
 
 func (m *naiveScheduler) asking(less bool) int {
-	return m.count(func(t *naiveItem) bool { return t.asks && m.less(t.urgency()) == less })
+	return m.count(func(t *naiveItem) bool { return t.asks && !m.heldBack(t) && m.less(t.urgency()) == less })
 }
 
 func (m *naiveScheduler) later() int {
@@ -240,6 +251,9 @@ func (m *naiveScheduler) before(a, b naivePlace) bool {
 	if a.resuming != b.resuming {
 		return a.resuming
 	}
+	if a.second == b.second && a.lane() != b.lane() {
+		return m.tags[a.lane()].before(m.tags[b.lane()])
+	}
 	return m.older(a, b)
 }
 
@@ -255,7 +269,7 @@ func (m *naiveScheduler) older(a, b naivePlace) bool {
 // best returns the first of places, and whether they are of more than one lane.
 func (m *naiveScheduler) best(places []naivePlace) (best naivePlace, choice bool) {
 	for i, p := range places {
-		choice = choice || p.pr != places[0].pr || p.resuming != places[0].resuming
+		choice = choice || p.lane() != places[0].lane()
 		if i == 0 || m.before(p, best) {
 			best = p
 		}
@@ -285,7 +299,7 @@ func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best naivePlace, cho
 	for i := range m.items {
 		t := &m.items[i]
 		for _, p := range t.places() {
-			if t.in != in || !m.inReach(p.pr, restricted) || p.second && in == inAdmission && restricted {
+			if t.in != in || !m.inReach(p.pr, restricted) || p.second && in == inAdmission && restricted || m.heldBack(t) {
 				continue
 			}
 			if all = append(all, p); p.second {
@@ -298,9 +312,15 @@ func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best naivePlace, cho
 	if len(all) == 0 {
 		return naivePlace{}, false
 	}
-	best, _ = m.first(all)
 	first, choice := m.first(firsts)
 	second, choiceBySecond := m.best(seconds)
+	if m.step > 0 {
+		best, _ = m.first(all)
+	} else if best = first; first.naiveItem == nil || second.naiveItem != nil && m.before(second, first) {
+		best = second
+	} else {
+		best = m.ownTurn(first, firsts, restricted)
+	}
 	switch {
 	case len(firsts) == 0:
 		choice = choiceBySecond
@@ -308,7 +328,10 @@ func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best naivePlace, cho
 		choice = choice || first.n != second.n
 	}
 	if choice && m.share > 0 && *m.turn(in, restricted)+1 == m.share {
-		best = slices.MinFunc(all, func(a, b naivePlace) int { return cmp.Compare(a.arrival, b.arrival) })
+		best = m.turnOf(firsts, restricted)
+		if o := m.turnOf(seconds, restricted); best.naiveItem == nil || o.naiveItem != nil && o.arrival < best.arrival {
+			best = o
+		}
 	}
 	return best, choice
 }
@@ -321,8 +344,10 @@ func (m *naiveScheduler) turn(in waitsIn, restricted bool) *int {
 	return &turns[restriction(restricted)]
 }
 
-// served takes note that t was picked.
-func (m *naiveScheduler) served(t *naiveItem, choice, restricted bool) {
+// served takes note that p was picked.
+func (m *naiveScheduler) served(p naivePlace, choice, restricted bool) {
+	t := p.naiveItem
+	m.charge(p, choice, restricted)
 	if turn := m.turn(t.in, restricted); choice && m.share > 0 {
 		*turn = (*turn + 1) % m.share
 	}
@@ -337,7 +362,7 @@ func (m *naiveScheduler) next(starts bool) (best naivePlace, choice, restricted 
 	restricted = m.restricted()
 	for i := range m.items {
 		t := &m.items[i]
-		if t.in == inExiting && m.inReach(t.urgency(), restricted) && (best.naiveItem == nil || t.arrival < best.arrival) {
+		if t.in == inExiting && !m.heldBack(t) && m.inReach(t.urgency(), restricted) && (best.naiveItem == nil || t.arrival < best.arrival) {
 			best = t.places()[0]
 		}
 	}
@@ -354,8 +379,9 @@ func (m *naiveScheduler) next(starts bool) (best naivePlace, choice, restricted 
 	return best, choice, restricted
 }
 
-// run has t, which was chosen, run.
-func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
+// run has p, which was chosen, run.
+func (m *naiveScheduler) run(p naivePlace, choice, restricted bool) {
+	t := p.naiveItem
 	if t.state == StateQueued {
 		t.begun, t.choice, t.restricted = true, choice, restricted
 		t.attempts++
@@ -363,24 +389,24 @@ func (m *naiveScheduler) run(t *naiveItem, choice, restricted bool) {
 		t.later = false
 	}
 	if t.in == inQueue {
-		m.served(t, choice, restricted)
+		m.served(p, choice, restricted)
 		if m.stepping == stepGranted {
 			m.stepping = stepTaken
 		}
 	}
 	t.in, t.asks, t.state = nowhere, false, StateRunning
+	m.takePlace(t)
 }
 
 // rested returns m as it is when each task for which there is a slot has got it, after a
 // pause if there is one.
 func (m *naiveScheduler) rested() *naiveScheduler {
-	r := *m
-	r.items = slices.Clone(m.items)
+	r := m.clone()
 	r.paused = false
 	for t, choice, restricted := r.next(true); t.naiveItem != nil; t, choice, restricted = r.next(true) {
-		r.run(t.naiveItem, choice, restricted)
+		r.run(t, choice, restricted)
 	}
-	return &r
+	return r
 }
 
 // promised returns m as it is when each task has its slot that takes no room from others,
@@ -388,30 +414,35 @@ func (m *naiveScheduler) rested() *naiveScheduler {
 // one whose turn it is, and others where the parked tasks that ask leave a slot. In a pause,
 // and while submitters wait, that is nobody.
 func (m *naiveScheduler) promised() *naiveScheduler {
-	r := *m
-	r.items = slices.Clone(m.items)
-	if m.paused || m.waitIn(inAdmission)+m.waitIn(inAdmissionDelayed) > 0 {
-		return &r
+	r := m.clone()
+	if m.paused || m.ready(inAdmission)+m.waitIn(inAdmissionDelayed) > 0 {
+		return r
+	}
+	r.frozen = make([]bool, len(r.flows)+1) // a promise takes no account of the limits that it would reach
+	for f := range r.frozen {
+		r.frozen[f] = m.heldFlow(f)
 	}
 	if t, choice, restricted := r.next(true); t.naiveItem != nil && t.state == StateQueued {
-		r.run(t.naiveItem, choice, restricted)
+		r.run(t, choice, restricted)
 	}
 	for _, s := range []State{StateParked, StateQueued} {
 		for _, less := range []bool{false, true} {
 			for i := range r.items {
 				t := &r.items[i]
 				if t.state == s && (t.in == inQueue || t.in == inExiting) && r.less(t.urgency()) == less &&
-					r.held() < r.slots && !(less && r.restricted()) {
-					r.run(t, false, false)
+					r.held() < r.slots && !(less && r.restricted()) && !r.heldBack(t) {
+					r.run(t.places()[0], false, false)
 				}
 			}
 		}
 	}
-	return &r
+	return r
 }
 
 // waiting returns how many tasks count against the capacity.
-func (m *naiveScheduler) waiting() int { return m.inState(StateQueued) + m.retrying() }
+func (m *naiveScheduler) waiting() int {
+	return m.count(func(t *naiveItem) bool { return t.accepted() && t.state == StateQueued && !m.heldBack(t) }) + m.retrying()
+}
 
 // room reports whether fewer tasks wait than the capacity and the slots that are free for a
 // task of priority pr: those that parked tasks ask for are not. m is as promised or rested says.
@@ -436,7 +467,7 @@ func (m *naiveScheduler) unserved(counts func(*naiveItem) bool) int {
 	for _, less := range []bool{false, true} {
 		for i := range m.items {
 			t := &m.items[i]
-			if t.in != inQueue || m.less(t.urgency()) != less || !counts(t) {
+			if t.in != inQueue || m.heldBack(t) || m.less(t.urgency()) != less || !counts(t) {
 				continue
 			}
 			switch {
@@ -457,12 +488,13 @@ func (m *naiveScheduler) wanted() int {
 	if m.paused && m.stepping != stepGranted {
 		return 0
 	}
-	return m.inState(StateQueued) - m.unserved(func(t *naiveItem) bool { return t.state == StateQueued })
+	queued := m.count(func(t *naiveItem) bool { return t.accepted() && t.state == StateQueued && !m.heldBack(t) })
+	return queued - m.unserved(func(t *naiveItem) bool { return t.state == StateQueued })
 }
 
 // still reports whether nothing moves until a slot is given back.
 func (m *naiveScheduler) still() bool {
-	return m.held() >= m.slots && !m.paused && m.waitIn(inQueue)+m.waitIn(inExiting)+m.waitIn(inAdmission) > 0
+	return m.held() >= m.slots && !m.paused && m.ready(inQueue)+m.ready(inExiting)+m.ready(inAdmission) > 0
 }
 
 func (m *naiveScheduler) mostUrgent() int64 {
@@ -471,7 +503,7 @@ func (m *naiveScheduler) mostUrgent() int64 {
 		return most
 	}
 	for i := range m.items {
-		if t := &m.items[i]; t.in == inQueue {
+		if t := &m.items[i]; t.in == inQueue && !m.heldBack(t) {
 			most = min(most, int64(t.best().pr))
 		}
 	}
@@ -488,16 +520,361 @@ func (m *naiveScheduler) firstDue(in waitsIn) (first *naiveItem) {
 	return first
 }
 
-// shed returns the newest of the least urgent tasks that have never started, if that is less
-// urgent than pr.
-func (m *naiveScheduler) victim(pr Priority) (victim *naiveItem) {
+// victim returns the newest of the least urgent tasks that have never started, if that is less
+// urgent than pr, or see outstays. Where there are several flows it is of the longest; of
+// those that are as long any will do. If the newcomer's flow f is full, it is one of f.
+func (m *naiveScheduler) victims(f int, pr Priority) (victims []*naiveItem) {
+	least := Priority(math.MinInt)
+	sheds := func(t *naiveItem) bool {
+		return t.in == inQueue && t.attempts == 0 && t.urgency() == t.pr && (m.full(f) && t.flow == f || !m.full(f) && !m.heldBack(t))
+	}
+	length := func(f int, pr Priority) int {
+		return m.count(func(t *naiveItem) bool { return sheds(t) && t.flow == f && t.pr == pr }) * int(m.cost(f))
+	}
 	for i := range m.items {
-		if t := &m.items[i]; t.in == inQueue && t.attempts == 0 && t.urgency() == t.pr && t.pr > pr &&
-			(victim == nil || t.pr > victim.pr || t.pr == victim.pr && t.arrival > victim.arrival) {
-			victim = t
+		if t := &m.items[i]; sheds(t) {
+			least = max(least, t.pr)
 		}
 	}
-	return victim
+	longest := 0
+	for g := range len(m.flows) + 1 {
+		longest = max(longest, length(g, least))
+	}
+	for g := range len(m.flows) + 1 {
+		if length(g, least) < longest || longest == 0 {
+			continue
+		}
+		stays := g != f && longest-int(m.cost(g)) >= length(f, least)+int(m.cost(f))
+		if least < pr || least == pr && !stays {
+			continue
+		}
+		var victim *naiveItem
+		for i := range m.items {
+			if t := &m.items[i]; sheds(t) && t.flow == g && t.pr == least && (victim == nil || t.arrival > victim.arrival) {
+				victim = t
+			}
+		}
+		victims = append(victims, victim)
+	}
+	return victims
+}
+
+// Flows.
+
+// naiveFlows is what a naiveScheduler remembers of flows.
+type naiveFlows struct {
+	policies  []flowPolicy // from flow 1
+	unlimited bool
+	tags      map[naiveLane]tag
+	groups    map[naiveLane]int64 // the tag of the lane served last; of the group, so without flow and holder
+	ring      map[naiveTurn]tag
+	turns0    map[naiveTurn]int64 // the tag of the flow served last; for no flow
+	own       map[naiveTurn]int
+	set       uint64 // tags
+	holders   [][]int
+	frozen    []bool // which flows are held back, whatever their places
+}
+
+type naiveLane struct {
+	in               waitsIn
+	second           bool
+	pr               Priority
+	resuming, holder bool
+	flow             int
+}
+
+type naiveTurn struct {
+	in     waitsIn
+	second bool
+	kind   int
+	flow   int
+}
+
+func (p naivePlace) lane() naiveLane {
+	return naiveLane{p.in, p.second, p.pr, p.resuming, p.placed, p.flow}
+}
+
+func (l naiveLane) group() naiveLane {
+	l.flow, l.holder = 0, false
+	return l
+}
+
+func (f *naiveFlows) init(policies []flowPolicy) {
+	*f = naiveFlows{policies: slices.Clone(policies), tags: map[naiveLane]tag{}, groups: map[naiveLane]int64{},
+		ring: map[naiveTurn]tag{}, turns0: map[naiveTurn]int64{}, own: map[naiveTurn]int{}, holders: make([][]int, len(policies)+1)}
+}
+
+// clone returns a copy of m.
+func (m *naiveScheduler) clone() *naiveScheduler {
+	r := *m
+	r.items = slices.Clone(m.items)
+	if len(m.flows) > 0 {
+		r.tags, r.groups, r.ring, r.turns0, r.own = maps.Clone(m.tags), maps.Clone(m.groups), maps.Clone(m.ring), maps.Clone(m.turns0), maps.Clone(m.own)
+		r.holders = slices.Clone(m.holders)
+		for f := range r.holders {
+			r.holders[f] = slices.Clone(m.holders[f])
+		}
+	}
+	return &r
+}
+
+func (m *naiveScheduler) cost(f int) int64 {
+	if f == 0 {
+		return tagScale
+	}
+	return tagScale / int64(max(m.policies[f-1].weight, 1))
+}
+
+func (m *naiveScheduler) limit(f int) int {
+	if f == 0 || m.unlimited {
+		return 0
+	}
+	return int(m.policies[f-1].limit)
+}
+
+func (m *naiveScheduler) heldPlaces(f int) int {
+	return m.count(func(t *naiveItem) bool { return t.placed && t.flow == f })
+}
+
+// heldFlow reports whether the limit of f is reached.
+func (m *naiveScheduler) heldFlow(f int) bool {
+	if m.frozen != nil {
+		return m.frozen[f]
+	}
+	return m.limit(f) > 0 && m.heldPlaces(f) >= m.limit(f)
+}
+
+// heldBack reports whether t waits and its flow holds it back.
+func (m *naiveScheduler) heldBack(t *naiveItem) bool {
+	switch {
+	case t.flow == 0 || t.placed:
+		return false
+	case t.in == inQueue || t.in == inExiting:
+		return m.heldFlow(t.flow)
+	case t.in == inAdmission:
+		return m.full(t.flow)
+	}
+	return false
+}
+
+// ready returns how many wait in in and are not held back.
+func (m *naiveScheduler) ready(in waitsIn) int {
+	return m.count(func(t *naiveItem) bool { return t.in == in && !m.heldBack(t) })
+}
+
+// flowWaits returns how many tasks of f its capacity counts.
+func (m *naiveScheduler) flowWaits(f int) int {
+	return m.count(func(t *naiveItem) bool {
+		return t.flow == f && t.accepted() && (t.state == StateQueued || t.in == inDelayed && t.attempts > 0)
+	})
+}
+
+func (m *naiveScheduler) full(f int) bool {
+	if f == 0 {
+		return false
+	}
+	switch capacity := int(m.policies[f-1].capacity); {
+	case capacity > 0:
+		return m.flowWaits(f) >= capacity
+	case m.heldFlow(f) && m.capacity != unbounded:
+		return m.flowWaits(f) >= m.capacity
+	}
+	return false
+}
+
+// flowRoom reports whether f lets one more of its tasks be accepted.
+func (m *naiveScheduler) flowRoom(f int) bool {
+	if !m.full(f) {
+		return true
+	}
+	if m.heldFlow(f) || m.count(func(t *naiveItem) bool { return t.flow == f && t.in == inAdmission }) > 0 {
+		return false
+	}
+	free := m.slots - m.held()
+	if l := m.limit(f); l > 0 {
+		free = min(free, l-m.heldPlaces(f))
+	}
+	return m.flowWaits(f) < int(m.policies[f-1].capacity)+free
+}
+
+// began takes note that p is a place from now on.
+func (m *naiveScheduler) began(p naivePlace) {
+	if len(m.flows) == 0 {
+		return
+	}
+	lane, waits := 0, [2]int{}
+	for i := range m.items {
+		for _, o := range m.items[i].places() {
+			if o.in != p.in || o.second != p.second || o.naiveItem.n == p.n && o.arrival == p.arrival {
+				continue
+			}
+			if o.lane() == p.lane() {
+				lane++
+			}
+			if o.flow == p.flow {
+				waits[0]++
+				waits[1] += restriction(!m.less(o.pr))
+			}
+		}
+	}
+	if lane == 0 {
+		m.setTag(p.lane())
+	}
+	for kind, n := range waits {
+		if n == 0 && (kind == 0 || !m.less(p.pr)) {
+			m.setTurn(naiveTurn{p.in, p.second, kind, p.flow})
+		}
+	}
+}
+
+func (m *naiveScheduler) setTag(l naiveLane) {
+	m.set++
+	m.tags[l] = tag{m.groups[l.group()] + m.cost(l.flow), m.set}
+}
+
+func (m *naiveScheduler) setTurn(of naiveTurn) {
+	all := of
+	all.flow = 0
+	m.set++
+	m.ring[of] = tag{m.turns0[all] + m.cost(of.flow), m.set}
+}
+
+// turnOf returns the oldest of those of places that are of the flow whose turn it is.
+func (m *naiveScheduler) turnOf(places []naivePlace, restricted bool) (best naivePlace) {
+	turn := func(p naivePlace) tag { return m.ring[naiveTurn{p.in, p.second, restriction(restricted), p.flow}] }
+	for _, p := range places {
+		if best.naiveItem == nil || p.flow != best.flow && turn(p).before(turn(best)) || p.flow == best.flow && p.arrival < best.arrival {
+			best = p
+		}
+	}
+	return best
+}
+
+// ownTurn returns which of its flow goes instead of first.
+func (m *naiveScheduler) ownTurn(first naivePlace, firsts []naivePlace, restricted bool) naivePlace {
+	if m.share > 0 && m.limit(first.flow) > 0 && m.own[naiveTurn{first.in, false, restriction(restricted), first.flow}]+1 >= m.share {
+		for _, p := range firsts {
+			if p.flow == first.flow && p.arrival < first.arrival {
+				first = p
+			}
+		}
+	}
+	return first
+}
+
+// charge takes note that p is taken in a dispatch.
+func (m *naiveScheduler) charge(p naivePlace, choice, restricted bool) {
+	if len(m.flows) == 0 {
+		return
+	}
+	kind, mine := restriction(restricted), map[naiveLane]bool{}
+	first := p
+	for i := range m.items {
+		for _, o := range m.items[i].places() {
+			if o.in != p.in || o.second != p.second || !m.inReach(o.pr, restricted) || m.heldBack(o.naiveItem) {
+				continue
+			}
+			if m.before(o, first) {
+				first = o
+			}
+			if o.flow == p.flow {
+				mine[o.lane()] = true
+			}
+		}
+	}
+	if choice && m.share > 0 && *m.turn(p.in, restricted)+1 == m.share {
+		of := naiveTurn{p.in, p.second, kind, p.flow}
+		all := of
+		all.flow = 0
+		m.turns0[all] = max(m.turns0[all], m.ring[of].at)
+		m.setTurn(of)
+	} else if first.lane() == p.lane() {
+		l := p.lane()
+		m.groups[l.group()] = max(m.groups[l.group()], m.tags[l].at)
+		m.setTag(l)
+	}
+	if m.share > 0 && m.limit(p.flow) > 0 && len(mine) > 1 {
+		of := naiveTurn{p.in, p.second, kind, p.flow}
+		m.own[of] = (m.own[of] + 1) % m.share
+	}
+}
+
+// takePlace gives t a place of its flow, if it has none.
+func (m *naiveScheduler) takePlace(t *naiveItem) {
+	if t.flow == 0 || t.placed {
+		return
+	}
+	t.placed = true
+	m.holders[t.flow] = append(m.holders[t.flow], t.n)
+	m.lendHolders()
+}
+
+// givePlace takes it back.
+func (m *naiveScheduler) givePlace(t *naiveItem) {
+	if !t.placed {
+		return
+	}
+	t.placed = false
+	all := m.holders[t.flow]
+	i, last := slices.Index(all, t.n), len(all)-1
+	all[i] = all[last]
+	m.holders[t.flow] = all[:last]
+	m.placesChanged(t.flow)
+}
+
+// placesChanged gives places to those of f on their way out, while there are any.
+func (m *naiveScheduler) placesChanged(f int) {
+	for !m.heldFlow(f) {
+		var first *naiveItem
+		for i := range m.items {
+			if t := &m.items[i]; t.in == inExiting && t.flow == f && !t.placed && (first == nil || t.arrival < first.arrival) {
+				first = t
+			}
+		}
+		if first == nil {
+			break
+		}
+		m.waits++
+		first.arrival = m.waits
+		m.takePlace(first)
+	}
+	m.lendHolders()
+}
+
+// exit has t, which asks for a slot, be on its way out. It needs a place, too.
+func (m *naiveScheduler) exit(t *naiveItem) {
+	m.wait(t, inExiting)
+	if t.flow > 0 && !t.placed {
+		if m.placesChanged(t.flow); !t.placed {
+			m.lendHoldersOf(t.flow, t.urgency())
+		}
+	}
+}
+
+// lendHolders has those that hold a place count as urgent as what waits for it.
+func (m *naiveScheduler) lendHolders() {
+	for f := 1; f <= len(m.flows); f++ {
+		if !m.heldFlow(f) {
+			continue
+		}
+		most := Priority(math.MaxInt)
+		for i := range m.items {
+			if t := &m.items[i]; t.flow == f && t.in == inQueue && m.heldBack(t) {
+				most = min(most, t.urgency())
+			}
+		}
+		m.lendHoldersOf(f, most)
+	}
+}
+
+func (m *naiveScheduler) lendHoldersOf(f int, pr Priority) {
+	for _, n := range m.holders[f] {
+		for i := range m.items {
+			if t := &m.items[i]; t.n == n && pr < t.urgency() {
+				m.lend(t, pr)
+			}
+		}
+	}
 }
 
 // The driver.
@@ -517,6 +894,10 @@ type schedulerTrace struct {
 	// What the theorems count: dispatches and those with a choice, unrestricted and
 	// restricted, and the last of these that urgent work has lost; 0 if it has lost none.
 	dispatches, choices, lost [2]int
+
+	pairs  map[flowPair]flowLead
+	loans  bool // somebody was lent to and went by that
+	limits bool // limits have changed
 }
 
 // begin brings d to its start.
@@ -525,6 +906,10 @@ func (d *schedulerTrace) begin(c *schedulerConfig) {
 		h.item = item{}
 	}
 	*d = schedulerTrace{handles: d.handles, f: d.f, m: naiveScheduler{schedulerConfig: c, slots: c.slots, items: d.m.items[:0]}}
+	if len(c.flows) > 0 {
+		d.m.naiveFlows.init(c.flows)
+		d.pairs = map[flowPair]flowLead{}
+	}
 	overflow := OverflowWait
 	if c.shed {
 		overflow = OverflowShed
@@ -540,7 +925,21 @@ func (d *schedulerTrace) end(x *naiveItem, final State) {
 	if h.state != final || h.waits() || h.asks || d.s.lend(h, -1, d.now()) || d.s.setPriority(h, x.pr+1, d.now()) || h.urgency() != x.pr {
 		d.fail("item %d has settled as %+v", x.n, h.item)
 	}
+	d.forget(x)
+}
+
+// forget is the end of x.
+func (d *schedulerTrace) forget(x *naiveItem) {
+	f := x.flow
+	d.m.givePlace(x)
 	d.m.forget(x.n)
+	if f == 0 {
+		return
+	}
+	d.m.placesChanged(f)
+	if d.m.count(func(t *naiveItem) bool { return t.flow == f }) == 0 { // nothing is remembered of it
+		maps.DeleteFunc(d.m.own, func(of naiveTurn, _ int) bool { return of.flow == f })
+	}
 }
 
 func (d *schedulerTrace) fail(format string, args ...any) {
@@ -616,8 +1015,15 @@ func (d *schedulerTrace) restore(worker bool) {
 		} else {
 			worker = false
 		}
-		d.s.hold(d.m.less(x.urgency()))
-		d.m.run(x.naiveItem, choice, restricted)
+		less := d.s.lessUrgent(d.urgency(x.naiveItem))
+		d.s.hold(less)
+		d.m.run(x, choice, restricted)
+		if x.less = less; len(d.s.flowLoans) == 0 && less != d.m.less(x.urgency()) {
+			d.fail("item %d has the slot of another class", x.n)
+		}
+		if f := x.flow; d.m.limit(f) > 0 && d.m.heldPlaces(f) > d.m.limit(f) && !d.limits {
+			d.fail("%d tasks of flow %d hold a place", d.m.heldPlaces(f), f) // theorem 9
+		}
 		if held, less := d.m.held(), d.m.heldLess(); held > d.m.slots || d.m.less(x.urgency()) && less > d.m.slots-d.m.reserved {
 			d.fail("%d slots are held, %d of them by less urgent tasks", held, less)
 		}
@@ -625,19 +1031,39 @@ func (d *schedulerTrace) restore(worker bool) {
 	}
 }
 
+// urgency returns what t counts as in the scheduler.
+func (d *schedulerTrace) urgency(t *naiveItem) Priority {
+	if t.function {
+		return t.pr
+	}
+	return d.handles[t.n].urgency()
+}
+
+// passFlowLoans has the slots of those that were lent to for their flow be in the class that
+// they are in now.
+func (d *schedulerTrace) passFlowLoans() {
+	for _, h := range d.s.flowLoans {
+		if x := d.find(entry{h: h}); x != nil {
+			d.reclass(x)
+		}
+	}
+	d.s.flowLoans = nil
+}
+
 // admit lets submitters in while there is room.
 func (d *schedulerTrace) admit() {
 	for d.err == nil {
+		d.passFlowLoans()
 		x, later := d.m.firstDue(inAdmissionDelayed), true
 		choice, restricted := false, false
+		var p naivePlace
 		if x == nil || !d.m.laterRoom() {
-			var p naivePlace
 			p, choice = d.m.pick(inAdmission, false)
-			if later = false; p.naiveItem != nil && !d.room(p.naiveItem.pr) && d.m.reserved > 0 {
+			if later = false; p.naiveItem != nil && !d.room(0, p.naiveItem.pr) && d.m.reserved > 0 {
 				restricted = true
 				p, choice = d.m.pick(inAdmission, true)
 			}
-			if x = p.naiveItem; x != nil && !d.room(x.pr) {
+			if x = p.naiveItem; x != nil && !d.room(0, x.pr) {
 				x = nil
 			}
 		}
@@ -651,7 +1077,7 @@ func (d *schedulerTrace) admit() {
 		}
 		waited := d.waiting()
 		if !later {
-			d.m.served(x, choice, restricted)
+			d.m.served(p, choice, restricted)
 		}
 		x.loan = false // it was for the place
 		d.accept(x, later, waited)
@@ -660,17 +1086,30 @@ func (d *schedulerTrace) admit() {
 
 // room asks the scheduler for room, and sees that it is as promised says, and that no
 // promise is made that could not be kept.
-func (d *schedulerTrace) room(pr Priority) bool {
-	room := d.s.room(pr)
-	if d.looks && d.m.capacity != unbounded {
-		switch {
-		case room && !d.m.rested().room(pr):
-			d.fail("there is said to be room for priority %d", pr)
-		case room != d.m.promised().room(pr):
-			d.fail("room for priority %d is %t", pr, room)
-		}
+func (d *schedulerTrace) room(f int, pr Priority) bool {
+	room := d.s.room(d.flow(f), pr)
+	if !d.looks {
+		return room
+	}
+	flowRoom := f == 0 || d.m.flowRoom(f)
+	unbounded := d.m.capacity == unbounded || f > 0 && d.m.heldFlow(f)
+	switch want := flowRoom && (unbounded || d.m.promised().room(pr)); {
+	case room && !unbounded && !d.m.rested().room(pr):
+		d.fail("there is said to be room for priority %d of flow %d", pr, f)
+	case room != want:
+		d.fail("room for priority %d of flow %d is %t", pr, f, room)
 	}
 	return room
+}
+
+// flow returns flow f of the scheduler, nil if it has no task or submitter.
+func (d *schedulerTrace) flow(f int) *flow { return d.s.flows[flowName(f)] }
+
+func flowName(f int) string {
+	if f == 0 {
+		return ""
+	}
+	return string(rune('A' + f - 1))
 }
 
 // accept makes x, which was submitted, a task. It sees that no promise is broken: if so many tasks had to
@@ -720,7 +1159,10 @@ func (d *schedulerTrace) inReach(t *naiveItem) int {
 
 // promise gives those that wait the bound of theorem 1, or 4: it only ever comes nearer.
 func (d *schedulerTrace) promise() {
-	if d.m.share == 0 {
+	if len(d.m.flows) > 0 && d.m.reserved == 0 {
+		d.promiseFlows()
+	}
+	if d.m.share == 0 || len(d.m.flows) > 0 {
 		return
 	}
 	for i := range d.m.items {
@@ -748,7 +1190,7 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 	}
 	for i := range m.items {
 		t := &m.items[i]
-		if t.n == x.n || t.in != inQueue {
+		if t.n == x.n || t.in != inQueue || m.heldBack(t) {
 			continue
 		}
 		if a, b := t.best(), x.best(); m.inReach(a.pr, restricted) && (a.pr < b.pr || a.pr == b.pr && a.resuming && !b.resuming) {
@@ -761,11 +1203,11 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 			older := m.older(w, x)
 			resumes := w.pr == x.pr && w.resuming && !x.resuming
 			switch head := int64(w.pr-x.pr) * m.step; {
-			case older && w.pr == x.pr && w.resuming == x.resuming:
+			case older && w.lane() == x.lane():
 				passed = "an older one of its lane" // and so no retry passes a first attempt
 			// Without a choice no turn is due. Then only first places are in order: a second
-			// one may be all that a task has in reach.
-			case m.share == 1 && w.arrival < came && (choice || !w.second):
+			// one may be all that a task has in reach. Between flows they take turns.
+			case m.share == 1 && w.arrival < came && (choice || !w.second) && len(m.flows) == 0:
 				passed = "an older one, though the fair share is 1"
 			case m.step == 0:
 			case resumes:
@@ -777,12 +1219,16 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 			}
 		}
 	}
+	own := m.share > 0 && m.limit(x.flow) > 0 && m.own[naiveTurn{inQueue, false, kind, x.flow}]+1 == m.share // see Theorem 9
+	if len(m.flows) > 0 && m.reserved == 0 {
+		d.dispatchFlows(x, choice, own)
+	}
 	d.dispatches[kind]++
 	if choice {
 		d.choices[kind]++
 	}
 	last := d.lost[kind]
-	if lost {
+	if lost = lost && !own; lost {
 		d.lost[kind] = d.choices[kind]
 	}
 	switch {
@@ -802,6 +1248,154 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 	}
 }
 
+// flowBounds is what is counted of a task that waits in the queue of a pool with flows, for the
+// theorems about these.
+type flowBounds struct {
+	counts bool // it has waited since it came, or since it was first counted
+	older  int  // tasks of its flow that waited before it, when it came
+	flows  int  // the most flows that have waited since, itself included
+	able   int  // dispatches since, while its limit did not hold it back
+	own    int  // those of them that were of its flow
+	front  bool // it has been the first of its lane
+	lanes  int  // the most lanes that have waited in its group since, its own included
+	first  int  // dispatches of its group since that were no turns, while it was not held back
+}
+
+// promiseFlows counts who waits.
+func (d *schedulerTrace) promiseFlows() {
+	m := &d.m
+	for p := range d.pairs {
+		if !m.waitsIn(p.a, p.pr) || !m.waitsIn(p.b, p.pr) {
+			delete(d.pairs, p)
+		}
+	}
+	flows := map[int]bool{}
+	groups, fronts := map[naiveLane]map[naiveLane]bool{}, map[naiveLane]int64{}
+	for i := range m.items {
+		t := &m.items[i]
+		if t.in != inQueue {
+			t.bounds = flowBounds{}
+			continue
+		}
+		flows[t.flow] = true
+		l := t.places()[0].lane()
+		if groups[l.group()] == nil {
+			groups[l.group()] = map[naiveLane]bool{}
+		}
+		groups[l.group()][l] = true
+		if first, ok := fronts[l]; !ok || t.arrival < first {
+			fronts[l] = t.arrival
+		}
+	}
+	for i := range m.items {
+		t := &m.items[i]
+		if t.in != inQueue {
+			continue
+		}
+		b, l := &t.bounds, t.places()[0].lane()
+		if !b.counts {
+			*b = flowBounds{counts: true, older: m.count(func(o *naiveItem) bool { return o.in == inQueue && o.flow == t.flow && o.arrival < t.arrival })}
+		}
+		b.flows = max(b.flows, len(flows))
+		if b.front = b.front || fronts[l] == t.arrival; b.front {
+			b.lanes = max(b.lanes, len(groups[l.group()]))
+		}
+	}
+}
+
+// dispatchFlows checks the theorems about flows as x is about to be taken, in a turn if it is
+// the time for one, or in one of its flow's own if own is set.
+func (d *schedulerTrace) dispatchFlows(x naivePlace, choice, own bool) {
+	m := &d.m
+	turn := choice && m.share > 0 && m.turns[0][0]+1 == m.share
+	equal := true
+	for _, p := range m.policies {
+		equal = equal && max(p.weight, 1) == 1
+	}
+	if x.second {
+		d.loans = true // who is lent to passes others
+	}
+	for i := range m.items {
+		t := &m.items[i]
+		if t.in != inQueue || m.heldBack(t) {
+			continue
+		}
+		b := &t.bounds
+		if b.able++; t.flow == x.flow {
+			b.own++
+		}
+		if b.front && !turn && !own && t.places()[0].lane().group() == x.lane().group() {
+			b.first++
+		}
+		rounds := b.flows
+		if !equal { // turns in which each flow has one at least
+			rounds = 0
+			for f := range len(m.flows) + 1 {
+				rounds += int((m.cost(t.flow) + m.cost(f) - 1) / m.cost(f))
+			}
+		}
+		late := func(n, most int) bool { return n > most || n == most && t.n != x.n }
+		limited := m.share > 0 && m.limit(t.flow) > 0
+		switch bound := m.share * (b.older + 1); {
+		case d.loans || d.limits:
+		case limited && late(b.own, bound):
+			d.fail("item %d was not served by dispatch %d of its flow", t.n, bound) // theorem 10
+		case limited && late(b.able, m.share*rounds*bound):
+			d.fail("item %d was not served by dispatch %d", t.n, m.share*rounds*bound)
+		case m.share > 0 && !limited && late(b.able, rounds*bound): // theorem 6
+			d.fail("item %d was not served by dispatch %d, with %d flows", t.n, rounds*bound, rounds)
+		case equal && b.front && !turn && !own && late(b.first, b.lanes): // theorem 8
+			d.fail("item %d, first of its lane, was not served by dispatch %d of its group", t.n, b.lanes)
+		}
+	}
+	d.fair(x, turn || own)
+}
+
+// fair checks that two flows that wait in one lane each of a priority share the dispatches
+// there by weight, theorem 7.
+func (d *schedulerTrace) fair(x naivePlace, turn bool) {
+	m := &d.m
+	for a := range len(m.flows) + 1 {
+		for b := a + 1; b < len(m.flows)+1; b++ {
+			for pr := range Priority(3) {
+				p := flowPair{a, b, pr}
+				s := d.pairs[p]
+				if !m.waitsIn(a, pr) || !m.waitsIn(b, pr) {
+					continue
+				}
+				if !turn && !x.second && x.pr == pr && !x.resuming && !x.placed {
+					switch x.flow {
+					case a:
+						s.ahead += m.cost(a)
+					case b:
+						s.ahead -= m.cost(b)
+					}
+				}
+				s.least, s.most = min(s.least, s.ahead), max(s.most, s.ahead)
+				if d.pairs[p] = s; s.most-s.least > m.cost(a)+m.cost(b) && !d.loans {
+					d.fail("flows %d and %d do not share priority %d: %+v", a, b, pr, s)
+				}
+			}
+		}
+	}
+}
+
+// waitsIn reports whether tasks of f wait in the lane of priority pr, and are not held back.
+func (m *naiveScheduler) waitsIn(f int, pr Priority) bool {
+	return m.count(func(t *naiveItem) bool {
+		return t.in == inQueue && t.flow == f && t.pr == pr && !t.resuming && !t.placed && !m.heldBack(t)
+	}) > 0
+}
+
+// A flowPair is two flows that wait in a priority.
+type flowPair struct {
+	a, b int
+	pr   Priority
+}
+
+// A flowLead is how far the first of a pair is ahead, by what its starts cost, since both wait.
+type flowLead struct{ ahead, least, most int64 }
+
 // forAnother reports whether x may pass w as it resumes, in the turn of one of its priority
 // that has not started: the exception of theorem 3.
 func (d *schedulerTrace) forAnother(x, w naivePlace) bool {
@@ -819,8 +1413,12 @@ func (d *schedulerTrace) forAnother(x, w naivePlace) bool {
 func (d *schedulerTrace) compare() error {
 	s, m := &d.s, &d.m
 	for pr := range Priority(3) {
-		d.room(pr)
-		if n := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.best().pr <= pr }); n > 0 {
+		for f := range len(m.flows) + 1 {
+			if f == 0 || d.flow(f) != nil {
+				d.room(f, pr)
+			}
+		}
+		if n := m.count(func(t *naiveItem) bool { return t.in == inQueue && !m.heldBack(t) && t.best().pr <= pr }); n > 0 {
 			twice := m.count(func(t *naiveItem) bool { return t.in == inQueue && t.pr <= pr && t.best().pr < t.pr }) > 0
 			if want := m.unserved(func(t *naiveItem) bool { return t.best().pr <= pr }) > 0; s.contended(pr) != want && (want || !twice) {
 				d.fail("contended up to %d is %t", pr, !want)
@@ -844,7 +1442,7 @@ func (d *schedulerTrace) compare() error {
 		{"tasks running", s.count[StateRunning], m.inState(StateRunning)},
 		{"tasks parked", s.count[StateParked], m.inState(StateParked)},
 		{"tasks outstanding", s.outstanding(), m.count((*naiveItem).accepted)},
-		{"tasks that wait for a slot", s.waiting(), m.waitIn(inQueue) + m.waitIn(inExiting)},
+		{"tasks that wait for a slot", s.waiting(), m.ready(inQueue) + m.ready(inExiting)},
 		{"submitters", s.submitters(), m.waitIn(inAdmission) + m.waitIn(inAdmissionDelayed)},
 		{"slots", s.slots, m.slots},
 		{"slots held", s.held, m.held()},
@@ -878,7 +1476,7 @@ func (d *schedulerTrace) compare() error {
 			continue
 		}
 		switch h := d.handles[t.n]; {
-		case h.state != t.state || int(h.attempts) != t.attempts || h.urgency() != t.urgency() || h.priority != t.pr || h.asks != t.asks || t.accepted() && h.isLater() != t.later:
+		case h.state != t.state || int(h.attempts) != t.attempts || h.urgency() != t.urgency() || h.priority != t.pr || h.asks != t.asks || h.placed != t.placed || t.accepted() && h.isLater() != t.later:
 			return fmt.Errorf("item %d is %+v, want %+v", t.n, h.item, *t)
 		case t.in == inAdmission && !h.due.IsZero():
 			return fmt.Errorf("item %d, which may start at once, is due %v", t.n, h.due)
@@ -897,7 +1495,7 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 		for e := range l.all() {
 			t := d.find(e)
 			switch {
-			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.resuming:
+			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.resuming || !d.isLane(q, l, t):
 				return fmt.Errorf("lane %v of place %d holds %+v", l.laneKey, q.in, t)
 			case t.arrival <= last || e.order != d.order(t):
 				return fmt.Errorf("item %d has order %d, want %d", t.n, e.order, d.order(t))
@@ -910,13 +1508,13 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 		if l.n != here || l.parked != parked || l.fresh != fresh || q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v counts %d, %d parked, %d fresh, or has the wrong key %d", l.laneKey, l.n, l.parked, l.fresh, l.key)
 		}
-		if q.reserve != nil {
+		if q.reserve != nil && (l.flow == nil || !l.flow.out) {
 			queued[restriction(d.m.less(l.priority))] += here - parked
 		}
 		n += here
 	}
-	if want := d.m.waitIn(q.in); n != want || q.n != want {
-		return fmt.Errorf("%d tasks are in place %d, counted %d, want %d", n, q.in, q.n, want)
+	if want, ready := d.m.waitIn(q.in), d.m.ready(q.in); n != want || q.n != ready || q.heldBack != want-ready {
+		return fmt.Errorf("%d tasks are in place %d, counted %d and %d held back, want %d and %d", n, q.in, q.n, q.heldBack, ready, want-ready)
 	}
 	if got := [2]int{q.classes[0].queued, q.classes[1].queued}; got != queued {
 		return fmt.Errorf("place %d counts %d tasks that are not parked in its classes, want %d", q.in, got, queued)
@@ -929,6 +1527,15 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 		return err
 	}
 	return nil
+}
+
+// isLane reports whether l is the lane of t's flow in q, and is held back if t is.
+func (d *schedulerTrace) isLane(q *priorityQueue, l *lane, t *naiveItem) bool {
+	fl := q.owner(l)
+	if t.flow == 0 {
+		return fl == &q.plain
+	}
+	return fl.flow == d.flow(t.flow) && l.flow.holder == t.placed && l.flow.out == d.m.heldBack(t)
 }
 
 // walkSeconds is walkQueue for second places.
@@ -948,6 +1555,9 @@ func (d *schedulerTrace) walkSeconds(q *priorityQueue) error {
 			if d.m.step > 0 {
 				order = t.second.at
 			}
+			if !d.isLane(q, l, t) {
+				return fmt.Errorf("item %d has its second place in lane %v of another flow", t.n, l.laneKey)
+			}
 			if p := e.h.loan.second; t.second.pr != l.priority || t.second.resuming != l.resuming || e.order != order ||
 				t.second.arrival <= last || p.lane != l || p.seg.slots[p.i].h != e.h || p.order() != order {
 				return fmt.Errorf("item %d has another second place in lane %v, want %+v", t.n, l.laneKey, t.second)
@@ -956,7 +1566,7 @@ func (d *schedulerTrace) walkSeconds(q *priorityQueue) error {
 			n++
 		}
 	}
-	if want := d.m.count(func(t *naiveItem) bool { return t.in == q.in && t.second.naiveItem != nil }); n != want || q.n != want {
+	if want := d.m.count(func(t *naiveItem) bool { return t.in == q.in && t.second.naiveItem != nil }); n != want || q.n+q.heldBack != want {
 		return fmt.Errorf("%d second places %d, counted %d, want %d", n, q.in, q.n, want)
 	}
 	return nil
@@ -1005,7 +1615,7 @@ func (d *schedulerTrace) walkExiting(want int) error {
 	for less, exits := range s.exiting {
 		for i, x := range exits {
 			t := d.find(entry{h: x.h})
-			if t == nil || t.in != inExiting || restriction(d.m.less(t.urgency())) != less || i > 0 && x.number <= exits[i-1].number {
+			if t == nil || t.in != inExiting || t.flow > 0 && !t.placed || restriction(d.m.less(t.urgency())) != less || i > 0 && x.number <= exits[i-1].number {
 				return fmt.Errorf("list %d of those on their way out holds %+v", less, t)
 			}
 			for _, y := range s.exiting[1-less] {
@@ -1015,7 +1625,13 @@ func (d *schedulerTrace) walkExiting(want int) error {
 			}
 		}
 	}
-	n := s.queue.n + s.admission.n + s.delayed.Len() + s.admissionDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
+	exits := 0
+	for f := 1; f <= len(d.m.flows); f++ {
+		if f := d.flow(f); f != nil {
+			exits += len(f.exits)
+		}
+	}
+	n := exits + s.queue.heldBack + s.admission.heldBack + s.queue.n + s.admission.n + s.delayed.Len() + s.admissionDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
 	if n != want {
 		return fmt.Errorf("%d items wait, want %d", n, want)
 	}
@@ -1085,6 +1701,9 @@ func (d *schedulerTrace) state(b []byte) []byte {
 			put(int64(t.deadline - d.inReach(t)))
 		}
 	}
+	if len(m.flows) > 0 {
+		d.flowState(put)
+	}
 	for kind, last := range d.lost {
 		if last > 0 {
 			put(int64(min(d.choices[kind]-last, m.share)))
@@ -1097,7 +1716,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 			for _, pos := range l.pos {
 				put(int64(pos))
 			}
-			if m.share > 0 && l.age != l.order() {
+			if m.share > 0 && l.age != l.order() && l.pos[heapOld] >= 0 {
 				put(rank(q.in, l.age))
 				for _, o := range q.sorted() {
 					put(int64(cmp.Compare(l.age, o.age)))
@@ -1107,6 +1726,82 @@ func (d *schedulerTrace) state(b []byte) []byte {
 	}
 	return b
 }
+
+// flowState puts what state is to say of flows.
+func (d *schedulerTrace) flowState(put func(int64)) {
+	m := &d.m
+	put(int64(restriction(m.unlimited)<<2 | restriction(d.loans)<<1 | restriction(d.limits)))
+	for a := range len(m.flows) + 1 {
+		for b := a + 1; b < len(m.flows)+1; b++ {
+			for pr := range Priority(3) {
+				lead := d.pairs[flowPair{a, b, pr}]
+				put(lead.ahead - lead.least)
+				put(lead.most - lead.least)
+			}
+		}
+	}
+	var tags []tag // that count
+	var ats []int64
+	for i := range m.items {
+		t := &m.items[i]
+		put(int64(t.flow)<<1 | int64(restriction(t.placed)))
+		if b := t.bounds; b.counts && !d.loans && !d.limits {
+			for _, n := range []int{b.older, b.flows, b.able, b.own, restriction(b.front), b.lanes, b.first} {
+				put(int64(n))
+			}
+		}
+		if t.in != inQueue && t.in != inAdmission {
+			continue
+		}
+		for _, p := range t.places() {
+			tags, ats = append(tags, m.tags[p.lane()]), append(ats, m.groups[p.lane().group()])
+			for kind := range 2 {
+				of := naiveTurn{p.in, p.second, kind, p.flow}
+				tags = append(tags, m.ring[of])
+				of.flow = 0
+				ats = append(ats, m.turns0[of])
+			}
+		}
+	}
+	for i, t := range tags {
+		rank := 0
+		for _, o := range tags {
+			rank += restriction(o.number < t.number)
+		}
+		put(t.at - ats[i])
+		put(int64(rank))
+	}
+	for f := 1; f <= len(m.flows); f++ {
+		put(int64(m.policies[f-1].limit))
+		for kind := range 2 {
+			for _, in := range []waitsIn{inQueue, inAdmission} {
+				put(int64(m.own[naiveTurn{in, false, kind, f}]))
+			}
+		}
+		for _, n := range m.holders[f] {
+			for i := range m.items {
+				if m.items[i].n == n {
+					put(int64(i))
+				}
+			}
+		}
+		f := d.flow(f)
+		if f == nil {
+			put(-1)
+			continue
+		}
+		put(int64(f.lent))
+		put(f.queue.ringPlaces())
+		if f.others != nil {
+			for i := range f.others {
+				put(f.others[i].ringPlaces())
+			}
+		}
+	}
+}
+
+// ringPlaces tells in one number where f is in the rings.
+func (f *flowLanes) ringPlaces() int64 { return int64(f.ring[0].pos)<<16 + int64(f.ring[1].pos) }
 
 // The operations.
 
@@ -1138,36 +1833,48 @@ func (d *schedulerTrace) one(last bool, is func(*naiveItem) bool) *naiveItem {
 }
 
 func opSubmit(pr Priority) schedulerOp {
-	return schedulerOp{fmt.Sprintf("submit %d", pr), func(d *schedulerTrace) bool { return d.submit(pr, false) }}
+	return schedulerOp{fmt.Sprintf("submit %d", pr), func(d *schedulerTrace) bool { return d.submit(0, pr, false) }}
+}
+
+func opSubmitFlow(f int, pr Priority) schedulerOp {
+	return schedulerOp{fmt.Sprintf("submit %d of %s", pr, flowName(f)), func(d *schedulerTrace) bool { return d.submit(f, pr, false) }}
 }
 
 func opGo(pr Priority) schedulerOp {
-	return schedulerOp{fmt.Sprintf("go %d", pr), func(d *schedulerTrace) bool { return d.submit(pr, true) }}
+	return schedulerOp{fmt.Sprintf("go %d", pr), func(d *schedulerTrace) bool { return d.submit(0, pr, true) }}
 }
 
-func (d *schedulerTrace) submit(pr Priority, function bool) bool {
+func (d *schedulerTrace) submit(f int, pr Priority, function bool) bool {
 	var due int64
 	waited := d.waiting()
-	if !d.room(pr) {
+	join := func() {}
+	if f > 0 {
+		join = func() { d.s.joinFlow(d.handle(d.came), flowName(f), d.m.policies[f-1]) }
+	}
+	if join(); !d.room(f, pr) {
 		if !d.m.shed {
 			if function {
 				return false // refused
 			}
 			x := d.add(pr, false)
+			x.flow = f
 			d.s.waitForRoom(d.handle(x.n), false, d.now())
 			d.m.arrive(x, inAdmission, false)
 			d.restore(false)
 			return true
 		}
-		e, of, ok := d.s.queue.takeShed(pr)
-		victim := d.m.victim(pr)
-		if ok != (victim != nil) || ok && (!d.is(e, victim) || of != victim.pr) {
-			d.fail("%v is shed, want %v", e, victim)
+		victims := d.m.victims(f, pr)
+		e, of, ok := d.s.takeShed(pr, d.flow(f))
+		i := slices.IndexFunc(victims, func(t *naiveItem) bool { return ok && d.is(e, t) && of == t.pr })
+		if ok != (len(victims) > 0) || ok && i < 0 {
+			d.fail("%v is shed, want one of %v", e, victims)
 			return true
 		}
 		if !ok {
+			d.s.leaveFlow(d.handle(d.came))
 			return false
 		}
+		victim := victims[i]
 		if e.h == nil {
 			d.s.endQueued()
 		} else {
@@ -1178,9 +1885,10 @@ func (d *schedulerTrace) submit(pr Priority, function bool) bool {
 			d.s.end(e.h, StateShed)
 		}
 		waited = max(waited, d.m.waiting()) // one goes for one, whoever else would have gone first
-		d.m.forget(victim.n)
+		d.forget(victim)
 	}
 	x := d.add(pr, function && due == 0) // one that is later gets a handle
+	x.flow = f
 	d.accept(x, false, waited)
 	if x.later = due != 0; x.later {
 		d.s.inherit(d.handle(x.n), instant(due))
@@ -1233,8 +1941,8 @@ func opEnd(last bool) schedulerOp {
 		} else {
 			d.s.end(d.handle(x.n), StateSucceeded)
 		}
-		d.s.release(d.m.less(x.urgency()))
-		d.m.forget(x.n)
+		d.s.release(x.less)
+		d.forget(x)
 		d.restore(true)
 		return true
 	}}
@@ -1254,6 +1962,8 @@ func opRetry(in int64) schedulerOp {
 			return false
 		}
 		d.s.leaveState(d.handle(x.n))
+		x.state = StateDelayed // in no state, in fact
+		d.m.givePlace(x)
 		x.begun, x.ended = false, false
 		if in == 0 {
 			d.enqueue(x)
@@ -1263,7 +1973,7 @@ func opRetry(in int64) schedulerOp {
 			x.state = StateDelayed
 			d.m.wait(x, inDelayed)
 		}
-		d.s.release(d.m.less(x.urgency()))
+		d.s.release(x.less)
 		d.restore(true)
 		return true
 	}}
@@ -1285,7 +1995,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		*turn = (*turn + d.m.share - 1) % d.m.share
 	}
 	d.s.notLater(h)
-	d.s.release(d.m.less(x.urgency()))
+	d.s.release(x.less)
 	d.m.started[x.pr]--
 	kind := restriction(x.restricted) // and so that was no dispatch
 	if d.dispatches[kind]--; x.choice {
@@ -1306,8 +2016,12 @@ func opPark(how string) schedulerOp {
 			return false
 		}
 		d.s.park(d.handle(x.n))
-		d.s.release(d.m.less(x.urgency()))
+		d.s.release(x.less)
 		x.state, x.begun = StateParked, false
+		if how == "wait" {
+			d.s.givePlace(d.handle(x.n))
+			d.m.givePlace(x)
+		}
 		switch how {
 		case "yield":
 			d.ask(x)
@@ -1325,7 +2039,7 @@ func opPark(how string) schedulerOp {
 func (d *schedulerTrace) ask(x *naiveItem) {
 	if x.asks = true; x.ended {
 		d.s.askFirst(d.handle(x.n))
-		d.m.wait(x, inExiting)
+		d.m.exit(x)
 	} else {
 		d.s.ask(d.handle(x.n), d.now())
 		d.m.arrive(x, inQueue, true)
@@ -1355,7 +2069,7 @@ func opContext(last bool) schedulerOp {
 		}
 		d.s.hasten(d.handle(x.n))
 		if x.ended = true; x.in == inQueue {
-			d.m.wait(x, inExiting)
+			d.m.exit(x)
 		}
 		d.restore(false)
 		return true
@@ -1391,7 +2105,8 @@ func opCancel(last bool) schedulerOp {
 			d.s.notLater(h)
 			d.end(x, StateCanceled)
 		} else {
-			d.m.forget(x.n)
+			d.s.leaveFlow(h)
+			d.forget(x)
 		}
 		d.promise()
 		d.restore(false)
@@ -1450,25 +2165,27 @@ func (d *schedulerTrace) move(pr Priority, x *naiveItem) bool {
 	if x == nil {
 		return false
 	}
-	h, less := d.handle(x.n), d.m.less(x.urgency())
+	h := d.handle(x.n)
 	if !d.s.setPriority(h, pr, d.now()) {
 		d.fail("item %d does not move", x.n)
 	}
 	if x.pr = pr; x.in == inQueue {
 		d.m.arrive(x, inQueue, x.resuming)
-		x.deadline = math.MaxInt
+		x.deadline, x.bounds = math.MaxInt, flowBounds{}
+		maps.DeleteFunc(d.pairs, func(p flowPair, _ flowLead) bool { return p.a == x.flow || p.b == x.flow }) // its lane may have been empty
 	}
-	d.reclass(x, less)
+	d.reclass(x)
 	d.promise()
 	d.restore(false)
 	return true
 }
 
 // reclass moves the slot of x, if it holds one, to the class that it is in now.
-func (d *schedulerTrace) reclass(x *naiveItem, less bool) {
+func (d *schedulerTrace) reclass(x *naiveItem) {
 	if x.state == StateRunning {
-		d.s.release(less)
-		d.s.hold(d.m.less(x.urgency()))
+		d.s.release(x.less)
+		x.less = d.m.less(x.urgency())
+		d.s.hold(x.less)
 	}
 }
 
@@ -1482,7 +2199,7 @@ func opLend(last, place bool, pr Priority) schedulerOp {
 		if x == nil {
 			return false
 		}
-		h, less := d.handle(x.n), d.m.less(x.urgency())
+		h := d.handle(x.n)
 		lend, other := d.s.lend, d.s.lendPlace
 		if place {
 			lend = d.s.lendPlace
@@ -1496,12 +2213,44 @@ func opLend(last, place bool, pr Priority) schedulerOp {
 		if d.m.lend(x, pr) != raised {
 			d.fail("item %d is lent something: %t", x.n, raised)
 		}
-		d.reclass(x, less)
+		d.reclass(x)
 		d.promise()
 		d.restore(false)
 		return true
 	}}
 }
+
+// The policy of flow f changes to the next limit, up to most.
+func opLimit(f, most int) schedulerOp {
+	return schedulerOp{fmt.Sprintf("limit of %s", flowName(f)), func(d *schedulerTrace) bool {
+		if d.m.unlimited {
+			return false
+		}
+		d.limits = true
+		p := &d.m.policies[f-1]
+		p.limit = (p.limit + 1) % int32(most+1)
+		if f := d.flow(f); f != nil {
+			d.s.setPolicy(f, *p)
+		}
+		d.m.placesChanged(f)
+		d.restore(false)
+		return true
+	}}
+}
+
+// Limits end, as when Shutdown is cut short.
+var opLift = schedulerOp{"lift limits", func(d *schedulerTrace) bool {
+	if d.m.unlimited {
+		return false
+	}
+	d.s.liftLimits()
+	d.m.unlimited, d.limits = true, true
+	for f := range d.m.policies {
+		d.m.placesChanged(f + 1)
+	}
+	d.restore(false)
+	return true
+}}
 
 var opPause = schedulerOp{"pause", func(d *schedulerTrace) bool {
 	d.m.paused = !d.m.paused
@@ -1685,6 +2434,16 @@ func schedulerConfigs(slots [][2]int, reservedFor Priority, policies [][2]int, c
 	return all
 }
 
+// flowConfigs returns configs, with each of flows.
+func flowConfigs(configs []schedulerConfig, flows ...[]flowPolicy) (all []schedulerConfig) {
+	for _, c := range configs {
+		for _, c.flows = range flows {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
 var (
 	slotsAndReserved = [][2]int{{1, 0}, {2, 0}, {2, 1}}
 	shareAndStep     = [][2]int{{0, 0}, {1, 0}, {2, 0}, {0, 2}}
@@ -1737,7 +2496,7 @@ func schedulerScenes() []schedulerScene {
 		{"loans and time", []schedulerOp{opSubmit(1), opLook, opEnd(false), opPark("yield"), opCancel(false), opLend(false, false, 0), opLend(true, false, 1), opTick},
 			[]schedulerOp{opSubmit(1), opLook, opSubmit(1), opSubmit(2), opSubmit(2), opLend(false, false, 0), opTick, opLend(true, false, 1), opTick, opTick, opTick},
 			schedulerConfigs([][2]int{{1, 0}}, 0, [][2]int{{0, 1}, {0, 2}}, []int{unbounded}, false),
-			[3]int{3, 4, 6}},
+			[3]int{3, 4, 5}},
 		// With a task at work, one that is parked, and submitters that wait for room.
 		{"loans at the door", []schedulerOp{opSubmit(0), opSubmit(1), opSubmitLater(1, 1), opLook, opEnd(false), opAsk, opLend(false, true, 0), opLend(true, true, 0), opLend(true, true, 1), opCancel(true), opTick},
 			[]schedulerOp{opSubmit(1), opLook, opPark("park"), opSubmit(2), opLook, opSubmit(2), opSubmit(2), opSubmit(2)},
@@ -1747,6 +2506,25 @@ func schedulerScenes() []schedulerScene {
 		{"loans on the way out", []schedulerOp{opSubmit(0), opLook, opEnd(false), opAsk, opContext(false), opContext(true), opLend(false, false, 0), opLend(true, false, 0), opMoveStarted(0), opMoveStarted(2), opAbandon, opResize},
 			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmit(0), opLook, opPark("park"), opSubmit(2), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook, opContext(true), opContext(true), opAsk, opAsk},
 			schedulerConfigs(slotsAndReserved, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded}, false),
+			[3]int{3, 4, 5}},
+		{"flows", []schedulerOp{opSubmit(0), opSubmitFlow(1, 0), opSubmitFlow(2, 0), opSubmitFlow(1, 1), opGo(1), opLook, opEnd(false), opPark("yield"), opCancel(true), opMove(true, 1)}, nil,
+			flowConfigs(schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {1, 0}, {2, 0}, {3, 0}}, []int{unbounded}, false),
+				[]flowPolicy{{}, {}}, []flowPolicy{{weight: 2}, {weight: 3}}),
+			[3]int{3, 4, 5}},
+		{"limits", []schedulerOp{opSubmitFlow(1, 0), opSubmitFlow(1, 1), opSubmitFlow(2, 0), opSubmit(1), opLook, opEnd(false), opPark("yield"), opPark("quantum"), opPark("park"), opPark("wait"), opAsk,
+			opContext(false), opContext(true), opRetry(0), opUndo, opAbandon, opLimit(1, 2), opLift, opLend(true, false, 0)}, nil,
+			flowConfigs(schedulerConfigs([][2]int{{2, 0}, {3, 1}}, 0, [][2]int{{0, 0}, {2, 0}}, []int{unbounded}, false),
+				[]flowPolicy{{limit: 1}, {}}, []flowPolicy{{limit: 2}, {limit: 1}}),
+			[3]int{3, 4, 5}},
+		// Without what sets the theorems about flows aside: changed limits, and loans.
+		{"flows at their limits", []schedulerOp{opSubmitFlow(1, 0), opSubmitFlow(1, 1), opSubmitFlow(2, 0), opSubmitFlow(2, 1), opLook, opEnd(false), opEnd(true), opPark("wait"), opAsk},
+			[]schedulerOp{opSubmitFlow(1, 1), opSubmitFlow(1, 0), opSubmitFlow(2, 1), opSubmitFlow(2, 0), opSubmitFlow(1, 0)},
+			flowConfigs(schedulerConfigs([][2]int{{2, 0}, {3, 0}}, 0, [][2]int{{0, 0}, {1, 0}, {2, 0}, {3, 0}}, []int{unbounded}, false),
+				[]flowPolicy{{limit: 1}, {}}, []flowPolicy{{limit: 1}, {limit: 1}}, []flowPolicy{{limit: 2, weight: 2}, {limit: 1}}),
+			[3]int{3, 4, 5}},
+		{"flows' room", []schedulerOp{opSubmitFlow(1, 0), opSubmitFlow(1, 1), opSubmitFlow(2, 0), opSubmit(1), opLook, opEnd(false), opPark("wait"), opAsk, opRetry(1), opCancel(true), opLend(true, true, 0), opTick}, nil,
+			flowConfigs(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{unbounded, 0, 1, 2}, false, true),
+				[]flowPolicy{{limit: 1}, {}}, []flowPolicy{{capacity: 1}, {limit: 1, capacity: 2, weight: 2}}),
 			[3]int{3, 4, 5}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
@@ -1794,33 +2572,47 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 	} else if os.Getenv("TASKPOOL_TEST_FULL") != "" {
 		traces = 40
 	}
-	scene := schedulerScenes()[0]
 	steps, most := 0, 0
-	for i := range scene.configs {
-		c := &scene.configs[i]
-		for seed := range uint64(traces) {
-			rng := rand.New(rand.NewPCG(seed, uint64(i)))
-			var d schedulerTrace
-			d.begin(c)
-			d.looks = true
-			for range 300 {
-				op := scene.ops[rng.IntN(len(scene.ops))]
-				if crowded := len(d.m.items) >= 25; crowded && strings.HasPrefix(op.name, "submit") || !op.do(&d) {
-					continue
-				}
-				if d.err == nil {
-					d.err = d.compare()
-				}
-				if d.err != nil {
-					t.Fatalf("%v, seed %d: after %s: %v", c, seed, op.name, d.err)
-				}
-				steps++
-				most = max(most, d.m.waitIn(inQueue))
-			}
+	for _, scene := range schedulerScenes() {
+		if scene.name != "everything" && !strings.Contains(scene.name, "flows") && scene.name != "limits" {
+			continue
+		}
+		for i := range scene.configs {
+			n, waits := longTraces(t, &scene, i, traces)
+			steps, most = steps+n, max(most, waits)
 		}
 	}
 	require.Greater(t, most, 10)
 	t.Logf("%d steps, with at most %d tasks in the queue", steps, most)
+}
+
+// longTraces runs so many long traces of sc under its i-th configuration. It returns how many
+// steps these were, and how many tasks were in the queue at most.
+func longTraces(t *testing.T, sc *schedulerScene, i, traces int) (steps, most int) {
+	c := &sc.configs[i]
+	for seed := range uint64(traces) {
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		var d schedulerTrace
+		d.begin(c)
+		d.looks = true
+		var names []string
+		for range 300 {
+			op := sc.ops[rng.IntN(len(sc.ops))]
+			if crowded := len(d.m.items) >= 25; crowded && strings.HasPrefix(op.name, "submit") || !op.do(&d) {
+				continue
+			}
+			names = append(names, op.name)
+			if d.err == nil {
+				d.err = d.compare()
+			}
+			if d.err != nil {
+				t.Fatalf("%s, %v, seed %d: after %q: %v", sc.name, c, seed, names, d.err)
+			}
+			steps++
+			most = max(most, d.m.waitIn(inQueue))
+		}
+	}
+	return steps, most
 }
 
 // What the scheduler is made of.
@@ -1828,8 +2620,8 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 // The files of the scheduler, what they may import, and what they use of the rest of the
 // package.
 var (
-	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go"}
-	schedulerImports = []string{"cmp", "container/heap", "iter", "math", "slices", "time"}
+	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go"}
+	schedulerImports = []string{"cmp", "container/heap", "iter", "maps", "math", "slices", "time"}
 	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item", "Final",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}
 	schedulerClock = []string{"Time", "Duration"}

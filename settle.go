@@ -179,7 +179,8 @@ func (w *worker) settleLocked() bool {
 		return w.endGivenUp()
 	}
 	h := w.job.h
-	alone := h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && w.attempt.group == nil && w.attempt.suspension == nil
+	alone := p.sched.flowOf(h) == nil && // else its place may let others go on
+		(h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && w.attempt.group == nil && w.attempt.suspension == nil)
 	if !alone {
 		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
 	}

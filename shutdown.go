@@ -233,6 +233,7 @@ func (p *Pool) cutShort(cause error) {
 		return
 	}
 	p.end.cut = &ShutdownError{cause: cause}
+	p.sched.liftLimits() // so that all that wait are found, and all that run can end
 	p.outbox.helpers++
 	p.recoverLostLocked() // for parked tasks on their way out
 	p.turnAwayLocked(func(*Handle) bool { return true })

@@ -51,6 +51,7 @@ type Stats struct {
 	Goroutines        int  // goroutines of workers, alive or not needed yet: as many as Workers, more while tasks are parked
 	Idle              int  // those of Goroutines that have no task
 	Queued            int  // tasks that wait for a worker
+	HeldBack          int  // tasks that could start or go on but for the limit of their flow, see FlowPolicy
 	Delayed           int  // tasks that wait for their time
 	Running           int  // tasks with an attempt under way
 	Parked            int  // tasks that have given their slot back
@@ -77,7 +78,8 @@ type PriorityStats struct {
 	Priority Priority
 	Queued   int
 
-	// OldestWait is how long the task that waits longest has waited, at least. It is
+	// OldestWait is how long the task that waits longest has waited, at least, without the
+	// time for which the limit of its flow held it back. It is
 	// exact with aging. Where a hook is told of starts or ends, it is exact for tasks
 	// given to Submit and nearly so for functions given to Go. Without such a hook
 	// the clock is not read when a task arrives: its wait counts from the first call
@@ -127,7 +129,8 @@ func (p *Pool) Stats() Stats {
 		Parked:            p.sched.count[StateParked],
 		Abandoned:         len(p.crew.abandoned),
 		Lost:              len(p.crew.lost),
-		SubmittersWaiting: p.sched.admission.n + p.sched.admissionDelayed.Len(),
+		HeldBack:          p.sched.queue.heldBack + p.sched.exitsInFlows(),
+		SubmittersWaiting: p.sched.submitters(),
 		Stalled:           p.stalledLocked() != nil,
 		Paused:            p.sched.paused,
 		Closed:            p.end.closed,
@@ -153,12 +156,100 @@ func (p *Pool) Stats() Stats {
 		p.ledger.clock.note(lanes, p.sched.seq, now.Sub(p.epoch))
 	}
 	for _, l := range lanes {
-		if n := l.n - l.parked; n > 0 {
-			s.Waiting = append(s.Waiting, PriorityStats{l.priority, n, p.ledger.clock.oldestWait(l, now.Sub(p.epoch))})
+		n := l.n - l.parked
+		if n == 0 {
+			continue
+		}
+		last := len(s.Waiting) - 1
+		if last < 0 || s.Waiting[last].Priority != l.priority {
+			s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority})
+			last++
+		}
+		w := &s.Waiting[last]
+		if w.Queued += n; l.flow == nil || !l.flow.out {
+			w.OldestWait = max(w.OldestWait, p.ledger.clock.oldestWait(l, now.Sub(p.epoch)))
 		}
 	}
 	for _, pr := range handed {
 		s.putBack(pr)
+	}
+	return s
+}
+
+// FlowStats describes the tasks of one flow that have not settled.
+type FlowStats struct {
+	Flow     string // as in Task; "" for tasks without one and functions given to Go
+	Queued   int    // tasks that wait for a worker, with those that are held back
+	HeldBack int    // tasks that could start or go on but for the flow's limit
+	Running  int    // tasks that have a slot
+
+	// OldestWait is how long the queued task that waits longest has waited, as in
+	// PriorityStats but with the time for which it was held back. As there, it may count
+	// from the first call of Stats or Flows after the task's arrival.
+	OldestWait time.Duration
+}
+
+// Flows returns the k flows of which most tasks wait; of those with as many, first those of
+// which most run. With a k below 0 it returns all. A flow is known while it has tasks that have
+// not settled. The cost grows with the number of these flows and of the tasks that run.
+func (p *Pool) Flows(k int) []FlowStats {
+	p.mustBeUsable("Flows")
+	p.lock()
+	defer p.unlock()
+	now := time.Since(p.epoch)
+	lanes := p.sched.queue.sorted()
+	if !p.sched.aging {
+		p.ledger.clock.note(lanes, p.sched.seq, now)
+	}
+	plain := FlowStats{Queued: p.sched.count[StateQueued], Running: p.sched.count[StateRunning]}
+	all := make([]FlowStats, 0, len(p.sched.flows)+1)
+	for name, f := range p.sched.flows {
+		s := f.stats()
+		s.Flow = name
+		plain.Queued -= s.Queued
+		plain.Running -= s.Running
+		all = append(all, s)
+	}
+	if f := p.sched.plainFlow; f != nil {
+		plain.HeldBack = f.stats().HeldBack
+	}
+	if plain.Queued+plain.Running+plain.HeldBack > 0 {
+		all = append(all, plain)
+	}
+	slices.SortFunc(all, func(a, b FlowStats) int {
+		return cmp.Or(cmp.Compare(b.Queued, a.Queued), cmp.Compare(b.Running, a.Running), cmp.Compare(a.Flow, b.Flow))
+	})
+	if k >= 0 && k < len(all) {
+		all = slices.Clip(all[:k])
+	}
+	waits := make(map[string]time.Duration)
+	for _, l := range lanes {
+		if l.n > l.parked {
+			name := ""
+			if f := p.sched.queue.owner(l).flow; f != nil {
+				name = f.name
+			}
+			waits[name] = max(waits[name], p.ledger.clock.wholeWait(l, now))
+		}
+	}
+	for i := range all {
+		all[i].OldestWait = waits[all[i].Flow]
+	}
+	return all
+}
+
+// stats returns what Flows is to say of f, but for the wait.
+func (f *flow) stats() FlowStats {
+	s := FlowStats{Queued: f.queued, HeldBack: len(f.exits)}
+	for _, l := range f.queue.lanes {
+		if l.flow.out {
+			s.HeldBack += l.n
+		}
+	}
+	for _, h := range f.holders {
+		if h.state == StateRunning {
+			s.Running++
+		}
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package taskpool
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -51,10 +52,10 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 	var due time.Time
 	err = ErrClosed
 	if !p.end.closed {
-		due, err = p.makeRoomLocked(pr, false, &notices)
+		due, err = p.makeRoomLocked(p.sched.flowOf(nil), pr, false, &notices)
 	}
 	switch {
-	case err == ErrFull && p.cfg.overflow == OverflowWait && room != roomNow:
+	case err != nil && err != ErrClosed && p.cfg.overflow == OverflowWait && room != roomNow:
 		f, sample := e.f, p.hooks.unsampled()
 		if e.h != nil {
 			f, sample = e.h.function.f, e.h.function.sample
@@ -123,6 +124,7 @@ func newFunctionHandle() *Handle {
 // standFor has h stand for f.
 func (h *Handle) standFor(p *Pool, f func(), pr Priority, sample uint64) *Handle {
 	h.pool, h.function.f, h.function.sample, h.priority, h.queuedAt = p, f, sample, pr, time.Since(p.epoch)
+	h.flow = p.sched.plainFlow // fixed since New
 	return h
 }
 
@@ -247,6 +249,14 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 	if err := t.validate(); err != nil {
 		return nil, err
 	}
+	if t.Flow != "" {
+		if p.sched.aging {
+			return nil, pkg.Bad("Task.Flow", "be empty in a pool with WithAging", strconv.Quote(t.Flow))
+		}
+		if h.policy, err = p.cfg.flowPolicy(t.Flow); err != nil {
+			return nil, err
+		}
+	}
 	if ctx.Err() != nil {
 		return nil, p.refuseOver(call, ctx)
 	}
@@ -258,7 +268,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if p.inbox.direct && t.NotBefore.IsZero() && p.inbox.put(entry{h: h}, t.Priority) {
+	if p.inbox.direct && t.NotBefore.IsZero() && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)
@@ -318,7 +328,10 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		default:
 			later := h.task.later()
 			var due time.Time
-			if due, err = p.makeRoomLocked(h.priority, later, &notices); err == nil {
+			if p.sched.joinFlow(h, h.task.Flow, h.policy) {
+				p.restoreLocked()
+			}
+			if due, err = p.makeRoomLocked(h.flow, h.priority, later, &notices); err == nil {
 				h.acceptLocked(later)
 				if !later {
 					p.sched.inherit(h, due)
@@ -332,6 +345,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		}
 	}
 	if err != nil {
+		p.sched.leaveFlow(h)
 		p.ledger.total.refused++
 		return nil, err
 	}

@@ -13,8 +13,9 @@ type supervisor struct {
 
 	// The fields below are protected by Pool.mu.
 
-	next    time.Time // the time that its timer is set for; zero: not set
-	started bool      // it was started, or must not be started any more
+	lendings []lending // to be passed on, with no lock held
+	next     time.Time // the time that its timer is set for; zero: not set
+	started  bool      // it was started, or must not be started any more
 }
 
 // supervise is the supervisor's goroutine. It replaces workers that died, gives
@@ -35,6 +36,7 @@ func (p *Pool) supervise() {
 		if circle {
 			lookForCircle(p)
 		}
+		p.passLendings()
 		if next.IsZero() {
 			<-p.supervisor.bell
 			continue
@@ -45,6 +47,17 @@ func (p *Pool) supervise() {
 			timer.Stop()
 		case <-timer.C:
 		}
+	}
+}
+
+// passLendings passes on what could not be passed on where it was lent, as a lock was held.
+func (p *Pool) passLendings() {
+	p.lock()
+	all := p.supervisor.lendings
+	p.supervisor.lendings = nil
+	p.unlock()
+	for i := range all {
+		all[i].passOn()
 	}
 }
 

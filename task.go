@@ -80,6 +80,12 @@ type Task struct {
 	// Priority is the task's urgency; zero is Medium.
 	Priority Priority
 
+	// Flow says whose work the task is: a tenant, a user, a host. Within a priority, flows
+	// take turns, so that nobody's backlog stands before the others' work, see [WithFlows].
+	// Tasks without one, and functions given to Go, are one flow together. A flow needs no
+	// setup, and takes memory only while it has tasks. It must be empty with [WithAging].
+	Flow string
+
 	// Run does the work. It is required by Submit, and must be nil where a
 	// function is passed beside the Task, as with [Call] and [Map]. Its context
 	// ends when the attempt is over, times out or is canceled; see [Detach] for
@@ -136,6 +142,9 @@ func (t Task) String() string {
 		text = fmt.Appendf(text, " %q", t.Name)
 	}
 	text = fmt.Appendf(text, " (%v", t.Priority)
+	if t.Flow != "" {
+		text = fmt.Appendf(text, ", flow %q", t.Flow)
+	}
 	for _, set := range []struct {
 		what string
 		d    time.Duration
@@ -206,7 +215,7 @@ func (t *Task) validate() error {
 // A State is where a task is in its life. Every accepted task reaches exactly one of the
 // final states StateSucceeded, StateFailed, StateCanceled and StateShed, once. Where the
 // documentation says that a task is Queued, Canceled and so on, it means these states.
-type State int
+type State int8
 
 // The states of a task.
 const (

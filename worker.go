@@ -141,6 +141,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		if p.hooks.started != nil {
 			w.noteStartLocked(w.started.Sub(p.epoch) - h.queuedAt)
 		}
+		p.sched.becomeFunction(h)
 		if h.self == nil { // nobody else refers to it
 			h.pool, h.function.f, h.id, h.item = nil, nil, 0, item{}
 			functionHandles.Put(h)

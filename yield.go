@@ -108,6 +108,16 @@ func (pk *suspension) backLocked() {
 	p.watchFullLocked()
 }
 
+// waitsLocked records what an attempt waits for. It gives the place of its flow back: what it
+// waits for may need one, in this pool or through others.
+func (pk *suspension) waitsLocked(what awaited) {
+	p := pk.a.pool
+	if pk.waits = what; what != (awaited{}) {
+		p.sched.givePlace(pk.a.h)
+	}
+	p.stall.watchLocked(p.cfg.hangGrace, &p.supervisor)
+}
+
 // askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
 func (pk *suspension) askedLocked() bool { return pk.a.h.asks }
 

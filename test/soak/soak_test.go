@@ -317,6 +317,7 @@ type soakPool struct {
 	overflow         taskpool.Overflow
 	grace            time.Duration
 	hangs            bool // some tasks ignore the end of their context
+	flows            int  // how many tasks may name; none if it is not above 0
 	resizes, retries bool
 	chaos            bool // hooks and logger panic now and then
 	target           int64
@@ -402,6 +403,12 @@ func (s *soak) newPool() *soakPool {
 	case 1:
 		step := time.Duration(1+r.IntN(5000)) * time.Microsecond
 		note(taskpool.WithAging(step), "aging %v", step)
+		g.flows = -1
+	}
+	if g.flows == 0 && oneIn(r, 2) {
+		g.flows = 1 + r.IntN(4)
+		kind := r.IntN(3)
+		note(taskpool.WithFlows(g.policy(kind)), "%d flows of kind %d", g.flows, kind)
 	}
 	if g.slots > 1 && oneIn(r, 3) {
 		g.reserved, g.reservedFor = 1+r.IntN(g.slots-1), taskpool.Priority(r.IntN(3)-1)
@@ -433,6 +440,23 @@ func (s *soak) newPool() *soakPool {
 	}
 	g.p = p
 	return g
+}
+
+// policy returns the policies of flows: of kind 0 without limits, of kind 1 with limits that
+// change, of kind 2 with a capacity, too, and also for tasks without a flow.
+func (g *soakPool) policy(kind int) func(flow string) taskpool.FlowPolicy {
+	return func(flow string) (p taskpool.FlowPolicy) {
+		if len(flow) > 0 || kind == 2 {
+			p.Weight = len(flow)
+			if kind > 0 && !g.roll(5) {
+				p.Limit = 1 + len(flow)%3
+			}
+			if kind == 2 && g.roll(2) {
+				p.Capacity = 5
+			}
+		}
+		return p
+	}
 }
 
 func (g *soakPool) rng(n uint64) *rand.Rand { return rand.New(rand.NewPCG(g.seed, n)) }
@@ -966,6 +990,9 @@ func (g *soakPool) newTask(r *rand.Rand, ctx context.Context, parent *soakTask, 
 			t.ctx = context.Background()
 		}
 	}
+	if g.flows > 0 && !oneIn(r, 4) {
+		t.task.Flow = strings.Repeat("f", 1+r.IntN(g.flows))
+	}
 	t.task.Priority = taskpool.Priority(r.IntN(3) - 1)
 	if oneIn(r, 20) {
 		t.task.Priority = taskpool.Priority(r.IntN(200) - 100)
@@ -1104,7 +1131,7 @@ func (g *soakPool) checkRefusal(err error, endable, waits bool) {
 	case strings.Contains(err.Error(), "context is over") && endable:
 	case strings.Contains(err.Error(), "context of the task that waits is over"):
 	case err == taskpool.ErrClosed && g.closing.Load():
-	case err == taskpool.ErrFull && g.capacity >= 0 && !waits:
+	case errors.Is(err, taskpool.ErrFull) && (g.capacity >= 0 || g.flows > 0) && !waits:
 	default:
 		g.fail("refused with %v", err)
 	}
@@ -1781,7 +1808,7 @@ func (g *soakPool) sample(deep bool) {
 	if !g.resizes && s.Workers != g.slots || s.Running+s.Lost > most {
 		g.fail("%d running and %d lost on %d slots, %d at most: %+v", s.Running, s.Lost, s.Workers, most, s)
 	}
-	if g.capacity >= 0 && !g.retries && s.Queued+s.Delayed > 2*(g.capacity+most) {
+	if g.capacity >= 0 && !g.retries && g.flows <= 0 && s.Queued+s.Delayed > 2*(g.capacity+most) {
 		g.fail("more waiting than there is room for: %+v", s)
 	}
 	started := uint64(0)
@@ -1802,7 +1829,7 @@ func (g *soakPool) sample(deep bool) {
 	if waiting != s.Queued {
 		g.fail("%d waiting by priority, %d in all: %+v", waiting, s.Queued, s)
 	}
-	if (s.Closed && !g.closing.Load()) || s.SubmittersWaiting > 0 && g.capacity < 0 || s.Shed > 0 && g.overflow != taskpool.OverflowShed {
+	if (s.Closed && !g.closing.Load()) || s.SubmittersWaiting > 0 && g.capacity < 0 && g.flows <= 0 || s.Shed > 0 && g.overflow != taskpool.OverflowShed {
 		g.fail("closed, blocked or shed without a reason: %+v", s)
 	}
 	if !deep {

@@ -1,0 +1,516 @@
+package taskpool
+
+import (
+	"cmp"
+	"container/heap"
+	"slices"
+)
+
+// How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
+// named flow belongs to one flow, and so does each lane of the tasks without one, which are
+// a flow together. The lanes of one laneKey, which are of different flows, form a group.
+// Within a group the lane with the least tag goes first, by self-clocked fair queuing
+// (Golestani, 1994): when a lane begins to wait, and when its first task is taken in its
+// turn, its tag is set to that of the group plus the flow's cost, and the tag of the group is
+// that of the lane served last. So a flow that was idle begins where the others are, and
+// nothing need be remembered of it.
+//
+// A fair-share turn goes to the flow that has gone longest without one, by tags alike, and
+// takes that flow's oldest task, whatever its priority. The flows are in a ring for that: a
+// heap for each kind of dispatch.
+//
+// While a flow is held back, its lanes are in no heap, but for those of tasks that hold a
+// place of it. They keep their tags.
+//
+// Invariants, for every queue q:
+//
+//   - named is how many named flows have tasks in q.
+//   - fair is set if it makes a difference that there are flows, or were: if named > 0, if
+//     there are groups, or if the ring tag of the tasks without a flow is not the one that they
+//     would get now. Else the rings are empty: where there are no flows, nobody pays for them.
+//   - A lane has a laneFlow if and only if it is of a named flow, or not empty and in a group.
+//   - A group exists if it has a lane of a named flow, and while it makes a difference that it
+//     had one: as long as the tag of its other lane is not the one that it would get now. A
+//     stream of flows with a task each must not begin anew each time, or it would never be
+//     that lane's turn.
+//   - The tag of a lane in a group is no earlier than that of the group, and later by no more
+//     than the flow's cost.
+//   - A flow is in the ring of a kind of dispatch if and only if fair is set and it has a lane
+//     in the heaps that such a dispatch can serve.
+//   - n is how many tasks are in the lanes in the heaps, heldBack how many are in others.
+
+// tagScale is the cost of a start in a flow of weight 1. Tags wrap around: they are
+// compared by their difference.
+const tagScale = 1 << 20
+
+// maxWeight is the largest weight of a flow.
+const maxWeight = 1024
+
+// A tag says when it is the turn of a lane in its group, or of a flow in a ring. Of equal
+// tags the one that was set first goes first.
+type tag struct {
+	at     int64
+	number uint64 // in the order in which tags are set
+}
+
+// before reports whether t comes before o.
+func (t tag) before(o tag) bool {
+	if d := t.at - o.at; d != 0 {
+		return d < 0
+	}
+	return t.number < o.number
+}
+
+// A laneFlow is what makes a lane one of several of its key.
+type laneFlow struct {
+	of    *flowLanes
+	group *laneGroup
+	tag   tag
+	// holder is set if the tasks of the lane hold a place of their flow, so that they are
+	// never held back.
+	holder bool
+	out    bool // the lane is held back: it is in no heap
+}
+
+// A laneGroup is the lanes of one laneKey that are not empty, if they are of several flows.
+type laneGroup struct {
+	at    int64 // the tag of the lane served last
+	named int   // lanes of named flows
+	plain *lane // the lane of the tasks without a flow; nil if it is empty
+}
+
+// A flowLanes is what a flow has waiting in one queue.
+type flowLanes struct {
+	flow   *flow   // nil: the tasks without one
+	lanes  []*lane // those that are not empty, sorted by compareLanes; of a named flow only
+	filled [2]int  // how many lanes are not empty, by class
+	old    [2]ageHeap
+	ring   [2]ringPlace // by kind of dispatch, see restriction
+	own    [2]uint64    // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
+	held   bool         // its lanes are held back
+	heldI  int          // index in priorityQueue.heldFlows, if held
+	shown  int64        // the last order handed out when its lanes were last put back
+}
+
+// A ringPlace is where a flow is in a ring.
+type ringPlace struct {
+	tag tag
+	pos int // -1 if it is not there
+}
+
+// A flowRing is a heap of flows; the one whose turn is next is on top.
+type flowRing struct {
+	indexedHeap[*flowLanes]
+	at int64 // the tag of the flow served last
+}
+
+func newFlowRing(kind int) flowRing {
+	return flowRing{indexedHeap: indexedHeap[*flowLanes]{
+		less:  func(a, b *flowLanes) bool { return a.ring[kind].tag.before(b.ring[kind].tag) },
+		moved: func(f *flowLanes, i int) { f.ring[kind].pos = i },
+	}}
+}
+
+// An ageHeap is a heap of the lanes of one flow and one class. The one with the oldest front
+// is on top.
+type ageHeap []*lane
+
+func (h ageHeap) Len() int           { return len(h) }
+func (h ageHeap) Less(i, j int) bool { return h[i].age < h[j].age }
+func (h ageHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].pos[heapOld], h[j].pos[heapOld] = i, j
+}
+
+func (h *ageHeap) Push(x any) {
+	l := x.(*lane)
+	l.pos[heapOld] = len(*h)
+	*h = append(*h, l)
+}
+
+func (h *ageHeap) Pop() any {
+	last := len(*h) - 1
+	l := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	l.pos[heapOld] = -1
+	return l
+}
+
+// oldest returns the lane whose front has waited longest, nil if all are empty.
+// While a lane is in the heaps, its order only grows, so its age may lag behind;
+// it is brought up to date when the lane comes to the top. A dispatch makes at most
+// one lane lag, so this costs O(log lanes) per dispatch, and next to nothing if most
+// dispatches take from one lane.
+func (h *ageHeap) oldest() *lane {
+	for len(*h) > 0 {
+		l := (*h)[0]
+		if l.age == l.order() {
+			return l
+		}
+		l.age = l.order()
+		heap.Fix(h, 0)
+	}
+	return nil
+}
+
+// oldest returns the lane whose front has waited longest, of those that such a dispatch can
+// serve.
+func (f *flowLanes) oldest(restricted bool) *lane {
+	l := f.old[0].oldest()
+	if !restricted {
+		if o := f.old[1].oldest(); o != nil && (l == nil || o.age < l.age) {
+			l = o
+		}
+	}
+	return l
+}
+
+// inHeaps returns how many of f's lanes such a dispatch can serve. It is 0 without a fair share.
+func (f *flowLanes) inHeaps(restricted bool) int {
+	n := len(f.old[0])
+	if !restricted {
+		n += len(f.old[1])
+	}
+	return n
+}
+
+// waits returns how many lanes of f are not empty, of those that such a dispatch could serve
+// if they were not held back.
+func (f *flowLanes) waits(restricted bool) int {
+	n := f.filled[0]
+	if !restricted {
+		n += f.filled[1]
+	}
+	return n
+}
+
+// cost returns what a start of the flow costs it, f being nil if it has no flow.
+func (f *flow) cost() int64 {
+	if f == nil {
+		return tagScale
+	}
+	return f.price
+}
+
+// compareLanes orders the lanes of one flow.
+func compareLanes(a *lane, k laneKey, holder bool) int {
+	return cmp.Or(cmp.Compare(a.priority, k.priority), compareFlags(k.resuming, a.resuming), compareFlags(a.flow.holder, holder))
+}
+
+// compareFlags orders false before true.
+func compareFlags(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// laneOf returns the lane of key k of flow f, which is nil for tasks without one, and makes it
+// if there is none. If holder is set, it is the one of tasks that hold a place of f. The
+// caller pushes a task to it.
+func (q *priorityQueue) laneOf(f *flow, k laneKey, holder bool) *lane {
+	if f == nil {
+		return q.lane(k)
+	}
+	fl := f.in(q)
+	i, found := slices.BinarySearchFunc(fl.lanes, k, func(l *lane, k laneKey) int { return compareLanes(l, k, holder) })
+	if found {
+		return fl.lanes[i]
+	}
+	if len(fl.lanes) == 0 {
+		q.beginNamed()
+	}
+	l := q.newFlowLane(k)
+	*l.flow = laneFlow{of: fl, holder: holder, out: fl.held && !holder}
+	fl.lanes = slices.Insert(fl.lanes, i, l)
+	return l
+}
+
+// newFlowLane returns an empty lane with a laneFlow.
+func (q *priorityQueue) newFlowLane(k laneKey) *lane {
+	l := q.freeLanes
+	if l != nil {
+		q.freeLanes, l.nextFree = l.nextFree, nil
+		q.nFreeLanes--
+	} else {
+		both := new(struct {
+			lane
+			laneFlow
+		})
+		l = &both.lane
+		l.flow = &both.laneFlow
+		for i := range l.pos {
+			l.pos[i] = -1
+		}
+	}
+	l.laneKey, l.class, l.dispatched = k, q.classOf(k.priority), q.count(k.priority)
+	return l
+}
+
+// classOf returns the class of the lanes of priority pr.
+func (q *priorityQueue) classOf(pr Priority) *laneClass {
+	if q.reserve != nil && pr <= *q.reserve {
+		return &q.classes[0]
+	}
+	return &q.classes[1]
+}
+
+// class returns the index of l's class.
+func (q *priorityQueue) class(l *lane) int {
+	if l.class == &q.classes[0] {
+		return 0
+	}
+	return 1
+}
+
+// beginNamed records that one more named flow begins to wait.
+func (q *priorityQueue) beginNamed() {
+	q.named++
+	if q.fair {
+		return
+	}
+	q.fair = true
+	if q.groups == nil {
+		q.groups = make(map[laneKey]*laneGroup)
+		q.rings = [2]flowRing{newFlowRing(0), newFlowRing(1)}
+	}
+	for kind := range q.rings {
+		q.setRingTag(&q.plain, kind)
+	}
+	q.updateRing(&q.plain)
+}
+
+// endFair is called when it may make no difference any more that there were flows.
+func (q *priorityQueue) endFair() {
+	if !q.fair || q.named > 0 || len(q.groups) > 0 {
+		return
+	}
+	for kind := range q.rings {
+		if q.share > 0 && q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].tag.at != q.rings[kind].at+tagScale {
+			return
+		}
+	}
+	q.fair = false
+	q.updateRing(&q.plain)
+	if q.mostGroups > 16*keptLanes { // a map keeps the memory for the most that it has held
+		q.groups, q.mostGroups = make(map[laneKey]*laneGroup), 0
+	}
+}
+
+// owner returns whose lane l is.
+func (q *priorityQueue) owner(l *lane) *flowLanes {
+	if l.flow == nil {
+		return &q.plain
+	}
+	return l.flow.of
+}
+
+// beginFlowLane has l, which is not empty any more, join its group, if there is one, and wait
+// for its flow's turn.
+func (q *priorityQueue) beginFlowLane(l *lane) {
+	fl, class := q.owner(l), q.class(l)
+	for kind := range fl.ring {
+		if (class == 0 || kind == 0) && fl.waits(kind == 1) == 0 {
+			q.setRingTag(fl, kind)
+		}
+	}
+	fl.filled[class]++
+	g := q.groups[l.laneKey]
+	if g == nil && fl.flow == nil {
+		return
+	}
+	if g == nil {
+		g = &laneGroup{}
+		q.groups[l.laneKey] = g
+		q.mostGroups = max(q.mostGroups, len(q.groups))
+		if plain := q.lanes[l.laneKey]; plain != nil && plain.n > 0 {
+			q.joinGroup(plain, g)
+		}
+	}
+	q.joinGroup(l, g)
+}
+
+// joinGroup has l be one of g.
+func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
+	if l.flow == nil {
+		l.flow = &laneFlow{of: &q.plain}
+		g.plain = l
+	} else {
+		g.named++
+	}
+	l.flow.group = g
+	q.setTag(l)
+}
+
+// setTag gives l the tag of a lane that begins to wait now.
+func (q *priorityQueue) setTag(l *lane) {
+	q.tags++
+	l.flow.tag = tag{l.flow.group.at + l.flow.of.flow.cost(), q.tags}
+}
+
+func (q *priorityQueue) setRingTag(fl *flowLanes, kind int) {
+	q.tags++
+	fl.ring[kind].tag = tag{q.rings[kind].at + fl.flow.cost(), q.tags}
+}
+
+// endFlowLane is called when l is empty and in no heap.
+func (q *priorityQueue) endFlowLane(l *lane) {
+	fl := q.owner(l)
+	fl.filled[q.class(l)]--
+	if l.flow != nil {
+		g := l.flow.group
+		if fl.flow == nil {
+			l.flow, g.plain = nil, nil
+		} else {
+			g.named--
+			q.forgetFlowLane(l)
+		}
+		if g.named == 0 && g.plain == nil {
+			delete(q.groups, l.laneKey)
+		}
+	}
+	q.endFair()
+}
+
+// forgetFlowLane takes l, which is empty, from its flow, which is a named one.
+func (q *priorityQueue) forgetFlowLane(l *lane) {
+	fl := l.flow.of
+	i, _ := slices.BinarySearchFunc(fl.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, l.flow.holder) })
+	fl.lanes = shrunk(slices.Delete(fl.lanes, i, i+1))
+	*l.flow = laneFlow{}
+	if q.nFreeLanes < keptLanes {
+		l.nextFree, q.freeLanes = q.freeLanes, l
+		q.nFreeLanes++
+	}
+	if len(fl.lanes) == 0 {
+		q.named--
+	}
+}
+
+// updateRing puts fl into the rings where it belongs, or takes it out.
+func (q *priorityQueue) updateRing(fl *flowLanes) {
+	if q.share == 0 || q.groups == nil {
+		return
+	}
+	for kind := range q.rings {
+		r, p := &q.rings[kind], &fl.ring[kind]
+		switch in := q.fair && fl.inHeaps(kind == 1) > 0; {
+		case in && p.pos < 0:
+			r.add(fl)
+		case !in && p.pos >= 0:
+			r.remove(p.pos)
+			r.items = shrunk(r.items)
+		}
+	}
+}
+
+// turnOf returns the lane whose turn it is in a fair-share turn, nil if there is none.
+func (q *priorityQueue) turnOf(restricted bool) *lane {
+	if !q.fair {
+		return q.plain.oldest(restricted)
+	}
+	r := &q.rings[restriction(restricted)]
+	if len(r.items) == 0 {
+		return nil
+	}
+	return r.items[0].oldest(restricted)
+}
+
+// ownTurn returns the lane of the oldest task of l's flow, if the flow has a limit and that
+// task's turn among its own has come, or else l.
+func (q *priorityQueue) ownTurn(l *lane, restricted bool) *lane {
+	if fl := l.flow.of; q.share > 0 && fl.limited() && fl.own[restriction(restricted)]+1 >= q.share {
+		return fl.oldest(restricted)
+	}
+	return l
+}
+
+// limited reports whether the flow has a limit.
+func (f *flowLanes) limited() bool { return f.flow != nil && f.flow.limit > 0 }
+
+// charge records that the first task of l is about to be taken in a dispatch, which is a
+// fair-share turn if turn is set.
+func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
+	if !q.fair {
+		return
+	}
+	fl, kind := q.owner(l), restriction(restricted)
+	if turn {
+		r := &q.rings[kind]
+		if p := &fl.ring[kind]; p.pos >= 0 {
+			if d := p.tag.at - r.at; d > 0 {
+				r.at = p.tag.at
+			}
+			q.setRingTag(fl, kind)
+			heap.Fix(r, p.pos)
+		}
+	} else if first, _ := top(q.reach(restricted), false); l == first && l.flow != nil {
+		g := l.flow.group
+		if d := l.flow.tag.at - g.at; d > 0 {
+			g.at = l.flow.tag.at
+		}
+		q.setTag(l)
+		if l.class.lead.fix(l); g.named == 0 {
+			l.flow = nil
+			delete(q.groups, l.laneKey)
+		}
+	}
+	if q.share > 0 && fl.limited() && fl.inHeaps(restricted) > 1 {
+		fl.own[kind] = (fl.own[kind] + 1) % q.share
+	}
+	if q.named == 0 {
+		q.endFair()
+	}
+}
+
+// holdBack takes the lanes of fl out of the heaps if held is set, and puts them back if it is
+// not. Those of tasks that hold a place stay.
+func (q *priorityQueue) holdBack(fl *flowLanes, held bool) {
+	if fl.held == held {
+		return
+	}
+	if fl.held = held; held {
+		fl.heldI = len(q.heldFlows)
+		q.heldFlows = append(q.heldFlows, fl)
+	} else {
+		last := len(q.heldFlows) - 1
+		o := q.heldFlows[last]
+		q.heldFlows[fl.heldI], o.heldI = o, fl.heldI
+		q.heldFlows[last] = nil
+		q.heldFlows = shrunk(q.heldFlows[:last])
+	}
+	for _, l := range fl.lanes {
+		if l.flow.holder {
+			continue
+		}
+		n, queued := l.n, l.n-l.parked
+		if l.flow.out = held; held {
+			q.hide(l)
+			n, queued = -n, -queued
+		} else {
+			q.show(l)
+		}
+		q.n += n
+		q.heldBack -= n
+		q.heldQueued -= queued
+		if q.reserve != nil {
+			l.class.queued += queued
+		}
+	}
+	q.updateRing(fl)
+}
+
+// mostUrgentHeldBack returns the priority of the most urgent lane of fl that is held back,
+// false if none is.
+func (f *flowLanes) mostUrgentHeldBack() (Priority, bool) {
+	for _, l := range f.lanes {
+		if l.flow.out {
+			return l.priority, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,487 @@
+package taskpool
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+)
+
+// A flow is whose work some tasks are: those with its name as Task.Flow. Protected by Pool.mu.
+//
+// At most limit tasks of a flow hold a place of it, from the start of an attempt to its end,
+// in Yield and Block too. A task that waits for another or for room gives its place back, and
+// needs one again to go on. While all places are held, the flow is held back: those of its
+// tasks that wait and hold none wait in lanes that are in no heap, see holdBack. So they
+// delay nobody, take no room, and Yield does not give way to them. They lend their urgency to
+// those that hold a place.
+//
+// Invariants, for every flow f:
+//
+//   - f is in scheduler.flows while it has tasks that have not settled, or submitters that
+//     wait for room: live is how many these are.
+//   - holders are the handles whose item.placed is set; places counts these and, for tasks
+//     without a flow, functions that run. places is no larger than limit, unless limit has
+//     been lowered, or none.
+//   - f is held back if and only if it has a limit and places is not below that; then exits
+//     may have tasks, else it has none.
+//   - queued and retrying are how many of its tasks are Queued, and wait for a retry. asking and
+//     promoted are its part of those of the scheduler, of tasks that hold no place. While f is
+//     held back, the scheduler's are without them.
+//   - Each holder counts as no less urgent than lent, which is no less urgent than what is
+//     held back.
+//   - f is full if and only if its capacity is not above queued and retrying together; then its
+//     submitters are held back.
+type flow struct {
+	name     string
+	policy   flowPolicy
+	price    int64 // what a start costs, see tag
+	limit    int   // places; 0: no limit
+	live     int
+	places   int
+	holders  []*Handle
+	lent     Priority // the least urgent that a holder may count as; math.MinInt without holders
+	held     bool
+	full     bool
+	exits    []*Handle // exiting tasks that need a place, in order
+	queued   int
+	retrying int
+	asking   [2]int // the less urgent ones second
+	promoted [2]int
+	queue    flowLanes
+	others   *[3]flowLanes // in the other queues; nil until there is something
+	next     *flow         // in scheduler.freeFlows
+}
+
+// A flowPolicy is a [FlowPolicy] in few bytes.
+type flowPolicy struct {
+	limit, capacity int32
+	weight          uint16 // 0 is 1
+}
+
+// in returns what f has waiting in q.
+func (f *flow) in(q *priorityQueue) *flowLanes {
+	if q.in == inQueue && !q.second {
+		return &f.queue
+	}
+	if f.others == nil {
+		f.others = new([3]flowLanes)
+		for i := range f.others {
+			f.others[i].init(f)
+		}
+	}
+	fl, held := &f.others[0], f.held
+	if q.in != inQueue {
+		fl, held = &f.others[1], f.full
+		if q.second {
+			fl = &f.others[2]
+		}
+	}
+	q.holdBack(fl, held)
+	return fl
+}
+
+// init has f be that of flow of.
+func (f *flowLanes) init(of *flow) {
+	f.flow = of
+	for kind := range f.ring {
+		f.ring[kind].pos = -1
+	}
+}
+
+// set gives f policy p.
+func (f *flow) set(p flowPolicy) {
+	f.policy, f.limit = p, int(p.limit)
+	f.price = tagScale / int64(max(p.weight, 1))
+}
+
+// A flowSet is the flows of a scheduler.
+type flowSet struct {
+	flows      map[string]*flow
+	mostFlows  int       // the largest number that the map has held
+	plainFlow  *flow     // of tasks without a flow; nil if they have the default policy
+	unlimited  bool      // limits have been lifted
+	flowLoans  []*Handle // that were lent to for their flow, for the caller of the scheduler to pass on
+	freeFlows  *flow     // linked by next
+	nFreeFlows int
+}
+
+// flowOf returns the flow of h or, if that is nil, of a function; nil if it has none.
+func (s *scheduler) flowOf(h *Handle) *flow {
+	if h == nil {
+		return s.plainFlow
+	}
+	return h.flow
+}
+
+// setPlainFlow gives a policy to the tasks without a flow.
+func (s *scheduler) setPlainFlow(p flowPolicy) {
+	s.plainFlow = s.newFlow()
+	s.plainFlow.set(p)
+}
+
+// joinFlow has h, which is being submitted, be of the flow of that name. It returns true if
+// that has changed the flow's policy, so that others may start or be let in.
+func (s *scheduler) joinFlow(h *Handle, name string, p flowPolicy) (changed bool) {
+	if name == "" {
+		h.flow = s.plainFlow
+		return false
+	}
+	f := s.flows[name]
+	if f == nil {
+		f = s.newFlow()
+		f.name = name
+		if f.set(p); s.unlimited {
+			f.limit = 0
+		}
+		if s.flows == nil {
+			s.flows = make(map[string]*flow)
+		}
+		s.flows[name] = f
+		s.mostFlows = max(s.mostFlows, len(s.flows))
+	} else if f.policy != p && !s.unlimited {
+		s.setPolicy(f, p)
+		changed = true
+	}
+	f.live++
+	h.flow = f
+	return changed
+}
+
+func (s *scheduler) newFlow() *flow {
+	f := s.freeFlows
+	if f == nil {
+		f = &flow{}
+	} else {
+		s.freeFlows, f.next = f.next, nil
+		s.nFreeFlows--
+	}
+	f.lent = math.MinInt
+	f.queue.init(f)
+	return f
+}
+
+// leaveFlow has h, which has settled or was not accepted, be of no flow.
+func (s *scheduler) leaveFlow(h *Handle) {
+	f := h.flow
+	h.flow = nil
+	if f == nil || f == s.plainFlow {
+		return
+	}
+	if f.live--; f.live > 0 {
+		return
+	}
+	delete(s.flows, f.name)
+	if s.mostFlows > 16*keptLanes && len(s.flows) < keptLanes { // a map keeps the memory for the most that it has held
+		flows := make(map[string]*flow, len(s.flows))
+		for name, f := range s.flows {
+			flows[name] = f
+		}
+		s.flows, s.mostFlows = flows, len(flows)
+	}
+	if s.nFreeFlows < keptLanes {
+		*f = flow{next: s.freeFlows, queue: flowLanes{lanes: f.queue.lanes, old: f.queue.old}, holders: f.holders}
+		s.freeFlows = f
+		s.nFreeFlows++
+	}
+}
+
+// joinBatch is joinFlow for h, which was accepted as part of a batch.
+func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) {
+	s.joinFlow(h, name, p)
+	h.flow.queued++
+	s.roomChanged(h.flow)
+}
+
+// setPolicy gives f another policy, which counts at once.
+func (s *scheduler) setPolicy(f *flow, p flowPolicy) {
+	f.set(p)
+	s.placesChanged(f)
+}
+
+// liftLimits ends all limits, now and in time to come.
+func (s *scheduler) liftLimits() {
+	s.unlimited = true
+	all := slices.Collect(maps.Values(s.flows))
+	slices.SortFunc(all, func(a, b *flow) int { return cmp.Compare(a.name, b.name) })
+	if s.plainFlow != nil {
+		all = append(all, s.plainFlow)
+	}
+	for _, f := range all {
+		p := f.policy
+		p.limit = 0
+		s.setPolicy(f, p)
+	}
+}
+
+// Places.
+
+// takePlace gives a place of its flow to h, which is about to run, if it has none. h is nil
+// for a function.
+func (s *scheduler) takePlace(h *Handle) {
+	f := s.flowOf(h)
+	switch {
+	case f == nil || h != nil && h.placed:
+		return
+	case h == nil:
+		f.places++
+		s.placesChanged(f)
+		return
+	}
+	s.holdPlace(f, h)
+	s.placesChanged(f)
+	if pr, ok := s.mostUrgentHeldBack(f); ok {
+		s.lendHolder(h, pr)
+	}
+	f.lent = max(f.lent, h.urgency())
+}
+
+// holdPlace gives h a place of f, which the caller then brings up to date.
+func (s *scheduler) holdPlace(f *flow, h *Handle) {
+	asks := h.asks
+	if asks {
+		s.asks(h, -1)
+	}
+	h.placed, h.holderI = true, int32(len(f.holders))
+	if asks {
+		s.asks(h, +1)
+	}
+	f.places++
+	f.holders = append(f.holders, h)
+}
+
+// givePlace takes back the place of h, if it has one. h must not ask for a slot.
+func (s *scheduler) givePlace(h *Handle) {
+	if f := h.flow; s.dropHolder(h) {
+		s.givePlaceOf(f)
+	}
+}
+
+// becomeFunction has the place of h, which stands for a function that is about to run, be the
+// function's. h may be used for another after that.
+func (s *scheduler) becomeFunction(h *Handle) {
+	if s.dropHolder(h) && len(s.flowLoans) > 0 {
+		s.flowLoans = slices.DeleteFunc(s.flowLoans, func(o *Handle) bool { return o == h })
+	}
+}
+
+// dropHolder has h, which may hold a place, hold none. The place stays taken.
+func (s *scheduler) dropHolder(h *Handle) bool {
+	if !h.placed {
+		return false
+	}
+	h.placed = false
+	f := h.flow
+	last := len(f.holders) - 1
+	o := f.holders[last]
+	f.holders[h.holderI], o.holderI = o, h.holderI
+	f.holders[last] = nil
+	f.holders = shrunk(f.holders[:last])
+	return true
+}
+
+// adoptPlace has h, which stands for a function that runs, hold the function's place.
+func (s *scheduler) adoptPlace(h *Handle) {
+	if f := s.plainFlow; f != nil {
+		h.flow = f
+		f.places--
+		s.holdPlace(f, h)
+		f.lent = max(f.lent, h.urgency())
+		s.placesChanged(f)
+	}
+}
+
+// givePlaceOf takes back a place of f.
+func (s *scheduler) givePlaceOf(f *flow) {
+	if f.places--; f.places == 0 {
+		f.lent = math.MinInt
+	}
+	s.placesChanged(f)
+}
+
+// placesChanged brings f up to date with its places and its policy.
+func (s *scheduler) placesChanged(f *flow) {
+	for len(f.exits) > 0 && (f.limit == 0 || f.places < f.limit) {
+		h := f.exits[0]
+		f.exits = slices.Delete(f.exits, 0, 1)
+		s.holdPlace(f, h)
+		f.lent = max(f.lent, h.urgency())
+		s.exit(h)
+	}
+	if held := f.limit > 0 && f.places >= f.limit; held != f.held {
+		f.held = held
+		s.queue.holdBack(&f.queue, held)
+		f.queue.shown = s.seq
+		if f.others != nil {
+			s.queueSeconds.holdBack(&f.others[0], held)
+		}
+		n := 1
+		if held {
+			n = -1
+		}
+		s.asking += n * f.asking[0]
+		s.askingLess += n * f.asking[1]
+		for i := range s.promoted {
+			s.promoted[i] += n * f.promoted[i]
+		}
+	}
+	if f.held {
+		s.lendHolders(f)
+	}
+	s.roomChanged(f)
+}
+
+// mostUrgentHeldBack returns what the most urgent task that f's limit holds back counts as,
+// false if it holds none back.
+func (s *scheduler) mostUrgentHeldBack(f *flow) (Priority, bool) {
+	pr, ok := f.queue.mostUrgentHeldBack()
+	if f.others != nil {
+		if second, has := f.others[0].mostUrgentHeldBack(); has && (!ok || second < pr) {
+			return second, true
+		}
+	}
+	return pr, ok
+}
+
+// lendHolders lends the urgency of what f's limit holds back to those that hold a place, as
+// what is held back waits for one of them.
+func (s *scheduler) lendHolders(f *flow) {
+	if pr, ok := s.mostUrgentHeldBack(f); ok && pr < f.lent {
+		s.lendAllHolders(f, pr)
+	}
+}
+
+func (s *scheduler) lendAllHolders(f *flow, pr Priority) {
+	for _, h := range f.holders {
+		s.lendHolder(h, pr)
+	}
+	f.lent = min(f.lent, pr)
+}
+
+func (s *scheduler) lendHolder(h *Handle, pr Priority) {
+	if pr < h.urgency() && s.lend(h, pr, 0) { // without aging the time makes no difference
+		s.flowLoans = append(s.flowLoans, h)
+	}
+}
+
+// heldBackChanged is called when h, which f's limit may hold back, has come or counts as more
+// urgent.
+func (s *scheduler) heldBackChanged(h *Handle) {
+	if f := s.flowOf(h); f != nil && f.held {
+		s.lendHolders(f)
+	}
+}
+
+// exitInFlow has h, whose context has ended, wait for a place first of its flow. It lends its
+// urgency to those that hold one as it comes: who gets one after that, before it, is on its way
+// out itself. exitInFlow returns false if h need not wait for a place.
+func (s *scheduler) exitInFlow(h *Handle) bool {
+	f := h.flow
+	switch {
+	case f == nil || h.placed:
+		return false
+	case !f.held:
+		s.holdPlace(f, h)
+		f.lent = max(f.lent, h.urgency())
+		s.placesChanged(f)
+		return false
+	}
+	f.exits = append(f.exits, h)
+	h.place = place{in: inExiting}
+	if pr := h.urgency(); pr < f.lent {
+		s.lendAllHolders(f, pr)
+	}
+	return true
+}
+
+// exitsInFlows returns how many tasks on their way out wait for a place of their flow.
+func (s *scheduler) exitsInFlows() (n int) {
+	for _, fl := range s.queue.heldFlows {
+		n += len(fl.flow.exits)
+	}
+	return n
+}
+
+// queued counts that h, which is nil for a function, is Queued, if n is 1, or no longer is, if
+// n is -1.
+func (s *scheduler) queued(h *Handle, n int) {
+	s.count[StateQueued] += n
+	if f := s.flowOf(h); f != nil {
+		f.queued += n
+		s.roomChanged(f)
+	}
+}
+
+// ready returns how many tasks are Queued and not held back.
+func (s *scheduler) ready() int { return s.count[StateQueued] - s.queue.heldQueued }
+
+// Room.
+
+// roomChanged brings f up to date with how many of its tasks wait.
+func (s *scheduler) roomChanged(f *flow) {
+	capacity := int(f.policy.capacity)
+	if capacity == 0 && f.held {
+		capacity = s.capacity // nothing else bounds what is held back
+	} else if capacity == 0 {
+		capacity = unbounded
+	}
+	full := capacity != unbounded && f.queued+f.retrying >= capacity
+	if full == f.full {
+		return
+	}
+	if f.full = full; f.others != nil {
+		s.admission.holdBack(&f.others[1], full)
+		s.admissionSeconds.holdBack(&f.others[2], full)
+	}
+}
+
+// flowRoom reports whether f lets one more of its tasks be accepted. One that could start at
+// once is not held up, unless others of f wait for room.
+func (s *scheduler) flowRoom(f *flow) bool {
+	if !f.full {
+		return true
+	}
+	if f.held || f.others != nil && len(f.others[1].lanes) > 0 {
+		return false
+	}
+	free := s.slots - s.held
+	if f.limit > 0 {
+		free = min(free, f.limit-f.places)
+	}
+	return f.queued+f.retrying < int(f.policy.capacity)+free
+}
+
+// takeShed takes a task that is to be shed for one of flow f, which may be nil, and of priority
+// pr; false if there is none. If f is full, that is one of f.
+func (s *scheduler) takeShed(pr Priority, f *flow) (entry, Priority, bool) {
+	if f == nil || !f.full {
+		return s.queue.takeShed(pr, f)
+	}
+	for _, l := range slices.Backward(f.queue.lanes) {
+		switch {
+		case l.priority <= pr:
+			return entry{}, 0, false
+		case l.fresh > 0:
+			return s.queue.takeNewest(l), l.priority, true
+		}
+	}
+	return entry{}, 0, false
+}
+
+// outstays reports whether the flow of l would stay no shorter than f there, if it lost a task
+// to f: by their weights, and counting the tasks that have never started.
+func (l *lane) outstays(q *priorityQueue, f *flow) bool {
+	fl := q.owner(l)
+	if fl.flow == f {
+		return false
+	}
+	have := int64(0)
+	if f == nil {
+		if o := q.lanes[l.laneKey]; o != nil {
+			have = int64(o.fresh)
+		}
+	} else if i, ok := slices.BinarySearchFunc(f.queue.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, false) }); ok {
+		have = int64(f.queue.lanes[i].fresh)
+	}
+	return int64(l.fresh-1)*fl.flow.cost() >= (have+1)*f.cost()
+}
