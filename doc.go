@@ -85,7 +85,7 @@
 //   - A goroutine that waits with the context of the task that started it parks the
 //     task. Give it Detach of the context.
 //   - Within a priority, a thousand tasks of one submitter stand before the next one of
-//     another.
+//     another, unless Task.Flow says whose they are.
 //   - A retry after a timeout or a hang may find the side effects of the first attempt.
 //   - A panic on a goroutine that a task has started ends the program. So do os.Exit and
 //     fatal errors of the runtime, such as concurrent writes to a map: see package process.
