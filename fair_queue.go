@@ -324,7 +324,10 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 		return
 	}
 	if g == nil {
-		g = &laneGroup{}
+		if g = q.spareGroup; g == nil {
+			g = &laneGroup{}
+		}
+		q.spareGroup = nil
 		q.groups[l.laneKey] = g
 		q.mostGroups = max(q.mostGroups, len(q.groups))
 		if plain := q.lanes[l.laneKey]; plain != nil && plain.n > 0 {
@@ -370,10 +373,17 @@ func (q *priorityQueue) endFlowLane(l *lane) {
 			q.forgetFlowLane(l)
 		}
 		if g.named == 0 && g.plain == nil {
-			delete(q.groups, l.laneKey)
+			q.forgetGroup(l.laneKey, g)
 		}
 	}
 	q.endFair()
+}
+
+// forgetGroup ends g, whose lanes have left it, and keeps it for the next.
+func (q *priorityQueue) forgetGroup(k laneKey, g *laneGroup) {
+	delete(q.groups, k)
+	*g = laneGroup{}
+	q.spareGroup = g
 }
 
 // forgetFlowLane takes l, which is empty, from its flow, which is a named one.
@@ -456,7 +466,7 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 		q.setTag(l)
 		if l.class.lead.fix(l); g.named == 0 {
 			l.flow = nil
-			delete(q.groups, l.laneKey)
+			q.forgetGroup(l.laneKey, g)
 		}
 	}
 	if q.share > 0 && fl.limited() && fl.inHeaps(restricted) > 1 {

@@ -41,7 +41,8 @@ type priorityQueue struct {
 	fair       bool // flows make a difference
 	named      int  // how many named flows wait
 	groups     map[laneKey]*laneGroup
-	mostGroups int         // the largest number of groups that the map has held
+	mostGroups int // the largest number of groups that the map has held
+	spareGroup *laneGroup
 	rings      [2]flowRing // by kind of dispatch, see restriction
 	tags       uint64      // how many were set
 	heldFlows  []*flowLanes

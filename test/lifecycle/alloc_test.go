@@ -118,6 +118,8 @@ func TestSubmitAllocations(t *testing.T) {
 		{"and wait", context.Background(), taskpool.Task{Run: run}, true},
 		{"with a name, a priority and a retry policy", context.Background(),
 			taskpool.Task{Name: "x", Priority: 7, Retry: taskpool.Retry{MaxAttempts: 2}, Run: run}, true},
+		{"with a flow", context.Background(), taskpool.Task{Flow: "a", Run: run}, false},
+		{"with a flow, and wait", context.Background(), taskpool.Task{Flow: "a", Priority: 7, Run: run}, true},
 		{"values only", context.WithValue(context.Background(), key{}, 1), taskpool.Task{Run: run}, true},
 		{"without cancel", context.WithoutCancel(cancelable), taskpool.Task{Run: run}, true},
 	} {
