@@ -239,7 +239,7 @@ func (w *wait) identifyLocked() {
 		w.ask = true
 	}
 	switch {
-	case w.task != nil && !w.ask && w.task.pool == p && w.task.canParkLocked():
+	case w.task != nil && !w.ask && w.task.pool == p && w.task.standsInLocked():
 	case w.task == nil && !anyPoolActive():
 	default:
 		p.unlocked(w.identify)
@@ -251,7 +251,7 @@ func (w *wait) identifyLocked() {
 // held.
 func (w *wait) identify() {
 	w.identified = true
-	if w.task == nil && !anyPoolActive() || w.task != nil && !w.ask && w.task.canPark() {
+	if w.task == nil && !anyPoolActive() || w.task != nil && !w.ask && w.task.standsIn() {
 		return
 	}
 	other := false
@@ -263,13 +263,19 @@ func (w *wait) identify() {
 	}
 }
 
-// canPark reports whether a has a slot to give back.
-func (a *attempt) canPark() bool {
+// standsIn reports whether a may be parked in place of the task that waits: in a pool with
+// flows, that one's place is needed.
+func (a *attempt) standsIn() bool {
 	a.pool.lock()
 	defer a.pool.unlock()
-	return a.canParkLocked()
+	return a.standsInLocked()
 }
 
+func (a *attempt) standsInLocked() bool {
+	return a.canParkLocked() && len(a.pool.sched.flows) == 0 && a.pool.sched.plainFlow == nil
+}
+
+// canParkLocked reports whether a has a slot to give back.
 func (a *attempt) canParkLocked() bool { return !a.over && a.suspension == nil }
 
 // elsewhere waits until done is closed or a context ends the wait, and returns the cause

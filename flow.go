@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"cmp"
+	"container/heap"
 	"maps"
 	"math"
 	"slices"
@@ -195,7 +196,10 @@ func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) {
 
 // setPolicy gives f another policy, which counts at once.
 func (s *scheduler) setPolicy(f *flow, p flowPolicy) {
-	f.set(p)
+	before := f.price
+	if f.set(p); f.price != before && s.queue.shed {
+		heap.Init(&s.queue.spare) // all of its lanes are longer or shorter now
+	}
 	s.placesChanged(f)
 }
 

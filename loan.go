@@ -102,7 +102,7 @@ func (s *scheduler) changeUrgency(h *Handle, change func()) {
 	if asks {
 		s.asks(h, +1)
 	}
-	if less := s.lessUrgent(h.urgency()); h.place.in == inExiting && less != before {
+	if less := s.lessUrgent(h.urgency()); h.place.in == inExiting && less != before && (h.flow == nil || h.placed) {
 		from, to := s.exitList(before), s.exitList(less)
 		i := slices.IndexFunc(*from, func(x exit) bool { return x.h == h })
 		x := (*from)[i]

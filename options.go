@@ -296,8 +296,9 @@ type FlowPolicy struct {
 // flow, and of functions given to Go, is asked for once, by New, with "".
 //
 // Between flows that wait with tasks of one priority, starts are shared by weight: a flow
-// that begins to wait starts its first task within k dispatches of its priority, where k is
-// the number of flows that wait there, if the weights are equal. Within a flow and priority
+// that begins to wait starts its first task within k starts of its priority, where k is the
+// number of flows that wait there, if the weights are equal. Tasks that go on after they were
+// parked, and those that were lent the urgency of that priority, go first and are not counted. Within a flow and priority
 // tasks start first in, first out. The fair share of [WithFairShare] goes to the flow that has
 // gone longest without, and to its oldest task: so a task with m older tasks of its own flow
 // starts within n·k·(m+1) dispatches, where k is the number of flows that wait. The proofs

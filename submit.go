@@ -372,6 +372,7 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	defer func() { // also if h's context panics
 		if h.id == 0 {
 			p.sched.withdraw(h)
+			p.sched.leaveFlow(h)
 		}
 		h.setParent(nil)
 		p.restoreLocked()

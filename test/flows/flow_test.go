@@ -340,6 +340,89 @@ func TestHeldBackTaskLendsAlongWaitsInOtherPools(t *testing.T) {
 	})
 }
 
+// It waits for its place, in no list of those that only wait for a slot.
+func TestTaskOnItsWayOutThatWaitsForAPlaceCanBeMovedAndLentTo(t *testing.T) {
+	for _, how := range []string{"SetPriority", "Wait"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithReserved(1, taskpool.High), limit(1))
+				gate := make(chan struct{})
+				gated := func(context.Context) error { <-gate; return nil }
+				child := pooltest.Submit(t, p, taskpool.Task{Flow: "B", Run: gated})
+				ctx, cancel := context.WithCancel(context.Background())
+				x, err := p.Submit(ctx, taskpool.Task{Flow: "A", Priority: taskpool.Low, Run: func(ctx context.Context) error { _ = child.Wait(ctx); return ctx.Err() }})
+				require.NoError(t, err)
+				synctest.Wait()
+				pooltest.Submit(t, p, taskpool.Task{Flow: "A", Priority: taskpool.Low, Run: gated})
+				synctest.Wait()
+				cancel()
+				synctest.Wait()
+				require.Equal(t, 1, p.Stats().HeldBack)
+				if how == "Wait" {
+					pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: func(ctx context.Context) error { _ = x.Wait(ctx); return nil }})
+					synctest.Wait()
+				} else {
+					require.True(t, x.SetPriority(taskpool.High))
+				}
+				require.Equal(t, taskpool.High, x.Info().Urgency)
+				close(gate)
+				pooltest.Drain(t, p)
+				require.ErrorIs(t, x.Err(), context.Canceled)
+			})
+		})
+	}
+}
+
+// In a pool without flows the other task gives its slot in place of the one that waits. A
+// place is of one flow, so the one that waits must give its own.
+func TestTaskThatWaitsWithAnothersContextGivesItsOwnPlace(t *testing.T) {
+	for _, flow := range []string{"", "g"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pooltest.New(t, taskpool.WithWorkers(4), limit(1))
+			other := make(chan context.Context, 1)
+			gate := make(chan struct{})
+			pooltest.Submit(t, p, taskpool.Task{Flow: flow, Run: func(ctx context.Context) error { other <- ctx; <-gate; return nil }})
+			ctx := <-other
+			h := pooltest.Submit(t, p, taskpool.Task{Flow: "f", Run: func(context.Context) error {
+				child, err := p.Submit(ctx, taskpool.Task{Flow: "f", Run: pooltest.Nop})
+				if err != nil {
+					return err
+				}
+				return child.Wait(ctx)
+			}})
+			require.NoError(t, h.Wait(pooltest.Patience(t)))
+			close(gate)
+			pooltest.Drain(t, p)
+		})
+	}
+}
+
+func TestChangedWeightCountsInWhoIsShed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		weight := 1
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(20, taskpool.OverflowShed), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+			if flow == "A" {
+				return taskpool.FlowPolicy{Weight: weight}
+			}
+			return taskpool.FlowPolicy{}
+		}))
+		release := pooltest.Block(t, p)
+		for range 6 {
+			pooltest.Submit(t, p, taskpool.Task{Flow: "B", Run: pooltest.Nop})
+		}
+		weight = 1024
+		for range 13 {
+			pooltest.Submit(t, p, taskpool.Task{Flow: "A", Run: pooltest.Nop})
+		}
+		weight = 1
+		a := pooltest.Submit(t, p, taskpool.Task{Flow: "A", Run: pooltest.Nop})
+		pooltest.Submit(t, p, taskpool.Task{Flow: "C", Run: pooltest.Nop})
+		require.ErrorIs(t, a.Err(), taskpool.ErrShed)
+		release()
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestChangedLimitCountsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		max := 1
