@@ -419,6 +419,15 @@ func (s *scheduler) queued(h *Handle, n int) {
 // ready returns how many tasks are Queued and not held back.
 func (s *scheduler) ready() int { return s.count[StateQueued] - s.queue.heldQueued }
 
+// retries counts that h waits for a retry, if n is 1, or no longer does, if n is -1.
+func (s *scheduler) retries(h *Handle, n int) {
+	s.retrying += n
+	if f := h.flow; f != nil {
+		f.retrying += n
+		s.roomChanged(f)
+	}
+}
+
 // Room.
 
 // roomChanged brings f up to date with how many of its tasks wait.

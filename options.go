@@ -278,13 +278,15 @@ type FlowPolicy struct {
 	// task that waits for another task or for room does not count meanwhile, and may have to
 	// wait before it goes on. Nor does one that waits for its retry, so with a limit of 1
 	// tasks run one after the other, but retries join the queue at its back. Goroutines that
-	// were given up as hung do not count either. Tasks that the limit holds back delay no
-	// task of another flow, and take no room in the queue. Zero: no limit.
+	// were given up as hung do not count either, nor does a task whose own goroutines wait
+	// for tasks with its context while it works on. Tasks that the limit holds back take no
+	// worker and no room in the queue; they lend their urgency to the tasks of their flow that
+	// are at work. Zero: no limit.
 	Limit int
 
 	// Capacity bounds the tasks of the flow that wait, those that wait for a retry included,
 	// beside the capacity of the pool, see [WithCapacity]. A task that could start at once
-	// is not counted. What happens to a task beyond that is what WithCapacity says, among the
+	// is not counted, nor is one that is not due yet. What happens to a task beyond that is what WithCapacity says, among the
 	// tasks of the flow: by default its submitter waits. Zero: as many as the pool.
 	Capacity int
 }
@@ -298,11 +300,11 @@ type FlowPolicy struct {
 // Between flows that wait with tasks of one priority, starts are shared by weight: a flow
 // that begins to wait starts its first task within k starts of its priority, where k is the
 // number of flows that wait there, if the weights are equal. Tasks that go on after they were
-// parked, and those that were lent the urgency of that priority, go first and are not counted. Within a flow and priority
-// tasks start first in, first out. The fair share of [WithFairShare] goes to the flow that has
-// gone longest without, and to its oldest task: so a task with m older tasks of its own flow
-// starts within n·k·(m+1) dispatches, where k is the number of flows that wait. The proofs
-// are in docs/starvation.md.
+// parked, and those that were lent the urgency of that priority, go first and are not
+// counted. Within a flow and priority tasks start first in, first out. The fair share of
+// [WithFairShare] goes to the flow that has gone longest without, and to its oldest task: so,
+// while no task is lent to, one with m older tasks of its own flow starts within n·k·(m+1)
+// dispatches, where k is the number of flows that wait. The proofs are in docs/starvation.md.
 //
 // Default: all flows have the zero policy. It cannot be combined with [WithAging].
 func WithFlows(policy func(flow string) FlowPolicy) Option {

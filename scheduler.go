@@ -410,15 +410,6 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 	s.delayed.add(h)
 }
 
-// retries counts that h waits for a retry, if n is 1, or no longer does, if n is -1.
-func (s *scheduler) retries(h *Handle, n int) {
-	s.retrying += n
-	if f := h.flow; f != nil {
-		f.retrying += n
-		s.roomChanged(f)
-	}
-}
-
 // nextDue takes the delayed task that is due first, nil if none is due at now. The task is
 // then counted in no state.
 func (s *scheduler) nextDue(now time.Time) *Handle {

@@ -87,8 +87,8 @@ type PriorityStats struct {
 	OldestWait time.Duration
 }
 
-// Stats returns a snapshot. Its cost grows with the number of distinct priorities,
-// workers and parked tasks, not with the number of tasks that wait.
+// Stats returns a snapshot. Its cost grows with the number of distinct priorities, of flows
+// that wait, workers and parked tasks, not with the number of tasks that wait.
 func (p *Pool) Stats() Stats {
 	p.mustBeUsable("Stats")
 	p.lock()

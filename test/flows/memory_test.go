@@ -15,14 +15,6 @@ import (
 	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
-func liveHeap() int {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC() // the second frees what sync.Pools kept in the first
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
-}
-
 // Each of many flows has one task that waits.
 func TestTaskAloneInItsFlowTakesLittleMemory(t *testing.T) {
 	const flows = 20_000
@@ -32,12 +24,12 @@ func TestTaskAloneInItsFlowTakesLittleMemory(t *testing.T) {
 	}
 	p := pooltest.New(t, taskpool.WithWorkers(1))
 	release := pooltest.Block(t, p)
-	before := liveHeap()
+	before := pooltest.LiveHeap()
 	for _, name := range names {
 		pooltest.Submit(t, p, taskpool.Task{Flow: name, Run: pooltest.Nop})
 	}
 	require.Len(t, p.Flows(-1), flows+1)
-	each := (liveHeap() - before) / flows
+	each := (pooltest.LiveHeap() - before) / flows
 	t.Logf("%d bytes for a task and its flow", each)
 	release()
 	require.LessOrEqual(t, each, 1400)
@@ -59,12 +51,12 @@ func TestFlowsThatHaveGoneLeaveNothing(t *testing.T) {
 		pooltest.Drain(t, p)
 	}
 	round(100)
-	before := liveHeap()
+	before := pooltest.LiveHeap()
 	for range rounds {
 		round(flows)
 	}
 	require.Empty(t, p.Flows(-1))
-	left := liveHeap() - before
+	left := pooltest.LiveHeap() - before
 	t.Logf("%d bytes are left of %d flows", left, rounds*flows)
 	require.LessOrEqual(t, left, 1_000_000)
 }

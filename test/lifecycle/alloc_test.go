@@ -147,14 +147,6 @@ func TestSubmitAllocations(t *testing.T) {
 	}
 }
 
-func heapInUse() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC() // the second frees what sync.Pools kept in the first
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
 func TestWaitingGoTaskTakesAtMost32BytesAndGivesThemBack(t *testing.T) {
 	tasks := 1_000_000
 	if testing.Short() {
@@ -166,14 +158,14 @@ func TestWaitingGoTaskTakesAtMost32BytesAndGivesThemBack(t *testing.T) {
 			warm(t, p)
 			release := pooltest.Block(t, p)
 			f := func() {}
-			before := heapInUse()
+			before := int64(pooltest.LiveHeap())
 			for i := range tasks {
 				require.NoError(t, p.Go(taskpool.Priority(i%priorities), f))
 			}
-			full := heapInUse() - before
+			full := int64(pooltest.LiveHeap()) - before
 			release()
 			require.NoError(t, p.WaitIdle(context.Background()))
-			left := heapInUse() - before
+			left := int64(pooltest.LiveHeap()) - before
 			t.Logf("%.1f bytes a task, %d left", float64(full)/float64(tasks), left)
 			require.LessOrEqual(t, float64(full)/float64(tasks), 32.0)
 			require.LessOrEqual(t, left, int64(700_000), "of %d", full) // empty lanes and segments that are kept

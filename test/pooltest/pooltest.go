@@ -138,6 +138,15 @@ func RequireWhole(t testing.TB, p *taskpool.Pool, n int) {
 	require.Equal(t, n+1, int(running.Load()))
 }
 
+// LiveHeap returns how many bytes of the heap are in use.
+func LiveHeap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // the second frees what sync.Pools kept in the first
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
 // A Submission is a call of Submit that may wait for room.
 type Submission struct {
 	Handle   *taskpool.Handle
