@@ -810,18 +810,19 @@ func TestEveryDeathOfATaskLeavesThePoolWhole(t *testing.T) {
 			s.pool()
 			s.p.Pause()
 			g := s.p.Group(context.Background(), taskpool.Task{})
+			var ran atomic.Int32
 			for range faultWorkers {
-				g.Go(s.run)
+				g.Go(func(ctx context.Context) error { ran.Add(1); return s.run(ctx) })
 			}
 			gate := make(chan struct{})
 			go func() { defer close(gate); s.p.Resume() }()
 			<-gate
 			s.requireClass(g.Wait())
 			synctest.Wait()
-			st := s.p.Stats() // some may be canceled before they start
+			st := s.p.Stats() // some may be canceled before they start, or before Run is called
 			require.EqualValues(s, faultWorkers, st.Failed+st.Canceled)
 			s.want.Submitted, s.want.Failed, s.want.Canceled = faultWorkers, st.Failed, st.Canceled
-			deaths := st.Attempts
+			deaths := uint64(ran.Load())
 			s.want.Panics = deaths * one(s.f.end == faultPanics)
 			s.want.Goexits = deaths * one(s.f.end == faultExits)
 			s.want.Replaced = deaths * one(s.f.end != faultReturns)
