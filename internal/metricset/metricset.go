@@ -4,18 +4,25 @@ package metricset
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/option"
 )
 
 const (
 	// MaxPriorities is how many priorities of a pool have a label of their own.
 	MaxPriorities = 25
+
+	// MaxFlows is how many flows may have a label of their own.
+	MaxFlows = 1000
 
 	// Other is the label of all that have none of their own.
 	Other = "other"
@@ -136,6 +143,41 @@ func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
 		rows = append(rows, rest)
 	}
 	return rows
+}
+
+// CheckFlows returns what is wrong with the names given to the option WithFlows of a package,
+// if anything.
+func CheckFlows(pkg option.Package, names []string) error {
+	if len(names) > MaxFlows {
+		return pkg.Bad("WithFlows", fmt.Sprintf("have at most %d names", MaxFlows), len(names))
+	}
+	for _, name := range names {
+		if !utf8.ValidString(name) { // no label may be that
+			return pkg.Bad("WithFlows: name", "be in UTF-8", strconv.Quote(name))
+		}
+	}
+	return nil
+}
+
+// Flows returns what p says of the flows with these names, in their order; of one without
+// tasks, zeros. It does not look at p if there are no names. The cost is that of all flows of
+// p, as a pool cannot be asked for some.
+func Flows(p *taskpool.Pool, names []string) []taskpool.FlowStats {
+	if len(names) == 0 {
+		return nil
+	}
+	flows := make([]taskpool.FlowStats, len(names))
+	index := make(map[string]int, len(names))
+	for i, name := range names {
+		flows[i].Flow = name
+		index[name] = i
+	}
+	for _, f := range p.Flows(-1) {
+		if i, ok := index[f.Flow]; ok {
+			flows[i] = f
+		}
+	}
+	return flows
 }
 
 // A Value is one value of a metric that has a label.

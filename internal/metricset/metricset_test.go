@@ -1,9 +1,12 @@
 package metricset_test
 
 import (
+	"context"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -119,4 +122,44 @@ func TestLiveWorkersAddUp(t *testing.T) {
 		}
 		require.EqualValues(t, max(s.Goroutines, s.Idle), sum, "%+v", s)
 	}
+}
+
+func TestFlowsAreThoseListedInThatOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithFlows(func(string) taskpool.FlowPolicy {
+			return taskpool.FlowPolicy{Limit: 1}
+		}))
+		require.NoError(t, err)
+		over := make(chan struct{})
+		t.Cleanup(func() {
+			close(over)
+			_ = p.Shutdown(context.Background())
+		})
+		for _, flow := range []string{"b", "b", "a", "other", "unlisted", "unlisted", "unlisted"} {
+			_, err := p.Submit(context.Background(), taskpool.Task{Flow: flow, Run: func(context.Context) error { <-over; return nil }})
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		require.NotEmpty(t, metricset.Flows(p, []string{"b"})) // it is the first to look at what waits
+		time.Sleep(time.Minute)
+		require.Equal(t, []taskpool.FlowStats{
+			{Flow: "nobody"},
+			{Flow: "b", Queued: 1, HeldBack: 1, Running: 1, OldestWait: time.Minute},
+			{Flow: ""},
+			{Flow: "other", Queued: 1, OldestWait: time.Minute},
+			{Flow: "a", Running: 1},
+		}, metricset.Flows(p, []string{"nobody", "b", "", "other", "a"}))
+		require.Empty(t, metricset.Flows(p, nil))
+	})
+}
+
+func TestNoPoolIsLookedAtWithoutAListOfFlows(t *testing.T) {
+	require.Empty(t, metricset.Flows(nil, nil)) // which would panic
+}
+
+func TestNamesOfFlowsAreBoundedAndInUTF8(t *testing.T) {
+	require.NoError(t, metricset.CheckFlows("pack", nil))
+	require.NoError(t, metricset.CheckFlows("pack", append(make([]string, 997), "", "other", strings.Repeat("€", 10_000))))
+	require.EqualError(t, metricset.CheckFlows("pack", make([]string, 1001)), "pack: WithFlows must have at most 1000 names, got 1001")
+	require.EqualError(t, metricset.CheckFlows("pack", []string{"a", "\xff"}), `pack: WithFlows: name must be in UTF-8, got "\xff"`)
 }

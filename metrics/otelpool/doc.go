@@ -43,6 +43,7 @@
 //	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
 //	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
+//	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow
 //	taskpool.attempts.started{priority}  {attempt}
 //	taskpool.attempts.ended{result}      {attempt}    success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool.attempts.in_progress        s            time that attempts under way have taken, added up
@@ -51,8 +52,8 @@
 //	taskpool.retries                     {retry}      failed attempts for which a retry was granted
 //	taskpool.parks                       {park}       times that a running task gave its slot back
 //	taskpool.queue.depth{priority}       {task}       tasks that wait for a worker
-//	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits
-//	taskpool.queue.wait{priority}        s            histogram, from hooks
+//	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits, without the time held back
+//	taskpool.queue.wait{priority}        s            histogram, from hooks; with the time held back
 //	taskpool.workers                     {worker}     tasks that may run at once
 //	taskpool.goroutines{state}           {goroutine}  of workers: idle, busy, parked, abandoned, lost
 //	taskpool.replaced{reason}            {worker}     workers replaced: panic, goexit, hung
@@ -60,6 +61,16 @@
 //	taskpool.submitters.waiting          {call}       calls of Submit that wait for room
 //	taskpool.stalled                     1            1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool.paused, taskpool.closed     1            1 if so
+//
+// With [WithFlows] there are also, of each flow listed and of no other,
+//
+//	taskpool.flow.queue.depth{flow}      {task}       tasks that wait for a worker, with those held back
+//	taskpool.flow.tasks.held_back{flow}  {task}       that could start or go on but for the flow's limit
+//	taskpool.flow.tasks.running{flow}    {task}       that have a slot
+//	taskpool.flow.queue.oldest{flow}     s            how long at least the oldest waits, with the time held back
+//
+// which are those of [taskpool.FlowStats], looked at right after the snapshot. There is no
+// value of the attribute for flows that are not listed, as there may be millions.
 //
 // [taskpool.Stats] says more about each. As the spans come from an Around hook, which is
 // shown a panic as an error, a panic in a task does not end its worker:

@@ -13,14 +13,17 @@ type instruments struct {
 	submitted, refused, finished, unfinished metric.Int64Observable
 	started, ended, retries, parks           metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
-	capacity, submitters                     metric.Int64Observable
+	capacity, submitters, heldBack           metric.Int64Observable
 	orphaned, stalled, paused, closed        metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
+
+	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlows
+	flowOldest                           metric.Float64Observable
 
 	wait, duration metric.Float64Histogram
 }
 
-func newInstruments(m metric.Meter) (*instruments, error) {
+func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	var (
 		in    instruments
 		first error
@@ -64,6 +67,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
 	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
+	in.heldBack = level("tasks.held_back", "{task}", "Tasks that could start or go on but for the limit of their flow.")
 	in.started = counter("attempts.started", "{attempt}", "Attempts started, by priority.")
 	in.ended = counter("attempts.ended", "{attempt}", "Attempts that have ended.")
 	in.inProgress = seconds("attempts.in_progress", "Time that the attempts under way have taken so far, added up.")
@@ -72,7 +76,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.retries = counter("retries", "{retry}", "Failed attempts for which a retry was granted.")
 	in.parks = counter("parks", "{park}", "Times that a running task gave its slot back.")
 	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
-	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited.")
+	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.")
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
 	in.workers = level("workers", "{worker}", "Tasks that may run at once.")
 	in.goroutines = level("goroutines", "{goroutine}", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.")
@@ -82,5 +86,11 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	in.stalled = flag("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")
 	in.paused = flag("paused", "Whether the pool is paused.")
 	in.closed = flag("closed", "Whether the pool was shut down.")
+	if flows {
+		in.flowDepth = level("flow.queue.depth", "{task}", "Tasks of a flow that wait for a worker, with those that its limit holds back.")
+		in.flowHeldBack = level("flow.tasks.held_back", "{task}", "Tasks of a flow that could start or go on but for its limit.")
+		in.flowRunning = level("flow.tasks.running", "{task}", "Tasks of a flow that have a slot.")
+		in.flowOldest = seconds("flow.queue.oldest", "How long at least the task of a flow that waits longest for a worker has waited, with the time for which its limit held it back.")
+	}
 	return &in, first
 }

@@ -6,6 +6,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
 )
 
@@ -13,6 +14,7 @@ import (
 func (c *Collector) observe(_ context.Context, o metric.Observer) error {
 	for _, w := range c.pools.All {
 		c.in.observe(w, o)
+		c.in.observeFlows(w.pool, c.cfg.flows, o)
 	}
 	return nil
 }
@@ -36,6 +38,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	each(in.finished, "outcome", metricset.Outcomes(&s))
 	o.ObserveInt64(in.orphaned, int64(s.Orphaned), alone)
 	each(in.unfinished, "state", metricset.Tasks(&s))
+	o.ObserveInt64(in.heldBack, int64(s.HeldBack), alone)
 	each(in.ended, "result", metricset.Results(&s))
 	o.ObserveInt64(in.retries, int64(s.Retries), alone)
 	o.ObserveInt64(in.parks, int64(s.Parks), alone)
@@ -56,6 +59,18 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 		o.ObserveInt64(in.started, int64(r.Dispatched), priority)
 		o.ObserveInt64(in.depth, int64(r.Queued), priority)
 		o.ObserveFloat64(in.oldest, r.OldestWait.Seconds(), priority)
+	}
+}
+
+// observeFlows reports the flows of a pool that have these names.
+func (in *instruments) observeFlows(p *taskpool.Pool, names []string, o metric.Observer) {
+	pool := attribute.String("taskpool.pool", p.Name())
+	for _, f := range metricset.Flows(p, names) {
+		flow := metric.WithAttributeSet(attribute.NewSet(pool, attribute.String("taskpool.flow", f.Flow)))
+		o.ObserveInt64(in.flowDepth, int64(f.Queued), flow)
+		o.ObserveInt64(in.flowHeldBack, int64(f.HeldBack), flow)
+		o.ObserveInt64(in.flowRunning, int64(f.Running), flow)
+		o.ObserveFloat64(in.flowOldest, f.OldestWait.Seconds(), flow)
 	}
 }
 

@@ -35,6 +35,7 @@ type config struct {
 	meters     metric.MeterProvider
 	tracers    trace.TracerProvider
 	priorities []taskpool.Priority
+	flows      []string // have metrics of their own
 	goEvery    int
 	childSpans bool
 }
@@ -54,7 +55,7 @@ func newConfig(opts []Option) (config, error) {
 	case c.goEvery < 1 || c.goEvery > maxGoEvery:
 		return c, bad("WithGoEvery: n", fmt.Sprintf("be from 1 to %d", maxGoEvery), c.goEvery)
 	}
-	return c, nil
+	return c, metricset.CheckFlows(pkg, c.flows)
 }
 
 // WithMeterProvider sets where the metrics go. Default: [otel.GetMeterProvider].
@@ -79,6 +80,17 @@ func WithChildSpans() Option {
 func WithPriorities(prs ...taskpool.Priority) Option {
 	prs = slices.Compact(slices.Sorted(slices.Values(prs)))
 	return optionFunc(func(c *config) { c.priorities = prs })
+}
+
+// WithFlows gives the flows with these names, see [taskpool.Task.Flow], the metrics whose
+// names begin with taskpool.flow: at most 1000, in UTF-8. A name given twice counts once, and
+// "" is that of tasks without a flow and functions given to Go. Tasks of other flows count in
+// the metrics without the attribute taskpool.flow only. A collection then also costs a
+// [taskpool.Pool.Flows] of all flows of each pool, whether they are listed or not. Default:
+// none.
+func WithFlows(names ...string) Option {
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	return optionFunc(func(c *config) { c.flows = names })
 }
 
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms

@@ -47,7 +47,7 @@ func New(opts ...Option) (*Collector, error) {
 		return nil, err
 	}
 	meter := cfg.meters.Meter(scope)
-	in, err := newInstruments(meter)
+	in, err := newInstruments(meter, len(cfg.flows) > 0)
 	if err != nil {
 		return nil, fmt.Errorf("otelpool: cannot make an instrument: %w", err)
 	}

@@ -31,6 +31,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"otelpool: WithTracerProvider: p must not be nil (package trace/noop has one that does nothing), got nil": otelpool.WithTracerProvider(nil),
 		"otelpool: WithGoEvery: n must be from 1 to 1024, got 0":                                                  otelpool.WithGoEvery(0),
 		"otelpool: WithGoEvery: n must be from 1 to 1024, got 1025":                                               otelpool.WithGoEvery(1025),
+		"otelpool: WithFlows must have at most 1000 names, got 1001":                                              otelpool.WithFlows(numbered(1001)...),
+		`otelpool: WithFlows: name must be in UTF-8, got "\xff"`:                                                  otelpool.WithFlows("a", "\xff"),
 		"otelpool: WithPriorities must have at most 25 priorities, got 26":                                        otelpool.WithPriorities(priorities(26)...),
 	} {
 		c, err := otelpool.New(opt)
@@ -43,6 +45,14 @@ func priorities(n int) []taskpool.Priority {
 	all := make([]taskpool.Priority, n)
 	for i := range all {
 		all[i] = taskpool.Priority(i)
+	}
+	return all
+}
+
+func numbered(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprint(i)
 	}
 	return all
 }
@@ -343,6 +353,64 @@ func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 		require.EqualValues(t, 0, got.sum("taskpool.stalled", "a"))
 		require.EqualValues(t, 1, got.sum("taskpool.tasks.orphaned", "a"))
 		shutdown(t, p)
+	})
+}
+
+// hostFlows submits tasks of flows with limit 1 to a pool with 2 workers, one after the other,
+// and lets a minute pass: of a one runs and two are held back, of other one runs, of b one
+// waits for a worker, as does a task without a flow. They run until the test is over.
+func hostFlows(t *testing.T, c *otelpool.Collector) {
+	p := newPool(t, c, taskpool.WithName("hosts"), taskpool.WithWorkers(2), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+		if flow == "" {
+			return taskpool.FlowPolicy{}
+		}
+		return taskpool.FlowPolicy{Limit: 1}
+	}))
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for _, flow := range []string{"a", "a", "a", "other", "b", ""} {
+		pr := taskpool.Medium
+		if flow == "a" {
+			pr = taskpool.High
+		}
+		_, err := p.Submit(context.Background(), taskpool.Task{Flow: flow, Priority: pr, Run: func(context.Context) error { <-release; return nil }})
+		require.NoError(t, err)
+		synctest.Wait()
+	}
+	time.Sleep(time.Minute)
+}
+
+func TestFlowsAreNoAttributeUnlessListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		hostFlows(t, c)
+		got := b.collect()
+		require.EqualValues(t, 2, got.sum("taskpool.tasks.held_back", "hosts"))
+		require.Equal(t, map[string]float64{"high": 0, "medium": 60}, got.values("taskpool.queue.oldest", "taskpool.priority"),
+			"without the time held back")
+		for name, points := range got {
+			require.NotContains(t, name, "flow")
+			for _, p := range points {
+				require.False(t, p.attrs.HasValue("taskpool.flow"), name)
+			}
+		}
+	})
+}
+
+func TestEachListedFlowIsShownAndNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t, otelpool.WithFlows("a", "nobody", "", "other", "a"))
+		hostFlows(t, c)
+		got := b.collect()
+		for name, want := range map[string]map[string]float64{
+			"taskpool.flow.queue.depth":     {"a": 2, "other": 0, "nobody": 0, "": 1},
+			"taskpool.flow.tasks.held_back": {"a": 2, "other": 0, "nobody": 0, "": 0},
+			"taskpool.flow.tasks.running":   {"a": 1, "other": 1, "nobody": 0, "": 0},
+			"taskpool.flow.queue.oldest":    {"a": 60, "other": 0, "nobody": 0, "": 60},
+		} {
+			require.Len(t, got[name], len(want), name)
+			require.Equal(t, want, got.values(name, "taskpool.flow"), name)
+		}
 	})
 }
 

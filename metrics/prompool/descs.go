@@ -7,6 +7,7 @@ type descs struct {
 	all []*prometheus.Desc
 
 	submitted, refused, finished, tasks *prometheus.Desc
+	heldBack                            *prometheus.Desc
 	started, ended, retries, parks      *prometheus.Desc
 	dispatches, depth, oldest           *prometheus.Desc
 	wait, duration                      *prometheus.Desc
@@ -14,9 +15,11 @@ type descs struct {
 	capacity, submitters                *prometheus.Desc
 	unfinished, longest                 *prometheus.Desc
 	orphaned, stalled, paused, closed   *prometheus.Desc
+
+	flowDepth, flowHeldBack, flowRunning, flowOldest *prometheus.Desc // nil without WithFlows
 }
 
-func newDescs(taskNames bool) (d descs) {
+func newDescs(taskNames, flows bool) (d descs) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		labels = append([]string{"pool"}, labels...)
 		one := prometheus.NewDesc("taskpool_"+name, help, labels, nil)
@@ -28,13 +31,14 @@ func newDescs(taskNames bool) (d descs) {
 	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
+	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")
 	d.started = desc("attempts_started_total", "Attempts started.")
 	d.ended = desc("attempts_ended_total", "Attempts that have ended.", "result")
 	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")
 	d.parks = desc("parks_total", "Times that a running task gave its slot back.")
 	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
 	d.depth = desc("queue_depth", "Tasks that wait for a worker.", "priority")
-	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited.", "priority")
+	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.", "priority")
 	d.wait = desc("queue_wait_seconds", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.", "priority")
 	attemptLabels := []string{"priority"}
 	if taskNames {
@@ -51,6 +55,12 @@ func newDescs(taskNames bool) (d descs) {
 	d.stalled = desc("stalled", "Whether nothing moves though tasks wait, or tasks wait for each other.")
 	d.paused = desc("paused", "Whether the pool is paused.")
 	d.closed = desc("closed", "Whether the pool was shut down.")
+	if flows {
+		d.flowDepth = desc("flow_queue_depth", "Tasks of a flow that wait for a worker, with those that its limit holds back.", "flow")
+		d.flowHeldBack = desc("flow_tasks_held_back", "Tasks of a flow that could start or go on but for its limit.", "flow")
+		d.flowRunning = desc("flow_tasks_running", "Tasks of a flow that have a slot.", "flow")
+		d.flowOldest = desc("flow_oldest_waiting_seconds", "How long at least the task of a flow that waits longest for a worker has waited, with the time for which its limit held it back.", "flow")
+	}
 	return d
 }
 

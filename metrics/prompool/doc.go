@@ -25,14 +25,15 @@
 //	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
+//	taskpool_tasks_held_back                        that could start or go on but for the limit of their flow
 //	taskpool_attempts_started_total
 //	taskpool_attempts_ended_total{result}           ended: success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool_retries_total                          failed attempts for which a retry was granted
 //	taskpool_parks_total                            times that a running task gave its slot back
 //	taskpool_dispatches_total{priority}             attempts started
 //	taskpool_queue_depth{priority}                  tasks that wait for a worker
-//	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits
-//	taskpool_queue_wait_seconds{priority}           histogram, from hooks
+//	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits, without the time held back
+//	taskpool_queue_wait_seconds{priority}           histogram, from hooks; with the time held back
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
 //	taskpool_workers                                tasks that may run at once
 //	taskpool_goroutines{state}                      of workers: idle, busy, parked, abandoned, lost
@@ -44,7 +45,16 @@
 //	taskpool_stalled                                1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool_paused, taskpool_closed                1 if so
 //
-// [taskpool.Stats] says more about each.
+// [taskpool.Stats] says more about each. With [WithFlows] there are also, of each flow listed
+// and of no other,
+//
+//	taskpool_flow_queue_depth{flow}                 tasks that wait for a worker, with those held back
+//	taskpool_flow_tasks_held_back{flow}             that could start or go on but for the flow's limit
+//	taskpool_flow_tasks_running{flow}               that have a slot
+//	taskpool_flow_oldest_waiting_seconds{flow}      how long at least the oldest waits, with the time held back
+//
+// which are those of [taskpool.FlowStats], looked at right after the snapshot. There is no
+// label for flows that are not listed, as there may be millions.
 //
 // # Priorities
 //

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/metrics/prompool"
 )
 
 var (
@@ -20,7 +21,7 @@ var (
 
 // Each label in an expression must be one of each metric in it.
 func TestDashboardAsksForWhatIsExposed(t *testing.T) {
-	c, reg := newCollector(t)
+	c, reg := newCollector(t, prompool.WithFlows("a"))
 	p := newPool(t, c, taskpool.WithName("a"))
 	submit(t, p, taskpool.Task{})
 	shutdown(t, p)

@@ -34,6 +34,7 @@ const (
 type config struct {
 	priorities         []taskpool.Priority
 	waits, durations   []float64 // bounds of buckets
+	flows              []string  // have metrics of their own
 	taskNames, goEvery int
 }
 
@@ -54,7 +55,7 @@ func newConfig(opts []Option) (config, error) {
 	case c.goEvery < 1:
 		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
 	}
-	return c, nil
+	return c, metricset.CheckFlows(pkg, c.flows)
 }
 
 const boundsAllowed = "be at most 100 increasing numbers of seconds, from 1e-6 to 43200"
@@ -101,6 +102,16 @@ func WithBuckets(wait, duration []float64) Option {
 // names must be those of kinds of tasks. With 0 there is no such label. Default: 0.
 func WithTaskNames(max int) Option {
 	return optionFunc(func(c *config) { c.taskNames = max })
+}
+
+// WithFlows gives the flows with these names, see [taskpool.Task.Flow], the metrics whose
+// names begin with taskpool_flow: at most 1000, in UTF-8. A name given twice counts once, and
+// "" is that of tasks without a flow and functions given to Go. Tasks of other flows count in
+// the metrics without the label flow only. A scrape then also costs a [taskpool.Pool.Flows]
+// of all flows of each pool, whether they are listed or not. Default: none.
+func WithFlows(names ...string) Option {
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	return optionFunc(func(c *config) { c.flows = names })
 }
 
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms

@@ -57,7 +57,7 @@ func New(opts ...Option) (*Collector, error) {
 		cfg:      cfg,
 		waits:    newLayout(cfg.waits),
 		attempts: newLayout(cfg.durations),
-		descs:    newDescs(cfg.taskNames > 0),
+		descs:    newDescs(cfg.taskNames > 0, len(cfg.flows) > 0),
 	}
 	return c, nil
 }
@@ -162,7 +162,7 @@ func (c *Collector) Unwatch(p *taskpool.Pool) bool {
 func (c *Collector) Describe(to chan<- *prometheus.Desc) { c.descs.describe(to) }
 
 // Collect is that of [prometheus.Collector]. It calls [taskpool.Pool.Stats] once for each
-// pool.
+// pool and, with [WithFlows], [taskpool.Pool.Flows].
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	for _, w := range c.pools.All {
 		c.collect(w, to)
@@ -192,6 +192,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	for _, v := range metricset.Tasks(&s) {
 		gauge(d.tasks, float64(v.N), v.Label)
 	}
+	gauge(d.heldBack, float64(s.HeldBack))
 	counter(d.orphaned, s.Orphaned)
 	counter(d.started, s.Attempts)
 	for _, v := range metricset.Results(&s) {
@@ -219,6 +220,12 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 		counter(d.dispatches, r.Dispatched, r.Label)
 		gauge(d.depth, float64(r.Queued), r.Label)
 		gauge(d.oldest, r.OldestWait.Seconds(), r.Label)
+	}
+	for _, f := range metricset.Flows(w.pool, c.cfg.flows) {
+		gauge(d.flowDepth, float64(f.Queued), f.Flow)
+		gauge(d.flowHeldBack, float64(f.HeldBack), f.Flow)
+		gauge(d.flowRunning, float64(f.Running), f.Flow)
+		gauge(d.flowOldest, f.OldestWait.Seconds(), f.Flow)
 	}
 	c.collectHistograms(w, to)
 }

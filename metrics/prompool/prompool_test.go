@@ -32,6 +32,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"prompool: WithTaskNames: max must be from 0 to 1000, got 1001":                                                    prompool.WithTaskNames(1001),
 		"prompool: WithTaskNames: max must be from 0 to 1000, got -1":                                                      prompool.WithTaskNames(-1),
 		"prompool: WithPriorities must have at most 25 priorities, got 26":                                                 prompool.WithPriorities(priorities(26)...),
+		"prompool: WithFlows must have at most 1000 names, got 1001":                                                       prompool.WithFlows(numbered(1001)...),
+		`prompool: WithFlows: name must be in UTF-8, got "\xff"`:                                                           prompool.WithFlows("a", "\xff"),
 		"prompool: WithBuckets: wait must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [0]":       prompool.WithBuckets([]float64{0}, nil),
 		"prompool: WithBuckets: wait must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [2 1]":     prompool.WithBuckets([]float64{2, 1}, nil),
 		"prompool: WithBuckets: duration must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [1 1]": prompool.WithBuckets(nil, []float64{1, 1}),
@@ -48,6 +50,14 @@ func priorities(n int) []taskpool.Priority {
 	all := make([]taskpool.Priority, n)
 	for i := range all {
 		all[i] = taskpool.Priority(i)
+	}
+	return all
+}
+
+func numbered(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = strconv.Itoa(i)
 	}
 	return all
 }
@@ -203,6 +213,85 @@ func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_stalled"))
 		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_tasks_orphaned_total"))
+	})
+}
+
+// hostFlows submits tasks of flows with limit 1 to a pool with 2 workers, one after the other,
+// and lets a minute pass: of a one runs and two are held back, of other one runs, of b one
+// waits for a worker, as does a task without a flow. They run until end is called or the test
+// is over.
+func hostFlows(t *testing.T, c *prompool.Collector) (p *taskpool.Pool, end func()) {
+	p = newPool(t, c, taskpool.WithName("hosts"), taskpool.WithWorkers(2), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+		if flow == "" {
+			return taskpool.FlowPolicy{}
+		}
+		return taskpool.FlowPolicy{Limit: 1}
+	}))
+	release := make(chan struct{})
+	end = sync.OnceFunc(func() { close(release) })
+	t.Cleanup(end)
+	for _, flow := range []string{"a", "a", "a", "other", "b", ""} {
+		pr := taskpool.Medium
+		if flow == "a" {
+			pr = taskpool.High
+		}
+		_, err := p.Submit(context.Background(), taskpool.Task{Flow: flow, Priority: pr, Run: func(context.Context) error { <-release; return nil }})
+		require.NoError(t, err)
+		synctest.Wait()
+	}
+	time.Sleep(time.Minute)
+	return p, end
+}
+
+func TestFlowsAreNoLabelUnlessListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		hostFlows(t, c)
+		s := gather(t, reg)
+		require.EqualValues(t, 2, s.sum("taskpool_tasks_held_back", "pool", "hosts"))
+		for name, family := range s {
+			require.NotContains(t, name, "flow")
+			for _, m := range family.Metric {
+				for _, l := range m.Label {
+					require.NotEqual(t, "flow", l.GetName(), name)
+				}
+			}
+		}
+	})
+}
+
+func TestEachListedFlowIsShownAndNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t, prompool.WithFlows("a", "nobody", "", "other", "a"))
+		hostFlows(t, c)
+		s := gather(t, reg)
+		for name, want := range map[string]map[string]float64{
+			"taskpool_flow_queue_depth":            {"a": 2, "other": 0, "nobody": 0, "": 1},
+			"taskpool_flow_tasks_held_back":        {"a": 2, "other": 0, "nobody": 0, "": 0},
+			"taskpool_flow_tasks_running":          {"a": 1, "other": 1, "nobody": 0, "": 0},
+			"taskpool_flow_oldest_waiting_seconds": {"a": 60, "other": 0, "nobody": 0, "": 60},
+		} {
+			require.Len(t, s[name].Metric, len(want), name)
+			require.Equal(t, want, s.values(name, "flow"), name)
+		}
+		require.Equal(t, map[string]float64{"high": 2, "medium": 2}, s.values("taskpool_queue_depth", "priority"))
+		problems, err := testutil.GatherAndLint(reg)
+		require.NoError(t, err)
+		require.Empty(t, problems)
+	})
+}
+
+// Or an alert on what starves would tell of each flow that is at its limit.
+func TestOldestWaitingIsWithoutTheTimeHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p, end := hostFlows(t, c)
+		require.Equal(t, map[string]float64{"high": 0, "medium": 60}, gather(t, reg).values("taskpool_oldest_waiting_seconds", "priority"))
+		end()
+		shutdown(t, p)
+		waited := gather(t, reg).each("taskpool_queue_wait_seconds", "priority", "high")[0].Histogram
+		require.EqualValues(t, 3, waited.GetSampleCount())
+		require.InDelta(t, 2*60, waited.GetSampleSum(), 1e-9, "once it is over, it is told of in full")
 	})
 }
 
@@ -528,6 +617,7 @@ func ExampleCollector() {
 	// taskpool_tasks_finished_total{outcome="failed",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="shed",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="succeeded",pool="mail"} 3
+	// taskpool_tasks_held_back{pool="mail"} 0
 	// taskpool_tasks_orphaned_total{pool="mail"} 0
 	// taskpool_tasks_refused_total{pool="mail"} 0
 	// taskpool_tasks_submitted_total{pool="mail"} 3
