@@ -22,6 +22,12 @@
 // [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures. What
 // is wrong comes first: hung and overdue tasks, priorities that starve, shedding.
 //
+// If tasks have flows, see [taskpool.Task], the page also has how many tasks the limits of
+// flows hold back, the 10 flows of which most tasks wait, as [taskpool.Pool.Flows] lists
+// them, and each task's flow beside its name. The longest wait of a flow includes the time
+// for which its tasks were held back; that of a priority does not, so a flow at its limit
+// does not make its priority look as if it starved.
+//
 // A parked task is shown with what it waits for: another task, a group, room. While a pool
 // is stalled, such tasks come first in their list, and a link at the top leads there. A
 // priority such as low → high is that of a task that was lent its urgency by a more urgent
@@ -30,9 +36,10 @@
 // A time with ≥ is at least that, counted from when somebody looked first: the arrival of
 // a task is not timed without hooks, nor the start of some functions with them.
 //
-// Names of tasks and texts of errors are shown as they are, as text. What a task
-// works on is never shown, except for what its errors say. Looking calls no code of
-// tasks or their errors; of an error that no hook has told of, the type is shown.
+// Names of tasks and flows and texts of errors are shown as they are, as text, the names
+// cut after 200 bytes. What a task works on is never shown, except for what its errors say.
+// Looking calls no code of tasks or their errors; of an error that no hook has told of, the
+// type is shown.
 //
 // # Live
 //

@@ -44,6 +44,7 @@ type failure struct {
 	At       time.Time
 	ID       uint64 // of the task; 0 for a function
 	Name     string
+	Flow     string
 	Priority taskpool.Priority
 	Attempt  int
 	Kind     taskpool.Result
@@ -122,6 +123,7 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
 		At:       now,
 		ID:       e.Task.ID,
 		Name:     cut(e.Task.Name, maxName),
+		Flow:     cut(e.Task.Flow, maxName),
 		Priority: e.Task.Priority,
 		Attempt:  e.Task.Attempt,
 		Kind:     e.Result,

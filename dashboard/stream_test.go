@@ -81,7 +81,7 @@ func TestWhatHasChangedIsSentToAllAndNothingElse(t *testing.T) {
 			require.NoError(t, json.Unmarshal([]byte(s.got()[i]), &all))
 			return all
 		}
-		require.Len(t, parts(0), 8, "at first everything: the time, the pools, and six parts of one")
+		require.Len(t, parts(0), 9, "at first everything: the time, the pools, and seven parts of one")
 		told := 0
 		for i := range s.got()[1:] {
 			for _, part := range parts(i + 1) {
@@ -89,6 +89,7 @@ func TestWhatHasChangedIsSentToAllAndNothingElse(t *testing.T) {
 					told++
 				}
 				require.NotContains(t, part, `id="p1-delayed"`, "it has not changed")
+				require.NotContains(t, part, `id="p1-flows"`, "there are none")
 			}
 		}
 		require.Equal(t, 1, told)

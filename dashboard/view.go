@@ -65,7 +65,9 @@ type poolView struct {
 	Wait, Run      quantiles
 	Priorities     []priorityView
 	MorePriorities int
-	Active         taskList // running and abandoned
+	Flows          []flowView // none if no task has one
+	MoreFlows      bool       // than in Flows
+	Active         taskList   // running and abandoned
 	Parking        taskList
 	Waiters        taskList // delayed
 	Failures       []failure
@@ -124,6 +126,7 @@ type taskView struct {
 	ID       uint64
 	Key      string
 	Name     string
+	Flow     string
 	Priority taskpool.Priority
 	Urgency  taskpool.Priority
 	WaitsFor string
@@ -142,7 +145,7 @@ type taskView struct {
 }
 
 // partNames are the templates of which each pool has a part.
-var partNames = []string{"summary", "queue", "running", "parked", "delayed", "failures"}
+var partNames = []string{"summary", "queue", "flows", "running", "parked", "delayed", "failures"}
 
 // A watched is a pool that the dashboard shows. Its points and since are protected by
 // Dashboard.looking.
@@ -299,6 +302,7 @@ func (d *Dashboard) view(w *watched) *poolView {
 	v.rates(w, base)
 	w.history.fill(v, now.at)
 	v.priorities(w, base, d.cfg.starvingAfter)
+	v.findFlows(w, now.at)
 	v.findProblems(base.stats)
 	return v
 }
@@ -415,7 +419,7 @@ const (
 )
 
 func (w *watched) newTaskView(t taskpool.TaskInfo, now time.Time) taskView {
-	v := taskView{ID: t.ID, Key: keyOf(t), Name: cut(t.Name, maxName), Priority: t.Priority,
+	v := taskView{ID: t.ID, Key: keyOf(t), Name: cut(t.Name, maxName), Flow: cut(t.Flow, maxName), Priority: t.Priority,
 		Urgency: t.Urgency, WaitsFor: cut(t.WaitsFor, 2*maxName), Attempt: t.Attempt, Worker: t.Worker, Until: max(t.Due.Sub(now), 0), err: t.Err}
 	if !t.Started.IsZero() {
 		v.Timed, v.Elapsed = true, max(now.Sub(t.Started), 0)
