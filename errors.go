@@ -288,6 +288,8 @@ func init() { // what the packages around this one use
 		p := pool.(*Pool)
 		return p.stepper.waitAbandoned(ctx, p)
 	}
+	remote.HasFlows = func(pool any) bool { return !pool.(*Pool).sched.aging }
+	remote.Await = func(ctx context.Context, f func() error) error { return block(ctx, f, true) }
 	remote.TaskHere = func() context.Context {
 		if a := currentAttempt(); a != nil {
 			return a

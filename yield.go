@@ -256,6 +256,12 @@ func Block(ctx context.Context, f func() error) error {
 	case f == nil:
 		return nilArgument("Block", "f")
 	}
+	return block(ctx, f, false)
+}
+
+// block is Block. If f waits for what other tasks bring about, which may need the place of
+// the task's flow, that is given back too, and it may always be parked.
+func block(ctx context.Context, f func() error, waits bool) error {
 	a := attemptFrom(ctx)
 	if a == nil {
 		return f()
@@ -263,8 +269,11 @@ func Block(ctx context.Context, f func() error) error {
 	p := a.pool
 	var pk *suspension
 	p.lock()
-	if p.sched.count[StateParked] < p.cfg.maxParked {
+	if waits || p.sched.count[StateParked] < p.cfg.maxParked {
 		if pk = a.parkLocked(); pk != nil {
+			if waits {
+				p.sched.givePlace(a.h)
+			}
 			pk.working = true
 			a.w.rewatchLocked()
 			p.restoreLocked()

@@ -20,6 +20,10 @@
 // It is one for all engines, and package conformance tests it.
 //
 //	priority       the lower runs first: Options.Priority if set, else Policy.Priority
+//	flow           whose work it is: Options.Flow if set, else Policy.Flow. Handlers and
+//	               observers are told. How flows share workers, and what limits they
+//	               have, is what the pool's WithFlows says (Local) or what the engine's
+//	               documentation says
 //	attempts       Options.MaxAttempts if set, else Policy.MaxAttempts: the first included
 //	nil            the job is Completed
 //	an error       Retrying while attempts are left, then Discarded
@@ -50,7 +54,7 @@
 //	graceful stop  attempts under way are finished, their contexts left alone. Jobs
 //	               that wait are finished too (Local) or kept (engines that store them)
 //
-// Priority, attempts, not-before and unique key are fixed when a job is enqueued. The
+// Priority, flow, attempts, not-before and unique key are fixed when a job is enqueued. The
 // timeout, the heartbeat and the backoff are those of the process that runs it.
 //
 // An engine that stores jobs may run one twice, after a crash: handlers must be

@@ -97,6 +97,68 @@ func ExampleLocalQueue_Cancel() {
 	// stop: <nil>
 }
 
+// A customer with many jobs does not keep those of another waiting.
+func ExampleOptions_flow() {
+	var reg jobs.Registry
+	scan := jobs.Register(&reg, "scan", func(_ context.Context, m jobs.Meta, file string) error {
+		fmt.Printf("%s: %s\n", m.Flow, file)
+		return nil
+	}, jobs.Policy{})
+
+	pool, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	pool.Pause() // until Stop, so that all jobs wait
+	q, ctx := jobs.Local(pool, &reg), context.Background()
+	for _, job := range []struct{ customer, file string }{{"large", "a"}, {"large", "b"}, {"large", "c"}, {"small", "d"}} {
+		if _, err := scan.Enqueue(ctx, q, job.file, &jobs.Options{Flow: job.customer}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println("stop:", q.Stop(ctx))
+	// Output:
+	// large: a
+	// small: d
+	// large: b
+	// large: c
+	// stop: <nil>
+}
+
+// The pool's WithFlows has the jobs of each account run one at a time, and those of
+// different accounts at once.
+func ExampleOptions_flowWithLimit() {
+	var reg jobs.Registry
+	balance := map[string]*int{"Ada": new(int), "Bob": new(int)}
+	pay := jobs.Register(&reg, "pay", func(_ context.Context, m jobs.Meta, amount int) error {
+		*balance[m.Flow] += amount // without a lock
+		return nil
+	}, jobs.Policy{})
+
+	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(account string) taskpool.FlowPolicy {
+		if account == "" { // jobs and tasks that have none
+			return taskpool.FlowPolicy{}
+		}
+		return taskpool.FlowPolicy{Limit: 1}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	q, ctx := jobs.Local(pool, &reg), context.Background()
+	for range 100 {
+		for account, amount := range map[string]int{"Ada": 1, "Bob": 2} {
+			if _, err := pay.Enqueue(ctx, q, amount, &jobs.Options{Flow: account}); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	fmt.Println("stop:", q.Stop(ctx))
+	fmt.Println("Ada:", *balance["Ada"], "Bob:", *balance["Bob"])
+	// Output:
+	// stop: <nil>
+	// Ada: 100 Bob: 200
+}
+
 // Of jobs with the same kind and key, one at most is unsettled.
 func ExampleOptions_uniqueKey() {
 	var reg jobs.Registry

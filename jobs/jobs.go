@@ -64,7 +64,8 @@ type Request struct {
 	Kind        string
 	Payload     json.RawMessage
 	Priority    taskpool.Priority
-	MaxAttempts int // at least 1
+	Flow        string // whose work it is; empty if nobody has said
+	MaxAttempts int    // at least 1
 	NotBefore   time.Time
 	UniqueKey   string
 }
@@ -109,6 +110,11 @@ func storable(text []byte) bool {
 	return true
 }
 
+// textRule says which strings all databases store as text.
+const textRule = "UTF-8 without NUL"
+
+func validText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
 // validate returns an error that names the first field of r that no engine accepts,
 // its value and what is allowed.
 func (r Request) validate() error {
@@ -119,8 +125,10 @@ func (r Request) validate() error {
 		return errors.New("jobs: Request.Payload must be JSON")
 	case !storable(r.Payload):
 		return errors.New("jobs: Request.Payload must be UTF-8 without NUL and unpaired surrogates, as \\u0000 and \\ud800 are: databases store no such text")
-	case !utf8.ValidString(r.UniqueKey) || strings.ContainsRune(r.UniqueKey, 0):
-		return fmt.Errorf("jobs: Request.UniqueKey must be UTF-8 without NUL, got %q", r.UniqueKey)
+	case !validText(r.Flow):
+		return fmt.Errorf("jobs: Request.Flow must be %s, got %q", textRule, r.Flow)
+	case !validText(r.UniqueKey):
+		return fmt.Errorf("jobs: Request.UniqueKey must be %s, got %q", textRule, r.UniqueKey)
 	case r.NotBefore.Year() > maxYear:
 		return fmt.Errorf("jobs: Request.NotBefore must not be after the year %d, got %v", maxYear, r.NotBefore)
 	case r.MaxAttempts < 1 || r.MaxAttempts > maxAttempts:
@@ -135,6 +143,10 @@ type Options struct {
 	// Priority is the job's; nil: the policy's. It is a pointer as the zero value
 	// of a Priority is Medium: write new(taskpool.High).
 	Priority *taskpool.Priority
+
+	// Flow says whose work the job is: a tenant, an account, a host. See [Policy]. Empty:
+	// the policy's.
+	Flow string
 
 	// MaxAttempts is the number of attempts in all, at most 32,767; 0: the policy's.
 	MaxAttempts int
@@ -152,6 +164,13 @@ type Options struct {
 type Policy struct {
 	// Priority is the jobs' urgency; zero is Medium.
 	Priority taskpool.Priority
+
+	// Flow says whose work the jobs are for which Options.Flow does not say it: that of the
+	// host, for instance, that all jobs of the kind talk to. UTF-8 without NUL. With
+	// [Local] flows take turns, and [taskpool.WithFlows] of the pool sets their weights,
+	// limits and capacities; other engines say what they keep of that. Empty: the jobs are
+	// one flow with all others that have none.
+	Flow string
 
 	// MaxAttempts is the number of attempts in all, the first included, at most
 	// 32,767; 0 is 1.
@@ -173,6 +192,8 @@ type Policy struct {
 // validate reports the first field that cannot be accepted.
 func (p *Policy) validate(of option.Package) error {
 	switch bad := of.Bad; {
+	case !validText(p.Flow):
+		return bad("Policy.Flow", "be "+textRule, strconv.Quote(p.Flow))
 	case p.MaxAttempts < 0 || p.MaxAttempts > maxAttempts:
 		return bad("Policy.MaxAttempts", fmt.Sprintf("be from 0 to %d", maxAttempts), p.MaxAttempts)
 	case p.Timeout < 0:
@@ -190,6 +211,7 @@ type Meta struct {
 	Attempt     int // from 1; 0 in an [Event] of a job that never started
 	MaxAttempts int
 	Priority    taskpool.Priority
+	Flow        string // empty if it has none
 	Enqueued    time.Time
 	UniqueKey   string // empty if it has none
 }
@@ -377,10 +399,13 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o *Options) (
 	if err != nil {
 		return "", fmt.Errorf("jobs: payload of kind %q: %w", k.name, err)
 	}
-	r := Request{Kind: k.name, Payload: data, Priority: k.policy.Priority,
+	r := Request{Kind: k.name, Payload: data, Priority: k.policy.Priority, Flow: k.policy.Flow,
 		MaxAttempts: k.policy.MaxAttempts, NotBefore: o.NotBefore, UniqueKey: o.UniqueKey}
 	if o.Priority != nil {
 		r.Priority = *o.Priority
+	}
+	if o.Flow != "" {
+		r.Flow = o.Flow
 	}
 	if o.MaxAttempts > 0 {
 		r.MaxAttempts = o.MaxAttempts

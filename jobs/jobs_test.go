@@ -34,7 +34,8 @@ func TestRegisterPanicsOnAProgrammersError(t *testing.T) {
 		"field C: JSON has no complex128": func() { jobs.Register(&reg, "one", nothing[outer], jobs.Policy{}) },
 		"Policy.Timeout must not":         func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Timeout: -1}) },
 		"Policy.Heartbeat must not":       func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Heartbeat: -1}) },
-		"Policy.MaxAttempts must be ":     func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{MaxAttempts: -1}) },
+		`jobs: Register "one": Policy.Flow must be UTF-8 without NUL, got "\x00"`: func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{Flow: "\x00"}) },
+		"Policy.MaxAttempts must be ": func() { jobs.Register(&reg, "one", nothing[int], jobs.Policy{MaxAttempts: -1}) },
 	} {
 		func() {
 			defer func() { require.Contains(t, recover(), want) }()
@@ -113,6 +114,8 @@ func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 		`jobs: Request.Payload must be JSON`:                               func(r *jobs.Request) { r.Payload = nil },
 		"jobs: Request.UniqueKey must be UTF-8 without NUL, got \"\\x00\"": func(r *jobs.Request) { r.UniqueKey = "\x00" },
 		"jobs: Request.UniqueKey must be UTF-8 without NUL, got \"\\xff\"": func(r *jobs.Request) { r.UniqueKey = "\xff" },
+		`jobs: Request.Flow must be UTF-8 without NUL, got "\x00"`:         func(r *jobs.Request) { r.Flow = "\x00" },
+		`jobs: Request.Flow must be UTF-8 without NUL, got "\xff"`:         func(r *jobs.Request) { r.Flow = "\xff" },
 		"jobs: Request.NotBefore must not be after the year 9999, got 10000-01-01 00:00:00 +0000 UTC": func(r *jobs.Request) {
 			r.NotBefore = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)
 		},
@@ -157,15 +160,15 @@ func (q *keeper) Enqueue(_ context.Context, r jobs.Request) (jobs.ID, error) {
 func TestOptionsTakeThePolicysPlace(t *testing.T) {
 	var reg jobs.Registry
 	var q keeper
-	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{Priority: taskpool.High, MaxAttempts: 4})
+	k := jobs.Register(&reg, "kind", nothing[string], jobs.Policy{Priority: taskpool.High, Flow: "host", MaxAttempts: 4})
 	must(t)(k.Enqueue(t.Context(), &q, "text", nil))
-	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, MaxAttempts: 4}, q.last)
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, Flow: "host", MaxAttempts: 4}, q.last)
 	must(t)(k.Enqueue(t.Context(), &q, "text", new(jobs.Options)))
-	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, MaxAttempts: 4}, q.last)
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Priority: taskpool.High, Flow: "host", MaxAttempts: 4}, q.last)
 
 	when := time.Now().Add(time.Hour)
-	must(t)(k.Enqueue(t.Context(), &q, "text", &jobs.Options{Priority: new(taskpool.Medium), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}))
-	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}, q.last)
+	must(t)(k.Enqueue(t.Context(), &q, "text", &jobs.Options{Priority: new(taskpool.Medium), Flow: "acme", MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}))
+	require.Equal(t, jobs.Request{Kind: "kind", Payload: []byte(`"text"`), Flow: "acme", MaxAttempts: 2, NotBefore: when, UniqueKey: "key"}, q.last)
 
 	for _, n := range []int{-1, 32768} {
 		_, err := k.Enqueue(t.Context(), &q, "", &jobs.Options{MaxAttempts: n})

@@ -44,8 +44,10 @@ type localJob struct {
 
 // Local returns a queue that runs the handlers of reg in pool: as tasks whose Name is
 // the kind, which hooks, metrics and the dashboard show, and in whose handlers
-// taskpool.Yield, Block and Beat work. Where the pool has no room for a job, Enqueue
-// waits or returns taskpool.ErrFull as the pool's options say.
+// taskpool.Yield, Block and Beat work. A job's flow is the task's: flows take turns, and
+// [taskpool.WithFlows] sets what they may do, also beside tasks that are no jobs. Where the
+// pool, or the job's flow, has no room for a job, Enqueue waits or returns taskpool.ErrFull
+// as the pool's options say.
 //
 // A job is known until it has settled; what it came to is told to the observers of
 // reg. Each unsettled job takes a goroutine that waits for its end.
@@ -74,8 +76,11 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 		return "", err
 	}
 	policy, ok := q.reg.policy(r.Kind)
-	if !ok {
+	switch {
+	case !ok:
 		return "", fmt.Errorf("%w %q", ErrUnknownKind, r.Kind)
+	case r.Flow != "" && !remote.HasFlows(q.pool):
+		return "", fmt.Errorf("jobs: Request.Flow must be empty in a pool with WithAging, got %q", r.Flow)
 	}
 	if ctx.Err() != nil {
 		return "", contextOver(ctx)
@@ -87,6 +92,12 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 	if !mine {
 		return j.meta.ID, ErrDuplicate
 	}
+	defer func() {
+		if v := recover(); v != nil { // by the policy of WithFlows, or a method of ctx: it was not accepted
+			q.refused(j)
+			panic(v)
+		}
+	}()
 	h, err := q.pool.SubmitWithin(ctx, context.Background(), q.task(j, r, policy))
 	if err != nil {
 		q.refused(j)
@@ -123,7 +134,7 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 			q.last++
 			j = &localJob{admitted: make(chan struct{}), over: make(chan struct{}), meta: Meta{
 				ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind, MaxAttempts: r.MaxAttempts,
-				Priority: r.Priority, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
+				Priority: r.Priority, Flow: r.Flow, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
 			q.jobs[j.meta.ID] = j
 			if r.UniqueKey != "" {
 				q.unique[key] = j
@@ -144,18 +155,16 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 
 // awaitAdmission waits until j, which is being added, is accepted or refused.
 func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
-	// A handler that waits here must not keep the slot that makes the room, and may have
-	// been given, or have made, a context that is not its own.
+	// A handler that waits here must not keep the slot, or the place of its flow, that makes
+	// the room, and may have been given, or have made, a context that is not its own.
 	task, done := ctx, (<-chan struct{})(nil)
-	if _, ok := taskpool.Current(ctx); !ok {
-		if here := remote.TaskHere(); here != nil {
-			task = here
-			if here.Err() == nil { // else the handler is cleaning up
-				done = here.Done()
-			}
+	if here := remote.TaskHere(); here != nil {
+		task = here
+		if here.Err() == nil { // else the handler is cleaning up
+			done = here.Done()
 		}
 	}
-	return taskpool.Block(task, func() error {
+	return remote.Await(task, func() error {
 		select {
 		case <-j.admitted:
 			return nil
@@ -173,7 +182,9 @@ func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
 func (q *LocalQueue) accepted(j *localJob, h *taskpool.Handle) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if j.handle == nil {
+	select {
+	case <-j.admitted:
+	default:
 		j.handle = h
 		close(j.admitted)
 		go q.watch(j, h)
@@ -198,7 +209,7 @@ func (q *LocalQueue) forget(j *localJob) {
 
 // task returns the task that is the job.
 func (q *LocalQueue) task(j *localJob, r Request, p Policy) taskpool.Task {
-	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
+	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Flow: r.Flow, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
 	t.Run = func(ctx context.Context) error {
 		if task, ok := taskpool.Current(ctx); ok {
 			q.accepted(j, task.Handle)

@@ -87,6 +87,15 @@ func CheckPool(what string, pool any) error {
 	}
 }
 
+// HasFlows reports whether the tasks of a *taskpool.Pool may have a flow. Package taskpool
+// sets it.
+var HasFlows func(pool any) bool
+
+// Await is taskpool.Block for an f that waits for what other tasks bring about: the task
+// gives back not only its slot but also its place in its flow, as where it waits for a task,
+// and however many tasks are parked. Package taskpool sets it.
+var Await func(ctx context.Context, f func() error) error
+
 // TaskHere returns the context of the task, of any pool, on whose goroutine it is called,
 // nil if there is none. Package taskpool sets it.
 var TaskHere func() context.Context

@@ -58,6 +58,7 @@ var tests = []struct {
 }{
 	{"HandlerIsToldWhatWasEnqueued", meta},
 	{"UrgentJobsRunFirst", order},
+	{"FlowIsKeptWhateverHappensToAJob", flow},
 	{"FailedJobIsRetriedAfterThePolicysBackoff", retries},
 	{"PermanentErrorDiscardsAtOnce", permanent},
 	{"RetryAfterTakesTheBackoffsPlaceAndOneAttempt", retryAfter},
@@ -167,14 +168,14 @@ func meta(s *suite) {
 		return nil
 	}, jobs.Policy{MaxAttempts: 3})
 	s.start()
-	id, err := k.Enqueue(s.ctx, s.q, want, &jobs.Options{Priority: new(taskpool.Low), MaxAttempts: 7, UniqueKey: "key"})
+	id, err := k.Enqueue(s.ctx, s.q, want, &jobs.Options{Priority: new(taskpool.Low), Flow: "acme", MaxAttempts: 7, UniqueKey: "key"})
 	s.check(err == nil, "Enqueue: %v", err)
 	e := s.next(jobs.StateCompleted, 1)
 	s.check(got.Text == want.Text && slices.Equal(got.List, want.List), "payload is %v, want %v", got, want)
 	s.check(!m.Enqueued.IsZero(), "Enqueued is zero")
 	for who, m := range map[string]jobs.Meta{"handler": m, "observer": e.Meta} {
 		m.Enqueued = time.Time{}
-		is := jobs.Meta{ID: id, Kind: "meta", Attempt: 1, MaxAttempts: 7, Priority: taskpool.Low, UniqueKey: "key"}
+		is := jobs.Meta{ID: id, Kind: "meta", Attempt: 1, MaxAttempts: 7, Priority: taskpool.Low, Flow: "acme", UniqueKey: "key"}
 		s.check(m == is, "%s was told %+v, want %+v", who, m, is)
 	}
 }
@@ -197,6 +198,39 @@ func order(s *suite) {
 		s.next(jobs.StateCompleted, 1)
 	}
 	s.check(slices.Equal(got, []int{1, 2, 3}), "jobs ran in the order %v", got)
+}
+
+func flow(s *suite) {
+	const odd = "a b/ü<&>\u2028\"\\\U0001F600"
+	var told []string
+	gate, started, release := s.gate()
+	k := jobs.Register(&s.reg, "note", func(_ context.Context, m jobs.Meta, _ int) error {
+		told = append(told, m.Flow)
+		if m.Attempt == 1 {
+			return errTest
+		}
+		return nil
+	}, jobs.Policy{Flow: "of the kind", MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
+	s.start()
+	for _, c := range []struct {
+		o    *jobs.Options
+		want string
+	}{{nil, "of the kind"}, {&jobs.Options{}, "of the kind"}, {&jobs.Options{Flow: odd}, odd}} {
+		told = nil
+		s.enqueue(k, 0, c.o)
+		retrying, completed := s.next(jobs.StateRetrying, 1), s.next(jobs.StateCompleted, 2)
+		s.check(slices.Equal(told, []string{c.want, c.want}), "the handler was told of flows %q, want %q", told, c.want)
+		s.check(retrying.Flow == c.want && completed.Flow == c.want, "the observer was told of flows %q and %q, want %q", retrying.Flow, completed.Flow, c.want)
+	}
+	s.enqueue(gate, 0, nil)
+	s.await(started)
+	id := s.enqueue(k, 0, &jobs.Options{Flow: odd})
+	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+	e := s.next(jobs.StateCanceled, 0)
+	s.check(e.Flow == odd, "the observer was told of flow %q, want %q", e.Flow, odd)
+	release()
+	e = s.next(jobs.StateCompleted, 1)
+	s.check(e.Flow == "", "the observer was told of flow %q, want none", e.Flow)
 }
 
 func retries(s *suite) {

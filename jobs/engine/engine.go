@@ -6,7 +6,7 @@
 // elsewhere, the engine makes an attempt with [Run], asks [Judge] what its end means for a
 // job that was not canceled, stores that, and calls [Tell]. It gives the attempt the
 // timeout and the heartbeat of the kind's [Policy], most easily as a task of a
-// [taskpool.Pool]. Package conformance tests whether it does all that package jobs
+// [taskpool.Pool], with the job's priority and flow. Package conformance tests whether it does all that package jobs
 // promises; [jobs.Local] and the module jobs/riverjobs are engines to look at.
 //
 // The functions may be called from any goroutine. Those that take a registry panic if it

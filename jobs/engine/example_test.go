@@ -34,11 +34,11 @@ func (q *slowQueue) Cancel(context.Context, jobs.ID) error { return jobs.ErrNotF
 func (q *slowQueue) runAll(ctx context.Context, pool *taskpool.Pool) error {
 	for i, r := range q.waiting {
 		policy, _ := engine.Policy(q.reg, r.Kind)
-		m := jobs.Meta{ID: jobs.ID(strconv.Itoa(i + 1)), Kind: r.Kind, MaxAttempts: r.MaxAttempts, Priority: r.Priority}
+		m := jobs.Meta{ID: jobs.ID(strconv.Itoa(i + 1)), Kind: r.Kind, MaxAttempts: r.MaxAttempts, Priority: r.Priority, Flow: r.Flow}
 		for again := true; again; {
 			m.Attempt++
 			h, err := pool.Submit(ctx, taskpool.Task{
-				Name: r.Kind, Priority: r.Priority, Timeout: policy.Timeout, Heartbeat: policy.Heartbeat,
+				Name: r.Kind, Priority: r.Priority, Flow: r.Flow, Timeout: policy.Timeout, Heartbeat: policy.Heartbeat,
 				Run: func(ctx context.Context) error { return engine.Run(ctx, q.reg, m, r.Payload) },
 			})
 			if err != nil {

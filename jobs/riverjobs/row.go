@@ -70,6 +70,7 @@ func riverPriority(p taskpool.Priority) int {
 // An extra is what a row's metadata has that its columns do not say.
 type extra struct {
 	Priority  *taskpool.Priority `json:"taskpool_priority,omitempty"`
+	Flow      string             `json:"taskpool_flow,omitempty"`
 	UniqueKey string             `json:"taskpool_unique_key,omitempty"`
 	Wrapped   bool               `json:"taskpool_wrapped,omitempty"` // the payload is the args' "value"
 }
@@ -87,7 +88,7 @@ func newArgs(r jobs.Request, queue string) (args, *river.InsertOpts) {
 	if time.Until(r.NotBefore) > 0 {
 		o.ScheduledAt = ceil(r.NotBefore)
 	}
-	x := extra{UniqueKey: r.UniqueKey}
+	x := extra{Flow: r.Flow, UniqueKey: r.UniqueKey}
 	if priorities[o.Priority] != r.Priority {
 		x.Priority = &r.Priority
 	}
@@ -122,7 +123,7 @@ func canceledAt(row *rivertype.JobRow) time.Time {
 func meta(row *rivertype.JobRow) jobs.Meta {
 	x := extraOf(row)
 	m := jobs.Meta{ID: id(row), Kind: row.Kind, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts,
-		Priority: priorities[min(max(row.Priority, 1), 4)], Enqueued: row.CreatedAt, UniqueKey: x.UniqueKey}
+		Priority: priorities[min(max(row.Priority, 1), 4)], Flow: x.Flow, Enqueued: row.CreatedAt, UniqueKey: x.UniqueKey}
 	if x.Priority != nil {
 		m.Priority = *x.Priority
 	}
