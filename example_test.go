@@ -1319,18 +1319,57 @@ func ExampleHandle_Wait_urgency() {
 	// backup
 }
 
-// Ann's backlog does not stand before Bob's one task.
+// One tenant submits 1000 tasks, then another one submits its own, which does not wait for all
+// of them.
+func ExampleTask_flow() {
+	ctx := context.Background()
+	pool, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	started := 0
+	submit := func(tenant string) {
+		_, err := pool.Submit(ctx, taskpool.Task{Flow: tenant, Run: func(context.Context) error {
+			if tenant == "small" {
+				fmt.Println("tasks that started before:", started)
+			}
+			started++
+			return nil
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	pool.Pause() // until all of them wait
+	for range 1000 {
+		submit("large")
+	}
+	submit("small")
+	pool.Resume()
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output: tasks that started before: 1
+}
+
+// A tenant that pays gets four times the starts of one that does not, while both have tasks
+// that wait.
 func ExampleWithFlows() {
-	pool, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
-		return taskpool.FlowPolicy{Weight: 1}
+	ctx := context.Background()
+	paying := map[string]bool{"Ann": true}
+	pool, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithFlows(func(tenant string) taskpool.FlowPolicy {
+		if paying[tenant] {
+			return taskpool.FlowPolicy{Weight: 4}
+		}
+		return taskpool.FlowPolicy{} // weight 1, no limits
 	}))
 	if err != nil {
 		log.Fatal(err)
 	}
-	pool.Pause()
-	for _, whose := range []string{"Ann", "Ann", "Ann", "Ann", "Bob"} {
-		_, err := pool.Submit(context.Background(), taskpool.Task{Flow: whose, Run: func(context.Context) error {
-			fmt.Println(whose)
+	pool.Pause() // until all of them wait
+	for _, tenant := range slices.Concat(slices.Repeat([]string{"Bob"}, 4), slices.Repeat([]string{"Ann"}, 8)) {
+		_, err := pool.Submit(ctx, taskpool.Task{Flow: tenant, Run: func(context.Context) error {
+			fmt.Print(tenant, " ")
 			return nil
 		}})
 		if err != nil {
@@ -1338,33 +1377,36 @@ func ExampleWithFlows() {
 		}
 	}
 	pool.Resume()
-	if err := pool.Shutdown(context.Background()); err != nil {
-		log.Fatal(err)
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Print(err)
 	}
-	// Output:
-	// Ann
-	// Bob
-	// Ann
-	// Ann
-	// Ann
+	// Output: Ann Ann Ann Bob Ann Ann Ann Ann Bob Ann Bob Bob
 }
 
-// One task at a time for each account; other accounts go on meanwhile.
+// The changes of an account are made one after the other, in their order; those of other
+// accounts at the same time.
 func ExampleFlowPolicy_limit() {
+	ctx := context.Background()
 	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(account string) taskpool.FlowPolicy {
 		if account == "" {
-			return taskpool.FlowPolicy{}
+			return taskpool.FlowPolicy{} // tasks of no account
 		}
 		return taskpool.FlowPolicy{Limit: 1}
 	}))
 	if err != nil {
 		log.Fatal(err)
 	}
-	balance := map[string]*int{"Ann": new(int), "Bob": new(int)}
-	for account, sum := range balance {
-		for range 100 {
-			_, err := pool.Submit(context.Background(), taskpool.Task{Flow: account, Run: func(context.Context) error {
-				*sum++ // no lock: no other task of the account runs
+	var ann, bob []int
+	var begun sync.WaitGroup
+	begun.Add(2)
+	for i, change := range []int{100, -30, -70, 50} {
+		for account, changes := range map[string]*[]int{"Ann": &ann, "Bob": &bob} {
+			_, err := pool.Submit(ctx, taskpool.Task{Flow: account, Run: func(context.Context) error {
+				if i == 0 { // only to show that another account's task runs at the same time
+					begun.Done()
+					begun.Wait()
+				}
+				*changes = append(*changes, change) // no lock: no other task of the account runs
 				return nil
 			}})
 			if err != nil {
@@ -1372,9 +1414,80 @@ func ExampleFlowPolicy_limit() {
 			}
 		}
 	}
-	if err := pool.Shutdown(context.Background()); err != nil {
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	fmt.Println("Ann:", ann)
+	fmt.Println("Bob:", bob)
+	// Output:
+	// Ann: [100 -30 -70 50]
+	// Bob: [100 -30 -70 50]
+}
+
+// A crawler fetches at most two pages of a host at once. A host that does not answer keeps two
+// workers, and the others serve the other hosts. The timeout of a fetch begins when it starts,
+// however long it has waited for its host.
+func ExampleFlowPolicy_hosts() {
+	ctx := context.Background()
+	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(host string) taskpool.FlowPolicy {
+		return taskpool.FlowPolicy{Limit: 2}
+	}))
+	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(*balance["Ann"], *balance["Bob"])
-	// Output: 100 100
+	web := pretendedWeb{asked: make(chan bool, 10), answer: make(chan bool), atOnce: make(map[string]int)}
+	web.others.Add(30)
+	for range 10 {
+		for _, host := range []string{"slow.example", "a.example", "b.example", "c.example"} {
+			_, err := pool.Submit(ctx, taskpool.Task{Flow: host, Timeout: time.Minute, Run: func(ctx context.Context) error {
+				return web.fetch(ctx, host)
+			}})
+			if err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	web.others.Wait()
+	<-web.asked
+	<-web.asked
+	slow := pool.Flows(1)[0]
+	fmt.Printf("all other pages are here; of %s %d are asked for and %d are held back\n", slow.Flow, slow.Running, slow.HeldBack)
+	close(web.answer)
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	fmt.Println("most from one host at once:", web.most)
+	// Output:
+	// all other pages are here; of slow.example 2 are asked for and 8 are held back
+	// most from one host at once: 2
+}
+
+// A pretendedWeb counts fetches. One of its hosts does not answer for a while.
+type pretendedWeb struct {
+	others sync.WaitGroup // pages of other hosts
+	asked  chan bool      // has a value for each page of the slow one
+	answer chan bool      // closed when it answers
+
+	mu     sync.Mutex     // protects the fields below
+	atOnce map[string]int // by host
+	most   int
+}
+
+func (w *pretendedWeb) fetch(_ context.Context, host string) error {
+	w.count(host, 1)
+	defer w.count(host, -1)
+	if host == "slow.example" {
+		w.asked <- true
+		<-w.answer
+		return nil
+	}
+	w.others.Done()
+	return nil
+}
+
+func (w *pretendedWeb) count(host string, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.atOnce[host] += n
+	w.most = max(w.most, w.atOnce[host])
 }
