@@ -117,6 +117,44 @@ func TestPageShowsWhatIsWrong(t *testing.T) {
 
 func crashHere() error { panic("crash") }
 
+func TestFlowsComeMoveAndGoLive(t *testing.T) {
+	d := newDashboard(t)
+	p := newPool(t, d, taskpool.WithWorkers(1))
+	ctx, cancel := context.WithCancel(t.Context())
+	more := func(flow string, n int) {
+		for range n {
+			_, err := p.Submit(ctx, taskpool.Task{Name: "work", Flow: flow, Run: untilEnd})
+			require.NoError(t, err)
+		}
+	}
+	submit(t, p, taskpool.Task{Name: "plain", Run: untilEnd})
+	tb := open(t, d, viewport(1280, 800))
+	tb.live()
+	require.False(t, eval[bool](tb, `document.querySelector(".flows").checkVisibility()`))
+	const beside = `(r => r(".running").top === r(".queue").top && r(".running").left >= r(".queue").right && r(".failures").top >= r(".running").bottom)` +
+		`(s => document.querySelector(s).getBoundingClientRect())`
+	require.True(t, eval[bool](tb, beside))
+
+	row := func(i int, begin string) string {
+		return fmt.Sprintf(`(document.querySelectorAll(".flows tbody tr")[%d]?.innerText ?? "").replace(/\s+/g, " ").startsWith(%q)`, i, begin)
+	}
+	more("acme", 2)
+	tb.until(row(0, "acme 2 0 0 "))
+	tb.until(row(1, "no flow 0 0 1 "))
+	require.True(t, eval[bool](tb, beside))
+	require.Equal(t, "Flows", eval[string](tb, `document.getElementById(document.querySelector(".flows").getAttribute("aria-labelledby")).innerText`))
+	require.Equal(t, 5, eval[int](tb, `document.querySelectorAll(".flows thead th[scope=col]").length`))
+	eval[bool](tb, `acme = document.querySelector(".flows tbody tr"), true`)
+	more("globex", 3)
+	tb.until(row(0, "globex 3 0 0 "))
+	tb.until(row(1, "acme 2 0 0 "))
+	require.True(t, eval[bool](tb, `document.querySelectorAll(".flows tbody tr")[1] === acme`), "a row moves with its flow")
+
+	cancel()
+	tb.until(`!document.querySelector(".flows").checkVisibility()`)
+	require.True(t, eval[bool](tb, beside))
+}
+
 func TestStackOnClickStaysWhileItIsRead(t *testing.T) {
 	d := newDashboard(t)
 	p := newPool(t, d)
@@ -176,14 +214,15 @@ func waitingHere(ctx context.Context) error { return untilEnd(ctx) }
 func TestMarkupInNamesIsText(t *testing.T) {
 	const evil = `<script>alert(1)</script><img src=x onerror=alert(2)>`
 	d := newDashboard(t)
-	p := newPool(t, d, taskpool.WithName(evil))
+	p := newPool(t, d, taskpool.WithName(evil), taskpool.WithWorkers(4))
 	submit(t, p, taskpool.Task{Name: evil, Run: untilEnd})
+	submit(t, p, taskpool.Task{Flow: evil, Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { panic(evil) }})
 	tb := open(t, d)
 	tb.live()
 	submit(t, p, taskpool.Task{Name: "live " + evil, Run: untilEnd})
 	tb.until(says(".running", "live "+evil))
-	for _, selector := range []string{"h2", ".running", ".failures"} {
+	for _, selector := range []string{"h2", ".flows", ".running .flow", ".running", ".failures"} {
 		require.True(t, eval[bool](tb, says(selector, evil)), selector)
 	}
 	require.Equal(t, 0, eval[int](tb, `document.querySelectorAll("body script, img").length`))
@@ -312,10 +351,12 @@ func TestPageWithoutScriptIsASnapshot(t *testing.T) {
 	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d)
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
-	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
+	submit(t, p, taskpool.Task{Name: "crash", Flow: "acme", Run: func(context.Context) error { return crashHere() }})
+	submit(t, p, taskpool.Task{Flow: "acme", Run: untilEnd})
 	tb := open(t, d, withoutScript())
 	tb.until(says("header", "Snapshot"))
 	require.True(t, eval[bool](tb, says(".running", "long")))
+	require.True(t, eval[bool](tb, says(".flows", "acme")))
 	tb.do(chromedp.Click(chromedp.CSS("#refresh")))
 	tb.until(says(".failures", "crash"))
 	tb.do(chromedp.Click(chromedp.CSS(".failures summary")))
@@ -331,9 +372,10 @@ func TestPageFitsAPhone(t *testing.T) {
 			d := newDashboard(t, dashboard.WithControl(anybody))
 			p := newPool(t, d, taskpool.WithWorkers(4), taskpool.WithName("a-pool-with-a-name-that-is-much-too-long-to-fit-into-one-line-of-a-phone"))
 			for _, name := range []string{"long", "a_task_with_a_name_that_is_much_too_long_to_fit_into_one_line_of_a_phone_or_even_two"} {
-				submit(t, p, taskpool.Task{Name: name, Timeout: time.Hour, Run: untilEnd})
-				submit(t, p, taskpool.Task{Name: name, NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
-				submit(t, p, taskpool.Task{Name: name, Run: func(context.Context) error { return crashHere() }})
+				flow := "flow_of_" + name + strings.Repeat("\u202e_and_so_on", 100)
+				submit(t, p, taskpool.Task{Name: name, Flow: flow, Timeout: time.Hour, Run: untilEnd})
+				submit(t, p, taskpool.Task{Name: name, Flow: flow, NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+				submit(t, p, taskpool.Task{Name: name, Flow: flow, Run: func(context.Context) error { return crashHere() }})
 			}
 			tb := open(t, d, viewport(width, 800))
 			tb.live()
@@ -378,6 +420,7 @@ func TestColorsFollowTheSystemAndContrast(t *testing.T) {
 	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: "waits", Run: untilEnd})
+	submit(t, p, taskpool.Task{Name: "of a tenant", Flow: "acme", NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
 	backgrounds := map[string]string{}
 	tb := open(t, d)
 	for _, name := range []string{"light", "dark"} {
@@ -386,6 +429,7 @@ func TestColorsFollowTheSystemAndContrast(t *testing.T) {
 		tb.until(says(".problems .warn", "Waits long"))
 		tb.until(says(".running .bad", "overdue"))
 		tb.until(says(".failures .badge", "panic"))
+		tb.until(says(".flows", "acme"))
 		backgrounds[name] = eval[string](tb, `getComputedStyle(document.body).backgroundColor`)
 		require.Empty(t, eval[string](tb, contrast), name)
 	}
