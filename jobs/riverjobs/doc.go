@@ -35,6 +35,8 @@
 //	with loss      priority: River has 1 to 4. High and all that is more urgent is 1,
 //	               Medium 2, Low 3, the rest 4; among equals the first is first. The
 //	               handler is told the number that was given
+//	               flow: it is stored, told, and the task's. What flows may do holds in
+//	               one process at best, see below
 //	               start: a job starts at the next fetch, see the traps
 //	               no Timeout: it is Config.River.JobTimeout then
 //	               Retrying: also what a Stop that was cut short, or a pool without room or
@@ -54,10 +56,47 @@
 //	not at all     fair share and aging among the jobs of one queue: urgent jobs starve the
 //	               others there. Give low work a queue with workers of its own, Config.Route
 //	               and the example
+//	               turns between flows, their weights and capacities, and limits across
+//	               processes, see below
 //	               shedding: what a pool sheds goes back; results: let the handler store them
 //	               River's own errors: what a handler returns of river.JobSnooze or
 //	               river.JobCancel is an error like any other
 //	               exactly once: handlers must be idempotent, see below
+//
+// # Flows
+//
+// A job's flow is in the metadata of its row, as taskpool_flow, and Config.Route,
+// handlers, observers, hooks and the pool of each process see it. This lists a flow's jobs:
+//
+//	river.NewJobListParams().Where("metadata ->> 'taskpool_flow' = @flow", river.NamedArgs{"flow": "acme"})
+//
+// But the database gives out jobs by priority and age, whose they are makes no difference
+// to it, and this package adds no quota of its own to that:
+//
+//	turns          none: a thousand jobs of one flow stand before another's that came later,
+//	               if it is no more urgent
+//	Weight         counts only among jobs that this process has fetched and that wait for a
+//	               worker of its pool: hardly ever, as it fetches no more than it has
+//	               workers for
+//	Limit          is kept in this process, for its pool. A job that it holds back keeps one
+//	               of the queue's workers from other jobs, and goes back after a twentieth of
+//	               RescueStuckJobsAfter, 3 minutes at most
+//	Capacity       likewise. Enqueue never refuses a job for it: a table has no bound
+//
+// What River has is queues. One of its own, with Config.Route, keeps a flow, or a class of
+// flows, out of the others' way, and its MaxWorkers is a limit in each process, for which
+// no job is held back; workers that it does not need are idle. If a single process works on
+// it, that is a limit for all.
+//
+//	Route: func(r jobs.Request) string {
+//		if r.Flow == "flood" {
+//			return "flood"
+//		}
+//		return river.QueueDefault
+//	},
+//	River: river.Config{Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 6}, "flood": {MaxWorkers: 2}}},
+//
+// If the pool has WithAging, its tasks have no flow, and handlers are still told.
 //
 // # When a process dies
 //

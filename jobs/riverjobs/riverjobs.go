@@ -25,17 +25,19 @@ import (
 // A Config says what a process does with the jobs of a database. The zero value only
 // enqueues.
 type Config struct {
-	// Pool runs the jobs in this process, as tasks whose Name is the kind. It may run
-	// other tasks too. What it refuses, and what waits in it for a worker for longer than a
-	// twentieth of RescueStuckJobsAfter (at most 3 minutes), goes back to the database for
-	// a second, without having used an attempt. It is the caller's, to be shut down after
-	// Stop: the queue logs an error and fetches no more when it finds it shut down before.
-	// Nil: the process enqueues and cancels, and runs nothing.
+	// Pool runs the jobs in this process, as tasks whose Name is the kind and whose Flow is
+	// the job's. It may run other tasks too. What it refuses, and what waits in it for a
+	// worker, or for its flow's limit, for longer than a twentieth of RescueStuckJobsAfter
+	// (at most 3 minutes), goes back to the database for a second, without having used an
+	// attempt; that the policy of WithFlows is not allowed, or panics, is logged. The pool is
+	// the caller's, to be shut down after Stop: the queue logs an error and fetches no more
+	// when it finds it shut down before. Nil: the process enqueues and cancels, and runs
+	// nothing.
 	Pool *taskpool.Pool
 
 	// Route returns the River queue that a new job is stored in, for instance one with
-	// workers of its own for work that urgent jobs must not keep waiting for ever. Nil:
-	// river.QueueDefault for all.
+	// workers of its own for work that urgent jobs must not keep waiting for ever, or for a
+	// flow that must not keep others waiting. Nil: river.QueueDefault for all.
 	Route func(jobs.Request) string
 
 	// River is the configuration of the River client, with River's defaults but for:
@@ -106,7 +108,7 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	q := &Queue[TTx]{reg: reg, route: c.Route, logger: rc.Logger, kinds: reg.Kinds(), known: !rc.SkipUnknownJobCheck,
 		canceling: make(chan struct{}, 1)}
 	q.worker = &worker{reg: reg, pool: c.Pool, jobTimeout: rc.JobTimeout, patience: margin(rc.RescueStuckJobsAfter) / 2,
-		closed: q.poolClosed, events: events{reg: reg, ends: make(map[int64][]end)}}
+		closed: q.poolClosed, logger: q.logger, events: events{reg: reg, ends: make(map[int64][]end)}}
 	rc.Workers = river.NewWorkers()
 	for _, kind := range q.kinds {
 		river.AddWorkerArgs(rc.Workers, args{kind: kind}, q.worker)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/contain"
+	"github.com/taskpool-go/taskpool/internal/remote"
 	"github.com/taskpool-go/taskpool/jobs"
 	"github.com/taskpool-go/taskpool/jobs/engine"
 )
@@ -26,6 +28,7 @@ type worker struct {
 	jobTimeout time.Duration // of attempts whose kind has none
 	patience   time.Duration // how long a row is kept that waits for a worker of the pool
 	closed     func()        // called where the pool is found shut down; it does not wait
+	logger     *slog.Logger
 	events     events
 }
 
@@ -34,7 +37,7 @@ const noRoom = time.Second
 
 var (
 	errLost   = errors.New("riverjobs: the process that ran the job has not stored its end")
-	errWaited = errors.New("riverjobs: the pool had no worker free for the job in time")
+	errWaited = errors.New("riverjobs: the pool had no worker free for the job in time, or its flow was at its limit")
 )
 
 // The fates of a row that waits for a worker of the pool. The first to be decided stands.
@@ -66,8 +69,8 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 			cancel(errWaited)
 		}
 	}).Stop()
-	h, err := w.pool.Submit(waiting, taskpool.Task{
-		Name: m.Kind, Priority: m.Priority, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
+	h, refused, err := w.submit(waiting, taskpool.Task{
+		Name: m.Kind, Priority: m.Priority, Flow: m.Flow, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
 		Run: func(ctx context.Context) error {
 			if !fate.CompareAndSwap(undecided, begun) {
 				<-ctx.Done() // the timer is about to end it
@@ -94,11 +97,15 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		ended = river.JobSnooze(0)
 	case fate.Load() == givenBack:
 		e.Err, e.Delay, ended = errWaited, noRoom, river.JobSnooze(noRoom)
-	case cutOff && ctx.Err() == nil && (seen.full || seen.closed || state == taskpool.StateShed),
+	case cutOff && ctx.Err() == nil && (refused || seen.closed || state == taskpool.StateShed),
 		cutOff && ctx.Err() != nil && fate.Load() == undecided: // what has not begun is not judged
 		e.Delay, ended = noRoom, river.JobSnooze(noRoom)
-		if seen.closed {
+		switch {
+		case seen.closed:
 			w.closed()
+		case refused && !seen.full && ctx.Err() == nil:
+			w.logger.Error("riverjobs: the pool did not take a job, which goes back",
+				slog.String("kind", m.Kind), slog.String("flow", m.Flow), slog.String("error", string(seen.text)))
 		}
 	case cutOff && ctx.Err() == nil: // somebody who has the handle has canceled the task
 		e.State = jobs.StateCanceled
@@ -114,6 +121,26 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	}
 	w.events.failed(job.JobRow, e)
 	return ended
+}
+
+// submit hands a task to the pool. It returns true if the pool refused it. The pool asks the
+// policy of WithFlows, which is the user's.
+func (w *worker) submit(ctx context.Context, t taskpool.Task) (h *taskpool.Handle, refused bool, err error) {
+	if !remote.HasFlows(w.pool) {
+		t.Flow = ""
+	}
+	if t.Flow == "" {
+		h, err = w.pool.Submit(ctx, t)
+		return h, err != nil, err
+	}
+	contain.Apart(func() { h, err = w.pool.Submit(ctx, t) }, func(v any) {
+		did := "called runtime.Goexit"
+		if v != nil {
+			did = fmt.Sprintf("panicked: %v", v)
+		}
+		err = fmt.Errorf("riverjobs: the policy of WithFlows for flow %q %s", t.Flow, did)
+	})
+	return h, err != nil, err
 }
 
 // Timeout is asked for by River twice: before an attempt, to end its context in time,
