@@ -47,7 +47,8 @@ type localJob struct {
 // taskpool.Yield, Block and Beat work. A job's flow is the task's: flows take turns, and
 // [taskpool.WithFlows] sets what they may do, also beside tasks that are no jobs. Where the
 // pool, or the job's flow, has no room for a job, Enqueue waits or returns taskpool.ErrFull
-// as the pool's options say.
+// as the pool's options say. In a pool with [taskpool.WithAging], Enqueue refuses a job
+// that has a flow.
 //
 // A job is known until it has settled; what it came to is told to the observers of
 // reg. Each unsettled job takes a goroutine that waits for its end.
