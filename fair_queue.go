@@ -3,17 +3,19 @@ package taskpool
 import (
 	"cmp"
 	"container/heap"
+	"iter"
 	"slices"
 )
 
 // How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
 // named flow belongs to one flow, and so does each lane of the tasks without one, which are
-// a flow together. The lanes of one laneKey, which are of different flows, form a group.
-// Within a group the lane with the least tag goes first, by self-clocked fair queuing
-// (Golestani, 1994): when a lane begins to wait, and when its first task is taken in its
+// a flow together. The lanes of one priority whose tasks resume form a group, and so do the
+// others. Within a group the flow with the least tag goes first, by self-clocked fair queuing
+// (Golestani, 1994): when a flow begins to wait there, and when it is served in its
 // turn, its tag is set to that of the group plus the flow's cost, and the tag of the group is
-// that of the lane served last. So a flow that was idle begins where the others are, and
-// nothing need be remembered of it.
+// that of the flow served last. So a flow that was idle begins where the others are, and
+// nothing need be remembered of it. A task that was lent to takes its flow's turn, before the
+// flow's other tasks of that priority, so what a flow's tasks wait for passes no other flow.
 //
 // A fair-share turn goes to the flow that has gone longest without one, by tags alike, and
 // takes that flow's oldest task, whatever its priority. The flows are in a ring for that: a
@@ -30,14 +32,15 @@ import (
 //     would get now. Else the rings are empty: where there are no flows, nobody pays for them.
 //   - A lane has a laneFlow if and only if it is of a named flow, or not empty and in a group.
 //   - A group exists if it has a lane of a named flow, and while it makes a difference that it
-//     had one: as long as the tag of its other lane is not the one that it would get now. A
+//     had one: as long as the tag of its other lanes is not the one that they would get now. A
 //     stream of flows with a task each must not begin anew each time, or it would never be
-//     that lane's turn.
-//   - The tag of a lane in a group is no earlier than that of the group, and later by no more
-//     than the flow's cost.
+//     those lanes' turn.
+//   - The lanes of a flow in a group have the same tag. It is later than that of the group by no
+//     more than the flow's cost, and earlier only if they were held back or out of reach.
 //   - A flow is in the ring of a kind of dispatch if and only if fair is set and it has a lane
 //     in the heaps that such a dispatch can serve.
-//   - n is how many tasks are in the lanes in the heaps, heldBack how many are in others.
+//   - n is how many first places are in the lanes in the heaps, heldBack how many are in others.
+//   - holding is how many lanes are of tasks that hold a place.
 
 // tagScale is the cost of a start in a flow of weight 1. Tags wrap around: they are
 // compared by their difference.
@@ -72,12 +75,20 @@ type laneFlow struct {
 	out    bool // the lane is held back: it is in no heap
 }
 
-// A laneGroup is the lanes of one laneKey that are not empty, if they are of several flows.
+// A laneGroup is the lanes of one groupKey that are not empty, if they are of several flows.
 type laneGroup struct {
-	at    int64 // the tag of the lane served last
+	at    int64 // the tag of the flow served last
 	named int   // lanes of named flows
-	plain *lane // the lane of the tasks without a flow; nil if it is empty
+	plain int   // lanes of the tasks without a flow
 }
+
+type groupKey struct {
+	priority Priority
+	resuming bool
+}
+
+// groupKey returns the key of l's group.
+func (l *lane) groupKey() groupKey { return groupKey{l.priority, l.kind.resumes()} }
 
 // A flowLanes is what a flow has waiting in one queue.
 type flowLanes struct {
@@ -195,7 +206,7 @@ func (f *flow) cost() int64 {
 
 // compareLanes orders the lanes of one flow.
 func compareLanes(a *lane, k laneKey, holder bool) int {
-	return cmp.Or(cmp.Compare(a.priority, k.priority), compareFlags(k.resuming, a.resuming), compareFlags(a.flow.holder, holder))
+	return cmp.Or(cmp.Compare(a.priority, k.priority), cmp.Compare(a.kind, k.kind), compareFlags(a.flow.holder, holder))
 }
 
 // compareFlags orders false before true.
@@ -247,13 +258,14 @@ func (q *priorityQueue) newFlowLane(k laneKey) *lane {
 			l.pos[i] = -1
 		}
 	}
-	l.laneKey, l.class, l.dispatched = k, q.classOf(k.priority), q.count(k.priority)
+	l.laneKey, l.class, l.dispatched = k, q.classOf(k), q.count(k.priority)
 	return l
 }
 
-// classOf returns the class of the lanes of priority pr.
-func (q *priorityQueue) classOf(pr Priority) *laneClass {
-	if q.reserve != nil && pr <= *q.reserve {
+// classOf returns the class of the lanes of key k. A submitter that was lent to has a reserved
+// slot only if its own priority may have it, as the loan ends when it is let in.
+func (q *priorityQueue) classOf(k laneKey) *laneClass {
+	if q.reserve != nil && k.priority <= *q.reserve && !(q.in == inAdmission && k.kind.second()) {
 		return &q.classes[0]
 	}
 	return &q.classes[1]
@@ -275,7 +287,7 @@ func (q *priorityQueue) beginNamed() {
 	}
 	q.fair = true
 	if q.groups == nil {
-		q.groups = make(map[laneKey]*laneGroup)
+		q.groups = make(map[groupKey]*laneGroup)
 		q.rings = [2]flowRing{newFlowRing(0), newFlowRing(1)}
 	}
 	for kind := range q.rings {
@@ -297,7 +309,7 @@ func (q *priorityQueue) endFair() {
 	q.fair = false
 	q.updateRing(&q.plain)
 	if q.mostGroups > 16*keptLanes { // a map keeps the memory for the most that it has held
-		q.groups, q.mostGroups = make(map[laneKey]*laneGroup), 0
+		q.groups, q.mostGroups = make(map[groupKey]*laneGroup), 0
 	}
 }
 
@@ -319,7 +331,11 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 		}
 	}
 	fl.filled[class]++
-	g := q.groups[l.laneKey]
+	if l.flow != nil && l.flow.holder {
+		q.holding++
+	}
+	k := l.groupKey()
+	g := q.groups[k]
 	if g == nil && fl.flow == nil {
 		return
 	}
@@ -328,10 +344,10 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 			g = &laneGroup{}
 		}
 		q.spareGroup = nil
-		q.groups[l.laneKey] = g
+		q.groups[k] = g
 		q.mostGroups = max(q.mostGroups, len(q.groups))
-		if plain := q.lanes[l.laneKey]; plain != nil && plain.n > 0 {
-			q.joinGroup(plain, g)
+		for o := range q.plainLanes(k) {
+			q.joinGroup(o, g)
 		}
 	}
 	q.joinGroup(l, g)
@@ -341,18 +357,60 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
 	if l.flow == nil {
 		l.flow = &laneFlow{of: &q.plain}
-		g.plain = l
+		g.plain++
 	} else {
 		g.named++
 	}
 	l.flow.group = g
-	q.setTag(l)
+	for o := range q.siblings(l) {
+		if o != l && o.flow != nil && o.flow.group == g {
+			l.flow.tag = o.flow.tag
+			return
+		}
+	}
+	l.flow.tag = q.nextTag(l)
 }
 
-// setTag gives l the tag of a lane that begins to wait now.
-func (q *priorityQueue) setTag(l *lane) {
+// nextTag returns the tag of a flow that begins to wait in the group of l, which is one of its
+// lanes.
+func (q *priorityQueue) nextTag(l *lane) tag {
 	q.tags++
-	l.flow.tag = tag{l.flow.group.at + l.flow.of.flow.cost(), q.tags}
+	return tag{l.flow.group.at + l.flow.of.flow.cost(), q.tags}
+}
+
+// plainLanes returns the lanes in group k of tasks without a flow that are not empty.
+func (q *priorityQueue) plainLanes(k groupKey) iter.Seq[*lane] {
+	return func(yield func(*lane) bool) {
+		kinds := [...]laneKind{kindOrdinary, kindLent, kindOrdinaryLent}
+		if k.resuming {
+			kinds = [...]laneKind{kindResuming, kindResumingLent, kindResumingLent}
+		}
+		for i, kind := range kinds {
+			if i > 0 && q.seconds == 0 {
+				return
+			}
+			if l := q.lanes[laneKey{k.priority, kind}]; l != nil && l.n > 0 && !yield(l) {
+				return
+			}
+		}
+	}
+}
+
+// siblings returns the lanes of l's flow in l's group that are not empty, l itself included.
+func (q *priorityQueue) siblings(l *lane) iter.Seq[*lane] {
+	fl := q.owner(l)
+	if fl.flow == nil {
+		return q.plainLanes(l.groupKey())
+	}
+	return func(yield func(*lane) bool) {
+		k := l.groupKey()
+		i, _ := slices.BinarySearchFunc(fl.lanes, k, func(o *lane, k groupKey) int {
+			return cmp.Or(cmp.Compare(o.priority, k.priority), compareFlags(k.resuming, o.kind.resumes()))
+		})
+		for i < len(fl.lanes) && fl.lanes[i].groupKey() == k && yield(fl.lanes[i]) {
+			i++
+		}
+	}
 }
 
 func (q *priorityQueue) setRingTag(fl *flowLanes, kind int) {
@@ -365,22 +423,25 @@ func (q *priorityQueue) endFlowLane(l *lane) {
 	fl := q.owner(l)
 	fl.filled[q.class(l)]--
 	if l.flow != nil {
-		g := l.flow.group
+		g, k := l.flow.group, l.groupKey()
 		if fl.flow == nil {
-			l.flow, g.plain = nil, nil
+			l.flow = nil
+			g.plain--
 		} else {
-			g.named--
+			if g.named--; l.flow.holder {
+				q.holding--
+			}
 			q.forgetFlowLane(l)
 		}
-		if g.named == 0 && g.plain == nil {
-			q.forgetGroup(l.laneKey, g)
+		if g.named == 0 && g.plain == 0 {
+			q.forgetGroup(k, g)
 		}
 	}
 	q.endFair()
 }
 
 // forgetGroup ends g, whose lanes have left it, and keeps it for the next.
-func (q *priorityQueue) forgetGroup(k laneKey, g *laneGroup) {
+func (q *priorityQueue) forgetGroup(k groupKey, g *laneGroup) {
 	delete(q.groups, k)
 	*g = laneGroup{}
 	q.spareGroup = g
@@ -458,15 +519,22 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 			q.setRingTag(fl, kind)
 			heap.Fix(r, p.pos)
 		}
-	} else if first, _ := top(q.reach(restricted), false); l == first && l.flow != nil {
+	} else if first, _ := top(q.reach(restricted), false); l.flow != nil && first.flow != nil && l.flow.tag == first.flow.tag {
 		g := l.flow.group
 		if d := l.flow.tag.at - g.at; d > 0 {
 			g.at = l.flow.tag.at
 		}
-		q.setTag(l)
-		if l.class.lead.fix(l); g.named == 0 {
-			l.flow = nil
-			q.forgetGroup(l.laneKey, g)
+		next := q.nextTag(l)
+		for o := range q.siblings(l) {
+			if o.flow.tag = next; !o.flow.out { // one after the other: a heap bears one change at a time
+				o.class.lead.fix(o)
+			}
+		}
+		if g.named == 0 {
+			for o := range q.siblings(l) {
+				o.flow = nil
+			}
+			q.forgetGroup(l.groupKey(), g)
 		}
 	}
 	if q.share > 0 && fl.limited() && fl.inHeaps(restricted) > 1 {
@@ -504,18 +572,23 @@ func (q *priorityQueue) holdBack(fl *flowLanes, held bool) {
 		} else {
 			q.show(l)
 		}
+		if l.kind.second() {
+			q.seconds += n
+			continue
+		}
 		q.n += n
 		q.heldBack -= n
 		q.heldQueued -= queued
 		if q.reserve != nil {
+			l.class.n += n
 			l.class.queued += queued
 		}
 	}
 	q.updateRing(fl)
 }
 
-// mostUrgentHeldBack returns the priority of the most urgent lane of fl that is held back,
-// false if none is.
+// mostUrgentHeldBack returns what the most urgent task of f that is held back counts as, false
+// if none is.
 func (f *flowLanes) mostUrgentHeldBack() (Priority, bool) {
 	for _, l := range f.lanes {
 		if l.flow.out {

@@ -99,7 +99,7 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 
 // plainLocked reports whether a worker with a slot may take the next task just like that.
 func (p *Pool) plainLocked() bool {
-	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 && p.sched.queueSeconds.n == 0 &&
+	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 && p.sched.queue.seconds == 0 &&
 		p.sched.admission.n+p.sched.admission.heldBack == 0 &&
 		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
 }

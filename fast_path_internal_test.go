@@ -300,7 +300,7 @@ func TestABatchThatFindsSlotsFreeIsASegmentToo(t *testing.T) {
 			require.NoError(t, p.Go(Low, func() { <-gate }))
 		}
 		p.takeInLocked()
-		l := p.sched.queue.lane(laneKey{Low, false})
+		l := p.sched.queue.lane(laneKey{Low, kindOrdinary})
 		require.Same(t, l.head, l.tail)
 		require.Equal(t, batchSize, l.head.size)
 		require.Equal(t, []int32{0, int32(n), int32(n)}, []int32{l.head.head, l.head.tail, l.head.live})
@@ -328,7 +328,7 @@ func TestABatchThatIsShortIsNoSegment(t *testing.T) {
 			p.takeInLocked()
 		}
 		require.Equal(t, test.waiting+test.n, p.sched.queue.n)
-		require.Equal(t, test.whole, p.sched.queue.lane(laneKey{Low, false}).tail.size == batchSize, "%d behind %d", test.n, test.waiting)
+		require.Equal(t, test.whole, p.sched.queue.lane(laneKey{Low, kindOrdinary}).tail.size == batchSize, "%d behind %d", test.n, test.waiting)
 		p.unlock()
 		close(gate)
 		require.NoError(t, p.Shutdown(context.Background()))
@@ -508,7 +508,7 @@ func TestWithAgingOrdersOfArrivalsNeverDecrease(t *testing.T) {
 	require.NoError(t, p.Go(Low, func() {}))
 	p.sched.seq = later + 2 // and not one arrival was later
 	p.takeInLocked()
-	require.Equal(t, later+2, p.sched.queue.lane(laneKey{Low, false}).tail.slots[3].order)
+	require.Equal(t, later+2, p.sched.queue.lane(laneKey{Low, kindOrdinary}).tail.slots[3].order)
 	require.Equal(t, later+2, p.sched.seq)
 	p.restoreLocked()
 	p.unlock()

@@ -50,8 +50,8 @@ type flow struct {
 	asking   [2]int // the less urgent ones second
 	promoted [2]int
 	queue    flowLanes
-	others   *[3]flowLanes // in the other queues; nil until there is something
-	next     *flow         // in scheduler.freeFlows
+	door     *flowLanes // in admission; nil until there is something
+	next     *flow      // in scheduler.freeFlows
 }
 
 // A flowPolicy is a [FlowPolicy] in few bytes.
@@ -62,24 +62,15 @@ type flowPolicy struct {
 
 // in returns what f has waiting in q.
 func (f *flow) in(q *priorityQueue) *flowLanes {
-	if q.in == inQueue && !q.second {
+	if q.in == inQueue {
 		return &f.queue
 	}
-	if f.others == nil {
-		f.others = new([3]flowLanes)
-		for i := range f.others {
-			f.others[i].init(f)
-		}
+	if f.door == nil {
+		f.door = &flowLanes{}
+		f.door.init(f)
 	}
-	fl, held := &f.others[0], f.held
-	if q.in != inQueue {
-		fl, held = &f.others[1], f.full
-		if q.second {
-			fl = &f.others[2]
-		}
-	}
-	q.holdBack(fl, held)
-	return fl
+	q.holdBack(f.door, f.full)
+	return f.door
 }
 
 // init has f be that of flow of.
@@ -234,7 +225,7 @@ func (s *scheduler) takePlace(h *Handle) {
 	}
 	s.holdPlace(f, h)
 	s.placesChanged(f)
-	if pr, ok := s.mostUrgentHeldBack(f); ok {
+	if pr, ok := f.queue.mostUrgentHeldBack(); ok {
 		s.lendHolder(h, pr)
 	}
 	f.lent = max(f.lent, h.urgency())
@@ -316,9 +307,6 @@ func (s *scheduler) placesChanged(f *flow) {
 		f.held = held
 		s.queue.holdBack(&f.queue, held)
 		f.queue.shown = s.seq
-		if f.others != nil {
-			s.queueSeconds.holdBack(&f.others[0], held)
-		}
 		n := 1
 		if held {
 			n = -1
@@ -335,22 +323,10 @@ func (s *scheduler) placesChanged(f *flow) {
 	s.roomChanged(f)
 }
 
-// mostUrgentHeldBack returns what the most urgent task that f's limit holds back counts as,
-// false if it holds none back.
-func (s *scheduler) mostUrgentHeldBack(f *flow) (Priority, bool) {
-	pr, ok := f.queue.mostUrgentHeldBack()
-	if f.others != nil {
-		if second, has := f.others[0].mostUrgentHeldBack(); has && (!ok || second < pr) {
-			return second, true
-		}
-	}
-	return pr, ok
-}
-
 // lendHolders lends the urgency of what f's limit holds back to those that hold a place, as
 // what is held back waits for one of them.
 func (s *scheduler) lendHolders(f *flow) {
-	if pr, ok := s.mostUrgentHeldBack(f); ok && pr < f.lent {
+	if pr, ok := f.queue.mostUrgentHeldBack(); ok && pr < f.lent {
 		s.lendAllHolders(f, pr)
 	}
 }
@@ -442,9 +418,8 @@ func (s *scheduler) roomChanged(f *flow) {
 	if full == f.full {
 		return
 	}
-	if f.full = full; f.others != nil {
-		s.admission.holdBack(&f.others[1], full)
-		s.admissionSeconds.holdBack(&f.others[2], full)
+	if f.full = full; f.door != nil {
+		s.admission.holdBack(f.door, full)
 	}
 }
 
@@ -454,7 +429,7 @@ func (s *scheduler) flowRoom(f *flow) bool {
 	if !f.full {
 		return true
 	}
-	if f.held || f.others != nil && len(f.others[1].lanes) > 0 {
+	if f.held || f.door != nil && len(f.door.lanes) > 0 {
 		return false
 	}
 	free := s.slots - s.held

@@ -105,7 +105,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			return fmt.Errorf("admission: a submitter of priority %d waits while there is room", pr)
 		}
 	}
-	return cmp.Or(p.sched.checkSeconds(deep), p.sched.checkFlows(), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
+	return cmp.Or(p.sched.checkSeconds(), p.sched.checkFlows(), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
 }
 
 // betweenLocked reports whether a worker is between two critical sections of the
@@ -239,6 +239,9 @@ func (p *Pool) checkDispatchLocked() error {
 	queued, asking := [2]int{}, 0
 	for i := range p.sched.queue.classes {
 		for _, l := range p.sched.queue.classes[i].lead.items {
+			if l.kind.second() {
+				continue
+			}
 			queued[i] += l.n - l.parked
 			if i == 0 || !restricted {
 				asking += l.parked

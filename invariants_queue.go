@@ -15,14 +15,14 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 	if err := q.checkHeaps(deep); err != nil {
 		return 0, err
 	}
-	filled, queued := [2]int{}, [2]int{}
+	filled, n, queued := [2]int{}, [2]int{}, [2]int{}
 	for _, l := range q.allLanes() {
 		k, out := l.laneKey, l.flow != nil && l.flow.out
 		if err := l.check(); err != nil {
 			return 0, fmt.Errorf("lane %v: %w", k, err)
 		}
 		class := 1
-		if q.reserve != nil && k.priority <= *q.reserve {
+		if q.reserve != nil && k.priority <= *q.reserve && !(q.in == inAdmission && k.kind.second()) {
 			class = 0
 		}
 		if l.class != &q.classes[class] {
@@ -30,6 +30,9 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		}
 		if l.n > 0 && !out {
 			filled[class]++
+		}
+		if k.kind.second() {
+			continue // see checkSeconds
 		}
 		here, last := 0, int64(math.MinInt64)
 		for s := l.head; s != nil && l.n > 0; s = s.next {
@@ -48,20 +51,21 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		switch {
 		case here != l.parked:
 			return 0, fmt.Errorf("lane %v counts %d parked, want %d", k, l.parked, here)
-		case k.resuming && l.fresh > 0:
+		case k.kind.resumes() && l.fresh > 0:
 			return 0, fmt.Errorf("lane %v: %d tasks resume that have not started", k, l.fresh)
 		}
 		if parked += here; !out {
+			n[class] += l.n
 			queued[class] += l.n - here
 		}
 	}
 	for i := range q.classes {
 		c := &q.classes[i]
 		if q.reserve == nil {
-			queued[i] = 0
+			n[i], queued[i] = 0, 0
 		}
-		if c.queued != queued[i] {
-			return 0, fmt.Errorf("class %d counts %d tasks that are not parked, found %d", i, c.queued, queued[i])
+		if c.n != n[i] || c.queued != queued[i] {
+			return 0, fmt.Errorf("class %d counts %d tasks, %d of them not parked, found %d and %d", i, c.n, c.queued, n[i], queued[i])
 		}
 		for _, h := range []*laneHeap{&c.lead, &c.keyed} {
 			if !h.off && len(h.items) != filled[i] {
@@ -78,7 +82,7 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 // checkHeaps returns what is wrong with q, if anything. For the lanes themselves see
 // lane.check.
 func (q *priorityQueue) checkHeaps(deep bool) error {
-	total, empty, waiting := 0, 0, 0
+	total, seconds, empty, waiting, waitingSecond := 0, 0, 0, 0, 0
 	for pr, l := range q.lanes {
 		if l.laneKey != pr {
 			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
@@ -88,7 +92,9 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 	for _, l := range q.allLanes() {
 		pr := l.laneKey
 		if l.flow != nil && l.flow.out {
-			held, heldQueued = held+l.n, heldQueued+l.n-l.parked
+			if !l.kind.second() {
+				held, heldQueued = held+l.n, heldQueued+l.n-l.parked
+			}
 			for id, pos := range l.pos {
 				if pos != -1 {
 					return fmt.Errorf("lane %v is held back and in heap %d", pr, id)
@@ -96,7 +102,13 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			}
 			continue
 		}
-		if total += l.n; l.n == 0 {
+		if l.kind.second() {
+			seconds += l.n
+			waitingSecond += min(l.n, 1)
+		} else {
+			total += l.n
+		}
+		if l.n == 0 {
 			empty++
 		} else if waiting++; !l.front().live() {
 			return fmt.Errorf("lane %v: the first slot is not live", pr)
@@ -109,7 +121,7 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		}
 		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &q.spare} {
 			switch i := l.pos[h.id]; {
-			case h.off:
+			case h.off || h == &q.spare && l.kind.second():
 			case l.n == 0 && i != -1:
 				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
 			case l.n > 0 && (i < 0 || i >= len(h.items) || h.items[i] != l):
@@ -118,6 +130,9 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 				return fmt.Errorf("lane %v is out of order in heap %d", pr, h.id)
 			}
 		}
+	}
+	if seconds != q.seconds {
+		return fmt.Errorf("%d second places, counted %d", seconds, q.seconds)
 	}
 	if total != q.n || held != q.heldBack || heldQueued != q.heldQueued {
 		return fmt.Errorf("the lanes hold %d tasks and %d held back, %d of them queued; the queue says %d, %d and %d", total, held, heldQueued, q.n, q.heldBack, q.heldQueued)
@@ -141,7 +156,11 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 				lanes, off = lanes+len(h.items), h.off
 			}
 		}
-		if want := waiting; !off && lanes != want || off && lanes != 0 {
+		want := waiting
+		if id == heapSpare {
+			want -= waitingSecond
+		}
+		if !off && lanes != want || off && lanes != 0 {
 			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
 		}
 	}
@@ -168,17 +187,17 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 // that are not empty.
 func (q *priorityQueue) allLanes() []*lane {
 	all := slices.Collect(maps.Values(q.lanes))
-	for _, l := range q.sorted() {
-		if q.owner(l) != &q.plain {
-			all = append(all, l)
-		}
-	}
-	return all
+	return append(all, slices.DeleteFunc(q.filled(), func(l *lane) bool { return q.owner(l) == &q.plain })...)
 }
 
 // checkFair returns what is wrong with what q knows of flows, if anything; see fair_queue.go.
 func (q *priorityQueue) checkFair() error {
 	type inGroup struct{ named, plain int }
+	type share struct {
+		fl *flowLanes
+		g  *laneGroup
+	}
+	holding, tags := 0, map[share]tag{}
 	groups, owners := map[*laneGroup]inGroup{}, map[*flowLanes][2]int{&q.plain: {}}
 	shown := map[*flowLanes][2]int{}
 	for _, l := range q.allLanes() {
@@ -206,24 +225,28 @@ func (q *priorityQueue) checkFair() error {
 			}
 		}
 		if l.flow == nil {
-			if q.groups[l.laneKey] != nil {
+			if q.groups[l.groupKey()] != nil {
 				return fmt.Errorf("lane %v has a group and is not in it", l.laneKey)
 			}
 			continue
 		}
 		g := l.flow.group
-		if q.groups[l.laneKey] != g {
+		if l.flow.holder {
+			holding++
+		}
+		if t, has := tags[share{fl, g}]; has && t != l.flow.tag {
+			return fmt.Errorf("lane %v has another tag than those of its flow", l.laneKey)
+		}
+		tags[share{fl, g}] = l.flow.tag
+		if q.groups[l.groupKey()] != g {
 			return fmt.Errorf("lane %v is in another group", l.laneKey)
 		}
-		if d := l.flow.tag.at - g.at; fl == &q.plain && (d < 0 || d > fl.flow.cost()) {
+		if d := l.flow.tag.at - g.at; fl == &q.plain && (d < 0 && (q.in == inQueue || q.reserve == nil) || d > fl.flow.cost()) {
 			return fmt.Errorf("lane %v has tag %d, and its group %d", l.laneKey, l.flow.tag.at, g.at)
 		}
 		in := groups[g]
 		if fl == &q.plain {
 			in.plain++
-			if g.plain != l {
-				return fmt.Errorf("lane %v is not known to its group", l.laneKey)
-			}
 		} else {
 			in.named++
 		}
@@ -233,9 +256,12 @@ func (q *priorityQueue) checkFair() error {
 		return fmt.Errorf("%d groups, found %d", len(q.groups), len(groups))
 	}
 	for g, in := range groups {
-		if in.named != g.named || in.plain != 0 && g.plain == nil {
-			return fmt.Errorf("a group counts %d lanes of named flows, found %+v", g.named, in)
+		if in.named != g.named || in.plain != g.plain {
+			return fmt.Errorf("a group counts %d lanes of named flows and %d others, found %+v", g.named, g.plain, in)
 		}
+	}
+	if holding != q.holding {
+		return fmt.Errorf("%d lanes are of tasks that hold a place, found %d", q.holding, holding)
 	}
 	if q.named != len(owners)-1 || len(groups) > 0 && !q.fair {
 		return fmt.Errorf("%d named flows wait, found %d; fair %t", q.named, len(owners)-1, q.fair)
@@ -275,7 +301,7 @@ func (s *scheduler) checkFlows() error {
 		all = append(all, s.plainFlow)
 	}
 	for _, f := range all {
-		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.held != held || f.others != nil && f.others[0].held != held && len(f.others[0].lanes) > 0 {
+		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.held != held {
 			return fmt.Errorf("flow %q, with %d of %d places held, is held back: %t", f.name, f.places, f.limit, f.held)
 		}
 		if len(f.exits) > 0 && !f.held {
@@ -284,7 +310,7 @@ func (s *scheduler) checkFlows() error {
 		if len(f.holders) > f.places || f != s.plainFlow && len(f.holders) != f.places || f != s.plainFlow && (f.live < len(f.holders)+f.queued+f.retrying || f.live == 0) {
 			return fmt.Errorf("flow %q has %d tasks, %d queued, %d retrying, %d places and %d holders", f.name, f.live, f.queued, f.retrying, f.places, len(f.holders))
 		}
-		most, has := s.mostUrgentHeldBack(f)
+		most, has := f.queue.mostUrgentHeldBack()
 		for i, h := range f.holders {
 			switch {
 			case !h.placed || h.flow != f || int(h.holderI) != i:
@@ -325,8 +351,8 @@ func (l *lane) check() error {
 			}
 			if order = s.base + e.order; e.h != nil {
 				p := &e.h.place
-				if second := e.h.loan; second != nil && second.second.lane == l {
-					p = &second.second
+				if l.kind.second() {
+					p = &e.h.loan.second
 				}
 				if p.lane != l || p.seg != s || p.i != int32(i) {
 					return fmt.Errorf("handle in slot %d has another place", i)
@@ -372,7 +398,7 @@ func (q *priorityQueue) heaps() []*laneHeap {
 }
 
 // checkSeconds returns what is wrong with the second places, if anything.
-func (s *scheduler) checkSeconds(deep bool) error {
+func (s *scheduler) checkSeconds() error {
 	promoted := [2]int{}
 	for _, q := range []*priorityQueue{&s.queue, &s.admission} {
 		n := 0
@@ -387,7 +413,12 @@ func (s *scheduler) checkSeconds(deep bool) error {
 			if second.lane == nil {
 				continue
 			}
-			n++
+			if k := second.lane.kind; !k.second() || (k == kindLent) != (h.state == StateQueued && q == &s.queue) || h.place.lane.kind == kindResuming && !k.resumes() {
+				return fmt.Errorf("task %d is in lanes %v and %v", h.id, h.place.lane.laneKey, second.lane.laneKey)
+			}
+			if second.lane.flow == nil || !second.lane.flow.out {
+				n++
+			}
 			if pr := second.lane.priority; second.in != q.in || pr < h.urgency() || pr >= h.priority ||
 				s.lessUrgent(pr) != s.lessUrgent(h.urgency()) || pr != h.urgency() && !s.aging {
 				return fmt.Errorf("task %d counts as %d, and its second place is in lane %v", h.id, h.urgency(), second.lane.laneKey)
@@ -400,15 +431,8 @@ func (s *scheduler) checkSeconds(deep bool) error {
 				}
 			}
 		}
-		seconds := s.seconds(q.in)
-		if seconds.n+seconds.heldBack != n {
-			return fmt.Errorf("%d second places, want %d", seconds.n+seconds.heldBack, n)
-		}
-		if seconds.lanes == nil {
-			continue
-		}
-		if _, err := seconds.check(!s.aging, deep); err != nil {
-			return fmt.Errorf("second places: %w", err)
+		if q.seconds != n {
+			return fmt.Errorf("%d second places, want %d", q.seconds, n)
 		}
 	}
 	if promoted != s.promoted {

@@ -25,7 +25,31 @@ type lane struct {
 // A laneKey identifies a lane.
 type laneKey struct {
 	priority Priority
-	resuming bool
+	kind     laneKind
+}
+
+// A laneKind says which tasks wait in a lane. Those of lower rank go first within a priority.
+// An odd kind is of second places, whose priority is what their tasks were lent, see loan.go.
+type laneKind uint8
+
+const (
+	kindResuming     laneKind = 0 // started and want to go on
+	kindResumingLent laneKind = 1
+	kindLent         laneKind = 3 // have not started, and were lent to
+	kindOrdinary     laneKind = 4 // have not started, or go behind those: their quantum is over
+	kindOrdinaryLent laneKind = 5 // likewise behind those that have not started, and submitters
+)
+
+func (k laneKind) rank() laneKind { return k >> 1 }
+func (k laneKind) second() bool   { return k&1 != 0 }
+func (k laneKind) resumes() bool  { return k.rank() == 0 }
+
+// placeOf returns which place of h is in l.
+func (l *lane) placeOf(h *Handle) *place {
+	if l.kind.second() {
+		return &h.loan.second
+	}
+	return &h.place
 }
 
 // all returns the entries of l, from front to back, with their orders.
@@ -79,12 +103,18 @@ func (l *lane) unlink(s *segment) {
 	}
 }
 
-// waiting returns how many entries of priority pr or more urgent are in c.
-func (c *laneClass) waiting(pr Priority) (n int) {
-	for _, l := range c.lead.items {
-		if l.priority <= pr {
-			n += l.n
-		}
+// waiting returns how many entries of priority pr or more urgent are in c, up to more than
+// enough. It looks at no more lanes than that.
+func (c *laneClass) waiting(pr Priority, enough int) int { return c.waitingBelow(0, pr, enough) }
+
+// waitingBelow is waiting for the part of the heap below index i.
+func (c *laneClass) waitingBelow(i int, pr Priority, enough int) int {
+	if i >= len(c.lead.items) || c.lead.items[i].priority > pr {
+		return 0 // nor is any below it
+	}
+	n := c.lead.items[i].n
+	for child := 2*i + 1; child <= 2*i+2 && n <= enough; child++ {
+		n += c.waitingBelow(child, pr, enough-n)
 	}
 	return n
 }
@@ -108,7 +138,7 @@ func top(classes []laneClass, aging bool) (l *lane, lanes int) {
 			if top := c.keyed.items[0]; l == nil || keyFirst(top, l) {
 				l = top
 			}
-		case l == nil:
+		case l == nil || moreUrgent(c.lead.items[0], l):
 			l = c.lead.items[0]
 		}
 	}
@@ -310,10 +340,10 @@ func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 			continue
 		case e.h != nil && e.h.flow != nil:
 			e.order += base
-			q.push(e, pr, false)
+			q.push(e, laneKey{pr, kindOrdinary})
 			continue
 		case l == nil:
-			l = q.lane(laneKey{pr, false})
+			l = q.lane(laneKey{pr, kindOrdinary})
 		}
 		e.order += base
 		q.pushLane(l, e)
@@ -324,7 +354,7 @@ func (q *priorityQueue) pushAll(tasks []entry, base int64, pr Priority) {
 // slots of a segment that has no other tasks and whose base and handles are set. Neither
 // pushSegment nor skip is called on a queue with a reservation.
 func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
-	l := q.lane(laneKey{pr, false})
+	l := q.lane(laneKey{pr, kindOrdinary})
 	l.link(s)
 	s.head, s.tail, s.live, s.fresh = 0, int32(n), int32(n), int32(n)
 	if s.handles > 0 {

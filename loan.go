@@ -11,11 +11,13 @@ import (
 // it has settled. Loans are never taken back, so a task may count as urgent when nobody waits
 // for it any more.
 //
-// A task that waits in the queue keeps its place there, and gets a second place in the lane
+// A task that waits in the queue keeps its place there, and gets a second place in a lane
 // of the priority that it was lent. Whichever comes first is taken, and the other goes. So it
 // starts no later than it would have without the loan, but for shifted turns of the fair
-// share, see docs/starvation.md. If it were moved instead, it would be the youngest of all, and the fair share, which serves the oldest, would come to it last.
-// While it waits for room, a submitter has a second place in the same way.
+// share, see docs/starvation.md. If it were moved instead, it would be the youngest of all,
+// and the fair share, which serves the oldest, would come to it last. One that has not started
+// goes before all of its flow that have not, as they do not keep a more urgent task waiting.
+// While it waits for room, a submitter has a second place in the same way, behind others.
 //
 // Invariants, for every item h:
 //
@@ -63,7 +65,7 @@ func (s *scheduler) lend(h *Handle, pr Priority, now time.Duration) bool {
 	}
 	s.changeUrgency(h, func() { h.loan.urgency = pr })
 	if h.place.in == inQueue {
-		s.pushSecond(h, true, now)
+		s.pushSecond(h, kindOfSecond(h, kindResuming), now)
 	}
 	if !h.placed {
 		s.heldBackChanged(h)
@@ -85,7 +87,7 @@ func (s *scheduler) lendPlace(h *Handle, pr Priority, now time.Duration) bool {
 	}
 	h.loan.urgency = pr
 	if h.place.in == inAdmission {
-		s.pushSecond(h, false, now)
+		s.pushSecond(h, kindOrdinaryLent, now)
 	}
 	return true
 }
@@ -119,9 +121,9 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 	if h.state.Final() {
 		return false
 	}
-	in := h.place.in
-	resuming := in == inQueue && h.place.lane.resuming
+	in, kind := h.place.in, kindOrdinary
 	if in == inQueue {
+		kind = h.place.lane.kind
 		s.leaveQueue(h)
 	}
 	s.changeUrgency(h, func() { h.priority = pr })
@@ -130,7 +132,7 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 		s.heldBackChanged(h)
 	}
 	if in == inQueue {
-		s.enterQueue(h, resuming, now)
+		s.enterQueue(h, kind, now)
 		s.heldBackChanged(h)
 	}
 	return true
@@ -138,9 +140,9 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 
 // Second places.
 
-// enterQueue puts h at the back of its lane or lanes.
-func (s *scheduler) enterQueue(h *Handle, resuming bool, now time.Duration) {
-	s.queue.push(entry{h: h, order: s.number(now)}, h.priority, resuming)
+// enterQueue puts h at the back of its lane, which is of the given kind, or lanes.
+func (s *scheduler) enterQueue(h *Handle, kind laneKind, now time.Duration) {
+	s.queue.push(entry{h: h, order: s.number(now)}, laneKey{h.priority, kind})
 	s.addSecond(h, now)
 }
 
@@ -150,19 +152,28 @@ func (s *scheduler) leaveQueue(h *Handle) {
 	s.queue.remove(h)
 }
 
-// addSecond gives h, which has joined the queue, its second place if it is to have one. If
-// it resumes, or has not started, that is with those that resume; if it has gone behind the
-// others of its priority, it does so there, too.
+// addSecond gives h, which has joined the queue, its second place if it is to have one. If it
+// has gone behind the others of its priority, it does so there, too.
 func (s *scheduler) addSecond(h *Handle, now time.Duration) {
 	if h.lentTo() {
-		s.pushSecond(h, h.place.lane.resuming || h.state == StateQueued, now)
+		s.pushSecond(h, kindOfSecond(h, h.place.lane.kind), now)
 	}
 }
 
+// kindOfSecond returns of which kind the second place is of h, which is in the queue, if that
+// of a task that has started would have the first place in a lane of kind first.
+func kindOfSecond(h *Handle, first laneKind) laneKind {
+	if h.state == StateQueued {
+		return kindLent
+	}
+	return first | 1
+}
+
 // pushSecond gives h, which is in the queue or waits for room, a second place at the back of
-// the lane of its urgency. With aging it keeps the one that it has if that comes first.
-func (s *scheduler) pushSecond(h *Handle, resuming bool, now time.Duration) {
-	q := s.seconds(h.place.in)
+// the lane of its urgency and the given kind. With aging it keeps the one that it has if that
+// comes first.
+func (s *scheduler) pushSecond(h *Handle, kind laneKind, now time.Duration) {
+	q := s.placesIn(h.place.in)
 	e, pr := entry{h: h, order: s.number(now)}, h.urgency()
 	if old := h.loan.second; old.lane != nil {
 		sameSlots := s.lessUrgent(old.lane.priority) == s.lessUrgent(pr)
@@ -171,10 +182,7 @@ func (s *scheduler) pushSecond(h *Handle, resuming bool, now time.Duration) {
 		}
 		s.dropSecond(h)
 	}
-	if q.lanes == nil {
-		q.init()
-	}
-	q.push(e, pr, resuming)
+	q.push(e, laneKey{pr, kind})
 	s.promote(h, +1)
 }
 
@@ -184,15 +192,15 @@ func (s *scheduler) dropSecond(h *Handle) {
 		return
 	}
 	s.promote(h, -1)
-	s.seconds(h.loan.second.in).remove(h)
+	s.placesIn(h.loan.second.in).removeFrom(&h.loan.second)
 }
 
-// seconds returns the second places of those that wait in the queue or for room.
-func (s *scheduler) seconds(in waitsIn) *priorityQueue {
+// placesIn returns queue or admission.
+func (s *scheduler) placesIn(in waitsIn) *priorityQueue {
 	if in == inAdmission {
-		return &s.admissionSeconds
+		return &s.admission
 	}
-	return &s.queueSeconds
+	return &s.queue
 }
 
 // promote adds n to promoted if h, which has a second place, counts there.
@@ -212,14 +220,6 @@ func (s *scheduler) promote(h *Handle, n int) {
 	}
 }
 
-// placeOf returns where h waits in q.
-func (q *priorityQueue) placeOf(h *Handle) *place {
-	if q.second {
-		return &h.loan.second
-	}
-	return &h.place
-}
-
 // notFresh records that h, if it waits in q, is about to be fresh no longer.
 func (q *priorityQueue) notFresh(h *Handle) {
 	if p := h.place; p.in == q.in && h.attempts == 0 {
@@ -229,102 +229,41 @@ func (q *priorityQueue) notFresh(h *Handle) {
 	}
 }
 
-// choose returns the lane of the task whose turn it is, nil if there is none, and whether it
-// is one of second places. It is next of q, with the second places of the tasks in q beside it.
-//
-// A fair-share turn serves the oldest. That is in q, as a task is no younger there, unless its
-// place there is out of reach.
-func choose(q, seconds *priorityQueue, restricted bool) (l *lane, choice, second bool) {
-	l, choice = q.next(restricted)
-	reach := seconds.reach(restricted)
-	o, lanes := top(reach, q.step > 0)
-	switch {
-	case o == nil:
-		return l, choice, false
-	case l == nil:
-		choice = lanes > 1
-	default:
-		choice = choice || o.front().h != l.front().h
+// takeFront takes the first task of l, which is in q, out of both its places.
+func (s *scheduler) takeFront(q *priorityQueue, l *lane) entry {
+	h := l.front().h
+	if h == nil || h.loan == nil {
+		return q.take(l, l.head, l.head.head)
 	}
-	switch {
-	case choice && q.turnDue(restricted):
-		if o = seconds.turnOf(restricted); l == nil || o.order() < l.order() {
-			return o, true, true
-		}
-		return l, true, false
-	case l != nil && q.step > 0:
-		l, second = firstByKey(q, seconds, restricted)
-		return l, choice, second
-	case l == nil:
-		return o, choice, true
-	}
-	first, _ := top(q.reach(restricted), false) // l may be another of its flow
-	if o.laneKey == first.laneKey && o.order() < first.order() || o.laneKey != first.laneKey && moreUrgent(o, first) {
-		return o, choice, true
-	}
-	return l, choice, false
-}
-
-// firstByKey returns the lane that is first by key, or another of its priority that resumes,
-// and so takes its turn. Both queues have lanes.
-func firstByKey(q, seconds *priorityQueue, restricted bool) (l *lane, second bool) {
-	l, _ = top(q.reach(restricted), true)
-	if o, _ := top(seconds.reach(restricted), true); keyFirst(o, l) {
-		l, second = o, true
-	}
-	for _, from := range []*priorityQueue{q, seconds} {
-		r := from.lanes[laneKey{l.priority, true}]
-		if r != nil && r.n > 0 && (!l.resuming || r.order() < l.order()) {
-			l, second = r, from == seconds
-		}
-	}
-	return l, second
+	s.dropSecond(h)
+	return q.remove(h)
 }
 
 // popQueued takes a task that waits in the queue, and returns it with its priority; false if
 // there is none.
 func (s *scheduler) popQueued() (entry, Priority, bool) {
-	e, pr, ok := s.queue.pop(false)
-	if e.h != nil {
-		s.dropSecond(e.h)
+	l, choice := s.queue.next(false)
+	if l == nil {
+		return entry{}, 0, false
 	}
-	return e, pr, ok
+	pr := l.taskPriority()
+	s.queue.serve(l, choice, false)
+	return s.takeFront(&s.queue, l), pr, true
 }
 
-// takeSecond takes the first task of l, a lane of second places that choose has chosen.
-func (s *scheduler) takeSecond(l *lane, d decision) entry {
-	h := l.front().h
-	s.queueSeconds.charge(l, d.choice && s.queue.turnDue(d.restricted), d.restricted)
-	s.queue.countChoice(d.choice, d.restricted)
-	s.dropSecond(h)
-	e := s.queue.remove(h)
-	if !e.parked() {
-		*s.queue.count(h.priority)++
-		s.start(h)
-	}
-	return e
-}
-
-// nextSubmitter chooses among those that wait for room. Of second places only the first
-// choice takes account: a reserved slot is for those whose own priority may have it.
-func (s *scheduler) nextSubmitter(restricted bool) (l *lane, choice, second bool) {
-	if restricted {
-		l, choice = s.admission.next(true)
-		return l, choice, false
-	}
-	return choose(&s.admission, &s.admissionSeconds, false)
-}
-
-// takeSubmitter takes the first of l, which nextSubmitter has chosen. What it was lent ends.
-func (s *scheduler) takeSubmitter(l *lane, choice, restricted, second bool) *Handle {
-	h, q := l.front().h, &s.admission
-	if second {
-		q = &s.admissionSeconds
-	}
-	q.charge(l, choice && s.admission.turnDue(restricted), restricted)
-	s.admission.countChoice(choice, restricted)
-	s.dropSecond(h)
-	s.admission.remove(h)
+// takeSubmitter takes the first of l, which admission's next has chosen. What it was lent ends.
+func (s *scheduler) takeSubmitter(l *lane, choice, restricted bool) *Handle {
+	s.admission.serve(l, choice, restricted)
+	h := s.takeFront(&s.admission, l).h
 	h.loan = nil
 	return h
+}
+
+// taskPriority returns the priority of the first task of a lane that is not empty, which is
+// another than the lane's if that is of second places.
+func (l *lane) taskPriority() Priority {
+	if l.kind.second() {
+		return l.front().h.priority
+	}
+	return l.priority
 }

@@ -9,9 +9,10 @@ import (
 
 // A priorityQueue holds waiting tasks: one FIFO lane for each priority, and one
 // more for tasks of that priority that have started, given their slot back and
-// want to go on. The lanes that are not empty are in heaps, so the cost depends
+// want to go on. A task that was lent to has a second place, in another lane, see
+// loan.go. The lanes that are not empty are in heaps, so the cost depends
 // on the number of distinct waiting priorities, not on the number of waiting
-// tasks: push, pop and remove are O(log priorities), and O(1) if their lane keeps
+// tasks: push, take and remove are O(log priorities), and O(1) if their lane keeps
 // its place in the heaps.
 //
 // Invariants, for every lane l:
@@ -30,17 +31,18 @@ type priorityQueue struct {
 	reserve *Priority     // the least urgent priority of the first class; nil: no reservation
 	shed    bool          // takeShed may be called
 	in      waitsIn       // for the places of its handles
-	second  bool          // these are second places, see loan.go
 
-	n     int // waiting tasks, but for those held back
-	lanes map[laneKey]*lane
-	peak  int // the largest number of lanes that the map has held
+	n       int // waiting tasks, but for those held back
+	seconds int // second places, but for those of tasks held back
+	lanes   map[laneKey]*lane
+	peak    int // the largest number of lanes that the map has held
 
 	// For flows, see fair_queue.go. Of the lanes above each is of the tasks without a flow.
 	plain      flowLanes
 	fair       bool // flows make a difference
 	named      int  // how many named flows wait
-	groups     map[laneKey]*laneGroup
+	holding    int  // lanes of tasks that hold a place of their flow
+	groups     map[groupKey]*laneGroup
 	mostGroups int // the largest number of groups that the map has held
 	spareGroup *laneGroup
 	rings      [2]flowRing // by kind of dispatch, see restriction
@@ -68,7 +70,8 @@ type priorityQueue struct {
 // those of the reserved priority or a more urgent one, the second all others. Without
 // a reservation all lanes are in the second.
 type laneClass struct {
-	queued int      // entries that are not parked; counted only if there is a reservation
+	n      int      // waiting tasks, but for those held back; like queued counted only if there is a reservation
+	queued int      // how many of these are not parked
 	lead   laneHeap // the most urgent lane on top
 	keyed  laneHeap // the lane with the least key on top; used with aging, in place of lead
 }
@@ -99,15 +102,26 @@ func (q *priorityQueue) init() {
 }
 
 // moreUrgent orders lanes by priority. Tasks that resume go before tasks of their own
-// priority that have not started. Lanes of one key take turns, see fair_queue.go.
+// priority that do not. Flows take turns, see fair_queue.go. Within a flow lanes are ordered
+// by kind and, of those that hold first and second places of the same kind of tasks, the one
+// with the older front goes first.
 func moreUrgent(a, b *lane) bool {
-	switch {
-	case a.priority != b.priority:
+	if a.priority != b.priority {
 		return a.priority < b.priority
-	case a.resuming != b.resuming:
-		return a.resuming
 	}
-	return a.flow != nil && b.flow != nil && a.flow.tag.before(b.flow.tag)
+	if a.kind.resumes() != b.kind.resumes() {
+		return a.kind.resumes()
+	}
+	if a.flow != nil && b.flow != nil && a.flow.tag != b.flow.tag {
+		return a.flow.tag.before(b.flow.tag)
+	}
+	if a.kind.rank() != b.kind.rank() {
+		return a.kind.rank() < b.kind.rank()
+	}
+	if x, y := a.order(), b.order(); x != y {
+		return x < y
+	}
+	return a.kind < b.kind
 }
 
 // keyFirst orders lanes by key. If keys are equal, the older front task goes first,
@@ -141,14 +155,14 @@ func (l *lane) length() int64 {
 	return int64(l.fresh) * l.flow.of.flow.cost()
 }
 
-// push puts e at the back of the lane of its flow and priority pr or, if resuming is set, of
-// the lane of tasks of these that resume. Orders must not decrease from one push to the next.
-func (q *priorityQueue) push(e entry, pr Priority, resuming bool) {
+// push puts e at the back of the lane of its flow and of key k. Orders must not decrease from
+// one push to the next.
+func (q *priorityQueue) push(e entry, k laneKey) {
 	var l *lane
 	if e.h != nil && e.h.flow != nil {
-		l = q.laneOf(e.h.flow, laneKey{pr, resuming}, e.h.placed)
+		l = q.laneOf(e.h.flow, k, e.h.placed)
 	} else {
-		l = q.lane(laneKey{pr, resuming})
+		l = q.lane(k)
 	}
 	q.pushLane(l, e)
 }
@@ -162,7 +176,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	e.order -= s.base // not 0 if s came from the inbox with room left
 	s.slots[s.tail] = e
 	if e.h != nil {
-		*q.placeOf(e.h) = place{l, s, s.tail, q.in}
+		*l.placeOf(e.h) = place{l, s, s.tail, q.in}
 	}
 	s.tail++
 	s.live++
@@ -185,14 +199,22 @@ func (q *priorityQueue) counted(l *lane, e entry, n int) {
 	if parked {
 		l.parked += n
 	}
-	if l.flow != nil && l.flow.out {
+	switch out := l.flow != nil && l.flow.out; {
+	case l.kind.second():
+		if !out {
+			q.seconds += n
+		}
+	case out:
 		if q.heldBack += n; !parked {
 			q.heldQueued += n
 		}
-		return
-	}
-	if q.n += n; q.reserve != nil && !parked {
-		l.class.queued += n
+	default:
+		if q.n += n; q.reserve == nil {
+			return
+		}
+		if l.class.n += n; !parked {
+			l.class.queued += n
+		}
 	}
 }
 
@@ -212,12 +234,12 @@ func (q *priorityQueue) recently(k laneKey) **lane {
 // lane returns the lane of key k, and makes it if there is none.
 func (q *priorityQueue) lane(k laneKey) *lane {
 	recent := q.recently(k)
-	if l := *recent; l != nil && l.priority == k.priority && l.resuming == k.resuming {
+	if l := *recent; l != nil && l.laneKey == k {
 		return l
 	}
 	l := q.lanes[k]
 	if l == nil {
-		l = &lane{laneKey: k, class: q.classOf(k.priority), dispatched: q.count(k.priority)}
+		l = &lane{laneKey: k, class: q.classOf(k), dispatched: q.count(k.priority)}
 		for i := range l.pos {
 			l.pos[i] = -1
 		}
@@ -243,22 +265,49 @@ func (q *priorityQueue) makeRecent(n int) {
 // next returns the lane of the task whose turn it is, nil if none waits: the most
 // urgent one, the first by key with aging or, in a fair-share turn, the one that has
 // waited longest. If restricted is set, only the first class counts. choice says
-// whether there was more than one lane.
+// whether there was more than one lane, other than two of one task.
 func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	classes := q.reach(restricted)
 	l, lanes := top(classes, q.step > 0)
-	choice = lanes > 1
+	choice = lanes > 2 || lanes == 2 && (q.seconds == 0 || !sameFront(classes))
 	switch {
 	case choice && q.turnDue(restricted):
 		l = q.turnOf(restricted)
 	case l != nil && l.flow != nil:
 		l = q.ownTurn(l, restricted)
-	case choice && q.step > 0 && !l.resuming:
-		if r := q.lanes[laneKey{l.priority, true}]; r != nil && r.n > 0 {
-			l = r // resumes before those of its priority that have not started
-		}
+	case choice && q.step > 0 && l.kind.rank() > 0:
+		l = q.firstOfPriority(l, restricted)
 	}
 	return l, choice
+}
+
+// sameFront reports whether the lanes of classes, which are two, are those of both places of
+// the same task.
+func sameFront(classes []laneClass) bool {
+	var h *Handle
+	for i := range classes {
+		for _, l := range classes[i].lead.items {
+			if h != nil {
+				return h == l.front().h
+			}
+			h = l.front().h
+		}
+	}
+	return false
+}
+
+// firstOfPriority returns the lane that goes before l, or l: with aging, too, tasks that
+// resume, or were lent to, go before others of their priority.
+func (q *priorityQueue) firstOfPriority(l *lane, restricted bool) *lane {
+	for _, k := range [...]laneKind{kindResuming, kindResumingLent, kindLent} {
+		o := q.lanes[laneKey{l.priority, k}]
+		switch {
+		case o == nil || o.n == 0 || restricted && q.class(o) > 0 || k.rank() > l.kind.rank():
+		case k.rank() < l.kind.rank() || o.order() < l.order():
+			l = o
+		}
+	}
+	return l
 }
 
 // firstByAge returns how many tasks at the front of l, whose turn it is, come before
@@ -292,19 +341,6 @@ func restriction(restricted bool) int {
 	return 0
 }
 
-// pop takes the task whose turn it is, as next says, and returns it and its priority.
-// It returns false if there is none.
-func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
-	if q.n == 0 {
-		return entry{}, 0, false
-	}
-	l, choice := q.next(restricted)
-	if l == nil {
-		return entry{}, 0, false
-	}
-	return q.takeTurn(l, choice, restricted), l.priority, true
-}
-
 // giveTurnBack undoes the fair-share count of a task that was taken with a choice and turned
 // out not to start.
 func (q *priorityQueue) giveTurnBack(restricted bool) {
@@ -314,15 +350,10 @@ func (q *priorityQueue) giveTurnBack(restricted bool) {
 	}
 }
 
-// takeTurn takes the task whose turn it is, given the results of next.
-func (q *priorityQueue) takeTurn(l *lane, choice, restricted bool) entry {
+// serve counts that the first task of l is about to be taken in its turn, given the results
+// of next.
+func (q *priorityQueue) serve(l *lane, choice, restricted bool) {
 	q.charge(l, choice && q.turnDue(restricted), restricted)
-	q.countChoice(choice, restricted)
-	return q.take(l, l.head, l.head.head)
-}
-
-// countChoice counts a dispatch for the fair share, if it had a choice.
-func (q *priorityQueue) countChoice(choice, restricted bool) {
 	if choice && q.share > 0 {
 		turn := &q.turn[restriction(restricted)]
 		*turn = (*turn + 1) % q.share
@@ -375,10 +406,10 @@ func (q *priorityQueue) leastPriority() (Priority, bool) {
 }
 
 // remove takes h, which waits in the queue, out of it.
-func (q *priorityQueue) remove(h *Handle) entry {
-	p := q.placeOf(h)
-	return q.take(p.lane, p.seg, p.i)
-}
+func (q *priorityQueue) remove(h *Handle) entry { return q.removeFrom(&h.place) }
+
+// removeFrom takes the entry in place p.
+func (q *priorityQueue) removeFrom(p *place) entry { return q.take(p.lane, p.seg, p.i) }
 
 // takeShed takes the newest of the least urgent tasks that have never started, if it is less
 // urgent than pr. Otherwise it returns false. Of several flows it takes from the longest, and
@@ -421,7 +452,7 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 		l.fresh--
 	}
 	if e.h != nil {
-		*q.placeOf(e.h) = place{}
+		*l.placeOf(e.h) = place{}
 	}
 	wasFront := s == l.head && i == s.head
 	if s.live == 0 {
@@ -441,9 +472,14 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 			}
 		}
 	}
-	if wasFront && q.step > 0 {
-		l.key = q.key(l)
-		l.class.keyed.fix(l)
+	if wasFront && l.pos[heapLead] >= 0 {
+		if q.seconds > 0 || q.holding > 0 { // there may be another lane of its kind, and then their fronts decide
+			l.class.lead.fix(l)
+		}
+		if q.step > 0 {
+			l.key = q.key(l)
+			l.class.keyed.fix(l)
+		}
 	}
 	if wasFresh {
 		q.fixSpare(l, l.fresh == 0)
@@ -485,7 +521,9 @@ func (q *priorityQueue) show(l *lane) {
 		l.key = q.key(l)
 		l.class.keyed.add(l)
 	}
-	q.spare.add(l)
+	if !l.kind.second() {
+		q.spare.add(l)
+	}
 }
 
 // hide takes l out of the heaps.
@@ -495,7 +533,9 @@ func (q *priorityQueue) hide(l *lane) {
 		heap.Remove(&q.owner(l).old[q.class(l)], l.pos[heapOld])
 	}
 	l.class.keyed.drop(l)
-	q.spare.drop(l)
+	if !l.kind.second() {
+		q.spare.drop(l)
+	}
 }
 
 // leave takes l, which is empty now, out of the heaps, and forgets it if it is of a named
@@ -546,8 +586,8 @@ func (q *priorityQueue) shrink() {
 	}
 }
 
-// all returns the waiting tasks, the most urgent first. Within a priority, those that
-// resume come first, and each lane is listed from front to back.
+// all returns the waiting tasks by their first places, the most urgent first. Within a
+// priority, those that resume come first, and each lane is listed from front to back.
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	return func(yield func(Priority, entry) bool) {
 		for _, l := range q.sorted() {
@@ -560,9 +600,8 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 	}
 }
 
-// sorted returns the lanes that are not empty, the most urgent first, with those that are held
-// back.
-func (q *priorityQueue) sorted() []*lane {
+// filled returns the lanes that are not empty, with those that are held back.
+func (q *priorityQueue) filled() []*lane {
 	lanes := slices.Concat(q.classes[0].lead.items, q.classes[1].lead.items)
 	for _, fl := range q.heldFlows {
 		for _, l := range fl.lanes {
@@ -571,6 +610,13 @@ func (q *priorityQueue) sorted() []*lane {
 			}
 		}
 	}
+	return lanes
+}
+
+// sorted returns the lanes of first places that are not empty, the most urgent first, with
+// those that are held back.
+func (q *priorityQueue) sorted() []*lane {
+	lanes := slices.DeleteFunc(q.filled(), func(l *lane) bool { return l.kind.second() })
 	slices.SortFunc(lanes, func(a, b *lane) int {
 		if moreUrgent(a, b) {
 			return -1

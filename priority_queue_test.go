@@ -162,7 +162,7 @@ func (p *queuePair) push(pr Priority, order int64, handle, fresh bool) {
 	} else {
 		e.f = func() { p.called = id }
 	}
-	p.q.push(e, pr, n.resuming)
+	p.q.pushTask(e, pr, n.resuming)
 	p.ref.push(n)
 	p.lane = pr
 }
@@ -246,8 +246,8 @@ func (p *queuePair) check() {
 	if err := p.q.checkHeaps(true); err != nil {
 		p.t.Fatalf("after %s: %v", p.op, err)
 	}
-	for _, resuming := range []bool{false, true} {
-		if l := p.q.lanes[laneKey{p.lane, resuming}]; l != nil {
+	for _, kind := range []laneKind{kindOrdinary, kindResuming} {
+		if l := p.q.lanes[laneKey{p.lane, kind}]; l != nil {
 			if err := l.check(); err != nil {
 				p.t.Fatalf("after %s: lane %v: %v", p.op, l.laneKey, err)
 			}
@@ -431,7 +431,7 @@ func TestQueueKeepsLongLanesInOrder(t *testing.T) {
 					p.check()
 				}
 				p.checkAll()
-				require.Nil(t, p.q.lanes[laneKey{Low, false}].head, "an empty lane has no segment")
+				require.Nil(t, p.q.lanes[laneKey{Low, kindOrdinary}].head, "an empty lane has no segment")
 			})
 		}
 	}
@@ -453,7 +453,7 @@ func TestPlacesForRecentLanesGrowWithThem(t *testing.T) {
 	q.init()
 	want := leastRecent
 	for n := 1; n <= mostRecent+10; n++ {
-		q.push(entry{f: func() {}, order: int64(n)}, Priority(n), false)
+		q.pushTask(entry{f: func() {}, order: int64(n)}, Priority(n), false)
 		for want < min(n, mostRecent) {
 			want *= 2
 		}
@@ -507,7 +507,7 @@ func TestQueueAgreesWithNaiveQueueWhileItShrinks(t *testing.T) {
 	for len(p.ref.tasks) > 0 {
 		if len(p.ref.tasks) == keptLanes && !shrunk {
 			for pr := range Priority(4) { // empty lanes that are kept, now recent ones
-				require.NotNil(t, p.q.lanes[laneKey{pr, false}])
+				require.NotNil(t, p.q.lanes[laneKey{pr, kindOrdinary}])
 				p.push(pr, int64(priorities), false, true)
 				p.pop()
 			}
@@ -540,7 +540,7 @@ func TestAllHeapsShrink(t *testing.T) {
 		q.share, q.step = mode.share, mode.step
 		q.init()
 		for i := range 20 * keptLanes {
-			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+			q.pushTask(entry{f: func() {}, order: int64(i)}, Priority(i), false)
 		}
 		for q.n >= keptLanes {
 			q.pop(false)
@@ -556,14 +556,14 @@ func TestSegmentsGrowWithTheirLane(t *testing.T) {
 	var q priorityQueue
 	q.init()
 	sizes := func() (sizes []int) {
-		for s := q.lanes[laneKey{Low, false}].head; s != nil; s = s.next {
+		for s := q.lanes[laneKey{Low, kindOrdinary}].head; s != nil; s = s.next {
 			sizes = append(sizes, len(s.slots))
 		}
 		return sizes
 	}
 	push := func(n int) {
 		for range n {
-			q.push(entry{f: func() {}}, Low, false)
+			q.pushTask(entry{f: func() {}}, Low, false)
 		}
 	}
 	small, middle, large := segmentSlots[0], segmentSlots[1], segmentSlots[2]
@@ -606,10 +606,10 @@ func TestSkipPassesWhatWasRemoved(t *testing.T) {
 		if i == 2 {
 			e.f, e.h = nil, h
 		}
-		q.push(e, Low, false)
+		q.pushTask(e, Low, false)
 	}
 	q.remove(h)
-	l := q.lane(laneKey{Low, false})
+	l := q.lane(laneKey{Low, kindOrdinary})
 	clear(l.head.slots[:2])
 	q.skip(l, 2)
 	require.NoError(t, q.checkHeaps(true))
@@ -624,8 +624,8 @@ func TestTasksOfABatchMayBeShed(t *testing.T) {
 	var q priorityQueue
 	q.shed = true
 	q.init()
-	q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 1}, Low, false)
-	q.push(entry{f: func() {}, order: 2}, High, false)
+	q.pushTask(entry{h: &Handle{item: item{attempts: 1}}, order: 1}, Low, false)
+	q.pushTask(entry{f: func() {}, order: 2}, High, false)
 	s := q.segment(batchSize)
 	for i := range int64(worthWhole) {
 		s.slots[i] = entry{f: func() {}, order: i}
@@ -652,7 +652,7 @@ func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
 	q.init()
 	for _, priorities := range []int{1, 1000, 20_000} {
 		for i := range 20_000 {
-			q.push(entry{f: func() {}}, Priority(i%priorities), false)
+			q.pushTask(entry{f: func() {}}, Priority(i%priorities), false)
 		}
 		for q.n > 0 {
 			q.pop(false)
@@ -683,7 +683,7 @@ func TestExtremePrioritiesKeepTheirOrder(t *testing.T) {
 		q.init()
 		prs := []Priority{math.MaxInt, 1, 0, -1, math.MinInt}
 		for _, pr := range prs { // all at the same instant
-			q.push(entry{f: func() {}, order: 7}, pr, false)
+			q.pushTask(entry{f: func() {}, order: 7}, pr, false)
 		}
 		for i := len(prs) - 1; i >= 0; i-- {
 			_, pr, ok := q.pop(false)
@@ -699,7 +699,7 @@ func TestSaturatedKeysGoOldestFirst(t *testing.T) {
 	q.step = math.MaxInt64
 	q.init()
 	for i, pr := range []Priority{5, 3, math.MaxInt, 2} { // all are at the end of time
-		q.push(entry{f: func() {}, order: int64(i)}, pr, false)
+		q.pushTask(entry{f: func() {}, order: int64(i)}, pr, false)
 	}
 	var got []Priority
 	for _, pr, ok := q.pop(false); ok; _, pr, ok = q.pop(false) {
@@ -719,10 +719,10 @@ func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak
 	r := &retained{}
 	if handle {
 		h := &Handle{task: Task{Name: "x", Run: func(context.Context) error { r.self = r; return nil }}}
-		q.push(entry{h: h, order: order}, pr, false)
+		q.pushTask(entry{h: h, order: order}, pr, false)
 		return weak.Make(r), weak.Make(h)
 	}
-	q.push(entry{f: func() { r.self = r }, order: order}, pr, false)
+	q.pushTask(entry{f: func() { r.self = r }, order: order}, pr, false)
 	return weak.Make(r), weak.Pointer[Handle]{}
 }
 
@@ -816,7 +816,7 @@ func measureQueue(mode queueMode, lanes, depth int) (c queueCost) {
 		order++
 		h := &Handle{}
 		handles = append(handles, h)
-		q.push(entry{h: h, order: order}, pr, false)
+		q.pushTask(entry{h: h, order: order}, pr, false)
 	}
 	for range depth {
 		for pr := range lanes {
@@ -874,11 +874,11 @@ func TestPushAndPopWithinALaneCompareNothing(t *testing.T) {
 		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
 		q.init()
 		for i := range 1000 {
-			q.push(entry{f: func() {}, order: int64(i)}, Priority(i%10), false)
+			q.pushTask(entry{f: func() {}, order: int64(i)}, Priority(i%10), false)
 		}
 		n := countComparisons(&q)
 		for i := range 90 {
-			q.push(entry{f: func() {}, order: int64(1000 + i)}, High, false)
+			q.pushTask(entry{f: func() {}, order: int64(1000 + i)}, High, false)
 		}
 		entered := *n
 		for range 89 {
@@ -966,7 +966,7 @@ func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
 				ref := naiveQueue{step: mode.step} // computes the key
 				ref.push(task)
 				waiting = append(waiting, ref.tasks[0])
-				q.push(e, pr, task.resuming)
+				q.pushTask(e, pr, task.resuming)
 			}
 			take := func(i int) {
 				n := naiveQueue{tasks: waiting}
@@ -1036,7 +1036,7 @@ func TestQueueWithReservationAgreesWithNaiveQueue(t *testing.T) {
 				parked := make(map[laneKey]int)
 				for _, n := range waiting {
 					if n.h != nil && n.h.state == StateParked {
-						parked[laneKey{n.priority, n.resuming}]++
+						parked[taskKey(n.priority, n.resuming)]++
 					}
 				}
 				for k, l := range q.lanes {
@@ -1071,11 +1071,11 @@ func TestQueueWithNothingToGiveGivesNothing(t *testing.T) {
 			nothing(q.pop(true))
 			nothing(q.takeShed(math.MinInt, nil))
 			least(0, false)
-			q.push(entry{f: func() {}, order: 1}, Low, false)
+			q.pushTask(entry{f: func() {}, order: 1}, Low, false)
 			least(Low, true)
 			nothing(q.pop(true))
 			nothing(q.takeShed(Low, nil))
-			q.push(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
+			q.pushTask(entry{h: &Handle{item: item{attempts: 1}}, order: 2}, 7, false)
 			nothing(q.takeShed(Low, nil)) // it has started
 			for want := range 2 {
 				_, pr, ok := q.pop(false)
@@ -1095,7 +1095,7 @@ func TestQueueOfSteadyLengthAllocatesNothing(t *testing.T) {
 		q.init()
 		order := int64(0)
 		f := func() {}
-		push := func() { order++; q.push(entry{f: f, order: order}, Low, false) }
+		push := func() { order++; q.pushTask(entry{f: f, order: order}, Low, false) }
 		for range depth {
 			push()
 		}
@@ -1117,9 +1117,9 @@ func TestForgottenLanesLeaveTheirSegmentBehind(t *testing.T) {
 	q.init()
 	segments := make(map[*segment]bool)
 	for i := range 1000 {
-		q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+		q.pushTask(entry{f: func() {}, order: int64(i)}, Priority(i), false)
 		if i >= 2*keptLanes {
-			segments[q.lanes[laneKey{Priority(i), false}].head] = true
+			segments[q.lanes[laneKey{Priority(i), kindOrdinary}].head] = true
 		}
 		q.pop(false)
 		require.LessOrEqual(t, len(q.lanes), keptLanes)
@@ -1143,7 +1143,7 @@ func TestForgottenLaneIsGarbageAtOnce(t *testing.T) {
 		q.share, q.step, q.shed = mode.share, mode.step, mode.shed
 		q.init()
 		for i := range priorities {
-			q.push(entry{f: func() {}, order: int64(i)}, Priority(i), false)
+			q.pushTask(entry{f: func() {}, order: int64(i)}, Priority(i), false)
 		}
 		lanes := weakLanes(&q)
 		require.Len(t, lanes, priorities)
@@ -1171,7 +1171,7 @@ func TestRemovingFromBehindTheFrontComparesNothing(t *testing.T) {
 		handles := make([]*Handle, 1000)
 		for i := range handles {
 			handles[i] = &Handle{}
-			q.push(entry{h: handles[i], order: int64(i)}, Priority(i%4), false)
+			q.pushTask(entry{h: handles[i], order: int64(i)}, Priority(i%4), false)
 		}
 		n := countComparisons(&q)
 		removed := 0
@@ -1191,7 +1191,7 @@ func TestListingTheQueueMayStopAnywhere(t *testing.T) {
 	var q priorityQueue
 	q.init()
 	for i := range 300 {
-		q.push(entry{h: &Handle{id: uint64(i)}, order: int64(i)}, Priority(i%3), i%2 == 0)
+		q.pushTask(entry{h: &Handle{id: uint64(i)}, order: int64(i)}, Priority(i%3), i%2 == 0)
 	}
 	for stop := range 300 {
 		seen := 0
@@ -1245,9 +1245,9 @@ const (
 func (s *shortTrace) do(op int) error {
 	switch op {
 	case opPush0, opPush1, opPush2:
-		s.push(laneKey{Priority(op - opPush0), false})
+		s.push(laneKey{Priority(op - opPush0), kindOrdinary})
 	case opResume1:
-		s.push(laneKey{1, true})
+		s.push(laneKey{1, kindResuming})
 	case opCancelOldest:
 		if len(s.waiting) > 0 {
 			s.q.remove(s.waiting[0].h)
@@ -1268,7 +1268,7 @@ func (s *shortTrace) push(k laneKey) {
 		s.handles = append(s.handles, &Handle{item: item{state: StateQueued}})
 	}
 	h := s.handles[s.order-1]
-	s.q.push(entry{h: h, order: s.order}, k.priority, k.resuming)
+	s.q.push(entry{h: h, order: s.order}, k)
 	s.waiting = append(s.waiting, shortTask{h, k, math.MaxInt})
 	s.refresh()
 }
@@ -1318,7 +1318,7 @@ func (s *shortTrace) pop(kind int, restricted bool) error {
 			continue
 		}
 		choice = choice || w.lane != x.lane
-		lost = lost || w.lane.priority < pr || w.lane.priority == pr && w.lane.resuming && !x.lane.resuming
+		lost = lost || w.lane.priority < pr || w.lane.priority == pr && w.lane.kind.resumes() && !x.lane.kind.resumes()
 		if j < i && (w.lane == x.lane || s.n == 1) {
 			return fmt.Errorf("passed an older one")
 		}
@@ -1382,8 +1382,8 @@ func TestTheoremFairShareHoldsForEveryShortTrace(t *testing.T) {
 					}
 					traces++
 					s.reset()
-					s.push(laneKey{2, false})
-					s.push(laneKey{1, false})
+					s.push(laneKey{2, kindOrdinary})
+					s.push(laneKey{1, kindOrdinary})
 					for i, op := range ops {
 						if err := s.do(op); err != nil {
 							t.Fatalf("operations %v: %v", ops[:i+1], err)
@@ -1442,7 +1442,7 @@ func TestTheoremAgingHoldsInExactArithmetic(t *testing.T) {
 					at = addSaturating(at, late)
 				}
 				w := waiting{Priority(number()), at, added}
-				q.push(entry{f: func() { added = -w.n }, order: w.at}, w.pr, false)
+				q.pushTask(entry{f: func() { added = -w.n }, order: w.at}, w.pr, false)
 				tasks = append(tasks, w)
 				added++
 				continue

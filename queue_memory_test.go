@@ -48,7 +48,7 @@ func TestMemoryOfABacklog(t *testing.T) {
 				f := func() {}
 				before := liveHeap()
 				for i := range test.tasks {
-					q.push(entry{f: f, order: int64(i)}, Priority(i%test.priorities), false)
+					q.pushTask(entry{f: f, order: int64(i)}, Priority(i%test.priorities), false)
 				}
 				full := liveHeap()
 				require.LessOrEqual(t, float64(full-before)/float64(test.tasks), test.perTask, mode.name)

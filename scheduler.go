@@ -34,10 +34,7 @@ type scheduler struct {
 	lastExit  int64         // number of the last exit
 	admission priorityQueue // submitters that wait for room, as handles of their tasks
 
-	// The second places of those in queue and admission, see loan.go. Not initialized until
-	// there is one.
-	queueSeconds, admissionSeconds priorityQueue
-	promoted                       [2]int
+	promoted [2]int // see loan.go
 
 	seq      int64     // last order handed out
 	paused   bool      // nothing in queue may have a slot
@@ -76,10 +73,7 @@ func (s *scheduler) init(c *config) {
 		s.queue.reserve = &s.reservedFor
 	}
 	s.admission = s.queue
-	s.queueSeconds = s.queue
-	s.queueSeconds.second = true
-	s.admissionSeconds = s.queueSeconds
-	s.queue.in, s.admission.in, s.queueSeconds.in, s.admissionSeconds.in = inQueue, inAdmission, inQueue, inAdmission
+	s.queue.in, s.admission.in = inQueue, inAdmission
 	s.delayed, s.admissionDelayed = newDueHeap(inDelayed), newDueHeap(inAdmissionDelayed)
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
@@ -129,22 +123,14 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	if s.queue.n == 0 || s.paused && s.stepping != stepGranted {
 		return entry{}, decision{}
 	}
-	second := false
 	l, choice := s.queue.next(restricted)
-	if s.queueSeconds.n > 0 {
-		l, choice, second = choose(&s.queue, &s.queueSeconds, restricted)
-	}
 	if l == nil || !starts && !l.front().parked() {
 		return entry{}, decision{}
 	}
 	if s.stepping == stepGranted {
 		s.stepping = stepTaken
 	}
-	if second {
-		d := decision{l.front().h.priority, choice, restricted}
-		return s.takeSecond(l, d), d
-	}
-	d := decision{l.priority, choice, restricted}
+	d := decision{l.taskPriority(), choice, restricted}
 	return s.take(l, d), d
 }
 
@@ -164,14 +150,16 @@ func (s *scheduler) muted() bool { return s.paused && s.stepping == noStep }
 // take takes the first task of l, for which the queue's next has decided. A task that has
 // yet to start is Running from here on.
 func (s *scheduler) take(l *lane, d decision) entry {
-	e := s.queue.takeTurn(l, d.choice, d.restricted)
-	if e.h != nil && e.h.loan != nil {
-		s.dropSecond(e.h)
+	s.queue.serve(l, d.choice, d.restricted)
+	dispatched := l.dispatched
+	if l.kind.second() {
+		dispatched = s.queue.count(d.priority)
 	}
+	e := s.takeFront(&s.queue, l)
 	if e.parked() {
 		return e
 	}
-	*l.dispatched++
+	*dispatched++
 	s.start(e.h)
 	return e
 }
@@ -224,9 +212,6 @@ func (s *scheduler) mostUrgent() int64 {
 	if !ok || s.muted() || !s.contended(math.MaxInt) {
 		return none
 	}
-	if second, ok := s.queueSeconds.leastPriority(); ok {
-		pr = min(pr, second)
-	}
 	return int64(pr)
 }
 
@@ -237,25 +222,17 @@ func (s *scheduler) contended(pr Priority) bool {
 	if free <= 0 {
 		return s.queue.n > 0
 	}
-	if s.reserved == 0 && s.queue.n <= free {
-		return false
+	if s.reserved == 0 && (s.queue.n <= free || pr == math.MaxInt) {
+		return s.queue.n > free
 	}
-	n, forLess := 0, min(free, max(s.slots-s.reserved-s.heldLess, 0))
-	for i := range s.queue.classes {
-		n += s.queue.classes[i].waiting(pr)
-		if pr < math.MaxInt {
-			n += s.queueSeconds.classes[i].waiting(pr)
-		} else if promoted := s.promoted[0] + s.promoted[1]; i == 0 {
-			n += promoted
-		} else {
-			n -= promoted
-		}
-		if i == 0 {
-			forLess = min(forLess, free-n)
-			n = 0
-		}
+	classes := &s.queue.classes
+	forLess := min(free, max(s.slots-s.reserved-s.heldLess, 0))
+	if pr == math.MaxInt {
+		promoted := s.promoted[0] + s.promoted[1]
+		return classes[1].n-promoted > min(forLess, free-classes[0].n-promoted)
 	}
-	return n > forLess
+	forLess = min(forLess, free-classes[0].waiting(pr, free))
+	return forLess < 0 || classes[1].waiting(pr, forLess) > forLess
 }
 
 // Who is let in.
@@ -273,12 +250,12 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 	// If there is no room for the one whose turn it is, a reserved slot may be free
 	// for another.
 	for restricted := false; s.admission.n > 0; restricted = true {
-		l, choice, second := s.nextSubmitter(restricted)
+		l, choice := s.admission.next(restricted)
 		switch {
 		case l == nil:
 			return nil, false
 		case s.poolRoom(l.front().h.priority):
-			return s.takeSubmitter(l, choice, restricted, second), false
+			return s.takeSubmitter(l, choice, restricted), false
 		case restricted || s.reserved == 0:
 			return nil, false
 		}
@@ -329,7 +306,7 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	} else if free > 0 && s.asking+s.askingLess > 0 {
 		// The task whose turn it is gets a slot before those that ask for one.
 		restricted := s.restricted()
-		switch l, _, _ := choose(&s.queue, &s.queueSeconds, restricted); {
+		switch l, _ := s.queue.next(restricted); {
 		case s.firstExiting(restricted) != nil || l == nil || l.front().parked():
 		case s.lessUrgent(l.urgency()):
 			promised, free, forLess, less = 1, free-1, forLess-1, less-1
@@ -361,9 +338,9 @@ func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
 		return
 	}
 	h.due = time.Time{}
-	s.admission.push(entry{h: h, order: s.number(now)}, h.priority, false)
+	s.admission.push(entry{h: h, order: s.number(now)}, laneKey{h.priority, kindOrdinary})
 	if h.loan != nil { // it had a place among those that are not due
-		s.pushSecond(h, false, now)
+		s.pushSecond(h, kindOrdinaryLent, now)
 	}
 }
 
@@ -386,7 +363,7 @@ func (s *scheduler) enqueue(e entry, pr Priority, now time.Duration) (l *lane, o
 		e.h.state = StateQueued
 	}
 	f := s.flowOf(e.h)
-	l = s.queue.laneOf(f, laneKey{pr, false}, false)
+	l = s.queue.laneOf(f, laneKey{pr, kindOrdinary}, false)
 	s.queue.pushLane(l, e)
 	s.queued(e.h, +1)
 	if e.h != nil {
@@ -529,14 +506,14 @@ func (s *scheduler) park(h *Handle) {
 // started.
 func (s *scheduler) ask(h *Handle, now time.Duration) {
 	s.asks(h, +1)
-	s.enterQueue(h, true, now)
+	s.enterQueue(h, kindResuming, now)
 	s.heldBackChanged(h)
 }
 
 // askLast is ask for a task whose quantum is over: it goes behind all tasks of its priority.
 func (s *scheduler) askLast(h *Handle, now time.Duration) {
 	s.asks(h, +1)
-	s.enterQueue(h, false, now)
+	s.enterQueue(h, kindOrdinary, now)
 }
 
 // askFirst is ask for a task whose context has ended: it is exiting, and goes before

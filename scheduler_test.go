@@ -30,6 +30,31 @@ import (
 // docs/starvation.md must hold, which are checked by counting, whatever the two have agreed
 // on. Times are numbers, and nothing here starts a goroutine.
 
+// taskKey returns the key of the lane of tasks of priority pr that resume, or have not started.
+func taskKey(pr Priority, resuming bool) laneKey {
+	if resuming {
+		return laneKey{pr, kindResuming}
+	}
+	return laneKey{pr, kindOrdinary}
+}
+
+// pushTask pushes e to the lane of that key.
+func (q *priorityQueue) pushTask(e entry, pr Priority, resuming bool) {
+	q.push(e, taskKey(pr, resuming))
+}
+
+// pop takes the task whose turn it is, as next says, and returns it and its priority; false
+// if there is none.
+func (q *priorityQueue) pop(restricted bool) (entry, Priority, bool) {
+	l, choice := q.next(restricted)
+	if l == nil {
+		return entry{}, 0, false
+	}
+	pr := l.priority
+	q.serve(l, choice, restricted)
+	return q.take(l, l.head, l.head.head), pr, true
+}
+
 // The naive scheduler.
 
 // A naiveItem is a task that has not settled, or a submitter that waits for room.
@@ -95,11 +120,11 @@ func (c *schedulerConfig) String() string {
 // room.
 type naivePlace struct {
 	*naiveItem
-	pr       Priority
-	resuming bool
-	arrival  int64
-	at       int64
-	second   bool
+	pr      Priority
+	rank    int // 0: it resumes; 1: it has not started, and was lent to; 2: others
+	arrival int64
+	at      int64
+	second  bool
 }
 
 // urgency returns what t counts as.
@@ -112,7 +137,7 @@ func (t *naiveItem) urgency() Priority {
 
 // places returns where t waits.
 func (t *naiveItem) places() []naivePlace {
-	first := naivePlace{t, t.pr, t.resuming, t.arrival, t.at, false}
+	first := naivePlace{t, t.pr, 2 * (1 - restriction(t.resuming)), t.arrival, t.at, false}
 	if t.second.naiveItem == nil {
 		return []naivePlace{first}
 	}
@@ -136,20 +161,25 @@ func (m *naiveScheduler) lend(t *naiveItem, pr Priority) bool {
 	if t.urgency() == before {
 		return false
 	}
-	if t.in == inQueue || t.in == inAdmission {
-		m.addSecond(t, t.in == inQueue)
+	switch {
+	case t.in == inQueue && t.state == StateQueued:
+		m.addSecond(t, 1)
+	case t.in == inQueue:
+		m.addSecond(t, 0)
+	case t.in == inAdmission:
+		m.addSecond(t, 2)
 	}
 	m.lendHolders()
 	return true
 }
 
 // addSecond gives t a second place as from now, if it comes before the one that it has.
-func (m *naiveScheduler) addSecond(t *naiveItem, resuming bool) {
+func (m *naiveScheduler) addSecond(t *naiveItem, rank int) {
 	if t.urgency() == t.pr {
 		return
 	}
 	m.arrivals++
-	now := naivePlace{t, t.urgency(), resuming, m.arrivals, m.now, true}
+	now := naivePlace{t, t.urgency(), rank, m.arrivals, m.now, true}
 	if old := t.second; m.step > 0 && old.naiveItem != nil && m.less(old.pr) == m.less(now.pr) && old.at+int64(old.pr)*m.step <= now.at+int64(now.pr)*m.step {
 		return
 	}
@@ -166,11 +196,11 @@ func (m *naiveScheduler) arrive(t *naiveItem, in waitsIn, resuming bool) {
 	m.arrivals++
 	t.in, t.arrival, t.at, t.resuming, t.second = in, m.arrivals, m.now, resuming, naivePlace{}
 	m.began(t.places()[0])
-	if in == inQueue {
-		m.addSecond(t, resuming || t.state == StateQueued)
-	} else {
-		m.addSecond(t, false)
+	rank := t.places()[0].rank
+	if in == inQueue && t.state == StateQueued {
+		rank = 1
 	}
+	m.addSecond(t, rank)
 	m.lendHolders()
 }
 
@@ -248,11 +278,14 @@ func (m *naiveScheduler) before(a, b naivePlace) bool {
 	if a.pr != b.pr {
 		return a.pr < b.pr
 	}
-	if a.resuming != b.resuming {
-		return a.resuming
+	if a.resumes() != b.resumes() {
+		return a.resumes()
 	}
-	if a.second == b.second && a.lane() != b.lane() {
-		return m.tags[a.lane()].before(m.tags[b.lane()])
+	if a.flow != b.flow {
+		return m.tags[a.share()].before(m.tags[b.share()])
+	}
+	if a.rank != b.rank {
+		return a.rank < b.rank
 	}
 	return m.older(a, b)
 }
@@ -281,9 +314,9 @@ func (m *naiveScheduler) best(places []naivePlace) (best naivePlace, choice bool
 // of more than one lane.
 func (m *naiveScheduler) first(places []naivePlace) (best naivePlace, choice bool) {
 	best, choice = m.best(places)
-	if m.step > 0 { // tasks that resume take the turn of the first of their priority
+	if m.step > 0 { // tasks that resume, or were lent to, take the turn of the first of their priority
 		for _, p := range places {
-			if p.resuming && p.pr == best.pr && (!best.resuming || m.older(p, best)) {
+			if p.pr == best.pr && (p.rank < best.rank || p.rank == best.rank && p.rank < 2 && m.older(p, best)) {
 				best = p
 			}
 		}
@@ -293,45 +326,37 @@ func (m *naiveScheduler) first(places []naivePlace) (best naivePlace, choice boo
 
 // pick returns whose turn it is of those that wait in the queue or waiting for room, by which
 // place, and whether there was a choice: whether there are places of more than one lane, other
-// than two of the one that goes first by both.
+// than two of which the same goes first.
 func (m *naiveScheduler) pick(in waitsIn, restricted bool) (best naivePlace, choice bool) {
-	var firsts, seconds, all []naivePlace
+	var all []naivePlace
 	for i := range m.items {
 		t := &m.items[i]
 		for _, p := range t.places() {
 			if t.in != in || !m.inReach(p.pr, restricted) || p.second && in == inAdmission && restricted || m.heldBack(t) {
 				continue
 			}
-			if all = append(all, p); p.second {
-				seconds = append(seconds, p)
-			} else {
-				firsts = append(firsts, p)
-			}
+			all = append(all, p)
 		}
 	}
 	if len(all) == 0 {
 		return naivePlace{}, false
 	}
-	first, choice := m.first(firsts)
-	second, choiceBySecond := m.best(seconds)
-	if m.step > 0 {
-		best, _ = m.first(all)
-	} else if best = first; first.naiveItem == nil || second.naiveItem != nil && m.before(second, first) {
-		best = second
-	} else {
-		best = m.ownTurn(first, firsts, restricted)
-	}
-	switch {
-	case len(firsts) == 0:
-		choice = choiceBySecond
-	case len(seconds) > 0:
-		choice = choice || first.n != second.n
-	}
-	if choice && m.share > 0 && *m.turn(in, restricted)+1 == m.share {
-		best = m.turnOf(firsts, restricted)
-		if o := m.turnOf(seconds, restricted); best.naiveItem == nil || o.naiveItem != nil && o.arrival < best.arrival {
-			best = o
+	fronts := map[naiveLane]naivePlace{}
+	for _, p := range all {
+		if f, ok := fronts[p.lane()]; !ok || p.arrival < f.arrival {
+			fronts[p.lane()] = p
 		}
+	}
+	tasks := map[int]bool{}
+	for _, p := range fronts {
+		tasks[p.n] = true
+	}
+	best, _ = m.first(all)
+	switch choice = len(fronts) > 2 || len(tasks) > 1; {
+	case choice && m.share > 0 && *m.turn(in, restricted)+1 == m.share:
+		best = m.turnOf(all, restricted)
+	case m.step == 0:
+		best = m.ownTurn(best, all, restricted)
 	}
 	return best, choice
 }
@@ -565,8 +590,8 @@ func (m *naiveScheduler) victims(f int, pr Priority) (victims []*naiveItem) {
 type naiveFlows struct {
 	policies  []flowPolicy // from flow 1
 	unlimited bool
-	tags      map[naiveLane]tag
-	groups    map[naiveLane]int64 // the tag of the lane served last; of the group, so without flow and holder
+	tags      map[naiveShare]tag
+	groups    map[naiveShare]int64 // the tag of the flow served last; for no flow
 	ring      map[naiveTurn]tag
 	turns0    map[naiveTurn]int64 // the tag of the flow served last; for no flow
 	own       map[naiveTurn]int
@@ -576,31 +601,38 @@ type naiveFlows struct {
 }
 
 type naiveLane struct {
-	in               waitsIn
-	second           bool
-	pr               Priority
-	resuming, holder bool
-	flow             int
+	naiveShare
+	rank           int
+	second, holder bool
+}
+
+// A naiveShare is the lanes of a flow that take turns with those of other flows.
+type naiveShare struct {
+	in       waitsIn
+	pr       Priority
+	resuming bool
+	flow     int
 }
 
 type naiveTurn struct {
-	in     waitsIn
-	second bool
-	kind   int
-	flow   int
+	in   waitsIn
+	kind int
+	flow int
 }
 
-func (p naivePlace) lane() naiveLane {
-	return naiveLane{p.in, p.second, p.pr, p.resuming, p.placed, p.flow}
-}
+func (p naivePlace) resumes() bool { return p.rank == 0 }
 
-func (l naiveLane) group() naiveLane {
-	l.flow, l.holder = 0, false
-	return l
+func (p naivePlace) share() naiveShare { return naiveShare{p.in, p.pr, p.resumes(), p.flow} }
+
+func (p naivePlace) lane() naiveLane { return naiveLane{p.share(), p.rank, p.second, p.placed} }
+
+func (s naiveShare) group() naiveShare {
+	s.flow = 0
+	return s
 }
 
 func (f *naiveFlows) init(policies []flowPolicy) {
-	*f = naiveFlows{policies: slices.Clone(policies), tags: map[naiveLane]tag{}, groups: map[naiveLane]int64{},
+	*f = naiveFlows{policies: slices.Clone(policies), tags: map[naiveShare]tag{}, groups: map[naiveShare]int64{},
 		ring: map[naiveTurn]tag{}, turns0: map[naiveTurn]int64{}, own: map[naiveTurn]int{}, holders: make([][]int, len(policies)+1)}
 }
 
@@ -702,14 +734,14 @@ func (m *naiveScheduler) began(p naivePlace) {
 	if len(m.flows) == 0 {
 		return
 	}
-	lane, waits := 0, [2]int{}
+	share, waits := 0, [2]int{}
 	for i := range m.items {
 		for _, o := range m.items[i].places() {
-			if o.in != p.in || o.second != p.second || o.naiveItem.n == p.n && o.arrival == p.arrival {
+			if o.in != p.in || o.naiveItem.n == p.n && o.arrival == p.arrival {
 				continue
 			}
-			if o.lane() == p.lane() {
-				lane++
+			if o.share() == p.share() {
+				share++
 			}
 			if o.flow == p.flow {
 				waits[0]++
@@ -717,19 +749,19 @@ func (m *naiveScheduler) began(p naivePlace) {
 			}
 		}
 	}
-	if lane == 0 {
-		m.setTag(p.lane())
+	if share == 0 {
+		m.setTag(p.share())
 	}
 	for kind, n := range waits {
 		if n == 0 && (kind == 0 || !m.less(p.pr)) {
-			m.setTurn(naiveTurn{p.in, p.second, kind, p.flow})
+			m.setTurn(naiveTurn{p.in, kind, p.flow})
 		}
 	}
 }
 
-func (m *naiveScheduler) setTag(l naiveLane) {
+func (m *naiveScheduler) setTag(s naiveShare) {
 	m.set++
-	m.tags[l] = tag{m.groups[l.group()] + m.cost(l.flow), m.set}
+	m.tags[s] = tag{m.groups[s.group()] + m.cost(s.flow), m.set}
 }
 
 func (m *naiveScheduler) setTurn(of naiveTurn) {
@@ -741,9 +773,9 @@ func (m *naiveScheduler) setTurn(of naiveTurn) {
 
 // turnOf returns the oldest of those of places that are of the flow whose turn it is.
 func (m *naiveScheduler) turnOf(places []naivePlace, restricted bool) (best naivePlace) {
-	turn := func(p naivePlace) tag { return m.ring[naiveTurn{p.in, p.second, restriction(restricted), p.flow}] }
+	turn := func(p naivePlace) tag { return m.ring[naiveTurn{p.in, restriction(restricted), p.flow}] }
 	for _, p := range places {
-		if best.naiveItem == nil || p.flow != best.flow && turn(p).before(turn(best)) || p.flow == best.flow && p.arrival < best.arrival {
+		if best.naiveItem == nil || p.flow != best.flow && turn(p).before(turn(best)) || p.flow == best.flow && m.older(p, best) {
 			best = p
 		}
 	}
@@ -752,7 +784,7 @@ func (m *naiveScheduler) turnOf(places []naivePlace, restricted bool) (best naiv
 
 // ownTurn returns which of its flow goes instead of first.
 func (m *naiveScheduler) ownTurn(first naivePlace, firsts []naivePlace, restricted bool) naivePlace {
-	if m.share > 0 && m.limit(first.flow) > 0 && m.own[naiveTurn{first.in, false, restriction(restricted), first.flow}]+1 >= m.share {
+	if m.share > 0 && m.limit(first.flow) > 0 && m.own[naiveTurn{first.in, restriction(restricted), first.flow}]+1 >= m.share {
 		for _, p := range firsts {
 			if p.flow == first.flow && p.arrival < first.arrival {
 				first = p
@@ -771,7 +803,7 @@ func (m *naiveScheduler) charge(p naivePlace, choice, restricted bool) {
 	first := p
 	for i := range m.items {
 		for _, o := range m.items[i].places() {
-			if o.in != p.in || o.second != p.second || !m.inReach(o.pr, restricted) || m.heldBack(o.naiveItem) {
+			if o.in != p.in || !m.inReach(o.pr, restricted) || o.second && o.in == inAdmission && restricted || m.heldBack(o.naiveItem) {
 				continue
 			}
 			if m.before(o, first) {
@@ -783,18 +815,18 @@ func (m *naiveScheduler) charge(p naivePlace, choice, restricted bool) {
 		}
 	}
 	if choice && m.share > 0 && *m.turn(p.in, restricted)+1 == m.share {
-		of := naiveTurn{p.in, p.second, kind, p.flow}
+		of := naiveTurn{p.in, kind, p.flow}
 		all := of
 		all.flow = 0
 		m.turns0[all] = max(m.turns0[all], m.ring[of].at)
 		m.setTurn(of)
-	} else if first.lane() == p.lane() {
-		l := p.lane()
-		m.groups[l.group()] = max(m.groups[l.group()], m.tags[l].at)
-		m.setTag(l)
+	} else if first.share() == p.share() {
+		s := p.share()
+		m.groups[s.group()] = max(m.groups[s.group()], m.tags[s].at)
+		m.setTag(s)
 	}
 	if m.share > 0 && m.limit(p.flow) > 0 && len(mine) > 1 {
-		of := naiveTurn{p.in, p.second, kind, p.flow}
+		of := naiveTurn{p.in, kind, p.flow}
 		m.own[of] = (m.own[of] + 1) % m.share
 	}
 }
@@ -896,6 +928,7 @@ type schedulerTrace struct {
 	dispatches, choices, lost [2]int
 
 	pairs  map[flowPair]flowLead
+	rounds map[naiveShare]flowRound
 	loans  bool // somebody was lent to and went by that
 	limits bool // limits have changed
 }
@@ -908,7 +941,7 @@ func (d *schedulerTrace) begin(c *schedulerConfig) {
 	*d = schedulerTrace{handles: d.handles, f: d.f, m: naiveScheduler{schedulerConfig: c, slots: c.slots, items: d.m.items[:0]}}
 	if len(c.flows) > 0 {
 		d.m.naiveFlows.init(c.flows)
-		d.pairs = map[flowPair]flowLead{}
+		d.pairs, d.rounds = map[flowPair]flowLead{}, map[naiveShare]flowRound{}
 	}
 	overflow := OverflowWait
 	if c.shed {
@@ -1193,7 +1226,7 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 		if t.n == x.n || t.in != inQueue || m.heldBack(t) {
 			continue
 		}
-		if a, b := t.best(), x.best(); m.inReach(a.pr, restricted) && (a.pr < b.pr || a.pr == b.pr && a.resuming && !b.resuming) {
+		if a, b := t.best(), x.best(); m.inReach(a.pr, restricted) && (a.pr < b.pr || a.pr == b.pr && a.resumes() && !b.resumes()) {
 			lost = true
 		}
 		for _, w := range t.places() {
@@ -1201,7 +1234,7 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 				continue
 			}
 			older := m.older(w, x)
-			resumes := w.pr == x.pr && w.resuming && !x.resuming
+			resumes := w.pr == x.pr && w.rank < x.rank
 			switch head := int64(w.pr-x.pr) * m.step; {
 			case older && w.lane() == x.lane():
 				passed = "an older one of its lane" // and so no retry passes a first attempt
@@ -1219,7 +1252,7 @@ func (d *schedulerTrace) dispatch(x naivePlace, choice, restricted bool) {
 			}
 		}
 	}
-	own := m.share > 0 && m.limit(x.flow) > 0 && m.own[naiveTurn{inQueue, false, kind, x.flow}]+1 == m.share // see Theorem 9
+	own := m.share > 0 && m.limit(x.flow) > 0 && m.own[naiveTurn{inQueue, kind, x.flow}]+1 == m.share // see Theorem 9
 	if len(m.flows) > 0 && m.reserved == 0 {
 		d.dispatchFlows(x, choice, own)
 	}
@@ -1256,9 +1289,6 @@ type flowBounds struct {
 	flows  int  // the most flows that have waited since, itself included
 	able   int  // dispatches since, while its limit did not hold it back
 	own    int  // those of them that were of its flow
-	front  bool // it has been the first of its lane
-	lanes  int  // the most lanes that have waited in its group since, its own included
-	first  int  // dispatches of its group since that were no turns, while it was not held back
 }
 
 // promiseFlows counts who waits.
@@ -1270,7 +1300,7 @@ func (d *schedulerTrace) promiseFlows() {
 		}
 	}
 	flows := map[int]bool{}
-	groups, fronts := map[naiveLane]map[naiveLane]bool{}, map[naiveLane]int64{}
+	groups, shares := map[naiveShare]map[int]bool{}, map[naiveShare]bool{}
 	for i := range m.items {
 		t := &m.items[i]
 		if t.in != inQueue {
@@ -1278,28 +1308,30 @@ func (d *schedulerTrace) promiseFlows() {
 			continue
 		}
 		flows[t.flow] = true
-		l := t.places()[0].lane()
-		if groups[l.group()] == nil {
-			groups[l.group()] = map[naiveLane]bool{}
+		for _, p := range t.places() {
+			s := p.share()
+			if groups[s.group()] == nil {
+				groups[s.group()] = map[int]bool{}
+			}
+			groups[s.group()][t.flow], shares[s] = true, true
 		}
-		groups[l.group()][l] = true
-		if first, ok := fronts[l]; !ok || t.arrival < first {
-			fronts[l] = t.arrival
-		}
+	}
+	maps.DeleteFunc(d.rounds, func(s naiveShare, _ flowRound) bool { return !shares[s] })
+	for s := range shares {
+		r := d.rounds[s]
+		r.rivals = max(r.rivals, len(groups[s.group()]))
+		d.rounds[s] = r
 	}
 	for i := range m.items {
 		t := &m.items[i]
 		if t.in != inQueue {
 			continue
 		}
-		b, l := &t.bounds, t.places()[0].lane()
+		b := &t.bounds
 		if !b.counts {
 			*b = flowBounds{counts: true, older: m.count(func(o *naiveItem) bool { return o.in == inQueue && o.flow == t.flow && o.arrival < t.arrival })}
 		}
 		b.flows = max(b.flows, len(flows))
-		if b.front = b.front || fronts[l] == t.arrival; b.front {
-			b.lanes = max(b.lanes, len(groups[l.group()]))
-		}
 	}
 }
 
@@ -1313,7 +1345,7 @@ func (d *schedulerTrace) dispatchFlows(x naivePlace, choice, own bool) {
 		equal = equal && max(p.weight, 1) == 1
 	}
 	if x.second {
-		d.loans = true // who is lent to passes others
+		d.loans = true // a loan shifts turns
 	}
 	for i := range m.items {
 		t := &m.items[i]
@@ -1323,9 +1355,6 @@ func (d *schedulerTrace) dispatchFlows(x naivePlace, choice, own bool) {
 		b := &t.bounds
 		if b.able++; t.flow == x.flow {
 			b.own++
-		}
-		if b.front && !turn && !own && t.places()[0].lane().group() == x.lane().group() {
-			b.first++
 		}
 		rounds := b.flows
 		if !equal { // turns in which each flow has one at least
@@ -1344,15 +1373,42 @@ func (d *schedulerTrace) dispatchFlows(x naivePlace, choice, own bool) {
 			d.fail("item %d was not served by dispatch %d", t.n, m.share*rounds*bound)
 		case m.share > 0 && !limited && late(b.able, rounds*bound): // theorem 6
 			d.fail("item %d was not served by dispatch %d, with %d flows", t.n, rounds*bound, rounds)
-		case equal && b.front && !turn && !own && late(b.first, b.lanes): // theorem 8
-			d.fail("item %d, first of its lane, was not served by dispatch %d of its group", t.n, b.lanes)
 		}
 	}
 	d.fair(x, turn || own)
+	if equal {
+		d.rivals(x, turn || own)
+	}
 }
 
-// fair checks that two flows that wait in one lane each of a priority share the dispatches
-// there by weight, theorem 7.
+// A flowRound is what is counted of a flow that waits in a priority since it began to, or was
+// last served there.
+type flowRound struct {
+	rivals int // the most flows that have waited there, itself included
+	passed int // dispatches there that were no turns, while it was not held back
+}
+
+// rivals checks that each flow is served by as many dispatches of a priority as flows wait
+// there, also of tasks that were lent to, theorem 8.
+func (d *schedulerTrace) rivals(x naivePlace, turn bool) {
+	for s, r := range d.rounds {
+		switch ready := slices.ContainsFunc(d.m.items, func(t naiveItem) bool {
+			return !d.m.heldBack(&t) && slices.ContainsFunc(t.places(), func(p naivePlace) bool { return p.in == inQueue && p.share() == s })
+		}); {
+		case s == x.share():
+			r.rivals, r.passed = 0, 0
+		case !ready || turn || s.group() != x.share().group():
+		default:
+			if r.passed++; r.passed >= r.rivals {
+				d.fail("flow %d was not served by dispatch %d of priority %d", s.flow, r.rivals, s.pr)
+			}
+		}
+		d.rounds[s] = r
+	}
+}
+
+// fair checks that two flows that wait in a priority share the dispatches there by weight, also
+// of tasks that were lent to, theorem 7.
 func (d *schedulerTrace) fair(x naivePlace, turn bool) {
 	m := &d.m
 	for a := range len(m.flows) + 1 {
@@ -1363,7 +1419,7 @@ func (d *schedulerTrace) fair(x naivePlace, turn bool) {
 				if !m.waitsIn(a, pr) || !m.waitsIn(b, pr) {
 					continue
 				}
-				if !turn && !x.second && x.pr == pr && !x.resuming && !x.placed {
+				if !turn && x.pr == pr && !x.resumes() {
 					switch x.flow {
 					case a:
 						s.ahead += m.cost(a)
@@ -1372,7 +1428,7 @@ func (d *schedulerTrace) fair(x naivePlace, turn bool) {
 					}
 				}
 				s.least, s.most = min(s.least, s.ahead), max(s.most, s.ahead)
-				if d.pairs[p] = s; s.most-s.least > m.cost(a)+m.cost(b) && !d.loans {
+				if d.pairs[p] = s; s.most-s.least > m.cost(a)+m.cost(b) {
 					d.fail("flows %d and %d do not share priority %d: %+v", a, b, pr, s)
 				}
 			}
@@ -1380,10 +1436,12 @@ func (d *schedulerTrace) fair(x naivePlace, turn bool) {
 	}
 }
 
-// waitsIn reports whether tasks of f wait in the lane of priority pr, and are not held back.
+// waitsIn reports whether tasks of f wait in priority pr to start, or behind those, and are not
+// held back.
 func (m *naiveScheduler) waitsIn(f int, pr Priority) bool {
 	return m.count(func(t *naiveItem) bool {
-		return t.in == inQueue && t.flow == f && t.pr == pr && !t.resuming && !t.placed && !m.heldBack(t)
+		return t.in == inQueue && t.flow == f && !m.heldBack(t) &&
+			slices.ContainsFunc(t.places(), func(p naivePlace) bool { return p.pr == pr && !p.resumes() })
 	}) > 0
 }
 
@@ -1399,9 +1457,9 @@ type flowLead struct{ ahead, least, most int64 }
 // forAnother reports whether x may pass w as it resumes, in the turn of one of its priority
 // that has not started: the exception of theorem 3.
 func (d *schedulerTrace) forAnother(x, w naivePlace) bool {
-	return x.resuming && slices.ContainsFunc(d.m.items, func(t naiveItem) bool {
+	return x.rank < 2 && slices.ContainsFunc(d.m.items, func(t naiveItem) bool {
 		return t.in == inQueue && slices.ContainsFunc(t.places(), func(u naivePlace) bool {
-			return u.pr == x.pr && !u.resuming && (u.n == w.n && u.arrival == w.arrival || d.m.before(u, w))
+			return u.pr == x.pr && u.rank > x.rank && (u.n == w.n && u.arrival == w.arrival || d.m.before(u, w))
 		})
 	})
 }
@@ -1484,7 +1542,7 @@ func (d *schedulerTrace) compare() error {
 			return fmt.Errorf("item %d is in place %d, want %d", t.n, h.place.in, t.in)
 		}
 	}
-	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.admission), d.walkSeconds(&s.queueSeconds), d.walkSeconds(&s.admissionSeconds), d.walkDue(&s.delayed), d.walkDue(&s.admissionDelayed), d.walkExiting(found))
+	return cmp.Or(d.walkQueue(&s.queue), d.walkQueue(&s.admission), d.walkSeconds(&s.queue), d.walkSeconds(&s.admission), d.walkDue(&s.delayed), d.walkDue(&s.admissionDelayed), d.walkExiting(found))
 }
 
 // walkQueue sees that q holds those that are to wait in it, in their order, and no other.
@@ -1495,7 +1553,7 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 		for e := range l.all() {
 			t := d.find(e)
 			switch {
-			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.resuming || !d.isLane(q, l, t):
+			case t == nil || t.in != q.in || t.pr != l.priority || t.resuming != l.kind.resumes() || !d.isLane(q, l, t):
 				return fmt.Errorf("lane %v of place %d holds %+v", l.laneKey, q.in, t)
 			case t.arrival <= last || e.order != d.order(t):
 				return fmt.Errorf("item %d has order %d, want %d", t.n, e.order, d.order(t))
@@ -1540,11 +1598,11 @@ func (d *schedulerTrace) isLane(q *priorityQueue, l *lane, t *naiveItem) bool {
 
 // walkSeconds is walkQueue for second places.
 func (d *schedulerTrace) walkSeconds(q *priorityQueue) error {
-	n := 0
-	if q.lanes == nil {
-		q.init()
-	}
-	for _, l := range q.sorted() {
+	n, held := 0, 0
+	for _, l := range q.filled() {
+		if !l.kind.second() {
+			continue
+		}
 		last := int64(0)
 		for e := range l.all() {
 			t := d.find(e)
@@ -1558,16 +1616,18 @@ func (d *schedulerTrace) walkSeconds(q *priorityQueue) error {
 			if !d.isLane(q, l, t) {
 				return fmt.Errorf("item %d has its second place in lane %v of another flow", t.n, l.laneKey)
 			}
-			if p := e.h.loan.second; t.second.pr != l.priority || t.second.resuming != l.resuming || e.order != order ||
+			if p := e.h.loan.second; t.second.pr != l.priority || t.second.rank != int(l.kind.rank()) || e.order != order ||
 				t.second.arrival <= last || p.lane != l || p.seg.slots[p.i].h != e.h || p.order() != order {
 				return fmt.Errorf("item %d has another second place in lane %v, want %+v", t.n, l.laneKey, t.second)
 			}
 			last = t.second.arrival
-			n++
+			if n++; d.m.heldBack(t) {
+				held++
+			}
 		}
 	}
-	if want := d.m.count(func(t *naiveItem) bool { return t.in == q.in && t.second.naiveItem != nil }); n != want || q.n+q.heldBack != want {
-		return fmt.Errorf("%d second places %d, counted %d, want %d", n, q.in, q.n, want)
+	if want := d.m.count(func(t *naiveItem) bool { return t.in == q.in && t.second.naiveItem != nil }); n != want || q.seconds != want-held {
+		return fmt.Errorf("%d second places %d, counted %d, want %d, %d of them held back", n, q.in, q.seconds, want, held)
 	}
 	return nil
 }
@@ -1686,7 +1746,7 @@ func (d *schedulerTrace) state(b []byte) []byte {
 		if p := t.second; p.naiveItem != nil {
 			put(int64(p.pr))
 			put(rank(t.in, p.arrival))
-			put(flags(p.resuming))
+			put(int64(p.rank))
 			if m.step > 0 {
 				put(p.at - m.now)
 			}
@@ -1711,14 +1771,16 @@ func (d *schedulerTrace) state(b []byte) []byte {
 			put(-1)
 		}
 	}
-	for _, q := range []*priorityQueue{&d.s.queue, &d.s.admission, &d.s.queueSeconds, &d.s.admissionSeconds} {
-		for _, l := range q.sorted() {
+	for _, q := range []*priorityQueue{&d.s.queue, &d.s.admission} {
+		lanes := q.filled()
+		slices.SortFunc(lanes, func(a, b *lane) int { return cmp.Compare(restriction(moreUrgent(b, a)), restriction(moreUrgent(a, b))) })
+		for _, l := range lanes {
 			for _, pos := range l.pos {
 				put(int64(pos))
 			}
 			if m.share > 0 && l.age != l.order() && l.pos[heapOld] >= 0 {
 				put(rank(q.in, l.age))
-				for _, o := range q.sorted() {
+				for _, o := range lanes {
 					put(int64(cmp.Compare(l.age, o.age)))
 				}
 			}
@@ -1740,13 +1802,21 @@ func (d *schedulerTrace) flowState(put func(int64)) {
 			}
 		}
 	}
+	for pr := range Priority(3) {
+		for resuming := range 2 {
+			for f := range len(m.flows) + 1 {
+				r := d.rounds[naiveShare{inQueue, pr, resuming == 1, f}]
+				put(int64(r.rivals)<<8 + int64(r.passed))
+			}
+		}
+	}
 	var tags []tag // that count
 	var ats []int64
 	for i := range m.items {
 		t := &m.items[i]
 		put(int64(t.flow)<<1 | int64(restriction(t.placed)))
 		if b := t.bounds; b.counts && !d.loans && !d.limits {
-			for _, n := range []int{b.older, b.flows, b.able, b.own, restriction(b.front), b.lanes, b.first} {
+			for _, n := range []int{b.older, b.flows, b.able, b.own} {
 				put(int64(n))
 			}
 		}
@@ -1754,9 +1824,9 @@ func (d *schedulerTrace) flowState(put func(int64)) {
 			continue
 		}
 		for _, p := range t.places() {
-			tags, ats = append(tags, m.tags[p.lane()]), append(ats, m.groups[p.lane().group()])
+			tags, ats = append(tags, m.tags[p.share()]), append(ats, m.groups[p.share().group()])
 			for kind := range 2 {
-				of := naiveTurn{p.in, p.second, kind, p.flow}
+				of := naiveTurn{p.in, kind, p.flow}
 				tags = append(tags, m.ring[of])
 				of.flow = 0
 				ats = append(ats, m.turns0[of])
@@ -1775,7 +1845,7 @@ func (d *schedulerTrace) flowState(put func(int64)) {
 		put(int64(m.policies[f-1].limit))
 		for kind := range 2 {
 			for _, in := range []waitsIn{inQueue, inAdmission} {
-				put(int64(m.own[naiveTurn{in, false, kind, f}]))
+				put(int64(m.own[naiveTurn{in, kind, f}]))
 			}
 		}
 		for _, n := range m.holders[f] {
@@ -1792,10 +1862,8 @@ func (d *schedulerTrace) flowState(put func(int64)) {
 		}
 		put(int64(f.lent))
 		put(f.queue.ringPlaces())
-		if f.others != nil {
-			for i := range f.others {
-				put(f.others[i].ringPlaces())
-			}
+		if f.door != nil {
+			put(f.door.ringPlaces())
 		}
 	}
 }
@@ -3000,7 +3068,7 @@ func benchmarkQueue(b *testing.B, q *priorityQueue, load queueLoad) {
 	order := int64(0)
 	push := func(pr Priority) {
 		order++
-		q.push(entry{f: f, order: order}, pr, false)
+		q.pushTask(entry{f: f, order: order}, pr, false)
 	}
 	for i := range load.waiting {
 		push(Priority(i % load.priorities))
@@ -3061,7 +3129,7 @@ func BenchmarkQueueFillAndDrain(b *testing.B) {
 			for b.Loop() {
 				for i := range load.waiting {
 					order++
-					q.push(entry{f: f, order: order}, Priority(i%load.priorities), false)
+					q.pushTask(entry{f: f, order: order}, Priority(i%load.priorities), false)
 				}
 				for range load.waiting {
 					q.pop(false)

@@ -111,7 +111,7 @@ type modelTask struct {
 type modelPlace struct {
 	t        *modelTask
 	priority taskpool.Priority
-	resuming bool  // goes before others of its priority
+	rank     int   // of its priority, those of less go first: 0 if it resumes, 1 if it has not started and was lent to, else 2
 	order    int64 // when it came
 	second   bool
 }
@@ -236,7 +236,7 @@ func (m *modelPool) key(pr taskpool.Priority, order int64) *big.Int {
 // before compares two places: the one that comes up first, but for a fair-share turn, is
 // less.
 func (m *modelPool) before(a, b *modelPlace) int {
-	byLane := cmp.Or(cmp.Compare(a.priority, b.priority), compareBool(b.resuming, a.resuming))
+	byLane := cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.rank, b.rank))
 	if m.step > 0 {
 		byLane = cmp.Or(m.key(a.priority, a.order).Cmp(m.key(b.priority, b.order)), cmp.Compare(a.order, b.order), byLane)
 	}
@@ -260,45 +260,36 @@ func compareBool(a, b bool) int {
 }
 
 // pick returns the place whose turn it is, nil if there is none, and whether there was a
-// choice: whether several lanes had tasks, or the first by the second places is another
-// than the first without.
+// choice: whether several lanes had tasks, other than those of both places of the same.
 func (m *modelPool) pick(waiting []*modelPlace, restricted bool, turn int) (best *modelPlace, choice bool) {
-	var own, lent, all []*modelPlace
+	var all []*modelPlace
+	var fronts []*modelPlace // of the lanes
 	for _, p := range waiting {
-		switch {
-		case restricted && m.less(p.priority):
+		if restricted && m.less(p.priority) {
 			continue
-		case p.second:
-			lent = append(lent, p)
-		default:
-			own = append(own, p)
 		}
 		all = append(all, p)
+		i := slices.IndexFunc(fronts, func(f *modelPlace) bool {
+			return f.priority == p.priority && f.rank == p.rank && f.second == p.second
+		})
+		if i < 0 {
+			fronts = append(fronts, p)
+		} else if p.order < fronts[i].order {
+			fronts[i] = p
+		}
 	}
 	if len(all) == 0 {
 		return nil, false
 	}
-	lanes := func(places []*modelPlace) bool {
-		return slices.ContainsFunc(places, func(p *modelPlace) bool {
-			return p.priority != places[0].priority || p.resuming != places[0].resuming
-		})
-	}
-	switch {
-	case len(own) == 0:
-		choice = lanes(lent)
-	case len(lent) == 0:
-		choice = lanes(own)
-	default:
-		choice = lanes(own) || slices.MinFunc(own, m.before).t != slices.MinFunc(lent, m.before).t
-	}
+	choice = len(fronts) > 2 || len(fronts) == 2 && fronts[0].t != fronts[1].t
 	if choice && m.share > 0 && turn == m.share-1 {
 		return slices.MinFunc(all, func(a, b *modelPlace) int { return cmp.Compare(a.order, b.order) }), choice
 	}
 	best = slices.MinFunc(all, m.before)
 	if m.step > 0 {
-		// Those that resume take the turn of others of their priority.
+		// Those that resume, or were lent to, take the turn of others of their priority.
 		for _, p := range all {
-			if p.resuming && p.priority == best.priority && (!best.resuming || m.compareAge(p, best) < 0) {
+			if p.priority == best.priority && (p.rank < best.rank || p.rank == best.rank && p.rank < 2 && m.compareAge(p, best) < 0) {
 				best = p
 			}
 		}
@@ -486,8 +477,8 @@ func (m *modelPool) leaveAdmission(t *modelTask) {
 
 // enter has t, which waits for room, be one of those that are due.
 func (m *modelPool) enter(t *modelTask) {
-	m.entering = append(m.entering, &modelPlace{t: t, priority: t.priority, order: m.nextOrder()})
-	m.entering = m.addSecond(m.entering, t, false)
+	m.entering = append(m.entering, &modelPlace{t: t, priority: t.priority, rank: 2, order: m.nextOrder()})
+	m.entering = m.addSecond(m.entering, t, 2)
 }
 
 func (m *modelPool) nextInAdmission() *modelTask {
@@ -629,8 +620,21 @@ func (m *modelPool) enqueue(t *modelTask) {
 // joinQueue puts t at the back, before those of its priority that have not started if it
 // resumes. By what it was lent it goes before these in any case, unless its quantum is over.
 func (m *modelPool) joinQueue(t *modelTask, resuming bool) {
-	m.queue = append(m.queue, &modelPlace{t: t, priority: t.priority, resuming: resuming, order: m.nextOrder()})
-	m.queue = m.addSecond(m.queue, t, resuming || t.state == taskpool.StateQueued)
+	p := &modelPlace{t: t, priority: t.priority, rank: 2, order: m.nextOrder()}
+	if resuming {
+		p.rank = 0
+	}
+	m.queue = append(m.queue, p)
+	m.queue = m.addSecond(m.queue, t, rankOfSecond(t, p.rank))
+}
+
+// rankOfSecond returns the rank of t's second place in the queue, given that of the first for
+// one that has started.
+func rankOfSecond(t *modelTask, rank int) int {
+	if t.state == taskpool.StateQueued {
+		return 1
+	}
+	return rank
 }
 
 func (m *modelPool) leaveQueue(t *modelTask) { m.queue = withoutPlaces(m.queue, t) }
@@ -680,7 +684,7 @@ func (m *modelPool) lend(a *modelAttempt) {
 		if a.doing == doingSubmit {
 			m.loans.places++
 			if !m.later(t) {
-				m.entering = m.addSecond(m.entering, t, false)
+				m.entering = m.addSecond(m.entering, t, 2)
 			}
 			return
 		}
@@ -688,7 +692,7 @@ func (m *modelPool) lend(a *modelAttempt) {
 			m.loans.passed++
 		}
 		if slices.Contains(m.inQueue(), t) {
-			m.queue = m.addSecond(m.queue, t, true)
+			m.queue = m.addSecond(m.queue, t, rankOfSecond(t, 0))
 		}
 		if a = t.attempt; a == nil {
 			return
@@ -700,11 +704,11 @@ func (m *modelPool) lend(a *modelAttempt) {
 // addSecond gives t, which has a place among waiting, a second one at the back of its
 // urgency, if that is not its priority. With aging it keeps the second place that it has if
 // that comes up no later, and by the same slots.
-func (m *modelPool) addSecond(waiting []*modelPlace, t *modelTask, resuming bool) []*modelPlace {
+func (m *modelPool) addSecond(waiting []*modelPlace, t *modelTask, rank int) []*modelPlace {
 	if t.urgency() == t.priority {
 		return waiting
 	}
-	p := &modelPlace{t: t, priority: t.urgency(), resuming: resuming, order: m.nextOrder(), second: true}
+	p := &modelPlace{t: t, priority: t.urgency(), rank: rank, order: m.nextOrder(), second: true}
 	is := func(p *modelPlace) bool { return p.t == t && p.second }
 	if i := slices.IndexFunc(waiting, is); i >= 0 && m.step > 0 {
 		old := waiting[i]
@@ -1035,7 +1039,7 @@ func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 	if t.awaited || t.attempt != nil && t.attempt.on != nil {
 		m.loans.raised++
 	}
-	resuming := slices.ContainsFunc(m.queue, func(p *modelPlace) bool { return p.t == t && !p.second && p.resuming })
+	resuming := slices.ContainsFunc(m.queue, func(p *modelPlace) bool { return p.t == t && !p.second && p.rank == 0 })
 	waits := slices.Contains(m.inQueue(), t)
 	m.leaveQueue(t)
 	t.priority = pr
