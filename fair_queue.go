@@ -1,10 +1,8 @@
 package taskpool
 
 import (
-	"cmp"
 	"container/heap"
 	"iter"
-	"slices"
 )
 
 // How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
@@ -21,8 +19,8 @@ import (
 // takes that flow's oldest task, whatever its priority. The flows are in a ring for that: a
 // heap for each kind of dispatch.
 //
-// While a flow is held back, its lanes are in no heap, but for those of tasks that hold a
-// place of it. They keep their tags.
+// While a flow is held back, its lanes are in no heap that a choice looks at, but for those of
+// tasks that hold a place of it. They keep their tags.
 //
 // Invariants, for every queue q:
 //
@@ -38,9 +36,9 @@ import (
 //   - The lanes of a flow in a group have the same tag. It is later than that of the group by no
 //     more than the flow's cost, and earlier only if they were held back or out of reach.
 //   - A flow is in the ring of a kind of dispatch if and only if fair is set and it has a lane
-//     in the heaps that such a dispatch can serve.
-//   - n is how many first places are in the lanes in the heaps, heldBack how many are in others.
-//   - holding is how many lanes are of tasks that hold a place.
+//     that such a dispatch can serve.
+//   - n is how many first places are in lanes that are not held back, heldBack how many are in
+//     others.
 
 // tagScale is the cost of a start in a flow of weight 1. Tags wrap around: they are
 // compared by their difference.
@@ -66,13 +64,9 @@ func (t tag) before(o tag) bool {
 
 // A laneFlow is what makes a lane one of several of its key.
 type laneFlow struct {
-	of    *flowLanes
+	set   *laneSet
 	group *laneGroup
 	tag   tag
-	// holder is set if the tasks of the lane hold a place of their flow, so that they are
-	// never held back.
-	holder bool
-	out    bool // the lane is held back: it is in no heap
 }
 
 // A laneGroup is the lanes of one groupKey that are not empty, if they are of several flows.
@@ -92,15 +86,13 @@ func (l *lane) groupKey() groupKey { return groupKey{l.priority, l.kind.resumes(
 
 // A flowLanes is what a flow has waiting in one queue.
 type flowLanes struct {
-	flow   *flow   // nil: the tasks without one
-	lanes  []*lane // those that are not empty, sorted by compareLanes; of a named flow only
-	filled [2]int  // how many lanes are not empty, by class
-	old    [2]ageHeap
-	ring   [2]ringPlace // by kind of dispatch, see restriction
-	own    [2]uint64    // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
-	held   bool         // its lanes are held back
-	heldI  int          // index in priorityQueue.heldFlows, if held
-	shown  int64        // the last order handed out when its lanes were last put back
+	flow    *flow        // nil: the tasks without one
+	open    laneSet      // of tasks that hold no place
+	holders *laneSet     // of tasks that hold a place, which are never held back; nil until there is one
+	ring    [2]ringPlace // by kind of dispatch, see restriction
+	own     [2]uint64    // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
+	heldI   int          // index in priorityQueue.heldFlows, if open is held back
+	shown   int64        // the last order handed out when its lanes were last put back
 }
 
 // A ringPlace is where a flow is in a ring.
@@ -122,76 +114,55 @@ func newFlowRing(kind int) flowRing {
 	}}
 }
 
-// An ageHeap is a heap of the lanes of one flow and one class. The one with the oldest front
-// is on top.
-type ageHeap []*lane
-
-func (h ageHeap) Len() int           { return len(h) }
-func (h ageHeap) Less(i, j int) bool { return h[i].age < h[j].age }
-func (h ageHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].pos[heapOld], h[j].pos[heapOld] = i, j
-}
-
-func (h *ageHeap) Push(x any) {
-	l := x.(*lane)
-	l.pos[heapOld] = len(*h)
-	*h = append(*h, l)
-}
-
-func (h *ageHeap) Pop() any {
-	last := len(*h) - 1
-	l := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	l.pos[heapOld] = -1
-	return l
-}
-
-// oldest returns the lane whose front has waited longest, nil if all are empty.
-// While a lane is in the heaps, its order only grows, so its age may lag behind;
-// it is brought up to date when the lane comes to the top. A dispatch makes at most
-// one lane lag, so this costs O(log lanes) per dispatch, and next to nothing if most
-// dispatches take from one lane.
-func (h *ageHeap) oldest() *lane {
-	for len(*h) > 0 {
-		l := (*h)[0]
-		if l.age == l.order() {
-			return l
-		}
-		l.age = l.order()
-		heap.Fix(h, 0)
-	}
-	return nil
-}
-
 // oldest returns the lane whose front has waited longest, of those that such a dispatch can
 // serve.
-func (f *flowLanes) oldest(restricted bool) *lane {
-	l := f.old[0].oldest()
-	if !restricted {
-		if o := f.old[1].oldest(); o != nil && (l == nil || o.age < l.age) {
-			l = o
+func (f *flowLanes) oldest(restricted bool) (l *lane) {
+	for s := range f.sets() {
+		if s.out {
+			continue
+		}
+		for class := range 2 - restriction(restricted) {
+			if o := s.old[class].oldest(); o != nil && (l == nil || o.age < l.age) {
+				l = o
+			}
 		}
 	}
 	return l
 }
 
-// inHeaps returns how many of f's lanes such a dispatch can serve. It is 0 without a fair share.
-func (f *flowLanes) inHeaps(restricted bool) int {
-	n := len(f.old[0])
-	if !restricted {
-		n += len(f.old[1])
+// sets returns the sets of f that there are.
+func (f *flowLanes) sets() iter.Seq[*laneSet] {
+	return func(yield func(*laneSet) bool) {
+		if yield(&f.open) && f.holders != nil {
+			yield(f.holders)
+		}
+	}
+}
+
+// reached returns how many of f's lanes such a dispatch can serve.
+func (f *flowLanes) reached(restricted bool) (n int) {
+	for s := range f.sets() {
+		if !s.out {
+			n += s.lanesIn(restricted)
+		}
 	}
 	return n
 }
 
 // waits returns how many lanes of f are not empty, of those that such a dispatch could serve
 // if they were not held back.
-func (f *flowLanes) waits(restricted bool) int {
-	n := f.filled[0]
+func (f *flowLanes) waits(restricted bool) (n int) {
+	for s := range f.sets() {
+		n += s.lanesIn(restricted)
+	}
+	return n
+}
+
+// lanesIn returns how many lanes of s are of the classes that such a dispatch can serve.
+func (s *laneSet) lanesIn(restricted bool) int {
+	n := int(s.filled[0])
 	if !restricted {
-		n += f.filled[1]
+		n += int(s.filled[1])
 	}
 	return n
 }
@@ -204,22 +175,6 @@ func (f *flow) cost() int64 {
 	return f.price
 }
 
-// compareLanes orders the lanes of one flow.
-func compareLanes(a *lane, k laneKey, holder bool) int {
-	return cmp.Or(cmp.Compare(a.priority, k.priority), cmp.Compare(a.kind, k.kind), compareFlags(a.flow.holder, holder))
-}
-
-// compareFlags orders false before true.
-func compareFlags(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
 // laneOf returns the lane of key k of flow f, which is nil for tasks without one, and makes it
 // if there is none. If holder is set, it is the one of tasks that hold a place of f. The
 // caller pushes a task to it.
@@ -228,16 +183,21 @@ func (q *priorityQueue) laneOf(f *flow, k laneKey, holder bool) *lane {
 		return q.lane(k)
 	}
 	fl := f.in(q)
-	i, found := slices.BinarySearchFunc(fl.lanes, k, func(l *lane, k laneKey) int { return compareLanes(l, k, holder) })
-	if found {
-		return fl.lanes[i]
+	s := &fl.open
+	if holder {
+		if fl.holders == nil {
+			fl.holders = &laneSet{of: fl}
+		}
+		s = fl.holders
 	}
-	if len(fl.lanes) == 0 {
-		q.beginNamed()
+	l := s.find(k)
+	if l == nil {
+		if fl.waits(false) == 0 {
+			q.beginNamed()
+		}
+		l = q.newFlowLane(k)
+		*l.flow = laneFlow{set: s}
 	}
-	l := q.newFlowLane(k)
-	*l.flow = laneFlow{of: fl, holder: holder, out: fl.held && !holder}
-	fl.lanes = slices.Insert(fl.lanes, i, l)
 	return l
 }
 
@@ -318,7 +278,15 @@ func (q *priorityQueue) owner(l *lane) *flowLanes {
 	if l.flow == nil {
 		return &q.plain
 	}
-	return l.flow.of
+	return l.flow.set.of
+}
+
+// set returns which set l is in.
+func (q *priorityQueue) set(l *lane) *laneSet {
+	if l.flow == nil {
+		return &q.plain.open
+	}
+	return l.flow.set
 }
 
 // beginFlowLane has l, which is not empty any more, join its group, if there is one, and wait
@@ -330,9 +298,9 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 			q.setRingTag(fl, kind)
 		}
 	}
-	fl.filled[class]++
-	if l.flow != nil && l.flow.holder {
-		q.holding++
+	s := q.set(l)
+	if s.filled[class]++; s.named() {
+		s.add(l)
 	}
 	k := l.groupKey()
 	g := q.groups[k]
@@ -356,7 +324,7 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 // joinGroup has l be one of g.
 func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
 	if l.flow == nil {
-		l.flow = &laneFlow{of: &q.plain}
+		l.flow = &laneFlow{set: &q.plain.open}
 		g.plain++
 	} else {
 		g.named++
@@ -375,7 +343,7 @@ func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
 // lanes.
 func (q *priorityQueue) nextTag(l *lane) tag {
 	q.tags++
-	return tag{l.flow.group.at + l.flow.of.flow.cost(), q.tags}
+	return tag{l.flow.group.at + l.flow.set.of.flow.cost(), q.tags}
 }
 
 // plainLanes returns the lanes in group k of tasks without a flow that are not empty.
@@ -403,12 +371,12 @@ func (q *priorityQueue) siblings(l *lane) iter.Seq[*lane] {
 		return q.plainLanes(l.groupKey())
 	}
 	return func(yield func(*lane) bool) {
-		k := l.groupKey()
-		i, _ := slices.BinarySearchFunc(fl.lanes, k, func(o *lane, k groupKey) int {
-			return cmp.Or(cmp.Compare(o.priority, k.priority), compareFlags(k.resuming, o.kind.resumes()))
-		})
-		for i < len(fl.lanes) && fl.lanes[i].groupKey() == k && yield(fl.lanes[i]) {
-			i++
+		for s := range fl.sets() {
+			for _, o := range s.shares(l.groupKey()) {
+				if !yield(o) {
+					return
+				}
+			}
 		}
 	}
 }
@@ -420,23 +388,22 @@ func (q *priorityQueue) setRingTag(fl *flowLanes, kind int) {
 
 // endFlowLane is called when l is empty and in no heap.
 func (q *priorityQueue) endFlowLane(l *lane) {
-	fl := q.owner(l)
-	fl.filled[q.class(l)]--
+	fl, s := q.owner(l), q.set(l)
+	s.filled[q.class(l)]--
 	if l.flow != nil {
 		g, k := l.flow.group, l.groupKey()
 		if fl.flow == nil {
 			l.flow = nil
 			g.plain--
 		} else {
-			if g.named--; l.flow.holder {
-				q.holding--
-			}
+			g.named--
 			q.forgetFlowLane(l)
 		}
 		if g.named == 0 && g.plain == 0 {
 			q.forgetGroup(k, g)
 		}
 	}
+	q.updateRing(fl)
 	q.endFair()
 }
 
@@ -449,15 +416,15 @@ func (q *priorityQueue) forgetGroup(k groupKey, g *laneGroup) {
 
 // forgetFlowLane takes l, which is empty, from its flow, which is a named one.
 func (q *priorityQueue) forgetFlowLane(l *lane) {
-	fl := l.flow.of
-	i, _ := slices.BinarySearchFunc(fl.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, l.flow.holder) })
-	fl.lanes = shrunk(slices.Delete(fl.lanes, i, i+1))
+	s := l.flow.set
+	s.remove(l)
+	q.updateFaces(s)
 	*l.flow = laneFlow{}
 	if q.nFreeLanes < keptLanes {
 		l.nextFree, q.freeLanes = q.freeLanes, l
 		q.nFreeLanes++
 	}
-	if len(fl.lanes) == 0 {
+	if s.of.waits(false) == 0 {
 		q.named--
 	}
 }
@@ -469,7 +436,7 @@ func (q *priorityQueue) updateRing(fl *flowLanes) {
 	}
 	for kind := range q.rings {
 		r, p := &q.rings[kind], &fl.ring[kind]
-		switch in := q.fair && fl.inHeaps(kind == 1) > 0; {
+		switch in := q.fair && fl.reached(kind == 1) > 0; {
 		case in && p.pos < 0:
 			r.add(fl)
 		case !in && p.pos >= 0:
@@ -494,7 +461,7 @@ func (q *priorityQueue) turnOf(restricted bool) *lane {
 // ownTurn returns the lane of the oldest task of l's flow, if the flow has a limit and that
 // task's turn among its own has come, or else l.
 func (q *priorityQueue) ownTurn(l *lane, restricted bool) *lane {
-	if fl := l.flow.of; q.share > 0 && fl.limited() && fl.own[restriction(restricted)]+1 >= q.share {
+	if fl := l.flow.set.of; q.share > 0 && fl.limited() && fl.own[restriction(restricted)]+1 >= q.share {
 		return fl.oldest(restricted)
 	}
 	return l
@@ -526,9 +493,8 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 		}
 		next := q.nextTag(l)
 		for o := range q.siblings(l) {
-			if o.flow.tag = next; !o.flow.out { // one after the other: a heap bears one change at a time
-				o.class.lead.fix(o)
-			}
+			o.flow.tag = next
+			q.reorder(o) // one after the other: a heap bears one change at a time
 		}
 		if g.named == 0 {
 			for o := range q.siblings(l) {
@@ -537,7 +503,7 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 			q.forgetGroup(l.groupKey(), g)
 		}
 	}
-	if q.share > 0 && fl.limited() && fl.inHeaps(restricted) > 1 {
+	if q.share > 0 && fl.limited() && fl.reached(restricted) > 1 {
 		fl.own[kind] = (fl.own[kind] + 1) % q.share
 	}
 	if q.named == 0 {
@@ -545,55 +511,11 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 	}
 }
 
-// holdBack takes the lanes of fl out of the heaps if held is set, and puts them back if it is
-// not. Those of tasks that hold a place stay.
-func (q *priorityQueue) holdBack(fl *flowLanes, held bool) {
-	if fl.held == held {
-		return
-	}
-	if fl.held = held; held {
-		fl.heldI = len(q.heldFlows)
-		q.heldFlows = append(q.heldFlows, fl)
-	} else {
-		last := len(q.heldFlows) - 1
-		o := q.heldFlows[last]
-		q.heldFlows[fl.heldI], o.heldI = o, fl.heldI
-		q.heldFlows[last] = nil
-		q.heldFlows = shrunk(q.heldFlows[:last])
-	}
-	for _, l := range fl.lanes {
-		if l.flow.holder {
-			continue
-		}
-		n, queued := l.n, l.n-l.parked
-		if l.flow.out = held; held {
-			q.hide(l)
-			n, queued = -n, -queued
-		} else {
-			q.show(l)
-		}
-		if l.kind.second() {
-			q.seconds += n
-			continue
-		}
-		q.n += n
-		q.heldBack -= n
-		q.heldQueued -= queued
-		if q.reserve != nil {
-			l.class.n += n
-			l.class.queued += queued
-		}
-	}
-	q.updateRing(fl)
-}
-
 // mostUrgentHeldBack returns what the most urgent task of f that is held back counts as, false
 // if none is.
 func (f *flowLanes) mostUrgentHeldBack() (Priority, bool) {
-	for _, l := range f.lanes {
-		if l.flow.out {
-			return l.priority, true
-		}
+	if !f.open.out || len(f.open.lanes) == 0 {
+		return 0, false
 	}
-	return 0, false
+	return f.open.lanes[0].priority, true
 }

@@ -13,7 +13,7 @@ import (
 // At most limit tasks of a flow hold a place of it, from the start of an attempt to its end,
 // in Yield and Block too. A task that waits for another or for room gives its place back, and
 // needs one again to go on. While all places are held, the flow is held back: those of its
-// tasks that wait and hold none wait in lanes that are in no heap, see holdBack. So they
+// tasks that wait and hold none wait in lanes that are in no heap, see priorityQueue.hold. So they
 // delay nobody, take no room, and Yield does not give way to them. They lend their urgency to
 // those that hold a place.
 //
@@ -69,13 +69,13 @@ func (f *flow) in(q *priorityQueue) *flowLanes {
 		f.door = &flowLanes{}
 		f.door.init(f)
 	}
-	q.holdBack(f.door, f.full)
+	q.hold(f.door, f.full)
 	return f.door
 }
 
 // init has f be that of flow of.
 func (f *flowLanes) init(of *flow) {
-	f.flow = of
+	f.flow, f.open.of = of, f
 	for kind := range f.ring {
 		f.ring[kind].pos = -1
 	}
@@ -172,7 +172,7 @@ func (s *scheduler) leaveFlow(h *Handle) {
 		s.flows, s.mostFlows = flows, len(flows)
 	}
 	if s.nFreeFlows < keptLanes {
-		*f = flow{next: s.freeFlows, queue: flowLanes{lanes: f.queue.lanes, old: f.queue.old}, holders: f.holders}
+		*f = flow{next: s.freeFlows, queue: flowLanes{open: laneSet{lanes: f.queue.open.lanes, old: f.queue.open.old}}, holders: f.holders}
 		s.freeFlows = f
 		s.nFreeFlows++
 	}
@@ -305,7 +305,7 @@ func (s *scheduler) placesChanged(f *flow) {
 	}
 	if held := f.limit > 0 && f.places >= f.limit; held != f.held {
 		f.held = held
-		s.queue.holdBack(&f.queue, held)
+		s.queue.hold(&f.queue, held)
 		f.queue.shown = s.seq
 		n := 1
 		if held {
@@ -419,7 +419,7 @@ func (s *scheduler) roomChanged(f *flow) {
 		return
 	}
 	if f.full = full; f.door != nil {
-		s.admission.holdBack(f.door, full)
+		s.admission.hold(f.door, full)
 	}
 }
 
@@ -429,7 +429,7 @@ func (s *scheduler) flowRoom(f *flow) bool {
 	if !f.full {
 		return true
 	}
-	if f.held || f.door != nil && len(f.door.lanes) > 0 {
+	if f.held || f.door != nil && f.door.waits(false) > 0 {
 		return false
 	}
 	free := s.slots - s.held
@@ -445,7 +445,7 @@ func (s *scheduler) takeShed(pr Priority, f *flow) (entry, Priority, bool) {
 	if f == nil || !f.full {
 		return s.queue.takeShed(pr, f)
 	}
-	for _, l := range slices.Backward(f.queue.lanes) {
+	for _, l := range slices.Backward(f.queue.open.lanes) {
 		switch {
 		case l.priority <= pr:
 			return entry{}, 0, false
@@ -468,8 +468,8 @@ func (l *lane) outstays(q *priorityQueue, f *flow) bool {
 		if o := q.lanes[l.laneKey]; o != nil {
 			have = int64(o.fresh)
 		}
-	} else if i, ok := slices.BinarySearchFunc(f.queue.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, false) }); ok {
-		have = int64(f.queue.lanes[i].fresh)
+	} else if o := f.queue.open.find(l.laneKey); o != nil {
+		have = int64(o.fresh)
 	}
 	return int64(l.fresh-1)*fl.flow.cost() >= (have+1)*f.cost()
 }

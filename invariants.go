@@ -237,15 +237,14 @@ func (p *Pool) checkDispatchLocked() error {
 		return errors.New("a task on its way out waits while a slot is free")
 	}
 	queued, asking := [2]int{}, 0
-	for i := range p.sched.queue.classes {
-		for _, l := range p.sched.queue.classes[i].lead.items {
-			if l.kind.second() {
-				continue
-			}
-			queued[i] += l.n - l.parked
-			if i == 0 || !restricted {
-				asking += l.parked
-			}
+	for _, l := range p.sched.queue.filled() {
+		if l.kind.second() || p.sched.queue.set(l).out {
+			continue
+		}
+		class := p.sched.queue.class(l)
+		queued[class] += l.n - l.parked
+		if class == 0 || !restricted {
+			asking += l.parked
 		}
 	}
 	promoted := p.sched.promoted

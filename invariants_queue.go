@@ -15,9 +15,9 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 	if err := q.checkHeaps(deep); err != nil {
 		return 0, err
 	}
-	filled, n, queued := [2]int{}, [2]int{}, [2]int{}
+	filled, faces, n, queued := [2]int{}, [2]int{}, [2]int{}, [2]int{}
 	for _, l := range q.allLanes() {
-		k, out := l.laneKey, l.flow != nil && l.flow.out
+		k, out := l.laneKey, q.set(l).out
 		if err := l.check(); err != nil {
 			return 0, fmt.Errorf("lane %v: %w", k, err)
 		}
@@ -28,8 +28,10 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		if l.class != &q.classes[class] {
 			return 0, fmt.Errorf("lane %v is in the wrong class", k)
 		}
-		if l.n > 0 && !out {
-			filled[class]++
+		if s := q.set(l); l.n > 0 && !out {
+			if filled[class]++; !s.named() || s.face[class] == l {
+				faces[class]++
+			}
 		}
 		if k.kind.second() {
 			continue // see checkSeconds
@@ -67,9 +69,12 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 		if c.n != n[i] || c.queued != queued[i] {
 			return 0, fmt.Errorf("class %d counts %d tasks, %d of them not parked, found %d and %d", i, c.n, c.queued, n[i], queued[i])
 		}
+		if c.lanes != filled[i] {
+			return 0, fmt.Errorf("class %d counts %d lanes, want %d", i, c.lanes, filled[i])
+		}
 		for _, h := range []*laneHeap{&c.lead, &c.keyed} {
-			if !h.off && len(h.items) != filled[i] {
-				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.items), filled[i])
+			if !h.off && len(h.items) != faces[i] {
+				return 0, fmt.Errorf("heap %d of class %d has %d lanes, want %d", h.id, i, len(h.items), faces[i])
 			}
 		}
 		if q.share > 0 && q.turn[i] >= q.share {
@@ -82,7 +87,7 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 // checkHeaps returns what is wrong with q, if anything. For the lanes themselves see
 // lane.check.
 func (q *priorityQueue) checkHeaps(deep bool) error {
-	total, seconds, empty, waiting, waitingSecond := 0, 0, 0, 0, 0
+	total, seconds, empty, waiting, waitingSecond, hidden := 0, 0, 0, 0, 0, 0
 	for pr, l := range q.lanes {
 		if l.laneKey != pr {
 			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
@@ -91,12 +96,12 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 	held, heldQueued := 0, 0
 	for _, l := range q.allLanes() {
 		pr := l.laneKey
-		if l.flow != nil && l.flow.out {
+		if q.set(l).out {
 			if !l.kind.second() {
 				held, heldQueued = held+l.n, heldQueued+l.n-l.parked
 			}
 			for id, pos := range l.pos {
-				if pos != -1 {
+				if pos != -1 && id != heapOld {
 					return fmt.Errorf("lane %v is held back and in heap %d", pr, id)
 				}
 			}
@@ -107,6 +112,9 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			waitingSecond += min(l.n, 1)
 		} else {
 			total += l.n
+		}
+		if s := q.set(l); s.named() && s.face[q.class(l)] != l {
+			hidden++
 		}
 		if l.n == 0 {
 			empty++
@@ -122,6 +130,10 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &q.spare} {
 			switch i := l.pos[h.id]; {
 			case h.off || h == &q.spare && l.kind.second():
+			case h.id == heapLead && q.set(l).named() && q.set(l).face[q.class(l)] != l:
+				if i != -1 {
+					return fmt.Errorf("lane %v is not the face of its set and in heap %d", pr, h.id)
+				}
 			case l.n == 0 && i != -1:
 				return fmt.Errorf("lane %v is empty and in heap %d", pr, h.id)
 			case l.n > 0 && (i < 0 || i >= len(h.items) || h.items[i] != l):
@@ -157,8 +169,11 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			}
 		}
 		want := waiting
-		if id == heapSpare {
+		switch id {
+		case heapSpare:
 			want -= waitingSecond
+		case heapLead:
+			want -= hidden
 		}
 		if !off && lanes != want || off && lanes != 0 {
 			return fmt.Errorf("heap %d has %d lanes, want %d", id, lanes, want)
@@ -197,9 +212,9 @@ func (q *priorityQueue) checkFair() error {
 		fl *flowLanes
 		g  *laneGroup
 	}
-	holding, tags := 0, map[share]tag{}
-	groups, owners := map[*laneGroup]inGroup{}, map[*flowLanes][2]int{&q.plain: {}}
-	shown := map[*flowLanes][2]int{}
+	tags := map[share]tag{}
+	groups, owners := map[*laneGroup]inGroup{}, map[*laneSet][]*lane{&q.plain.open: nil}
+	flows := map[*flowLanes]bool{&q.plain: true}
 	for _, l := range q.allLanes() {
 		if l.n == 0 {
 			if l.flow != nil {
@@ -207,22 +222,10 @@ func (q *priorityQueue) checkFair() error {
 			}
 			continue
 		}
-		fl := q.owner(l)
-		n := owners[fl]
-		n[q.class(l)]++
-		owners[fl] = n
-		if l.flow == nil || !l.flow.out {
-			n := shown[fl]
-			n[q.class(l)]++
-			shown[fl] = n
-		}
-		if fl != &q.plain {
-			if i, ok := slices.BinarySearchFunc(fl.lanes, l.laneKey, func(o *lane, k laneKey) int { return compareLanes(o, k, l.flow.holder) }); !ok || fl.lanes[i] != l {
-				return fmt.Errorf("lane %v of flow %q is not in its list", l.laneKey, fl.flow.name)
-			}
-			if l.flow.out != (fl.held && !l.flow.holder) {
-				return fmt.Errorf("lane %v of flow %q is held back: %t", l.laneKey, fl.flow.name, l.flow.out)
-			}
+		fl, s := q.owner(l), q.set(l)
+		flows[fl] = true
+		if owners[s] = append(owners[s], l); s != &fl.open && s != fl.holders || s.of != fl {
+			return fmt.Errorf("lane %v is in a set that is not of its flow", l.laneKey)
 		}
 		if l.flow == nil {
 			if q.groups[l.groupKey()] != nil {
@@ -231,9 +234,6 @@ func (q *priorityQueue) checkFair() error {
 			continue
 		}
 		g := l.flow.group
-		if l.flow.holder {
-			holding++
-		}
 		if t, has := tags[share{fl, g}]; has && t != l.flow.tag {
 			return fmt.Errorf("lane %v has another tag than those of its flow", l.laneKey)
 		}
@@ -260,34 +260,57 @@ func (q *priorityQueue) checkFair() error {
 			return fmt.Errorf("a group counts %d lanes of named flows and %d others, found %+v", g.named, g.plain, in)
 		}
 	}
-	if holding != q.holding {
-		return fmt.Errorf("%d lanes are of tasks that hold a place, found %d", q.holding, holding)
+	if q.named != len(flows)-1 || len(groups) > 0 && !q.fair {
+		return fmt.Errorf("%d named flows wait, found %d; fair %t", q.named, len(flows)-1, q.fair)
 	}
-	if q.named != len(owners)-1 || len(groups) > 0 && !q.fair {
-		return fmt.Errorf("%d named flows wait, found %d; fair %t", q.named, len(owners)-1, q.fair)
+	for s, lanes := range owners {
+		if err := q.checkSet(s, lanes); err != nil {
+			return err
+		}
 	}
-	for fl, n := range owners {
-		if fl.filled != n {
-			return fmt.Errorf("a flow has %d lanes, counted %d", n, fl.filled)
-		}
-		for class, n := range shown[fl] {
-			if q.share > 0 && len(fl.old[class]) != n {
-				return fmt.Errorf("a flow has %d lanes in the heaps, and %d by age", n, len(fl.old[class]))
-			}
-			for i, l := range fl.old[class] {
-				if l.pos[heapOld] != i || q.class(l) != class || q.owner(l) != fl || i > 0 && fl.old[class].Less(i, (i-1)/2) {
-					return fmt.Errorf("lane %v is not where it should be by age", l.laneKey)
-				}
-			}
-		}
+	for fl := range flows {
 		for kind, p := range fl.ring {
-			in := q.share > 0 && q.fair && fl.inHeaps(kind == 1) > 0
+			in := q.share > 0 && q.fair && fl.reached(kind == 1) > 0
 			if in != (p.pos >= 0) || in && q.rings[kind].items[p.pos] != fl {
 				return fmt.Errorf("a flow is in ring %d: %t, at %d", kind, in, p.pos)
 			}
 			if in && p.pos > 0 && q.rings[kind].Less(p.pos, (p.pos-1)/2) {
 				return fmt.Errorf("ring %d is out of order", kind)
 			}
+		}
+	}
+	return nil
+}
+
+// checkSet returns what is wrong with s, which is to have these lanes, if anything.
+func (q *priorityQueue) checkSet(s *laneSet, lanes []*lane) error {
+	want := laneSet{}
+	for _, l := range lanes {
+		class := q.class(l)
+		want.filled[class]++
+		if first := want.face[class]; !s.out && s.named() && (first == nil || moreUrgent(l, first)) {
+			want.face[class] = l
+		}
+		if q.share > 0 {
+			if i := l.pos[heapOld]; i < 0 || i >= len(s.old[class]) || s.old[class][i] != l || s.old[class].Less(i, (i-1)/2) && i > 0 {
+				return fmt.Errorf("lane %v is not where it should be by age", l.laneKey)
+			}
+		}
+		if !s.named() {
+			continue
+		}
+		want.count(l, class, true, int32(l.parked))
+		want.count(l, class, false, int32(l.n-l.parked))
+		if s.find(l.laneKey) != l {
+			return fmt.Errorf("lane %v of flow %q is not in its list", l.laneKey, s.of.flow.name)
+		}
+	}
+	if s.filled != want.filled || s.face != want.face || s.n != want.n || s.parked != want.parked || s.seconds != want.seconds || s.named() && len(s.lanes) != len(lanes) {
+		return fmt.Errorf("a set is %+v, want %+v", *s, want)
+	}
+	for class := range s.old {
+		if q.share > 0 && len(s.old[class]) != int(s.filled[class]) {
+			return fmt.Errorf("a set has %d lanes, and %d by age", s.filled[class], len(s.old[class]))
 		}
 	}
 	return nil
@@ -301,7 +324,7 @@ func (s *scheduler) checkFlows() error {
 		all = append(all, s.plainFlow)
 	}
 	for _, f := range all {
-		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.held != held {
+		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.open.out != held {
 			return fmt.Errorf("flow %q, with %d of %d places held, is held back: %t", f.name, f.places, f.limit, f.held)
 		}
 		if len(f.exits) > 0 && !f.held {
@@ -416,14 +439,14 @@ func (s *scheduler) checkSeconds() error {
 			if k := second.lane.kind; !k.second() || (k == kindLent) != (h.state == StateQueued && q == &s.queue) || h.place.lane.kind == kindResuming && !k.resumes() {
 				return fmt.Errorf("task %d is in lanes %v and %v", h.id, h.place.lane.laneKey, second.lane.laneKey)
 			}
-			if second.lane.flow == nil || !second.lane.flow.out {
+			if !q.set(second.lane).out {
 				n++
 			}
 			if pr := second.lane.priority; second.in != q.in || pr < h.urgency() || pr >= h.priority ||
 				s.lessUrgent(pr) != s.lessUrgent(h.urgency()) || pr != h.urgency() && !s.aging {
 				return fmt.Errorf("task %d counts as %d, and its second place is in lane %v", h.id, h.urgency(), second.lane.laneKey)
 			}
-			if q == &s.queue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) && (second.lane.flow == nil || !second.lane.flow.out) {
+			if q == &s.queue && s.lessUrgent(h.priority) && !s.lessUrgent(second.lane.priority) && !q.set(second.lane).out {
 				if h.state == StateQueued {
 					promoted[0]++
 				} else {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"iter"
 	"math"
+	"slices"
 )
 
 // A lane is a FIFO queue of the waiting tasks with one laneKey.
@@ -103,18 +104,24 @@ func (l *lane) unlink(s *segment) {
 	}
 }
 
-// waiting returns how many entries of priority pr or more urgent are in c, up to more than
-// enough. It looks at no more lanes than that.
-func (c *laneClass) waiting(pr Priority, enough int) int { return c.waitingBelow(0, pr, enough) }
+// waiting returns how many entries of priority pr or more urgent are in a class, up to more
+// than enough. It looks at no more lanes than that.
+func (q *priorityQueue) waiting(class int, pr Priority, enough int) int {
+	return q.waitingBelow(class, 0, pr, enough)
+}
 
 // waitingBelow is waiting for the part of the heap below index i.
-func (c *laneClass) waitingBelow(i int, pr Priority, enough int) int {
-	if i >= len(c.lead.items) || c.lead.items[i].priority > pr {
+func (q *priorityQueue) waitingBelow(class, i int, pr Priority, enough int) int {
+	lead := q.classes[class].lead.items
+	if i >= len(lead) || lead[i].priority > pr {
 		return 0 // nor is any below it
 	}
-	n := c.lead.items[i].n
+	n := lead[i].n
+	if s := q.set(lead[i]); s.named() {
+		n = s.waiting(q, class, pr, enough)
+	}
 	for child := 2*i + 1; child <= 2*i+2 && n <= enough; child++ {
-		n += c.waitingBelow(child, pr, enough-n)
+		n += q.waitingBelow(class, child, pr, enough-n)
 	}
 	return n
 }
@@ -131,7 +138,7 @@ func (q *priorityQueue) reach(restricted bool) []laneClass {
 func top(classes []laneClass, aging bool) (l *lane, lanes int) {
 	for i := range classes {
 		c := &classes[i]
-		lanes += len(c.lead.items)
+		lanes += c.lanes
 		switch {
 		case len(c.lead.items) == 0:
 		case aging:
@@ -186,6 +193,91 @@ func (h *laneHeap) fix(l *lane) {
 }
 
 func (h *laneHeap) shrink() { h.items = append([]*lane(nil), h.items...) }
+
+// enter puts l, which was empty, into the heaps, unless it is held back.
+func (q *priorityQueue) enter(l *lane) {
+	if !q.fair {
+		q.plain.open.filled[q.class(l)]++
+	} else {
+		q.beginFlowLane(l)
+	}
+	l.age = l.order()
+	s := q.set(l)
+	if q.share > 0 {
+		heap.Push(&s.old[q.class(l)], l)
+	}
+	if s.out {
+		return
+	}
+	l.class.lanes++
+	q.showSpare(l, true)
+	if s.named() {
+		q.updateFaces(s)
+	} else {
+		l.class.lead.add(l)
+		if q.step > 0 {
+			l.key = q.key(l)
+			l.class.keyed.add(l)
+		}
+	}
+	if q.fair {
+		q.updateRing(s.of)
+	}
+}
+
+// leave takes l, which is empty now, out of the heaps, and forgets it if it is of a named
+// flow, or enough empty lanes are kept.
+func (q *priorityQueue) leave(l *lane) {
+	s := q.set(l)
+	if q.share > 0 {
+		heap.Remove(&s.old[q.class(l)], l.pos[heapOld])
+	}
+	if !s.out {
+		l.class.lanes--
+		q.showSpare(l, false)
+	}
+	if s.named() {
+		q.endFlowLane(l)
+		return
+	}
+	l.class.lead.drop(l)
+	l.class.keyed.drop(l)
+	if !q.fair {
+		s.filled[q.class(l)]--
+	} else {
+		q.endFlowLane(l)
+	}
+	waiting := q.plain.waits(false)
+	if len(q.lanes)-waiting <= keptLanes {
+		return
+	}
+	delete(q.lanes, l.laneKey)
+	*q.recently(l.laneKey) = nil
+	if q.peak > 16*keptLanes && waiting < keptLanes {
+		q.shrink()
+	}
+}
+
+// shrink rebuilds the map and the heaps, without the empty lanes, as they never give
+// back the memory for the largest number of lanes they have held.
+func (q *priorityQueue) shrink() {
+	lanes := q.lanes
+	q.lanes, q.peak = make(map[laneKey]*lane), 0
+	for k, l := range lanes {
+		if l.n > 0 {
+			q.lanes[k] = l
+			q.peak++
+		}
+	}
+	q.makeRecent(leastRecent)
+	q.spare.shrink()
+	for i := range q.classes {
+		c := &q.classes[i]
+		c.lead.shrink()
+		c.keyed.shrink()
+		q.plain.open.old[i] = slices.Clone(q.plain.open.old[i])
+	}
+}
 
 // A segment is a run of slots of a lane. A slot is cleared as soon as its task is
 // taken, so that a finished task's closure is garbage; a task removed from the

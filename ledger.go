@@ -172,7 +172,7 @@ func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
 // since Pool.epoch.
 func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
 	if l.flow != nil {
-		return c.waitSince(l, l.flow.of.shown, now)
+		return c.waitSince(l, l.flow.set.of.shown, now)
 	}
 	return c.wholeWait(l, now)
 }

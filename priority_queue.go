@@ -1,7 +1,6 @@
 package taskpool
 
 import (
-	"container/heap"
 	"iter"
 	"slices"
 	"time"
@@ -41,7 +40,6 @@ type priorityQueue struct {
 	plain      flowLanes
 	fair       bool // flows make a difference
 	named      int  // how many named flows wait
-	holding    int  // lanes of tasks that hold a place of their flow
 	groups     map[groupKey]*laneGroup
 	mostGroups int // the largest number of groups that the map has held
 	spareGroup *laneGroup
@@ -72,7 +70,8 @@ type priorityQueue struct {
 type laneClass struct {
 	n      int      // waiting tasks, but for those held back; like queued counted only if there is a reservation
 	queued int      // how many of these are not parked
-	lead   laneHeap // the most urgent lane on top
+	lanes  int      // that are not empty, but for those held back
+	lead   laneHeap // the most urgent lane on top; of named flows only the faces, see laneSet
 	keyed  laneHeap // the lane with the least key on top; used with aging, in place of lead
 }
 
@@ -97,7 +96,7 @@ func (q *priorityQueue) init() {
 		c.lead = newLaneHeap(heapLead, moreUrgent, false)
 		c.keyed = newLaneHeap(heapKeyed, keyFirst, q.step == 0)
 	}
-	q.plain.ring = [2]ringPlace{{pos: -1}, {pos: -1}}
+	q.plain.init(nil)
 	q.spare = newLaneHeap(heapSpare, spareFirst, !q.shed)
 }
 
@@ -152,7 +151,7 @@ func (l *lane) length() int64 {
 	if l.flow == nil {
 		return 0 // the only one of its priority
 	}
-	return int64(l.fresh) * l.flow.of.flow.cost()
+	return int64(l.fresh) * l.flow.set.of.flow.cost()
 }
 
 // push puts e at the back of the lane of its flow and of key k. Orders must not decrease from
@@ -193,13 +192,27 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	}
 }
 
+// reorder restores the heap lead after the tag or the front of l has changed.
+func (q *priorityQueue) reorder(l *lane) {
+	if s := q.set(l); s.named() {
+		q.updateFaces(s)
+	} else {
+		l.class.lead.fix(l)
+	}
+}
+
 // counted counts e, which has come into l if n is 1, or was taken from it if n is -1.
 func (q *priorityQueue) counted(l *lane, e entry, n int) {
 	parked := e.parked()
 	if parked {
 		l.parked += n
 	}
-	switch out := l.flow != nil && l.flow.out; {
+	out := false
+	if s := q.set(l); s.named() {
+		out = s.out
+		s.count(l, q.class(l), parked, int32(n))
+	}
+	switch {
 	case l.kind.second():
 		if !out {
 			q.seconds += n
@@ -269,7 +282,7 @@ func (q *priorityQueue) makeRecent(n int) {
 func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	classes := q.reach(restricted)
 	l, lanes := top(classes, q.step > 0)
-	choice = lanes > 2 || lanes == 2 && (q.seconds == 0 || !sameFront(classes))
+	choice = lanes > 2 || lanes == 2 && (q.seconds == 0 || !q.sameFront(restricted))
 	switch {
 	case choice && q.turnDue(restricted):
 		l = q.turnOf(restricted)
@@ -281,19 +294,16 @@ func (q *priorityQueue) next(restricted bool) (l *lane, choice bool) {
 	return l, choice
 }
 
-// sameFront reports whether the lanes of classes, which are two, are those of both places of
-// the same task.
-func sameFront(classes []laneClass) bool {
-	var h *Handle
-	for i := range classes {
-		for _, l := range classes[i].lead.items {
-			if h != nil {
-				return h == l.front().h
-			}
-			h = l.front().h
-		}
+// sameFront reports whether the lanes that such a dispatch can serve, which are two, begin with
+// the same task, by its first and its second place.
+func (q *priorityQueue) sameFront(restricted bool) bool {
+	l, _ := top(q.reach(restricted), false)
+	h := l.front().h
+	if h == nil || h.loan == nil || h.loan.second.lane == nil {
+		return false
 	}
-	return false
+	first, second := h.place.lane, h.loan.second.lane
+	return first.front().h == h && second.front().h == h && (!restricted || q.class(first) == 0 && q.class(second) == 0)
 }
 
 // firstOfPriority returns the lane that goes before l, or l: with aging, too, tasks that
@@ -378,7 +388,7 @@ func (q *priorityQueue) skip(l *lane, n int) {
 	l.n -= n
 	l.fresh -= n
 	q.n -= n
-	if q.share > 0 && len(q.classes[0].lead.items)+len(q.classes[1].lead.items) > 1 {
+	if q.share > 0 && q.classes[0].lanes+q.classes[1].lanes > 1 {
 		q.turn[0] += uint64(n)
 	}
 	if s.live == 0 {
@@ -472,9 +482,9 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 			}
 		}
 	}
-	if wasFront && l.pos[heapLead] >= 0 {
-		if q.seconds > 0 || q.holding > 0 { // there may be another lane of its kind, and then their fronts decide
-			l.class.lead.fix(l)
+	if wasFront {
+		if q.seconds > 0 || q.owner(l).holders != nil { // of two lanes of its kind the fronts decide
+			q.reorder(l)
 		}
 		if q.step > 0 {
 			l.key = q.key(l)
@@ -496,96 +506,6 @@ func (q *priorityQueue) keyOf(order int64, pr Priority) int64 {
 	return addSaturating(order, mulSaturating(int64(pr), int64(q.step)))
 }
 
-// enter puts l, which was empty, into the heaps, unless it is held back.
-func (q *priorityQueue) enter(l *lane) {
-	if !q.fair {
-		q.plain.filled[q.class(l)]++
-		q.show(l)
-		return
-	}
-	q.beginFlowLane(l)
-	if l.flow == nil || !l.flow.out {
-		q.show(l)
-		q.updateRing(q.owner(l))
-	}
-}
-
-// show puts l into the heaps.
-func (q *priorityQueue) show(l *lane) {
-	l.age = l.order()
-	l.class.lead.add(l)
-	if q.share > 0 {
-		heap.Push(&q.owner(l).old[q.class(l)], l)
-	}
-	if q.step > 0 {
-		l.key = q.key(l)
-		l.class.keyed.add(l)
-	}
-	if !l.kind.second() {
-		q.spare.add(l)
-	}
-}
-
-// hide takes l out of the heaps.
-func (q *priorityQueue) hide(l *lane) {
-	l.class.lead.drop(l)
-	if q.share > 0 {
-		heap.Remove(&q.owner(l).old[q.class(l)], l.pos[heapOld])
-	}
-	l.class.keyed.drop(l)
-	if !l.kind.second() {
-		q.spare.drop(l)
-	}
-}
-
-// leave takes l, which is empty now, out of the heaps, and forgets it if it is of a named
-// flow, or enough empty lanes are kept.
-func (q *priorityQueue) leave(l *lane) {
-	if !q.fair {
-		q.hide(l)
-		q.plain.filled[q.class(l)]--
-	} else {
-		fl := q.owner(l)
-		if l.flow == nil || !l.flow.out {
-			q.hide(l)
-			q.updateRing(fl)
-		}
-		if q.endFlowLane(l); fl.flow != nil {
-			return
-		}
-	}
-	waiting := q.plain.filled[0] + q.plain.filled[1]
-	if len(q.lanes)-waiting <= keptLanes {
-		return
-	}
-	delete(q.lanes, l.laneKey)
-	*q.recently(l.laneKey) = nil
-	if q.peak > 16*keptLanes && waiting < keptLanes {
-		q.shrink()
-	}
-}
-
-// shrink rebuilds the map and the heaps, without the empty lanes, as they never give
-// back the memory for the largest number of lanes they have held.
-func (q *priorityQueue) shrink() {
-	lanes := q.lanes
-	q.lanes, q.peak = make(map[laneKey]*lane), 0
-	for k, l := range lanes {
-		if l.n > 0 {
-			q.lanes[k] = l
-			q.peak++
-		}
-	}
-	q.makeRecent(leastRecent)
-	q.spare.shrink()
-	for i := range q.classes {
-		c := &q.classes[i]
-		c.lead.shrink()
-		c.keyed.shrink()
-		q.plain.old[i] = slices.Clone(q.plain.old[i])
-	}
-}
-
 // all returns the waiting tasks by their first places, the most urgent first. Within a
 // priority, those that resume come first, and each lane is listed from front to back.
 func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
@@ -602,13 +522,19 @@ func (q *priorityQueue) all() iter.Seq2[Priority, entry] {
 
 // filled returns the lanes that are not empty, with those that are held back.
 func (q *priorityQueue) filled() []*lane {
-	lanes := slices.Concat(q.classes[0].lead.items, q.classes[1].lead.items)
-	for _, fl := range q.heldFlows {
-		for _, l := range fl.lanes {
-			if l.flow.out {
+	var lanes []*lane
+	for i := range q.classes {
+		for _, l := range q.classes[i].lead.items {
+			switch s := q.set(l); {
+			case !s.named():
 				lanes = append(lanes, l)
+			case i == 0 || s.face[0] == nil:
+				lanes = append(lanes, s.lanes...)
 			}
 		}
+	}
+	for _, fl := range q.heldFlows {
+		lanes = append(lanes, fl.open.lanes...)
 	}
 	return lanes
 }

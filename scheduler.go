@@ -231,8 +231,8 @@ func (s *scheduler) contended(pr Priority) bool {
 		promoted := s.promoted[0] + s.promoted[1]
 		return classes[1].n-promoted > min(forLess, free-classes[0].n-promoted)
 	}
-	forLess = min(forLess, free-classes[0].waiting(pr, free))
-	return forLess < 0 || classes[1].waiting(pr, forLess) > forLess
+	forLess = min(forLess, free-s.queue.waiting(0, pr, free))
+	return forLess < 0 || s.queue.waiting(1, pr, forLess) > forLess
 }
 
 // Who is let in.

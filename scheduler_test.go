@@ -1566,7 +1566,7 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 		if l.n != here || l.parked != parked || l.fresh != fresh || q.step > 0 && l.key != q.key(l) {
 			return fmt.Errorf("lane %v counts %d, %d parked, %d fresh, or has the wrong key %d", l.laneKey, l.n, l.parked, l.fresh, l.key)
 		}
-		if q.reserve != nil && (l.flow == nil || !l.flow.out) {
+		if q.reserve != nil && !q.set(l).out {
 			queued[restriction(d.m.less(l.priority))] += here - parked
 		}
 		n += here
@@ -1593,7 +1593,7 @@ func (d *schedulerTrace) isLane(q *priorityQueue, l *lane, t *naiveItem) bool {
 	if t.flow == 0 {
 		return fl == &q.plain
 	}
-	return fl.flow == d.flow(t.flow) && l.flow.holder == t.placed && l.flow.out == d.m.heldBack(t)
+	return fl.flow == d.flow(t.flow) && (l.flow.set == fl.holders) == t.placed && l.flow.set.out == d.m.heldBack(t)
 }
 
 // walkSeconds is walkQueue for second places.
@@ -2688,7 +2688,7 @@ func longTraces(t *testing.T, sc *schedulerScene, i, traces int) (steps, most in
 // The files of the scheduler, what they may import, and what they use of the rest of the
 // package.
 var (
-	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go"}
+	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go", "lane_set.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "maps", "math", "slices", "time"}
 	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item", "Final",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}

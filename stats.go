@@ -166,7 +166,7 @@ func (p *Pool) Stats() Stats {
 			last++
 		}
 		w := &s.Waiting[last]
-		if w.Queued += n; l.flow == nil || !l.flow.out {
+		if w.Queued += n; !p.sched.queue.set(l).out {
 			w.OldestWait = max(w.OldestWait, p.ledger.clock.oldestWait(l, now.Sub(p.epoch)))
 		}
 	}
@@ -241,10 +241,8 @@ func (p *Pool) Flows(k int) []FlowStats {
 // stats returns what Flows is to say of f, but for the wait.
 func (f *flow) stats() FlowStats {
 	s := FlowStats{Queued: f.queued, HeldBack: len(f.exits)}
-	for _, l := range f.queue.lanes {
-		if l.flow.out {
-			s.HeldBack += l.n
-		}
+	if open := &f.queue.open; open.out {
+		s.HeldBack += int(open.n[0] + open.n[1])
 	}
 	for _, h := range f.holders {
 		if h.state == StateRunning {
