@@ -3,7 +3,6 @@ package taskpool
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -25,32 +24,6 @@ import (
 //   - A submitter that waits for room is in admission no longer than the wait lasts. If it
 //     is a task, it may have to wait for its slot after that, and what it would have
 //     submitted is not accepted meanwhile.
-
-// waiters are all who wait for one thing: attempts of the pool that it belongs to, which
-// are parked meanwhile, and others. Protected by that pool's mu.
-type waiters struct {
-	parked []*suspension
-	others chan struct{} // closed when it has happened; nil unless somebody needs it
-}
-
-// channelLocked returns a channel that is closed when what is waited for has happened.
-func (ws *waiters) channelLocked() chan struct{} {
-	if ws.others == nil {
-		ws.others = make(chan struct{})
-	}
-	return ws.others
-}
-
-// wakeLocked wakes all who wait, and forgets them.
-func (ws *waiters) wakeLocked() {
-	for _, pk := range ws.parked {
-		pk.backLocked()
-	}
-	if ws.others != nil {
-		close(ws.others)
-	}
-	*ws = waiters{}
-}
 
 // awaited is what somebody waits for. Exactly one field is set.
 type awaited struct {
@@ -208,7 +181,7 @@ func (w *wait) waitAsLocked() (err error) {
 	if pk != nil {
 		pk.waitsLocked(w.what)
 		on := w.what.waiters()
-		on.parked = append(on.parked, pk)
+		on.addLocked(pk)
 		l := lending{urgency: w.task.h.urgency()}
 		if l.lendLocked(w.what); len(l.to) > 0 {
 			l.passOnLocked(p)
@@ -218,7 +191,7 @@ func (w *wait) waitAsLocked() (err error) {
 			l.passOn()
 			err = pk.wait(w)
 		})
-		on.parked = slices.DeleteFunc(on.parked, func(o *suspension) bool { return o == pk })
+		on.removeLocked(pk)
 	} else {
 		done := w.what.waiters().channelLocked()
 		p.unlocked(func() { err = w.elsewhere(done) })

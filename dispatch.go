@@ -1,7 +1,6 @@
 package taskpool
 
 import (
-	"slices"
 	"time"
 )
 
@@ -44,8 +43,10 @@ func (p *Pool) restoreWithLocked(w *worker) {
 // holds back count as that urgent, and passes it on to what they wait for.
 func (p *Pool) passFlowLoansLocked() {
 	for len(p.sched.flowLoans) > 0 {
-		h := p.sched.flowLoans[0]
-		p.sched.flowLoans = shrunk(slices.Delete(p.sched.flowLoans, 0, 1))
+		last := len(p.sched.flowLoans) - 1
+		h := p.sched.flowLoans[last]
+		p.sched.flowLoans[last] = nil
+		p.sched.flowLoans = shrunk(p.sched.flowLoans[:last])
 		l := lending{urgency: h.urgency()}
 		l.to = h.urgencyChangedLocked(nil)
 		if l.passOnLocked(p); len(l.to)+len(l.large) > 0 { // in other pools, or to many

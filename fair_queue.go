@@ -1,9 +1,6 @@
 package taskpool
 
-import (
-	"container/heap"
-	"iter"
-)
+import "container/heap"
 
 // How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
 // named flow belongs to one flow, and so does each lane of the tasks without one, which are
@@ -117,8 +114,8 @@ func newFlowRing(kind int) flowRing {
 // oldest returns the lane whose front has waited longest, of those that such a dispatch can
 // serve.
 func (f *flowLanes) oldest(restricted bool) (l *lane) {
-	for s := range f.sets() {
-		if s.out {
+	for _, s := range f.sets() {
+		if s == nil || s.out {
 			continue
 		}
 		for class := range 2 - restriction(restricted) {
@@ -130,19 +127,13 @@ func (f *flowLanes) oldest(restricted bool) (l *lane) {
 	return l
 }
 
-// sets returns the sets of f that there are.
-func (f *flowLanes) sets() iter.Seq[*laneSet] {
-	return func(yield func(*laneSet) bool) {
-		if yield(&f.open) && f.holders != nil {
-			yield(f.holders)
-		}
-	}
-}
+// sets returns the sets of f. The second may be nil.
+func (f *flowLanes) sets() [2]*laneSet { return [2]*laneSet{&f.open, f.holders} }
 
 // reached returns how many of f's lanes such a dispatch can serve.
 func (f *flowLanes) reached(restricted bool) (n int) {
-	for s := range f.sets() {
-		if !s.out {
+	for _, s := range f.sets() {
+		if s != nil && !s.out {
 			n += s.lanesIn(restricted)
 		}
 	}
@@ -152,8 +143,10 @@ func (f *flowLanes) reached(restricted bool) (n int) {
 // waits returns how many lanes of f are not empty, of those that such a dispatch could serve
 // if they were not held back.
 func (f *flowLanes) waits(restricted bool) (n int) {
-	for s := range f.sets() {
-		n += s.lanesIn(restricted)
+	for _, s := range f.sets() {
+		if s != nil {
+			n += s.lanesIn(restricted)
+		}
 	}
 	return n
 }
@@ -314,7 +307,8 @@ func (q *priorityQueue) beginFlowLane(l *lane) {
 		q.spareGroup = nil
 		q.groups[k] = g
 		q.mostGroups = max(q.mostGroups, len(q.groups))
-		for o := range q.plainLanes(k) {
+		plain := q.plainLanes(k)
+		for _, o := range plain.all() {
 			q.joinGroup(o, g)
 		}
 	}
@@ -330,7 +324,8 @@ func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
 		g.named++
 	}
 	l.flow.group = g
-	for o := range q.siblings(l) {
+	siblings := q.siblings(l)
+	for _, o := range siblings.all() {
 		if o != l && o.flow != nil && o.flow.group == g {
 			l.flow.tag = o.flow.tag
 			return
@@ -347,39 +342,48 @@ func (q *priorityQueue) nextTag(l *lane) tag {
 }
 
 // plainLanes returns the lanes in group k of tasks without a flow that are not empty.
-func (q *priorityQueue) plainLanes(k groupKey) iter.Seq[*lane] {
-	return func(yield func(*lane) bool) {
-		kinds := [...]laneKind{kindOrdinary, kindLent, kindOrdinaryLent}
-		if k.resuming {
-			kinds = [...]laneKind{kindResuming, kindResumingLent, kindResumingLent}
+func (q *priorityQueue) plainLanes(k groupKey) (lanes flowShare) {
+	kinds := [...]laneKind{kindOrdinary, kindLent, kindOrdinaryLent}
+	if k.resuming {
+		kinds = [...]laneKind{kindResuming, kindResumingLent, kindResumingLent}
+	}
+	for i, kind := range kinds {
+		if i > 0 && (q.seconds == 0 || kind == kinds[i-1]) {
+			break
 		}
-		for i, kind := range kinds {
-			if i > 0 && q.seconds == 0 {
-				return
-			}
-			if l := q.lanes[laneKey{k.priority, kind}]; l != nil && l.n > 0 && !yield(l) {
-				return
-			}
+		if l := q.lanes[laneKey{k.priority, kind}]; l != nil && l.n > 0 {
+			lanes.add(l)
 		}
 	}
+	return lanes
 }
 
 // siblings returns the lanes of l's flow in l's group that are not empty, l itself included.
-func (q *priorityQueue) siblings(l *lane) iter.Seq[*lane] {
+func (q *priorityQueue) siblings(l *lane) (lanes flowShare) {
 	fl := q.owner(l)
 	if fl.flow == nil {
 		return q.plainLanes(l.groupKey())
 	}
-	return func(yield func(*lane) bool) {
-		for s := range fl.sets() {
-			for _, o := range s.shares(l.groupKey()) {
-				if !yield(o) {
-					return
-				}
-			}
+	for _, s := range fl.sets() {
+		if s != nil {
+			s.share(l.groupKey(), &lanes)
 		}
 	}
+	return lanes
 }
+
+// A flowShare is the lanes of one flow in one group.
+type flowShare struct {
+	lanes [6]*lane // there are no more: three kinds, in each of two sets
+	n     int
+}
+
+func (s *flowShare) add(l *lane) {
+	s.lanes[s.n] = l
+	s.n++
+}
+
+func (s *flowShare) all() []*lane { return s.lanes[:s.n] }
 
 func (q *priorityQueue) setRingTag(fl *flowLanes, kind int) {
 	q.tags++
@@ -491,13 +495,13 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 		if d := l.flow.tag.at - g.at; d > 0 {
 			g.at = l.flow.tag.at
 		}
-		next := q.nextTag(l)
-		for o := range q.siblings(l) {
+		next, siblings := q.nextTag(l), q.siblings(l)
+		for _, o := range siblings.all() {
 			o.flow.tag = next
 			q.reorder(o) // one after the other: a heap bears one change at a time
 		}
 		if g.named == 0 {
-			for o := range q.siblings(l) {
+			for _, o := range siblings.all() {
 				o.flow = nil
 			}
 			q.forgetGroup(l.groupKey(), g)

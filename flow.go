@@ -298,7 +298,10 @@ func (s *scheduler) givePlaceOf(f *flow) {
 func (s *scheduler) placesChanged(f *flow) {
 	for len(f.exits) > 0 && (f.limit == 0 || f.places < f.limit) {
 		h := f.exits[0]
-		f.exits = slices.Delete(f.exits, 0, 1)
+		f.exits[0] = nil
+		if f.exits = f.exits[1:]; len(f.exits) == 0 {
+			f.exits = nil
+		}
 		s.holdPlace(f, h)
 		f.lent = max(f.lent, h.urgency())
 		s.exit(h)

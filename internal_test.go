@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -531,12 +533,47 @@ func TestWaitThatItsContextHasEndedLeavesNoWaiter(t *testing.T) {
 		require.NoError(t, err)
 		require.ErrorIs(t, waits.Wait(t.Context()), context.DeadlineExceeded)
 		p.lock()
-		left := len(slow.waiters.parked)
+		left := slow.waiters.parked
 		p.unlock()
 		close(gate)
 		require.NoError(t, p.Shutdown(t.Context()))
-		require.Zero(t, left)
+		require.Nil(t, left)
 	})
+}
+
+// However many wait for one thing, and in whatever order they leave, those that stay are in the
+// order in which they came, and no more than half of the list is of those that have gone.
+func TestThoseThatStillWaitStayInOrder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var ws waiters
+	var want, removed []*suspension
+	for range 20_000 {
+		if rng.IntN(5) < 2 || len(want) == 0 {
+			pk := &suspension{}
+			ws.addLocked(pk)
+			want = append(want, pk)
+		} else {
+			i := rng.IntN(len(want))
+			ws.removeLocked(want[i])
+			removed = append(removed, want[i])
+			want = slices.Delete(want, i, i+1)
+		}
+		ws.removeLocked(pickOne(rng, removed)) // nothing, as it has gone
+		if len(want) == 0 {
+			require.Nil(t, ws.parked)
+			continue
+		}
+		require.LessOrEqual(t, 2*ws.parked.gone, len(ws.parked.all))
+		left := slices.DeleteFunc(slices.Clone(ws.parked.all), func(pk *suspension) bool { return pk == nil })
+		require.True(t, slices.Equal(want, left))
+	}
+}
+
+func pickOne(rng *rand.Rand, all []*suspension) *suspension {
+	if len(all) == 0 {
+		return &suspension{}
+	}
+	return all[rng.IntN(len(all))]
 }
 
 // A task that waits in a queue of another kind is told of each change of its urgency.

@@ -93,16 +93,14 @@ func (s *laneSet) remove(l *lane) {
 	s.lanes = shrunk(slices.Delete(s.lanes, i, i+1))
 }
 
-// shares returns the lanes of s, which is of a named flow, in group k.
-func (s *laneSet) shares(k groupKey) []*lane {
+// share adds the lanes of s, which is of a named flow, that are in group k to lanes.
+func (s *laneSet) share(k groupKey, lanes *flowShare) {
 	i, _ := slices.BinarySearchFunc(s.lanes, k, func(o *lane, k groupKey) int {
 		return cmp.Or(cmp.Compare(o.priority, k.priority), compareFlags(k.resuming, o.kind.resumes()))
 	})
-	n := 0
-	for i+n < len(s.lanes) && s.lanes[i+n].groupKey() == k {
-		n++
+	for ; i < len(s.lanes) && s.lanes[i].groupKey() == k; i++ {
+		lanes.add(s.lanes[i])
 	}
-	return s.lanes[i : i+n]
 }
 
 // compareFlags orders false before true.

@@ -180,7 +180,7 @@ func (w *worker) settleLocked() bool {
 	}
 	h := w.job.h
 	alone := p.sched.flowOf(h) == nil && // else its place may let others go on
-		(h == nil || w.verdict.kind == attemptOK && len(h.waiters.parked) == 0 && w.attempt.group == nil && w.attempt.suspension == nil)
+		(h == nil || w.verdict.kind == attemptOK && h.waiters.parked == nil && w.attempt.group == nil && w.attempt.suspension == nil)
 	if !alone {
 		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
 	}

@@ -33,12 +33,83 @@ type suspension struct {
 	// The fields below are protected by pool.mu.
 
 	waits awaited // what the attempt waits for; zero in Yield and Block
+	waitI int     // index in waiters.parked of that, while it is there
 	seen  bool    // lookForStallLocked has seen it
 	lasts bool    // lookForStallLocked had already seen it a grace before
 	told  bool    // it is, or was, in stallWatch.circle
 	// working is set while the attempt works without a slot, in Block: then
 	// the hang grace counts.
 	working bool
+}
+
+// waiters are all who wait for one thing: attempts of the pool that it belongs to, which
+// are parked meanwhile, and others. Protected by that pool's mu.
+type waiters struct {
+	parked *parkedList   // nil if there are none
+	others chan struct{} // closed when it has happened; nil unless somebody needs it
+}
+
+// A parkedList is attempts that wait for one thing, in the order in which they came. Very many
+// may, and leave in any order, so that one that leaves is not searched for.
+type parkedList struct {
+	all   []*suspension // nil for each that has gone
+	gone  int           // how many are nil: no more than half
+	space [1]*suspension
+}
+
+// channelLocked returns a channel that is closed when what is waited for has happened.
+func (ws *waiters) channelLocked() chan struct{} {
+	if ws.others == nil {
+		ws.others = make(chan struct{})
+	}
+	return ws.others
+}
+
+// addLocked has pk wait.
+func (ws *waiters) addLocked(pk *suspension) {
+	if ws.parked == nil {
+		ws.parked = &parkedList{}
+		ws.parked.all = ws.parked.space[:0]
+	}
+	pk.waitI = len(ws.parked.all)
+	ws.parked.all = append(ws.parked.all, pk)
+}
+
+// removeLocked has pk, which may have been woken, wait no longer.
+func (ws *waiters) removeLocked(pk *suspension) {
+	l := ws.parked
+	if l == nil || pk.waitI >= len(l.all) || l.all[pk.waitI] != pk {
+		return
+	}
+	l.all[pk.waitI] = nil
+	switch l.gone++; {
+	case l.gone == len(l.all):
+		ws.parked = nil
+	case 2*l.gone > len(l.all):
+		kept := make([]*suspension, 0, len(l.all)-l.gone)
+		for _, o := range l.all {
+			if o != nil {
+				o.waitI = len(kept)
+				kept = append(kept, o)
+			}
+		}
+		l.all, l.gone = kept, 0
+	}
+}
+
+// wakeLocked wakes all who wait, and forgets them.
+func (ws *waiters) wakeLocked() {
+	if ws.parked != nil {
+		for _, pk := range ws.parked.all {
+			if pk != nil {
+				pk.backLocked()
+			}
+		}
+	}
+	if ws.others != nil {
+		close(ws.others)
+	}
+	*ws = waiters{}
 }
 
 // The bits of attempt.signal.
