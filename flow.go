@@ -106,6 +106,22 @@ func (s *scheduler) flowOf(h *Handle) *flow {
 	return h.flow
 }
 
+// lanesOf returns the lanes of the flow of that name, which may be empty, in the queue.
+func (s *scheduler) lanesOf(name string) (lanes []*lane) {
+	f := s.flows[name]
+	if name == "" {
+		if f = s.plainFlow; f == nil {
+			return slices.Collect(maps.Values(s.queue.lanes))
+		}
+	}
+	for _, set := range f.queue.sets() {
+		if set != nil {
+			lanes = append(lanes, set.lanes...)
+		}
+	}
+	return lanes
+}
+
 // setPlainFlow gives a policy to the tasks without a flow.
 func (s *scheduler) setPlainFlow(p flowPolicy) {
 	s.plainFlow = s.newFlow()
@@ -350,7 +366,11 @@ func (s *scheduler) lendHolder(h *Handle, pr Priority) {
 // heldBackChanged is called when h, which f's limit may hold back, has come or counts as more
 // urgent.
 func (s *scheduler) heldBackChanged(h *Handle) {
-	if f := s.flowOf(h); f != nil && f.held {
+	switch f := s.flowOf(h); {
+	case f == nil || !f.held:
+	case h != nil && h.place.in == inExiting && h.urgency() < f.lent:
+		s.lendAllHolders(f, h.urgency())
+	default:
 		s.lendHolders(f)
 	}
 }
@@ -426,16 +446,22 @@ func (s *scheduler) roomChanged(f *flow) {
 	}
 }
 
-// flowRoom reports whether f lets one more of its tasks be accepted. One that could start at
-// once is not held up, unless others of f wait for room.
-func (s *scheduler) flowRoom(f *flow) bool {
+// atDoor reports whether submitters of f wait for room.
+func (f *flow) atDoor() bool { return f.door != nil && f.door.waits(false) > 0 }
+
+// flowRoom reports whether f lets one more of its tasks, of priority pr, be accepted. One that
+// could start at once is not held up, unless others of f wait for room.
+func (s *scheduler) flowRoom(f *flow, pr Priority) bool {
 	if !f.full {
 		return true
 	}
-	if f.held || f.door != nil && f.door.waits(false) > 0 {
+	if f.held || f.atDoor() {
 		return false
 	}
 	free := s.slots - s.held
+	if s.lessUrgent(pr) {
+		free = min(free, s.slots-s.reserved-s.heldLess)
+	}
 	if f.limit > 0 {
 		free = min(free, f.limit-f.places)
 	}

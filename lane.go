@@ -182,6 +182,7 @@ func (h *laneHeap) add(l *lane) {
 func (h *laneHeap) drop(l *lane) {
 	if !h.off {
 		h.remove(l.pos[h.id])
+		h.items = shrunk(h.items)
 	}
 }
 

@@ -182,6 +182,17 @@ func (c *waitClock) wholeWait(l *lane, now time.Duration) time.Duration {
 	return c.waitSince(l, math.MinInt64, now)
 }
 
+// oldestOf returns how long the first task that is not parked of those in lanes has waited, with
+// the time for which it was held back; 0 if there is none.
+func (c *waitClock) oldestOf(lanes []*lane, now time.Duration) (oldest time.Duration) {
+	for _, l := range lanes {
+		if l.n > l.parked && !l.kind.second() {
+			oldest = max(oldest, c.wholeWait(l, now))
+		}
+	}
+	return oldest
+}
+
 // waitSince returns how long the first task of l that is not parked has waited since order
 // shown was handed out, or since it came if that was later.
 func (c *waitClock) waitSince(l *lane, shown int64, now time.Duration) time.Duration {

@@ -264,13 +264,14 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 }
 
 // room reports whether one more task of flow f, which may be nil, and of priority pr, which
-// may start at once, may be accepted. A flow that is held back takes no room from others.
+// may start at once, may be accepted. A flow that is held back takes no room from others, but
+// its tasks are accepted in the order in which they came.
 func (s *scheduler) room(f *flow, pr Priority) bool {
 	switch {
-	case f != nil && !s.flowRoom(f):
+	case f != nil && !s.flowRoom(f, pr):
 		return false
 	case f != nil && f.held:
-		return true
+		return !f.atDoor()
 	}
 	return s.poolRoom(pr)
 }

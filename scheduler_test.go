@@ -168,6 +168,8 @@ func (m *naiveScheduler) lend(t *naiveItem, pr Priority) bool {
 		m.addSecond(t, 0)
 	case t.in == inAdmission:
 		m.addSecond(t, 2)
+	case t.in == inExiting && m.heldBack(t):
+		m.lendHoldersOf(t.flow, t.urgency())
 	}
 	m.lendHolders()
 	return true
@@ -715,18 +717,26 @@ func (m *naiveScheduler) full(f int) bool {
 }
 
 // flowRoom reports whether f lets one more of its tasks be accepted.
-func (m *naiveScheduler) flowRoom(f int) bool {
+func (m *naiveScheduler) flowRoom(f int, pr Priority) bool {
 	if !m.full(f) {
 		return true
 	}
-	if m.heldFlow(f) || m.count(func(t *naiveItem) bool { return t.flow == f && t.in == inAdmission }) > 0 {
+	if m.heldFlow(f) || m.atDoor(f) {
 		return false
 	}
 	free := m.slots - m.held()
+	if m.less(pr) {
+		free = min(free, m.slots-m.reserved-m.heldLess())
+	}
 	if l := m.limit(f); l > 0 {
 		free = min(free, l-m.heldPlaces(f))
 	}
 	return m.flowWaits(f) < int(m.policies[f-1].capacity)+free
+}
+
+// atDoor reports whether submitters of f wait for room.
+func (m *naiveScheduler) atDoor(f int) bool {
+	return m.count(func(t *naiveItem) bool { return t.flow == f && t.in == inAdmission }) > 0
 }
 
 // began takes note that p is a place from now on.
@@ -1124,7 +1134,7 @@ func (d *schedulerTrace) room(f int, pr Priority) bool {
 	if !d.looks {
 		return room
 	}
-	flowRoom := f == 0 || d.m.flowRoom(f)
+	flowRoom := f == 0 || d.m.flowRoom(f, pr) && !(d.m.heldFlow(f) && d.m.atDoor(f))
 	unbounded := d.m.capacity == unbounded || f > 0 && d.m.heldFlow(f)
 	switch want := flowRoom && (unbounded || d.m.promised().room(pr)); {
 	case room && !unbounded && !d.m.rested().room(pr):
