@@ -120,8 +120,8 @@ func (s *laneSet) first(q *priorityQueue, class int) *lane {
 		return nil
 	}
 	i := 0
-	if n := int(s.filled[0]); class == 1 && n > 0 && q.class(s.lanes[n-1]) == 0 {
-		i = n // those before are of the other class
+	if class == 1 && q.in == inQueue {
+		i = int(s.filled[0]) // those of the first class are more urgent
 	}
 	for q.class(s.lanes[i]) != class {
 		i++ // second places of submitters are of the second class, whatever their priority

@@ -1469,3 +1469,27 @@ func TestTheoremAgingHoldsInExactArithmetic(t *testing.T) {
 	}
 	require.Greater(t, passed, 100_000)
 }
+
+// Submitters of a flow that were lent to are in the class of their own priority, and so between
+// others of their flow in the order of urgency.
+func TestFaceOfEachClassIsTheLaneThatGoesFirst(t *testing.T) {
+	for _, kinds := range [][]laneKind{{kindOrdinary, kindOrdinaryLent}, {kindOrdinaryLent, kindOrdinary}} {
+		var s scheduler
+		s.init(&config{workers: 2, capacity: 1, reserved: 1, reservedFor: 1, fairShare: 16})
+		q := &s.admission
+		f := s.newFlow()
+		lanes := map[laneKey]*lane{}
+		for pr := range Priority(4) {
+			for _, kind := range kinds {
+				k := laneKey{pr, kind}
+				h := &Handle{item: item{priority: 3, flow: f, loan: &loan{urgency: pr}}}
+				q.push(entry{h: h, order: int64(pr)}, k)
+				lanes[k] = q.laneOf(f, k, false)
+				_, err := q.check(true, true)
+				require.NoError(t, err, "after %v", k)
+			}
+		}
+		require.Same(t, lanes[laneKey{0, kindOrdinary}], f.door.open.face[0])
+		require.Same(t, lanes[laneKey{0, kindOrdinaryLent}], f.door.open.face[1])
+	}
+}
