@@ -83,19 +83,14 @@ func (l *lane) groupKey() groupKey { return groupKey{l.priority, l.kind.resumes(
 
 // A flowLanes is what a flow has waiting in one queue.
 type flowLanes struct {
-	flow    *flow        // nil: the tasks without one
-	open    laneSet      // of tasks that hold no place
-	holders *laneSet     // of tasks that hold a place, which are never held back; nil until there is one
-	ring    [2]ringPlace // by kind of dispatch, see restriction
-	own     [2]uint64    // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
-	heldI   int          // index in priorityQueue.heldFlows, if open is held back
-	shown   int64        // the last order handed out when its lanes were last put back
-}
-
-// A ringPlace is where a flow is in a ring.
-type ringPlace struct {
-	tag tag
-	pos int // -1 if it is not there
+	flow    *flow     // nil: the tasks without one
+	open    laneSet   // of tasks that hold no place
+	holders *laneSet  // of tasks that hold a place, which are never held back; nil until there is one
+	ring    [2]tag    // when its turn is in a ring, by kind of dispatch, see restriction
+	ringI   [2]int32  // index there; -1 if it is not there
+	own     [2]uint32 // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
+	heldI   int32     // index in priorityQueue.heldFlows, if open is held back
+	shown   int64     // the last order handed out when its lanes were last put back
 }
 
 // A flowRing is a heap of flows; the one whose turn is next is on top.
@@ -106,20 +101,20 @@ type flowRing struct {
 
 func newFlowRing(kind int) flowRing {
 	return flowRing{indexedHeap: indexedHeap[*flowLanes]{
-		less:  func(a, b *flowLanes) bool { return a.ring[kind].tag.before(b.ring[kind].tag) },
-		moved: func(f *flowLanes, i int) { f.ring[kind].pos = i },
+		less:  func(a, b *flowLanes) bool { return a.ring[kind].before(b.ring[kind]) },
+		moved: func(f *flowLanes, i int) { f.ringI[kind] = int32(i) },
 	}}
 }
 
 // oldest returns the lane whose front has waited longest, of those that such a dispatch can
 // serve.
-func (f *flowLanes) oldest(restricted bool) (l *lane) {
+func (f *flowLanes) oldest(q *priorityQueue, restricted bool) (l *lane) {
 	for _, s := range f.sets() {
 		if s == nil || s.out {
 			continue
 		}
 		for class := range 2 - restriction(restricted) {
-			if o := s.old[class].oldest(); o != nil && (l == nil || o.age < l.age) {
+			if o := s.oldest(q, class); o != nil && (l == nil || o.order() < l.order()) {
 				l = o
 			}
 		}
@@ -162,10 +157,10 @@ func (s *laneSet) lanesIn(restricted bool) int {
 
 // cost returns what a start of the flow costs it, f being nil if it has no flow.
 func (f *flow) cost() int64 {
-	if f == nil {
+	if f == nil || f.policy.weight <= 1 {
 		return tagScale
 	}
-	return f.price
+	return tagScale / int64(f.policy.weight)
 }
 
 // laneOf returns the lane of key k of flow f, which is nil for tasks without one, and makes it
@@ -196,10 +191,10 @@ func (q *priorityQueue) laneOf(f *flow, k laneKey, holder bool) *lane {
 
 // newFlowLane returns an empty lane with a laneFlow.
 func (q *priorityQueue) newFlowLane(k laneKey) *lane {
-	l := q.freeLanes
-	if l != nil {
-		q.freeLanes, l.nextFree = l.nextFree, nil
-		q.nFreeLanes--
+	var l *lane
+	if last := len(q.freeLanes) - 1; last >= 0 {
+		l = q.freeLanes[last]
+		q.freeLanes = q.freeLanes[:last]
 	} else {
 		both := new(struct {
 			lane
@@ -255,7 +250,7 @@ func (q *priorityQueue) endFair() {
 		return
 	}
 	for kind := range q.rings {
-		if q.share > 0 && q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].tag.at != q.rings[kind].at+tagScale {
+		if q.share > 0 && q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].at != q.rings[kind].at+tagScale {
 			return
 		}
 	}
@@ -387,7 +382,7 @@ func (s *flowShare) all() []*lane { return s.lanes[:s.n] }
 
 func (q *priorityQueue) setRingTag(fl *flowLanes, kind int) {
 	q.tags++
-	fl.ring[kind].tag = tag{q.rings[kind].at + fl.flow.cost(), q.tags}
+	fl.ring[kind] = tag{q.rings[kind].at + fl.flow.cost(), q.tags}
 }
 
 // endFlowLane is called when l is empty and in no heap.
@@ -424,9 +419,8 @@ func (q *priorityQueue) forgetFlowLane(l *lane) {
 	s.remove(l)
 	q.updateFaces(s)
 	*l.flow = laneFlow{}
-	if q.nFreeLanes < keptLanes {
-		l.nextFree, q.freeLanes = q.freeLanes, l
-		q.nFreeLanes++
+	if len(q.freeLanes) < keptLanes {
+		q.freeLanes = append(q.freeLanes, l)
 	}
 	if s.of.waits(false) == 0 {
 		q.named--
@@ -439,12 +433,12 @@ func (q *priorityQueue) updateRing(fl *flowLanes) {
 		return
 	}
 	for kind := range q.rings {
-		r, p := &q.rings[kind], &fl.ring[kind]
+		r, i := &q.rings[kind], fl.ringI[kind]
 		switch in := q.fair && fl.reached(kind == 1) > 0; {
-		case in && p.pos < 0:
+		case in && i < 0:
 			r.add(fl)
-		case !in && p.pos >= 0:
-			r.remove(p.pos)
+		case !in && i >= 0:
+			r.remove(int(i))
 			r.items = shrunk(r.items)
 		}
 	}
@@ -453,20 +447,20 @@ func (q *priorityQueue) updateRing(fl *flowLanes) {
 // turnOf returns the lane whose turn it is in a fair-share turn, nil if there is none.
 func (q *priorityQueue) turnOf(restricted bool) *lane {
 	if !q.fair {
-		return q.plain.oldest(restricted)
+		return q.plain.oldest(q, restricted)
 	}
 	r := &q.rings[restriction(restricted)]
 	if len(r.items) == 0 {
 		return nil
 	}
-	return r.items[0].oldest(restricted)
+	return r.items[0].oldest(q, restricted)
 }
 
 // ownTurn returns the lane of the oldest task of l's flow, if the flow has a limit and that
 // task's turn among its own has come, or else l.
 func (q *priorityQueue) ownTurn(l *lane, restricted bool) *lane {
-	if fl := l.flow.set.of; q.share > 0 && fl.limited() && fl.own[restriction(restricted)]+1 >= q.share {
-		return fl.oldest(restricted)
+	if fl := l.flow.set.of; q.share > 0 && fl.limited() && uint64(fl.own[restriction(restricted)])+1 >= q.share {
+		return fl.oldest(q, restricted)
 	}
 	return l
 }
@@ -483,12 +477,12 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 	fl, kind := q.owner(l), restriction(restricted)
 	if turn {
 		r := &q.rings[kind]
-		if p := &fl.ring[kind]; p.pos >= 0 {
-			if d := p.tag.at - r.at; d > 0 {
-				r.at = p.tag.at
+		if i := fl.ringI[kind]; i >= 0 {
+			if at := fl.ring[kind].at; at-r.at > 0 {
+				r.at = at
 			}
 			q.setRingTag(fl, kind)
-			heap.Fix(r, p.pos)
+			heap.Fix(r, int(i))
 		}
 	} else if first, _ := top(q.reach(restricted), false); l.flow != nil && first.flow != nil && l.flow.tag == first.flow.tag {
 		g := l.flow.group
@@ -508,7 +502,9 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 		}
 	}
 	if q.share > 0 && fl.limited() && fl.reached(restricted) > 1 {
-		fl.own[kind] = (fl.own[kind] + 1) % q.share
+		if fl.own[kind]++; uint64(fl.own[kind]) >= q.share {
+			fl.own[kind] = 0
+		}
 	}
 	if q.named == 0 {
 		q.endFair()

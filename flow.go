@@ -36,22 +36,25 @@ import (
 type flow struct {
 	name     string
 	policy   flowPolicy
-	price    int64 // what a start costs, see tag
-	limit    int   // places; 0: no limit
-	live     int
-	places   int
-	holders  []*Handle
-	lent     Priority // the least urgent that a holder may count as; math.MinInt without holders
+	limit    int32 // places; 0: no limit
+	live     int32
+	places   int32
+	queued   int32
+	retrying int32
+	asking   [2]int32 // the less urgent ones second
+	promoted [2]int32
 	held     bool
 	full     bool
-	exits    []*Handle // exiting tasks that need a place, in order
-	queued   int
-	retrying int
-	asking   [2]int // the less urgent ones second
-	promoted [2]int
+	lent     Priority // the least urgent that a holder may count as; math.MinInt without holders
+	holders  []*Handle
 	queue    flowLanes
-	door     *flowLanes // in admission; nil until there is something
-	next     *flow      // in scheduler.freeFlows
+	rare     *rareFlow // nil until there is something
+}
+
+// A rareFlow is what few flows have.
+type rareFlow struct {
+	door  flowLanes // in admission
+	exits []*Handle // exiting tasks that need a place, in order
 }
 
 // A flowPolicy is a [FlowPolicy] in few bytes.
@@ -65,37 +68,48 @@ func (f *flow) in(q *priorityQueue) *flowLanes {
 	if q.in == inQueue {
 		return &f.queue
 	}
-	if f.door == nil {
-		f.door = &flowLanes{}
-		f.door.init(f)
+	r := f.makeRare()
+	q.hold(&r.door, f.full)
+	return &r.door
+}
+
+func (f *flow) makeRare() *rareFlow {
+	if f.rare == nil {
+		f.rare = &rareFlow{}
+		f.rare.door.init(f)
 	}
-	q.hold(f.door, f.full)
-	return f.door
+	return f.rare
+}
+
+// exits returns the tasks of f on their way out that need a place.
+func (f *flow) exits() []*Handle {
+	if f.rare == nil {
+		return nil
+	}
+	return f.rare.exits
 }
 
 // init has f be that of flow of.
 func (f *flowLanes) init(of *flow) {
 	f.flow, f.open.of = of, f
 	for kind := range f.ring {
-		f.ring[kind].pos = -1
+		f.ringI[kind] = -1
 	}
 }
 
 // set gives f policy p.
 func (f *flow) set(p flowPolicy) {
-	f.policy, f.limit = p, int(p.limit)
-	f.price = tagScale / int64(max(p.weight, 1))
+	f.policy, f.limit = p, p.limit
 }
 
 // A flowSet is the flows of a scheduler.
 type flowSet struct {
-	flows      map[string]*flow
-	mostFlows  int       // the largest number that the map has held
-	plainFlow  *flow     // of tasks without a flow; nil if they have the default policy
-	unlimited  bool      // limits have been lifted
-	flowLoans  []*Handle // that were lent to for their flow, for the caller of the scheduler to pass on
-	freeFlows  *flow     // linked by next
-	nFreeFlows int
+	flows     map[string]*flow
+	mostFlows int       // the largest number that the map has held
+	plainFlow *flow     // of tasks without a flow; nil if they have the default policy
+	unlimited bool      // limits have been lifted
+	flowLoans []*Handle // that were lent to for their flow, for the caller of the scheduler to pass on
+	freeFlows []*flow
 }
 
 // flowOf returns the flow of h or, if that is nil, of a function; nil if it has none.
@@ -157,12 +171,12 @@ func (s *scheduler) joinFlow(h *Handle, name string, p flowPolicy) (changed bool
 }
 
 func (s *scheduler) newFlow() *flow {
-	f := s.freeFlows
-	if f == nil {
-		f = &flow{}
+	var f *flow
+	if last := len(s.freeFlows) - 1; last >= 0 {
+		f = s.freeFlows[last]
+		s.freeFlows = s.freeFlows[:last]
 	} else {
-		s.freeFlows, f.next = f.next, nil
-		s.nFreeFlows--
+		f = &flow{}
 	}
 	f.lent = math.MinInt
 	f.queue.init(f)
@@ -187,10 +201,9 @@ func (s *scheduler) leaveFlow(h *Handle) {
 		}
 		s.flows, s.mostFlows = flows, len(flows)
 	}
-	if s.nFreeFlows < keptLanes {
-		*f = flow{next: s.freeFlows, queue: flowLanes{open: laneSet{lanes: f.queue.open.lanes, old: f.queue.open.old}}, holders: f.holders}
-		s.freeFlows = f
-		s.nFreeFlows++
+	if len(s.freeFlows) < keptLanes {
+		*f = flow{queue: flowLanes{open: laneSet{lanes: f.queue.open.lanes}}, holders: f.holders}
+		s.freeFlows = append(s.freeFlows, f)
 	}
 }
 
@@ -203,8 +216,8 @@ func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) {
 
 // setPolicy gives f another policy, which counts at once.
 func (s *scheduler) setPolicy(f *flow, p flowPolicy) {
-	before := f.price
-	if f.set(p); f.price != before && s.queue.shed {
+	before := f.cost()
+	if f.set(p); f.cost() != before && s.queue.shed {
 		heap.Init(&s.queue.spare) // all of its lanes are longer or shorter now
 	}
 	s.placesChanged(f)
@@ -312,11 +325,11 @@ func (s *scheduler) givePlaceOf(f *flow) {
 
 // placesChanged brings f up to date with its places and its policy.
 func (s *scheduler) placesChanged(f *flow) {
-	for len(f.exits) > 0 && (f.limit == 0 || f.places < f.limit) {
-		h := f.exits[0]
-		f.exits[0] = nil
-		if f.exits = f.exits[1:]; len(f.exits) == 0 {
-			f.exits = nil
+	for len(f.exits()) > 0 && (f.limit == 0 || f.places < f.limit) {
+		h := f.rare.exits[0]
+		f.rare.exits[0] = nil
+		if f.rare.exits = f.rare.exits[1:]; len(f.rare.exits) == 0 {
+			f.rare.exits = nil
 		}
 		s.holdPlace(f, h)
 		f.lent = max(f.lent, h.urgency())
@@ -330,10 +343,10 @@ func (s *scheduler) placesChanged(f *flow) {
 		if held {
 			n = -1
 		}
-		s.asking += n * f.asking[0]
-		s.askingLess += n * f.asking[1]
+		s.asking += n * int(f.asking[0])
+		s.askingLess += n * int(f.asking[1])
 		for i := range s.promoted {
-			s.promoted[i] += n * f.promoted[i]
+			s.promoted[i] += n * int(f.promoted[i])
 		}
 	}
 	if f.held {
@@ -389,7 +402,8 @@ func (s *scheduler) exitInFlow(h *Handle) bool {
 		s.placesChanged(f)
 		return false
 	}
-	f.exits = append(f.exits, h)
+	r := f.makeRare()
+	r.exits = append(r.exits, h)
 	h.place = place{in: inExiting}
 	if pr := h.urgency(); pr < f.lent {
 		s.lendAllHolders(f, pr)
@@ -400,7 +414,7 @@ func (s *scheduler) exitInFlow(h *Handle) bool {
 // exitsInFlows returns how many tasks on their way out wait for a place of their flow.
 func (s *scheduler) exitsInFlows() (n int) {
 	for _, fl := range s.queue.heldFlows {
-		n += len(fl.flow.exits)
+		n += len(fl.flow.exits())
 	}
 	return n
 }
@@ -410,7 +424,7 @@ func (s *scheduler) exitsInFlows() (n int) {
 func (s *scheduler) queued(h *Handle, n int) {
 	s.count[StateQueued] += n
 	if f := s.flowOf(h); f != nil {
-		f.queued += n
+		f.queued += int32(n)
 		s.roomChanged(f)
 	}
 }
@@ -422,7 +436,7 @@ func (s *scheduler) ready() int { return s.count[StateQueued] - s.queue.heldQueu
 func (s *scheduler) retries(h *Handle, n int) {
 	s.retrying += n
 	if f := h.flow; f != nil {
-		f.retrying += n
+		f.retrying += int32(n)
 		s.roomChanged(f)
 	}
 }
@@ -437,17 +451,17 @@ func (s *scheduler) roomChanged(f *flow) {
 	} else if capacity == 0 {
 		capacity = unbounded
 	}
-	full := capacity != unbounded && f.queued+f.retrying >= capacity
+	full := capacity != unbounded && int(f.queued+f.retrying) >= capacity
 	if full == f.full {
 		return
 	}
-	if f.full = full; f.door != nil {
-		s.admission.hold(f.door, full)
+	if f.full = full; f.rare != nil {
+		s.admission.hold(&f.rare.door, full)
 	}
 }
 
 // atDoor reports whether submitters of f wait for room.
-func (f *flow) atDoor() bool { return f.door != nil && f.door.waits(false) > 0 }
+func (f *flow) atDoor() bool { return f.rare != nil && f.rare.door.waits(false) > 0 }
 
 // flowRoom reports whether f lets one more of its tasks, of priority pr, be accepted. One that
 // could start at once is not held up, unless others of f wait for room.
@@ -463,9 +477,9 @@ func (s *scheduler) flowRoom(f *flow, pr Priority) bool {
 		free = min(free, s.slots-s.reserved-s.heldLess)
 	}
 	if f.limit > 0 {
-		free = min(free, f.limit-f.places)
+		free = min(free, int(f.limit-f.places))
 	}
-	return f.queued+f.retrying < int(f.policy.capacity)+free
+	return int(f.queued+f.retrying) < int(f.policy.capacity)+free
 }
 
 // takeShed takes a task that is to be shed for one of flow f, which may be nil, and of priority

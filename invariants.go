@@ -220,7 +220,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 // askHeldBack returns how many tasks that are held back ask for a slot.
 func (s *scheduler) askHeldBack() (n int) {
 	for _, fl := range s.queue.heldFlows {
-		n += fl.flow.asking[0] + fl.flow.asking[1]
+		n += int(fl.flow.asking[0] + fl.flow.asking[1])
 	}
 	return n
 }

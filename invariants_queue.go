@@ -128,7 +128,7 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 			return fmt.Errorf("lane %v has key %d, want %d", pr, l.key, q.key(l))
 		}
 		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &q.spare} {
-			switch i := l.pos[h.id]; {
+			switch i := int(l.pos[h.id]); {
 			case h.off || h == &q.spare && l.kind.second():
 			case h.id == heapLead && q.set(l).named() && q.set(l).face[q.class(l)] != l:
 				if i != -1 {
@@ -269,12 +269,13 @@ func (q *priorityQueue) checkFair() error {
 		}
 	}
 	for fl := range flows {
-		for kind, p := range fl.ring {
+		for kind, i := range fl.ringI {
+			i := int(i)
 			in := q.share > 0 && q.fair && fl.reached(kind == 1) > 0
-			if in != (p.pos >= 0) || in && q.rings[kind].items[p.pos] != fl {
-				return fmt.Errorf("a flow is in ring %d: %t, at %d", kind, in, p.pos)
+			if in != (i >= 0) || in && q.rings[kind].items[i] != fl {
+				return fmt.Errorf("a flow is in ring %d: %t, at %d", kind, in, i)
 			}
-			if in && p.pos > 0 && q.rings[kind].Less(p.pos, (p.pos-1)/2) {
+			if in && i > 0 && q.rings[kind].Less(i, (i-1)/2) {
 				return fmt.Errorf("ring %d is out of order", kind)
 			}
 		}
@@ -291,8 +292,8 @@ func (q *priorityQueue) checkSet(s *laneSet, lanes []*lane) error {
 		if first := want.face[class]; !s.out && s.named() && (first == nil || moreUrgent(l, first)) {
 			want.face[class] = l
 		}
-		if q.share > 0 {
-			if i := l.pos[heapOld]; i < 0 || i >= len(s.old[class]) || s.old[class][i] != l || s.old[class].Less(i, (i-1)/2) && i > 0 {
+		if s.old != nil {
+			if i := int(l.pos[heapOld]); i < 0 || i >= len(s.old[class]) || s.old[class][i] != l || s.old[class].Less(i, (i-1)/2) && i > 0 {
 				return fmt.Errorf("lane %v is not where it should be by age", l.laneKey)
 			}
 		}
@@ -308,8 +309,11 @@ func (q *priorityQueue) checkSet(s *laneSet, lanes []*lane) error {
 	if s.filled != want.filled || s.face != want.face || s.n != want.n || s.parked != want.parked || s.seconds != want.seconds || s.named() && len(s.lanes) != len(lanes) {
 		return fmt.Errorf("a set is %+v, want %+v", *s, want)
 	}
-	for class := range s.old {
-		if q.share > 0 && len(s.old[class]) != int(s.filled[class]) {
+	if few := q.share == 0 || s.named() && len(lanes) < manyLanes; s.old == nil && !few && len(lanes) > 0 {
+		return fmt.Errorf("a set of %d lanes has no heaps by age", len(lanes))
+	}
+	for class := range 2 {
+		if s.old != nil && len(s.old[class]) != int(s.filled[class]) {
 			return fmt.Errorf("a set has %d lanes, and %d by age", s.filled[class], len(s.old[class]))
 		}
 	}
@@ -327,10 +331,10 @@ func (s *scheduler) checkFlows() error {
 		if held := f.limit > 0 && f.places >= f.limit; held != f.held || f.queue.open.out != held {
 			return fmt.Errorf("flow %q, with %d of %d places held, is held back: %t", f.name, f.places, f.limit, f.held)
 		}
-		if len(f.exits) > 0 && !f.held {
-			return fmt.Errorf("flow %q has %d tasks on their way out that wait for a place, and is not held back", f.name, len(f.exits))
+		if len(f.exits()) > 0 && !f.held {
+			return fmt.Errorf("flow %q has %d tasks on their way out that wait for a place, and is not held back", f.name, len(f.exits()))
 		}
-		if len(f.holders) > f.places || f != s.plainFlow && len(f.holders) != f.places || f != s.plainFlow && (f.live < len(f.holders)+f.queued+f.retrying || f.live == 0) {
+		if int32(len(f.holders)) > f.places || f != s.plainFlow && int32(len(f.holders)) != f.places || f != s.plainFlow && (f.live < int32(len(f.holders))+f.queued+f.retrying || f.live == 0) {
 			return fmt.Errorf("flow %q has %d tasks, %d queued, %d retrying, %d places and %d holders", f.name, f.live, f.queued, f.retrying, f.places, len(f.holders))
 		}
 		most, has := f.queue.mostUrgentHeldBack()

@@ -11,16 +11,15 @@ import (
 type lane struct {
 	laneKey
 	class      *laneClass
-	head, tail *segment      // a doubly linked list; nil if the lane is empty
-	n          int           // live entries
-	fresh      int           // live entries that have never started
-	parked     int           // live entries whose attempt is under way
-	dispatched *uint64       // counts the attempts started with its tasks, see priorityQueue.counts
-	age        int64         // key in the heap old: a lower bound on the front's order
-	key        int64         // key in the heap keyed
-	pos        [numHeaps]int // index in each heap; -1 if it is not in that heap
-	flow       *laneFlow     // nil if no other lane has its key
-	nextFree   *lane         // in priorityQueue.freeLanes
+	head, tail *segment        // a doubly linked list; nil if the lane is empty
+	n          int             // live entries
+	fresh      int             // live entries that have never started
+	parked     int             // live entries whose attempt is under way
+	dispatched *uint64         // counts the attempts started with its tasks, see priorityQueue.counts
+	age        int64           // key in the heap old: a lower bound on the front's order
+	key        int64           // key in the heap keyed
+	pos        [numHeaps]int32 // index in each heap; -1 if it is not in that heap
+	flow       *laneFlow       // of a named flow, or in a group; nil otherwise
 }
 
 // A laneKey identifies a lane.
@@ -160,7 +159,7 @@ type laneHeap struct {
 }
 
 func newLaneHeap(id int, less func(a, b *lane) bool, off bool) laneHeap {
-	return laneHeap{indexedHeap[*lane]{less: less, moved: func(l *lane, i int) { l.pos[id] = i }}, id, off}
+	return laneHeap{indexedHeap[*lane]{less: less, moved: func(l *lane, i int) { l.pos[id] = int32(i) }}, id, off}
 }
 
 const (
@@ -181,7 +180,7 @@ func (h *laneHeap) add(l *lane) {
 // drop takes l out of h, unless h is off.
 func (h *laneHeap) drop(l *lane) {
 	if !h.off {
-		h.remove(l.pos[h.id])
+		h.remove(int(l.pos[h.id]))
 		h.items = shrunk(h.items)
 	}
 }
@@ -189,7 +188,7 @@ func (h *laneHeap) drop(l *lane) {
 // fix restores h after l's key in it has changed.
 func (h *laneHeap) fix(l *lane) {
 	if !h.off {
-		heap.Fix(h, l.pos[h.id])
+		heap.Fix(h, int(l.pos[h.id]))
 	}
 }
 
@@ -205,7 +204,7 @@ func (q *priorityQueue) enter(l *lane) {
 	l.age = l.order()
 	s := q.set(l)
 	if q.share > 0 {
-		heap.Push(&s.old[q.class(l)], l)
+		s.addByAge(q, l)
 	}
 	if s.out {
 		return
@@ -230,8 +229,8 @@ func (q *priorityQueue) enter(l *lane) {
 // flow, or enough empty lanes are kept.
 func (q *priorityQueue) leave(l *lane) {
 	s := q.set(l)
-	if q.share > 0 {
-		heap.Remove(&s.old[q.class(l)], l.pos[heapOld])
+	if l.pos[heapOld] >= 0 {
+		heap.Remove(&s.old[q.class(l)], int(l.pos[heapOld]))
 	}
 	if !s.out {
 		l.class.lanes--
@@ -276,7 +275,9 @@ func (q *priorityQueue) shrink() {
 		c := &q.classes[i]
 		c.lead.shrink()
 		c.keyed.shrink()
-		q.plain.open.old[i] = slices.Clone(q.plain.open.old[i])
+		if old := q.plain.open.old; old != nil {
+			old[i] = slices.Clone(old[i])
+		}
 	}
 }
 
@@ -296,13 +297,17 @@ type segment struct {
 }
 
 // segmentSlots lists the sizes of segments. A lane's first segment is small, since
-// there may be very many lanes, and those of a long lane are large. Segments of the
-// last size come from the inbox.
-var segmentSlots = [...]int{4, 20, 82, 1020}
+// there may be very many lanes, and that of a named flow has a single slot, since a flow may
+// have a single task. Those of a long lane are large. Segments of batchSize come from the
+// inbox.
+var segmentSlots = [...]int{4, 20, 82, 1020, 1}
+
+// singleSize is the index in segmentSlots of segments of a single slot.
+const singleSize = int32(len(segmentSlots) - 1)
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. With
-// the 8 bytes that the runtime adds to all but the first size, they fill allocation
-// classes of 176, 576, 2048 and 24576 bytes.
+// the 8 bytes that the runtime adds to those of more than 512, they fill allocation
+// classes of 176, 576, 2048, 24576 and 96 bytes.
 func newSegment(size int32) *segment {
 	switch size {
 	case 0:
@@ -325,6 +330,13 @@ func newSegment(size int32) *segment {
 			array [82]entry
 		})
 		s.slots, s.size = s.array[:], 2
+		return &s.segment
+	case singleSize:
+		s := new(struct {
+			segment
+			array [1]entry
+		})
+		s.slots, s.size = s.array[:], singleSize
 		return &s.segment
 	default:
 		s := new(struct {
@@ -349,11 +361,13 @@ const keptSlots = 4096
 // appendSegment adds an empty segment at the back of l and returns it.
 func (q *priorityQueue) appendSegment(l *lane) *segment {
 	size := int32(0)
-	if l.tail != nil {
-		size = 1
-	}
-	if l.n >= segmentSlots[1] {
+	switch {
+	case l.n >= segmentSlots[1]:
 		size = 2
+	case l.tail == nil && q.set(l).named():
+		size = singleSize
+	case l.tail != nil && l.tail.size != singleSize:
+		size = 1
 	}
 	s := q.segment(size)
 	l.link(s)
@@ -377,7 +391,7 @@ func (q *priorityQueue) segment(size int32) *segment {
 // the garbage collector.
 func (q *priorityQueue) release(s *segment) {
 	free := &q.free[s.size]
-	if (free.n+1)*len(s.slots) > keptSlots {
+	if (free.n+1)*len(s.slots) > keptSlots || s.size == singleSize && free.n == keptLanes {
 		return
 	}
 	s.prev, s.next, s.head, s.tail, s.handles, s.base = nil, free.top, 0, 0, 0, 0

@@ -12,14 +12,14 @@ import (
 // as one with a few. Those of the tasks without a flow are in the heaps themselves.
 type laneSet struct {
 	of      *flowLanes
-	lanes   []*lane    // sorted by compareLanes; of a named flow only
-	face    [2]*lane   // by class: the lane that is in the heap lead; nil if there is none, or if out is set
-	old     [2]ageHeap // by class; empty without a fair share
-	filled  [2]int32   // lanes, by class
-	n       [2]int32   // first places, by class; like the two below of a named flow only
-	parked  [2]int32   // how many of these are of tasks that go on
-	seconds int32      // second places
-	out     bool       // held back: no lane is in the heaps lead and spare
+	lanes   []*lane     // sorted by compareLanes; of a named flow only
+	face    [2]*lane    // by class: the lane that is in the heap lead; nil if there is none, or if out is set
+	old     *[2]ageHeap // by class; nil without a fair share, and in a set of few lanes
+	filled  [2]int32    // lanes, by class
+	n       [2]int32    // first places, by class; like the two below of a named flow only
+	parked  [2]int32    // how many of these are of tasks that go on
+	seconds int32       // second places
+	out     bool        // held back: no lane is in the heaps lead and spare
 }
 
 // An ageHeap is a heap of the lanes of one set and one class. The one with the oldest front
@@ -30,12 +30,12 @@ func (h ageHeap) Len() int           { return len(h) }
 func (h ageHeap) Less(i, j int) bool { return h[i].age < h[j].age }
 func (h ageHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].pos[heapOld], h[j].pos[heapOld] = i, j
+	h[i].pos[heapOld], h[j].pos[heapOld] = int32(i), int32(j)
 }
 
 func (h *ageHeap) Push(x any) {
 	l := x.(*lane)
-	l.pos[heapOld] = len(*h)
+	l.pos[heapOld] = int32(len(*h))
 	*h = append(*h, l)
 }
 
@@ -63,6 +63,40 @@ func (h *ageHeap) oldest() *lane {
 		heap.Fix(h, 0)
 	}
 	return nil
+}
+
+// manyLanes is with how many lanes a set of a named flow has heaps by age.
+const manyLanes = 8
+
+// addByAge puts l into the heap by age of its class, or those of all lanes of s if they are
+// many now.
+func (s *laneSet) addByAge(q *priorityQueue, l *lane) {
+	switch {
+	case s.old != nil:
+		heap.Push(&s.old[q.class(l)], l)
+	case !s.named():
+		s.old = new([2]ageHeap)
+		heap.Push(&s.old[q.class(l)], l)
+	case len(s.lanes) >= manyLanes:
+		s.old = new([2]ageHeap)
+		for _, l := range s.lanes {
+			l.age = l.order()
+			heap.Push(&s.old[q.class(l)], l)
+		}
+	}
+}
+
+// oldest returns the lane of a class whose front has waited longest, nil if all are empty.
+func (s *laneSet) oldest(q *priorityQueue, class int) (oldest *lane) {
+	if s.old != nil {
+		return s.old[class].oldest()
+	}
+	for _, l := range s.lanes {
+		if q.class(l) == class && (oldest == nil || l.order() < oldest.order()) {
+			oldest = l
+		}
+	}
+	return oldest
 }
 
 // named reports whether s is of a named flow.
@@ -198,7 +232,7 @@ func (q *priorityQueue) hold(fl *flowLanes, held bool) {
 	sign := 1
 	if s.out = held; held {
 		sign = -1
-		fl.heldI = len(q.heldFlows)
+		fl.heldI = int32(len(q.heldFlows))
 		q.heldFlows = append(q.heldFlows, fl)
 	} else {
 		last := len(q.heldFlows) - 1

@@ -212,7 +212,7 @@ func (s *scheduler) promote(h *Handle, n int) {
 			i = 1
 		}
 		if f := h.flow; f != nil && !h.placed {
-			if f.promoted[i] += n; f.held {
+			if f.promoted[i] += int32(n); f.held {
 				return
 			}
 		}

@@ -46,10 +46,9 @@ type priorityQueue struct {
 	rings      [2]flowRing // by kind of dispatch, see restriction
 	tags       uint64      // how many were set
 	heldFlows  []*flowLanes
-	heldBack   int // waiting tasks that are held back
-	heldQueued int // how many of those are not parked
-	freeLanes  *lane
-	nFreeLanes int
+	heldBack   int     // waiting tasks that are held back
+	heldQueued int     // how many of those are not parked
+	freeLanes  []*lane // of named flows
 
 	// counts holds the number of attempts started, by priority, for the first
 	// mostCounts priorities; uncounted counts those of all others. The lanes point

@@ -659,9 +659,19 @@ func TestOnlySoManyEmptySegmentsAreKept(t *testing.T) {
 		}
 		require.NoError(t, q.checkHeaps(true)) // it counts them
 	}
-	for size, free := range q.free[:len(q.free)-1] { // the last size is for arrivals
+	for size, free := range q.free[:batchSize] {
 		require.Equal(t, keptSlots/segmentSlots[size], free.n, "of size %d", segmentSlots[size])
 	}
+	for range 2 * keptLanes {
+		f := &flow{}
+		f.queue.init(f)
+		q.pushTask(entry{h: &Handle{item: item{flow: f}}}, Low, false)
+	}
+	for q.n > 0 {
+		q.pop(false)
+	}
+	require.Equal(t, keptLanes, q.free[singleSize].n)
+	require.Len(t, q.freeLanes, keptLanes)
 }
 
 func TestKeyArithmeticSaturates(t *testing.T) {
@@ -1489,7 +1499,7 @@ func TestFaceOfEachClassIsTheLaneThatGoesFirst(t *testing.T) {
 				require.NoError(t, err, "after %v", k)
 			}
 		}
-		require.Same(t, lanes[laneKey{0, kindOrdinary}], f.door.open.face[0])
-		require.Same(t, lanes[laneKey{0, kindOrdinaryLent}], f.door.open.face[1])
+		require.Same(t, lanes[laneKey{0, kindOrdinary}], f.rare.door.open.face[0])
+		require.Same(t, lanes[laneKey{0, kindOrdinaryLent}], f.rare.door.open.face[1])
 	}
 }

@@ -419,7 +419,7 @@ func (s *scheduler) withdraw(h *Handle) {
 		s.leaveQueue(h)
 	case inExiting:
 		if f := h.flow; f != nil && !h.placed {
-			f.exits = slices.DeleteFunc(f.exits, func(o *Handle) bool { return o == h })
+			f.rare.exits = slices.DeleteFunc(f.rare.exits, func(o *Handle) bool { return o == h })
 			h.place = place{}
 			return
 		}
@@ -542,7 +542,7 @@ func (s *scheduler) asks(h *Handle, n int) {
 	h.asks = n > 0
 	less := s.lessUrgent(h.urgency())
 	if f := h.flow; f != nil && !h.placed {
-		if f.asking[restriction(less)] += n; f.held {
+		if f.asking[restriction(less)] += int32(n); f.held {
 			return
 		}
 	}

@@ -1698,7 +1698,7 @@ func (d *schedulerTrace) walkExiting(want int) error {
 	exits := 0
 	for f := 1; f <= len(d.m.flows); f++ {
 		if f := d.flow(f); f != nil {
-			exits += len(f.exits)
+			exits += len(f.exits())
 		}
 	}
 	n := exits + s.queue.heldBack + s.admission.heldBack + s.queue.n + s.admission.n + s.delayed.Len() + s.admissionDelayed.Len() + len(s.exiting[0]) + len(s.exiting[1])
@@ -1872,14 +1872,14 @@ func (d *schedulerTrace) flowState(put func(int64)) {
 		}
 		put(int64(f.lent))
 		put(f.queue.ringPlaces())
-		if f.door != nil {
-			put(f.door.ringPlaces())
+		if f.rare != nil {
+			put(f.rare.door.ringPlaces())
 		}
 	}
 }
 
 // ringPlaces tells in one number where f is in the rings.
-func (f *flowLanes) ringPlaces() int64 { return int64(f.ring[0].pos)<<16 + int64(f.ring[1].pos) }
+func (f *flowLanes) ringPlaces() int64 { return int64(f.ringI[0])<<16 + int64(f.ringI[1]) }
 
 // The operations.
 

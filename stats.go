@@ -259,7 +259,7 @@ func (l *longestFlows) offer(s FlowStats) {
 
 // stats returns what Flows is to say of f, but for the wait.
 func (f *flow) stats() FlowStats {
-	s := FlowStats{Flow: f.name, Queued: f.queued, HeldBack: len(f.exits)}
+	s := FlowStats{Flow: f.name, Queued: int(f.queued), HeldBack: len(f.exits())}
 	if open := &f.queue.open; open.out {
 		s.HeldBack += int(open.n[0] + open.n[1])
 	}
