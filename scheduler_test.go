@@ -3046,6 +3046,207 @@ func TestTheoremLoanHoldsUpNoMoreThanItLetsStart(t *testing.T) {
 	}
 }
 
+// An invisibleTrace does the same to two schedulers, but for tasks that a limit holds back all
+// the time, which only the second gets.
+type invisibleTrace struct {
+	s       [2]scheduler
+	handles [2][]*Handle
+	flows   []string // of each task
+	log     [2][]decided
+	held    []*Handle // waiting tasks of the flow that is held back, in the second
+}
+
+// A decided is a task that was dispatched, shed or refused.
+type decided struct {
+	what string
+	task int
+	by   decision
+}
+
+func newInvisibleTrace(share, capacity int, shed bool) *invisibleTrace {
+	d := &invisibleTrace{}
+	overflow := OverflowReject
+	if shed {
+		overflow = OverflowShed
+	}
+	for i := range d.s {
+		d.s[i].init(&config{workers: 3, capacity: capacity, overflow: overflow, fairShare: share})
+	}
+	d.submit("held", 1, 1)
+	d.dispatch() // holds the only place to the end
+	return d
+}
+
+// submit submits a task to both, with a limit to its flow if that is not 0.
+func (d *invisibleTrace) submit(flow string, limit int32, pr Priority) bool {
+	n := len(d.flows)
+	d.flows = append(d.flows, flow)
+	for i := range d.s {
+		h := &Handle{id: 1, item: item{priority: pr}}
+		d.handles[i] = append(d.handles[i], h)
+		d.accept(i, n, h, flow, flowPolicy{limit: limit})
+	}
+	return true
+}
+
+func (d *invisibleTrace) accept(i, n int, h *Handle, flow string, policy flowPolicy) {
+	s := &d.s[i]
+	s.joinFlow(h, flow, policy)
+	if !s.room(h.flow, h.priority) {
+		e, _, ok := entry{}, Priority(0), false
+		if s.queue.shed {
+			e, _, ok = s.takeShed(h.priority, h.flow)
+		}
+		if !ok {
+			s.leaveFlow(h)
+			d.note(i, decided{"refused", n, decision{}})
+			return
+		}
+		d.note(i, decided{"shed", slices.Index(d.handles[i], e.h), decision{}})
+		d.held = slices.DeleteFunc(d.held, func(o *Handle) bool { return o == e.h })
+		s.end(e.h, StateShed)
+	}
+	s.enqueue(entry{h: h}, h.priority, 0)
+}
+
+func (d *invisibleTrace) note(i int, what decided) {
+	if what.task >= 0 { // else it is one of those held back
+		d.log[i] = append(d.log[i], what)
+	}
+}
+
+// hold submits a task that stays held back, to the second.
+func (d *invisibleTrace) hold(pr Priority) bool {
+	h := &Handle{id: 1, item: item{priority: pr}}
+	if d.accept(1, -1, h, "held", flowPolicy{limit: 1}); h.waits() {
+		d.held = append(d.held, h)
+	}
+	return true
+}
+
+// dispatch gives out all free slots in both.
+func (d *invisibleTrace) dispatch() bool {
+	for i := range d.s {
+		s := &d.s[i]
+		for {
+			e, by := s.next(true)
+			if !e.live() {
+				break
+			}
+			if e.parked() {
+				s.unpark(e.h)
+				s.resume(e.h)
+			}
+			s.hold(false)
+			d.note(i, decided{"dispatched", slices.Index(d.handles[i], e.h), by})
+			if slices.Contains(d.held, e.h) {
+				panic("a task that is held back was dispatched")
+			}
+		}
+	}
+	return true
+}
+
+// running has do done to the first task that runs in both, other than the one that holds the
+// place for ever, if there is one, and takes its slot back.
+func (d *invisibleTrace) running(do func(s *scheduler, h *Handle)) bool {
+	n := slices.IndexFunc(d.handles[0][1:], func(h *Handle) bool { return h.state == StateRunning }) + 1
+	if n == 0 {
+		return false
+	}
+	for i := range d.s {
+		d.s[i].release(false)
+		do(&d.s[i], d.handles[i][n])
+	}
+	return true
+}
+
+var invisibleOps = []func(d *invisibleTrace) bool{
+	func(d *invisibleTrace) bool { return d.submit("A", 1, 1) },
+	func(d *invisibleTrace) bool { return d.submit("A", 1, 0) },
+	func(d *invisibleTrace) bool { return d.submit("B", 0, 1) },
+	func(d *invisibleTrace) bool { return d.submit("", 0, 1) },
+	(*invisibleTrace).dispatch,
+	func(d *invisibleTrace) bool {
+		return d.running(func(s *scheduler, h *Handle) { s.end(h, StateSucceeded) })
+	},
+	func(d *invisibleTrace) bool {
+		return d.running(func(s *scheduler, h *Handle) { s.park(h); s.givePlace(h); s.ask(h, 0) })
+	},
+	func(d *invisibleTrace) bool {
+		return d.running(func(s *scheduler, h *Handle) { s.park(h); s.askLast(h, 0) })
+	},
+	func(d *invisibleTrace) bool { return d.hold(0) },
+	func(d *invisibleTrace) bool { return d.hold(2) },
+	func(d *invisibleTrace) bool { // one of them is canceled
+		last := len(d.held) - 1
+		if last < 0 {
+			return false
+		}
+		h := d.held[last]
+		d.held = d.held[:last]
+		d.s[1].withdraw(h)
+		d.s[1].end(h, StateCanceled)
+		return true
+	},
+}
+
+// Whatever waits while its flow's limit holds it back all the time, each other task is
+// dispatched, shed or refused as if it were not there.
+func TestTheoremWhatALimitHoldsBackIsInvisible(t *testing.T) {
+	full := os.Getenv("TASKPOOL_TEST_FULL") != ""
+	length, long := 4, 300
+	if testing.Short() || raceDetector() {
+		length, long, full = 3, 50, false
+	} else if full {
+		long = 1500
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, share := range []int{0, 1, 2, 3} {
+		for _, capacity := range []int{unbounded, 1, 2} {
+			for _, shed := range []bool{false, true} {
+				length := length
+				if full && share == 2 && capacity == 1 {
+					length++
+				}
+				held := 0
+				run := func(ops []byte) {
+					d := newInvisibleTrace(share, capacity, shed)
+					for _, op := range ops {
+						if !invisibleOps[op](d) {
+							break
+						}
+					}
+					d.dispatch()
+					held += len(d.held)
+					if i := slices.IndexFunc(d.log[0], func(x decided) bool { return !slices.Contains(d.log[1], x) }); !slices.Equal(d.log[0], d.log[1]) {
+						t.Fatalf("share %d, capacity %d, shed %t, %v: decision %d: %+v without and %+v with tasks that are held back",
+							share, capacity, shed, ops, i, d.log[0], d.log[1])
+					}
+				}
+				ops := make([]byte, length)
+				for n := 0; n >= 0; {
+					run(ops)
+					for n = length - 1; n >= 0; n-- { // the next trace
+						if ops[n]++; int(ops[n]) < len(invisibleOps) {
+							break
+						}
+						ops[n] = 0
+					}
+				}
+				ops = make([]byte, 60)
+				for range long {
+					for i := range ops {
+						ops[i] = byte(rng.IntN(len(invisibleOps)))
+					}
+					run(ops)
+				}
+				require.Positive(t, held)
+			}
+		}
+	}
+}
+
 // The queue alone, without locks, workers or tasks' own cost. An operation is
 // one push and one pop.
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,6 +82,99 @@ func TestBacklogOfOneFlowDoesNotStandBeforeAnother(t *testing.T) {
 			})
 		}
 	}
+}
+
+// waitsOfOthers returns how long, in order, the tasks of 1,000 flows wait that keep two workers
+// busy for the given share of the time, while another flow has a backlog of the given length.
+// Tasks come at random, and take 1 ms on average, also at random.
+func waitsOfOthers(t *testing.T, load float64, backlog int) (waits []time.Duration) {
+	const took = time.Millisecond
+	const tasks = 20_000
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2))
+		rng, flood := rand.New(rand.NewPCG(1, 2)), rand.New(rand.NewPCG(3, 4))
+		takes := func(rng *rand.Rand) time.Duration { return time.Duration(rng.ExpFloat64() * float64(took)) }
+		for range backlog {
+			d := takes(flood)
+			pooltest.Submit(t, p, taskpool.Task{Flow: "flood", Run: func(context.Context) error { time.Sleep(d); return nil }})
+		}
+		var mu sync.Mutex
+		for range tasks {
+			time.Sleep(time.Duration(rng.ExpFloat64() * float64(took) / 2 / load))
+			came, d := time.Now(), takes(rng)
+			pooltest.Submit(t, p, taskpool.Task{Flow: strconv.Itoa(rng.IntN(1000)), Run: func(context.Context) error {
+				mu.Lock()
+				waits = append(waits, time.Since(came))
+				mu.Unlock()
+				time.Sleep(d)
+				return nil
+			}})
+		}
+		for all := false; !all; {
+			time.Sleep(time.Second)
+			mu.Lock()
+			all = len(waits) == tasks
+			mu.Unlock()
+		}
+		_ = p.Shutdown(pooltest.EndedContext()) // what is left of the flood
+	})
+	slices.Sort(waits)
+	return waits
+}
+
+// The flood about doubles the waits of others: a worker is never idle when they come, and it has
+// the share of one of those that wait.
+func TestFloodOfOneFlowAboutDoublesTheWaitsOfAThousandOthers(t *testing.T) {
+	for _, load := range []float64{0.7, 0.8} {
+		without, with := waitsOfOthers(t, load, 0), waitsOfOthers(t, load, 100_000)
+		p99 := len(with) * 99 / 100
+		t.Logf("load %v: p99 %v without the flood, %v with it", load, without[p99], with[p99])
+		require.Less(t, float64(with[p99]), 2.2*float64(without[p99]))
+	}
+}
+
+// A flow with a limit may be at it whenever the pool's turn comes. So it has turns of its own.
+func TestOldestTaskOfALimitedFlowHasItsTurnAmongItsOwn(t *testing.T) {
+	for _, share := range []int{1, 2, 4, 16} {
+		for _, workers := range []int{1, 2, 3} {
+			synctest.Test(t, func(t *testing.T) {
+				p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithFairShare(share), limit(1))
+				var s starts
+				lasting := func(flow string) {
+					var task taskpool.Task
+					task = s.task(flow, taskpool.High, time.Millisecond)
+					run := task.Run
+					task.Run = func(ctx context.Context) error {
+						if len(s.flow(flow)) < 1000 {
+							pooltest.Submit(t, p, task)
+						}
+						return run(ctx)
+					}
+					for range 3 {
+						pooltest.Submit(t, p, task)
+					}
+				}
+				p.Pause()
+				lasting("A")
+				lasting("B")
+				ahead := -1
+				pooltest.Submit(t, p, taskpool.Task{Flow: "A", Priority: taskpool.Low, Run: func(context.Context) error {
+					ahead = len(s.flow("A"))
+					return nil
+				}})
+				p.Resume()
+				pooltest.Drain(t, p)
+				require.Less(t, ahead, share*(3+1), "starts of A before its oldest task had its turn")
+			})
+		}
+	}
+}
+
+// flow returns the starts of tasks of a flow.
+func (s *starts) flow(flow string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.all), func(f string) bool { return f != flow })
 }
 
 func TestStartsAreSharedByWeight(t *testing.T) {
