@@ -570,4 +570,7 @@ func (w *worker) adopt() {
 	if p.end.cut != nil {
 		a.noteEnd(cutOff)
 	}
+	if len(p.sched.flowLoans) > 0 { // h was lent to for its flow
+		p.restoreLocked()
+	}
 }

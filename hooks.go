@@ -296,7 +296,7 @@ func (t TaskInfo) LogValue() slog.Value {
 // infoLocked describes h, with the attempt under way if there is one.
 func (h *Handle) infoLocked() TaskInfo {
 	if h.function != nil {
-		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.priority, State: h.state, sample: h.function.sample}
+		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.urgency(), State: h.state, sample: h.function.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
 			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
 		}

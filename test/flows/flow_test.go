@@ -764,6 +764,28 @@ func TestTasksWithoutAFlowCanHaveALimit(t *testing.T) {
 	})
 }
 
+// A function is not known as a task until it waits, and is lent to then.
+func TestFunctionThatWaitsIsLentToByWhatItsLimitHoldsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithReserved(1, taskpool.High), policies(map[string]taskpool.FlowPolicy{"": {Limit: 1}}))
+		end := make(chan struct{})
+		awaited := pooltest.Submit(t, p, taskpool.Task{Name: "awaited", Flow: "A", Run: func(context.Context) error { <-end; return nil }})
+		wait := make(chan struct{})
+		require.NoError(t, p.Go(taskpool.Low, func() { <-wait; _ = awaited.Wait(context.Background()) }))
+		synctest.Wait()
+		require.NoError(t, p.Go(taskpool.High, func() { <-end }))
+		close(wait)
+		synctest.Wait()
+		urgency := map[string]taskpool.Priority{}
+		for _, task := range p.Tasks() {
+			urgency[task.State.String()+task.Name] = task.Urgency
+		}
+		require.Equal(t, map[string]taskpool.Priority{"runningawaited": taskpool.High, "parked": taskpool.High, "running": taskpool.High}, urgency)
+		close(end)
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestWrongPoliciesAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		policy taskpool.FlowPolicy
