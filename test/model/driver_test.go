@@ -1,6 +1,7 @@
 package model_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -39,6 +40,7 @@ func TestPoolAgreesWithModel(t *testing.T) {
 	}
 	var steps, undefined int
 	var total loans
+	var flows flowCounts
 	for i := range uint64(runs) {
 		seed := *modelFirst + i
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -54,11 +56,12 @@ func TestPoolAgreesWithModel(t *testing.T) {
 		}
 		steps += d.steps
 		total.add(d.model.loans)
+		flows.add(d.model.flows.seen)
 		if d.undefined {
 			undefined++
 		}
 	}
-	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; loans: %+v", runs, steps, undefined, total)
+	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; loans: %+v; flows: %+v", runs, steps, undefined, total, flows)
 }
 
 func FuzzPoolAgreesWithModel(f *testing.F) {
@@ -132,6 +135,7 @@ type trial struct {
 	works     bool   // timeouts are such of the work alone, some beside a longer one
 	delays    bool   // most tasks have a time before which they do not start
 	lends     bool   // many tasks wait for less urgent ones
+	flows     bool   // tasks have flows, most of which have policies
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
 	patience  context.Context                 // Shutdown's
@@ -139,11 +143,12 @@ type trial struct {
 	released  chan struct{} // closed at the end: all bodies return
 	durations uint64        // handed out
 
-	mu      sync.Mutex // protects the fields below
-	log     []string
-	bodies  map[[2]int]*body // by task and attempt
-	handles map[int]*taskpool.Handle
-	errs    map[int]error // of the handles, found right
+	mu       sync.Mutex                     // protects the fields below
+	policies map[string]taskpool.FlowPolicy // what WithFlows says
+	log      []string
+	bodies   map[[2]int]*body // by task and attempt
+	handles  map[int]*taskpool.Handle
+	errs     map[int]error // of the handles, found right
 }
 
 // A body is one attempt as seen from inside Run. It does as it is told.
@@ -155,7 +160,7 @@ type body struct {
 func newTrial(t *testing.T, bytes []byte) *trial {
 	d := &trial{
 		tape: &tape{bytes}, t: t, start: time.Now(), released: make(chan struct{}),
-		cancels: map[int]context.CancelCauseFunc{}, bodies: map[[2]int]*body{}, handles: map[int]*taskpool.Handle{}, errs: map[int]error{},
+		cancels: map[int]context.CancelCauseFunc{}, policies: map[string]taskpool.FlowPolicy{}, bodies: map[[2]int]*body{}, handles: map[int]*taskpool.Handle{}, errs: map[int]error{},
 	}
 	d.patience, d.cut = context.WithCancel(context.Background())
 	c := modelConfig{
@@ -172,10 +177,16 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		taskpool.WithLogger(slog.New(slog.DiscardHandler)), taskpool.WithWorkers(c.workers),
 		taskpool.WithQuantum(c.quantum), taskpool.WithHangGrace(c.grace), taskpool.WithMaxParked(c.maxParked),
 	}
-	if c.capacity >= 0 {
+	d.flows = len(bytes) > 0 && bytes[len(bytes)-1] > 127
+	if d.flows && c.capacity < 0 && d.n(2) == 0 {
+		c.capacity = 1000 // so that only flows are ever full
+	}
+	if c.capacity < 0 {
+		c.overflow = taskpool.OverflowWait
+	} else {
 		opts = append(opts, taskpool.WithCapacity(c.capacity, c.overflow))
 	}
-	if d.n(3) == 0 {
+	if d.n(3) == 0 && !d.flows {
 		c.share, c.step = 0, choose(d.tape, 100*time.Millisecond, 3*time.Second)
 		opts = append(opts, taskpool.WithAging(c.step))
 	} else {
@@ -189,6 +200,20 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		opts = append(opts, taskpool.WithReserved(c.reserved, c.reservedFor))
 	}
 	d.peek = d.n(2) == 0
+	if d.flows && d.n(8) > 0 { // else all have the zero policy
+		if d.n(3) == 0 {
+			c.plain = d.policy()
+		}
+		d.policies[""] = c.plain
+		for _, flow := range flowNames[1:] {
+			d.policies[flow] = d.policy()
+		}
+		opts = append(opts, taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return d.policies[flow]
+		}))
+	}
 	if n := len(bytes); n > 0 { // the last byte once more, so that old tapes still mean what they did
 		d.delays = bytes[n-1]%4 == 1
 		d.works = bytes[n-1]%5 > 2
@@ -214,8 +239,18 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		}
 		return h != nil && h.State() != taskpool.StateParked
 	}
-	d.trace = append(d.trace, fmt.Sprintf("%+v", c))
+	d.model.wasShed = func(t *modelTask) bool {
+		h := d.handle(t.n)
+		return h != nil && h.State() == taskpool.StateShed
+	}
+	d.trace = append(d.trace, fmt.Sprintf("%+v flows=%+v", c, d.policies))
 	return d
+}
+
+var flowNames = []string{"", "a", "b", "c"}
+
+func (d *trial) policy() taskpool.FlowPolicy {
+	return taskpool.FlowPolicy{Weight: choose(d.tape, 0, 1, 2, 4), Limit: choose(d.tape, 1, 0, 1, 2, 3), Capacity: choose(d.tape, 0, 0, 0, 1, 2)}
 }
 
 // short returns d and a bit that no other duration has, so that no two things
@@ -236,6 +271,7 @@ func (d *trial) step(what string, pool, model func()) {
 	if err := pooltest.AtRest(d.pool); err != nil {
 		d.failf("%v", err)
 	}
+	clear(d.model.flows.left)
 	model()
 	d.model.settleDown()
 	if d.undefined = d.undefined || d.model.undefined; !d.undefined {
@@ -405,6 +441,9 @@ func (d *trial) both(what string, pool, model func() bool) {
 // Choosing.
 
 func (d *trial) priority() taskpool.Priority {
+	if d.flows && d.n(2) == 0 {
+		return taskpool.Medium // flows take turns within a priority
+	}
 	return choose(d.tape, taskpool.Medium, taskpool.High, taskpool.Low, 2, -7)
 }
 
@@ -463,6 +502,15 @@ func (d *trial) handle(n int) *taskpool.Handle {
 func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context) context.Context) {
 	now := d.model.now
 	t := &modelTask{n: len(d.model.tasks), priority: d.priority(), most: choose(d.tape, 0, 0, 0, 2, 3), caller: parent, parent: parent}
+	if d.flows {
+		if t.flow = choose(d.tape, "a", "b", "", "a", "c"); t.flow != "" && len(d.policies) > 0 && d.n(6) == 0 {
+			policy := d.policy()
+			d.mu.Lock()
+			d.policies[t.flow] = policy
+			d.mu.Unlock()
+		}
+		t.policy = d.policies[t.flow]
+	}
 	if d.n(4) == 0 {
 		t.timeout = d.unique(choose(d.tape, 50*time.Millisecond, time.Second))
 	}
@@ -541,6 +589,9 @@ func (d *trial) submit(parent *modelAttempt) {
 	if parent != nil {
 		by = fmt.Sprintf(" in #%d.%d (with its end: %v, as its own: %v)", parent.t.n, parent.number, t.ctxOf != nil, t.parent != nil)
 	}
+	if d.flows {
+		by += fmt.Sprintf(" of %q %+v", t.flow, t.policy)
+	}
 	what := fmt.Sprintf("submit #%d%s: %v timeout=%v work=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
 		t.n, by, t.priority, t.timeout, t.workTimeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
 	do := func(ctx context.Context) {
@@ -552,7 +603,11 @@ func (d *trial) submit(parent *modelAttempt) {
 		}
 		d.note("submit #%d: %s", t.n, describe(err))
 	}
+	changes := d.flows && t.policy != d.model.flows.policies[t.flow]
 	d.step(what, func() {
+		if changes {
+			d.pool.Stats() // takes in what has arrived, which else would do so with the new policy
+		}
 		if parent != nil {
 			d.tell(parent, command{do: "submit", submit: do})
 		} else {
@@ -563,7 +618,7 @@ func (d *trial) submit(parent *modelAttempt) {
 
 // real returns the task that t is the model of.
 func (d *trial) real(t *modelTask) taskpool.Task {
-	task := taskpool.Task{Name: t.name(), Priority: t.priority, Timeout: t.timeout, WorkTimeout: t.workTimeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
+	task := taskpool.Task{Name: t.name(), Priority: t.priority, Flow: t.flow, Timeout: t.timeout, WorkTimeout: t.workTimeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
 	if t.notBefore > 0 {
 		task.NotBefore = d.start.Add(t.notBefore)
 	}
@@ -814,7 +869,8 @@ func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 	return t.accepted && t.attempt == nil && !t.settled() &&
 		len(t.waiters) == 0 && // else one of them may want the slot
 		len(m.admission) == 0 && // and here somebody its room
-		(m.share == 0 && m.step == 0 || m.aloneOnceEnded(by))
+		(m.share == 0 && m.step == 0 && !d.flows || m.aloneOnceEnded(by)) &&
+		(!d.flows || t.urgency() == t.priority) // with two places it may count as a choice of its flow
 }
 
 // aloneOnceEnded reports whether no more than one task waits for the slot that a leaves.
@@ -1046,11 +1102,12 @@ type census struct {
 	submitted, refused, succeeded, failed, canceled, shed uint64
 	attempts, retries, parks, panics, goexits, hangs      uint64
 
-	slots, queued, delayed, running, parked, abandoned, lost, blocked int
+	slots, queued, heldBack, delayed, running, parked, abandoned, lost, blocked int
 
 	paused, closed bool
 	queue, others  string // what Tasks says
 	waiting        string
+	flows          string // what Flows says
 	health         string
 }
 
@@ -1058,7 +1115,11 @@ func (d *trial) census() census {
 	s := d.pool.Stats()
 	var queue, others []string
 	if s.Queued > 0 {
-		for _, t := range d.pool.Tasks(taskpool.StateQueued) {
+		tasks := d.pool.Tasks(taskpool.StateQueued)
+		slices.SortStableFunc(tasks, func(a, b taskpool.TaskInfo) int {
+			return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Flow, b.Flow))
+		})
+		for _, t := range tasks {
 			queue = append(queue, describeTask(t.Name, t.Priority, t.Urgency, t.State))
 		}
 	}
@@ -1085,10 +1146,18 @@ func (d *trial) census() census {
 	return census{
 		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed,
 		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
-		slots: s.Workers, queued: s.Queued, delayed: s.Delayed, running: s.Running, parked: s.Parked,
+		slots: s.Workers, queued: s.Queued, heldBack: s.HeldBack, delayed: s.Delayed, running: s.Running, parked: s.Parked,
 		abandoned: s.Abandoned, lost: s.Lost, blocked: s.SubmittersWaiting, paused: s.Paused, closed: s.Closed,
-		queue: strings.Join(queue, " "), others: strings.Join(others, " "), waiting: strings.Join(waiting, " "), health: describe(health),
+		queue: strings.Join(queue, " "), others: strings.Join(others, " "), waiting: strings.Join(waiting, " "),
+		flows: describeFlows(d.pool.Flows(-1)) + describeFlows(d.pool.Flows(2)), health: describe(health),
 	}
+}
+
+func describeFlows(flows []taskpool.FlowStats) (text string) {
+	for _, f := range flows {
+		text += fmt.Sprintf("{%q %d %d %d}", f.Flow, f.Queued, f.HeldBack, f.Running)
+	}
+	return text + " "
 }
 
 func describeTask(name string, pr, urgency taskpool.Priority, s taskpool.State) string {
@@ -1098,7 +1167,10 @@ func describeTask(name string, pr, urgency taskpool.Priority, s taskpool.State) 
 func (m *modelPool) census() census {
 	var queue, others, waiting []string
 	count := map[taskpool.Priority]int{}
-	sorted := byPriority(m.inQueue())
+	sorted := m.inQueue()
+	slices.SortStableFunc(sorted, func(a, b *modelTask) int {
+		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.flow, b.flow))
+	})
 	for _, t := range sorted {
 		if t.state == taskpool.StateQueued {
 			queue = append(queue, describeTask(t.name(), t.priority, t.urgency(), t.state))
@@ -1143,6 +1215,11 @@ func (m *modelPool) census() census {
 			c.shed++
 		}
 	}
+	for _, flow := range flowNames {
+		c.heldBack += m.heldBackTasks(flow)
+	}
+	flows := m.flowStats()
+	c.flows = describeFlows(flows) + describeFlows(flows[:min(2, len(flows))])
 	slices.Sort(others)
 	c.others = strings.Join(others, " ")
 	switch {

@@ -20,20 +20,19 @@ import (
 // does the same to a Pool and to its model and compares the two after each step.
 //
 // Where the documentation leaves a choice the model asks what the Pool did
-// (modelPool.resumed) and goes on from there. There is one such place: which of
-// several tasks that are on their way out gets a free slot first.
+// (modelPool.resumed, modelPool.wasShed) and goes on from there. There are two such places:
+// which of several tasks that are on their way out gets a free slot first, and which of
+// several flows that are as long loses a task.
 type modelPool struct {
 	modelConfig
 	now   time.Duration // since the pool was made
 	slots int
 
 	tasks     []*modelTask    // all that were ever submitted
-	queue     []*modelPlace   // of those that wait for a slot, in the order in which they came
-	admission []*modelTask    // waiting for room, likewise; those that are not due wait for room among the delayed
-	entering  []*modelPlace   // of those of them that are due
+	queue     modelLine       // of those that wait for a slot
+	admission []*modelTask    // waiting for room, in the order in which they came; those that are not due wait for room among the delayed
+	entering  modelLine       // of those of them that are due
 	leaving   []*modelAttempt // on their way out, and in want of a slot
-	turns     map[bool]int    // dispatches with a choice since the fair share's turn; of all, of reserved slots
-	entries   map[bool]int    // the same waiting for room
 	seq       int64
 
 	paused, closed bool
@@ -47,12 +46,15 @@ type modelPool struct {
 	submitted, refused, attempts, retries, parks, panics, goexits, hangs uint64
 
 	loans loans
+	flows modelFlows
 
 	hold      int             // restore waits while it is above 0
+	unstarted bool            // restore starts no task: no worker has looked yet
 	undefined bool            // more than one thing may have happened in this step
 	log       []string        // what user code would have noticed in this step
 	awake     []*modelAttempt // go on with what they do in this step
 	resumed   func(*modelTask) bool
+	wasShed   func(*modelTask) bool
 }
 
 type modelConfig struct {
@@ -68,12 +70,15 @@ type modelConfig struct {
 	quantum      time.Duration
 	grace        time.Duration
 	delayed      taskpool.DelayedPolicy
+	plain        taskpool.FlowPolicy // of tasks without a flow
 }
 
 // A modelTask is one call of Submit or Go.
 type modelTask struct {
 	n           int
 	isGo        bool
+	flow        string
+	policy      taskpool.FlowPolicy // what WithFlows said of its flow as it was submitted
 	priority    taskpool.Priority
 	timeout     time.Duration
 	workTimeout time.Duration
@@ -88,6 +93,7 @@ type modelTask struct {
 	parent      *modelAttempt // the attempt that submits, if its context says so
 	caller      *modelAttempt // the attempt that submits
 	bound       bool          // waiting for room: the end of caller ends the wait, though its context is another
+	ctxOver     bool          // the context that it was submitted with has ended
 
 	accepted  bool
 	submitErr error // with !accepted, once Submit has returned
@@ -101,8 +107,10 @@ type modelTask struct {
 	canceled  error           // while under way
 	due       time.Duration   // while Delayed
 	apart     bool            // was delayed when it was accepted
+	placed    bool            // holds a place of its flow
+	adopted   bool            // with isGo: it has waited, and is a task like others since
 
-	awaitedBy taskpool.Priority // the most urgent task that has waited for it
+	awaitedBy taskpool.Priority // the most urgent task that has waited for it, or for a place of its flow
 	awaited   bool              // by any
 }
 
@@ -201,7 +209,9 @@ const (
 )
 
 func newModel(c modelConfig) *modelPool {
-	return &modelPool{modelConfig: c, slots: c.workers, turns: map[bool]int{}, entries: map[bool]int{}}
+	m := &modelPool{modelConfig: c, slots: c.workers, queue: newLine(), entering: newLine()}
+	m.flows.init(c.plain)
+	return m
 }
 
 // Order.
@@ -233,14 +243,15 @@ func (m *modelPool) key(pr taskpool.Priority, order int64) *big.Int {
 	return clamp(head.Add(head, big.NewInt(order)))
 }
 
-// before compares two places: the one that comes up first, but for a fair-share turn, is
+// before compares two places in l: the one that comes up first, but for a fair-share turn, is
 // less.
-func (m *modelPool) before(a, b *modelPlace) int {
-	byLane := cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.rank, b.rank))
+func (m *modelPool) before(l *modelLine, a, b *modelPlace) int {
 	if m.step > 0 {
-		byLane = cmp.Or(m.key(a.priority, a.order).Cmp(m.key(b.priority, b.order)), cmp.Compare(a.order, b.order), byLane)
+		byLane := cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.rank, b.rank))
+		return cmp.Or(m.key(a.priority, a.order).Cmp(m.key(b.priority, b.order)), cmp.Compare(a.order, b.order), byLane, m.compareAge(a, b))
 	}
-	return cmp.Or(byLane, m.compareAge(a, b))
+	byGroup := cmp.Or(cmp.Compare(a.priority, b.priority), compareBool(b.resumes(), a.resumes()))
+	return cmp.Or(byGroup, l.compareTurns(a, b), cmp.Compare(a.rank, b.rank), m.compareAge(a, b))
 }
 
 // compareAge compares when two of the same lane came. The time of arrival is all that a
@@ -259,47 +270,63 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// pick returns the place whose turn it is, nil if there is none, and whether there was a
+// pick returns the place in l whose turn it is, nil if there is none, and whether there was a
 // choice: whether several lanes had tasks, other than those of both places of the same.
-func (m *modelPool) pick(waiting []*modelPlace, restricted bool, turn int) (best *modelPlace, choice bool) {
-	var all []*modelPlace
+func (m *modelPool) pick(l *modelLine, restricted bool) (best *modelPlace, choice bool) {
+	all := m.reach(l, restricted)
+	if len(all) == 0 {
+		return nil, false
+	}
 	var fronts []*modelPlace // of the lanes
-	for _, p := range waiting {
-		if restricted && m.less(p.priority) {
-			continue
-		}
-		all = append(all, p)
-		i := slices.IndexFunc(fronts, func(f *modelPlace) bool {
-			return f.priority == p.priority && f.rank == p.rank && f.second == p.second
-		})
+	for _, p := range all {
+		i := slices.IndexFunc(fronts, func(f *modelPlace) bool { return f.lane() == p.lane() })
 		if i < 0 {
 			fronts = append(fronts, p)
 		} else if p.order < fronts[i].order {
 			fronts[i] = p
 		}
 	}
-	if len(all) == 0 {
-		return nil, false
-	}
 	choice = len(fronts) > 2 || len(fronts) == 2 && fronts[0].t != fronts[1].t
-	if choice && m.share > 0 && turn == m.share-1 {
-		return slices.MinFunc(all, func(a, b *modelPlace) int { return cmp.Compare(a.order, b.order) }), choice
+	if choice && m.turnDue(l, restricted) {
+		return l.turnOf(all, restricted), choice
 	}
-	best = slices.MinFunc(all, m.before)
-	if m.step > 0 {
-		// Those that resume, or were lent to, take the turn of others of their priority.
-		for _, p := range all {
-			if p.priority == best.priority && (p.rank < best.rank || p.rank == best.rank && p.rank < 2 && m.compareAge(p, best) < 0) {
-				best = p
-			}
+	best = slices.MinFunc(all, func(a, b *modelPlace) int { return m.before(l, a, b) })
+	if m.step == 0 {
+		return m.ownTurn(l, best, all, restricted), choice
+	}
+	// Those that resume, or were lent to, take the turn of others of their priority.
+	for _, p := range all {
+		if p.priority == best.priority && (p.rank < best.rank || p.rank == best.rank && p.rank < 2 && m.compareAge(p, best) < 0) {
+			best = p
 		}
 	}
 	return best, choice
 }
 
-func (m *modelPool) turn(turns map[bool]int, restricted, choice bool) {
+// reach returns the places in l that a dispatch may serve. A reserved slot goes to a submitter
+// by its own priority, as what it was lent is for its place there only.
+func (m *modelPool) reach(l *modelLine, restricted bool) (all []*modelPlace) {
+	for _, p := range l.places {
+		if restricted && (m.less(p.priority) || p.second && l == &m.entering) || m.heldBack(l, p.t) {
+			continue
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+func (m *modelPool) turnDue(l *modelLine, restricted bool) bool {
+	return m.share > 0 && l.turns[restricted] == m.share-1
+}
+
+// served takes note that p, which pick has chosen, is about to be taken.
+func (m *modelPool) served(l *modelLine, p *modelPlace, choice, restricted bool) {
+	m.charge(l, p, choice, restricted)
 	if choice && m.share > 0 {
-		turns[restricted] = (turns[restricted] + 1) % m.share
+		l.turns[restricted] = (l.turns[restricted] + 1) % m.share
+	}
+	if p.second {
+		m.loans.served++
 	}
 }
 
@@ -353,7 +380,9 @@ func (m *modelPool) outstanding() int {
 // for are not.
 func (m *modelPool) free(pr taskpool.Priority) int {
 	asking := func(less bool) int {
-		return m.count(func(a *modelAttempt) bool { return a.parked && a.asked && m.less(a.urgency) == less })
+		return m.count(func(a *modelAttempt) bool {
+			return a.parked && a.asked && m.less(a.urgency) == less && !m.heldBack(&m.queue, a.t)
+		})
 	}
 	free := m.slots - m.held() - asking(false)
 	forLess := max(m.slots-m.reserved-m.heldLess(), 0)
@@ -366,26 +395,37 @@ func (m *modelPool) free(pr taskpool.Priority) int {
 // room reports whether t may be accepted. What is delayed when it is accepted
 // counts apart until it starts, and among those that wait once it is due.
 func (m *modelPool) room(t *modelTask) bool {
-	waiting, later := m.inState(taskpool.StateQueued), 0
-	for _, t := range m.tasks {
-		if !t.accepted {
-			continue
+	switch {
+	case m.later(t):
+		later := 0
+		for _, t := range m.tasks {
+			if t.accepted && t.apart && t.started == 0 && !final(t.state) {
+				later++
+			}
 		}
-		if t.state == taskpool.StateDelayed && t.started > 0 {
+		return m.capacity < 0 || later < m.capacity+m.slots
+	case !m.flowRoom(t):
+		return false
+	case m.atLimit(t.flow):
+		return !m.atDoor(t.flow)
+	}
+	return m.poolRoom(t)
+}
+
+// poolRoom is room for a task that is due, of whatever flow.
+func (m *modelPool) poolRoom(t *modelTask) bool {
+	waiting := 0
+	for _, t := range m.tasks {
+		if t.waits() && !(t.state == taskpool.StateQueued && m.heldBack(&m.queue, t)) {
 			waiting++
 		}
-		if t.apart && t.started == 0 && !final(t.state) {
-			later++
-		}
 	}
-	switch {
-	case m.capacity < 0:
-		return true
-	case m.later(t):
-		return later < m.capacity+m.slots
-	default:
-		return waiting < m.capacity+m.free(t.priority)
-	}
+	return m.capacity < 0 || waiting < m.capacity+m.free(t.priority)
+}
+
+// waits reports whether t counts as one that waits, as a retry does before it is due.
+func (t *modelTask) waits() bool {
+	return t.accepted && (t.state == taskpool.StateQueued || t.state == taskpool.StateDelayed && t.started > 0)
 }
 
 func (m *modelPool) later(t *modelTask) bool { return t.notBefore > m.now }
@@ -410,6 +450,18 @@ func (m *modelPool) restore() {
 	}
 }
 
+// restoreParked is restore before any worker has looked: no task starts.
+func (m *modelPool) restoreParked() {
+	m.unstarted = true
+	m.restore()
+	m.unstarted = false
+}
+
+// startable reports whether a task waits, and is not held back, while a slot is free.
+func (m *modelPool) startable() bool {
+	return m.held() < m.slots && slices.ContainsFunc(m.inQueue(), func(t *modelTask) bool { return !m.heldBack(&m.queue, t) })
+}
+
 // restricted reports whether a free slot is for reserved priorities only.
 func (m *modelPool) restricted() bool {
 	return m.reserved > 0 && m.heldLess() >= m.slots-m.reserved
@@ -425,7 +477,7 @@ func (m *modelPool) next() bool {
 	restricted := m.restricted()
 	chosen := -1
 	for i, a := range m.leaving {
-		if restricted && m.less(a.urgency) {
+		if restricted && m.less(a.urgency) || m.heldBack(&m.queue, a.t) {
 			continue
 		}
 		if chosen < 0 || m.resumed(a.t) && !m.resumed(m.leaving[chosen].t) {
@@ -441,14 +493,11 @@ func (m *modelPool) next() bool {
 	if m.paused {
 		return false
 	}
-	p, choice := m.pick(m.queue, restricted, m.turns[restricted])
-	if p == nil {
+	p, choice := m.pick(&m.queue, restricted)
+	if p == nil || m.unstarted && p.t.state == taskpool.StateQueued {
 		return false
 	}
-	m.turn(m.turns, restricted, choice)
-	if p.second {
-		m.loans.served++
-	}
+	m.served(&m.queue, p, choice, restricted)
 	t := p.t
 	m.leaveQueue(t)
 	if t.state == taskpool.StateParked {
@@ -472,39 +521,29 @@ func (m *modelPool) admit() {
 
 func (m *modelPool) leaveAdmission(t *modelTask) {
 	m.admission = remove(m.admission, t)
-	m.entering = withoutPlaces(m.entering, t)
+	m.entering.drop(t)
 }
 
 // enter has t, which waits for room, be one of those that are due.
 func (m *modelPool) enter(t *modelTask) {
-	m.entering = append(m.entering, &modelPlace{t: t, priority: t.priority, rank: 2, order: m.nextOrder()})
-	m.entering = m.addSecond(m.entering, t, 2)
+	m.join(&m.entering, &modelPlace{t: t, priority: t.priority, rank: 2, order: m.nextOrder()})
+	m.addSecond(&m.entering, t, 2)
 }
 
 func (m *modelPool) nextInAdmission() *modelTask {
 	if t := m.nextDelayedInAdmission(); t != nil {
 		return t
 	}
-	p, choice := m.pick(m.entering, false, m.entries[false])
+	p, choice := m.pick(&m.entering, false)
 	restricted := false
-	if p != nil && !m.room(p.t) && m.reserved > 0 {
-		// A reserved slot may be free for another. That goes by the tasks' own priorities.
-		var own []*modelPlace
-		for _, p := range m.entering {
-			if !p.second {
-				own = append(own, p)
-			}
-		}
+	if p != nil && !m.poolRoom(p.t) && m.reserved > 0 { // a reserved slot may be free for another
 		restricted = true
-		p, choice = m.pick(own, restricted, m.entries[restricted])
+		p, choice = m.pick(&m.entering, restricted)
 	}
-	if p == nil || !m.room(p.t) {
+	if p == nil || !m.poolRoom(p.t) {
 		return nil
 	}
-	m.turn(m.entries, restricted, choice)
-	if p.second {
-		m.loans.served++
-	}
+	m.served(&m.entering, p, choice, restricted)
 	m.leaveAdmission(p.t)
 	return p.t
 }
@@ -533,10 +572,6 @@ func byPriority(tasks []*modelTask) []*modelTask {
 	return sorted
 }
 
-func withoutPlaces(from []*modelPlace, t *modelTask) []*modelPlace {
-	return slices.DeleteFunc(from, func(p *modelPlace) bool { return p.t == t })
-}
-
 func remove[T comparable](from []T, x T) []T {
 	return slices.DeleteFunc(from, func(y T) bool { return x == y })
 }
@@ -553,19 +588,22 @@ func (m *modelPool) submit(t *modelTask) {
 		m.refuse(t, taskpool.ErrClosed)
 		return
 	}
+	freed := m.policyCounts(t)
 	switch {
 	case m.room(t):
 	case m.overflow == taskpool.OverflowShed:
 		victim := m.victim(t)
 		if victim == nil {
-			m.refuse(t, taskpool.ErrFull)
+			m.refuse(t, m.errFull(t))
+			m.restore()
 			return
 		}
 		t.apart = victim.apart
 		m.leaveQueue(victim)
 		m.settle(victim, taskpool.StateShed, taskpool.ErrShed)
 	case m.overflow == taskpool.OverflowReject || t.isGo:
-		m.refuse(t, taskpool.ErrFull)
+		m.refuse(t, m.errFull(t))
+		m.restore()
 		return
 	default:
 		m.admission = append(m.admission, t)
@@ -577,7 +615,10 @@ func (m *modelPool) submit(t *modelTask) {
 		}
 		if a := t.caller; a != nil {
 			t.bound = t.parent == nil && a.cause == nil
-			m.park(a)
+			if freed {
+				m.undefined = true // a worker may be faster to start those than a to give its place back
+			}
+			m.parkToWait(a)
 			m.lend(a)
 		}
 		m.restore()
@@ -590,17 +631,6 @@ func (m *modelPool) submit(t *modelTask) {
 
 // continues reports whether what a submits is part of the work accepted.
 func (m *modelPool) continues(a *modelAttempt) bool { return a != nil && !a.over && !m.cut }
-
-// victim returns the newest of the least urgent tasks that never started and count as no
-// more urgent, if it is less urgent than one that could run now.
-func (m *modelPool) victim(by *modelTask) (v *modelTask) {
-	for _, t := range m.inQueue() {
-		if !m.later(by) && t.urgency() == t.priority && t.started == 0 && t.priority > by.priority && (v == nil || t.priority >= v.priority) {
-			v = t
-		}
-	}
-	return v
-}
 
 func (m *modelPool) accept(t *modelTask) {
 	m.submitted++
@@ -624,8 +654,9 @@ func (m *modelPool) joinQueue(t *modelTask, resuming bool) {
 	if resuming {
 		p.rank = 0
 	}
-	m.queue = append(m.queue, p)
-	m.queue = m.addSecond(m.queue, t, rankOfSecond(t, p.rank))
+	m.join(&m.queue, p)
+	m.addSecond(&m.queue, t, rankOfSecond(t, p.rank))
+	m.lendHolders()
 }
 
 // rankOfSecond returns the rank of t's second place in the queue, given that of the first for
@@ -637,11 +668,11 @@ func rankOfSecond(t *modelTask, rank int) int {
 	return rank
 }
 
-func (m *modelPool) leaveQueue(t *modelTask) { m.queue = withoutPlaces(m.queue, t) }
+func (m *modelPool) leaveQueue(t *modelTask) { m.queue.drop(t) }
 
 // inQueue returns the tasks that wait for a slot, in the order in which they came.
 func (m *modelPool) inQueue() (tasks []*modelTask) {
-	for _, p := range m.queue {
+	for _, p := range m.queue.places {
 		if !p.second {
 			tasks = append(tasks, p.t)
 		}
@@ -674,49 +705,71 @@ func (m *modelPool) lend(a *modelAttempt) {
 		default:
 			return
 		}
-		before := t.urgency()
-		if !t.awaited || a.urgency < t.awaitedBy {
-			t.awaited, t.awaitedBy = true, a.urgency
-		}
-		if t.urgency() == before {
+		if a.doing == doingSubmit {
+			if t.counts(a.urgency) {
+				m.loans.places++
+				if !m.later(t) {
+					m.addSecond(&m.entering, t, 2)
+				}
+			}
 			return
 		}
-		if a.doing == doingSubmit {
-			m.loans.places++
-			if !m.later(t) {
-				m.entering = m.addSecond(m.entering, t, 2)
-			}
+		if !m.raise(t, a.urgency) {
 			return
 		}
 		if m.loans.tasks++; !first {
 			m.loans.passed++
 		}
-		if slices.Contains(m.inQueue(), t) {
-			m.queue = m.addSecond(m.queue, t, rankOfSecond(t, 0))
-		}
 		if a = t.attempt; a == nil {
 			return
 		}
-		a.urgency = t.urgency()
 	}
 }
 
-// addSecond gives t, which has a place among waiting, a second one at the back of its
-// urgency, if that is not its priority. With aging it keeps the second place that it has if
+// counts has t count as no less urgent than pr. It returns false if it did.
+func (t *modelTask) counts(pr taskpool.Priority) (changed bool) {
+	before := t.urgency()
+	if !t.awaited || pr < t.awaitedBy {
+		t.awaited, t.awaitedBy = true, pr
+	}
+	return t.urgency() != before
+}
+
+// raise has t, which was accepted, count as no less urgent than pr, and with it those that it
+// waits for as its flow's limit holds it back. It returns false if it did.
+func (m *modelPool) raise(t *modelTask, pr taskpool.Priority) bool {
+	if !t.counts(pr) {
+		return false
+	}
+	if slices.Contains(m.inQueue(), t) {
+		m.addSecond(&m.queue, t, rankOfSecond(t, 0))
+	}
+	if t.attempt != nil {
+		t.attempt.urgency = t.urgency()
+	}
+	if m.waitsToLeave(t) {
+		m.lendHoldersOf(t.flow, t.urgency())
+	}
+	m.lendHolders()
+	return true
+}
+
+// addSecond gives t, which has a place in l, a second one at the back of its urgency, if that is not its priority. With aging it keeps the second place that it has if
 // that comes up no later, and by the same slots.
-func (m *modelPool) addSecond(waiting []*modelPlace, t *modelTask, rank int) []*modelPlace {
+func (m *modelPool) addSecond(l *modelLine, t *modelTask, rank int) {
 	if t.urgency() == t.priority {
-		return waiting
+		return
 	}
 	p := &modelPlace{t: t, priority: t.urgency(), rank: rank, order: m.nextOrder(), second: true}
 	is := func(p *modelPlace) bool { return p.t == t && p.second }
-	if i := slices.IndexFunc(waiting, is); i >= 0 && m.step > 0 {
-		old := waiting[i]
+	if i := slices.IndexFunc(l.places, is); i >= 0 && m.step > 0 {
+		old := l.places[i]
 		if m.less(old.priority) == m.less(p.priority) && m.key(old.priority, old.order).Cmp(m.key(p.priority, p.order)) <= 0 {
-			return waiting
+			return
 		}
 	}
-	return append(slices.DeleteFunc(waiting, is), p)
+	l.places = slices.DeleteFunc(l.places, is)
+	m.join(l, p)
 }
 
 func (m *modelPool) refuse(t *modelTask, err error) {
@@ -728,6 +781,7 @@ func (m *modelPool) submitReturns(t *modelTask) {
 	t.returned = true
 	if t.submitErr != nil {
 		m.refused++
+		m.leaveFlow(t)
 	}
 	if a := t.caller; a != nil && a.doing == doingSubmit && a.on == t {
 		a.doing, a.on = doingNothing, nil
@@ -747,7 +801,8 @@ func (m *modelPool) inAdmission() []*modelTask {
 		}
 	}
 	slices.SortFunc(later, func(a, b *modelTask) int { return cmp.Compare(a.notBefore, b.notBefore) })
-	return append(byPriority(due), later...)
+	slices.SortStableFunc(due, m.compareAtDoor)
+	return append(due, later...)
 }
 
 // turnAway refuses a submitter waiting for room. Where a task submits, that returns when it
@@ -770,6 +825,7 @@ func (m *modelPool) start(t *modelTask) {
 	a := &modelAttempt{t: t, number: t.started, urgency: t.urgency(), holds: true, slice: m.now, graceFrom: -1}
 	t.state, t.attempt = taskpool.StateRunning, a
 	t.made = append(t.made, a)
+	m.takePlace(t)
 	if t.timeout > 0 {
 		a.deadline = m.now + t.timeout
 	}
@@ -807,12 +863,19 @@ func (m *modelPool) finish(a *modelAttempt, c command) {
 	} else {
 		reported = m.fail(a, c)
 	}
+	if m.tracked(a.t.flow) && a.t.cancelable && !a.t.ctxOver {
+		reported = true // the worker lets go of the context likewise, after the place
+	}
 	if !endedBefore {
 		m.end(a, context.Canceled, endedReturned) // the tasks submitted with its context never start
 	}
 	m.hold--
 	if reported {
-		m.restore() // the worker reports the failure before it gives its slot back
+		// The worker reports the failure before it gives its slot back.
+		if m.restoreParked(); m.tracked(a.t.flow) && m.startable() && (len(m.admission) > 0 || m.reserved > 0) {
+			m.undefined = true // another worker may be faster to start what the place was for
+		}
+		m.restore()
 	}
 	a.holds, a.gone = false, true
 	m.restore()
@@ -887,6 +950,7 @@ func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, 
 		return
 	}
 	m.retries++
+	m.givePlace(t)
 	t.attempt = nil
 	if delay == 0 {
 		m.enqueue(t)
@@ -897,6 +961,8 @@ func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, 
 
 func (m *modelPool) settle(t *modelTask, s taskpool.State, err error) {
 	t.state, t.err, t.attempt = s, err, nil
+	m.givePlace(t)
+	m.leaveFlow(t)
 	for _, a := range t.waiters {
 		switch {
 		case a.doing != doingWait || a.on != t:
@@ -975,7 +1041,7 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 		case !a.parked:
 		case a.asked && !slices.Contains(m.leaving, a):
 			m.leaveQueue(a.t)
-			m.leaving = append(m.leaving, a)
+			m.leave(a)
 		case a.doing == doingWait && a.bound:
 			m.back(a) // the end of the context is that of the call
 		case a.doing == doingSubmit && slices.Contains(m.admission, a.on):
@@ -1005,6 +1071,7 @@ func (m *modelPool) end(a *modelAttempt, cause error, reason endReason) {
 
 // contextEnds is the end of the context that t was submitted with.
 func (m *modelPool) contextEnds(t *modelTask, cause error) {
+	t.ctxOver = true
 	switch {
 	case t.accepted:
 		m.cancel(t, cause)
@@ -1039,7 +1106,7 @@ func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 	if t.awaited || t.attempt != nil && t.attempt.on != nil {
 		m.loans.raised++
 	}
-	resuming := slices.ContainsFunc(m.queue, func(p *modelPlace) bool { return p.t == t && !p.second && p.rank == 0 })
+	resuming := slices.ContainsFunc(m.queue.places, func(p *modelPlace) bool { return p.t == t && !p.second && p.rank == 0 })
 	waits := slices.Contains(m.inQueue(), t)
 	m.leaveQueue(t)
 	t.priority = pr
@@ -1050,6 +1117,10 @@ func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 		a.urgency = t.urgency()
 		m.lend(a)
 	}
+	if a := t.attempt; a != nil && slices.Contains(m.leaving, a) && m.limit(t.flow) > 0 {
+		m.undefined = true // the pool is not of one mind about what one that is on its way out lends then
+	}
+	m.lendHolders()
 	m.restore()
 	return true
 }
@@ -1076,7 +1147,7 @@ func (m *modelPool) back(a *modelAttempt) {
 	a.asked, a.working = true, false
 	m.watchGrace(a)
 	if a.cause != nil {
-		m.leaving = append(m.leaving, a)
+		m.leave(a)
 		return
 	}
 	m.ask(a, true)
@@ -1091,6 +1162,7 @@ func (m *modelPool) ask(a *modelAttempt, resuming bool) {
 func (m *modelPool) unpark(a *modelAttempt) {
 	a.parked, a.asked, a.holds, a.slice = false, false, true, m.now
 	a.t.state = taskpool.StateRunning
+	m.takePlace(a.t)
 	if !a.ending {
 		m.expectBeat(a)
 	}
@@ -1165,8 +1237,8 @@ func (m *modelPool) yield(a *modelAttempt) {
 	a.beatOwed = false
 	a.doing = doingYield
 	most := math.MaxInt
-	for _, p := range m.queue {
-		if !m.paused {
+	for _, p := range m.queue.places {
+		if !m.paused && !m.heldBack(&m.queue, p.t) {
 			most = min(most, int(p.priority))
 		}
 	}
@@ -1232,7 +1304,7 @@ func (m *modelPool) wait(a *modelAttempt, t *modelTask, with waitContext) {
 		m.goOn(a)
 	default:
 		t.waiters = append(t.waiters, a)
-		parked := m.park(a)
+		parked := m.parkToWait(a)
 		m.lend(a)
 		if a.cause == nil || !a.bound {
 			m.restore()
@@ -1418,6 +1490,7 @@ func (m *modelPool) cutShort() {
 		return
 	}
 	m.cut, m.final = true, m.now+2*m.grace
+	m.liftLimits()
 	m.reclaim()
 	for _, t := range m.inAdmission() {
 		m.turnAway(t, taskpool.ErrClosed)
@@ -1510,7 +1583,11 @@ func describe(err error) string {
 		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrTimeout, taskpool.ErrHung,
 		taskpool.ErrGoexit, taskpool.ErrInside,
 	} {
-		if errors.Is(err, e) {
+		switch {
+		case !errors.Is(err, e):
+		case e == taskpool.ErrFull:
+			is = append(is, err.Error()) // it names the flow
+		default:
 			is = append(is, e.Error())
 		}
 	}
