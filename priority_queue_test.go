@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 	"weak"
@@ -1501,5 +1502,124 @@ func TestFaceOfEachClassIsTheLaneThatGoesFirst(t *testing.T) {
 		}
 		require.Same(t, lanes[laneKey{0, kindOrdinary}], f.rare.door.open.face[0])
 		require.Same(t, lanes[laneKey{0, kindOrdinaryLent}], f.rare.door.open.face[1])
+	}
+}
+
+// newFlowsInQueue returns n flows, each without tasks.
+func newFlowsInQueue(n int) []*flow {
+	flows := make([]*flow, n)
+	for i := range flows {
+		flows[i] = &flow{}
+		flows[i].queue.init(flows[i])
+	}
+	return flows
+}
+
+// Lanes, segments and groups of flows that have gone are used again.
+func TestFlowsThatComeAndGoAllocateNothing(t *testing.T) {
+	for _, n := range []int{1, 2, 5} {
+		var q priorityQueue
+		q.share = 2
+		q.init()
+		flows, order := newFlowsInQueue(n), int64(0)
+		handles := make([]Handle, n)
+		round := func() {
+			for i, f := range flows {
+				order++
+				handles[i].flow = f
+				q.push(entry{h: &handles[i], order: order}, laneKey{Medium, kindOrdinary})
+			}
+			for range flows {
+				q.pop(false)
+			}
+		}
+		round()
+		require.Zero(t, testing.AllocsPerRun(100, round), "%d flows", n)
+		require.False(t, q.fair)
+	}
+}
+
+// A map keeps the memory for the most that it has held, so those of many flows are replaced.
+func TestMapsOfManyFlowsAreReplacedWhenFlowsHaveGone(t *testing.T) {
+	const most = 16 * keptLanes // kept
+	for _, n := range []int{most, most + 1} {
+		var q priorityQueue
+		q.init()
+		handles := make([]Handle, n)
+		for i, f := range newFlowsInQueue(n) {
+			handles[i].flow = f
+			q.push(entry{h: &handles[i], order: int64(i)}, laneKey{Priority(i), kindOrdinary})
+		}
+		require.Len(t, q.groups, n)
+		groups := q.groups
+		for q.n > 0 {
+			q.pop(false)
+		}
+		require.Len(t, q.freeLanes, keptLanes)
+		q.groups[groupKey{}] = &laneGroup{}
+		require.Len(t, groups, most+1-n, "of %d groups", n)
+		require.Equal(t, n*(most+1-n), q.mostGroups, "of %d groups", n)
+	}
+	for _, n := range []int{most, most + 1} {
+		var s scheduler
+		s.init(&config{workers: 1, capacity: unbounded})
+		handles := make([]Handle, n)
+		for i := range handles {
+			s.joinFlow(&handles[i], strconv.Itoa(i), flowPolicy{})
+		}
+		flows := s.flows
+		for i := range handles[keptLanes:] {
+			s.leaveFlow(&handles[keptLanes+i])
+		}
+		require.Equal(t, n, s.mostFlows)
+		require.Len(t, flows, keptLanes)
+		for i := range handles[:keptLanes] {
+			if s.leaveFlow(&handles[i]); n > most {
+				require.Len(t, flows, keptLanes-1, "the map that is no longer used")
+				require.Equal(t, keptLanes-1, s.mostFlows)
+			} else {
+				require.Equal(t, n, s.mostFlows)
+			}
+			require.Len(t, s.flows, keptLanes-1-i)
+			for j := i + 1; j < keptLanes; j++ {
+				require.Same(t, handles[j].flow, s.flows[strconv.Itoa(j)])
+			}
+		}
+		require.Len(t, s.freeFlows, keptLanes)
+	}
+}
+
+// So is all else that a flow needs.
+func TestTasksOfFlowsThatComeAndGoAllocateNothing(t *testing.T) {
+	names := []string{"A", "B", "C"}
+	for n := 1; n <= len(names); n += 2 {
+		var s scheduler
+		s.init(&config{workers: n, capacity: unbounded, fairShare: 2})
+		handles := make([]Handle, 2*n)
+		round := func() {
+			for i := range handles {
+				h := &handles[i]
+				h.item = item{priority: Medium}
+				s.joinFlow(h, names[i/2], flowPolicy{limit: 1})
+				s.enqueue(entry{h: h}, Medium, 0)
+			}
+			for range 2 {
+				for range n {
+					if e, _ := s.next(true); e.live() {
+						s.hold(false)
+					}
+				}
+				for i := range handles {
+					if h := &handles[i]; h.state == StateRunning {
+						s.end(h, StateSucceeded)
+						s.release(false)
+					}
+				}
+			}
+		}
+		round()
+		require.Zero(t, testing.AllocsPerRun(100, round), "%d flows", n)
+		require.Empty(t, s.flows)
+		require.Zero(t, s.outstanding())
 	}
 }

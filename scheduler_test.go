@@ -1587,6 +1587,16 @@ func (d *schedulerTrace) walkQueue(q *priorityQueue) error {
 	if got := [2]int{q.classes[0].queued, q.classes[1].queued}; got != queued {
 		return fmt.Errorf("place %d counts %d tasks that are not parked in its classes, want %d", q.in, got, queued)
 	}
+	fair := q.named > 0 || len(q.groups) > 0 // or the tasks without a flow have another turn than they would get now
+	for kind, r := range q.rings {
+		fair = fair || q.fair && q.share > 0 && q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].at != r.at+tagScale
+	}
+	if len(q.plain.open.lanes) > 0 {
+		return fmt.Errorf("%d lanes of tasks without a flow are in a list", len(q.plain.open.lanes))
+	}
+	if q.fair != fair {
+		return fmt.Errorf("flows make a difference in place %d: %t, want %t", q.in, q.fair, fair)
+	}
 	// With the tag invariants it looks after itself.
 	if c, ok := any(q).(interface {
 		check(strict, deep bool) (int, error)
