@@ -2614,6 +2614,12 @@ func schedulerScenes() []schedulerScene {
 			flowConfigs(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{unbounded, 0, 1, 2}, false, true),
 				[]flowPolicy{{limit: 1}, {}}, []flowPolicy{{capacity: 1}, {limit: 1, capacity: 2, weight: 2}}),
 			[3]int{2, 4, 5}},
+		// From parked tasks of each flow, of which some ask for a slot, while functions have them.
+		{"flows' loans", []schedulerOp{opSubmit(1), opSubmitFlow(1, 0), opAsk, opLook, opEnd(false), opPark("quantum"), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opCancel(true), opAbandon},
+			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmitFlow(1, 2), opLook, opPark("wait"), opSubmitFlow(2, 1), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook, opAsk, opAsk},
+			flowConfigs(schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{unbounded}, false),
+				[]flowPolicy{{}, {}}, []flowPolicy{{weight: 2, limit: 1}, {limit: 1}}),
+			[3]int{3, 4, 5}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
 				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),
