@@ -1547,6 +1547,7 @@ func TestMapsOfManyFlowsAreReplacedWhenFlowsHaveGone(t *testing.T) {
 	const most = 16 * keptLanes // kept
 	for _, n := range []int{most, most + 1} {
 		var q priorityQueue
+		q.share = 16
 		q.init()
 		handles := make([]Handle, n)
 		for i, f := range newFlowsInQueue(n) {
@@ -1559,6 +1560,9 @@ func TestMapsOfManyFlowsAreReplacedWhenFlowsHaveGone(t *testing.T) {
 			q.pop(false)
 		}
 		require.Len(t, q.freeLanes, keptLanes)
+		for kind, ring := range q.rings {
+			require.Less(t, cap(ring.items), leastShrunk, "ring %d", kind)
+		}
 		q.groups[groupKey{}] = &laneGroup{}
 		require.Len(t, groups, most+1-n, "of %d groups", n)
 		require.Equal(t, n*(most+1-n), q.mostGroups, "of %d groups", n)
