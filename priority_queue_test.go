@@ -1630,3 +1630,23 @@ func TestTasksOfFlowsThatComeAndGoAllocateNothing(t *testing.T) {
 		require.Zero(t, s.outstanding())
 	}
 }
+
+// Then nothing is paid for flows any more.
+func TestTasksWithoutAFlowAreAloneAgainWhenTheyAreServedAfterTheOthers(t *testing.T) {
+	var q priorityQueue
+	q.init()
+	for order := range int64(4) {
+		q.pushTask(entry{f: func() {}, order: order}, Medium, false)
+	}
+	h := &Handle{item: item{flow: newFlowsInQueue(1)[0]}}
+	q.push(entry{h: h, order: 4}, laneKey{Medium, kindOrdinary})
+	for i := range 3 {
+		require.True(t, q.fair)
+		require.Len(t, q.groups, 1)
+		e, _, _ := q.pop(false)
+		require.Equal(t, i == 1, e.h == h)
+	}
+	require.False(t, q.fair)
+	require.Empty(t, q.groups)
+	require.Equal(t, 2, q.n)
+}
