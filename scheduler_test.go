@@ -2619,6 +2619,11 @@ func schedulerScenes() []schedulerScene {
 			[]schedulerOp{opSubmitFlow(1, 1), opSubmitFlow(1, 0), opLook, opSubmit(0), opSubmit(1), opLook},
 			flowConfigs(schedulerConfigs([][2]int{{3, 0}}, 0, [][2]int{{2, 0}}, []int{unbounded}, false), []flowPolicy{{limit: 1}}),
 			[3]int{3, 4, 6}},
+		// From a flow that had no limit, with an older task less urgent than others.
+		{"limits that begin", []schedulerOp{opSubmitFlow(1, 0), opSubmitFlow(1, 1), opSubmit(0), opLook, opEnd(false), opLimit(1, 2), opLift},
+			[]schedulerOp{opSubmit(1), opSubmit(2), opSubmitFlow(1, 1), opSubmitFlow(1, 0), opLook, opLook, opLimit(1, 2)},
+			flowConfigs(schedulerConfigs([][2]int{{3, 0}}, 0, [][2]int{{2, 0}}, []int{unbounded}, false), []flowPolicy{{}}),
+			[3]int{3, 4, 6}},
 		// From parked tasks of each flow, of which some ask for a slot, while functions have them.
 		{"flows' loans", []schedulerOp{opSubmit(1), opSubmitFlow(1, 0), opAsk, opLook, opEnd(false), opPark("quantum"), opLend(false, false, 0), opLend(true, false, 0), opLend(true, false, 1), opCancel(true), opAbandon},
 			[]schedulerOp{opSubmit(2), opLook, opPark("park"), opSubmitFlow(1, 2), opLook, opPark("wait"), opSubmitFlow(2, 1), opLook, opPark("park"), opGo(0), opLook, opGo(0), opLook, opAsk, opAsk},
