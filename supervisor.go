@@ -52,10 +52,10 @@ func (p *Pool) supervise() {
 
 // passLendings passes on what could not be passed on where it was lent, as a lock was held.
 func (p *Pool) passLendings() {
-	p.lock()
+	p.mu.Lock() // as nothing is decided here, no burst need end
 	all := p.supervisor.lendings
 	p.supervisor.lendings = nil
-	p.unlock()
+	p.mu.Unlock()
 	for i := range all {
 		all[i].passOn()
 	}
@@ -63,8 +63,10 @@ func (p *Pool) passLendings() {
 
 // alarmLocked has the supervisor take a turn.
 func (s *supervisor) alarmLocked() {
+	if s.started {
+		ring(s.bell)
+	}
 	s.startLocked()
-	ring(s.bell)
 }
 
 // startLocked starts the supervisor, when it is first needed.
