@@ -392,8 +392,9 @@ func (t *modelTask) counted() bool {
 	return !t.returned
 }
 
-// policyCounts has what WithFlows said of the flow of t, which is being submitted, count for all of the
-// flow's tasks. It returns true if some of those may start now, while it is decided about t.
+// policyCounts has what WithFlows said of the flow of t, which is being submitted, count for
+// all of the flow's tasks. It returns true if some of those may start now, while it is decided
+// about t.
 func (m *modelPool) policyCounts(t *modelTask) (freed bool) {
 	before := m.flows.policies[t.flow]
 	if t.flow == "" || before == t.policy {

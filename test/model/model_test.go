@@ -16,7 +16,7 @@ import (
 // A modelPool is what the documentation says a Pool does, done the slow way: a
 // single thread, time a number, each question answered by looking at all tasks.
 // It has no goroutines, heaps, lanes, counters or lazily made anything, so that
-// it can be read against the documentation. The driver in model_driver_test.go
+// it can be read against the documentation. The driver in driver_test.go
 // does the same to a Pool and to its model and compares the two after each step.
 //
 // Where the documentation leaves a choice the model asks what the Pool did
@@ -562,14 +562,6 @@ func (m *modelPool) nextDelayedInAdmission() *modelTask {
 	}
 	m.leaveAdmission(first)
 	return first
-}
-
-// byPriority returns the tasks most urgent first, in order of arrival among
-// equals.
-func byPriority(tasks []*modelTask) []*modelTask {
-	sorted := slices.Clone(tasks)
-	slices.SortStableFunc(sorted, func(a, b *modelTask) int { return cmp.Compare(a.priority, b.priority) })
-	return sorted
 }
 
 func remove[T comparable](from []T, x T) []T {
