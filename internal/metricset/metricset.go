@@ -145,15 +145,15 @@ func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
 	return rows
 }
 
-// CheckFlows returns what is wrong with the names given to the option WithFlows of a package,
+// CheckFlows returns what is wrong with the names given to the option WithFlowNames of a package,
 // if anything.
 func CheckFlows(pkg option.Package, names []string) error {
 	if len(names) > MaxFlows {
-		return pkg.Bad("WithFlows", fmt.Sprintf("have at most %d names", MaxFlows), len(names))
+		return pkg.Bad("WithFlowNames", fmt.Sprintf("have at most %d names", MaxFlows), len(names))
 	}
 	for _, name := range names {
 		if !utf8.ValidString(name) { // no label may be that
-			return pkg.Bad("WithFlows: name", "be in UTF-8", strconv.Quote(name))
+			return pkg.Bad("WithFlowNames: name", "be in UTF-8", strconv.Quote(name))
 		}
 	}
 	return nil

@@ -62,7 +62,7 @@
 //	taskpool.stalled                     1            1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool.paused, taskpool.closed     1            1 if so
 //
-// With [WithFlows] there are also, of each flow listed and of no other,
+// With [WithFlowNames] there are also, of each flow listed and of no other,
 //
 //	taskpool.flow.queue.depth{flow}      {task}       tasks that wait for a worker, with those held back
 //	taskpool.flow.tasks.held_back{flow}  {task}       that could start or go on but for the flow's limit

@@ -17,7 +17,7 @@ type instruments struct {
 	orphaned, stalled, paused, closed        metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
-	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlows
+	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlowNames
 	flowOldest                           metric.Float64Observable
 
 	wait, duration metric.Float64Histogram

@@ -31,8 +31,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"otelpool: WithTracerProvider: p must not be nil (package trace/noop has one that does nothing), got nil": otelpool.WithTracerProvider(nil),
 		"otelpool: WithGoEvery: n must be from 1 to 1024, got 0":                                                  otelpool.WithGoEvery(0),
 		"otelpool: WithGoEvery: n must be from 1 to 1024, got 1025":                                               otelpool.WithGoEvery(1025),
-		"otelpool: WithFlows must have at most 1000 names, got 1001":                                              otelpool.WithFlows(numbered(1001)...),
-		`otelpool: WithFlows: name must be in UTF-8, got "\xff"`:                                                  otelpool.WithFlows("a", "\xff"),
+		"otelpool: WithFlowNames must have at most 1000 names, got 1001":                                          otelpool.WithFlowNames(numbered(1001)...),
+		`otelpool: WithFlowNames: name must be in UTF-8, got "\xff"`:                                              otelpool.WithFlowNames("a", "\xff"),
 		"otelpool: WithPriorities must have at most 25 priorities, got 26":                                        otelpool.WithPriorities(priorities(26)...),
 	} {
 		c, err := otelpool.New(opt)
@@ -399,7 +399,7 @@ func TestFlowsAreNoAttributeUnlessListed(t *testing.T) {
 
 func TestEachListedFlowIsShownAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, b := newCollector(t, otelpool.WithFlows("a", "nobody", "", "other", "a"))
+		c, b := newCollector(t, otelpool.WithFlowNames("a", "nobody", "", "other", "a"))
 		hostFlows(t, c)
 		got := b.collect()
 		for name, want := range map[string]map[string]float64{

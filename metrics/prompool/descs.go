@@ -16,7 +16,7 @@ type descs struct {
 	unfinished, longest                 *prometheus.Desc
 	orphaned, stalled, paused, closed   *prometheus.Desc
 
-	flowDepth, flowHeldBack, flowRunning, flowOldest *prometheus.Desc // nil without WithFlows
+	flowDepth, flowHeldBack, flowRunning, flowOldest *prometheus.Desc // nil without WithFlowNames
 }
 
 func newDescs(taskNames, flows bool) (d descs) {

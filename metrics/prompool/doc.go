@@ -45,7 +45,7 @@
 //	taskpool_stalled                                1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool_paused, taskpool_closed                1 if so
 //
-// [taskpool.Stats] says more about each. With [WithFlows] there are also, of each flow listed
+// [taskpool.Stats] says more about each. With [WithFlowNames] there are also, of each flow listed
 // and of no other,
 //
 //	taskpool_flow_queue_depth{flow}                 tasks that wait for a worker, with those held back

@@ -21,7 +21,7 @@ var (
 
 // Each label in an expression must be one of each metric in it.
 func TestDashboardAsksForWhatIsExposed(t *testing.T) {
-	c, reg := newCollector(t, prompool.WithFlows("a"))
+	c, reg := newCollector(t, prompool.WithFlowNames("a"))
 	p := newPool(t, c, taskpool.WithName("a"))
 	submit(t, p, taskpool.Task{})
 	shutdown(t, p)

@@ -104,12 +104,12 @@ func WithTaskNames(max int) Option {
 	return optionFunc(func(c *config) { c.taskNames = max })
 }
 
-// WithFlows gives the flows with these names, see [taskpool.Task.Flow], the metrics whose
+// WithFlowNames gives the flows with these names, see [taskpool.Task.Flow], the metrics whose
 // names begin with taskpool_flow: at most 1000, in UTF-8. A name given twice counts once, and
 // "" is that of tasks without a flow and functions given to Go. Tasks of other flows count in
 // the metrics without the label flow only. A scrape then also costs a [taskpool.Pool.Flows]
 // of all flows of each pool, whether they are listed or not. Default: none.
-func WithFlows(names ...string) Option {
+func WithFlowNames(names ...string) Option {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	return optionFunc(func(c *config) { c.flows = names })
 }

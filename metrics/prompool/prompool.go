@@ -162,7 +162,7 @@ func (c *Collector) Unwatch(p *taskpool.Pool) bool {
 func (c *Collector) Describe(to chan<- *prometheus.Desc) { c.descs.describe(to) }
 
 // Collect is that of [prometheus.Collector]. It calls [taskpool.Pool.Stats] once for each
-// pool and, with [WithFlows], [taskpool.Pool.Flows].
+// pool and, with [WithFlowNames], [taskpool.Pool.Flows].
 func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	for _, w := range c.pools.All {
 		c.collect(w, to)

@@ -32,8 +32,8 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"prompool: WithTaskNames: max must be from 0 to 1000, got 1001":                                                    prompool.WithTaskNames(1001),
 		"prompool: WithTaskNames: max must be from 0 to 1000, got -1":                                                      prompool.WithTaskNames(-1),
 		"prompool: WithPriorities must have at most 25 priorities, got 26":                                                 prompool.WithPriorities(priorities(26)...),
-		"prompool: WithFlows must have at most 1000 names, got 1001":                                                       prompool.WithFlows(numbered(1001)...),
-		`prompool: WithFlows: name must be in UTF-8, got "\xff"`:                                                           prompool.WithFlows("a", "\xff"),
+		"prompool: WithFlowNames must have at most 1000 names, got 1001":                                                   prompool.WithFlowNames(numbered(1001)...),
+		`prompool: WithFlowNames: name must be in UTF-8, got "\xff"`:                                                       prompool.WithFlowNames("a", "\xff"),
 		"prompool: WithBuckets: wait must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [0]":       prompool.WithBuckets([]float64{0}, nil),
 		"prompool: WithBuckets: wait must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [2 1]":     prompool.WithBuckets([]float64{2, 1}, nil),
 		"prompool: WithBuckets: duration must be at most 100 increasing numbers of seconds, from 1e-6 to 43200, got [1 1]": prompool.WithBuckets(nil, []float64{1, 1}),
@@ -262,7 +262,7 @@ func TestFlowsAreNoLabelUnlessListed(t *testing.T) {
 
 func TestEachListedFlowIsShownAndNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, reg := newCollector(t, prompool.WithFlows("a", "nobody", "", "other", "a"))
+		c, reg := newCollector(t, prompool.WithFlowNames("a", "nobody", "", "other", "a"))
 		hostFlows(t, c)
 		s := gather(t, reg)
 		for name, want := range map[string]map[string]float64{
