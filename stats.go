@@ -185,7 +185,12 @@ type FlowStats struct {
 	Flow     string // as in Task; "" for tasks without one and functions given to Go
 	Queued   int    // tasks that wait for a worker, with those that are held back
 	HeldBack int    // tasks that could start or go on but for the flow's limit
-	Running  int    // tasks that have a slot
+	Running  int    // tasks that have a slot; those that are parked have none
+
+	// Places is how many tasks count against the flow's limit, see [FlowPolicy], whether it has
+	// one or not; so it includes those that are parked in Yield and Block. For tasks without a
+	// flow it is 0 unless [WithFlows] gives them a policy.
+	Places int
 
 	// OldestWait is how long the queued task that waits longest has waited, as in
 	// PriorityStats but with the time for which it was held back. As there, it may count
@@ -214,9 +219,10 @@ func (p *Pool) Flows(k int) []FlowStats {
 		first.offer(s)
 	}
 	if f := p.sched.plainFlow; f != nil {
-		plain.HeldBack = f.stats().HeldBack
+		s := f.stats()
+		plain.HeldBack, plain.Places = s.HeldBack, s.Places
 	}
-	if plain.Queued+plain.Running+plain.HeldBack > 0 {
+	if plain.Queued+plain.Running+plain.HeldBack+plain.Places > 0 {
 		first.offer(plain)
 	}
 	slices.SortFunc(first.flows, compareFlows)
@@ -259,7 +265,7 @@ func (l *longestFlows) offer(s FlowStats) {
 
 // stats returns what Flows is to say of f, but for the wait.
 func (f *flow) stats() FlowStats {
-	s := FlowStats{Flow: f.name, Queued: int(f.queued), HeldBack: len(f.exits())}
+	s := FlowStats{Flow: f.name, Queued: int(f.queued), HeldBack: len(f.exits()), Places: int(f.places)}
 	if open := &f.queue.open; open.out {
 		s.HeldBack += int(open.n[0] + open.n[1])
 	}

@@ -144,10 +144,10 @@ func TestFlowsAreThoseListedInThatOrder(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, []taskpool.FlowStats{
 			{Flow: "nobody"},
-			{Flow: "b", Queued: 1, HeldBack: 1, Running: 1, OldestWait: time.Minute},
+			{Flow: "b", Queued: 1, HeldBack: 1, Running: 1, Places: 1, OldestWait: time.Minute},
 			{Flow: ""},
 			{Flow: "other", Queued: 1, OldestWait: time.Minute},
-			{Flow: "a", Running: 1},
+			{Flow: "a", Running: 1, Places: 1},
 		}, metricset.Flows(p, []string{"nobody", "b", "", "other", "a"}))
 		require.Empty(t, metricset.Flows(p, nil))
 	})
@@ -160,6 +160,6 @@ func TestNoPoolIsLookedAtWithoutAListOfFlows(t *testing.T) {
 func TestNamesOfFlowsAreBoundedAndInUTF8(t *testing.T) {
 	require.NoError(t, metricset.CheckFlows("pack", nil))
 	require.NoError(t, metricset.CheckFlows("pack", append(make([]string, 997), "", "other", strings.Repeat("€", 10_000))))
-	require.EqualError(t, metricset.CheckFlows("pack", make([]string, 1001)), "pack: WithFlows must have at most 1000 names, got 1001")
-	require.EqualError(t, metricset.CheckFlows("pack", []string{"a", "\xff"}), `pack: WithFlows: name must be in UTF-8, got "\xff"`)
+	require.EqualError(t, metricset.CheckFlows("pack", make([]string, 1001)), "pack: WithFlowNames must have at most 1000 names, got 1001")
+	require.EqualError(t, metricset.CheckFlows("pack", []string{"a", "\xff"}), `pack: WithFlowNames: name must be in UTF-8, got "\xff"`)
 }

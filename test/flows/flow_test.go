@@ -359,7 +359,7 @@ func TestWhatALimitHoldsBackIsInNobodysWay(t *testing.T) {
 		s := p.Stats()
 		require.Equal(t, 100, s.HeldBack)
 		require.Equal(t, 100, s.Queued)
-		require.Equal(t, []taskpool.FlowStats{{Flow: "A", Queued: 100, HeldBack: 100, Running: 1, OldestWait: 0}}, p.Flows(1))
+		require.Equal(t, []taskpool.FlowStats{{Flow: "A", Queued: 100, HeldBack: 100, Running: 1, Places: 1, OldestWait: 0}}, p.Flows(1))
 
 		// They take no room, Yield does not give way to them, and they delay nobody.
 		for range 100 {
@@ -853,6 +853,38 @@ func TestFlowsAreListedLongestFirst(t *testing.T) {
 		pooltest.Drain(t, p)
 		require.Empty(t, p.Flows(-1))
 	})
+}
+
+// What a flow at its limit waits for is to be seen, although none of its tasks has a slot.
+func TestPlacesOfAFlowIncludeThoseOfItsTasksInBlock(t *testing.T) {
+	for _, flow := range []string{"A", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pooltest.New(t, taskpool.WithWorkers(4), policies(map[string]taskpool.FlowPolicy{flow: {Limit: 2}}))
+			answer := make(chan struct{})
+			for range 5 {
+				pooltest.Submit(t, p, taskpool.Task{Flow: flow, Run: func(ctx context.Context) error {
+					return taskpool.Block(ctx, func() error { <-answer; return nil })
+				}})
+			}
+			synctest.Wait()
+			require.Equal(t, []taskpool.FlowStats{{Flow: flow, Queued: 3, HeldBack: 3, Places: 2}}, p.Flows(-1))
+			answer <- struct{}{}
+			answer <- struct{}{}
+			answer <- struct{}{}
+			answer <- struct{}{}
+			synctest.Wait()
+			require.Equal(t, []taskpool.FlowStats{{Flow: flow, Places: 1}}, p.Flows(-1))
+			wait := taskpool.Task{Flow: flow, Run: func(ctx context.Context) error { // it waits for the last one
+				return p.Tasks(taskpool.StateParked)[0].Handle.Wait(ctx)
+			}}
+			pooltest.Submit(t, p, wait)
+			synctest.Wait()
+			require.Equal(t, []taskpool.FlowStats{{Flow: flow, Places: 1}}, p.Flows(-1), "who waits for a task has given its place back")
+			close(answer)
+			pooltest.Drain(t, p)
+			require.Empty(t, p.Flows(-1))
+		})
+	}
 }
 
 // The time for which a limit holds a task back is no wait for a worker.

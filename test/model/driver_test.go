@@ -1155,7 +1155,7 @@ func (d *trial) census() census {
 
 func describeFlows(flows []taskpool.FlowStats) (text string) {
 	for _, f := range flows {
-		text += fmt.Sprintf("{%q %d %d %d}", f.Flow, f.Queued, f.HeldBack, f.Running)
+		text += fmt.Sprintf("{%q %d %d %d %d}", f.Flow, f.Queued, f.HeldBack, f.Running, f.Places)
 	}
 	return text + " "
 }

@@ -611,8 +611,8 @@ func (m *modelPool) flowStats() []taskpool.FlowStats {
 	}
 	var all []taskpool.FlowStats
 	for flow, s := range stats {
-		s.HeldBack = m.heldBackTasks(flow)
-		if flow != "" || s.Queued+s.Running+s.HeldBack > 0 {
+		s.HeldBack, s.Places = m.heldBackTasks(flow), m.places(flow)
+		if flow != "" || s.Queued+s.Running+s.HeldBack+s.Places > 0 {
 			all = append(all, s)
 		}
 	}
