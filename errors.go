@@ -21,7 +21,8 @@ var (
 	ErrClosed = errors.New("taskpool: pool is shut down")
 
 	// ErrFull is returned by Submit and Go when the queue has no room for
-	// the task.
+	// the task. If it is the task's flow that is full, see [FlowPolicy], the error is
+	// another one that Is ErrFull, and its text names the flow.
 	ErrFull = errors.New("taskpool: queue is full")
 
 	// ErrShed is the error of a task that was removed from a full queue to
@@ -152,6 +153,8 @@ type ShutdownError struct {
 
 // An Unfinished is a task that a shutdown left undone.
 type Unfinished struct {
+	// ID is the task's number, as in TaskInfo; 0 for a function given to Go.
+	ID uint64
 	// Task is the task as it was submitted, with its latest priority. It can be
 	// submitted again, to another pool. Its Run is never nil: for a function given to
 	// Go, and for one given along with the Task to SubmitFunc, Call, Map or Group.Go,
@@ -167,12 +170,12 @@ type Unfinished struct {
 
 // String describes the task in a line such as
 //
-//	task "report" (high, 3 attempts), running, attempt 2
+//	task 17 "report" (high, 3 attempts), running, attempt 2
 func (u Unfinished) String() string {
 	if u.Attempt == 0 {
-		return fmt.Sprintf("%v, %v", u.Task, u.State)
+		return fmt.Sprintf("%s, %v", u.Task.describe(u.ID), u.State)
 	}
-	return fmt.Sprintf("%v, %v, attempt %d", u.Task, u.State, u.Attempt)
+	return fmt.Sprintf("%s, %v, attempt %d", u.Task.describe(u.ID), u.State, u.Attempt)
 }
 
 // LogValue has package log/slog log what String returns.

@@ -256,10 +256,10 @@ func (t TaskInfo) IsFunc() bool { return t.ID == 0 }
 
 // String describes the task in a line such as
 //
-//	task 17 "report" (high, running)
+//	task 17 "report" (high, flow "acme", running)
 //
-// with the attempt from the second on, and a function given to Go as function (high,
-// running).
+// with its flow if it has one and the attempt from the second on, and a function given to
+// Go as function (high, running).
 func (t TaskInfo) String() string {
 	text := []byte("function")
 	if !t.IsFunc() {
@@ -272,6 +272,9 @@ func (t TaskInfo) String() string {
 	if t.Urgency < t.Priority {
 		text = fmt.Appendf(text, " → %v", t.Urgency)
 	}
+	if t.Flow != "" {
+		text = fmt.Appendf(text, ", flow %q", t.Flow)
+	}
 	text = fmt.Appendf(text, ", %v", t.State)
 	if t.Attempt > 1 {
 		text = fmt.Appendf(text, ", attempt %d", t.Attempt)
@@ -280,7 +283,8 @@ func (t TaskInfo) String() string {
 }
 
 // LogValue has package log/slog log the task as a group of pool, if that has a name, id,
-// name, priority, state and attempt; of a function given to Go without id and name.
+// name, priority, flow, if it has one, state and attempt; of a function given to Go without
+// id and name.
 func (t TaskInfo) LogValue() slog.Value {
 	var attrs []slog.Attr
 	if t.Pool != "" {
@@ -289,8 +293,11 @@ func (t TaskInfo) LogValue() slog.Value {
 	if !t.IsFunc() {
 		attrs = append(attrs, slog.Uint64("id", t.ID), slog.String("name", t.Name))
 	}
-	return slog.GroupValue(append(attrs, slog.Any("priority", t.Priority), slog.String("state", t.State.String()),
-		slog.Int("attempt", t.Attempt))...)
+	attrs = append(attrs, slog.Any("priority", t.Priority))
+	if t.Flow != "" {
+		attrs = append(attrs, slog.String("flow", t.Flow))
+	}
+	return slog.GroupValue(append(attrs, slog.String("state", t.State.String()), slog.Int("attempt", t.Attempt))...)
 }
 
 // infoLocked describes h, with the attempt under way if there is one.

@@ -383,7 +383,7 @@ func WithHooks(h Hooks) Option {
 // whose error nobody is known to get or, if it is a panic or a hang, by the task in which
 // that was. What a task was canceled with is not logged.
 //
-// Records have those of the attributes pool, priority, attempt, id, task (its name),
+// Records have those of the attributes pool, priority, flow, attempt, id, task (its name),
 // elapsed, error, at, stack and retry_in that apply. The attribute at is the file and line
 // of a panic, as in at=/src/report/main.go:42. It is not called source, as handlers use that
 // for the place of the call that logs. What a task works on is never logged, except for what its errors say. A handler gets a

@@ -292,7 +292,11 @@ func (g *guard) writeWith(ctx context.Context, level slog.Level, msg string, att
 
 // writeTask writes a record about a task that was submitted with ctx, nil for a function.
 func (g *guard) writeTask(ctx context.Context, level slog.Level, msg string, t TaskInfo, attrs ...slog.Attr) {
-	all := []slog.Attr{slog.Any("priority", t.Priority), slog.Int("attempt", t.Attempt)}
+	all := []slog.Attr{slog.Any("priority", t.Priority)}
+	if t.Flow != "" {
+		all = append(all, slog.String("flow", t.Flow))
+	}
+	all = append(all, slog.Int("attempt", t.Attempt))
 	if !t.IsFunc() {
 		all = append(all, slog.Uint64("id", t.ID), slog.String("task", t.Name))
 	}

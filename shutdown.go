@@ -286,7 +286,7 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 			s = h.state
 		}
 	} else if h != nil {
-		return Unfinished{Task: h.task, State: h.state, Attempt: int(h.attempts)}
+		return Unfinished{ID: h.id, Task: h.task, State: h.state, Attempt: int(h.attempts)}
 	}
 	u := Unfinished{
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},

@@ -136,8 +136,14 @@ type Task struct {
 //	task "report" (high, timeout 1m0s, 3 attempts)
 //
 // with those of its settings that are set, but for the functions.
-func (t Task) String() string {
+func (t Task) String() string { return t.describe(0) }
+
+// describe returns what String does, with the task's number unless that is 0.
+func (t Task) describe(id uint64) string {
 	text := []byte("task")
+	if id != 0 {
+		text = fmt.Appendf(text, " %d", id)
+	}
 	if t.Name != "" {
 		text = fmt.Appendf(text, " %q", t.Name)
 	}

@@ -391,6 +391,7 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 		require.ErrorContains(t, err, "6 tasks unfinished")
 
 		type row struct {
+			id       uint64
 			name     string
 			priority taskpool.Priority
 			state    taskpool.State
@@ -398,15 +399,15 @@ func TestShutdownCutShortListsEveryUnfinishedTaskOnce(t *testing.T) {
 		}
 		var got []row
 		for _, u := range e.Unfinished {
-			got = append(got, row{u.Task.Name, u.Task.Priority, u.State, u.Attempt})
+			got = append(got, row{u.ID, u.Task.Name, u.Task.Priority, u.State, u.Attempt})
 		}
 		require.ElementsMatch(t, []row{
-			{"retried", 0, taskpool.StateDelayed, 3},
-			{"delayed", taskpool.Low, taskpool.StateDelayed, 0},
-			{"running", 0, taskpool.StateRunning, 1},
-			{"", 7, taskpool.StateRunning, 1},
-			{"queued", 42, taskpool.StateQueued, 0},
-			{"", 8, taskpool.StateQueued, 0},
+			{retried.ID(), "retried", 0, taskpool.StateDelayed, 3},
+			{delayed.ID(), "delayed", taskpool.Low, taskpool.StateDelayed, 0},
+			{running.ID(), "running", 0, taskpool.StateRunning, 1},
+			{0, "", 7, taskpool.StateRunning, 1},
+			{queued.ID(), "queued", 42, taskpool.StateQueued, 0},
+			{0, "", 8, taskpool.StateQueued, 0},
 		}, got)
 
 		for _, h := range []*taskpool.Handle{retried, delayed, running, queued} {

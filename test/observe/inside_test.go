@@ -419,6 +419,24 @@ func TestSuccessIsLoggedAtDebug(t *testing.T) {
 	})
 }
 
+func TestLogNamesTheFlowOfATaskThatHasOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &pooltest.LogRecorder{Debug: true}
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithLogger(log.Logger()))
+		fails := func(context.Context) error { return pooltest.ErrTask }
+		pooltest.Submit(t, p, taskpool.Task{Flow: "acme", Run: fails, Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}})
+		pooltest.Submit(t, p, taskpool.Task{Flow: "acme", Run: pooltest.Nop, NotBefore: time.Now().Add(time.Second)})
+		pooltest.Submit(t, p, taskpool.Task{Run: fails, NotBefore: time.Now().Add(time.Minute)})
+		pooltest.Drain(t, p)
+		require.Equal(t, []string{"WARN taskpool: attempt failed", "ERROR taskpool: task failed", "DEBUG taskpool: task succeeded",
+			"ERROR taskpool: task failed"}, log.Messages())
+		for i := range 3 {
+			require.Equal(t, "acme", log.Attrs(i)["flow"])
+		}
+		require.NotContains(t, log.Attrs(3), "flow")
+	})
+}
+
 func TestStackShowsWhatATaskIsDoing(t *testing.T) {
 	p := pooltest.New(t, taskpool.WithWorkers(2))
 	gate, entered := make(chan struct{}), make(chan struct{})

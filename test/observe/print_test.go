@@ -127,6 +127,8 @@ func TestATaskIsPrintedAsALine(t *testing.T) {
 		WorkTimeout: 2 * time.Second, Heartbeat: time.Second, NotBefore: time.Date(2026, 12, 24, 18, 0, 0, 0, time.UTC)})
 	require.Equal(t, "<nil>", fmt.Sprint((*taskpool.Task)(nil)))
 	requirePrints(t, line+", queued", taskpool.Unfinished{Task: task})
+	requirePrints(t, `task 17 (low, flow "acme"), parked, attempt 1`, taskpool.Unfinished{ID: 17, State: taskpool.StateParked, Attempt: 1,
+		Task: taskpool.Task{Priority: taskpool.Low, Flow: "acme"}})
 	require.Equal(t, "["+line+", running, attempt 2]", fmt.Sprint([]taskpool.Unfinished{{Task: task, State: taskpool.StateRunning, Attempt: 2}}))
 	_, json := logged(taskpool.Unfinished{Task: task})
 	require.JSONEq(t, `{"x": "task \"report\" (high, timeout 1m0s, 3 attempts), queued"}`, json)
@@ -138,6 +140,11 @@ func TestATaskInfoIsPrintedAsALine(t *testing.T) {
 	requirePrints(t, `task 17 "report" (high, running, attempt 2)`, &info)
 	requireLogged(t, "x.pool=orders x.id=17 x.name=report x.priority=high x.state=running x.attempt=2",
 		`{"x": {"pool": "orders", "id": 17, "name": "report", "priority": "high", "state": "running", "attempt": 2}}`, info)
+	info.Flow, info.Urgency = "acme", -5
+	requirePrints(t, `task 17 "report" (high → -5, flow "acme", running, attempt 2)`, info)
+	requireLogged(t, "x.pool=orders x.id=17 x.name=report x.priority=high x.flow=acme x.state=running x.attempt=2",
+		`{"x": {"pool": "orders", "id": 17, "name": "report", "priority": "high", "flow": "acme", "state": "running", "attempt": 2}}`, info)
+	info.Flow, info.Urgency = "", taskpool.High
 	function := taskpool.TaskInfo{Priority: taskpool.Low, Urgency: taskpool.Low, State: taskpool.StateRunning, Attempt: 1}
 	requirePrints(t, "function (low, running)", function)
 	requireLogged(t, "x.priority=low x.state=running x.attempt=1", `{"x": {"priority": "low", "state": "running", "attempt": 1}}`, function)
