@@ -145,8 +145,7 @@ func TestOldestTaskOfALimitedFlowHasItsTurnAmongItsOwn(t *testing.T) {
 				p := pooltest.New(t, taskpool.WithWorkers(workers), taskpool.WithFairShare(share), limit(1))
 				var s starts
 				lasting := func(flow string) {
-					var task taskpool.Task
-					task = s.task(flow, taskpool.High, time.Millisecond)
+					task := s.task(flow, taskpool.High, time.Millisecond)
 					run := task.Run
 					task.Run = func(ctx context.Context) error {
 						if len(s.flow(flow)) < 200 {
