@@ -76,7 +76,8 @@ type TaskEvent struct {
 	Result Result
 
 	// Wait is how long the task has waited for a worker, since it was accepted or
-	// became due: set for Started.
+	// became due, with the time for which the limit of its flow held it back: set for
+	// Started.
 	Wait time.Duration
 	// Elapsed is how long the attempt took, from its start to its end, with the
 	// time in which it was parked: set for AttemptFailed, Retried and Finished. It

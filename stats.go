@@ -79,8 +79,9 @@ type PriorityStats struct {
 	Priority Priority
 	Queued   int
 
-	// OldestWait is how long the task that waits longest has waited, at least, without the
-	// time for which the limit of its flow held it back. It is
+	// OldestWait is how long the task that waits longest has waited, at least. That of a task
+	// whose flow has a limit counts from when the limit last held the flow back: since then it
+	// could have started. It is 0 while it is held back. It is otherwise
 	// exact with aging. Where a hook is told of starts or ends, it is exact for tasks
 	// given to Submit and nearly so for functions given to Go. Without such a hook
 	// the clock is not read when a task arrives: its wait counts from the first call
