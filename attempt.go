@@ -101,9 +101,11 @@ const (
 	endTimeout                 // by the task's Timeout
 	endSilent                  // by the task's Heartbeat
 	endReturned                // Run is over
+	endExpired                 // by the task's MaxWait, before it began
 )
 
 var (
+	expired  = &ending{cause: ErrExpired, kind: endExpired}
 	timedOut = &ending{cause: ErrTimeout, kind: endTimeout}
 	workOver = &ending{cause: ErrTimeout, kind: endTimeout} // by its WorkTimeout
 	silent   = &ending{cause: ErrHung, kind: endSilent}

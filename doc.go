@@ -54,7 +54,7 @@
 //	Queued ─→ Running ─→ Succeeded | Failed | Canceled
 //	  ↑  ↖       │ ↘
 //	Delayed ←────┘   Parked ─→ (resuming) ─→ Running
-//	Queued, Delayed ─→ Canceled      Queued ─→ Shed
+//	Queued, Delayed ─→ Canceled | Shed
 //
 // Every accepted task reaches exactly one of the final states, once. The context given to
 // Submit governs it from the wait for room to the end of its last attempt; Run's context

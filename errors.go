@@ -29,6 +29,10 @@ var (
 	// make room for a more urgent one. It is an ErrFull too.
 	ErrShed error = &kindError{"taskpool: task shed for a more urgent one", ErrFull}
 
+	// ErrExpired is the error of a task that had not started when its MaxWait was over.
+	// It is an ErrShed too, and so an ErrFull.
+	ErrExpired error = &kindError{"taskpool: task waited longer than its MaxWait", ErrShed}
+
 	// ErrTimeout ends the context of an attempt that took longer than its
 	// task's Timeout or WorkTimeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout error = &kindError{"taskpool: attempt timed out", context.DeadlineExceeded}

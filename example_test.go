@@ -511,6 +511,36 @@ func ExampleTask_notBefore() {
 	// <nil>
 }
 
+// Nobody waits for an answer for longer than a second, so after that the work need not begin.
+func ExampleTask_maxWait() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := make(chan struct{})
+	if err := p.Go(taskpool.High, func() { <-release }); err != nil { // keeps the worker busy
+		log.Fatal(err)
+	}
+	h, err := p.Submit(ctx, taskpool.Task{
+		MaxWait: time.Millisecond, // a second, in earnest
+		Run:     func(context.Context) error { return errors.New("too late to run") },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = h.Wait(ctx)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, taskpool.ErrExpired), h.State(), p.Stats().Expired)
+	close(release)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// taskpool: task waited longer than its MaxWait
+	// true shed 1
+}
+
 // A server that answers "try again later" rather than keep its callers waiting.
 func ExampleWithCapacity() {
 	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))

@@ -17,6 +17,7 @@ type item struct {
 	placed   bool      // it holds a place of its flow
 	flow     *flow     // nil if it has none, or has settled
 	loan     *loan     // what tasks that wait for it have lent it; nil if none has
+	expiry   *expiry   // when it must have started; nil if there is no such time
 	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
 	place    place     // where it waits
 }
@@ -240,5 +241,59 @@ func (s *scheduler) takeExiting(restricted bool) *Handle {
 		*from = nil
 	}
 	h.place = place{}
+	return h
+}
+
+// An expiry is when a task must have started for the first time, or is not to start at all.
+type expiry struct {
+	at     time.Time
+	number uint64 // in order of submission, for those of one time
+	i      int32  // index in scheduler.expiring; -1 if it is not there
+}
+
+// newExpiryHeap returns an empty heap of the handles that have an expiry and wait to start, or
+// for room. The one that expires first is on top.
+func newExpiryHeap() indexedHeap[*Handle] {
+	return indexedHeap[*Handle]{
+		less: func(a, b *Handle) bool {
+			return cmp.Or(a.expiry.at.Compare(b.expiry.at), cmp.Compare(a.expiry.number, b.expiry.number)) < 0
+		},
+		moved: func(h *Handle, i int) { h.expiry.i = int32(i) },
+	}
+}
+
+// expires has h, which has yet to start, expire at the given time.
+func (s *scheduler) expires(h *Handle, at time.Time) {
+	if h.expiry == nil {
+		s.lastExpiry++
+		h.expiry = &expiry{at, s.lastExpiry, -1}
+		s.expiring.add(h)
+	}
+}
+
+// noExpiry has h, which has an expiry or not, not expire any more.
+func (s *scheduler) noExpiry(h *Handle) {
+	if h.expiry != nil && h.expiry.i >= 0 {
+		s.expiring.remove(int(h.expiry.i))
+		s.expiring.items = shrunk(s.expiring.items)
+	}
+}
+
+// firstToExpire returns the handle that expires first, nil if none does.
+func (s *scheduler) firstToExpire() *Handle {
+	if len(s.expiring.items) == 0 {
+		return nil
+	}
+	return s.expiring.items[0]
+}
+
+// nextExpired returns the first handle that has expired at now, nil if there is none. It waits
+// no longer for its time then, but where it waited.
+func (s *scheduler) nextExpired(now time.Time) *Handle {
+	h := s.firstToExpire()
+	if h == nil || now.Before(h.expiry.at) {
+		return nil
+	}
+	s.noExpiry(h)
 	return h
 }

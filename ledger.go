@@ -25,7 +25,7 @@ type waitClock struct {
 type totals struct {
 	submitted, refused                uint64
 	succeeded, failed, canceled, shed uint64
-	orphaned                          uint64
+	orphaned, expired                 uint64
 	attempts, withdrawn               uint64 // tasks given to workers; those withdrawn before they began
 	retries, parks, resumes           uint64
 	errors, timeouts, interrupted     uint64

@@ -49,6 +49,9 @@ type scheduler struct {
 	later            int     // how many tasks are later, see item.isLater: in delayed or queue
 	admissionDelayed dueHeap // submitters that wait for room among these, until their task is due
 
+	expiring   indexedHeap[*Handle] // those of all that wait to start, or for room, that have an expiry
+	lastExpiry uint64
+
 	// Slots. A slot is held from the moment a worker takes a task until it has
 	// settled the task and told hooks and the log of it, also while a dead worker
 	// waits to be replaced, but not while the task is parked.
@@ -75,6 +78,7 @@ func (s *scheduler) init(c *config) {
 	s.admission = s.queue
 	s.queue.in, s.admission.in = inQueue, inAdmission
 	s.delayed, s.admissionDelayed = newDueHeap(inDelayed), newDueHeap(inAdmissionDelayed)
+	s.expiring = newExpiryHeap()
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
 	s.admission.init()
@@ -170,6 +174,7 @@ func (s *scheduler) start(h *Handle) {
 	s.count[StateRunning]++
 	if h != nil {
 		s.notLater(h)
+		s.noExpiry(h)
 		h.attempts++
 		h.state = StateRunning
 	}
@@ -479,6 +484,7 @@ func (s *scheduler) end(h *Handle, final State) {
 		s.count[h.state]--
 	}
 	h.state, h.loan = final, nil
+	s.noExpiry(h)
 	s.givePlace(h)
 	s.leaveFlow(h)
 }

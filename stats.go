@@ -20,6 +20,7 @@ type Stats struct {
 	Failed    uint64
 	Canceled  uint64
 	Shed      uint64
+	Expired   uint64 // those shed because their MaxWait was over
 	Orphaned  uint64 // those canceled because the task whose context they used had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
@@ -102,6 +103,7 @@ func (p *Pool) Stats() Stats {
 		Failed:    p.ledger.total.failed,
 		Canceled:  p.ledger.total.canceled,
 		Shed:      p.ledger.total.shed,
+		Expired:   p.ledger.total.expired,
 		Orphaned:  p.ledger.total.orphaned,
 		Attempts:  p.ledger.total.attempts - p.ledger.total.withdrawn,
 		Retries:   p.ledger.total.retries,

@@ -268,7 +268,7 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if p.inbox.direct && t.NotBefore.IsZero() && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
+	if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)
@@ -327,6 +327,9 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 			}
 		default:
 			later := h.task.later()
+			if h.task.MaxWait > 0 {
+				h.expireLocked()
+			}
 			var due time.Time
 			if p.sched.joinFlow(h, h.task.Flow, h.policy) {
 				p.restoreLocked()
@@ -346,6 +349,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	}
 	if err != nil {
 		p.sched.leaveFlow(h)
+		p.sched.noExpiry(h)
 		p.ledger.total.refused++
 		return nil, err
 	}
@@ -373,6 +377,7 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		if h.id == 0 {
 			p.sched.withdraw(h)
 			p.sched.leaveFlow(h)
+			p.sched.noExpiry(h)
 		}
 		h.setParent(nil)
 		p.restoreLocked()
@@ -382,6 +387,45 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 		return nil
 	}
 	return h.err
+}
+
+// expireLocked has h, which is being submitted, expire when its MaxWait is over.
+func (h *Handle) expireLocked() {
+	if h.expiry != nil {
+		return
+	}
+	from := time.Now()
+	if from.Before(h.task.NotBefore) {
+		from = h.task.NotBefore
+	}
+	at := from.Add(h.task.MaxWait)
+	h.pool.sched.expires(h, at)
+	h.pool.supervisor.alarmAtLocked(at)
+}
+
+// maxExpired is how many expired tasks are shed in one critical section.
+const maxExpired = 64
+
+// expireLocked sheds those tasks that have expired, and turns away such submitters. It returns
+// false if there may be more.
+func (p *Pool) expireLocked(now time.Time) (all bool) {
+	var notices []notice
+	defer func() { p.notifyLocked(notices) }()
+	for range maxExpired {
+		h := p.sched.nextExpired(now)
+		if h == nil {
+			return true
+		}
+		p.sched.withdraw(h)
+		if h.id == 0 {
+			h.err = ErrExpired
+			h.waiters.wakeLocked()
+			continue
+		}
+		p.ledger.total.expired++
+		p.settleWaitingLocked(entry{h: h}, h.priority, StateShed, ErrExpired, &notices)
+	}
+	return false
 }
 
 // unlocked calls f without p.mu, which the caller holds. The caller holds it again when f

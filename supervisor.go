@@ -107,13 +107,19 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
 
 	var hung []*worker
-	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || p.watch.watched.Len() > 0 || !p.end.final.IsZero() {
+	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || p.watch.watched.Len() > 0 || p.sched.expiring.Len() > 0 || !p.end.final.IsZero() {
 		now := time.Now()
 		p.watch.rounds.tick(now)
 		for h := p.sched.nextDue(now); h != nil; h = p.sched.nextDue(now) {
 			p.enqueueLocked(entry{h: h}, h.priority)
 		}
 		for p.sched.nextDueSubmitter(now, p.now()) != nil { // now its task might start at once
+		}
+		if h := p.sched.firstToExpire(); h != nil && !now.Before(h.expiry.at) {
+			p.restoreLocked() // a slot may be free for it
+			if !p.expireLocked(now) {
+				p.supervisor.alarmLocked()
+			}
 		}
 		for p.watch.watched.Len() > 0 && !now.Before(p.watch.watched.items[0].watch) {
 			if w := p.watch.watched.items[0]; w.expireLocked(now) {
@@ -157,6 +163,9 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 	}
 	if h := p.sched.admissionDelayed.first(); h != nil {
 		due(h.due)
+	}
+	if h := p.sched.firstToExpire(); h != nil {
+		due(h.expiry.at)
 	}
 	if p.watch.watched.Len() > 0 {
 		due(p.watch.watched.items[0].watch)

@@ -99,6 +99,13 @@ type Task struct {
 	// the process.
 	Run func(ctx context.Context) error
 
+	// MaxWait bounds the time from Submit, or from NotBefore if that is later, to the
+	// start of the first attempt, with the wait for room: a task that nobody needs any
+	// more by then need not be done. When the time is over, the task is Shed with
+	// [ErrExpired], or Submit returns that if it still waits for room. Retries are not
+	// bounded. Zero: no bound, and no cost.
+	MaxWait time.Duration
+
 	// Timeout bounds one attempt from its start to its end. The time in which it is
 	// parked counts: in [Block], and while it waits for its turn, for other tasks or
 	// for room. When the time is over, the context of the attempt ends with
@@ -154,7 +161,7 @@ func (t Task) describe(id uint64) string {
 	for _, set := range []struct {
 		what string
 		d    time.Duration
-	}{{"timeout", t.Timeout}, {"work timeout", t.WorkTimeout}, {"heartbeat", t.Heartbeat}} {
+	}{{"max wait", t.MaxWait}, {"timeout", t.Timeout}, {"work timeout", t.WorkTimeout}, {"heartbeat", t.Heartbeat}} {
 		if set.d != 0 {
 			text = fmt.Appendf(text, ", %s %v", set.what, set.d)
 		}
@@ -202,6 +209,8 @@ type Retry struct {
 func (t *Task) validate() error {
 	bad := func(field, allowed string, got any) error { return pkg.Bad("Task."+field, allowed, got) }
 	switch r := &t.Retry; {
+	case t.MaxWait < 0:
+		return bad("MaxWait", "not be negative", t.MaxWait)
 	case t.Timeout < 0:
 		return bad("Timeout", "not be negative", t.Timeout)
 	case t.WorkTimeout < 0:

@@ -377,7 +377,10 @@ func (w *worker) endedWaiting() *ending {
 		return nil
 	}
 	a := w.attempt
-	if !a.h.ends {
+	switch x := a.h.expiry; {
+	case x != nil && a.number == 1 && !time.Now().Before(x.at):
+		return expired // the supervisor is late
+	case !a.h.ends:
 		return nil
 	}
 	e := a.group.end()
@@ -403,15 +406,19 @@ func (w *worker) withdraw() bool {
 	w.busy, w.attempt.over = false, true
 	p.sched.undo(h, decision{w.priority, w.choice, w.restricted})
 	p.ledger.total.withdrawn++
+	state := StateCanceled
 	if c := h.canceled(); c != nil {
 		cause = c
+	} else if w.ended == expired {
+		state = StateShed
+		p.ledger.total.expired++
 	}
 	if u := w.unfinished; u != nil && cause == ErrClosed {
 		u.State, u.Attempt = StateQueued, int(h.attempts)
 		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
 	}
 	w.findParentLocked(h)
-	p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, cause, &w.notices)
+	p.settleWaitingLocked(entry{h: h}, h.priority, state, cause, &w.notices)
 	w.job, w.attempt, w.body, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, nil, TaskEvent{}
 	if len(w.notices) == 0 {
 		return w.nextLocked()

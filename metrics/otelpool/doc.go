@@ -41,6 +41,7 @@
 //	taskpool.tasks.submitted             {task}       accepted
 //	taskpool.tasks.refused               {task}       no room, closed, or a context that ended first
 //	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
+//	taskpool.tasks.expired               {task}       of those shed, those that had not started when their MaxWait was over
 //	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
 //	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow

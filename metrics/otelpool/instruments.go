@@ -14,7 +14,8 @@ type instruments struct {
 	started, ended, retries, parks           metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
-	orphaned, stalled, paused, closed        metric.Int64Observable
+	expired, orphaned                        metric.Int64Observable
+	stalled, paused, closed                  metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
 	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlowNames
@@ -65,6 +66,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
 	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
+	in.expired = counter("tasks.expired", "{task}", "Tasks shed because they had not started when their MaxWait was over.")
 	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
 	in.heldBack = level("tasks.held_back", "{task}", "Tasks that could start or go on but for the limit of their flow.")

@@ -332,6 +332,20 @@ func TestEachCollectionAddsUpUnderLoad(t *testing.T) {
 	require.Len(t, ids, int(attempts.Load()))
 }
 
+func TestTasksThatExpireAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1))
+		p.Pause()
+		_, err := p.Submit(t.Context(), taskpool.Task{MaxWait: time.Second, Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, b.collect().sum("taskpool.tasks.expired", "a"))
+		p.Resume()
+		shutdown(t, p)
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, b := newCollector(t)

@@ -6,15 +6,15 @@ import "github.com/prometheus/client_golang/prometheus"
 type descs struct {
 	all []*prometheus.Desc
 
-	submitted, refused, finished, tasks *prometheus.Desc
-	heldBack                            *prometheus.Desc
-	started, ended, retries, parks      *prometheus.Desc
-	dispatches, depth, oldest           *prometheus.Desc
-	wait, duration                      *prometheus.Desc
-	workers, goroutines, replaced       *prometheus.Desc
-	capacity, submitters                *prometheus.Desc
-	unfinished, longest                 *prometheus.Desc
-	orphaned, stalled, paused, closed   *prometheus.Desc
+	submitted, refused, finished, tasks        *prometheus.Desc
+	heldBack                                   *prometheus.Desc
+	started, ended, retries, parks             *prometheus.Desc
+	dispatches, depth, oldest                  *prometheus.Desc
+	wait, duration                             *prometheus.Desc
+	workers, goroutines, replaced              *prometheus.Desc
+	capacity, submitters                       *prometheus.Desc
+	unfinished, longest                        *prometheus.Desc
+	expired, orphaned, stalled, paused, closed *prometheus.Desc
 
 	flowDepth, flowHeldBack, flowRunning, flowOldest *prometheus.Desc // nil without WithFlowNames
 }
@@ -29,6 +29,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.submitted = desc("tasks_submitted_total", "Tasks accepted.")
 	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
 	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
+	d.expired = desc("tasks_expired_total", "Tasks shed because they had not started when their MaxWait was over.")
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")

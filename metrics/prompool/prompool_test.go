@@ -194,6 +194,20 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 	})
 }
 
+func TestTasksThatExpireAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c, taskpool.WithWorkers(1))
+		p.Pause()
+		_, err := p.Submit(t.Context(), taskpool.Task{MaxWait: time.Second, Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		got := gather(t, reg)
+		require.EqualValues(t, 1, got.sum("taskpool_tasks_expired_total"))
+		require.EqualValues(t, 1, got.sum("taskpool_tasks_finished_total", "outcome", "shed"))
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, reg := newCollector(t)
@@ -613,6 +627,7 @@ func ExampleCollector() {
 	}
 	// Output:
 	// taskpool_dispatches_total{pool="mail",priority="high"} 3
+	// taskpool_tasks_expired_total{pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="canceled",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="failed",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="shed",pool="mail"} 0
