@@ -83,7 +83,9 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 		}
 		e.h.id = before + uint64(i) + 1
 		if e.h.task.Flow != "" {
-			p.sched.joinBatch(e.h, e.h.task.Flow, e.h.policy)
+			if p.sched.joinBatch(e.h, e.h.task.Flow, e.h.policy) {
+				p.supervisor.alarmLocked() // others may start or be let in, and nobody else may look
+			}
 			whole = false
 		}
 		if cause := e.h.canceled(); cause != nil {

@@ -208,10 +208,11 @@ func (s *scheduler) leaveFlow(h *Handle) {
 }
 
 // joinBatch is joinFlow for h, which was accepted as part of a batch.
-func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) {
-	s.joinFlow(h, name, p)
+func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) (changed bool) {
+	changed = s.joinFlow(h, name, p)
 	h.flow.queued++
 	s.roomChanged(h.flow)
+	return changed
 }
 
 // setPolicy gives f another policy, which counts at once.
@@ -381,7 +382,7 @@ func (s *scheduler) lendHolder(h *Handle, pr Priority) {
 func (s *scheduler) heldBackChanged(h *Handle) {
 	switch f := s.flowOf(h); {
 	case f == nil || !f.held:
-	case h != nil && h.place.in == inExiting && h.urgency() < f.lent:
+	case h != nil && h.place.in == inExiting && !h.placed && h.urgency() < f.lent:
 		s.lendAllHolders(f, h.urgency())
 	default:
 		s.lendHolders(f)

@@ -129,12 +129,11 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 	s.changeUrgency(h, func() { h.priority = pr })
 	if h.placed {
 		h.flow.lent = max(h.flow.lent, h.urgency())
-		s.heldBackChanged(h)
 	}
 	if in == inQueue {
 		s.enterQueue(h, kind, now)
-		s.heldBackChanged(h)
 	}
+	s.heldBackChanged(h)
 	return true
 }
 
@@ -229,16 +228,6 @@ func (q *priorityQueue) notFresh(h *Handle) {
 	}
 }
 
-// takeFront takes the first task of l, which is in q, out of both its places.
-func (s *scheduler) takeFront(q *priorityQueue, l *lane) entry {
-	h := l.front().h
-	if h == nil || h.loan == nil {
-		return q.take(l, l.head, l.head.head)
-	}
-	s.dropSecond(h)
-	return q.remove(h)
-}
-
 // popQueued takes a task that waits in the queue, and returns it with its priority; false if
 // there is none.
 func (s *scheduler) popQueued() (entry, Priority, bool) {
@@ -257,13 +246,4 @@ func (s *scheduler) takeSubmitter(l *lane, choice, restricted bool) *Handle {
 	h := s.takeFront(&s.admission, l).h
 	h.loan = nil
 	return h
-}
-
-// taskPriority returns the priority of the first task of a lane that is not empty, which is
-// another than the lane's if that is of second places.
-func (l *lane) taskPriority() Priority {
-	if l.kind.second() {
-		return l.front().h.priority
-	}
-	return l.priority
 }

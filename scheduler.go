@@ -168,6 +168,25 @@ func (s *scheduler) take(l *lane, d decision) entry {
 	return e
 }
 
+// takeFront takes the first task of l, which is in q, out of both its places.
+func (s *scheduler) takeFront(q *priorityQueue, l *lane) entry {
+	h := l.front().h
+	if h == nil || h.loan == nil {
+		return q.take(l, l.head, l.head.head)
+	}
+	s.dropSecond(h)
+	return q.remove(h)
+}
+
+// taskPriority returns the priority of the first task of a lane that is not empty, which is
+// another than the lane's if that is of second places.
+func (l *lane) taskPriority() Priority {
+	if l.kind.second() {
+		return l.front().h.priority
+	}
+	return l.priority
+}
+
 // start has a task that was taken from the queue, h or if that is nil a function, be Running.
 func (s *scheduler) start(h *Handle) {
 	s.queued(h, -1)

@@ -470,6 +470,35 @@ func TestTaskOnItsWayOutThatWaitsForAPlaceCanBeMovedAndLentTo(t *testing.T) {
 	}
 }
 
+// A task on its way out that waits for its place lends what it counts
+// as by SetPriority, and one that has its place lends nothing by it.
+func TestTaskOnItsWayOutLendsByItsPriorityWhileItWaitsForItsPlace(t *testing.T) {
+	for _, places := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			p, q := pooltest.New(t, taskpool.WithWorkers(2), limit(places)), pooltest.New(t, taskpool.WithWorkers(1))
+			gate := make(chan struct{})
+			other := pooltest.Submit(t, q, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			waits := pooltest.Submit(t, p, taskpool.Task{Flow: "A", Priority: taskpool.Low, Run: func(ctx context.Context) error { return other.Wait(ctx) }})
+			synctest.Wait()
+			runs := pooltest.Submit(t, p, taskpool.Task{Flow: "A", Priority: taskpool.Low, Run: func(context.Context) error { <-gate; return nil }})
+			busy := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+			synctest.Wait()
+			waits.Cancel(nil)
+			synctest.Wait()
+			waits.SetPriority(taskpool.High)
+			want := taskpool.High
+			if places == 2 {
+				want = taskpool.Low
+			}
+			require.Equal(t, want, runs.Info().Urgency, "with %d places", places)
+			close(gate)
+			require.NoError(t, busy.Wait(t.Context()))
+			pooltest.Drain(t, p)
+			pooltest.Drain(t, q)
+		})
+	}
+}
+
 // In a pool without flows the other task gives its slot in place of the one that waits. A
 // place is of one flow, so the one that waits must give its own.
 func TestTaskThatWaitsWithAnothersContextGivesItsOwnPlace(t *testing.T) {
