@@ -4,6 +4,7 @@ package taskpool
 
 import (
 	"cmp"
+	"container/heap"
 	"context"
 	"fmt"
 	"math"
@@ -1649,4 +1650,17 @@ func TestTasksWithoutAFlowAreAloneAgainWhenTheyAreServedAfterTheOthers(t *testin
 	require.False(t, q.fair)
 	require.Empty(t, q.groups)
 	require.Equal(t, 2, q.n)
+}
+
+func TestHeapByAgeForgetsTheLanesTakenOut(t *testing.T) {
+	var h ageHeap
+	for i := range 5 {
+		heap.Push(&h, &lane{age: int64(i)})
+	}
+	for i := range 5 {
+		l := heap.Pop(&h).(*lane)
+		require.Equal(t, int64(i), l.age)
+		require.Equal(t, int32(-1), l.pos[heapOld])
+		require.NotContains(t, h[:cap(h)], l)
+	}
 }
