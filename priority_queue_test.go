@@ -1629,6 +1629,10 @@ func TestTasksOfFlowsThatComeAndGoAllocateNothing(t *testing.T) {
 		require.Zero(t, testing.AllocsPerRun(100, round), "%d flows", n)
 		require.Empty(t, s.flows)
 		require.Zero(t, s.outstanding())
+		for _, f := range s.freeFlows {
+			require.Equal(t, flow{queue: flowLanes{open: laneSet{lanes: f.queue.open.lanes}}, holders: f.holders}, *f, "as of no flow")
+			require.Empty(t, f.holders)
+		}
 	}
 }
 
@@ -1662,5 +1666,92 @@ func TestHeapByAgeForgetsTheLanesTakenOut(t *testing.T) {
 		require.Equal(t, int64(i), l.age)
 		require.Equal(t, int32(-1), l.pos[heapOld])
 		require.NotContains(t, h[:cap(h)], l)
+	}
+}
+
+// What is taken out of the lists of a flow can be garbage, and lists that were long are copied
+// to less memory.
+func TestListsOfFlowsLetGoOfWhatIsTakenOut(t *testing.T) {
+	const n = 4 * leastShrunk
+	flows := newFlowsInQueue(n)
+
+	var q priorityQueue
+	q.init()
+	for _, f := range flows {
+		q.hold(&f.queue, true)
+	}
+	require.Len(t, q.heldFlows, n)
+	for i := range flows {
+		fl := &flows[(i*7+3)%n].queue // each once
+		q.hold(fl, false)
+		require.Len(t, q.heldFlows, n-1-i)
+		require.False(t, slices.Contains(q.heldFlows[:cap(q.heldFlows)], fl))
+	}
+	require.Less(t, cap(q.heldFlows), leastShrunk)
+
+	var s scheduler
+	s.init(&config{workers: n, capacity: unbounded})
+	f, handles := flows[0], make([]Handle, n)
+	for i := range handles {
+		handles[i].flow = f
+		s.holdPlace(f, &handles[i])
+	}
+	require.Len(t, f.holders, n)
+	for i := range handles {
+		h := &handles[(i*7+3)%n]
+		s.givePlace(h)
+		require.Len(t, f.holders, n-1-i)
+		require.False(t, slices.Contains(f.holders[:cap(f.holders)], h))
+	}
+	require.Less(t, cap(f.holders), leastShrunk)
+	require.Zero(t, f.places)
+}
+
+// leaveByContext has n tasks with flows as join says be parked and on their way out.
+func leaveByContext(s *scheduler, n int, join func(h *Handle, i int)) []*Handle {
+	handles := make([]*Handle, n)
+	for i := range handles {
+		h := &Handle{item: item{state: StateParked, attempts: 1}}
+		handles[i] = h
+		s.count[StateParked]++
+		join(h, i)
+		s.askFirst(h)
+	}
+	return handles
+}
+
+func TestTaskThatHasGotItsPlaceOnItsWayOutIsForgottenByItsFlow(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	handles := leaveByContext(&s, 4, func(h *Handle, _ int) { s.joinFlow(h, "A", flowPolicy{limit: 1}) })
+	f := handles[0].flow
+	waiting := f.exits()
+	require.Equal(t, handles[1:], waiting)
+	for i, h := range handles {
+		e, _ := s.next(false)
+		require.Same(t, h, e.h)
+		s.unpark(h)
+		s.end(h, StateFailed)
+		if i < len(waiting) {
+			require.Nil(t, waiting[i])
+		}
+	}
+	require.Nil(t, f.rare)
+}
+
+func TestLiftedLimitsLetFlowsGoInTheOrderOfTheirNames(t *testing.T) {
+	const n = 20
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	policy := flowPolicy{limit: 1}
+	leaveByContext(&s, n, func(h *Handle, i int) { s.joinFlow(h, flowName(i*7%n+1), policy) })
+	waiting := leaveByContext(&s, n, func(h *Handle, i int) { s.joinFlow(h, flowName(i*7%n+1), policy) })
+	require.Equal(t, n, s.exitsInFlows())
+	s.liftLimits()
+	require.Zero(t, s.exitsInFlows())
+	require.Len(t, s.exiting[0], 2*n)
+	slices.SortFunc(waiting, func(a, b *Handle) int { return cmp.Compare(a.flow.name, b.flow.name) })
+	for i, x := range s.exiting[0][n:] {
+		require.Same(t, waiting[i], x.h)
 	}
 }
