@@ -1503,6 +1503,10 @@ func TestFaceOfEachClassIsTheLaneThatGoesFirst(t *testing.T) {
 		}
 		require.Same(t, lanes[laneKey{0, kindOrdinary}], f.rare.door.open.face[0])
 		require.Same(t, lanes[laneKey{0, kindOrdinaryLent}], f.rare.door.open.face[1])
+		q.removeFrom(&place{lanes[laneKey{0, kindOrdinary}], lanes[laneKey{0, kindOrdinary}].head, 0, q.in})
+		_, err := q.check(true, true)
+		require.NoError(t, err)
+		require.Same(t, lanes[laneKey{1, kindOrdinary}], f.rare.door.open.face[0])
 	}
 }
 
