@@ -861,26 +861,28 @@ func TestPolicyIsAskedWithoutALock(t *testing.T) {
 }
 
 func TestFlowsAreListedLongestFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pooltest.New(t, taskpool.WithWorkers(1))
-		release := pooltest.Block(t, p)
-		for i, flow := range []string{"few", "many", "", "some"} {
-			for range []int{1, 9, 2, 5}[i] {
-				pooltest.Submit(t, p, taskpool.Task{Flow: flow, Run: pooltest.Nop})
+	for _, opts := range [][]taskpool.Option{nil, {taskpool.WithFlows(func(string) taskpool.FlowPolicy { return taskpool.FlowPolicy{Weight: 2} })}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pooltest.New(t, append(opts, taskpool.WithWorkers(1))...)
+			release := pooltest.Block(t, p)
+			for i, flow := range []string{"few", "many", "", "some"} {
+				for range []int{1, 9, 2, 5}[i] {
+					pooltest.Submit(t, p, taskpool.Task{Flow: flow, Run: pooltest.Nop})
+				}
+				p.Flows(0) // waits count from here
+				time.Sleep(time.Second)
 			}
-			p.Flows(0) // waits count from here
-			time.Sleep(time.Second)
-		}
-		want := []taskpool.FlowStats{{Flow: "many", Queued: 9, OldestWait: 3 * time.Second}, {Flow: "some", Queued: 5, OldestWait: time.Second},
-			{Flow: "", Queued: 2, Running: 1, OldestWait: 2 * time.Second}, {Flow: "few", Queued: 1, OldestWait: 4 * time.Second}}
-		require.Equal(t, want, p.Flows(-1))
-		require.Equal(t, want[:2], p.Flows(2))
-		require.Equal(t, want, p.Flows(100))
-		require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 17, OldestWait: 4 * time.Second}}, p.Stats().Waiting)
-		release()
-		pooltest.Drain(t, p)
-		require.Empty(t, p.Flows(-1))
-	})
+			want := []taskpool.FlowStats{{Flow: "many", Queued: 9, OldestWait: 3 * time.Second}, {Flow: "some", Queued: 5, OldestWait: time.Second},
+				{Flow: "", Queued: 2, Running: 1, OldestWait: 2 * time.Second}, {Flow: "few", Queued: 1, OldestWait: 4 * time.Second}}
+			require.Equal(t, want, p.Flows(-1))
+			require.Equal(t, want[:2], p.Flows(2))
+			require.Equal(t, want, p.Flows(100))
+			require.Equal(t, []taskpool.PriorityStats{{Priority: taskpool.Medium, Queued: 17, OldestWait: 4 * time.Second}}, p.Stats().Waiting)
+			release()
+			pooltest.Drain(t, p)
+			require.Empty(t, p.Flows(-1))
+		})
+	}
 }
 
 // What a flow at its limit waits for is to be seen, although none of its tasks has a slot.
