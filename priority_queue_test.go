@@ -1580,6 +1580,7 @@ func TestMapsOfManyFlowsAreReplacedWhenFlowsHaveGone(t *testing.T) {
 			s.joinFlow(&handles[i], strconv.Itoa(i), flowPolicy{})
 		}
 		flows := s.flows
+		require.Equal(t, Priority(math.MinInt), flows["0"].lent, "nobody holds a place")
 		for i := range handles[keptLanes:] {
 			s.leaveFlow(&handles[keptLanes+i])
 		}
@@ -1633,6 +1634,7 @@ func TestTasksOfFlowsThatComeAndGoAllocateNothing(t *testing.T) {
 		require.Zero(t, testing.AllocsPerRun(100, round), "%d flows", n)
 		require.Empty(t, s.flows)
 		require.Zero(t, s.outstanding())
+		require.Len(t, s.freeFlows, n)
 		for _, f := range s.freeFlows {
 			require.Equal(t, flow{queue: flowLanes{open: laneSet{lanes: f.queue.open.lanes}}, holders: f.holders}, *f, "as of no flow")
 			require.Empty(t, f.holders)

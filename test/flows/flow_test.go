@@ -584,6 +584,30 @@ func TestChangedLimitCountsAtOnce(t *testing.T) {
 	})
 }
 
+// The task that raises the limit is refused itself: the one that was held back gets the slot.
+func TestRaisedLimitCountsThoughTheTaskThatRaisesItIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		max := 1
+		p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithCapacity(0, taskpool.OverflowReject), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+			return taskpool.FlowPolicy{Limit: max, Capacity: 2}
+		}))
+		gate := make(chan struct{})
+		task := taskpool.Task{Flow: "A", Run: func(context.Context) error { <-gate; return nil }}
+		pooltest.Submit(t, p, task)
+		synctest.Wait()
+		pooltest.Submit(t, p, task)
+		synctest.Wait()
+		require.Equal(t, 1, p.Stats().Running)
+		max = 2
+		_, err := p.Submit(t.Context(), task)
+		require.ErrorIs(t, err, taskpool.ErrFull)
+		synctest.Wait()
+		require.Equal(t, 2, p.Stats().Running)
+		close(gate)
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestCapacityOfAFlowBoundsItsTasksAlone(t *testing.T) {
 	capacities := policies(map[string]taskpool.FlowPolicy{"A": {Capacity: 2}})
 	gated := func(gate chan struct{}) taskpool.Task {
