@@ -1745,19 +1745,28 @@ func TestTaskThatHasGotItsPlaceOnItsWayOutIsForgottenByItsFlow(t *testing.T) {
 	require.Nil(t, f.rare)
 }
 
+// Those without a flow, which may have a limit too, come last.
 func TestLiftedLimitsLetFlowsGoInTheOrderOfTheirNames(t *testing.T) {
 	const n = 20
 	var s scheduler
 	s.init(&config{workers: 1, capacity: unbounded})
 	policy := flowPolicy{limit: 1}
-	leaveByContext(&s, n, func(h *Handle, i int) { s.joinFlow(h, flowName(i*7%n+1), policy) })
-	waiting := leaveByContext(&s, n, func(h *Handle, i int) { s.joinFlow(h, flowName(i*7%n+1), policy) })
+	s.setPlainFlow(policy)
+	join := func(h *Handle, i int) {
+		name := ""
+		if i > 0 {
+			name = flowName(i * 7 % n)
+		}
+		s.joinFlow(h, name, policy)
+	}
+	leaveByContext(&s, n, join)
+	waiting := leaveByContext(&s, n, join)
 	require.Equal(t, n, s.exitsInFlows())
 	s.liftLimits()
 	require.Zero(t, s.exitsInFlows())
 	require.Len(t, s.exiting[0], 2*n)
-	slices.SortFunc(waiting, func(a, b *Handle) int { return cmp.Compare(a.flow.name, b.flow.name) })
+	slices.SortFunc(waiting[1:], func(a, b *Handle) int { return cmp.Compare(a.flow.name, b.flow.name) })
 	for i, x := range s.exiting[0][n:] {
-		require.Same(t, waiting[i], x.h)
+		require.Same(t, waiting[(i+1)%n], x.h)
 	}
 }

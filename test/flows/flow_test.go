@@ -549,6 +549,38 @@ func TestChangedWeightCountsInWhoIsShed(t *testing.T) {
 	})
 }
 
+// The task with which the weight changes is in another lane than those that are compared.
+func TestChangedWeightCountsInWhoIsShedInAllPriorities(t *testing.T) {
+	for _, weights := range [][2]int{{1, 2}, {2, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			weight := weights[0]
+			p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(20, taskpool.OverflowShed), taskpool.WithFlows(func(flow string) taskpool.FlowPolicy {
+				if flow == "A" {
+					return taskpool.FlowPolicy{Weight: weight}
+				}
+				return taskpool.FlowPolicy{}
+			}))
+			release := pooltest.Block(t, p)
+			last := map[string]*taskpool.Handle{}
+			for i := range 19 {
+				flow := []string{"A", "B"}[i%2]
+				last[flow] = pooltest.Submit(t, p, taskpool.Task{Flow: flow, Priority: taskpool.Low, Run: pooltest.Nop})
+			}
+			weight = weights[1]
+			pooltest.Submit(t, p, taskpool.Task{Flow: "A", Priority: taskpool.High, Run: pooltest.Nop})
+			pooltest.Submit(t, p, taskpool.Task{Flow: "C", Priority: taskpool.High, Run: pooltest.Nop})
+			longest, other := "B", "A"
+			if weight == 1 {
+				longest, other = other, longest
+			}
+			require.ErrorIs(t, last[longest].Err(), taskpool.ErrShed)
+			require.NoError(t, last[other].Err())
+			release()
+			pooltest.Drain(t, p)
+		})
+	}
+}
+
 func TestChangedLimitCountsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		max := 1
