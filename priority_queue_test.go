@@ -1770,3 +1770,25 @@ func TestLiftedLimitsLetFlowsGoInTheOrderOfTheirNames(t *testing.T) {
 		require.Same(t, waiting[(i+1)%n], x.h)
 	}
 }
+
+// A handle that stands for a function is used for others when the function begins.
+func TestHandleOfAFunctionThatBeginsIsForgottenByItsFlow(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 2, capacity: unbounded})
+	s.setPlainFlow(flowPolicy{limit: 2})
+	handles := []*Handle{{item: item{priority: Low}}, {item: item{priority: Low}}, {item: item{priority: High}}}
+	for i, h := range handles {
+		h.flow = s.plainFlow
+		s.enqueue(entry{h: h}, h.priority, 0)
+		if i < 2 {
+			e, _ := s.next(true)
+			require.Same(t, h, e.h)
+			s.hold(false)
+		}
+	}
+	require.Equal(t, handles[:2], s.flowLoans, "what is held back has lent to both")
+	s.becomeFunction(handles[0])
+	require.Equal(t, handles[1:2], s.flowLoans)
+	require.Equal(t, handles[1:2], s.plainFlow.holders)
+	require.EqualValues(t, 2, s.plainFlow.places, "the function holds it now")
+}
