@@ -929,7 +929,7 @@ func TestFlowsAreListedLongestFirst(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 			want := []taskpool.FlowStats{{Flow: "many", Queued: 9, OldestWait: 3 * time.Second}, {Flow: "some", Queued: 5, OldestWait: time.Second},
-				{Flow: "", Queued: 2, Running: 1, OldestWait: 2 * time.Second}, {Flow: "few", Queued: 1, OldestWait: 4 * time.Second}}
+				{Flow: "", Queued: 2, Running: 1, Places: len(opts), OldestWait: 2 * time.Second}, {Flow: "few", Queued: 1, OldestWait: 4 * time.Second}}
 			require.Equal(t, want, p.Flows(-1))
 			require.Equal(t, want[:2], p.Flows(2))
 			require.Equal(t, want, p.Flows(100))
