@@ -27,13 +27,14 @@
 //
 // The lower [Priority] runs first; the zero value is Medium. A free worker takes the most
 // urgent task that waits at that moment; none is set aside ahead of time. Within a
-// priority tasks start in the order of their arrival, whoever submitted them. Retries and
-// delayed tasks arrive when they are due, and [Handle.SetPriority] makes a task arrive
-// anew.
+// priority the flows that Task.Flow names take turns, see [WithFlows], and tasks of one flow
+// start in the order of their arrival, as do those without one. Retries and delayed tasks arrive
+// when they are due, and [Handle.SetPriority] makes a task arrive anew.
 //
 // So that urgent work cannot keep other work waiting forever, one of every 16 dispatches
-// that had a choice goes to the task that has waited longest. A task with m older tasks
-// before it starts within 16·(m+1) dispatches, and urgent work loses at most one in 16.
+// that had a choice goes to the task that has waited longest. A task with m older tasks of
+// its flow before it starts within 16·(m+1) dispatches, or 16·k·(m+1) while k flows of equal
+// weight wait, and urgent work loses at most one in 16.
 // See [WithFairShare], [WithAging] for soft deadlines, [WithReserved] for workers kept
 // free, and docs/starvation.md for the proofs. Accepting and dispatching a task costs
 // O(log p) for p distinct waiting priorities, however many tasks wait.

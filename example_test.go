@@ -1454,12 +1454,73 @@ func ExampleFlowPolicy_limit() {
 	// Bob: [100 -30 -70 50]
 }
 
-// A crawler fetches at most two pages of a host at once. A host that does not answer keeps two
-// workers, and the others serve the other hosts. The timeout of a fetch begins when it starts,
-// however long it has waited for its host.
+// The changes of an account are made in their order, although one of them fails at first. It
+// is tried again in Run, as a retry of the pool would join the queue behind the account's next
+// change. Block gives the worker to other accounts during the pause, and keeps the account's
+// place.
+func ExampleFlowPolicy_retry() {
+	ctx := context.Background()
+	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(account string) taskpool.FlowPolicy {
+		if account == "" {
+			return taskpool.FlowPolicy{} // tasks of no account
+		}
+		return taskpool.FlowPolicy{Limit: 1}
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	busy := true
+	book := func(change string) error {
+		if busy {
+			busy = false
+			return errors.New("bank is busy")
+		}
+		return nil
+	}
+	for _, change := range []string{"open", "pay in 100", "pay out 30"} { // submitted by one goroutine
+		_, err := pool.Submit(ctx, taskpool.Task{Flow: "account 7", Run: func(ctx context.Context) error {
+			for attempt := 1; ; attempt++ {
+				err := book(change)
+				fmt.Println(change, err)
+				if err == nil || attempt == 5 {
+					return err
+				}
+				err = taskpool.Block(ctx, func() error {
+					select {
+					case <-time.After(time.Millisecond):
+						return nil
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := pool.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// open bank is busy
+	// open <nil>
+	// pay in 100 <nil>
+	// pay out 30 <nil>
+}
+
+// A crawler fetches at most two pages of a host at once. In Block a fetch holds no worker, so
+// that a host that does not answer holds up nobody else; without, two such hosts would have all
+// four. The timeout of a fetch begins when it starts, however long it has waited for its host.
 func ExampleFlowPolicy_hosts() {
 	ctx := context.Background()
 	pool, err := taskpool.New(taskpool.WithWorkers(4), taskpool.WithFlows(func(host string) taskpool.FlowPolicy {
+		if host == "" {
+			return taskpool.FlowPolicy{} // tasks of no host, and functions given to Go
+		}
 		return taskpool.FlowPolicy{Limit: 2}
 	}))
 	if err != nil {
@@ -1470,7 +1531,7 @@ func ExampleFlowPolicy_hosts() {
 	for range 10 {
 		for _, host := range []string{"slow.example", "a.example", "b.example", "c.example"} {
 			_, err := pool.Submit(ctx, taskpool.Task{Flow: host, Timeout: time.Minute, Run: func(ctx context.Context) error {
-				return web.fetch(ctx, host)
+				return taskpool.Block(ctx, func() error { return web.fetch(ctx, host) })
 			}})
 			if err != nil {
 				log.Fatal(err)
@@ -1481,7 +1542,7 @@ func ExampleFlowPolicy_hosts() {
 	<-web.asked
 	<-web.asked
 	slow := pool.Flows(1)[0]
-	fmt.Printf("all other pages are here; of %s %d are asked for and %d are held back\n", slow.Flow, slow.Running, slow.HeldBack)
+	fmt.Printf("all other pages are here; of %s %d are asked for and %d are held back\n", slow.Flow, slow.Places, slow.HeldBack)
 	close(web.answer)
 	if err := pool.Shutdown(ctx); err != nil {
 		log.Print(err)

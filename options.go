@@ -208,6 +208,10 @@ func WithWorkers(n int) Option {
 // could not run. Tasks that become due join the queue even if it is full, and then
 // count as waiting too, so that many more than n may wait.
 //
+// Tasks that the limit of a flow holds back take no room from other flows: of each such flow up
+// to n may wait beside the others, or as many as its own Capacity says, see [FlowPolicy]. With
+// [math.MaxInt] for n only flows are bounded, in the way that overflow says.
+//
 // Default: unbounded.
 func WithCapacity(n int, overflow Overflow) Option {
 	return optionFunc(func(c *config) { c.capacity, c.overflow, c.capacitySet = n, overflow, true })
@@ -274,28 +278,32 @@ type FlowPolicy struct {
 	// that wait there, 1 to 1,024. Zero is 1.
 	Weight int
 
-	// Limit is how many tasks of the flow may be at work at once, in Yield and Block too. A
+	// Limit is how many tasks of the flow may be at work at once, in Yield and Block too:
+	// Block around I/O gives the worker to other flows and keeps the place in this one. A
 	// task that waits for another task or for room does not count meanwhile, and may have to
 	// wait before it goes on. Nor does one that waits for its retry, so with a limit of 1
 	// tasks run one after the other, but retries join the queue at its back. Goroutines that
 	// were given up as hung do not count either, nor does a task whose own goroutines wait
 	// for tasks with its context while it works on. Tasks that the limit holds back take no
-	// worker and no room in the queue; they lend their urgency to the tasks of their flow that
-	// are at work. Zero: no limit.
+	// worker and none of the room of other flows, but are bounded too, see Capacity; they lend
+	// their urgency to the tasks of their flow that are at work. Zero: no limit.
 	Limit int
 
 	// Capacity bounds the tasks of the flow that wait, those that wait for a retry included,
-	// beside the capacity of the pool, see [WithCapacity]. A task that could start at once
-	// is not counted, nor is one that is not due yet. What happens to a task beyond that is what WithCapacity says, among the
-	// tasks of the flow: by default its submitter waits. Zero: as many as the pool.
+	// beside the capacity of the pool, see [WithCapacity]. A task that could start at once is
+	// not counted, nor is one that is not due yet. What happens to a task beyond that is what
+	// WithCapacity says, among the tasks of the flow: by default its submitter waits. Zero: as
+	// many as the pool, which then bounds what the limit holds back for each such flow by itself.
 	Capacity int
 }
 
 // WithFlows sets the policy of each flow, see Task.Flow. Submit, and whatever else takes a
 // Task, calls policy with the task's flow, if it has one, on the caller's goroutine and
-// without a lock; it should be quick. The last answer counts for all of the flow's tasks, at
-// once. An answer that is not allowed is an error of that call. The policy of tasks without a
-// flow, and of functions given to Go, is asked for once, by New, with "".
+// without a lock; it should be quick, and must be safe for concurrent calls. The last answer
+// counts for all of the flow's tasks, at once, so a change is seen at the flow's next Submit.
+// An answer that is not allowed is an error of that call. The policy of tasks without a flow,
+// and of functions given to Go, is asked for once, by New, with "": a policy that ignores its
+// argument limits these as well.
 //
 // Between flows that wait with tasks of one priority, starts are shared by weight: a flow
 // that begins to wait starts its first task within k starts of its priority, where k is the

@@ -48,12 +48,12 @@ type Stats struct {
 
 	// Levels.
 
-	Capacity          int  // tasks that may wait, as set by WithCapacity; -1: any number
+	Capacity          int  // tasks that may wait, as set by WithCapacity; -1: any number. More may in all, see there
 	Workers           int  // tasks that may run at once: the number of slots, as set by WithWorkers and Resize
 	Goroutines        int  // goroutines of workers, alive or not needed yet: as many as Workers, more while tasks are parked
 	Idle              int  // those of Goroutines that have no task
-	Queued            int  // tasks that wait for a worker
-	HeldBack          int  // tasks that could start or go on but for the limit of their flow, see FlowPolicy
+	Queued            int  // tasks that wait for a worker, with those that are held back
+	HeldBack          int  // tasks that wait because of the limit of their flow, see FlowPolicy: Queued ones, and parked ones that are to go on
 	Delayed           int  // tasks that wait for their time
 	Running           int  // tasks with an attempt under way
 	Parked            int  // tasks that have given their slot back
@@ -187,7 +187,7 @@ func (p *Pool) Stats() Stats {
 type FlowStats struct {
 	Flow     string // as in Task; "" for tasks without one and functions given to Go
 	Queued   int    // tasks that wait for a worker, with those that are held back
-	HeldBack int    // tasks that could start or go on but for the flow's limit
+	HeldBack int    // tasks that could start or go on but for the flow's limit: queued ones, and parked ones that are to go on
 	Running  int    // tasks that have a slot; those that are parked have none
 
 	// Places is how many tasks count against the flow's limit, see [FlowPolicy], whether it has

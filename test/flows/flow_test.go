@@ -711,6 +711,43 @@ func TestCapacityOfAFlowBoundsItsTasksAlone(t *testing.T) {
 }
 
 // The pool is full of tasks of one flow, all as urgent: another's take the place of its newest.
+func TestPoolWithoutABoundRefusesWhatAFlowHasNoRoomFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(math.MaxInt, taskpool.OverflowReject),
+			policies(map[string]taskpool.FlowPolicy{"A": {Capacity: 2}, "B": {Limit: 1}}))
+		release := pooltest.Block(t, p)
+		for _, flow := range []string{"A", "B", ""} {
+			for i := range 5 {
+				_, err := p.Submit(t.Context(), taskpool.Task{Flow: flow, Run: pooltest.Nop})
+				require.Equal(t, flow == "A" && i >= 2, errors.Is(err, taskpool.ErrFull), "%q %d: %v", flow, i, err)
+			}
+		}
+		release()
+		pooltest.Drain(t, p)
+	})
+}
+
+func TestEachFlowHeldBackHasTheRoomOfThePool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithCapacity(3, taskpool.OverflowReject), limit(1))
+		gate := make(chan struct{})
+		for _, flow := range []string{"A", "B", "C"} {
+			pooltest.Submit(t, p, taskpool.Task{Flow: flow, Run: func(context.Context) error { <-gate; return nil }})
+			synctest.Wait()
+			for i := range 5 {
+				_, err := p.Submit(t.Context(), taskpool.Task{Flow: flow, Run: pooltest.Nop})
+				require.Equal(t, i >= 3, errors.Is(err, taskpool.ErrFull), "%q %d: %v", flow, i, err)
+			}
+		}
+		s := p.Stats()
+		require.Equal(t, 3, s.Capacity)
+		require.Equal(t, 9, s.Queued)
+		require.Equal(t, 9, s.HeldBack)
+		close(gate)
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestSheddingTakesFromTheLongestFlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(10, taskpool.OverflowShed))
