@@ -284,7 +284,23 @@ func (a *attempt) waits(what awaited) *recordedWait {
 	}
 	r := &recordedWait{what, len(a.rare.waits)}
 	a.rare.waits = append(a.rare.waits, r)
+	a.givePlaceLocked() // in Block it has one
 	return r
+}
+
+// givePlace gives the place of a's flow back, if a is parked and has one. It needs one again to
+// go on.
+func (a *attempt) givePlace() {
+	a.pool.lock()
+	defer a.pool.unlock()
+	a.givePlaceLocked()
+}
+
+func (a *attempt) givePlaceLocked() {
+	if pk := a.suspension; pk != nil && !pk.askedLocked() && a.h.placed {
+		a.pool.sched.givePlace(a.h)
+		a.pool.restoreLocked()
+	}
 }
 
 // waitsNoLonger undoes waits. It takes the same time however many goroutines of a wait.
@@ -530,6 +546,7 @@ func suspendCaller(ctx context.Context) *suspension {
 	for _, a := range []*attempt{attemptFrom(ctx), currentAttempt()} {
 		if a != nil {
 			if pk := a.park(awaited{}); pk != nil {
+				a.givePlace()
 				return pk
 			}
 		}

@@ -1,6 +1,9 @@
 package taskpool
 
-import "container/heap"
+import (
+	"container/heap"
+	"time"
+)
 
 // How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
 // named flow belongs to one flow, and so does each lane of the tasks without one, which are
@@ -83,14 +86,16 @@ func (l *lane) groupKey() groupKey { return groupKey{l.priority, l.kind.resumes(
 
 // A flowLanes is what a flow has waiting in one queue.
 type flowLanes struct {
-	flow    *flow     // nil: the tasks without one
-	open    laneSet   // of tasks that hold no place
-	holders *laneSet  // of tasks that hold a place, which are never held back; nil until there is one
-	ring    [2]tag    // when its turn is in a ring, by kind of dispatch, see restriction
-	ringI   [2]int32  // index there; -1 if it is not there
-	own     [2]uint32 // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
-	heldI   int32     // index in priorityQueue.heldFlows, if open is held back
-	shown   int64     // the last order handed out when its lanes were last put back
+	flow    *flow         // nil: the tasks without one
+	open    laneSet       // of tasks that hold no place
+	holders *laneSet      // of tasks that hold a place, which are never held back; nil until there is one
+	ring    [2]tag        // when its turn is in a ring, by kind of dispatch, see restriction
+	ringI   [2]int32      // index there; -1 if it is not there
+	own     [2]uint32     // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
+	heldI   int32         // index in priorityQueue.heldFlows, if open is held back
+	shown   time.Duration // since Pool.epoch: when Stats first saw that open is no longer held back; 0: never
+	// justShown is set when open is no longer held back, until Stats has seen that.
+	justShown bool
 }
 
 // A flowRing is a heap of flows; the one whose turn is next is on top.

@@ -124,7 +124,7 @@ func (w *worker) takeNextLocked() bool {
 	if l == nil || l.front().parked() {
 		return false
 	}
-	d := decision{priority: l.priority, choice: choice}
+	d := decision{priority: l.taskPriority(), choice: choice}
 	w.takeLocked(p.sched.take(l, d), d)
 	if !w.holds {
 		w.holdSlotLocked()

@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"cmp"
-	"container/heap"
 	"maps"
 	"math"
 	"slices"
@@ -217,9 +216,20 @@ func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) (changed boo
 
 // setPolicy gives f another policy, which counts at once.
 func (s *scheduler) setPolicy(f *flow, p flowPolicy) {
-	before := f.cost()
-	if f.set(p); f.cost() != before && s.queue.shed {
-		heap.Init(&s.queue.spare) // all of its lanes are longer or shorter now
+	var lanes []*lane // that are longer or shorter with another weight
+	if p.weight != f.policy.weight {
+		for _, set := range f.queue.sets() {
+			if set != nil && !set.out && s.queue.shed {
+				lanes = append(lanes, set.lanes...)
+			}
+		}
+	}
+	for _, l := range lanes {
+		s.queue.showSpare(l, false)
+	}
+	f.set(p)
+	for _, l := range lanes {
+		s.queue.showSpare(l, true)
 	}
 	s.placesChanged(f)
 }
@@ -339,7 +349,7 @@ func (s *scheduler) placesChanged(f *flow) {
 	if held := f.limit > 0 && f.places >= f.limit; held != f.held {
 		f.held = held
 		s.queue.hold(&f.queue, held)
-		f.queue.shown = s.seq
+		f.queue.justShown = !held
 		n := 1
 		if held {
 			n = -1
@@ -473,10 +483,8 @@ func (s *scheduler) flowRoom(f *flow, pr Priority) bool {
 	if f.held || f.atDoor() {
 		return false
 	}
-	free := s.slots - s.held
-	if s.lessUrgent(pr) {
-		free = min(free, s.slots-s.reserved-s.heldLess)
-	}
+	free, promised := s.free(pr)
+	free += max(promised-(s.ready()-int(f.queued)), 0) // those promised to f: others may be served first
 	if f.limit > 0 {
 		free = min(free, int(f.limit-f.places))
 	}

@@ -167,19 +167,19 @@ func thinOut(marks []mark, now, precision time.Duration) []mark {
 
 func (m mark) compare(seq int64) int { return cmp.Compare(m.seq, seq) }
 
-// oldestWait returns how long the first task of l that is not parked has waited, not counting
-// the time for which it was held back by its flow's limit. l must have one. now is the time
-// since Pool.epoch.
+// oldestWait returns how long the first task of l that is not parked has waited or, if that is
+// less, for how long its flow has not been held back. l must have one. now is the time since
+// Pool.epoch.
 func (c *waitClock) oldestWait(l *lane, now time.Duration) time.Duration {
-	if l.flow != nil {
-		return c.waitSince(l, l.flow.set.of.shown, now)
+	wait := c.wholeWait(l, now)
+	if l.flow == nil {
+		return wait
 	}
-	return c.wholeWait(l, now)
-}
-
-// wholeWait is oldestWait with the time for which the task was held back.
-func (c *waitClock) wholeWait(l *lane, now time.Duration) time.Duration {
-	return c.waitSince(l, math.MinInt64, now)
+	f := l.flow.set.of
+	if f.justShown { // nobody has read the clock then
+		f.justShown, f.shown = false, now
+	}
+	return min(wait, now-f.shown)
 }
 
 // oldestOf returns how long the first task that is not parked of those in lanes has waited, with
@@ -193,20 +193,19 @@ func (c *waitClock) oldestOf(lanes []*lane, now time.Duration) (oldest time.Dura
 	return oldest
 }
 
-// waitSince returns how long the first task of l that is not parked has waited since order
-// shown was handed out, or since it came if that was later.
-func (c *waitClock) waitSince(l *lane, shown int64, now time.Duration) time.Duration {
+// wholeWait is oldestWait with the time for which the task was held back.
+func (c *waitClock) wholeWait(l *lane, now time.Duration) time.Duration {
 	for e := range l.all() {
 		if e.parked() {
 			continue
 		}
 		switch {
-		case e.h != nil && c.timed && e.order >= shown:
+		case e.h != nil && c.timed:
 			return now - e.h.queuedAt
 		case c.aging:
 			return now - time.Duration(e.order)
 		}
-		i, _ := slices.BinarySearchFunc(c.marks, max(e.order, shown), mark.compare)
+		i, _ := slices.BinarySearchFunc(c.marks, e.order, mark.compare)
 		return now - c.marks[i].at
 	}
 	return 0

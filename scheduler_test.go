@@ -724,10 +724,19 @@ func (m *naiveScheduler) flowRoom(f int, pr Priority) bool {
 	if m.heldFlow(f) || m.atDoor(f) {
 		return false
 	}
-	free := m.slots - m.held()
+	r := m.promised()
+	free, forLess := r.slots-r.held()-r.asking(false), r.freeForLess()
 	if m.less(pr) {
-		free = min(free, m.slots-m.reserved-m.heldLess())
+		free = max(min(free, forLess)-r.asking(true), 0)
+	} else {
+		free = max(free-min(r.asking(true), forLess), 0)
 	}
+	ready := func(m *naiveScheduler, f int) int {
+		return m.count(func(t *naiveItem) bool {
+			return t.accepted() && t.state == StateQueued && !m.heldBack(t) && (f < 0 || t.flow == f)
+		})
+	}
+	free += max(ready(m, -1)-ready(r, -1)-(ready(m, -1)-ready(m, f)), 0)
 	if l := m.limit(f); l > 0 {
 		free = min(free, l-m.heldPlaces(f))
 	}
