@@ -283,8 +283,9 @@ type FlowPolicy struct {
 	// task that waits for another task or for room does not count meanwhile, and may have to
 	// wait before it goes on. Nor does one that waits for its retry, so with a limit of 1
 	// tasks run one after the other, but retries join the queue at its back. Goroutines that
-	// were given up as hung do not count either, nor does a task whose own goroutines wait
-	// for tasks with its context while it works on. Tasks that the limit holds back take no
+	// were given up as hung do not count either, nor does a task that has waited inside Block,
+	// until Block returns, or whose own goroutines wait for tasks with its context while it
+	// works on. Tasks that the limit holds back take no
 	// worker and none of the room of other flows, but are bounded too, see Capacity; they lend
 	// their urgency to the tasks of their flow that are at work. Zero: no limit.
 	Limit int
