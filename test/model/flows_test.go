@@ -474,10 +474,7 @@ func (m *modelPool) flowRoom(t *modelTask) bool {
 		m.flows.seen.full++
 		return false
 	}
-	free := m.slots - m.held()
-	if m.less(t.priority) {
-		free = min(free, m.slots-m.reserved-m.heldLess())
-	}
+	free := m.free(t.priority)
 	if limit := m.limit(t.flow); limit > 0 {
 		free = min(free, limit-m.places(t.flow))
 	}
