@@ -1700,7 +1700,7 @@ func TestListsOfFlowsLetGoOfWhatIsTakenOut(t *testing.T) {
 	f, handles := flows[0], make([]Handle, n)
 	for i := range handles {
 		handles[i].flow = f
-		s.holdPlace(f, &handles[i])
+		s.takePlace(&handles[i])
 	}
 	require.Len(t, f.holders, n)
 	for i := range handles {
@@ -1711,6 +1711,7 @@ func TestListsOfFlowsLetGoOfWhatIsTakenOut(t *testing.T) {
 	}
 	require.Less(t, cap(f.holders), leastShrunk)
 	require.Zero(t, f.places)
+	require.Equal(t, Priority(math.MinInt), f.lent)
 }
 
 // leaveByContext has n tasks with flows as join says be parked and on their way out.
@@ -1740,6 +1741,9 @@ func TestTaskThatHasGotItsPlaceOnItsWayOutIsForgottenByItsFlow(t *testing.T) {
 		s.end(h, StateFailed)
 		if i < len(waiting) {
 			require.Nil(t, waiting[i])
+		}
+		if i == len(waiting)-1 {
+			require.Nil(t, f.rare.exits, "the list is empty")
 		}
 	}
 	require.Nil(t, f.rare)
