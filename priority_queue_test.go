@@ -1795,4 +1795,68 @@ func TestHandleOfAFunctionThatBeginsIsForgottenByItsFlow(t *testing.T) {
 	require.Equal(t, handles[1:2], s.flowLoans)
 	require.Equal(t, handles[1:2], s.plainFlow.holders)
 	require.EqualValues(t, 2, s.plainFlow.places, "the function holds it now")
+	require.Equal(t, High, s.plainFlow.lent)
+}
+
+func TestTaskOnItsWayOutThatWaitsForAPlaceLendsWhatItIsLent(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 2, capacity: unbounded})
+	handles := leaveByContext(&s, 3, func(h *Handle, _ int) {
+		h.priority = Low
+		s.joinFlow(h, "A", flowPolicy{limit: 2})
+	})
+	require.True(t, s.lend(handles[2], Medium, 0))
+	for _, h := range handles[:2] {
+		require.Equal(t, Medium, h.urgency())
+	}
+	require.Equal(t, handles[:2], s.flowLoans)
+	require.True(t, s.setPriority(handles[2], High, 0))
+	for _, h := range handles[:2] {
+		require.Equal(t, High, h.urgency())
+	}
+}
+
+func TestTaskThatHoldsAPlaceLendsNothingToOthersOfItsFlow(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 2, capacity: unbounded})
+	handles := leaveByContext(&s, 2, func(h *Handle, _ int) {
+		h.priority = Low
+		s.joinFlow(h, "A", flowPolicy{limit: 2})
+	})
+	require.True(t, s.setPriority(handles[0], High, 0))
+	require.Equal(t, High, handles[0].urgency())
+	require.Equal(t, Low, handles[1].urgency())
+	e, _ := s.next(false)
+	s.unpark(e.h)
+	s.resume(e.h)
+	require.True(t, s.setPriority(handles[0], High-1, 0), "it runs now")
+	require.Equal(t, Low, handles[1].urgency())
+	require.Empty(t, s.flowLoans)
+}
+
+func TestTaskAsUrgentAsWhatIsHeldBackIsLentNothing(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	for range 3 {
+		h := &Handle{item: item{priority: High}}
+		s.joinFlow(h, "A", flowPolicy{limit: 1})
+		s.enqueue(entry{h: h}, High, 0)
+	}
+	for range 3 {
+		e, _ := s.next(true)
+		require.Empty(t, s.flowLoans)
+		s.end(e.h, StateSucceeded)
+	}
+}
+
+func TestTaskOnItsWayOutThatWaitsForAPlaceCanBeWithdrawn(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	handles := leaveByContext(&s, 3, func(h *Handle, _ int) { s.joinFlow(h, "A", flowPolicy{limit: 1}) })
+	h, f := handles[1], handles[0].flow
+	require.True(t, h.waits())
+	s.withdraw(h)
+	s.unpark(h)
+	s.end(h, StateFailed)
+	require.Equal(t, handles[2:], f.exits())
 }
