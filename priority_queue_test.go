@@ -1860,3 +1860,14 @@ func TestTaskOnItsWayOutThatWaitsForAPlaceCanBeWithdrawn(t *testing.T) {
 	s.end(h, StateFailed)
 	require.Equal(t, handles[2:], f.exits())
 }
+
+func TestTaskOnItsWayOutLendsItsUrgencyAsItComes(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	handles := leaveByContext(&s, 2, func(h *Handle, i int) {
+		h.priority = []Priority{Low, High}[i]
+		s.joinFlow(h, "A", flowPolicy{limit: 1})
+	})
+	require.Equal(t, High, handles[0].urgency())
+	require.Equal(t, High, handles[0].flow.lent)
+}
