@@ -2639,6 +2639,11 @@ func schedulerScenes() []schedulerScene {
 			flowConfigs(schedulerConfigs(slotsAndReserved, 0, [][2]int{{0, 0}, {2, 0}}, []int{unbounded}, false),
 				[]flowPolicy{{}, {}}, []flowPolicy{{weight: 2, limit: 1}, {limit: 1}}),
 			[3]int{3, 4, 5}},
+		// From a flow with more free slots than free places, and as many tasks as it may have.
+		{"flows' room beside places", []schedulerOp{opSubmitFlow(1, 0), opSubmitFlow(2, 0), opLook, opEnd(false), opPark("wait"), opAsk, opCancel(true)},
+			[]schedulerOp{opSubmitFlow(1, 0), opLook, opSubmitFlow(1, 0), opSubmitFlow(1, 0)},
+			flowConfigs(schedulerConfigs([][2]int{{3, 0}}, 0, [][2]int{{2, 0}}, []int{unbounded}, false, true), []flowPolicy{{limit: 2, capacity: 1}, {}}),
+			[3]int{2, 4, 5}},
 		{"time", []schedulerOp{opSubmitLater(0, 2), opSubmitLater(1, 1), opSubmit(1), opLook, opEnd(false), opRetry(1), opUndo, opCancel(false), opMove(false, 1), opTick}, nil,
 			append(schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}, {0, 2}}, []int{unbounded, 0, 1}, false),
 				schedulerConfigs([][2]int{{1, 0}, {2, 1}}, 0, [][2]int{{2, 0}}, []int{0, 1}, true)...),

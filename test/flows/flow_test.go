@@ -749,22 +749,24 @@ func TestEachFlowHeldBackHasTheRoomOfThePool(t *testing.T) {
 }
 
 func TestSheddingTakesFromTheLongestFlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(10, taskpool.OverflowShed))
-		release := pooltest.Block(t, p)
-		var flood []*taskpool.Handle
-		for range 10 {
-			flood = append(flood, pooltest.Submit(t, p, taskpool.Task{Flow: "A", Run: pooltest.Nop}))
-		}
-		for i := range 5 {
-			pooltest.Submit(t, p, taskpool.Task{Flow: "B", Run: pooltest.Nop})
-			require.ErrorIs(t, flood[9-i].Err(), taskpool.ErrShed)
-		}
-		_, err := p.Submit(t.Context(), taskpool.Task{Flow: "B", Run: pooltest.Nop})
-		require.Equal(t, taskpool.ErrFull, err, "now they are as long")
-		release()
-		pooltest.Drain(t, p)
-	})
+	for _, newcomer := range []string{"B", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(10, taskpool.OverflowShed))
+			release := pooltest.Block(t, p)
+			var flood []*taskpool.Handle
+			for range 10 {
+				flood = append(flood, pooltest.Submit(t, p, taskpool.Task{Flow: "A", Run: pooltest.Nop}))
+			}
+			for i := range 5 {
+				pooltest.Submit(t, p, taskpool.Task{Flow: newcomer, Run: pooltest.Nop})
+				require.ErrorIs(t, flood[9-i].Err(), taskpool.ErrShed)
+			}
+			_, err := p.Submit(t.Context(), taskpool.Task{Flow: newcomer, Run: pooltest.Nop})
+			require.Equal(t, taskpool.ErrFull, err, "now they are as long")
+			release()
+			pooltest.Drain(t, p)
+		})
+	}
 }
 
 // At the door a full flow is in nobody's way either, and flows take turns there.
