@@ -1871,3 +1871,17 @@ func TestTaskOnItsWayOutLendsItsUrgencyAsItComes(t *testing.T) {
 	require.Equal(t, High, handles[0].urgency())
 	require.Equal(t, High, handles[0].flow.lent)
 }
+
+func TestTaskThatDoesNotWaitForAPlaceLendsNothing(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 1, capacity: unbounded})
+	policy := flowPolicy{limit: 1}
+	holder := leaveByContext(&s, 1, func(h *Handle, _ int) {
+		h.priority = Low
+		s.joinFlow(h, "A", policy)
+	})[0]
+	parked := &Handle{item: item{priority: Low, state: StateParked, attempts: 1}}
+	s.joinFlow(parked, "A", policy)
+	require.True(t, s.lend(parked, High, 0))
+	require.Equal(t, Low, holder.urgency())
+}
