@@ -599,7 +599,8 @@ type naiveFlows struct {
 	own       map[naiveTurn]int
 	set       uint64 // tags
 	holders   [][]int
-	frozen    []bool // which flows are held back, whatever their places
+	frozen    []bool              // which flows are held back, whatever their places
+	begun     map[naiveShare]bool // which have begun to wait since schedulerTrace.beginRounds looked
 }
 
 type naiveLane struct {
@@ -634,7 +635,7 @@ func (s naiveShare) group() naiveShare {
 }
 
 func (f *naiveFlows) init(policies []flowPolicy) {
-	*f = naiveFlows{policies: slices.Clone(policies), tags: map[naiveShare]tag{}, groups: map[naiveShare]int64{},
+	*f = naiveFlows{policies: slices.Clone(policies), tags: map[naiveShare]tag{}, groups: map[naiveShare]int64{}, begun: map[naiveShare]bool{},
 		ring: map[naiveTurn]tag{}, turns0: map[naiveTurn]int64{}, own: map[naiveTurn]int{}, holders: make([][]int, len(policies)+1)}
 }
 
@@ -743,6 +744,12 @@ func (m *naiveScheduler) flowRoom(f int, pr Priority) bool {
 	return m.flowWaits(f) < int(m.policies[f-1].capacity)+free
 }
 
+// firstClass reports whether a dispatch that is restricted may serve p: of submitters only those
+// whose own priority is reserved.
+func (m *naiveScheduler) firstClass(p naivePlace) bool {
+	return !m.less(p.pr) && !(p.second && p.in == inAdmission)
+}
+
 // atDoor reports whether submitters of f wait for room.
 func (m *naiveScheduler) atDoor(f int) bool {
 	return m.count(func(t *naiveItem) bool { return t.flow == f && t.in == inAdmission }) > 0
@@ -764,15 +771,16 @@ func (m *naiveScheduler) began(p naivePlace) {
 			}
 			if o.flow == p.flow {
 				waits[0]++
-				waits[1] += restriction(!m.less(o.pr))
+				waits[1] += restriction(m.firstClass(o))
 			}
 		}
 	}
 	if share == 0 {
 		m.setTag(p.share())
+		m.begun[p.share()] = true
 	}
 	for kind, n := range waits {
-		if n == 0 && (kind == 0 || !m.less(p.pr)) {
+		if n == 0 && (kind == 0 || m.firstClass(p)) {
 			m.setTurn(naiveTurn{p.in, kind, p.flow})
 		}
 	}
@@ -1310,9 +1318,24 @@ type flowBounds struct {
 	own    int  // those of them that were of its flow
 }
 
+// beginRounds begins to count anew for those that have begun to wait, also where that was in
+// the moment in which they no longer did: as the only task was moved.
+func (d *schedulerTrace) beginRounds() {
+	for s := range d.m.begun {
+		delete(d.rounds, s)
+		for p := range d.pairs {
+			if !s.resuming && p.pr == s.pr && (p.a == s.flow || p.b == s.flow) {
+				delete(d.pairs, p)
+			}
+		}
+	}
+	clear(d.m.begun)
+}
+
 // promiseFlows counts who waits.
 func (d *schedulerTrace) promiseFlows() {
 	m := &d.m
+	d.beginRounds()
 	for p := range d.pairs {
 		if !m.waitsIn(p.a, p.pr) || !m.waitsIn(p.b, p.pr) {
 			delete(d.pairs, p)
@@ -1358,6 +1381,7 @@ func (d *schedulerTrace) promiseFlows() {
 // the time for one, or in one of its flow's own if own is set.
 func (d *schedulerTrace) dispatchFlows(x naivePlace, choice, own bool) {
 	m := &d.m
+	d.beginRounds()
 	turn := choice && m.share > 0 && m.turns[0][0]+1 == m.share
 	equal := true
 	for _, p := range m.policies {
