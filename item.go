@@ -287,8 +287,8 @@ func (s *scheduler) firstToExpire() *Handle {
 	return s.expiring.items[0]
 }
 
-// nextExpired returns the first handle that has expired at now, nil if there is none. It waits
-// no longer for its time then, but where it waited.
+// nextExpired takes the first handle that has expired at now out of the heap, nil if there is
+// none. The caller takes it out of where it waits.
 func (s *scheduler) nextExpired(now time.Time) *Handle {
 	h := s.firstToExpire()
 	if h == nil || now.Before(h.expiry.at) {

@@ -8,8 +8,9 @@ import (
 
 // A laneSet is the lanes of one flow that are not empty, of tasks that hold a place of it or of
 // tasks that hold none. Of those of named flows only the lane that goes first of each class, the
-// face, is in the heaps, so that a flow with many priorities is held back, and let go, as fast
-// as one with a few. Those of the tasks without a flow are in the heaps themselves.
+// face, is in the heap lead, so that a flow with many priorities is held back, and let go, as
+// fast as one with a few; but for the heap spare, which has every lane, with [OverflowShed].
+// Those of the tasks without a flow are in the heaps themselves.
 type laneSet struct {
 	of      *flowLanes
 	lanes   []*lane     // sorted by compareLanes; of a named flow only
@@ -169,7 +170,8 @@ func (s *laneSet) first(q *priorityQueue, class int) *lane {
 	return l
 }
 
-// count counts e, which has come into lane l of s if n is 1, or was taken from it if n is -1.
+// count counts n entries, parked or not, that have come into lane l of s, which is of a class,
+// or were taken from it if n is negative.
 func (s *laneSet) count(l *lane, class int, parked bool, n int32) {
 	switch {
 	case l.kind.second():
