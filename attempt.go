@@ -2,6 +2,9 @@ package taskpool
 
 import (
 	"context"
+	"runtime/pprof"
+	"runtime/trace"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -259,4 +262,67 @@ func (a *attempt) Value(key any) any {
 		return a.labels()
 	}
 	return a.derive().Value(key)
+}
+
+// labels returns what the attempt's context holds for package runtime/pprof. It calls
+// methods of the context given to Submit, so no lock may be held.
+func (a *attempt) labels() any {
+	d := a.derive()
+	if l := d.labels.Load(); l != nil {
+		return *l
+	}
+	labels := pprof.WithLabels(d.Context, a.w.labels.Load().set).Value(labelKey)
+	d.labels.Store(&labels)
+	return labels
+}
+
+// While an execution trace is recorded, each attempt of a task given to Submit is a
+// task of package runtime/trace, whose type is the task's name or, if it has none,
+// "taskpool.task". Each attempt and each function given to Go is also a region, and so
+// is the time in which an attempt is parked.
+
+const (
+	traceTask   = "taskpool.task"
+	traceFunc   = "taskpool.func"
+	traceParked = "taskpool.parked"
+)
+
+// traceFunction calls f in a region.
+func traceFunction(pr Priority, f func()) {
+	ctx := context.Background()
+	defer trace.StartRegion(ctx, traceFunc).End()
+	trace.Log(ctx, "taskpool.priority", pr.String())
+	f()
+}
+
+// traceAttempt calls run in a region of a task.
+func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) error) error {
+	kind := a.h.task.Name
+	if kind == "" {
+		kind = traceTask
+	}
+	ctx, task := trace.NewTask(ctx, kind)
+	defer task.End()
+	defer trace.StartRegion(ctx, traceTask).End()
+	trace.Log(ctx, "taskpool.priority", a.w.priority.String())
+	if u := Priority(a.urgency()); u != a.w.priority {
+		trace.Log(ctx, "taskpool.urgency", u.String())
+	}
+	trace.Log(ctx, "taskpool.attempt", strconv.Itoa(a.number))
+	return run(ctx)
+}
+
+// beginRegion begins the region for the time without a slot, while a trace is recorded.
+// It calls methods of ctx, so no lock may be held.
+func (pk *suspension) beginRegion(ctx context.Context) {
+	if trace.IsEnabled() {
+		pk.region = trace.StartRegion(ctx, traceParked)
+	}
+}
+
+// endRegion ends that region. It must be called on the same goroutine.
+func (pk *suspension) endRegion() {
+	if pk.region != nil {
+		pk.region.End()
+	}
 }

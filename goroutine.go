@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"runtime"
@@ -350,3 +351,68 @@ func (s *profileScanner) take(id uint64, stack string) {
 		s.found[id] = site
 	} // else it has all frames, and is of a goroutine that a task has started
 }
+
+// Labels that a task or a hook sets on its worker's goroutine do not outlast it: the
+// worker sets its own again before each task, before hooks are told and before it
+// sleeps. That takes a few nanoseconds, which is too long for functions given to Go
+// that run one after the other: between those, it does so once in labelEvery. Run's
+// context has the worker's labels in addition to those of the context given to Submit,
+// so that the goroutine has them after pprof.Do. They are made when a context is asked
+// for the key under which package runtime/pprof keeps labels. The package does not
+// export that key, but it can be seen when the package asks a context for it.
+
+const labelEvery = 64
+
+// labelKey is that key; nil if package runtime/pprof does not ask a context for one.
+var labelKey = func() any {
+	var probe keyProbe
+	pprof.WithLabels(&probe, pprof.Labels())
+	return probe.key
+}()
+
+// A keyProbe is a context that records the first key that it is asked for.
+type keyProbe struct {
+	context.Context
+	key any
+}
+
+func (p *keyProbe) Value(key any) any {
+	if p.key == nil {
+		p.key = key
+	}
+	return nil
+}
+
+// workerLabels are the labels of a worker.
+type workerLabels struct {
+	set pprof.LabelSet
+	ctx context.Context // has these labels and is asked for nothing else
+}
+
+// A labelContext is a context that is asked for nothing but labels.
+type labelContext struct {
+	context.Context
+	labels any
+}
+
+func (c *labelContext) Value(any) any { return c.labels }
+
+func newWorkerLabels(labels ...string) *workerLabels {
+	l := &workerLabels{set: pprof.Labels(labels...)}
+	l.ctx = pprof.WithLabels(context.Background(), l.set)
+	if labels := l.ctx.Value(labelKey); labels != nil {
+		l.ctx = &labelContext{l.ctx, labels}
+	}
+	return l
+}
+
+// label sets the profiler labels of the calling goroutine, which is w's. Goroutines
+// that its tasks start inherit the labels.
+func (w *worker) label() {
+	w.labels.Store(newWorkerLabels("pool", w.pool.cfg.name,
+		"worker", strconv.Itoa(w.id), labelGoroutine, strconv.FormatUint(w.goroutine.Load(), 10)))
+	w.relabel()
+}
+
+// relabel sets these labels again.
+func (w *worker) relabel() { pprof.SetGoroutineLabels(w.labels.Load().ctx) }
