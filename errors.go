@@ -33,6 +33,10 @@ var (
 	// It is an ErrShed too, and so an ErrFull.
 	ErrExpired error = &kindError{"taskpool: task waited longer than its MaxWait", ErrShed}
 
+	// ErrRetryBudget marks the error of a task that would have been retried but for
+	// [WithRetryBudget]: errors.Is and errors.As find it beside that of the last attempt.
+	ErrRetryBudget = errors.New("taskpool: no retry, as the retry budget is spent")
+
 	// ErrTimeout ends the context of an attempt that took longer than its
 	// task's Timeout or WorkTimeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout error = &kindError{"taskpool: attempt timed out", context.DeadlineExceeded}
@@ -79,6 +83,15 @@ func (e *flowFullError) Error() string {
 	return fmt.Sprintf("taskpool: queue of flow %q is full", e.flow)
 }
 func (e *flowFullError) Is(o error) bool { return o == ErrFull }
+
+// A retryBudgetError is the error of an attempt that is not retried because the retry budget
+// is spent.
+type retryBudgetError struct{ err error }
+
+func (e *retryBudgetError) Error() string {
+	return fmt.Sprintf("%v; the attempt's error: %v", ErrRetryBudget, e.err)
+}
+func (e *retryBudgetError) Unwrap() []error { return []error{ErrRetryBudget, e.err} }
 
 // A kindError is a sentinel that is also a more general sentinel.
 type kindError struct {

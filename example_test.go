@@ -341,6 +341,38 @@ func ExampleRetryAfter() {
 	// <nil>
 }
 
+// What all tasks need is down: they do not put a multiple of the load on it.
+func ExampleWithRetryBudget() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithRetryBudget(0.1, 2), taskpool.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause()
+	var last *taskpool.Handle
+	for range 999 {
+		last, err = p.Submit(ctx, taskpool.Task{
+			Retry: taskpool.Retry{MaxAttempts: 5, Backoff: func(int) time.Duration { return 0 }},
+			Run:   func(context.Context) error { return errors.New("no route to host") },
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	p.Resume()
+	err = last.Wait(ctx)
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, taskpool.ErrRetryBudget))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	fmt.Println(p.Stats().Attempts, "attempts") // not 4,995
+	// Output:
+	// taskpool: no retry, as the retry budget is spent; the attempt's error: no route to host
+	// true
+	// 1115 attempts
+}
+
 func ExamplePermanent() {
 	ctx := context.Background()
 	p, err := taskpool.New(taskpool.WithLogger(slog.New(slog.DiscardHandler)))

@@ -122,7 +122,7 @@ func (p *Pool) betweenLocked() bool {
 // checkCountsLocked is the part of checkInvariantsLocked beyond the two queues; parked is the
 // number of parked attempts in the queue.
 func (p *Pool) checkCountsLocked(parked int) error {
-	later, retrying := 0, 0
+	var later, retrying, retriesWaiting int
 	for _, h := range p.sched.delayed.items {
 		switch {
 		case h.state != StateDelayed:
@@ -143,9 +143,13 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			return fmt.Errorf("worker %d was given up and is still counted, though its goroutine has ended", w.id)
 		}
 	}
+	retriesWaiting = retrying
 	for _, e := range p.sched.queue.all() {
 		if e.h != nil && e.h.isLater() {
 			later++
+		}
+		if e.h != nil && e.h.state == StateQueued && e.h.attempts > 0 {
+			retriesWaiting++
 		}
 	}
 	for _, h := range p.sched.admissionDelayed.items {
@@ -192,7 +196,8 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	}{
 		{"queued tasks", p.sched.count[StateQueued], p.sched.queue.n + p.sched.queue.heldBack - parked},
 		{"delayed tasks", p.sched.count[StateDelayed], p.sched.delayed.Len()},
-		{"tasks that wait for a retry", p.sched.retrying, retrying},
+		{"tasks that wait for the time of a retry", p.sched.retrying, retrying},
+		{"tasks that wait for a retry", p.sched.retriesWaiting, retriesWaiting},
 		{"tasks that were delayed and have not started", p.sched.later, later},
 		{"running tasks", p.sched.count[StateRunning], busy[StateRunning]},
 		{"parked tasks", p.sched.count[StateParked], busy[StateParked]},

@@ -28,6 +28,13 @@ func (i *item) waits() bool { return i.place.in != nowhere }
 // isLater reports whether i was not due yet when it was accepted, and has not started.
 func (i *item) isLater() bool { return i.attempts == 0 && !i.due.IsZero() }
 
+// noRetry records that h, if it waits for a retry, no longer does.
+func (s *scheduler) noRetry(h *Handle) {
+	if h.attempts > 0 && (h.state == StateQueued || h.state == StateDelayed) {
+		s.retriesWaiting--
+	}
+}
+
 // An exit is a parked task on its way out.
 type exit struct {
 	h      *Handle

@@ -9,8 +9,9 @@ import (
 
 // A ledger records what has happened in a pool. Protected by Pool.mu.
 type ledger struct {
-	total totals
-	clock waitClock
+	total  totals
+	clock  waitClock
+	budget *retryBudget // nil without WithRetryBudget
 }
 
 // A waitClock tells how long tasks have waited. Where their arrival was not timed, it
@@ -27,7 +28,8 @@ type totals struct {
 	succeeded, failed, canceled, shed uint64
 	orphaned, expired                 uint64
 	attempts, withdrawn               uint64 // tasks given to workers; those withdrawn before they began
-	retries, parks, resumes           uint64
+	retries, retriesDenied            uint64
+	parks, resumes                    uint64
 	errors, timeouts, interrupted     uint64
 	panics, goexits, hangs            uint64
 
@@ -46,6 +48,34 @@ func (t *totals) settled(s State) {
 	case StateShed:
 		t.shed++
 	}
+}
+
+// A retryBudget decides which failed attempts may be followed by a retry, see
+// [WithRetryBudget]. It reads no clock: what it saves is bounded by a number of attempts.
+type retryBudget struct {
+	ratio int64  // what an attempt earns, in parts of a retry, of which wholeRetry are one
+	least int    // so many may wait, whatever is saved
+	seen  uint64 // how many attempts have earned something
+	saved int64  // in parts
+}
+
+const (
+	wholeRetry    = 1_000_000
+	savedAttempts = 1_000 // what more of them have earned is not saved
+)
+
+// grants reports whether a retry is granted after the last of ended attempts, while waiting
+// tasks wait for theirs, and takes what it costs.
+func (b *retryBudget) grants(ended uint64, waiting int) bool {
+	earned := b.ratio * int64(min(ended-b.seen, savedAttempts))
+	b.seen, b.saved = ended, min(b.saved+earned, b.ratio*savedAttempts)
+	switch {
+	case b.saved >= wholeRetry:
+		b.saved -= wholeRetry
+	case waiting >= b.least:
+		return false
+	}
+	return true
 }
 
 // attempt counts an attempt that ended with v.

@@ -102,7 +102,9 @@ type config struct {
 	reservedFor  Priority
 	quantum      time.Duration
 	maxParked    int
-	delayed      DelayedPolicy                // at Shutdown
+	delayed      DelayedPolicy // at Shutdown
+	retryRatio   float64       // the retry budget, if it is set
+	retryLeast   int
 	flows        func(flow string) FlowPolicy // nil: no flow has a policy
 	hooks        []Hooks
 	logger       *slog.Logger // nil: slog.Default(), looked up at each use
@@ -110,7 +112,7 @@ type config struct {
 	givingUp func() // called by the supervisor just before it gives up on a task; set only in tests
 
 	// Whether these options were given.
-	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet bool
+	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet, retryBudgetSet bool
 }
 
 func newConfig(opts []Option) (*config, error) {
@@ -167,6 +169,10 @@ func (c *config) validate() error {
 		return bad("WithMaxParked: n", "not be negative", c.maxParked)
 	case c.delayed < DelayedWait || c.delayed > DelayedCancel:
 		return bad("WithDelayedAtShutdown: policy", "be DelayedWait or DelayedCancel", c.delayed)
+	case !(c.retryRatio >= 0 && c.retryRatio < 1): // NaN is not allowed either
+		return bad("WithRetryBudget: ratio", "be at least 0 and less than 1", c.retryRatio)
+	case c.retryLeast < 0:
+		return bad("WithRetryBudget: least", "not be negative", c.retryLeast)
 	case c.flowsSet && c.flows == nil:
 		return bad("WithFlows: policy", "not be nil", "nil")
 	case c.flowsSet && c.agingSet:
@@ -366,6 +372,36 @@ func WithMaxParked(n int) Option {
 // that wait for a retry. Default: DelayedWait.
 func WithDelayedAtShutdown(policy DelayedPolicy) Option {
 	return optionFunc(func(c *config) { c.delayed = policy })
+}
+
+// WithRetryBudget bounds the retries of all tasks of the pool together, so that a failure of
+// what they all need is not met with a multiple of the load. A retry that the tasks' policy
+// grants, see [Retry], is made only if the budget has one left or fewer than least tasks
+// wait for a retry, in the queue or for its time. Otherwise the task fails at once, with an
+// error that is both [ErrRetryBudget] and that of the attempt; Stats.RetriesDenied counts
+// these.
+//
+// The budget begins empty. Each attempt that ends earns ratio of a retry, that of a function
+// given to Go and a retry itself included, and each retry takes one if there is one. What
+// the last 1,000 attempts could have earned is the most that is saved: a long time without
+// failures is no credit for a storm. So of any n attempts in a row at most ratio·(n+1000)
+// are followed by a retry, and all that the pool has made in its life are at most ratio of
+// Stats.Attempts, but for those that least lets through: these are what a pool with few
+// tasks can retry, and of them no more than least ever wait at once.
+//
+// ratio is at least 0 and less than 1, and counts to a millionth; 0.1 or 0.2 is usual. With 0
+// retries are made by least alone. least is not negative; with 0 only the ratio counts, so a
+// pool that has made few attempts retries nothing.
+//
+// That a share of the requests earns the retries is the rule of Finagle's RetryBudget, whose
+// share is 0.2, and of chapter 21 of Site Reliability Engineering, Handling Overload, with
+// 0.1. That the savings are bounded is gRPC's (proposal A6, retry throttling); that a few
+// retries may always wait is Envoy's (retry_budget, min_retry_concurrency 3). It costs
+// nothing for tasks that succeed, and some nanoseconds for a retry.
+//
+// Default: off.
+func WithRetryBudget(ratio float64, least int) Option {
+	return optionFunc(func(c *config) { c.retryRatio, c.retryLeast, c.retryBudgetSet = ratio, least, true })
 }
 
 // WithHooks adds functions that are called on events in the life of a task or a

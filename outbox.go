@@ -370,6 +370,8 @@ func (g *guard) passedOn(err error) (passed bool) {
 			return e.at != ""
 		case *HungError:
 			return e.cause != nil
+		case *retryBudgetError:
+			err = e.err
 		case interface{ Unwrap() error }: // of several errors, some may be new
 			err = nil
 			contain.Apart(func() { err = e.Unwrap() }, func(v any) { g.logContained("an error's Unwrap", v) })

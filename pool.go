@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,9 @@ func newPool(c *config) *Pool {
 	p.inbox.aging, p.inbox.timed = c.aging > 0, p.hooks.timed
 	p.inbox.epoch, p.inbox.bell = p.epoch, p.supervisor.bell
 	p.ledger.clock.aging, p.ledger.clock.timed = c.aging > 0, p.hooks.timed
+	if c.retryBudgetSet {
+		p.ledger.budget = &retryBudget{ratio: min(int64(math.Round(c.retryRatio*wholeRetry)), wholeRetry-1), least: c.retryLeast}
+	}
 	p.end.dropsDelayed = c.delayed == DelayedCancel
 	p.end.terminated = make(chan struct{})
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)

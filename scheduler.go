@@ -17,8 +17,8 @@ import (
 //     Queued is in queue, one that is Delayed in delayed, one that is Parked and asks for a
 //     slot in queue or in exiting, and one that has not been accepted in admission or
 //     admissionDelayed.
-//   - count, later, retrying, asking and askingLess are the numbers that a walk over all
-//     items would find.
+//   - count, later, retrying, retriesWaiting, asking and askingLess are the numbers that a
+//     walk over all items would find.
 //
 // See next for who is next, and admit for who is let in.
 type scheduler struct {
@@ -46,6 +46,7 @@ type scheduler struct {
 	// first to be let in. A submitter whose task becomes due goes on to admission.
 	delayed          dueHeap
 	retrying         int     // how many in delayed wait for a retry
+	retriesWaiting   int     // how many in delayed or queue do
 	later            int     // how many tasks are later, see item.isLater: in delayed or queue
 	admissionDelayed dueHeap // submitters that wait for room among these, until their task is due
 
@@ -194,6 +195,7 @@ func (s *scheduler) start(h *Handle) {
 	if h != nil {
 		s.notLater(h)
 		s.noExpiry(h)
+		s.noRetry(h)
 		h.attempts++
 		h.state = StateRunning
 	}
@@ -492,11 +494,13 @@ func (s *scheduler) undo(h *Handle, d decision) {
 // leaveState has h, whose attempt has ended, count in no state until it is enqueued or delayed.
 func (s *scheduler) leaveState(h *Handle) {
 	s.count[h.state]--
+	s.retriesWaiting++
 	s.givePlace(h)
 }
 
 // end brings h, which waits nowhere, into state final.
 func (s *scheduler) end(h *Handle, final State) {
+	s.noRetry(h)
 	if h.state == StateQueued {
 		s.queued(h, -1)
 	} else {

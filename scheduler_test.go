@@ -253,6 +253,11 @@ func (m *naiveScheduler) retrying() int {
 	return m.count(func(t *naiveItem) bool { return t.in == inDelayed && t.attempts > 0 })
 }
 
+// retriesWaiting returns how many wait for a retry.
+func (m *naiveScheduler) retriesWaiting() int {
+	return m.retrying() + m.count(func(t *naiveItem) bool { return t.in == inQueue && t.state == StateQueued && t.attempts > 0 })
+}
+
 // freeForLess returns how many slots less urgent tasks may have.
 func (m *naiveScheduler) freeForLess() int {
 	return max(min(m.slots-m.held(), m.slots-m.reserved-m.heldLess()), 0)
@@ -1551,7 +1556,8 @@ func (d *schedulerTrace) compare() error {
 		{"tasks that ask for a slot", s.asking, m.asking(false)},
 		{"less urgent tasks that ask for a slot", s.askingLess, m.asking(true)},
 		{"tasks that are later", s.later, m.later()},
-		{"tasks that wait for a retry", s.retrying, m.retrying()},
+		{"tasks that wait for the time of a retry", s.retrying, m.retrying()},
+		{"tasks that wait for a retry", s.retriesWaiting, m.retriesWaiting()},
 		{"workers wanted", s.wanted(), m.wanted()},
 		{"as the most urgent that waits", int(s.mostUrgent()), int(m.mostUrgent())},
 		{"still", restriction(s.still()), restriction(m.still())},

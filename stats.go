@@ -24,7 +24,10 @@ type Stats struct {
 	Orphaned  uint64 // those canceled because the task whose context they used had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
-	Parks     uint64 // times that a running task gave its slot back
+	// RetriesDenied is how many failed attempts were not retried because of
+	// WithRetryBudget: these tasks have failed.
+	RetriesDenied uint64
+	Parks         uint64 // times that a running task gave its slot back
 
 	// How attempts have ended. Attempts - Running - Parked of them have ended, and
 	// those that are not counted here returned no error. A task that was handed to a
@@ -97,17 +100,18 @@ func (p *Pool) Stats() Stats {
 	p.lock()
 	defer p.unlock()
 	s := Stats{
-		Submitted: p.ledger.total.submitted,
-		Refused:   p.ledger.total.refused,
-		Succeeded: p.ledger.total.succeeded,
-		Failed:    p.ledger.total.failed,
-		Canceled:  p.ledger.total.canceled,
-		Shed:      p.ledger.total.shed,
-		Expired:   p.ledger.total.expired,
-		Orphaned:  p.ledger.total.orphaned,
-		Attempts:  p.ledger.total.attempts - p.ledger.total.withdrawn,
-		Retries:   p.ledger.total.retries,
-		Parks:     p.ledger.total.parks,
+		Submitted:     p.ledger.total.submitted,
+		Refused:       p.ledger.total.refused,
+		Succeeded:     p.ledger.total.succeeded,
+		Failed:        p.ledger.total.failed,
+		Canceled:      p.ledger.total.canceled,
+		Shed:          p.ledger.total.shed,
+		Expired:       p.ledger.total.expired,
+		Orphaned:      p.ledger.total.orphaned,
+		Attempts:      p.ledger.total.attempts - p.ledger.total.withdrawn,
+		Retries:       p.ledger.total.retries,
+		RetriesDenied: p.ledger.total.retriesDenied,
+		Parks:         p.ledger.total.parks,
 
 		Errors:      p.ledger.total.errors,
 		Timeouts:    p.ledger.total.timeouts,

@@ -185,7 +185,8 @@ func (t Task) LogValue() slog.Value { return slog.StringValue(t.String()) }
 // So tasks that fail again and again take turns with those that have not started,
 // and never starve them; docs/starvation.md says why no other order would do. For a
 // retry that must come sooner, loop in Run, or move the task with
-// [Handle.SetPriority] while it waits, as a Retried hook may do.
+// [Handle.SetPriority] while it waits, as a Retried hook may do. [WithRetryBudget] bounds
+// the retries of all tasks together.
 type Retry struct {
 	// MaxAttempts is the total number of attempts, including the first. With 0
 	// or 1 there is no retry, and then Backoff and If must be nil.

@@ -541,6 +541,27 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 	})
 }
 
+func TestSpentRetryBudgetIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithRetryBudget(0, 0))
+		defer shutDown(p)
+		require.NotContains(t, text(page(t, d)), "retries denied")
+		time.Sleep(time.Second)
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errBroken }, Retry: taskpool.Retry{MaxAttempts: 2}})
+		synctest.Wait()
+		html := text(page(t, d))
+		require.Contains(t, html, "retries 0 retries denied 1 errors 1")
+		require.Contains(t, html, "Not retrying the retry budget is spent")
+		time.Sleep(6 * time.Hour)
+		submit(t, p, taskpool.Task{Run: func(context.Context) error { return errBroken }, Retry: taskpool.Retry{MaxAttempts: 2}})
+		synctest.Wait()
+		require.Contains(t, text(page(t, d)), "Not retried the retry budget was spent within the last 6 h")
+		time.Sleep(time.Minute)
+		require.NotContains(t, text(page(t, d)), "Not retr", "it was long ago")
+	})
+}
+
 // Over a time in which nobody looked.
 func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

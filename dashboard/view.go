@@ -525,6 +525,13 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 	default:
 		add("warn", "Refused", "tasks were not accepted within the last %s", over)
 	}
+	switch {
+	case v.RetriesDenied == base.RetriesDenied:
+	case v.Recent:
+		add("warn", "Not retrying", "the retry budget is spent")
+	default:
+		add("warn", "Not retried", "the retry budget was spent within the last %s", over)
+	}
 	if v.SubmittersWaiting > 0 {
 		add("warn", "Full", "submitters wait for room in the queue")
 	}

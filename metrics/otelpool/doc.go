@@ -51,6 +51,7 @@
 //	taskpool.attempts.longest            s            the longest of them
 //	taskpool.attempt.duration{priority}  s            histogram, from hooks; with the time parked
 //	taskpool.retries                     {retry}      failed attempts for which a retry was granted
+//	taskpool.retries_denied              {retry}      failed attempts that were not retried because the retry budget was spent
 //	taskpool.parks                       {park}       times that a running task gave its slot back
 //	taskpool.queue.depth{priority}       {task}       tasks that wait for a worker
 //	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits, without the time held back

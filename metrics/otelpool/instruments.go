@@ -11,7 +11,7 @@ type instruments struct {
 	observed []metric.Observable // all but the histograms
 
 	submitted, refused, finished, unfinished metric.Int64Observable
-	started, ended, retries, parks           metric.Int64Observable
+	started, ended, retries, denied, parks   metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
 	expired, orphaned                        metric.Int64Observable
@@ -76,6 +76,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.longest = seconds("attempts.longest", "Time that the longest attempt under way has taken so far.")
 	in.duration = histogram("attempt.duration", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.")
 	in.retries = counter("retries", "{retry}", "Failed attempts for which a retry was granted.")
+	in.denied = counter("retries_denied", "{retry}", "Failed attempts that were not retried because the retry budget was spent.")
 	in.parks = counter("parks", "{park}", "Times that a running task gave its slot back.")
 	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
 	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.")

@@ -42,6 +42,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	o.ObserveInt64(in.heldBack, int64(s.HeldBack), alone)
 	each(in.ended, "result", metricset.Results(&s))
 	o.ObserveInt64(in.retries, int64(s.Retries), alone)
+	o.ObserveInt64(in.denied, int64(s.RetriesDenied), alone)
 	o.ObserveInt64(in.parks, int64(s.Parks), alone)
 	each(in.goroutines, "state", metricset.Goroutines(&s))
 	each(in.replaced, "reason", metricset.Replaced(&s))

@@ -346,6 +346,21 @@ func TestTasksThatExpireAreCounted(t *testing.T) {
 	})
 }
 
+func TestRetriesBeyondTheBudgetAreCounted(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithRetryBudget(0, 0))
+	h, err := p.Submit(t.Context(), taskpool.Task{
+		Run:   func(context.Context) error { return errors.New("failed") },
+		Retry: taskpool.Retry{MaxAttempts: 2},
+	})
+	require.NoError(t, err)
+	require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrRetryBudget)
+	got := b.collect()
+	require.EqualValues(t, 1, got.sum("taskpool.retries_denied", "a"))
+	require.Zero(t, got.sum("taskpool.retries", "a"))
+	shutdown(t, p)
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, b := newCollector(t)

@@ -8,7 +8,7 @@ type descs struct {
 
 	submitted, refused, finished, tasks        *prometheus.Desc
 	heldBack                                   *prometheus.Desc
-	started, ended, retries, parks             *prometheus.Desc
+	started, ended, retries, denied, parks     *prometheus.Desc
 	dispatches, depth, oldest                  *prometheus.Desc
 	wait, duration                             *prometheus.Desc
 	workers, goroutines, replaced              *prometheus.Desc
@@ -36,6 +36,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.started = desc("attempts_started_total", "Attempts started.")
 	d.ended = desc("attempts_ended_total", "Attempts that have ended.", "result")
 	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")
+	d.denied = desc("retries_denied_total", "Failed attempts that were not retried because the retry budget was spent.")
 	d.parks = desc("parks_total", "Times that a running task gave its slot back.")
 	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
 	d.depth = desc("queue_depth", "Tasks that wait for a worker.", "priority")

@@ -30,6 +30,7 @@
 //	taskpool_attempts_started_total
 //	taskpool_attempts_ended_total{result}           ended: success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool_retries_total                          failed attempts for which a retry was granted
+//	taskpool_retries_denied_total                   failed attempts that were not retried because the retry budget was spent
 //	taskpool_parks_total                            times that a running task gave its slot back
 //	taskpool_dispatches_total{priority}             attempts started
 //	taskpool_queue_depth{priority}                  tasks that wait for a worker

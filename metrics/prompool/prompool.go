@@ -200,6 +200,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 		counter(d.ended, v.N, v.Label)
 	}
 	counter(d.retries, s.Retries)
+	counter(d.denied, s.RetriesDenied)
 	counter(d.parks, s.Parks)
 	for _, v := range metricset.Goroutines(&s) {
 		gauge(d.goroutines, float64(v.N), v.Label)

@@ -208,6 +208,20 @@ func TestTasksThatExpireAreCounted(t *testing.T) {
 	})
 }
 
+func TestRetriesBeyondTheBudgetAreCounted(t *testing.T) {
+	c, reg := newCollector(t)
+	p := newPool(t, c, taskpool.WithWorkers(1), taskpool.WithRetryBudget(0, 0))
+	h, err := p.Submit(t.Context(), taskpool.Task{
+		Run:   func(context.Context) error { return errors.New("failed") },
+		Retry: taskpool.Retry{MaxAttempts: 2},
+	})
+	require.NoError(t, err)
+	require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrRetryBudget)
+	got := gather(t, reg)
+	require.EqualValues(t, 1, got.sum("taskpool_retries_denied_total"))
+	require.Zero(t, got.sum("taskpool_retries_total"))
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, reg := newCollector(t)

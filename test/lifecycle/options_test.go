@@ -59,6 +59,14 @@ func TestBadOptionsAreRefusedAndStartNothing(t *testing.T) {
 			[]string{"WithDelayedAtShutdown", "DelayedWait or DelayedCancel", "got DelayedPolicy(-1)"}},
 		{"no logger", []taskpool.Option{taskpool.WithLogger(nil)},
 			[]string{"WithLogger", "not be nil", "got nil"}},
+		{"negative retry ratio", []taskpool.Option{taskpool.WithRetryBudget(-0.1, 1)},
+			[]string{"WithRetryBudget: ratio", "at least 0 and less than 1", "got -0.1"}},
+		{"a retry for each attempt", []taskpool.Option{taskpool.WithRetryBudget(1, 1)},
+			[]string{"WithRetryBudget: ratio", "at least 0 and less than 1", "got 1"}},
+		{"no number as retry ratio", []taskpool.Option{taskpool.WithRetryBudget(math.NaN(), 1)},
+			[]string{"WithRetryBudget: ratio", "at least 0 and less than 1", "got NaN"}},
+		{"negative least retries", []taskpool.Option{taskpool.WithRetryBudget(0.1, -1)},
+			[]string{"WithRetryBudget: least", "not be negative", "got -1"}},
 		{"nil option", []taskpool.Option{taskpool.WithWorkers(1), nil},
 			[]string{"option 2", "not be nil"}},
 		{"good after bad", []taskpool.Option{taskpool.WithHangGrace(-1), taskpool.WithWorkers(1)},
@@ -93,6 +101,8 @@ func TestEdgesOfOptionsAreAllowed(t *testing.T) {
 		{taskpool.WithMaxAbandoned(0)},
 		{taskpool.WithHooks(taskpool.Hooks{}), taskpool.WithHooks(taskpool.Hooks{})},
 		{taskpool.WithName("")},
+		{taskpool.WithRetryBudget(0, 0)},
+		{taskpool.WithRetryBudget(math.Nextafter(1, 0), math.MaxInt)},
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			p := pooltest.New(t, opts...)

@@ -41,6 +41,7 @@ func TestPoolAgreesWithModel(t *testing.T) {
 	var steps, undefined int
 	var total loans
 	var flows flowCounts
+	var denied uint64
 	for i := range uint64(runs) {
 		seed := *modelFirst + i
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -57,11 +58,12 @@ func TestPoolAgreesWithModel(t *testing.T) {
 		steps += d.steps
 		total.add(d.model.loans)
 		flows.add(d.model.flows.seen)
+		denied += d.model.retriesDenied
 		if d.undefined {
 			undefined++
 		}
 	}
-	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; loans: %+v; flows: %+v", runs, steps, undefined, total, flows)
+	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; %d retries denied; loans: %+v; flows: %+v", runs, steps, undefined, denied, total, flows)
 }
 
 func FuzzPoolAgreesWithModel(f *testing.F) {
@@ -219,6 +221,10 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		d.works = bytes[n-1]%5 > 2
 		c.delayed = choose(&tape{bytes[n-1:]}, taskpool.DelayedWait, taskpool.DelayedCancel, taskpool.DelayedWait)
 		opts = append(opts, taskpool.WithDelayedAtShutdown(c.delayed))
+		if nibble := bytes[n-1] % 16; nibble == 6 || nibble == 11 { // as in no old tape
+			c.budget, c.retryPercent, c.retryLeast = true, choose(d.tape, 0, 25, 50, 90), d.n(3)
+			opts = append(opts, taskpool.WithRetryBudget(float64(c.retryPercent)/100, c.retryLeast))
+		}
 		d.lends = slices.Contains([]byte{3, 7, 8, 9}, bytes[n-1]%11) // as in no old tape
 	}
 	pool, err := taskpool.New(opts...)
@@ -1101,6 +1107,7 @@ func (d *trial) compare() {
 type census struct {
 	submitted, refused, succeeded, failed, canceled, shed uint64
 	attempts, retries, parks, panics, goexits, hangs      uint64
+	retriesDenied                                         uint64
 
 	slots, queued, heldBack, delayed, running, parked, abandoned, lost, blocked int
 
@@ -1145,7 +1152,8 @@ func (d *trial) census() census {
 	}
 	return census{
 		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed,
-		attempts: s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
+		retriesDenied: s.RetriesDenied,
+		attempts:      s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
 		slots: s.Workers, queued: s.Queued, heldBack: s.HeldBack, delayed: s.Delayed, running: s.Running, parked: s.Parked,
 		abandoned: s.Abandoned, lost: s.Lost, blocked: s.SubmittersWaiting, paused: s.Paused, closed: s.Closed,
 		queue: strings.Join(queue, " "), others: strings.Join(others, " "), waiting: strings.Join(waiting, " "),
@@ -1185,7 +1193,8 @@ func (m *modelPool) census() census {
 	}
 	c := census{
 		submitted: m.submitted, refused: m.refused,
-		attempts: m.attempts, retries: m.retries, parks: m.parks, panics: m.panics, goexits: m.goexits, hangs: m.hangs,
+		retriesDenied: m.retriesDenied,
+		attempts:      m.attempts, retries: m.retries, parks: m.parks, panics: m.panics, goexits: m.goexits, hangs: m.hangs,
 		slots: m.slots, abandoned: m.abandoned(), lost: m.lost(), blocked: len(m.admission), paused: m.paused, closed: m.closed,
 		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(nil),
 	}

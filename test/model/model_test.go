@@ -45,6 +45,9 @@ type modelPool struct {
 
 	submitted, refused, attempts, retries, parks, panics, goexits, hangs uint64
 
+	retriesDenied uint64
+	savedPercent  int // of a retry, that the budget has
+
 	loans loans
 	flows modelFlows
 
@@ -71,6 +74,9 @@ type modelConfig struct {
 	grace        time.Duration
 	delayed      taskpool.DelayedPolicy
 	plain        taskpool.FlowPolicy // of tasks without a flow
+	budget       bool                // retries have one
+	retryPercent int                 // with budget: what an attempt earns, of a retry
+	retryLeast   int                 // with budget
 }
 
 // A modelTask is one call of Submit or Go.
@@ -934,6 +940,22 @@ func (m *modelPool) settleAttempt(a *modelAttempt, s taskpool.State, err error, 
 		s == taskpool.StateFailed || t.canceled != nil && retry {
 		s, err, retry = taskpool.StateCanceled, errors.Join(t.canceled, err), false
 	}
+	m.savedPercent = min(m.savedPercent+m.retryPercent, 1000*m.retryPercent)
+	if retry && m.budget {
+		waiting := 0
+		for _, t := range m.tasks {
+			if t.accepted && t.started > 0 && (t.state == taskpool.StateQueued || t.state == taskpool.StateDelayed) {
+				waiting++
+			}
+		}
+		switch {
+		case m.savedPercent >= 100:
+			m.savedPercent -= 100
+		case waiting >= m.retryLeast:
+			m.retriesDenied++
+			retry, err = false, errors.Join(taskpool.ErrRetryBudget, err)
+		}
+	}
 	if a.wasAt != "" && (a.gaveUp || s == taskpool.StateCanceled && t.canceled == taskpool.ErrClosed) {
 		m.unfinished = append(m.unfinished, a.wasAt)
 	}
@@ -1572,7 +1594,7 @@ func describe(err error) string {
 	var is []string
 	for _, e := range []error{
 		errOfTask, errLasting, errOfPanic, errOfCaller, context.Canceled, context.DeadlineExceeded,
-		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrTimeout, taskpool.ErrHung,
+		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrTimeout, taskpool.ErrHung, taskpool.ErrRetryBudget,
 		taskpool.ErrGoexit, taskpool.ErrInside,
 	} {
 		switch {
