@@ -68,9 +68,13 @@ func (p *Pool) tellYieldLocked() {
 
 // dispatchLocked gives free slots to those whose turn it is, and lets in submitters
 // for whom that makes room. A task that has not started goes to w, which may be nil;
-// the next one waits until another worker looks.
+// the next one waits until another worker looks. So does w, if more are late than may be shed in
+// one critical section: then it becomes idle, and is woken for what is left.
 func (p *Pool) dispatchLocked(w *worker) {
-	for {
+	if p.sched.delays != nil {
+		p.sched.delays.pass(time.Since(p.epoch))
+	}
+	for late := 0; ; {
 		p.passFlowLoansLocked()
 		for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
 			h.acceptLocked(later)
@@ -78,13 +82,16 @@ func (p *Pool) dispatchLocked(w *worker) {
 			p.passFlowLoansLocked()
 		}
 		step := p.sched.stepping
-		e, d := p.sched.next(w != nil && !w.busy)
+		e, d := p.sched.next(w != nil && !w.busy && late < maxExpired)
 		if p.sched.stepping != step {
 			p.stepper.took(e, d.priority)
 		}
 		switch {
 		case !e.live():
 			return
+		case d.late:
+			late++
+			p.shedLateLocked(e.h)
 		case e.parked():
 			e.h.attempt.suspension.resumeLocked()
 		default:

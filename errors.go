@@ -29,8 +29,9 @@ var (
 	// make room for a more urgent one. It is an ErrFull too.
 	ErrShed error = &kindError{"taskpool: task shed for a more urgent one", ErrFull}
 
-	// ErrExpired is the error of a task that had not started when its MaxWait was over.
-	// It is an ErrShed too, and so an ErrFull.
+	// ErrExpired is the error of a task that had not started when its MaxWait was over, or
+	// that [WithQueueDelay] has shed; then it is another one that Is ErrExpired, and its text
+	// says so. It is an ErrShed too, and so an ErrFull.
 	ErrExpired error = &kindError{"taskpool: task waited longer than its MaxWait", ErrShed}
 
 	// ErrRetryBudget marks the error of a task that would have been retried but for
@@ -60,6 +61,9 @@ var (
 	// Wait for a task's own handle, and Group.Wait in a member of the group.
 	ErrInside = errors.New("taskpool: called inside the task it would wait for")
 )
+
+// errLate is the error of a task that WithQueueDelay has shed.
+var errLate error = &kindError{"taskpool: task waited too long in a queue that is late", ErrExpired}
 
 // A taskOverError is the error of a call that waited in a task until that task's context
 // ended.

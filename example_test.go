@@ -543,6 +543,48 @@ func ExampleTask_notBefore() {
 	// <nil>
 }
 
+// Reports come faster than they get done. Once each that starts has waited longer than the
+// target for 20 targets, those that have waited longer than two are shed, so that the worker
+// goes on with what somebody may still wait for.
+func ExampleWithQueueDelay() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithQueueDelay(50*time.Microsecond)) // 50 ms, in earnest
+	if err != nil {
+		log.Fatal(err)
+	}
+	release := make(chan struct{})
+	if err := p.Go(taskpool.High, func() { <-release }); err != nil { // keeps the worker busy
+		log.Fatal(err)
+	}
+	var reports []*taskpool.Handle
+	for range 4 {
+		h, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error {
+			time.Sleep(2 * time.Millisecond)
+			return nil
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		reports = append(reports, h)
+	}
+	time.Sleep(time.Millisecond)
+	close(release)
+	for _, h := range reports {
+		err := h.Wait(ctx)
+		fmt.Println(h.State(), err, errors.Is(err, taskpool.ErrExpired))
+	}
+	fmt.Println("expired:", p.Stats().Expired)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// succeeded <nil> false
+	// shed taskpool: task waited too long in a queue that is late true
+	// shed taskpool: task waited too long in a queue that is late true
+	// shed taskpool: task waited too long in a queue that is late true
+	// expired: 3
+}
+
 // Nobody waits for an answer for longer than a second, so after that the work need not begin.
 func ExampleTask_maxWait() {
 	ctx := context.Background()

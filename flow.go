@@ -350,6 +350,9 @@ func (s *scheduler) placesChanged(f *flow) {
 		f.held = held
 		s.queue.hold(&f.queue, held)
 		f.queue.justShown = !held
+		if s.delays != nil && !held {
+			s.delays.shown = append(s.delays.shown, f)
+		}
 		n := 1
 		if held {
 			n = -1
@@ -434,6 +437,9 @@ func (s *scheduler) exitsInFlows() (n int) {
 // n is -1.
 func (s *scheduler) queued(h *Handle, n int) {
 	s.count[StateQueued] += n
+	if s.delays != nil {
+		s.delays.queued(h.priority, n)
+	}
 	if f := s.flowOf(h); f != nil {
 		f.queued += int32(n)
 		s.roomChanged(f)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync/atomic"
-	"time"
 
 	"github.com/taskpool-go/taskpool/internal/remote"
 )
@@ -30,14 +29,13 @@ type Handle struct {
 
 	// The fields below are protected by pool.mu.
 
-	item                   // what the scheduler knows of it
-	id       uint64        // number in order of acceptance, from 1
-	task     Task          // with its Run even if that was passed beside it; without functions once settled
-	err      error         // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
-	lastErr  error         // of the last failed attempt
-	queuedAt time.Duration // since pool.epoch: when it was last queued, if hooks are told of times
-	attempt  *attempt      // the one under way; nil while there is none
-	first    *attempt      // made with the handle; it has the context given to Submit, and the group. Nil once settled
+	item             // what the scheduler knows of it
+	id      uint64   // number in order of acceptance, from 1
+	task    Task     // with its Run even if that was passed beside it; without functions once settled
+	err     error    // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
+	lastErr error    // of the last failed attempt
+	attempt *attempt // the one under way; nil while there is none
+	first   *attempt // made with the handle; it has the context given to Submit, and the group. Nil once settled
 
 	watchI  int32 // index in watch
 	memberI int32 // index in Group.tasks, if it is there

@@ -39,7 +39,7 @@ type Hooks struct {
 	Started       func(TaskEvent) // an attempt starts; Run is not called if the context ends before all hooks are told
 	AttemptFailed func(TaskEvent) // an attempt has failed with Err, whether it is retried or not
 	Retried       func(TaskEvent) // the failed task will be retried after Delay
-	Shed          func(TaskEvent) // removed from a full queue; Finished follows
+	Shed          func(TaskEvent) // removed from a full queue, or as it had waited too long; Finished follows
 	Finished      func(TaskEvent) // reached its final state: once for each accepted task
 
 	WorkerDied      func(WorkerEvent) // a worker's goroutine ended, by a panic or Goexit
@@ -77,7 +77,9 @@ type TaskEvent struct {
 
 	// Wait is how long the task has waited for a worker, since it was accepted or
 	// became due, with the time for which the limit of its flow held it back: set for
-	// Started.
+	// Started, and for Shed and Finished of a task that was shed. It is zero then for a
+	// function given to Go unless some hook is told of the start or end of each function, or
+	// the pool has a queue delay, see [WithQueueDelay].
 	Wait time.Duration
 	// Elapsed is how long the attempt took, from its start to its end, with the
 	// time in which it was parked: set for AttemptFailed, Retried and Finished. It
@@ -130,11 +132,12 @@ type hookTable struct {
 	workerDied, workerAbandoned, workerReplaced             []func(WorkerEvent)
 	around                                                  []func(context.Context, TaskInfo, func(context.Context) error) error
 
-	outside bool     // some hook may be told on a goroutine that is not one of the pool's
-	timed   bool     // some hook is told how long a task waited, or a function took
-	all     bool     // some hook is told of each function given to Go
-	samples []uint64 // GoEvery of the other hooks
-	timesGo bool     // some or all functions are timed
+	outside  bool     // some hook may be told on a goroutine that is not one of the pool's
+	timed    bool     // some hook is told how long a task waited, or a function took; or the pool must know how long each waits
+	all      bool     // some hook is told of each function given to Go
+	samples  []uint64 // GoEvery of the other hooks
+	timesGo  bool     // some or all functions are timed
+	timesAll bool     // all are
 }
 
 // unsampled returns TaskInfo.sample for a function that is in no sample. Without samples
@@ -183,10 +186,12 @@ func (h Hooks) sampled() Hooks {
 	return h
 }
 
-func newHookTable(hooks []Hooks) (t hookTable) {
+// newHookTable returns the table of hooks; delay says that the pool must know how long each
+// task waits.
+func newHookTable(hooks []Hooks, delay bool) (t hookTable) {
 	for _, h := range hooks {
 		t.outside = t.outside || h.Queued != nil || h.Shed != nil || h.Finished != nil
-		t.timed = t.timed || h.Started != nil || h.Finished != nil
+		t.timed = t.timed || h.Started != nil || h.Finished != nil || h.Shed != nil
 		if h.GoEvery > 1 {
 			t.samples = append(t.samples, uint64(h.GoEvery))
 			h = h.sampled()
@@ -206,6 +211,9 @@ func newHookTable(hooks []Hooks) (t hookTable) {
 			t.around = append(t.around, h.Around)
 		}
 	}
+	t.timed = t.timed || delay
+	t.timesAll = t.all && t.timed || delay
+	t.timesGo = t.timesAll || len(t.samples) > 0
 	return t
 }
 

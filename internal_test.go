@@ -2082,3 +2082,33 @@ func TestAHandleWithItsAttemptFitsItsClassOfAllocations(t *testing.T) {
 	require.LessOrEqual(t, attempt, uintptr(144), "likewise")
 	require.LessOrEqual(t, handle+attempt, uintptr(512))
 }
+
+func TestOneCriticalSectionShedsABoundedNumberOfLateTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10 * maxExpired
+		p, err := New(WithWorkers(1), WithQueueDelay(time.Second))
+		require.NoError(t, err)
+		gate := make(chan struct{})
+		require.NoError(t, p.Go(Medium, func() { <-gate }))
+		synctest.Wait()
+		for range n {
+			require.NoError(t, p.Go(Medium, func() { panic("must not run") }))
+		}
+		time.Sleep(time.Hour)
+
+		p.lock()
+		p.sched.delays.of[Medium].above = 1
+		p.sched.slots++
+		w := &worker{pool: p}
+		p.dispatchLocked(w)
+		require.False(t, w.busy)
+		require.Equal(t, n-maxExpired, p.sched.count[StateQueued])
+		p.sched.slots--
+		p.unlock()
+
+		close(gate)
+		require.NoError(t, p.WaitIdle(t.Context()), "the worker comes back for the others")
+		require.EqualValues(t, n, p.Stats().Expired)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}

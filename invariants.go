@@ -105,7 +105,7 @@ func (p *Pool) checkInvariantsLocked(deep bool) error {
 			return fmt.Errorf("admission: a submitter of priority %d waits while there is room", pr)
 		}
 	}
-	return cmp.Or(p.sched.checkSeconds(), p.sched.checkFlows(), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
+	return cmp.Or(p.sched.checkSeconds(), p.sched.checkFlows(), p.sched.checkDelays(), p.checkCountsLocked(parked), p.checkArrivalsLocked(deep))
 }
 
 // betweenLocked reports whether a worker is between two critical sections of the

@@ -3,6 +3,7 @@
 package taskpool
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -464,6 +465,32 @@ func (s *scheduler) checkSeconds() error {
 	}
 	if promoted != s.promoted {
 		return fmt.Errorf("%d tasks are promoted, counted %d", promoted, s.promoted)
+	}
+	return nil
+}
+
+// checkDelays checks what WithQueueDelay knows of priorities.
+func (s *scheduler) checkDelays() error {
+	if s.delays == nil {
+		return nil
+	}
+	queued := make(map[Priority]int)
+	for pr, e := range s.queue.all() {
+		if e.h == nil {
+			return errors.New("queue delays: a function waits whose arrival was not timed")
+		}
+		if e.h.state == StateQueued {
+			queued[pr]++
+		}
+	}
+	for pr, d := range s.delays.of {
+		if d.queued != queued[pr] || d.queued == 0 || d.above < 0 || d.above > s.delays.now {
+			return fmt.Errorf("queue delays: of priority %d %d wait, and %+v is known", pr, queued[pr], *d)
+		}
+		delete(queued, pr)
+	}
+	if len(queued) > 0 || len(s.delays.shown) > 0 {
+		return fmt.Errorf("queue delays: nothing is known of %v, and %d flows are new", queued, len(s.delays.shown))
 	}
 	return nil
 }

@@ -13,13 +13,14 @@ type item struct {
 	attempts int32 // started so far
 	holderI  int32 // index in flow.holders, if placed
 	state    State
-	asks     bool      // it asks for a slot, while it is Parked
-	placed   bool      // it holds a place of its flow
-	flow     *flow     // nil if it has none, or has settled
-	loan     *loan     // what tasks that wait for it have lent it; nil if none has
-	expiry   *expiry   // when it must have started; nil if there is no such time
-	due      time.Time // when it may start, or start again; zero if that is at once, or if it has started
-	place    place     // where it waits
+	asks     bool          // it asks for a slot, while it is Parked
+	placed   bool          // it holds a place of its flow
+	flow     *flow         // nil if it has none, or has settled
+	loan     *loan         // what tasks that wait for it have lent it; nil if none has
+	expiry   *expiry       // when it must have started; nil if there is no such time
+	due      time.Time     // when it may start, or start again; zero if that is at once, or if it has started
+	place    place         // where it waits
+	queuedAt time.Duration // since Pool.epoch: when it was last queued, if hooks are told of times
 }
 
 // waits reports whether i waits in any place.
@@ -46,6 +47,7 @@ type decision struct {
 	priority   Priority
 	choice     bool // there were others to choose from, which counts for the fair share
 	restricted bool // the choice was among the reserved priorities only
+	late       bool // it is to be shed, see queueDelays
 }
 
 // An entry is one waiting task: a function given to Go or a handle.

@@ -126,6 +126,10 @@ func (s *scheduler) setPriority(h *Handle, pr Priority, now time.Duration) bool 
 		kind = h.place.lane.kind
 		s.leaveQueue(h)
 	}
+	if h.state == StateQueued && s.delays != nil {
+		s.delays.queued(h.priority, -1)
+		s.delays.queued(pr, +1)
+	}
 	s.changeUrgency(h, func() { h.priority = pr })
 	if h.placed {
 		h.flow.lent = max(h.flow.lent, h.urgency())

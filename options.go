@@ -100,6 +100,7 @@ type config struct {
 	maxAbandoned int // may be likeWorkers
 	reserved     int // slots kept for tasks of priority reservedFor or more urgent
 	reservedFor  Priority
+	queueDelay   time.Duration // the target; 0: off
 	quantum      time.Duration
 	maxParked    int
 	delayed      DelayedPolicy // at Shutdown
@@ -112,7 +113,7 @@ type config struct {
 	givingUp func() // called by the supervisor just before it gives up on a task; set only in tests
 
 	// Whether these options were given.
-	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet, retryBudgetSet bool
+	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet, retryBudgetSet, queueDelaySet bool
 }
 
 func newConfig(opts []Option) (*config, error) {
@@ -163,6 +164,8 @@ func (c *config) validate() error {
 		return bad("WithReserved: n", "not be negative", c.reserved)
 	case c.reserved >= c.workers:
 		return bad("WithReserved: n", fmt.Sprintf("be less than the number of workers, %d", c.workers), c.reserved)
+	case c.queueDelaySet && c.queueDelay <= 0:
+		return bad("WithQueueDelay: target", "be positive", c.queueDelay)
 	case c.quantum <= 0:
 		return bad("WithQuantum: d", "be positive", c.quantum)
 	case c.maxParked < 0:
@@ -344,6 +347,34 @@ func (c *config) flowPolicy(flow string) (flowPolicy, error) {
 		return flowPolicy{}, bad("Capacity", "not be negative", p.Capacity)
 	}
 	return flowPolicy{limit: int32(min(p.Limit, math.MaxInt32)), capacity: int32(min(p.Capacity, math.MaxInt32)), weight: uint16(p.Weight)}, nil
+}
+
+// WithQueueDelay has the pool shed what waits too long under lasting overload, by priority, and
+// so keeps waits short for what it does start. While each task of a priority that starts has
+// waited longer than target, for 20·target and more, that priority is late. When it is the turn
+// of a task of a late priority that has waited longer than 2·target, it is shed with
+// [ErrExpired] in place of being started. A priority is no longer late as soon as one of its
+// tasks starts that has waited no longer than target, or none waits. Others are not affected,
+// and a burst that the workers get through in 20·target is never shed.
+//
+// The wait counts from when a task was accepted or became due: without a wait for room, without
+// the time before the end of a [Pool.Pause], in which nothing is shed, and without that before
+// the limit of its flow last ended to hold it back. Only tasks that have never started count and
+// are shed: no retries, none that are parked, and none that were lent the urgency of a more
+// urgent task that waits for them. Members of groups, elements of [Map] and functions given to
+// Go are shed like other tasks. A priority that is never served, under strict order, sheds
+// nothing; Task.MaxWait bounds that too, and needs no overload.
+//
+// target must be positive. It should be several times as long as it takes until the next of the
+// workers is done, or workers may find that all that waits is too old: for tasks of 20 ms on 8
+// workers, 10 ms or more. 5 to 100 ms suit most requests. Stats counts what was shed in Shed and
+// Expired, and says in Waiting which priorities are Late; hooks are told by Shed and Finished.
+//
+// With it the pool reads the clock for each task, and what is given to Go costs about as much as
+// what is given to Submit. The rule is that of folly's variant of CoDel (RFC 8289), by priority.
+// Default: off, which costs nothing.
+func WithQueueDelay(target time.Duration) Option {
+	return optionFunc(func(c *config) { c.queueDelay, c.queueDelaySet = target, true })
 }
 
 // WithQuantum sets the time slice among tasks of equal priority: a task that calls

@@ -100,7 +100,7 @@ func New(opts ...Option) (*Pool, error) {
 func newPool(c *config) *Pool {
 	p := &Pool{
 		cfg:    c,
-		hooks:  newHookTable(c.hooks),
+		hooks:  newHookTable(c.hooks, c.queueDelay > 0),
 		guard:  guard{c.name, c.logger},
 		labels: newWorkerLabels("pool", c.name).ctx,
 		epoch:  time.Now(),
@@ -118,8 +118,7 @@ func newPool(c *config) *Pool {
 	p.sched.init(c)
 	p.watch.init()
 	p.original = original{p}
-	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil
-	p.hooks.timesGo = p.hooks.all && p.hooks.timed || len(p.hooks.samples) > 0
+	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil && c.queueDelay == 0
 	p.inbox.init()
 	p.waiting.Store(none)
 	return p
@@ -269,9 +268,17 @@ func (p *Pool) Resume() {
 	p.mustBeUsable("Resume")
 	p.lock()
 	defer p.unlock()
-	p.sched.paused = false
+	p.endPauseLocked()
 	p.restoreLocked()
 	p.watchFullLocked()
+}
+
+// endPauseLocked ends the pause, if there is one.
+func (p *Pool) endPauseLocked() {
+	if d := p.sched.delays; d != nil && p.sched.paused {
+		d.resumed = time.Since(p.epoch)
+	}
+	p.sched.paused = false
 }
 
 // Resize changes the number of workers, to at least 1, to more than

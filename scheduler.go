@@ -65,6 +65,7 @@ type scheduler struct {
 	count [numStates]int // tasks by state, up to Parked; for final states see totals
 
 	flowSet
+	delays *queueDelays // nil without WithQueueDelay
 }
 
 // init sets s up as c says.
@@ -83,6 +84,7 @@ func (s *scheduler) init(c *config) {
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
 	s.admission.init()
+	s.delays = newQueueDelays(c.queueDelay)
 }
 
 // Slots.
@@ -116,7 +118,7 @@ func (s *scheduler) release(less bool) {
 // exiting or, if there is none, the one that the queue says. The entry is parked if the task
 // resumes, and not live if no slot is free or no task may have it. starts says that the
 // caller is a worker that can start a task. If it is false, a task that has yet to start
-// stays where it is, for a worker that looks for one.
+// stays where it is, for a worker that looks for one. One that is late is to be shed, and has no slot.
 func (s *scheduler) next(starts bool) (entry, decision) {
 	if s.held >= s.slots {
 		return entry{}, decision{}
@@ -132,10 +134,13 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	if l == nil || !starts && !l.front().parked() {
 		return entry{}, decision{}
 	}
+	d := decision{priority: l.taskPriority(), choice: choice, restricted: restricted}
+	if d.late = s.delays != nil && s.isLate(l.front().h); d.late {
+		return s.takeFront(&s.queue, l), d
+	}
 	if s.stepping == stepGranted {
 		s.stepping = stepTaken
 	}
-	d := decision{l.taskPriority(), choice, restricted}
 	return s.take(l, d), d
 }
 

@@ -1067,7 +1067,7 @@ func (d *schedulerTrace) restore(worker bool) {
 			return
 		case !e.live():
 			return
-		case !d.is(e, x.naiveItem) || by != decision{x.naiveItem.pr, choice, restricted}:
+		case !d.is(e, x.naiveItem) || by != (decision{priority: x.naiveItem.pr, choice: choice, restricted: restricted}):
 			d.fail("next has decided %+v; want item %d, %d, %t, %t", by, x.n, x.naiveItem.pr, choice, restricted)
 			return
 		}
@@ -2113,7 +2113,7 @@ var opUndo = schedulerOp{"undo", func(d *schedulerTrace) bool {
 		return false
 	}
 	h := d.handle(x.n)
-	d.s.undo(h, decision{h.priority, x.choice, x.restricted})
+	d.s.undo(h, decision{priority: h.priority, choice: x.choice, restricted: x.restricted})
 	if int(h.attempts) != x.attempts-1 {
 		d.fail("item %d has started %d times", x.n, h.attempts)
 	}
@@ -2768,7 +2768,7 @@ func longTraces(t *testing.T, sc *schedulerScene, i, traces int) (steps, most in
 // The files of the scheduler, what they may import, and what they use of the rest of the
 // package.
 var (
-	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go", "lane_set.go"}
+	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go", "lane_set.go", "overload.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "maps", "math", "slices", "time"}
 	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item", "Final",
 		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}

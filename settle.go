@@ -330,15 +330,23 @@ func (h *Handle) retryLocked(delay time.Duration) {
 // the delayed ones, and adds the notices about that.
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
 	info := TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: s, sample: p.hooks.unsampled()}
+	var waited time.Duration
 	if h := e.h; h == nil {
 		p.sched.endQueued()
 		p.ledger.total.settled(s)
 	} else {
+		if s == StateShed && p.hooks.timed {
+			since := h.queuedAt
+			if h.isLater() { // the supervisor may not have queued it yet
+				since = max(since, h.due.Sub(p.epoch))
+			}
+			waited = time.Since(p.epoch) - since
+		}
 		p.sched.notLater(h)
 		h.settleLocked(s, err, notices)
 		info = h.infoLocked()
 	}
-	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err}
+	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err, Wait: waited}
 	if s == StateShed {
 		tell(notices, p.hooks.shed, about)
 	}

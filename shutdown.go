@@ -97,7 +97,8 @@ func (p *Pool) close(deadline time.Time) {
 	if p.end.closed {
 		return
 	}
-	p.end.closed, p.sched.paused = true, false
+	p.end.closed = true
+	p.endPauseLocked()
 	p.inbox.close()
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !h.parent().continuesLocked(p) || p.end.refuses(&h.task) })

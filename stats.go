@@ -20,7 +20,7 @@ type Stats struct {
 	Failed    uint64
 	Canceled  uint64
 	Shed      uint64
-	Expired   uint64 // those shed because their MaxWait was over
+	Expired   uint64 // those shed because they had waited too long: for their MaxWait, or for WithQueueDelay
 	Orphaned  uint64 // those canceled because the task whose context they used had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
@@ -83,11 +83,15 @@ type PriorityStats struct {
 	Priority Priority
 	Queued   int
 
+	// Late is set, with [WithQueueDelay], while those of the tasks are shed that have waited
+	// longer than twice its target.
+	Late bool
+
 	// OldestWait is how long the task that waits longest has waited, at least. That of a task
 	// whose flow has a limit counts from when the limit last held the flow back: since then it
 	// could have started. It is 0 while it is held back. It is otherwise
-	// exact with aging. Where a hook is told of starts or ends, it is exact for tasks
-	// given to Submit and nearly so for functions given to Go. Without such a hook
+	// exact with aging and with WithQueueDelay. Where a hook is told of starts or ends, it is
+	// exact for tasks given to Submit and nearly so for functions given to Go. Otherwise
 	// the clock is not read when a task arrives: its wait counts from the first call
 	// of Stats after its arrival.
 	OldestWait time.Duration
@@ -173,7 +177,8 @@ func (p *Pool) Stats() Stats {
 		if !has {
 			i = len(s.Waiting)
 			index[l.priority] = i
-			s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority})
+			late := p.sched.delays != nil && !s.Paused && p.sched.delays.late(l.priority, now.Sub(p.epoch))
+			s.Waiting = append(s.Waiting, PriorityStats{Priority: l.priority, Late: late})
 		}
 		w := &s.Waiting[i]
 		if w.Queued += n; !p.sched.queue.set(l).out {

@@ -91,15 +91,15 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 	return notices, nil
 }
 
-// timedFunction returns the entry of a function. If a hook must be told of it, the entry
-// is a handle, which knows when the function arrived and which no caller gets to see. The
+// timedFunction returns the entry of a function. If a hook must be told of it, or the pool must
+// know how long it waits, the entry is a handle, which knows when the function arrived and which no caller gets to see. The
 // worker that takes it turns it into a function again.
 func timedFunction(p *Pool, f func(), pr Priority) entry {
 	draw, sampled := uint64(0), true
 	if len(p.hooks.samples) > 0 {
 		draw, sampled = p.hooks.draw()
 	}
-	if !sampled && !(p.hooks.all && p.hooks.timed) {
+	if !sampled && !p.hooks.timesAll {
 		return entry{f: f}
 	}
 	return entry{h: functionHandles.Get().(*Handle).standFor(p, f, pr, draw)}
@@ -426,6 +426,14 @@ func (p *Pool) expireLocked(now time.Time) (all bool) {
 		p.settleWaitingLocked(entry{h: h}, h.priority, StateShed, ErrExpired, &notices)
 	}
 	return false
+}
+
+// shedLateLocked sheds h, which was taken out of the queue as its priority is late.
+func (p *Pool) shedLateLocked(h *Handle) {
+	var notices []notice
+	p.ledger.total.expired++
+	p.settleWaitingLocked(entry{h: h}, h.priority, StateShed, errLate, &notices)
+	p.notifyLocked(notices)
 }
 
 // unlocked calls f without p.mu, which the caller holds. The caller holds it again when f

@@ -404,7 +404,7 @@ func (w *worker) withdraw() bool {
 	}
 	w.unwatchLocked()
 	w.busy, w.attempt.over = false, true
-	p.sched.undo(h, decision{w.priority, w.choice, w.restricted})
+	p.sched.undo(h, decision{priority: w.priority, choice: w.choice, restricted: w.restricted})
 	p.ledger.total.withdrawn++
 	state := StateCanceled
 	if c := h.canceled(); c != nil {

@@ -493,6 +493,24 @@ func TestStarvingPriorityIsHighlighted(t *testing.T) {
 	})
 }
 
+func TestPriorityThatIsLateIsHighlighted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithQueueDelay(time.Second))
+		for range 60 { // twice as many as get done
+			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second) }))
+			time.Sleep(time.Second / 2)
+		}
+		html := text(page(t, d))
+		require.Contains(t, html, "Late priority low: what has waited too long is shed")
+		require.Contains(t, html, "low late ")
+		require.NoError(t, p.WaitIdle(t.Context()))
+		time.Sleep(time.Second)
+		require.NotContains(t, text(page(t, d)), " late ")
+		shutDown(p)
+	})
+}
+
 func TestPriorityThatIsBehindDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDashboard(t, dashboard.WithStarvingAfter(5*time.Second))

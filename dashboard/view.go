@@ -372,6 +372,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	for _, pr := range all[:len(all)-v.MorePriorities] {
 		row := priorityView{Priority: pr}
 		var depth, oldest []sample
+		late := false
 		for _, p := range w.points {
 			var s taskpool.PriorityStats
 			if i := slices.IndexFunc(p.stats.Waiting, func(s taskpool.PriorityStats) bool { return s.Priority == pr }); i >= 0 {
@@ -379,7 +380,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 			}
 			depth = append(depth, sample{p.at, float64(s.Queued)})
 			oldest = append(oldest, sample{p.at, s.OldestWait.Seconds()})
-			row.Queued, row.OldestWait = s.Queued, s.OldestWait
+			row.Queued, row.OldestWait, late = s.Queued, s.OldestWait, s.Late
 		}
 		row.Depth, row.Oldest = newCurve(now, depth), newCurve(now, oldest)
 		starts := v.Dispatched[pr] - base.stats.Dispatched[pr]
@@ -389,6 +390,8 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 		row.AtLeast = row.Queued > 0 && !v.Told && w.atLeast(now.Add(-row.OldestWait)) // with hooks it is known
 		waits := w.from(now.Add(-min(row.OldestWait, v.Over)))                         // since then it has
 		switch {
+		case late:
+			row.Class, row.Note = "bad", "late"
 		case row.OldestWait < starvingAfter:
 		case now.Sub(waits.at) >= leastForRates && v.Dispatched[pr] == waits.stats.Dispatched[pr] && v.Attempts > waits.stats.Attempts:
 			row.Class, row.Note = "bad", "starving"
@@ -503,16 +506,26 @@ func (v *poolView) findProblems(base taskpool.Stats) {
 		}
 	}
 	for _, p := range v.Priorities {
-		switch p.Class {
-		case "bad":
+		switch p.Note {
+		case "late":
+			add("bad", "Late", "priority %v: what has waited too long is shed", p.Priority)
+		case "starving":
 			add("bad", "Starving", "priority %v: others start, none of it does", p.Priority)
-		case "warn":
+		case "waits long":
 			add("warn", "Waits long", "priority %v", p.Priority)
 		}
 	}
 	over := duration(v.Over.Round(time.Second))
+	expired := v.Expired - base.Expired
 	switch {
-	case v.Shed == base.Shed:
+	case expired == 0:
+	case v.Recent:
+		add("bad", "Expiring", "tasks are dropped that have waited too long")
+	default:
+		add("warn", "Expired", "tasks were dropped within the last %s as they had waited too long", over)
+	}
+	switch {
+	case v.Shed-base.Shed == expired:
 	case v.Recent:
 		add("bad", "Shedding", "the queue is full, and tasks are dropped from it")
 	default:

@@ -107,6 +107,7 @@ type Row struct {
 	Dispatched uint64
 	Queued     int
 	OldestWait time.Duration
+	Late       bool
 }
 
 // Rows returns the rows of the priorities that have a number, by number, and, if there
@@ -138,6 +139,7 @@ func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
 		}
 		row.Queued += w.Queued
 		row.OldestWait = max(row.OldestWait, w.OldestWait)
+		row.Late = row.Late || w.Late
 	}
 	if len(keys) == n.max && (rest.Dispatched > 0 || rest.Queued > 0) {
 		rows = append(rows, rest)

@@ -59,32 +59,32 @@ func TestRowsTakeTheMostDispatchedFirst(t *testing.T) {
 		Waiting: []taskpool.PriorityStats{
 			{Priority: taskpool.High, Queued: 2, OldestWait: time.Second},
 			{Priority: 7, Queued: 3, OldestWait: time.Minute},
-			{Priority: 9, Queued: 4, OldestWait: 2 * time.Second},
+			{Priority: 9, Queued: 4, OldestWait: 2 * time.Second, Late: true},
 		},
 	}
 	rows := metricset.Rows(&s, n)
 	require.Equal(t, []metricset.Row{
-		{"7", 100, 3, time.Minute},
-		{"low", 3, 0, 0},
-		{"8", 1, 0, 0},
-		{"other", 2, 6, 2 * time.Second},
+		{"7", 100, 3, time.Minute, false},
+		{"low", 3, 0, 0, false},
+		{"8", 1, 0, 0, false},
+		{"other", 2, 6, 2 * time.Second, true},
 	}, rows)
 
 	// Who comes later cannot change that.
 	s.Dispatched[9], s.Attempts = 1001, 1106
 	s.Waiting = nil
 	require.Equal(t, []metricset.Row{
-		{"7", 100, 0, 0},
-		{"low", 3, 0, 0},
-		{"8", 1, 0, 0},
-		{"other", 1002, 0, 0},
+		{"7", 100, 0, 0, false},
+		{"low", 3, 0, 0, false},
+		{"8", 1, 0, 0, false},
+		{"other", 1002, 0, 0, false},
 	}, metricset.Rows(&s, n))
 }
 
 func TestNoRowOfOthersWithoutOthers(t *testing.T) {
 	n := metricset.NewNumbers(2, taskpool.High, taskpool.Low)
 	s := taskpool.Stats{Attempts: 1, Dispatched: map[taskpool.Priority]uint64{taskpool.Low: 1}}
-	require.Equal(t, []metricset.Row{{"high", 0, 0, 0}, {"low", 1, 0, 0}}, metricset.Rows(&s, n))
+	require.Equal(t, []metricset.Row{{"high", 0, 0, 0, false}, {"low", 1, 0, 0, false}}, metricset.Rows(&s, n))
 }
 
 func TestAttemptsAddUp(t *testing.T) {

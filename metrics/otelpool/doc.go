@@ -41,7 +41,7 @@
 //	taskpool.tasks.submitted             {task}       accepted
 //	taskpool.tasks.refused               {task}       no room, closed, or a context that ended first
 //	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
-//	taskpool.tasks.expired               {task}       of those shed, those that had not started when their MaxWait was over
+//	taskpool.tasks.expired               {task}       of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
 //	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
 //	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow
@@ -55,6 +55,7 @@
 //	taskpool.parks                       {park}       times that a running task gave its slot back
 //	taskpool.queue.depth{priority}       {task}       tasks that wait for a worker
 //	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits, without the time held back
+//	taskpool.queue.late{priority}        1            1 while those are shed that have waited too long, see WithQueueDelay
 //	taskpool.queue.wait{priority}        s            histogram, from hooks; with the time held back
 //	taskpool.workers                     {worker}     tasks that may run at once
 //	taskpool.goroutines{state}           {goroutine}  of workers: idle, busy, parked, abandoned, lost

@@ -15,7 +15,7 @@ type instruments struct {
 	depth, workers, goroutines, replaced     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
 	expired, orphaned                        metric.Int64Observable
-	stalled, paused, closed                  metric.Int64Observable
+	late, stalled, paused, closed            metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
 	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlowNames
@@ -66,7 +66,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
 	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
-	in.expired = counter("tasks.expired", "{task}", "Tasks shed because they had not started when their MaxWait was over.")
+	in.expired = counter("tasks.expired", "{task}", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
 	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
 	in.heldBack = level("tasks.held_back", "{task}", "Tasks that could start or go on but for the limit of their flow.")
@@ -80,6 +80,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.parks = counter("parks", "{park}", "Times that a running task gave its slot back.")
 	in.depth = level("queue.depth", "{task}", "Tasks that wait for a worker.")
 	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.")
+	in.late = flag("queue.late", "Whether tasks that have waited too long are shed, in a pool with WithQueueDelay.")
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
 	in.workers = level("workers", "{worker}", "Tasks that may run at once.")
 	in.goroutines = level("goroutines", "{goroutine}", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.")

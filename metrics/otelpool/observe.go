@@ -61,6 +61,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 		o.ObserveInt64(in.started, int64(r.Dispatched), priority)
 		o.ObserveInt64(in.depth, int64(r.Queued), priority)
 		o.ObserveFloat64(in.oldest, r.OldestWait.Seconds(), priority)
+		o.ObserveInt64(in.late, oneIf(r.Late), priority)
 	}
 }
 

@@ -361,6 +361,21 @@ func TestRetriesBeyondTheBudgetAreCounted(t *testing.T) {
 	shutdown(t, p)
 }
 
+func TestPriorityThatIsLateIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithQueueDelay(time.Second))
+		for range 60 { // twice as many as get done
+			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second) }))
+			time.Sleep(time.Second / 2)
+		}
+		require.EqualValues(t, 1, b.collect().sum("taskpool.queue.late", "a"))
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.EqualValues(t, 0, b.collect().sum("taskpool.queue.late", "a"))
+		shutdown(t, p)
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, b := newCollector(t)

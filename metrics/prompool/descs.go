@@ -9,7 +9,7 @@ type descs struct {
 	submitted, refused, finished, tasks        *prometheus.Desc
 	heldBack                                   *prometheus.Desc
 	started, ended, retries, denied, parks     *prometheus.Desc
-	dispatches, depth, oldest                  *prometheus.Desc
+	dispatches, depth, oldest, late            *prometheus.Desc
 	wait, duration                             *prometheus.Desc
 	workers, goroutines, replaced              *prometheus.Desc
 	capacity, submitters                       *prometheus.Desc
@@ -29,7 +29,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.submitted = desc("tasks_submitted_total", "Tasks accepted.")
 	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
 	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
-	d.expired = desc("tasks_expired_total", "Tasks shed because they had not started when their MaxWait was over.")
+	d.expired = desc("tasks_expired_total", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")
@@ -41,6 +41,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
 	d.depth = desc("queue_depth", "Tasks that wait for a worker.", "priority")
 	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.", "priority")
+	d.late = desc("late", "Whether tasks that have waited too long are shed, in a pool with WithQueueDelay.", "priority")
 	d.wait = desc("queue_wait_seconds", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.", "priority")
 	attemptLabels := []string{"priority"}
 	if taskNames {

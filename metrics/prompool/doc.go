@@ -23,7 +23,7 @@
 //	taskpool_tasks_submitted_total                  accepted
 //	taskpool_tasks_refused_total                    no room, closed, or a context that ended first
 //	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
-//	taskpool_tasks_expired_total                    of those shed, those that had not started when their MaxWait was over
+//	taskpool_tasks_expired_total                    of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_tasks_held_back                        that could start or go on but for the limit of their flow
@@ -35,6 +35,7 @@
 //	taskpool_dispatches_total{priority}             attempts started
 //	taskpool_queue_depth{priority}                  tasks that wait for a worker
 //	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits, without the time held back
+//	taskpool_late{priority}                         1 while those are shed that have waited too long, see WithQueueDelay
 //	taskpool_queue_wait_seconds{priority}           histogram, from hooks; with the time held back
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
 //	taskpool_workers                                tasks that may run at once

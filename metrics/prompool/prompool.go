@@ -222,6 +222,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 		counter(d.dispatches, r.Dispatched, r.Label)
 		gauge(d.depth, float64(r.Queued), r.Label)
 		gauge(d.oldest, r.OldestWait.Seconds(), r.Label)
+		gauge(d.late, oneIf(r.Late), r.Label)
 	}
 	for _, f := range metricset.Flows(w.pool, c.cfg.flows) {
 		gauge(d.flowDepth, float64(f.Queued), f.Flow)

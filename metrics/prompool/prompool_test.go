@@ -222,6 +222,23 @@ func TestRetriesBeyondTheBudgetAreCounted(t *testing.T) {
 	require.Zero(t, got.sum("taskpool_retries_total"))
 }
 
+func TestPriorityThatIsLateIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c, taskpool.WithWorkers(1), taskpool.WithQueueDelay(time.Second))
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		for range 60 { // twice as many as get done
+			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second) }))
+			time.Sleep(time.Second / 2)
+		}
+		got := gather(t, reg)
+		require.EqualValues(t, 0, got.sum("taskpool_late", "priority", "high"))
+		require.EqualValues(t, 1, got.sum("taskpool_late", "priority", "low"))
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_late"))
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, reg := newCollector(t)
