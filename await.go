@@ -25,13 +25,14 @@ import (
 //     is a task, it may have to wait for its slot after that, and what it would have
 //     submitted is not accepted meanwhile.
 
-// awaited is what somebody waits for. Exactly one field is set.
+// awaited is what somebody waits for. Exactly one field is set, but for running.
 type awaited struct {
 	settled *Handle // that this task has settled
 	room    *Handle // that this task, which is being submitted, is accepted or refused
 	members *Group  // that all members of this group have settled
 	limit   *Group  // that it has fewer members than its limit
 	idle    *Pool   // that this pool is quiet
+	running bool    // with idle: that none of its tasks is at work is enough
 }
 
 // overLocked reports whether what is waited for has happened.
@@ -46,7 +47,8 @@ func (a *awaited) overLocked() bool {
 	case a.limit != nil:
 		return a.limit.limit < 0 || a.limit.members < a.limit.limit
 	default:
-		return a.idle.quietLocked()
+		over, _ := a.idle.idleLocked(a.running)
+		return over
 	}
 }
 
@@ -71,7 +73,7 @@ func (a *awaited) describe(from *Pool) string {
 	case a.room != nil:
 		what = "room"
 	case a.idle != nil:
-		what = "an idle pool"
+		what = "an idle pool" // or, if it is paused, one at rest
 	default:
 		what = "a group"
 		if name := a.group().t.Name; name != "" {
@@ -96,12 +98,13 @@ func (a *awaited) waiters() *waiters {
 	case a.limit != nil:
 		return &a.limit.room
 	default:
-		return &a.idle.idlers
+		_, on := a.idle.idleLocked(a.running)
+		return on
 	}
 }
 
-// isItself reports whether task, which may be nil, would wait for its own end. WaitIdle
-// checks that by itself, before it waits.
+// isItself reports whether task, which may be nil, would wait for its own end. WaitIdle and
+// WaitRunning check that by themselves, before they wait.
 func (a *awaited) isItself(task *attempt) bool {
 	switch {
 	case task == nil:

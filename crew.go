@@ -24,6 +24,9 @@ type crew struct {
 	coming int       // how many were woken or hired and have not looked for a task yet
 	detour bool      // same as inbox.detour
 
+	blocking int     // how many attempts are in the function given to Block, without a slot
+	resters  waiters // calls that wait until no task is at work
+
 	dead      []*worker // to be replaced by the supervisor
 	lost      []*worker // given up together with their slot, as too many are abandoned
 	abandoned []*worker // given up without a slot, still running

@@ -33,6 +33,9 @@ func (p *Pool) restoreWithLocked(w *worker) {
 		p.dispatchLocked(nil)
 	}
 	p.tellYieldLocked()
+	if p.crew.resters != (waiters{}) && p.restsLocked() {
+		p.crew.resters.wakeLocked()
+	}
 	if p.stepper.changes.others != nil {
 		p.stepper.changes.wakeLocked()
 	}

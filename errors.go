@@ -57,7 +57,7 @@ var (
 	ErrGoexit = errors.New("taskpool: task called runtime.Goexit")
 
 	// ErrInside is returned by a call that would wait for the task or hook it
-	// is made in: Shutdown and WaitIdle inside a task or a hook of the pool,
+	// is made in: Shutdown, WaitIdle and WaitRunning inside a task or a hook of the pool,
 	// Wait for a task's own handle, and Group.Wait in a member of the group.
 	ErrInside = errors.New("taskpool: called inside the task it would wait for")
 )

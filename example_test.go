@@ -782,6 +782,37 @@ func ExampleCurrent() {
 }
 
 // On one worker these two tasks would wait for each other for ever.
+// What tasks use is exchanged while none of them is at work.
+func ExamplePool_WaitRunning() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	config := "old"
+	started := make(chan struct{})
+	use := func() { close(started); fmt.Println("a task uses the", config, "one") }
+	if err := p.Go(taskpool.Medium, use); err != nil {
+		log.Fatal(err)
+	}
+	<-started
+	p.Pause()
+	if err := p.Go(taskpool.High, func() { fmt.Println("another uses the", config, "one") }); err != nil { // waits in the pause
+		log.Fatal(err)
+	}
+	if err := p.WaitRunning(ctx); err != nil {
+		log.Fatal(err)
+	}
+	config = "new"
+	p.Resume()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// a task uses the old one
+	// another uses the new one
+}
+
 func ExamplePool_Resize() {
 	p, err := taskpool.New(taskpool.WithWorkers(1))
 	if err != nil {

@@ -189,6 +189,20 @@ func (p *Pool) quietLocked() bool {
 	return p.sched.outstanding() == 0 && p.sched.held == len(p.crew.lost) && p.outbox.helpers == 0
 }
 
+// restsLocked reports whether no task is at work, nor about to be.
+func (p *Pool) restsLocked() bool {
+	return p.sched.held == len(p.crew.lost) && p.crew.blocking == 0 && p.sched.wanted() == 0
+}
+
+// idleLocked reports whether the pool is quiet or, with running, rests, and returns those who
+// wait for that.
+func (p *Pool) idleLocked(running bool) (over bool, waiting *waiters) {
+	if running {
+		return p.restsLocked(), &p.crew.resters
+	}
+	return p.quietLocked(), &p.idlers
+}
+
 // drainedLocked is called when no task is outstanding. It wakes WaitIdle if the pool is
 // quiet, and lets a shutdown go on.
 func (p *Pool) drainedLocked() {
@@ -207,12 +221,32 @@ func (p *Pool) drainedLocked() {
 // any time. If ctx ends first, it returns ctx's cause. In a task or a hook of the pool it
 // returns [ErrInside]; a task of another pool gives its slot back while it waits, see
 // [Handle.Wait].
-func (p *Pool) WaitIdle(ctx context.Context) error {
+func (p *Pool) WaitIdle(ctx context.Context) error { return p.awaitIdle("WaitIdle", ctx, false) }
+
+// WaitRunning waits until no task is at work, and returns nil. It is for a pool that is
+// paused, to change something that no task may see change: [Pool.Pause] lets no other start,
+// and WaitRunning waits for what runs by then. In a pool that is not paused it returns at the
+// first moment at which nothing runs and nothing waits for a worker, which may never come.
+//
+// At work is a task that has a slot, until hooks and the log have been told how its attempt
+// ended, and one that is in the function given to [Block]. Other tasks that are parked are
+// not, in [Yield] or because they wait for tasks, which may be unable to start; nor are those
+// that were given up as hung. In a pause, parked tasks go on only if their context ends: then
+// they clean up.
+//
+// If ctx ends first, it returns ctx's cause. In a task or a hook of the pool it returns
+// [ErrInside]; a task of another pool gives its slot back while it waits, see [Handle.Wait].
+func (p *Pool) WaitRunning(ctx context.Context) error {
+	return p.awaitIdle("WaitRunning", ctx, true)
+}
+
+// awaitIdle implements WaitIdle and WaitRunning, for the call of that name.
+func (p *Pool) awaitIdle(call string, ctx context.Context, running bool) error {
 	switch {
 	case misused(p):
-		return poolMisuse(p, "WaitIdle")
+		return poolMisuse(p, call)
 	case ctx == nil:
-		return nilArgument("WaitIdle", "ctx")
+		return nilArgument(call, "ctx")
 	}
 	if p.Inside(ctx) {
 		return ErrInside
@@ -220,12 +254,12 @@ func (p *Pool) WaitIdle(ctx context.Context) error {
 	task := attemptFrom(ctx)
 	p.lock()
 	defer p.unlock()
-	return (&wait{what: awaited{idle: p}, ctx: ctx, task: task}).awaitLocked()
+	return (&wait{what: awaited{idle: p, running: running}, ctx: ctx, task: task}).awaitLocked()
 }
 
 // Inside reports whether the caller is a task or a hook of the pool, or ctx is, or derives
-// from, the context of a task of the pool. In that case [Pool.Shutdown] and
-// [Pool.WaitIdle] return [ErrInside], as they would wait for their own caller. In a
+// from, the context of a task of the pool. In that case [Pool.Shutdown], [Pool.WaitIdle] and
+// [Pool.WaitRunning] return [ErrInside], as they would wait for their own caller. In a
 // goroutine that a task has started, only ctx can tell. Inside waits for nothing, and it
 // does not matter whether ctx has ended. It costs nanoseconds if ctx tells, and about a
 // microsecond if the caller's goroutine has to be looked up.
@@ -253,8 +287,8 @@ func (p *Pool) Inside(ctx context.Context) bool {
 }
 
 // Pause stops the pool from starting tasks, and from resuming parked ones whose
-// context has not ended, until [Pool.Resume]. Running tasks go on, and tasks are
-// accepted as before. Shutdown lifts the pause, and after it Pause does nothing.
+// context has not ended, until [Pool.Resume]. Running tasks go on, see [Pool.WaitRunning],
+// and tasks are accepted as before. Shutdown lifts the pause, and after it Pause does nothing.
 func (p *Pool) Pause() {
 	p.mustBeUsable("Pause")
 	p.lock()

@@ -40,6 +40,8 @@ type suspension struct {
 	// working is set while the attempt works without a slot, in Block: then
 	// the hang grace counts.
 	working bool
+	// blocking is set if it is also counted in crew.blocking: not if f waits for tasks.
+	blocking bool
 }
 
 // waiters are all who wait for one thing: attempts of the pool that it belongs to, which
@@ -170,6 +172,7 @@ func (pk *suspension) backLocked() {
 		return
 	}
 	pk.working = false
+	pk.blockingLocked(false)
 	if h := pk.a.h; pk.a.signal.Load()&signalEnded != 0 {
 		p.sched.askFirst(h)
 	} else {
@@ -192,10 +195,21 @@ func (pk *suspension) waitsLocked(what awaited) {
 // askedLocked reports whether the attempt, which is parked as pk, asks for a slot.
 func (pk *suspension) askedLocked() bool { return pk.a.h.asks }
 
+// blockingLocked sets blocking.
+func (pk *suspension) blockingLocked(blocking bool) {
+	if crew := &pk.a.pool.crew; blocking && !pk.blocking {
+		crew.blocking++
+	} else if !blocking && pk.blocking {
+		crew.blocking--
+	}
+	pk.blocking = blocking
+}
+
 // overLocked ends a suspension.
 func (pk *suspension) overLocked() {
 	p := pk.a.pool
 	p.sched.unpark(pk.a.h)
+	pk.blockingLocked(false)
 	pk.a.suspension = nil
 	p.crew.engage(-1)
 	close(pk.ready)
@@ -346,6 +360,7 @@ func block(ctx context.Context, f func() error, waits bool) error {
 				p.sched.givePlace(a.h)
 			}
 			pk.working = true
+			pk.blockingLocked(!waits)
 			a.w.rewatchLocked()
 			p.restoreLocked()
 		}

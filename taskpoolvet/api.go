@@ -19,11 +19,11 @@ var (
 
 	// waits give the slot back when they are called in a task.
 	waits = set("Call", "Map", "MapLimit", "Handle.Wait", "Future.Wait", "Future.Get",
-		"Group.Wait", "Pool.WaitIdle", "Pool.Shutdown")
+		"Group.Wait", "Pool.WaitIdle", "Pool.WaitRunning", "Pool.Shutdown")
 
 	// contextOf says which argument is the context that a wait or a safe point is called with.
 	contextOf = map[string]int{"Yield": 0, "Block": 0, "Call": 0, "Map": 0, "MapLimit": 0,
-		"Handle.Wait": 0, "Future.Wait": 0, "Future.Get": 0, "Pool.WaitIdle": 0, "Pool.Shutdown": 0}
+		"Handle.Wait": 0, "Future.Wait": 0, "Future.Get": 0, "Pool.WaitIdle": 0, "Pool.WaitRunning": 0, "Pool.Shutdown": 0}
 
 	// runs says which argument is a function that is to run as a task.
 	runs = map[string]int{"Pool.Go": 1, "Pool.TryGo": 1, "SubmitFunc": 3, "Call": 3, "Map": 4,

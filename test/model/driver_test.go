@@ -381,6 +381,13 @@ func (d *trial) operate() {
 						d.note("idle")
 					}()
 				}, func() { d.model.idlers++; d.model.restore() })
+			case 5, 6:
+				d.step("wait for what runs", func() {
+					go func() {
+						assert.NoError(d.t, d.pool.WaitRunning(context.Background()))
+						d.note("at rest")
+					}()
+				}, func() { d.model.resters++; d.model.restore() })
 			}
 		}
 	}

@@ -41,6 +41,7 @@ type modelPool struct {
 	over           bool          // drained and closed: Shutdown returns
 	unfinished     []string      // with cut: its list, each as in describeUnfinished
 	idlers         int           // calls of WaitIdle that wait
+	resters        int           // calls of WaitRunning that wait
 	shutters       int           // calls of Shutdown that wait
 
 	submitted, refused, attempts, retries, parks, panics, goexits, hangs uint64
@@ -445,6 +446,11 @@ func (m *modelPool) restore() {
 	m.admit()
 	for m.held() < m.slots && m.next() {
 		m.admit()
+	}
+	if !m.unstarted && m.held() == m.lost() && m.count(func(a *modelAttempt) bool { return a.parked && a.working }) == 0 {
+		for ; m.resters > 0; m.resters-- {
+			m.note("at rest")
+		}
 	}
 	if m.outstanding() == 0 {
 		for ; m.idlers > 0 && m.held() == m.lost(); m.idlers-- { // else somebody still reports
