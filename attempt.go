@@ -33,6 +33,8 @@ type attempt struct {
 	// anything moves. Protected by pool.mu.
 	asked bool
 
+	ends bool // the context given to Submit can end; fixed
+
 	// ctx is the context given to Submit. It is kept here and not in the handle: a
 	// handle is kept by whoever wants to know how the task went, an attempt only by
 	// those who work with its context. The same goes for group, the group that the task is
@@ -45,7 +47,8 @@ type attempt struct {
 	priority int64 // what the task counted as
 	h        *Handle
 	w        *worker
-	number   int // from 1
+	number   int32 // from 1
+	terms    terms // fixed since Submit
 	started  time.Time
 
 	// suspension is the attempt's time without a slot, while its task is Parked.
@@ -308,7 +311,7 @@ func (a *attempt) traceAttempt(ctx context.Context, run func(context.Context) er
 	if u := Priority(a.urgency()); u != a.w.priority {
 		trace.Log(ctx, "taskpool.urgency", u.String())
 	}
-	trace.Log(ctx, "taskpool.attempt", strconv.Itoa(a.number))
+	trace.Log(ctx, "taskpool.attempt", strconv.Itoa(int(a.number)))
 	return run(ctx)
 }
 

@@ -186,7 +186,7 @@ func (w *wait) waitAsLocked() (err error) {
 		on := w.what.waiters()
 		on.addLocked(pk)
 		l := lending{urgency: w.task.h.urgency()}
-		if l.lendLocked(w.what); len(l.to) > 0 {
+		if l.lendLocked(w.what); len(l.to)+len(l.dependencies) > 0 {
 			l.passOnLocked(p)
 		}
 		p.restoreLocked()
@@ -324,19 +324,28 @@ type lending struct {
 	urgency Priority
 	to      []awaited
 	large   []*Group // with more than passChunk members
+	// dependencies are lists, none empty, of what tasks wait for by Task.After.
+	dependencies [][]dependency
 }
+
+func (l *lending) any() bool { return len(l.to)+len(l.large)+len(l.dependencies) > 0 }
 
 // passOn lends the urgency to what is in l.to and l.large, and to all that this waits for. No
 // lock may be held. It holds no lock for long.
 func (l *lending) passOn() {
-	for len(l.to)+len(l.large) > 0 {
+	for l.any() {
 		if last := len(l.large) - 1; last >= 0 {
 			g := l.large[last]
 			l.large = l.large[:last]
 			l.lendGroup(g)
 			continue
 		}
-		p := l.to[len(l.to)-1].pool()
+		var p *Pool
+		if last := len(l.to) - 1; last >= 0 {
+			p = l.to[last].pool()
+		} else {
+			p = l.dependencies[0][0].on.pool
+		}
 		p.lock()
 		l.passOnLocked(p)
 		p.restoreLocked()
@@ -348,10 +357,15 @@ func (l *lending) passOn() {
 // that takes but a moment: so far the caller gives no slot away.
 func (l *lending) passOnLocked(p *Pool) {
 	var left []awaited
-	for n := passChunk; n > 0 && len(l.to) > 0; n-- {
-		last := len(l.to) - 1
-		what := l.to[last]
-		if l.to = l.to[:last]; what.pool() == p {
+	for n := passChunk; n > 0 && len(l.to)+len(l.dependencies) > 0; n-- {
+		var what awaited
+		if last := len(l.to) - 1; last >= 0 {
+			what = l.to[last]
+			l.to = l.to[:last]
+		} else if what.settled = pop(&l.dependencies).on; what.settled.settled.Load() {
+			continue
+		}
+		if what.pool() == p {
 			n -= l.lendLocked(what)
 		} else {
 			left = append(left, what)
@@ -384,36 +398,18 @@ func (l *lending) lendLocked(what awaited) (members int) {
 
 func (l *lending) lendTaskLocked(h *Handle) {
 	if p := h.pool; p.sched.lend(h, l.urgency, p.now()) {
-		l.to = h.urgencyChangedLocked(l.to)
+		l.changedLocked(h)
 	}
 }
 
-// lendGroup lends the urgency to the members of g, a chunk at a time. The list may change
-// between two chunks: members that come are lent to as they do, and one that leaves is
-// replaced by the last, which the loop has seen.
-func (l *lending) lendGroup(g *Group) {
-	p := g.p
-	p.lock()
-	defer p.unlock()
-	if !g.takesLoanLocked(l.urgency) {
-		return
+// changedLocked brings h's attempt up to date with its urgency, and adds what h waits for to l.
+func (l *lending) changedLocked(h *Handle) {
+	if own := h.links(); own != nil && len(own.dependencies) > 0 {
+		l.dependencies = append(l.dependencies, own.dependencies)
 	}
-	for i := len(g.tasks); i > 0; i = min(i, len(g.tasks)) {
-		for n := passChunk; n > 0 && i > 0; n-- {
-			i--
-			g.lendLocked(g.tasks[i], l)
-		}
-		p.restoreLocked()
-		p.unlocked(l.passOn)
-	}
-}
-
-// urgencyChangedLocked brings h's attempt up to date with its urgency. It returns waits with
-// what the attempt waits for appended.
-func (h *Handle) urgencyChangedLocked(waits []awaited) []awaited {
 	a := h.attempt
 	if a == nil || a.over {
-		return waits
+		return
 	}
 	if a.rare == nil {
 		a.rare = &rareAttempt{}
@@ -426,16 +422,15 @@ func (h *Handle) urgencyChangedLocked(waits []awaited) []awaited {
 		h.pool.sched.hold(w.less)
 	}
 	if pk := a.suspension; pk != nil && pk.waits != (awaited{}) && !pk.askedLocked() {
-		waits = append(waits, pk.waits)
+		l.to = append(l.to, pk.waits)
 	}
 	if a.rare.changed != nil {
 		close(a.rare.changed)
 		a.rare.changed = nil
 	}
 	for _, r := range a.rare.waits {
-		waits = append(waits, r.what)
+		l.to = append(l.to, r.what)
 	}
-	return waits
 }
 
 // park parks a for a wait for something in another pool. It returns nil if a has no slot

@@ -439,7 +439,7 @@ func (g *guard) returnedParent(ctx context.Context) (parent *attempt) {
 // orphanedLocked records h, which was canceled with err, if it is an orphan.
 func (h *Handle) orphanedLocked(err error) {
 	p := h.pool
-	if !causedByReturn(err) || h.terms.answer == answerNow {
+	if !causedByReturn(err) || h.first.terms.answer == answerNow {
 		return
 	}
 	p.ledger.total.orphaned++

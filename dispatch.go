@@ -18,6 +18,9 @@ func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
 // restoreWithLocked is restoreLocked for w, a worker that looks for a task and has no
 // slot, or nil. w gets the task whose turn it is, or else becomes idle.
 func (p *Pool) restoreWithLocked(w *worker) {
+	if p.supervisor.dependencies.any() {
+		p.passDependenciesLocked()
+	}
 	p.dispatchLocked(w)
 	if w != nil && !w.busy {
 		p.crew.idle = append(p.crew.idle, w)
@@ -53,8 +56,8 @@ func (p *Pool) passFlowLoansLocked() {
 		p.sched.flowLoans[last] = nil
 		p.sched.flowLoans = shrunk(p.sched.flowLoans[:last])
 		l := lending{urgency: h.urgency()}
-		l.to = h.urgencyChangedLocked(nil)
-		if l.passOnLocked(p); len(l.to)+len(l.large) > 0 { // in other pools, or to many
+		l.changedLocked(h)
+		if l.passOnLocked(p); l.any() { // in other pools, or to many
 			p.supervisor.lendings = append(p.supervisor.lendings, l)
 			p.supervisor.alarmLocked()
 		}
@@ -82,6 +85,9 @@ func (p *Pool) dispatchLocked(w *worker) {
 		for h, later := p.sched.admit(); h != nil; h, later = p.sched.admit() {
 			h.acceptLocked(later)
 			h.waiters.wakeLocked()
+			if p.supervisor.dependencies.any() {
+				p.passDependenciesLocked()
+			}
 			p.passFlowLoansLocked()
 		}
 		step := p.sched.stepping
@@ -144,9 +150,13 @@ func (h *Handle) acceptLocked(later bool) {
 	p := h.pool
 	p.ledger.total.submitted++
 	h.id = p.ledger.total.submitted
-	if later {
+	switch {
+	case later && h.waitsForTasks():
+		p.sched.waitForTasks(h)
+		h.joinsLocked()
+	case later:
 		h.delayLocked(h.task.NotBefore)
-	} else {
+	default:
 		h.due = time.Time{} // it may have become due while it waited for room
 		p.enqueueLocked(entry{h: h}, h.priority)
 	}

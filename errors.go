@@ -161,6 +161,28 @@ func (e *HungError) Error() string {
 // Unwrap returns [ErrHung] and the reason why the task's context had ended.
 func (e *HungError) Unwrap() []error { return []error{ErrHung, e.cause} }
 
+// A DependencyError is the error of a task that was canceled because one of those that it was
+// to come after, see Task.After, or that these were to come after in turn, has settled without
+// success. Where that went through several tasks, it is about the first of them, the one that
+// was not canceled for another.
+type DependencyError struct {
+	Pool  string // the name of its pool
+	ID    uint64 // its number in that
+	Name  string
+	State State // StateFailed, StateCanceled or StateShed
+
+	err error
+}
+
+// Error names the task and says how it ended.
+func (e *DependencyError) Error() string {
+	return fmt.Sprintf("taskpool: %s, which was to succeed before, has ended as %v: %v",
+		describeTask(TaskInfo{ID: e.ID, Name: e.Name}), e.State, e.err)
+}
+
+// Unwrap returns the error of that task.
+func (e *DependencyError) Unwrap() error { return e.err }
+
 // A ShutdownError says what a shutdown left undone because the context given
 // to [Pool.Shutdown] ended first.
 type ShutdownError struct {
@@ -331,15 +353,23 @@ func (p *Pool) mustBeUsable(call string) {
 
 // misuse returns an error for call if h is nil, zero or a copy, and nil otherwise.
 func (h *Handle) misuse(call string) error {
-	switch {
-	case h == nil:
-		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got nil", call)
-	case h.pool == nil:
-		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got a zero Handle", call)
-	case h.self != h:
-		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got a copy", call)
+	if what := h.whatElse(); what != "" {
+		return fmt.Errorf("taskpool: %s: the Handle must be one that Submit has returned, got %s", call, what)
 	}
 	return nil
+}
+
+// whatElse returns what h is if it is misused, and "" otherwise.
+func (h *Handle) whatElse() string {
+	switch {
+	case h == nil:
+		return "nil"
+	case h.pool == nil:
+		return "a zero Handle"
+	case h.self != h:
+		return "a copy"
+	}
+	return ""
 }
 
 // mustBeUsable panics in a call that returns no error of its own if h is misused.

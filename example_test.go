@@ -615,6 +615,45 @@ func ExampleTask_maxWait() {
 	// true shed 1
 }
 
+// A report comes after what it is made of. Neither it nor what is to come after it needs a
+// goroutine until then.
+func ExampleTask_after() {
+	ctx := context.Background()
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	say := func(name string) func(context.Context) error {
+		return func(context.Context) error { fmt.Println(name); return nil }
+	}
+	submit := func(t taskpool.Task) *taskpool.Handle {
+		h, err := p.Submit(ctx, t)
+		if err != nil {
+			log.Fatal(err)
+		}
+		return h
+	}
+	fetch := submit(taskpool.Task{Name: "fetch", Run: say("fetch")})
+	count := submit(taskpool.Task{Name: "count", Run: say("count"), After: []*taskpool.Handle{fetch}})
+	check := submit(taskpool.Task{Name: "check", After: []*taskpool.Handle{count},
+		Run: func(context.Context) error { return errors.New("it does not add up") }})
+	report := submit(taskpool.Task{Name: "report", Run: say("report"), After: []*taskpool.Handle{count, check}})
+	mail := submit(taskpool.Task{Name: "mail", Run: say("mail"), After: []*taskpool.Handle{report}})
+
+	err = mail.Wait(ctx)
+	fmt.Println(err)
+	var e *taskpool.DependencyError
+	fmt.Println(errors.As(err, &e) && e.ID == check.ID(), mail.State())
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// fetch
+	// count
+	// taskpool: task 3 "check", which was to succeed before, has ended as failed: it does not add up
+	// true canceled
+}
+
 // A server that answers "try again later" rather than keep its callers waiting.
 func ExampleWithCapacity() {
 	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))

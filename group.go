@@ -203,6 +203,26 @@ func (g *Group) lendLocked(h *Handle, l *lending) {
 	}
 }
 
+// lendGroup lends the urgency to the members of g, a chunk at a time. The list may change
+// between two chunks: members that come are lent to as they do, and one that leaves is
+// replaced by the last, which the loop has seen.
+func (l *lending) lendGroup(g *Group) {
+	p := g.p
+	p.lock()
+	defer p.unlock()
+	if !g.takesLoanLocked(l.urgency) {
+		return
+	}
+	for i := len(g.tasks); i > 0; i = min(i, len(g.tasks)) {
+		for n := passChunk; n > 0 && i > 0; n-- {
+			i--
+			g.lendLocked(g.tasks[i], l)
+		}
+		p.restoreLocked()
+		p.unlocked(l.passOn)
+	}
+}
+
 // leftLocked takes h, which has settled, from the list of members, if it is there already.
 func (g *Group) leftLocked(h *Handle) {
 	last := len(g.tasks) - 1

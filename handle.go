@@ -14,10 +14,7 @@ import (
 type Handle struct {
 	pool   *Pool
 	self   *Handle    // the one that Submit returned: copies are refused, see errors.go
-	ends   bool       // the context given to Submit can end
 	policy flowPolicy // of its flow, as WithFlows said
-
-	terms terms
 
 	// settled is set, under pool.mu, when state and err are final. Whoever has seen it set,
 	// or the waiters' channel closed, may read them without the lock.
@@ -25,7 +22,7 @@ type Handle struct {
 
 	function *goFunction // the function given to Go that it stands for; nil for a task
 
-	watch *contextWatch // for the end of that context; nil if there is none (any more), see watches
+	watch *contextWatch // for the end of the context given to Submit; nil if there is none (any more), see watches
 
 	// The fields below are protected by pool.mu.
 
@@ -33,27 +30,48 @@ type Handle struct {
 	id      uint64   // number in order of acceptance, from 1
 	task    Task     // with its Run even if that was passed beside it; without functions once settled
 	err     error    // the task's error, once settled; until it is accepted, why a submitter that waited for room was turned away
-	lastErr error    // of the last failed attempt
 	attempt *attempt // the one under way; nil while there is none
 	first   *attempt // made with the handle; it has the context given to Submit, and the group. Nil once settled
 
 	watchI  int32 // index in watch
 	memberI int32 // index in Group.tasks, if it is there
-	// rare is what few tasks need; nil until one does, and once settled.
+	// rare is what few tasks need; nil until one does.
 	rare *rareHandle
 	// waiters wait until the task has settled or, while it is waiting for room itself, until
 	// it is accepted or refused.
 	waiters waiters
 }
 
-// A rareHandle holds what few tasks need. Protected by pool.mu.
+// A rareHandle holds what few tasks need. Protected by pool.mu. Of a task that has settled it has
+// lastErr only.
 type rareHandle struct {
+	lastErr error // of the last attempt, if that failed
 	// canceled is the cause of Cancel or of the end of the context given to Submit, if that
 	// came before the task was accepted or while an attempt was under way.
 	canceled error
 	// parent is the attempt that submits, while it waits for room; of an orphan that
 	// settles, the one that has returned.
 	parent *attempt
+	// links are what it has to do with others by Task.After.
+	links *links
+}
+
+// lastErr returns rareHandle.lastErr.
+func (h *Handle) lastErr() error {
+	if h.rare == nil {
+		return nil
+	}
+	return h.rare.lastErr
+}
+
+func (h *Handle) setLastErr(err error) {
+	if h.rare == nil {
+		if err == nil {
+			return
+		}
+		h.rare = &rareHandle{}
+	}
+	h.rare.lastErr = err
 }
 
 // canceled returns rareHandle.canceled.
@@ -310,7 +328,8 @@ func (h *Handle) SetPriority(pr Priority) bool {
 		if g := h.group(); g != nil && g.lent {
 			g.lendLocked(h, &lending{urgency: g.urgency})
 		}
-		l = lending{urgency: h.urgency(), to: h.urgencyChangedLocked(nil)}
+		l = lending{urgency: h.urgency()}
+		l.changedLocked(h)
 		l.passOnLocked(p)
 		p.restoreLocked()
 	}

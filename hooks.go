@@ -235,7 +235,8 @@ type TaskInfo struct {
 	Urgency Priority
 	// WaitsFor says, for people, what a task that is Parked waits for: another task, the
 	// members of a group, room, an idle pool. Empty in Yield and Block, and when it waits for
-	// nothing but a slot.
+	// nothing but a slot. Of a task that is Delayed it says which others it waits for, see
+	// Task.After; empty if it waits for its time.
 	WaitsFor string
 	State    State
 	Attempt  int // the number of the attempt under way, or of those started; from 1
@@ -249,7 +250,7 @@ type TaskInfo struct {
 	// Deadline is, of a task that is Running or Parked, when the attempt's Timeout is over;
 	// zero without a Timeout, even with a WorkTimeout.
 	Deadline time.Time
-	Due      time.Time // Delayed: when the task will be queued
+	Due      time.Time // Delayed: when the task will be queued, if it does not wait for others then
 	Err      error     // of the last failed attempt, if any
 	Handle   *Handle   // nil for a function given to Go
 
@@ -314,12 +315,12 @@ func (h *Handle) infoLocked() TaskInfo {
 	if h.function != nil {
 		t := TaskInfo{Pool: h.pool.cfg.name, Priority: h.priority, Urgency: h.urgency(), State: h.state, sample: h.function.sample}
 		if a := h.attempt; a != nil { // see worker.adopt
-			t.Attempt, t.Worker, t.Started = a.number, a.w.id, a.started
+			t.Attempt, t.Worker, t.Started = int(a.number), a.w.id, a.started
 		}
 		return t
 	}
 	t := TaskInfo{Pool: h.pool.cfg.name, ID: h.id, Name: h.task.Name, Flow: h.task.Flow, Priority: h.priority, State: h.state,
-		Urgency: h.urgency(), Attempt: int(h.attempts), Err: h.lastErr, Handle: h}
+		Urgency: h.urgency(), Attempt: int(h.attempts), Err: h.lastErr(), Handle: h}
 	if a := h.attempt; a != nil {
 		t.Worker, t.Started, t.Deadline = a.w.id, a.started, a.timeoutEnd()
 		if pk := a.suspension; pk != nil && !pk.askedLocked() {
@@ -327,7 +328,9 @@ func (h *Handle) infoLocked() TaskInfo {
 		}
 	}
 	if h.state == StateDelayed {
-		t.Due = h.due
+		if t.Due = h.due; h.place.in == inDependents {
+			t.Due, t.WaitsFor = h.task.NotBefore, h.describeDependencies()
+		}
 	}
 	return t
 }
@@ -335,7 +338,7 @@ func (h *Handle) infoLocked() TaskInfo {
 // infoLocked describes a's task as a sees it.
 func (a *attempt) infoLocked() TaskInfo {
 	t := a.h.infoLocked()
-	t.Attempt, t.Worker, t.Started, t.Deadline = a.number, a.w.id, a.started, a.timeoutEnd()
+	t.Attempt, t.Worker, t.Started, t.Deadline = int(a.number), a.w.id, a.started, a.timeoutEnd()
 	if a.w.gaveUp && a.w.attempt == a {
 		t.State = StateAbandoned
 	}

@@ -70,7 +70,7 @@ type toNextLine [64 - 8 - 40]byte
 
 // gapBeforeMu separates Pool.mu from the fields before it that are written, and puts it at
 // the beginning of a cache line where pointers have 64 bits.
-const gapBeforeMu = 2*64 - 8
+const gapBeforeMu = 2*64 - 16
 
 const (
 	none        = math.MaxInt64 // no task waits; a task of that very priority arrives by Pool.lock

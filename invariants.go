@@ -19,7 +19,8 @@ import (
 // checkedLocked is called before Pool.mu is unlocked. It ends the program if it finds a
 // fault, because a panic might be contained.
 func (p *Pool) checkedLocked() {
-	things := p.sched.queue.n + p.sched.admission.n + p.sched.delayed.Len() + p.sched.admissionDelayed.Len() + len(p.crew.all)
+	things := p.sched.queue.n + p.sched.admission.n + p.sched.delayed.Len() + p.sched.admissionDelayed.Len() +
+		len(p.sched.dependents) + p.sched.admissionDependents.Len() + len(p.crew.all)
 	switch {
 	case !p.checkClock.due(things):
 	case p.burst.lane != nil: // what it has taken is not counted yet
@@ -133,6 +134,11 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			later++
 		}
 	}
+	for i, h := range p.sched.dependents {
+		if later++; h.state != StateDelayed || !h.waitsForTasks() || h.place != (place{in: inDependents, i: int32(i)}) {
+			return fmt.Errorf("dependents: task %d, at %d, is %v and waits for others: %t", h.id, i, h.state, h.waitsForTasks())
+		}
+	}
 	for _, w := range p.crew.dead {
 		if !w.dead || w.abandoned || w.crewI >= len(p.crew.all) || p.crew.all[w.crewI] != w {
 			return fmt.Errorf("worker %d is to be replaced, and is not in the crew", w.id)
@@ -160,7 +166,16 @@ func (p *Pool) checkCountsLocked(parked int) error {
 			return errors.New("admission of delayed: a submitter waits while there is room")
 		}
 	}
-	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.admissionDelayed.check("admission of delayed")); err != nil {
+	for _, h := range p.sched.admissionDependents.items {
+		switch {
+		case h.id != 0 || h.err != nil || !h.due.IsZero():
+			return errors.New("admission of dependents: it holds a task that does not wait for room at it")
+		case p.sched.laterRoom():
+			return errors.New("admission of dependents: a submitter waits while there is room")
+		}
+	}
+	if err := cmp.Or(p.sched.delayed.check("delayed"), p.sched.admissionDelayed.check("admission of delayed"),
+		p.sched.admissionDependents.check("admission of dependents")); err != nil {
 		return err
 	}
 	for i, w := range p.watch.watched.items {
@@ -195,7 +210,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		got, want int
 	}{
 		{"queued tasks", p.sched.count[StateQueued], p.sched.queue.n + p.sched.queue.heldBack - parked},
-		{"delayed tasks", p.sched.count[StateDelayed], p.sched.delayed.Len()},
+		{"delayed tasks", p.sched.count[StateDelayed], p.sched.delayed.Len() + len(p.sched.dependents)},
 		{"tasks that wait for the time of a retry", p.sched.retrying, retrying},
 		{"tasks that wait for a retry", p.sched.retriesWaiting, retriesWaiting},
 		{"tasks that were delayed and have not started", p.sched.later, later},

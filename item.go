@@ -90,6 +90,8 @@ const (
 	inDelayed
 	inAdmission
 	inAdmissionDelayed
+	inDependents
+	inAdmissionDependents
 )
 
 // An indexedHeap is a [heap.Interface] of elements that know their index in it, so that
@@ -209,6 +211,30 @@ func (d *dueHeap) all() []*Handle {
 	return all
 }
 
+// nextDue takes the delayed task that is due first, nil if none is due at now. The task is
+// then counted in no state.
+func (s *scheduler) nextDue(now time.Time) *Handle {
+	if !s.delayed.isDue(now) {
+		return nil
+	}
+	h := s.delayed.first()
+	s.withdraw(h)
+	s.count[StateDelayed]--
+	return h
+}
+
+// nextDueSubmitter is nextDue for submitters: it moves the one whose task is due first to
+// admission.
+func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle {
+	if !s.admissionDelayed.isDue(clock) {
+		return nil
+	}
+	h := s.admissionDelayed.first()
+	s.admissionDelayed.remove(h)
+	s.waitForRoom(h, false, now)
+	return h
+}
+
 // exit has h, which asks for a slot, wait on its way out.
 func (s *scheduler) exit(h *Handle) {
 	s.lastExit++
@@ -306,3 +332,52 @@ func (s *scheduler) nextExpired(now time.Time) *Handle {
 	s.noExpiry(h)
 	return h
 }
+
+// atOnce is item.due of a task that was not due when it was accepted, and may start at once
+// when it has been told of its dependencies.
+var atOnce = time.Time{}.Add(1)
+
+// waitForTasks has h, which must be counted in no state, wait for its dependencies.
+func (s *scheduler) waitForTasks(h *Handle) {
+	h.state, h.due = StateDelayed, atOnce
+	s.count[StateDelayed]++
+	s.later++
+	h.place = place{in: inDependents, i: int32(len(s.dependents))}
+	s.dependents = append(s.dependents, h)
+}
+
+// leaveDependents takes out h, which waits for its dependencies. The task is then counted in no
+// state, and still as later.
+func (s *scheduler) leaveDependents(h *Handle) {
+	s.withdraw(h)
+	s.count[StateDelayed]--
+}
+
+// removeDependent is the part of withdraw for h, which waits for its dependencies.
+func (s *scheduler) removeDependent(h *Handle) {
+	last := len(s.dependents) - 1
+	moved := s.dependents[last]
+	s.dependents[h.place.i], moved.place.i = moved, h.place.i
+	s.dependents[last] = nil
+	s.dependents = shrunk(s.dependents[:last])
+	h.place = place{}
+}
+
+// firstLater returns the submitter that is the first to be let in among those whose tasks have
+// to wait for their time or for others, nil if there is none.
+func (s *scheduler) firstLater() *Handle {
+	if h := s.admissionDependents.first(); h != nil {
+		return h
+	}
+	return s.admissionDelayed.first()
+}
+
+// A stepPhase says how far a step has come. A step lets one task in queue have a slot in a
+// pause. Yield gives way in it as it does without a pause.
+type stepPhase int8
+
+const (
+	noStep      stepPhase = iota // none is under way
+	stepGranted                  // the task whose turn it is may have a slot
+	stepTaken                    // it got one
+)

@@ -76,7 +76,8 @@ func (s *scheduler) lend(h *Handle, pr Priority, now time.Duration) bool {
 // lendPlace is lend for a submitter that waits for room with h. The loan is for its place
 // there only, and ends when h is accepted.
 func (s *scheduler) lendPlace(h *Handle, pr Priority, now time.Duration) bool {
-	if h.place.in != inAdmission && h.place.in != inAdmissionDelayed || pr >= h.urgency() {
+	switch in := h.place.in; {
+	case in != inAdmission && in != inAdmissionDelayed && in != inAdmissionDependents, pr >= h.urgency():
 		return false
 	}
 	if !h.lentTo() {

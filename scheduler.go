@@ -50,6 +50,11 @@ type scheduler struct {
 	later            int     // how many tasks are later, see item.isLater: in delayed or queue
 	admissionDelayed dueHeap // submitters that wait for room among these, until their task is due
 
+	// Those that wait for others, see after.go, count among the later ones too. Their
+	// submitters are let in before those in admissionDelayed, which may go on to admission.
+	dependents          []*Handle
+	admissionDependents dueHeap // all due at once: first in, first out
+
 	expiring   indexedHeap[*Handle] // those of all that wait to start, or for room, that have an expiry
 	lastExpiry uint64
 
@@ -80,6 +85,7 @@ func (s *scheduler) init(c *config) {
 	s.admission = s.queue
 	s.queue.in, s.admission.in = inQueue, inAdmission
 	s.delayed, s.admissionDelayed = newDueHeap(inDelayed), newDueHeap(inAdmissionDelayed)
+	s.admissionDependents = newDueHeap(inAdmissionDependents)
 	s.expiring = newExpiryHeap()
 	s.queue.shed = c.overflow == OverflowShed
 	s.queue.init()
@@ -143,16 +149,6 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	}
 	return s.take(l, d), d
 }
-
-// A stepPhase says how far a step has come. A step lets one task in queue have a slot in a
-// pause. Yield gives way in it as it does without a pause.
-type stepPhase int8
-
-const (
-	noStep      stepPhase = iota // none is under way
-	stepGranted                  // the task whose turn it is may have a slot
-	stepTaken                    // it got one
-)
 
 // muted reports whether Yield gives way to nothing in queue, as the pool is paused.
 func (s *scheduler) muted() bool { return s.paused && s.stepping == noStep }
@@ -273,8 +269,8 @@ func (s *scheduler) contended(pr Priority) bool {
 func (s *scheduler) admit() (h *Handle, later bool) {
 	// First those that are not due: they take no room from others, but the tasks
 	// that submit them then ask for slots.
-	if h := s.admissionDelayed.first(); h != nil && s.laterRoom() {
-		s.admissionDelayed.remove(h)
+	if h := s.firstLater(); h != nil && s.laterRoom() {
+		s.withdraw(h)
 		h.loan = nil
 		return h, true
 	}
@@ -333,7 +329,7 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 	forLess := min(free, s.slots-s.reserved-s.heldLess)
 	less := s.queuedLess()
 	queued := s.ready() - less
-	if s.paused || s.admission.n+s.admissionDelayed.Len() > 0 {
+	if s.paused || s.admission.n > 0 || s.firstLater() != nil {
 		queued, less = 0, 0
 	} else if free > 0 && s.asking+s.askingLess > 0 {
 		// The task whose turn it is gets a slot before those that ask for one.
@@ -359,13 +355,17 @@ func (s *scheduler) free(pr Priority) (free, promised int) {
 
 // submitters returns how many submitters wait for room.
 func (s *scheduler) submitters() int {
-	return s.admission.n + s.admission.heldBack + s.admissionDelayed.Len()
+	return s.admission.n + s.admission.heldBack + s.admissionDelayed.Len() + s.admissionDependents.Len()
 }
 
 // waitForRoom has the submitter of h wait for room. If later is set, it waits among those
 // whose tasks are not due, until h is due.
 func (s *scheduler) waitForRoom(h *Handle, later bool, now time.Duration) {
-	if later {
+	switch {
+	case later && h.due.IsZero(): // it waits for others
+		s.admissionDependents.add(h)
+		return
+	case later:
 		s.admissionDelayed.add(h)
 		return
 	}
@@ -419,30 +419,6 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 	s.delayed.add(h)
 }
 
-// nextDue takes the delayed task that is due first, nil if none is due at now. The task is
-// then counted in no state.
-func (s *scheduler) nextDue(now time.Time) *Handle {
-	if !s.delayed.isDue(now) {
-		return nil
-	}
-	h := s.delayed.first()
-	s.withdraw(h)
-	s.count[StateDelayed]--
-	return h
-}
-
-// nextDueSubmitter is nextDue for submitters: it moves the one whose task is due first to
-// admission.
-func (s *scheduler) nextDueSubmitter(clock time.Time, now time.Duration) *Handle {
-	if !s.admissionDelayed.isDue(clock) {
-		return nil
-	}
-	h := s.admissionDelayed.first()
-	s.admissionDelayed.remove(h)
-	s.waitForRoom(h, false, now)
-	return h
-}
-
 // withdraw removes h from where it waits, if it waits. The caller updates its state.
 func (s *scheduler) withdraw(h *Handle) {
 	switch h.place.in {
@@ -467,6 +443,10 @@ func (s *scheduler) withdraw(h *Handle) {
 		s.admission.remove(h)
 	case inAdmissionDelayed:
 		s.admissionDelayed.remove(h)
+	case inDependents:
+		s.removeDependent(h)
+	case inAdmissionDependents:
+		s.admissionDependents.remove(h)
 	}
 }
 

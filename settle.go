@@ -48,7 +48,7 @@ func (w *worker) judge() bool {
 	// Before user code is called, the worker must be sure that the task has no other
 	// attempt by now.
 	var retry Retry
-	if a != nil && (w.err != nil || a.h.ends && a.derived.Load() != nil) {
+	if a != nil && (w.err != nil || a.ends && a.derived.Load() != nil) {
 		var inTime bool
 		if retry, inTime = w.inTime(); !inTime {
 			return w.endGivenUp()
@@ -82,15 +82,15 @@ func (w *worker) judge() bool {
 	}
 	v.hung = end != nil && end.kind == endSilent
 	v.overdue = v.hung || end != nil && end.kind == endTimeout
-	if v.state == StateFailed && v.kind != attemptGoexit && a.number < retry.MaxAttempts {
+	if v.state == StateFailed && v.kind != attemptGoexit && int(a.number) < retry.MaxAttempts {
 		switch {
 		case end == nil || end.kind != endCanceled:
-			v.decideRetry(&w.pool.guard, retry, a.number)
+			v.decideRetry(&w.pool.guard, retry, int(a.number))
 		case end == cutOff: // it panicked, and a retry might have been granted
 			v.state, v.err = StateCanceled, withReason(ErrClosed, v.err)
 		}
 	}
-	v.told = a.h.terms.answer != answerOnDemand
+	v.told = a.terms.answer != answerOnDemand
 	if v.kind == attemptOK && a.h.function == nil {
 		w.pool.guard.contain("a logger", func() { v.log = w.pool.guard.logs(context.Background(), slog.LevelDebug) })
 	}
@@ -180,7 +180,7 @@ func (w *worker) settleLocked() bool {
 	}
 	h := w.job.h
 	alone := p.sched.flowOf(h) == nil && // else its place may let others go on
-		(h == nil || w.verdict.kind == attemptOK && h.waiters.parked == nil && w.attempt.group == nil && w.attempt.suspension == nil)
+		(h == nil || w.verdict.kind == attemptOK && h.waiters.parked == nil && h.rare == nil && w.attempt.group == nil && w.attempt.suspension == nil)
 	if !alone {
 		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
 	}
@@ -193,6 +193,9 @@ func (w *worker) settleLocked() bool {
 	}
 	w.settleAttemptLocked(&w.verdict, &w.notices)
 	w.job, w.attempt, w.err, w.verdict.err = entry{}, nil, nil, nil // free what they refer to
+	if p.supervisor.dependencies.any() {
+		p.restoreLocked() // others may start now
+	}
 	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}
@@ -249,7 +252,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		}
 		w.attempt.over = true
 		w.attempt.unparkOverLocked()
-		h.lastErr = v.err
+		h.setLastErr(v.err)
 		if cause := h.canceled(); cause != nil {
 			// It was canceled too late for judge to see it.
 			if v.kind != attemptHung && (v.retry || v.kind == attemptError && v.state == StateFailed) {
@@ -260,7 +263,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		if v.retry && p.ledger.budget != nil && !p.affordsRetryLocked() {
 			p.ledger.total.retriesDenied++
 			v.retry, v.err = false, &retryBudgetError{v.err}
-			h.lastErr = v.err
+			h.setLastErr(v.err)
 		}
 		undone = undone || v.state == StateCanceled && h.canceled() == ErrClosed
 		w.describeLocked(e, v)
@@ -363,7 +366,13 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		h.orphanedLocked(err)
 	}
 	g := h.group()
-	h.task.Run, h.task.Retry, h.first, h.rare = nil, Retry{}, nil, nil // free what they refer to
+	if h.rare != nil {
+		if l := h.rare.links; l != nil {
+			h.unlinkedLocked(l)
+		}
+		*h.rare = rareHandle{lastErr: h.rare.lastErr}
+	}
+	h.task.Run, h.task.Retry, h.task.After, h.first = nil, Retry{}, nil, nil // free what they refer to
 	if h.function != nil {
 		h.function.f = nil
 	}

@@ -109,6 +109,12 @@ func (p *Pool) close(deadline time.Time) {
 			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
 		}
 	}
+	for _, h := range slices.Clone(p.sched.dependents) {
+		if p.end.refuses(&h.task) {
+			p.sched.withdraw(h)
+			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
+		}
+	}
 	p.notifyLocked(notices)
 	p.restoreLocked()
 	p.end.closing.watchLocked(p)
@@ -206,7 +212,7 @@ func (p *Pool) turnAwayLocked(refuse func(*Handle) bool) {
 	for _, e := range p.sched.admission.all() {
 		all = append(all, e.h)
 	}
-	all = append(all, p.sched.admissionDelayed.all()...)
+	all = slices.Concat(all, p.sched.admissionDelayed.all(), p.sched.admissionDependents.all())
 	for _, h := range all {
 		if refuse(h) {
 			p.sched.withdraw(h)
@@ -266,6 +272,11 @@ func (p *Pool) cutShort(cause error) {
 		settle(e, pr)
 	}
 	for h := p.sched.delayed.first(); h != nil; h = p.sched.delayed.first() {
+		p.sched.withdraw(h)
+		settle(entry{h: h}, h.priority)
+	}
+	for len(p.sched.dependents) > 0 {
+		h := p.sched.dependents[0]
 		p.sched.withdraw(h)
 		settle(entry{h: h}, h.priority)
 	}

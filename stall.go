@@ -199,6 +199,7 @@ var circles sync.Mutex
 type waitNode struct {
 	pk    *suspension
 	waits awaited
+	after []*Handle // what the task that it waits for comes after, see waitGraph.behind
 	info  TaskInfo
 	stuck int  // how many of its targets are not free
 	free  bool // what it waits for may happen
@@ -211,12 +212,18 @@ type waitGraph struct {
 	members map[*Group][]*waitNode // members of groups
 	byPool  map[*Pool][]*waitNode
 	sizes   map[*Group]int // how many members of a group have not settled
+	steps   int            // how many more tasks behind looks at
 }
+
+// maxBehind is how many tasks a search for circles looks at because others come after them. A
+// circle through more is not found.
+const maxBehind = 10_000
 
 // lookForCircle looks for tasks that wait for each other, logs those that are new, and
 // notes them in their pools. No lock may be held.
 //
-// A task that waits for another task is stuck if that one is stuck. A task that waits for
+// A task that waits for another task is stuck if that one is stuck, or any that it comes after,
+// by Task.After. A task that waits for
 // all members of a group, or for an idle pool, is stuck if any member, or any task of the
 // pool, is stuck. A task that waits for the limit of a group is stuck if all members are.
 // All others are free; the search starts from these. The pools are looked at one after the
@@ -270,21 +277,56 @@ func lookForCircle(p *Pool) {
 // and so on.
 func newWaitGraph(p *Pool) *waitGraph {
 	g := &waitGraph{byTask: make(map[*Handle]*waitNode), members: make(map[*Group][]*waitNode),
-		byPool: make(map[*Pool][]*waitNode), sizes: make(map[*Group]int)}
+		byPool: make(map[*Pool][]*waitNode), sizes: make(map[*Group]int), steps: maxBehind}
 	pools, seen := []*Pool{p}, map[*Pool]bool{p: true}
 	for len(pools) > 0 {
 		q := pools[0]
 		pools = pools[1:]
 		from := len(g.nodes)
 		g.collect(q)
-		for _, n := range g.nodes[from:] {
-			if t := n.waits.pool(); t != nil && !seen[t] {
+		look := func(t *Pool) {
+			if t != nil && !seen[t] {
 				seen[t] = true
 				pools = append(pools, t)
 			}
 		}
+		for _, n := range g.nodes[from:] {
+			look(n.waits.pool())
+			if h := n.waits.settled; h != nil {
+				n.after = g.behind(h)
+			}
+			for _, on := range n.after {
+				look(on.pool)
+			}
+		}
 	}
 	return g
+}
+
+// behind returns the tasks that have to succeed before h starts, directly or through others
+// that wait as h does, without those others. No lock may be held.
+func (g *waitGraph) behind(h *Handle) (all []*Handle) {
+	seen := make(map[*Handle]bool)
+	for next := []*Handle{h}; len(next) > 0; {
+		h, next = next[len(next)-1], next[:len(next)-1]
+		h.pool.lock()
+		var on []dependency
+		if h.place.in == inDependents {
+			on = h.links().dependencies
+		}
+		h.pool.unlock()
+		if on == nil && len(seen) > 0 {
+			all = append(all, h)
+		}
+		for _, d := range on {
+			if g.steps > 0 && !seen[d.on] && !d.on.settled.Load() {
+				g.steps--
+				seen[d.on] = true
+				next = append(next, d.on)
+			}
+		}
+	}
+	return all
 }
 
 // pool returns the pool of what is waited for, nil if a is zero.
@@ -351,10 +393,13 @@ func (g *waitGraph) release() {
 func (g *waitGraph) targets(n *waitNode) []*waitNode {
 	switch w := &n.waits; {
 	case w.settled != nil:
-		if on := g.byTask[w.settled]; on != nil {
-			return []*waitNode{on}
+		var all []*waitNode
+		for _, h := range append(n.after, w.settled) {
+			if on := g.byTask[h]; on != nil {
+				all = append(all, on)
+			}
 		}
-		return nil
+		return all
 	case w.members != nil:
 		return g.members[w.members]
 	case w.limit != nil:
@@ -407,7 +452,11 @@ func (n *waitNode) target() string {
 		h := w.settled
 		h.pool.lock()
 		defer h.pool.unlock()
-		return describeTask(h.infoLocked())
+		info := h.infoLocked()
+		if info.State == StateDelayed && info.WaitsFor != "" {
+			return describeTask(info) + ", which comes after " + info.WaitsFor
+		}
+		return describeTask(info)
 	case w.members != nil:
 		return "the members of a group"
 	case w.limit != nil:

@@ -57,7 +57,8 @@ type Stats struct {
 	Idle              int  // those of Goroutines that have no task
 	Queued            int  // tasks that wait for a worker, with those that are held back
 	HeldBack          int  // tasks that wait because of the limit of their flow, see FlowPolicy: Queued ones, and parked ones that are to go on
-	Delayed           int  // tasks that wait for their time
+	Delayed           int  // tasks that wait for their time, or for others
+	Dependent         int  // those of Delayed that wait for others, see Task.After
 	Running           int  // tasks with an attempt under way
 	Parked            int  // tasks that have given their slot back
 	Abandoned         int  // goroutines given up as hung that still run
@@ -137,6 +138,7 @@ func (p *Pool) Stats() Stats {
 		Idle:              p.crew.withoutTask(),
 		Queued:            p.sched.count[StateQueued],
 		Delayed:           p.sched.count[StateDelayed],
+		Dependent:         len(p.sched.dependents),
 		Running:           p.sched.count[StateRunning],
 		Parked:            p.sched.count[StateParked],
 		Abandoned:         len(p.crew.abandoned),
@@ -365,6 +367,9 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	}
 	if slices.Contains(states, StateDelayed) {
 		for _, h := range p.sched.delayed.items {
+			all = append(all, h.infoLocked())
+		}
+		for _, h := range p.sched.dependents {
 			all = append(all, h.infoLocked())
 		}
 	}

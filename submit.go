@@ -240,7 +240,7 @@ const (
 // the given terms.
 func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h := newHandle(ctx)
-	h.pool, h.task, h.terms, h.priority = p, *t, terms, t.Priority
+	h.pool, h.task, h.priority, h.first.terms = p, *t, t.Priority, terms
 	h.task.Run = work.run
 	if g := work.group; g != nil {
 		h.first.group = g
@@ -260,15 +260,18 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 	if ctx.Err() != nil {
 		return nil, p.refuseOver(call, ctx)
 	}
+	if t.After != nil {
+		h.comesAfter()
+	}
 	if ctx.Done() != nil {
-		h.ends = true
+		h.first.ends = true
 		p.watches.watch(p, h, ctx)
 	}
 	if p.hooks.timed {
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
+	if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.task.After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)
@@ -326,20 +329,21 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 				err = ErrClosed
 			}
 		default:
-			later := h.task.later()
-			if h.task.MaxWait > 0 {
+			later := h.waitsForTasks() || h.task.later()
+			if h.task.MaxWait > 0 && !h.waitsForTasks() {
 				h.expireLocked()
 			}
 			var due time.Time
 			if p.sched.joinFlow(h, h.task.Flow, h.policy) {
 				p.restoreLocked()
 			}
-			if due, err = p.makeRoomLocked(h.flow, h.priority, later, &notices); err == nil {
+			if due, err = p.makeRoomLocked(h.flow, h.priority, later, &notices); err == nil || h.isVain() {
+				err = nil
 				h.acceptLocked(later)
 				if !later {
 					p.sched.inherit(h, due)
 				}
-			} else if h.terms.room == roomNow || h.terms.room != roomWait && p.cfg.overflow != OverflowWait {
+			} else if h.first.terms.room == roomNow || h.first.terms.room != roomWait && p.cfg.overflow != OverflowWait {
 				// refused
 			} else {
 				h.setParent(parent)
@@ -365,7 +369,9 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 // pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
 func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	p := h.pool
-	if h.due = h.task.NotBefore; later {
+	if h.due = h.task.NotBefore; later && h.waitsForTasks() {
+		h.due = time.Time{}
+	} else if later {
 		p.supervisor.alarmAtLocked(h.due)
 	}
 	p.sched.waitForRoom(h, later, p.now())

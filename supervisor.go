@@ -13,9 +13,10 @@ type supervisor struct {
 
 	// The fields below are protected by Pool.mu.
 
-	lendings []lending // to be passed on, with no lock held
-	next     time.Time // the time that its timer is set for; zero: not set
-	started  bool      // it was started, or must not be started any more
+	lendings     []lending      // to be passed on, with no lock held
+	dependencies dependencyWork // likewise
+	next         time.Time      // the time that its timer is set for; zero: not set
+	started      bool           // it was started, or must not be started any more
 }
 
 // supervise is the supervisor's goroutine. It replaces workers that died, gives
@@ -29,6 +30,7 @@ func (p *Pool) supervise() {
 	timer.Stop()
 	for {
 		next, circle, over := p.supervisorTurn()
+		p.passDependencies()
 		if over {
 			close(p.end.terminated)
 			return

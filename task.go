@@ -136,6 +136,24 @@ type Task struct {
 	// for it or cancels it, see [WithDelayedAtShutdown], and it takes no room
 	// from tasks that could run, see [WithCapacity].
 	NotBefore time.Time
+
+	// After names tasks, of this pool or of others, that must succeed before this one may
+	// start. Until then it is Delayed, with or without a NotBefore, which counts as well: it
+	// has no goroutine and no place of its flow, takes no room from tasks that could run, and
+	// when the last has succeeded it is queued like one that has become due. MaxWait counts
+	// from then. If one fails, is shed or is canceled, the task is Canceled at once, with a
+	// [*DependencyError] that says which and wraps its error. What has settled before Submit
+	// counts just the same. The same handle may be named twice; nil, zero and copied ones are
+	// refused. The pool copies the slice, and keeps no handle once its task and this one have
+	// settled.
+	//
+	// A task lends its urgency to those it comes after, as one that waits does, see
+	// [Handle.Wait]. Handles exist before those that name them, so dependencies alone make no
+	// circle; but a task that waits for one that comes after itself waits forever, which
+	// [Pool.Health] reports. A task that comes after the one that submits it needs [Detach]
+	// of the context. Shutdown waits for such tasks, and [WithDelayedAtShutdown] concerns only
+	// those whose NotBefore has not come. None: nothing, and no cost.
+	After []*Handle
 }
 
 // String describes the task in a line such as
@@ -171,6 +189,9 @@ func (t Task) describe(id uint64) string {
 	}
 	if !t.NotBefore.IsZero() {
 		text = fmt.Appendf(text, ", not before %s", t.NotBefore.Format(time.RFC3339))
+	}
+	if n := len(t.After); n > 0 {
+		text = fmt.Appendf(text, ", after %d", n)
 	}
 	return string(append(text, ')'))
 }
@@ -225,6 +246,11 @@ func (t *Task) validate() error {
 	case r.MaxAttempts <= 1 && r.If != nil:
 		return bad("Retry.MaxAttempts", "be at least 2 where Retry.If is set", r.MaxAttempts)
 	}
+	for i, on := range t.After {
+		if what := on.whatElse(); what != "" {
+			return bad(fmt.Sprintf("After[%d]", i), "be a Handle that Submit has returned", what)
+		}
+	}
 	return nil
 }
 
@@ -236,7 +262,7 @@ type State int8
 // The states of a task.
 const (
 	StateQueued    State = iota // waits for a worker
-	StateDelayed                // waits for its NotBefore time or for its retry
+	StateDelayed                // waits for its NotBefore time, for its retry or for other tasks
 	StateRunning                // an attempt is under way
 	StateParked                 // an attempt has given its slot back and will go on
 	StateSucceeded              // Run returned nil

@@ -328,7 +328,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		v := w.hungLocked(stack)
 		a := w.attempt
 		if a != nil && !a.over && a.h.canceled() == nil {
-			if r := a.h.task.Retry; r.If != nil && a.number < r.MaxAttempts {
+			if r := a.h.task.Retry; r.If != nil && int(a.number) < r.MaxAttempts {
 				p.outbox.helpers++
 				stands := v
 				w.hung = &stands
@@ -379,7 +379,7 @@ func (w *worker) judgeHung(a *attempt, v verdict, r Retry) {
 			p.restoreLocked()
 		}
 	}()
-	v.decideRetry(&p.guard, r, a.number)
+	v.decideRetry(&p.guard, r, int(a.number))
 }
 
 // settleJudgedLocked settles the task of w, which was canceled, if Retry.If is being

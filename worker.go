@@ -201,10 +201,10 @@ func (w *worker) urgencyLocked() Priority {
 func (h *Handle) beginAttemptLocked(w *worker) *attempt {
 	a := h.first
 	if h.attempts > 1 {
-		a = &attempt{ctx: a.ctx, group: a.group}
+		a = &attempt{ctx: a.ctx, group: a.group, ends: a.ends, terms: a.terms}
 	}
 	h.attempt = a
-	a.h, a.w, a.number, a.started = h, w, int(h.attempts), time.Now()
+	a.h, a.w, a.number, a.started = h, w, h.attempts, time.Now()
 	a.pool, a.priority = h.pool, int64(h.urgency())
 	return a
 }
@@ -380,7 +380,7 @@ func (w *worker) endedWaiting() *ending {
 	switch x := a.h.expiry; {
 	case x != nil && a.number == 1 && !time.Now().Before(x.at):
 		return expired // the supervisor is late
-	case !a.h.ends:
+	case !a.ends:
 		return nil
 	}
 	e := a.group.end()
@@ -420,6 +420,9 @@ func (w *worker) withdraw() bool {
 	w.findParentLocked(h)
 	p.settleWaitingLocked(entry{h: h}, h.priority, state, cause, &w.notices)
 	w.job, w.attempt, w.body, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, nil, TaskEvent{}
+	if p.supervisor.dependencies.any() {
+		p.restoreLocked()
+	}
 	if len(w.notices) == 0 {
 		return w.nextLocked()
 	}

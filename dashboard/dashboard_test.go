@@ -219,6 +219,24 @@ func TestParkedTaskIsShownWithWhatItWaitsFor(t *testing.T) {
 	})
 }
 
+func TestDelayedTaskIsShownWithWhatItComesAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d)
+		defer shutDown(p)
+		require.NotContains(t, page(t, d), "of these for others")
+		first := submit(t, p, taskpool.Task{Name: "first", Run: untilEnd})
+		submit(t, p, taskpool.Task{Name: "next", Run: untilEnd, After: []*taskpool.Handle{first}})
+		submit(t, p, taskpool.Task{Name: "timed", Run: untilEnd, NotBefore: time.Now().Add(time.Hour), After: []*taskpool.Handle{first}})
+		time.Sleep(time.Minute)
+		html := page(t, d)
+		require.Contains(t, text(html), "delayed 2 of these for others 2")
+		require.Contains(t, part(html, "delayed"), `next #2 waits for task 1 &#34;first&#34; medium 0 –`)
+		require.Contains(t, part(html, "delayed"), `timed #3 waits for task 1 &#34;first&#34; medium 0 59 m`)
+		first.Cancel(nil)
+	})
+}
+
 func TestPriorityIsShownWithTheUrgencyThatATaskWasLent(t *testing.T) {
 	const low = "low → high (a task that waits for it has lent it its urgency)"
 	synctest.Test(t, func(t *testing.T) {

@@ -20,6 +20,8 @@
 // It is one for all engines, and package conformance tests it.
 //
 //	priority       the lower runs first: Options.Priority if set, else Policy.Priority
+//	after          there is none: a handler enqueues what comes next, as no engine could
+//	               tell of a job that another process does; Task.After is for tasks
 //	flow           whose work it is: Options.Flow if set, else Policy.Flow. Handlers and
 //	               observers are told. How flows share workers, and what limits they
 //	               have, is what the pool's WithFlows says (Local) or what the engine's

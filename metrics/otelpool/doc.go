@@ -45,6 +45,7 @@
 //	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
 //	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow
+//	taskpool.tasks.dependent             {task}       of the delayed ones, those that wait for others, see Task.After
 //	taskpool.attempts.started{priority}  {attempt}
 //	taskpool.attempts.ended{result}      {attempt}    success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool.attempts.in_progress        s            time that attempts under way have taken, added up

@@ -14,7 +14,7 @@ type instruments struct {
 	started, ended, retries, denied, parks   metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
-	expired, orphaned                        metric.Int64Observable
+	expired, orphaned, dependent             metric.Int64Observable
 	late, stalled, paused, closed            metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
@@ -70,6 +70,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
 	in.heldBack = level("tasks.held_back", "{task}", "Tasks that could start or go on but for the limit of their flow.")
+	in.dependent = level("tasks.dependent", "{task}", "Of the delayed tasks, those that wait for other tasks to succeed.")
 	in.started = counter("attempts.started", "{attempt}", "Attempts started, by priority.")
 	in.ended = counter("attempts.ended", "{attempt}", "Attempts that have ended.")
 	in.inProgress = seconds("attempts.in_progress", "Time that the attempts under way have taken so far, added up.")

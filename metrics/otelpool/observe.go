@@ -40,6 +40,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	o.ObserveInt64(in.orphaned, int64(s.Orphaned), alone)
 	each(in.unfinished, "state", metricset.Tasks(&s))
 	o.ObserveInt64(in.heldBack, int64(s.HeldBack), alone)
+	o.ObserveInt64(in.dependent, int64(s.Dependent), alone)
 	each(in.ended, "result", metricset.Results(&s))
 	o.ObserveInt64(in.retries, int64(s.Retries), alone)
 	o.ObserveInt64(in.denied, int64(s.RetriesDenied), alone)

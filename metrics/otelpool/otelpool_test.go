@@ -376,6 +376,23 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 	})
 }
 
+func TestTasksThatWaitForOthersAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"))
+		release := make(chan struct{})
+		h, err := p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { <-release; return nil }})
+		require.NoError(t, err)
+		_, err = p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { return nil }, After: []*taskpool.Handle{h}})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, b.collect().sum("taskpool.tasks.dependent", "a"))
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 0, b.collect().sum("taskpool.tasks.dependent", "a"))
+		shutdown(t, p)
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, b := newCollector(t)

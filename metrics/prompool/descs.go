@@ -7,7 +7,7 @@ type descs struct {
 	all []*prometheus.Desc
 
 	submitted, refused, finished, tasks        *prometheus.Desc
-	heldBack                                   *prometheus.Desc
+	heldBack, dependent                        *prometheus.Desc
 	started, ended, retries, denied, parks     *prometheus.Desc
 	dispatches, depth, oldest, late            *prometheus.Desc
 	wait, duration                             *prometheus.Desc
@@ -33,6 +33,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")
+	d.dependent = desc("tasks_dependent", "Of the delayed tasks, those that wait for other tasks to succeed.")
 	d.started = desc("attempts_started_total", "Attempts started.")
 	d.ended = desc("attempts_ended_total", "Attempts that have ended.", "result")
 	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")

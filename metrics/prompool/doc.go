@@ -27,6 +27,7 @@
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_tasks_held_back                        that could start or go on but for the limit of their flow
+//	taskpool_tasks_dependent                        of the delayed ones, those that wait for others, see Task.After
 //	taskpool_attempts_started_total
 //	taskpool_attempts_ended_total{result}           ended: success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool_retries_total                          failed attempts for which a retry was granted

@@ -193,6 +193,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 		gauge(d.tasks, float64(v.N), v.Label)
 	}
 	gauge(d.heldBack, float64(s.HeldBack))
+	gauge(d.dependent, float64(s.Dependent))
 	counter(d.expired, s.Expired)
 	counter(d.orphaned, s.Orphaned)
 	counter(d.started, s.Attempts)

@@ -239,6 +239,22 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 	})
 }
 
+func TestTasksThatWaitForOthersAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c)
+		release := make(chan struct{})
+		h, err := p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { <-release; return nil }})
+		require.NoError(t, err)
+		_, err = p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { return nil }, After: []*taskpool.Handle{h}})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, gather(t, reg).sum("taskpool_tasks_dependent"))
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_tasks_dependent"))
+	})
+}
+
 func TestOrphansAndStandingStillAreSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, reg := newCollector(t)
@@ -658,6 +674,7 @@ func ExampleCollector() {
 	}
 	// Output:
 	// taskpool_dispatches_total{pool="mail",priority="high"} 3
+	// taskpool_tasks_dependent{pool="mail"} 0
 	// taskpool_tasks_expired_total{pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="canceled",pool="mail"} 0
 	// taskpool_tasks_finished_total{outcome="failed",pool="mail"} 0

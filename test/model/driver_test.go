@@ -138,6 +138,7 @@ type trial struct {
 	delays    bool   // most tasks have a time before which they do not start
 	lends     bool   // many tasks wait for less urgent ones
 	flows     bool   // tasks have flows, most of which have policies
+	depends   bool   // many tasks come after others
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
 	patience  context.Context                 // Shutdown's
@@ -226,6 +227,7 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 			opts = append(opts, taskpool.WithRetryBudget(float64(c.retryPercent)/100, c.retryLeast))
 		}
 		d.lends = slices.Contains([]byte{3, 7, 8, 9}, bytes[n-1]%11) // as in no old tape
+		d.depends = bytes[n-1]%3 == 2
 	}
 	pool, err := taskpool.New(opts...)
 	if !assert.NoError(t, err) {
@@ -546,6 +548,13 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 		t.retryIf = choose(d.tape, ifNil, ifAlways, ifNever)
 		t.backoff = choose(d.tape, 0, d.unique(70*time.Millisecond))
 	}
+	if d.depends && d.n(2) == 0 {
+		for range 1 + d.n(3) {
+			if on := d.task(); on != nil {
+				t.after = append(t.after, on)
+			}
+		}
+	}
 	own := func(context.Context) context.Context { return context.Background() }
 	// If a task whose context may end is waited for, it is often a matter of chance who
 	// gets a slot when it settles.
@@ -572,6 +581,7 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 			}
 			own = func(ctx context.Context) context.Context { return ctx }
 			t.ctxOf, t.cancelable = parent, true
+			t.after = nil // what it comes after may settle at the instant at which it is canceled
 		}
 		// Detach is the context of whoever submitted the outermost task.
 	default:
@@ -605,6 +615,9 @@ func (d *trial) submit(parent *modelAttempt) {
 	if d.flows {
 		by += fmt.Sprintf(" of %q %+v", t.flow, t.policy)
 	}
+	for _, on := range t.after {
+		by += fmt.Sprintf(" after #%d", on.n)
+	}
 	what := fmt.Sprintf("submit #%d%s: %v timeout=%v work=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
 		t.n, by, t.priority, t.timeout, t.workTimeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
 	do := func(ctx context.Context) {
@@ -634,6 +647,9 @@ func (d *trial) real(t *modelTask) taskpool.Task {
 	task := taskpool.Task{Name: t.name(), Priority: t.priority, Flow: t.flow, Timeout: t.timeout, WorkTimeout: t.workTimeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
 	if t.notBefore > 0 {
 		task.NotBefore = d.start.Add(t.notBefore)
+	}
+	for _, on := range t.after {
+		task.After = append(task.After, d.handle(on.n))
 	}
 	if task.Retry.MaxAttempts = t.most; t.most > 1 {
 		task.Retry.Backoff = func(int) time.Duration { return t.backoff }
@@ -881,6 +897,7 @@ func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 	m := d.model
 	return t.accepted && t.attempt == nil && !t.settled() &&
 		len(t.waiters) == 0 && // else one of them may want the slot
+		!slices.ContainsFunc(m.tasks, func(o *modelTask) bool { return o.waitsFor && slices.Contains(o.after, t) }) && // likewise
 		len(m.admission) == 0 && // and here somebody its room
 		(m.share == 0 && m.step == 0 && !d.flows || m.aloneOnceEnded(by)) &&
 		(!d.flows || t.urgency() == t.priority) // with two places it may count as a choice of its flow
@@ -891,6 +908,11 @@ func (d *trial) vanishes(t *modelTask, by *modelAttempt) bool {
 // and with aging, those of its priority that resume may have their turn by its age.
 func (m *modelPool) aloneOnceEnded(a *modelAttempt) bool {
 	joins := len(a.t.waiters)
+	for _, t := range m.tasks {
+		if t.waitsFor && slices.Contains(t.after, a.t) {
+			joins++
+		}
+	}
 	if a.number < a.t.most { // it may be retried at once
 		joins++
 	}

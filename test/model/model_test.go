@@ -51,6 +51,7 @@ type modelPool struct {
 
 	loans loans
 	flows modelFlows
+	told  []*modelTask // have settled, and those that come after them are yet to be told
 
 	hold      int             // restore waits while it is above 0
 	unstarted bool            // restore starts no task: no worker has looked yet
@@ -94,6 +95,8 @@ type modelTask struct {
 	backoff     time.Duration
 	retryIf     retryIf
 	notBefore   time.Duration
+	after       []*modelTask
+	waitsFor    bool          // waits for those, or will when it is accepted
 	cancelable  bool          // its context may end
 	ctxEnd      time.Duration // when its own context's deadline is; 0: never
 	ctxOf       *modelAttempt // the attempt whose context it was submitted with, if that ends it
@@ -138,6 +141,7 @@ type loans struct {
 	places int // a submitter that waits for room got the urgency of the task that submits
 	served int // a task got a slot, or a submitter room, by its second place
 	raised int // a task that has waiters, or waits, was given another priority
+	behind int // a task was made more urgent by one that comes after it
 }
 
 // retryIf is a task's Retry.If.
@@ -155,6 +159,7 @@ func (l *loans) add(o loans) {
 	l.places += o.places
 	l.served += o.served
 	l.raised += o.raised
+	l.behind += o.behind
 }
 
 type modelAttempt struct {
@@ -435,11 +440,45 @@ func (t *modelTask) waits() bool {
 	return t.accepted && (t.state == taskpool.StateQueued || t.state == taskpool.StateDelayed && t.started > 0)
 }
 
-func (m *modelPool) later(t *modelTask) bool { return t.notBefore > m.now }
+func (m *modelPool) later(t *modelTask) bool { return t.waitsFor || m.early(t) }
+
+// early reports whether t's time has not come.
+func (m *modelPool) early(t *modelTask) bool { return t.notBefore > m.now }
+
+func (t *modelTask) succeeded() bool { return t.state == taskpool.StateSucceeded && t.accepted }
+
+// vain reports whether t waits for one that has ended without success.
+func (t *modelTask) vain() bool {
+	return t.waitsFor && slices.ContainsFunc(t.after, func(on *modelTask) bool { return on.settled() && !on.succeeded() })
+}
+
+// tell has those that come after tasks that have settled be queued, or canceled, if it is time.
+func (m *modelPool) tell() {
+	for len(m.told) > 0 {
+		on := m.told[0]
+		m.told = m.told[1:]
+		for _, t := range m.tasks {
+			if !t.accepted || !t.waitsFor || t.settled() || !slices.Contains(t.after, on) {
+				continue
+			}
+			switch {
+			case !on.succeeded():
+				m.settle(t, taskpool.StateCanceled, on.err)
+			case !slices.ContainsFunc(t.after, func(on *modelTask) bool { return !on.succeeded() }):
+				if t.waitsFor = false; m.early(t) {
+					t.due = t.notBefore
+				} else {
+					m.enqueue(t)
+				}
+			}
+		}
+	}
+}
 
 // restore lets submitters in while there is room and starts tasks while there
 // are slots.
 func (m *modelPool) restore() {
+	m.tell()
 	if m.hold > 0 {
 		return
 	}
@@ -528,6 +567,7 @@ func (m *modelPool) admit() {
 		} else {
 			m.submitReturns(t)
 		}
+		m.comesAfter(t)
 	}
 }
 
@@ -565,7 +605,7 @@ func (m *modelPool) nextInAdmission() *modelTask {
 func (m *modelPool) nextDelayedInAdmission() *modelTask {
 	var first *modelTask
 	for _, t := range m.admission {
-		if m.later(t) && (first == nil || t.notBefore < first.notBefore) {
+		if m.later(t) && (first == nil || !first.waitsFor && (t.waitsFor || t.notBefore < first.notBefore)) {
 			first = t
 		}
 	}
@@ -593,8 +633,9 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	}
 	freed := m.policyCounts(t)
+	t.waitsFor = slices.ContainsFunc(t.after, func(on *modelTask) bool { return !on.succeeded() })
 	switch {
-	case m.room(t):
+	case m.room(t) || t.vain():
 	case m.overflow == taskpool.OverflowShed:
 		victim := m.victim(t)
 		if victim == nil {
@@ -629,8 +670,39 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	}
 	m.accept(t)
+	m.comesAfter(t)
 	m.restore()
 	m.submitReturns(t)
+}
+
+// comesAfter has t, which was accepted, look at those that it comes after, and lend to them.
+func (m *modelPool) comesAfter(t *modelTask) {
+	if !t.waitsFor {
+		return
+	}
+	for _, on := range t.after {
+		if on.settled() {
+			m.told = append(m.told, on)
+		}
+	}
+	m.lendBehind(t)
+	m.tell()
+}
+
+// lendBehind has what t comes after count as urgent as t does, and what that waits for in turn.
+func (m *modelPool) lendBehind(t *modelTask) {
+	if !t.waitsFor || !t.accepted || t.settled() {
+		return
+	}
+	for _, on := range t.after {
+		if !on.settled() && m.raise(on, t.urgency()) {
+			m.loans.behind++
+			m.lendBehind(on)
+			if a := on.attempt; a != nil {
+				m.lend(a)
+			}
+		}
+	}
 }
 
 // continues reports whether what a submits is part of the work accepted.
@@ -640,7 +712,9 @@ func (m *modelPool) accept(t *modelTask) {
 	m.submitted++
 	t.accepted, t.awaited = true, false // what it was lent was for its place there
 	if m.later(t) {
-		t.state, t.due, t.apart = taskpool.StateDelayed, t.notBefore, true
+		if t.state, t.due, t.apart = taskpool.StateDelayed, t.notBefore, true; t.waitsFor {
+			t.due = math.MaxInt64
+		}
 	} else {
 		m.enqueue(t)
 	}
@@ -724,6 +798,7 @@ func (m *modelPool) lend(a *modelAttempt) {
 		if m.loans.tasks++; !first {
 			m.loans.passed++
 		}
+		m.lendBehind(t)
 		if a = t.attempt; a == nil {
 			return
 		}
@@ -804,7 +879,12 @@ func (m *modelPool) inAdmission() []*modelTask {
 			due = append(due, t)
 		}
 	}
-	slices.SortFunc(later, func(a, b *modelTask) int { return cmp.Compare(a.notBefore, b.notBefore) })
+	slices.SortStableFunc(later, func(a, b *modelTask) int {
+		if a.waitsFor || b.waitsFor {
+			return compareBool(a.waitsFor, b.waitsFor)
+		}
+		return cmp.Compare(a.notBefore, b.notBefore)
+	})
 	slices.SortStableFunc(due, m.compareAtDoor)
 	return append(due, later...)
 }
@@ -983,6 +1063,7 @@ func (m *modelPool) settle(t *modelTask, s taskpool.State, err error) {
 	t.state, t.err, t.attempt = s, err, nil
 	m.givePlace(t)
 	m.leaveFlow(t)
+	m.told = append(m.told, t)
 	for _, a := range t.waiters {
 		switch {
 		case a.doing != doingWait || a.on != t:
@@ -1137,6 +1218,7 @@ func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 		a.urgency = t.urgency()
 		m.lend(a)
 	}
+	m.lendBehind(t)
 	if a := t.attempt; a != nil && slices.Contains(m.leaving, a) && m.limit(t.flow) > 0 {
 		m.undefined = true // the pool is not of one mind about what one that is on its way out lends then
 	}
@@ -1418,10 +1500,10 @@ func (m *modelPool) events() (next []event) {
 				m.contextEnds(t, context.DeadlineExceeded)
 			})
 		}
-		if t.accepted && t.state == taskpool.StateDelayed {
+		if t.accepted && t.state == taskpool.StateDelayed && !(t.waitsFor && t.started == 0) {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
 		}
-		if slices.Contains(m.admission, t) && m.later(t) {
+		if slices.Contains(m.admission, t) && m.later(t) && !t.waitsFor {
 			add(t.notBefore, fmt.Sprintf("#%d is due waiting for room", t.n), func() {
 				m.admission = append(remove(m.admission, t), t)
 				m.enter(t)
@@ -1492,7 +1574,7 @@ func (m *modelPool) shutdown() {
 			canceled = append(canceled, t)
 		}
 	}
-	slices.SortFunc(canceled, func(a, b *modelTask) int { return cmp.Compare(a.due, b.due) })
+	slices.SortStableFunc(canceled, func(a, b *modelTask) int { return cmp.Compare(a.due, b.due) })
 	for _, t := range canceled {
 		m.settle(t, taskpool.StateCanceled, taskpool.ErrClosed)
 	}
@@ -1501,7 +1583,7 @@ func (m *modelPool) shutdown() {
 
 // tooLate reports whether a pool that is closed does not wait for t's time to come.
 func (m *modelPool) tooLate(t *modelTask) bool {
-	return m.closed && m.delayed == taskpool.DelayedCancel && m.later(t)
+	return m.closed && m.delayed == taskpool.DelayedCancel && m.early(t)
 }
 
 // cutShort is the end of Shutdown's context.
@@ -1596,6 +1678,9 @@ func ctxError(cause error) error {
 func describe(err error) string {
 	if err == nil {
 		return "ok"
+	}
+	if e, ok := err.(*taskpool.DependencyError); ok {
+		err = e.Unwrap() // the model passes on the error itself
 	}
 	var is []string
 	for _, e := range []error{
