@@ -1360,6 +1360,62 @@ func ExampleGroup_SetLimit() {
 	// <nil>
 }
 
+// Members that differ.
+func ExampleGroup_GoTask() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	p.Pause()
+	g := p.Group(ctx, taskpool.Task{})
+	for _, part := range []taskpool.Task{
+		{Name: "thumbnails", Priority: taskpool.Low},
+		{Name: "page", Priority: taskpool.High, Timeout: time.Minute},
+	} {
+		part.Run = func(context.Context) error {
+			fmt.Println(part.Name)
+			return nil
+		}
+		g.GoTask(part)
+	}
+	p.Resume()
+	fmt.Println(g.Wait())
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// page
+	// thumbnails
+	// <nil>
+}
+
+// A group that does all of its work, and says all that went wrong.
+func ExampleGroup_CollectErrors() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	g := p.Group(ctx, taskpool.Task{Name: "validate"})
+	g.CollectErrors()
+	for line, text := range []string{"1", "two", "3", "four"} {
+		g.Go(func(context.Context) error {
+			if _, err := strconv.Atoi(text); err != nil {
+				return fmt.Errorf("line %d: %q is not a number", line+1, text)
+			}
+			return nil
+		})
+	}
+	fmt.Println(g.Wait())
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// line 2: "two" is not a number
+	// line 4: "four" is not a number
+}
+
 // A reserved worker is there for urgent work while long tasks keep the others.
 func ExampleWithReserved() {
 	ctx := context.Background()

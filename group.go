@@ -2,6 +2,7 @@ package taskpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -9,9 +10,9 @@ import (
 
 // A Group is a set of tasks that work on one thing, like x/sync's errgroup but on a
 // pool: the first error cancels the other members' contexts, and [Group.Wait] returns
-// it. No member starts after it. Make one with [Pool.Group]. Its methods may be called
-// from any goroutine. A Group must not be copied: the methods of a copy panic, and Wait
-// returns an error.
+// it. No member starts after it, unless [Group.CollectErrors] says that all are to be done.
+// Make one with [Pool.Group]. Its methods may be called from any goroutine. A Group must not
+// be copied: the methods of a copy panic, and Wait returns an error.
 type Group struct {
 	p      *Pool
 	self   *Group // the one that Pool.Group returned: copies are refused, see errors.go
@@ -26,14 +27,26 @@ type Group struct {
 
 	limit   int // on members that have not settled; negative: none
 	members int // that have not settled, or are being submitted
-	err     error
+	mode    groupMode
+	err     error // the first, in the mode firstError
+	errs    []error
+	used    bool      // it has had members
 	over    bool      // Wait has returned, or is about to
+	late    bool      // a member came after that
 	lent    bool      // to the members, by tasks that wait for them
 	urgency Priority  // if so: as what they count at least
 	tasks   []*Handle // the members that were accepted and have not settled
 	room    waiters   // those who wait for members to drop below limit
 	none    waiters   // those who wait for members to drop to 0
 }
+
+// A groupMode says what becomes of the errors of a group's members.
+type groupMode byte
+
+const (
+	firstError groupMode = iota // the first cancels the other members
+	allErrors                   // they are collected in errs
+)
 
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
 // The members' contexts derive from ctx, and end when a member fails or Wait
@@ -54,7 +67,8 @@ func (p *Pool) Group(ctx context.Context, t Task) *Group {
 //
 //	group (3 in flight, limit 8)
 //
-// which counts the members that have not settled, and says if one has failed. It is
+// which counts the members that have not settled, and says if one has failed or, where errors
+// are collected, how many have. It is
 // what package fmt prints for a Group, also for one that is nil, zero or a copy, and may be
 // called anywhere.
 func (g *Group) String() string {
@@ -67,7 +81,7 @@ func (g *Group) String() string {
 		return "copy of " + g.self.String()
 	}
 	g.p.lock()
-	members, limit := g.members, g.limit
+	members, limit, failed := g.members, g.limit, len(g.errs)
 	g.p.unlock()
 	text := fmt.Appendf(nil, "group (%d in flight", members)
 	if limit >= 0 {
@@ -75,6 +89,8 @@ func (g *Group) String() string {
 	}
 	if g.failed.Load() {
 		text = append(text, ", failed"...)
+	} else if failed > 0 {
+		text = fmt.Appendf(text, ", %d failed", failed)
 	}
 	return string(append(text, ')'))
 }
@@ -87,7 +103,7 @@ func (g *Group) GoString() string { return "(*taskpool.Group)(" + g.String() + "
 func (g *Group) LogValue() slog.Value { return slog.StringValue(g.String()) }
 
 // SetLimit limits the number of members that have not settled to n; a negative n
-// means no limit. At the limit Go waits. SetLimit panics if there are members that
+// means no limit. At the limit Go and GoTask wait. SetLimit panics if there are members that
 // have not settled, or if n is 0, with which Go would wait forever.
 func (g *Group) SetLimit(n int) {
 	g.mustBeUsable("Group.SetLimit")
@@ -105,6 +121,23 @@ func (g *Group) SetLimit(n int) {
 	}
 }
 
+// CollectErrors has the group do all of its work whatever fails: an error cancels nobody,
+// and [Group.Wait] returns all errors joined by [errors.Join], in the order in which they
+// came. They are kept until then, so a group of very many members that fail takes memory for
+// each. Call it before the first member is added; it panics if there has been one.
+func (g *Group) CollectErrors() {
+	g.mustBeUsable("Group.CollectErrors")
+	g.p.lock()
+	late := g.used
+	if !late {
+		g.mode = allErrors
+	}
+	g.p.unlock()
+	if late {
+		panic("taskpool: Group.CollectErrors: the group has had members already")
+	}
+}
+
 // Go submits a member that does its work with f. It waits while there are as many
 // members as SetLimit allows, and if the queue has no room it waits for room,
 // whatever [WithCapacity] says; with [OverflowShed] it makes room if it can.
@@ -114,55 +147,76 @@ func (g *Group) SetLimit(n int) {
 // after Wait, no member is accepted, and f does not run. A member that waits when the
 // first error comes does not run either: it is Canceled. Go panics if f is nil.
 func (g *Group) Go(f func(context.Context) error) {
-	g.mustBeUsable("Group.Go")
-	if f == nil {
-		panic(nilArgument("Group.Go", "f").Error())
-	}
-	accepts, err := g.enter()
+	const call = "Group.Go"
+	g.mustBeUsable(call)
 	switch {
+	case f == nil:
+		panic(nilArgument(call, "f").Error())
+	case g.t.Run != nil:
+		if accepts, _ := g.enter(call); accepts {
+			g.refused(errRunSet)
+		}
+	default:
+		g.submit(call, &g.t, f)
+	}
+}
+
+// GoTask is [Group.Go] for a member that is unlike the others: t, whose Run does the work,
+// stands in place of the task that the group was made with, of which nothing is taken. A t
+// that is not valid is an error of the group. GoTask panics if t.Run is nil.
+func (g *Group) GoTask(t Task) {
+	const call = "Group.GoTask"
+	g.mustBeUsable(call)
+	if t.Run == nil {
+		panic(nilArgument(call, "Task.Run").Error())
+	}
+	g.submit(call, &t, t.Run)
+}
+
+// submit submits a member after the pattern t for the call of that name.
+func (g *Group) submit(call string, t *Task, run func(context.Context) error) {
+	switch accepts, err := g.enter(call); {
 	case !accepts:
 	case err != nil:
 		g.refused(err)
-	case g.t.Run != nil:
-		g.refused(errRunSet)
 	default:
-		// submit calls submitted, so nothing is left to do with what it returns.
-		_, _ = g.p.submit("Group.Go", g.ctx, g.ctx, &g.t, work{run: f, group: g}, terms{roomWait, answerLater})
+		// Pool.submit calls submitted, so nothing is left to do with what it returns.
+		_, _ = g.p.submit(call, g.ctx, g.ctx, t, work{run: run, group: g}, terms{roomWait, answerLater})
 	}
 }
 
 // enter counts one more member, once the limit allows it, if the group accepts one. It
 // returns an error if the context of the task that waits for that ends; if the group's
 // context ends the wait, submit reports it.
-func (g *Group) enter() (accepts bool, err error) {
+func (g *Group) enter(call string) (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
 	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
 	_ = w.awaitLocked()
-	if !g.acceptsLocked() {
+	if !g.acceptsLocked(call) {
 		return false, nil
 	}
+	g.used = true
 	g.members++
 	if w.byTask == nil {
 		return true, nil
 	}
-	return true, &taskOverError{"Group.Go", w.byTask}
+	return true, &taskOverError{call, w.byTask}
 }
 
 // acceptsLocked reports whether the group accepts one more member, and records one that
 // it does not.
-func (g *Group) acceptsLocked() bool {
-	if g.err == nil && g.over {
-		g.failLocked(errGroupOver)
+func (g *Group) acceptsLocked(call string) bool {
+	switch {
+	case g.over && !g.late && g.err == nil:
+		g.late = true
+		g.failLocked(&kindError{"taskpool: " + call + ": the group is over, Wait has returned", context.Canceled})
+	case !g.over && g.err == nil:
+		return true
 	}
-	if g.err != nil {
-		g.p.ledger.total.refused++
-	}
-	return g.err == nil
+	g.p.ledger.total.refused++
+	return false
 }
-
-// errGroupOver is the error of a group that gets a member too late.
-var errGroupOver error = &kindError{"taskpool: Group.Go: the group is over, Wait has returned", context.Canceled}
 
 // submitted records how the submission of a member ended.
 func (g *Group) submitted(h *Handle, err error) {
@@ -247,7 +301,8 @@ func (g *Group) refused(err error) {
 }
 
 // Wait waits until all members have settled, and returns the first error among
-// theirs: that of a member that panicked is a [*PanicError]. Inside a task, of
+// theirs or, with [Group.CollectErrors], all of them: that of a member that panicked is a
+// [*PanicError]. Inside a task, of
 // any pool, it returns the cause at once when that task's context ends, whatever
 // context the group was made with; members whose contexts derive from it are then
 // on their way out. Inside a member of the group it returns [ErrInside]. The errors of
@@ -260,8 +315,11 @@ func (g *Group) Wait() error {
 		return err
 	}
 	g.p.lock()
-	err := g.err
+	err, errs := g.err, g.errs
 	g.p.unlock()
+	if len(errs) > 0 {
+		err = errors.Join(errs...)
+	}
 	g.cancel(err)
 	return err
 }
@@ -298,7 +356,9 @@ func (g *Group) await() error {
 // settledLocked records a member that has settled, or was not accepted, with err.
 func (g *Group) settledLocked(err error, notices *[]notice) {
 	g.members--
-	if err != nil && g.err == nil {
+	if err != nil && g.mode == allErrors {
+		g.errs = append(g.errs, err)
+	} else if err != nil && g.err == nil {
 		g.failLocked(err)
 		*notices = append(*notices, notice{call: func() { g.cancel(err) }})
 	}
@@ -312,6 +372,10 @@ func (g *Group) settledLocked(err error, notices *[]notice) {
 }
 
 func (g *Group) failLocked(err error) {
+	if g.mode == allErrors {
+		g.errs = append(g.errs, err)
+		return
+	}
 	g.err = err
 	g.failed.Store(true)
 }

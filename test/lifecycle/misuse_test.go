@@ -197,6 +197,8 @@ func TestHandlesGroupsAndFuturesOfNobodyAreRefused(t *testing.T) {
 		const must = ": the Group must be one that Pool.Group has returned, got "
 		misuse{noError(func() { g.Go(pooltest.MustNotRun) }), "taskpool: Group.Go" + must + got, true}.check(t)
 		misuse{noError(func() { g.SetLimit(1) }), "taskpool: Group.SetLimit" + must + got, true}.check(t)
+		misuse{noError(func() { g.GoTask(taskpool.Task{}) }), "taskpool: Group.GoTask" + must + got, true}.check(t)
+		misuse{noError(func() { g.CollectErrors() }), "taskpool: Group.CollectErrors" + must + got, true}.check(t)
 		misuse{func() error { return g.Wait() }, "taskpool: Group.Wait" + must + got, false}.check(t)
 	}
 	for _, f := range []*taskpool.Future[int]{nil, {}} {
@@ -313,6 +315,8 @@ func TestCopiesOfHandlesAndGroupsAreRefused(t *testing.T) {
 	const mustGroup = ": the Group must be one that Pool.Group has returned, got a copy"
 	misuse{noError(func() { c.Go(pooltest.MustNotRun) }), "taskpool: Group.Go" + mustGroup, true}.check(t)
 	misuse{noError(func() { c.SetLimit(1) }), "taskpool: Group.SetLimit" + mustGroup, true}.check(t)
+	misuse{noError(func() { c.GoTask(taskpool.Task{}) }), "taskpool: Group.GoTask" + mustGroup, true}.check(t)
+	misuse{noError(func() { c.CollectErrors() }), "taskpool: Group.CollectErrors" + mustGroup, true}.check(t)
 	misuse{func() error { return c.Wait() }, "taskpool: Group.Wait" + mustGroup, false}.check(t)
 	p.Resume()
 	require.NoError(t, g.Wait())
