@@ -1360,6 +1360,38 @@ func ExampleGroup_SetLimit() {
 	// <nil>
 }
 
+// The first that is done comes first, and says which it is.
+func ExampleMapUnordered() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	mirrors := []string{"slow.example", "quick.example"}
+	answered := make(chan struct{})
+	for r, err := range taskpool.MapUnordered(ctx, p, 0, taskpool.Task{Name: "ping"}, slices.Values(mirrors),
+		func(ctx context.Context, mirror string) (string, error) {
+			if mirror == "slow.example" {
+				<-answered
+			}
+			return "pong from " + mirror, nil
+		}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(r.Index, r.Value)
+		if r.Index == 1 {
+			close(answered)
+		}
+	}
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// 1 pong from quick.example
+	// 0 pong from slow.example
+}
+
 // Members that differ.
 func ExampleGroup_GoTask() {
 	ctx := context.Background()

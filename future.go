@@ -58,11 +58,12 @@ func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority
 // pattern: its Run must be nil. In everything else it is like [Pool.Submit], but an error
 // of f is logged at level Debug only, as the Future has it; see [WithLogger].
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
-	return submitFunc("SubmitFunc", ctx, p, t, f, terms{roomAsSet, answerLater})
+	return submitFunc("SubmitFunc", ctx, p, t, f, nil, terms{roomAsSet, answerLater})
 }
 
-// submitFunc is SubmitFunc for the call of that name, on the given terms.
-func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), terms terms) (*Future[T], error) {
+// submitFunc is SubmitFunc for the call of that name, for a member of g unless that is nil, on
+// the given terms.
+func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), g *Group, terms terms) (*Future[T], error) {
 	switch {
 	case misused(p):
 		return nil, poolMisuse(p, call)
@@ -79,7 +80,7 @@ func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func
 	})
 	fut := &both.Future
 	fut.result = &both.value
-	h, err := p.submit(call, ctx, ctx, &t, work{run: func(ctx context.Context) error {
+	h, err := p.submit(call, ctx, ctx, &t, work{group: g, run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
@@ -145,7 +146,7 @@ func (f *Future[T]) get(w *wait) (T, error) {
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
-	fut, err := submitFunc("Call", ctx, p, t, f, terms{roomAsSet, answerNow})
+	fut, err := submitFunc("Call", ctx, p, t, f, nil, terms{roomAsSet, answerNow})
 	if err != nil {
 		var zero T
 		return zero, err
@@ -197,34 +198,50 @@ func MapLimit[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter
 	return mapSeq("MapLimit", ctx, p, func() int { return limit }, t, in, f)
 }
 
+// mapMisuse returns the error of call, a Map with these arguments; nil if they are allowed.
+func mapMisuse[T any](call string, ctx context.Context, p *Pool, t *Task, in iter.Seq[T], hasF bool) error {
+	switch {
+	case misused(p):
+		return poolMisuse(p, call)
+	case ctx == nil:
+		return nilArgument(call, "ctx")
+	case in == nil:
+		return nilArgument(call, "in")
+	case !hasF:
+		return nilArgument(call, "f")
+	case t.Run != nil:
+		return errRunSet
+	}
+	return nil
+}
+
+// mapContext returns the context of the elements of a Map in ctx, which must be canceled with
+// errStopped in the end. If the loop runs in a task whose context is another, it ends with
+// that as well, as in awaitLocked.
+func mapContext(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	here := currentAttempt()
+	if here == nil || here == attemptFrom(ctx) || here.ended() != nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(here, func() { cancel(context.Cause(here)) })
+	return ctx, func(cause error) {
+		stop()
+		cancel(cause)
+	}
+}
+
 // mapSeq is Map for the call of that name. limitLocked returns how many elements may be
 // in flight; it may change.
 func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked func() int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		var zero R
-		var bad error
-		switch {
-		case misused(p):
-			bad = poolMisuse(p, name)
-		case ctx == nil:
-			bad = nilArgument(name, "ctx")
-		case in == nil:
-			bad = nilArgument(name, "in")
-		case f == nil:
-			bad = nilArgument(name, "f")
-		case t.Run != nil:
-			bad = errRunSet
-		}
-		if bad != nil {
+		if bad := mapMisuse(name, ctx, p, &t, in, f != nil); bad != nil {
 			yield(zero, bad)
 			return
 		}
-		ctx, cancel := context.WithCancelCause(ctx)
+		ctx, cancel := mapContext(ctx)
 		defer cancel(errStopped) // even if the loop's body or in panics
-		if here := currentAttempt(); here != nil && here != attemptFrom(ctx) && here.ended() == nil {
-			stop := context.AfterFunc(here, func() { cancel(context.Cause(here)) }) // as in awaitLocked
-			defer stop()
-		}
 		patient := context.WithoutCancel(ctx)
 		var flight []*Future[R] // in the order of their elements
 		next := func() (more bool) {
@@ -241,7 +258,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, terms{roomWait, answerNow})
+			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, nil, terms{roomWait, answerNow})
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)
@@ -267,4 +284,142 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 			_ = fut.wait(&wait{ctx: patient, patient: true})
 		}
 	}
+}
+
+// An Indexed is a result of [MapUnordered], with the place of its element in the input.
+type Indexed[T any] struct {
+	Index int // from 0; -1 with an error that is no element's
+	Value T
+}
+
+// MapUnordered is [Map] in order of completion: the loop gets the result of each element as
+// soon as there is one, with the element's index in in. So one slow element keeps nobody
+// waiting, neither the loop nor the elements behind it.
+//
+// limit bounds the elements that have been taken from in and whose results the loop has not
+// received yet, as in [MapLimit]; 0 stands for twice as many as the pool has workers. What is
+// in flight counts as urgent as the task in which the loop waits for it. In everything else
+// it is like Map: the error of an element comes with its index and the zero value, and if ctx
+// ends or the pool is shut down while there may be more elements, the last pair has the index
+// -1 and the cause.
+func MapUnordered[T, R any](ctx context.Context, p *Pool, limit int, t Task, in iter.Seq[T], f func(context.Context, T) (R, error)) iter.Seq2[Indexed[R], error] {
+	const call = "MapUnordered"
+	return func(yield func(Indexed[R], error) bool) {
+		none := Indexed[R]{Index: -1}
+		bad := mapMisuse(call, ctx, p, &t, in, f != nil)
+		if bad == nil && limit < 0 {
+			bad = pkg.Bad(call+": limit", "not be negative", limit)
+		}
+		if bad != nil {
+			yield(none, bad)
+			return
+		}
+		ctx, cancel := mapContext(ctx)
+		defer cancel(errStopped) // even if the loop's body or in panics
+		m := &unordered[R]{
+			g:       &Group{p: p, t: t, ctx: ctx, cancel: cancel, mode: listEnded},
+			patient: context.WithoutCancel(ctx),
+			limit:   limit,
+			flight:  make(map[*Handle]indexedFuture[R]),
+		}
+		m.g.self = m.g
+		var cut error
+		more, i := true, 0 // more: the loop was not left
+		for v := range in {
+			m.enter()
+			fut, err := submitFunc(call, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, m.g, terms{roomWait, answerNow})
+			if err != nil {
+				if cut = err; ctx.Err() != nil {
+					cut = context.Cause(ctx)
+				}
+				break
+			}
+			m.flight[fut.Handle] = indexedFuture[R]{fut, i}
+			i++
+			for more {
+				h := m.next(false)
+				if h == nil {
+					break
+				}
+				more = yield(m.take(h))
+			}
+			if !more {
+				break
+			}
+		}
+		for more && len(m.flight) > 0 {
+			more = yield(m.take(m.next(true)))
+		}
+		if more && cut != nil {
+			yield(none, cut)
+		}
+		cancel(errStopped)
+		for len(m.flight) > 0 {
+			delete(m.flight, m.next(true))
+		}
+	}
+}
+
+// An unordered is a MapUnordered under way. Its tasks are the members of a group, which lists
+// them as they settle.
+type unordered[R any] struct {
+	g       *Group
+	patient context.Context
+	limit   int                          // 0: as the number of workers says
+	flight  map[*Handle]indexedFuture[R] // those that the loop has not received
+}
+
+type indexedFuture[R any] struct {
+	*Future[R]
+	index int
+}
+
+// enter counts a member that is about to be submitted.
+func (m *unordered[R]) enter() {
+	m.g.p.lock()
+	defer m.g.p.unlock()
+	m.g.members++
+}
+
+// next returns the first of the members that have settled and that it has not returned yet.
+// If there is none it waits for one, but if wait is false only where no more may be in flight;
+// otherwise it returns nil.
+func (m *unordered[R]) next(wait bool) *Handle {
+	g := m.g
+	g.p.lock()
+	defer g.p.unlock()
+	limit := m.limit
+	if limit == 0 {
+		limit = 2 * g.p.sched.slots
+	}
+	if len(g.ended) == 0 && (wait || len(m.flight) >= limit) {
+		m.awaitOneLocked()
+	}
+	if len(g.ended) == 0 {
+		return nil
+	}
+	h := g.ended[0]
+	g.ended[0] = nil
+	g.ended = g.ended[1:]
+	return h
+}
+
+// awaitOneLocked waits until one more of the members has settled: as nobody else adds any,
+// there are fewer then. It does not end with a context, as the members do.
+func (m *unordered[R]) awaitOneLocked() {
+	m.g.limit = m.g.members
+	w := &wait{what: awaited{limit: m.g}, ctx: m.patient, task: attemptFrom(m.patient), patient: true}
+	_ = w.awaitLocked()
+}
+
+// take returns the result of h, which has settled.
+func (m *unordered[R]) take(h *Handle) (Indexed[R], error) {
+	fut := m.flight[h]
+	delete(m.flight, h)
+	r := Indexed[R]{Index: fut.index}
+	err := h.Err()
+	if err == nil {
+		r.Value = *fut.result
+	}
+	return r, err
 }

@@ -30,6 +30,7 @@ type Group struct {
 	mode    groupMode
 	err     error // the first, in the mode firstError
 	errs    []error
+	ended   []*Handle // in the mode listEnded: members that have settled
 	used    bool      // it has had members
 	over    bool      // Wait has returned, or is about to
 	late    bool      // a member came after that
@@ -46,6 +47,7 @@ type groupMode byte
 const (
 	firstError groupMode = iota // the first cancels the other members
 	allErrors                   // they are collected in errs
+	listEnded                   // the members that have ended are listed in ended, for MapUnordered
 )
 
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
@@ -279,6 +281,9 @@ func (l *lending) lendGroup(g *Group) {
 
 // leftLocked takes h, which has settled, from the list of members, if it is there already.
 func (g *Group) leftLocked(h *Handle) {
+	if g.mode == listEnded {
+		g.ended = append(g.ended, h)
+	}
 	last := len(g.tasks) - 1
 	if i := int(h.memberI); i <= last && g.tasks[i] == h {
 		g.tasks[i] = g.tasks[last]
@@ -358,7 +363,7 @@ func (g *Group) settledLocked(err error, notices *[]notice) {
 	g.members--
 	if err != nil && g.mode == allErrors {
 		g.errs = append(g.errs, err)
-	} else if err != nil && g.err == nil {
+	} else if err != nil && g.mode == firstError && g.err == nil {
 		g.failLocked(err)
 		*notices = append(*notices, notice{call: func() { g.cancel(err) }})
 	}

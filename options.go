@@ -451,9 +451,9 @@ func WithHooks(h Hooks) Option {
 //   - Warn: a failure that is retried; a pool that stands still; tasks canceled because
 //     their parent has returned; a shutdown that takes long or is incomplete.
 //   - Debug: the final failure of a task whose error its caller gets, by [Call], [Map],
-//     [MapLimit], a [Future] or a [Group], of which Wait returns the first or all; the failure of a
-//     task that returns the panic or hang of another task, as it is or wrapped with %w; the
-//     success of a task, but not of a function given to Go.
+//     [MapLimit], [MapUnordered], a [Future] or a [Group], of which Wait returns the first or
+//     all; the failure of a task that returns the panic or hang of another task, as it is or
+//     wrapped with %w; the success of a task, but not of a function given to Go.
 //
 // So an error that is returned through nested calls is logged above Debug once: by the task
 // whose error nobody is known to get or, if it is a panic or a hang, by the task in which
