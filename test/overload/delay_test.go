@@ -274,21 +274,23 @@ func TestRetryStartsHoweverLateItIs(t *testing.T) {
 }
 
 func TestTaskThatIsLentToIsNotShed(t *testing.T) {
-	delayed(t, func(t *testing.T, p *taskpool.Pool) {
-		seconds(t, p, taskpool.Medium, 24)
-		lent := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, Priority: taskpool.Medium})
-		waitLate(t, p, taskpool.Medium) // nothing is left
-		require.ErrorIs(t, lent.Err(), taskpool.ErrExpired)
-
-		seconds(t, p, taskpool.Medium, 21)
-		lent = pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(2 * time.Second); return nil }})
-		seconds(t, p, taskpool.Medium, 2)
-		time.Sleep(20*time.Second + 1)
-		waits := pooltest.Submit(t, p, taskpool.Task{Run: lent.Wait, Priority: taskpool.High})
-		require.NoError(t, waits.Wait(t.Context()))
-		require.NoError(t, p.WaitIdle(t.Context()))
-		require.EqualValues(t, 3+2, p.Stats().Expired)
-	})
+	for _, lends := range []bool{false, true} {
+		delayed(t, func(t *testing.T, p *taskpool.Pool) {
+			seconds(t, p, taskpool.Low, 21)
+			h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop, Priority: taskpool.Low})
+			seconds(t, p, taskpool.Low, 2)
+			pooltest.Submit(t, p, taskpool.Task{NotBefore: time.Now().Add(20*time.Second + 1), Run: func(ctx context.Context) error {
+				seconds(t, p, taskpool.High, 3) // until Low is late
+				if lends {
+					return h.Wait(ctx)
+				}
+				return nil
+			}})
+			require.NoError(t, p.WaitIdle(t.Context()))
+			require.Equal(t, lends, h.State() == taskpool.StateSucceeded)
+			require.EqualValues(t, map[bool]int{true: 2, false: 3}[lends], p.Stats().Expired)
+		}, taskpool.WithFairShare(0))
+	}
 }
 
 func TestPauseIsNoReasonToShed(t *testing.T) {
