@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -541,6 +542,33 @@ func ExampleTask_notBefore() {
 	// Output:
 	// too early: false
 	// <nil>
+}
+
+// A request that finds all workers busy is turned away, with the time after which it may come
+// again.
+func ExamplePool_ExpectedWait() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(p.ExpectedWait(taskpool.High, "")) // begins the measurement
+	release := make(chan struct{})
+	work := func() { <-release }
+	for range 3 {
+		err := p.Go(taskpool.High, work)
+		if errors.Is(err, taskpool.ErrFull) {
+			after := p.ExpectedWait(taskpool.High, "") + time.Duration(rand.Int64N(int64(time.Second)))
+			fmt.Println("Retry-After:", max(1, int(after.Round(time.Second).Seconds())))
+		}
+	}
+	close(release)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// 0s
+	// Retry-After: 1
 }
 
 // Reports come faster than they get done. Once each that starts has waited longer than the

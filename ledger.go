@@ -11,6 +11,7 @@ import (
 type ledger struct {
 	total  totals
 	clock  waitClock
+	slots  slotClock
 	budget *retryBudget // nil without WithRetryBudget
 }
 
@@ -20,6 +21,61 @@ type waitClock struct {
 	aging bool   // orders are times
 	timed bool   // handles know when they arrived
 	marks []mark // see oldestWait
+}
+
+// A slotClock measures, from the first call of ExpectedWait on, for how long tasks hold slots:
+// the time that slots were held in, by the number of attempts started meanwhile. So the clock is
+// read when a slot is given away or taken back, and not while workers go from one task to the
+// next, and the time in which a task is parked does not count.
+type slotClock struct {
+	on     bool
+	at     time.Duration // since Pool.epoch: until when held is counted
+	held   time.Duration // by all slots together, since the last mix
+	starts uint64        // attempts started by then
+	// The exponentially weighted sums of what was mixed in: an attempt counts for e times less
+	// when latelyStarts more have started.
+	time, attempts float64
+}
+
+// latelyStarts is how many starts the mean of the times goes back.
+const latelyStarts = 128
+
+// pass counts the time until now, since Pool.epoch, in which held slots were held. starts is
+// how many attempts have started.
+func (c *slotClock) pass(now time.Duration, held int, starts uint64) {
+	c.held += time.Duration(held) * (now - c.at)
+	if c.at = now; starts-c.starts >= latelyStarts {
+		c.mix(starts)
+	}
+}
+
+func (c *slotClock) mix(starts uint64) {
+	more := float64(starts - c.starts)
+	keep := math.Exp(-more / latelyStarts)
+	c.time = c.time*keep + float64(c.held)
+	c.attempts = c.attempts*keep + more
+	c.held, c.starts = 0, starts
+}
+
+// meanLocked returns for how long an attempt has held its slot lately, on average. The first call
+// begins the measurement.
+func (c *slotClock) meanLocked(p *Pool) float64 {
+	now, starts := time.Since(p.epoch), p.ledger.total.attempts
+	if !c.on {
+		*c = slotClock{on: true, at: now, starts: starts}
+		clock := time.Now()
+		for _, w := range p.crew.all {
+			if w.busy && w.holds { // on average half of its time is over
+				c.time += 2 * float64(clock.Sub(w.sinceLocked(clock)))
+				c.attempts++
+			}
+		}
+	}
+	c.pass(now, p.sched.held, starts)
+	if c.mix(starts); c.attempts == 0 {
+		return 0
+	}
+	return c.time / c.attempts
 }
 
 // totals holds the counters of Stats, which only grow.

@@ -1,6 +1,9 @@
 package taskpool
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A queueDelays decides, with [WithQueueDelay], which tasks are shed because they have waited
 // too long. A priority is late if for a while every task that it started had waited longer than
@@ -101,4 +104,69 @@ func (s *scheduler) isLate(h *Handle) bool {
 func (q *queueDelays) late(pr Priority, now time.Duration) bool {
 	d := q.of[pr]
 	return d != nil && d.above > q.resumed && now-d.above >= q.interval
+}
+
+// expectedWait returns how long a task of priority pr would wait that was submitted now, of the
+// flow of that name, "" for none, if attempts hold their slots for mean nanoseconds.
+func (s *scheduler) expectedWait(pr Priority, name string, mean float64) time.Duration {
+	f := s.plainFlow
+	if name != "" {
+		f = s.flows[name]
+	}
+	held := f != nil && f.held
+	if free, _ := s.free(pr); free > 0 && !held {
+		return 0
+	}
+	slots := s.slots
+	if s.lessUrgent(pr) {
+		slots -= s.reserved
+	}
+	ahead, behind, own := s.aheadOf(f, name, pr)
+	if share := int(s.queue.share); share > 1 {
+		ahead += min(ahead/(share-1), behind)
+	} else if share == 1 { // first in, first out
+		ahead += behind
+	}
+	wait := mean * float64(ahead+1) / float64(slots)
+	if f != nil && f.limit > 0 {
+		wait = max(wait, mean*float64(own+1+int(f.places-f.limit))/float64(f.limit))
+	}
+	return time.Duration(wait)
+}
+
+// aheadOf returns how many of the tasks that wait would go before one of priority pr of flow f,
+// whose name is given as f is nil if it has no tasks; how many would go behind it; and how many
+// that are as urgent or more are of its flow, with those that its limit holds back.
+func (s *scheduler) aheadOf(f *flow, name string, pr Priority) (ahead, behind, own int) {
+	alike := 0                         // of its flow and priority
+	others := make(map[*flowLanes]int) // of the other flows of its priority
+	for _, l := range s.queue.filled() {
+		of, out := s.queue.owner(l), s.queue.set(l).out
+		if l.kind.second() {
+			continue
+		}
+		mine := of.flow == f && (f != nil || name == "")
+		if mine && l.priority <= pr {
+			own += l.n
+		}
+		switch {
+		case out:
+		case l.priority > pr:
+			behind += l.n
+		case l.priority < pr || l.kind.resumes():
+			ahead += l.n
+		case mine:
+			alike += l.n
+		default:
+			others[of] += l.n
+		}
+	}
+	ahead += alike + len(s.exiting[0]) + len(s.exiting[1])
+	for of, n := range others { // each has its turns until this task has come to its own
+		ahead += min(n, int(int64(alike+1)*f.cost()/of.flow.cost()))
+	}
+	for class := range s.admission.classes {
+		ahead += s.admission.waiting(class, pr, math.MaxInt)
+	}
+	return ahead, behind, own
 }

@@ -194,6 +194,33 @@ func (p *Pool) Stats() Stats {
 	return s
 }
 
+// ExpectedWait estimates how long a task of priority pr and of a flow, "" for none, would wait
+// for its start if it was submitted now: for a Retry-After, or to tell a person. It is 0 if a slot
+// is free for it. It counts the tasks that would go before it, as if no other came, among them
+// what less urgent ones get by the fair share, how flows take turns, and the calls of Submit that
+// wait for room; and it knows for how long attempts hold their slots, without the time in which
+// they are parked: the mean of the last hundred or so. From these it takes
+//
+//	mean × (tasks that go before it + 1) / workers
+//
+// and, if its flow has a limit, no less than the flow's own tasks take in its places. So under
+// steady load of one priority the estimate is right but for the spread of the times; what it
+// does not see are tasks yet to come that are more urgent, times that differ between kinds of
+// tasks, a pause, and what is shed or canceled instead of started. With [WithAging] it counts
+// those as urgent and more urgent.
+//
+// The measurement begins with the first call, which knows only for how long the tasks at work
+// have held their slots so far, and of functions given to Go not even that. So call it once
+// before the answer is needed. From then on the pool reads the clock when a worker begins to work
+// and when it has nothing to do, but not between two tasks. A call waits for nothing. Its cost
+// grows as that of Stats.
+func (p *Pool) ExpectedWait(pr Priority, flow string) time.Duration {
+	p.mustBeUsable("ExpectedWait")
+	p.lock()
+	defer p.unlock()
+	return p.sched.expectedWait(pr, flow, p.ledger.slots.meanLocked(p))
+}
+
 // FlowStats describes the tasks of one flow that have not settled.
 type FlowStats struct {
 	Flow     string // as in Task; "" for tasks without one and functions given to Go

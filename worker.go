@@ -173,6 +173,7 @@ func (w *worker) noteStartLocked(wait time.Duration) {
 // holdSlotLocked gives w a slot for its task.
 func (w *worker) holdSlotLocked() {
 	p := w.pool
+	p.passSlotTimeLocked()
 	w.holds, w.less = true, p.sched.lessUrgent(w.urgencyLocked())
 	if p.sched.hold(w.less); p.sched.held == p.sched.slots {
 		p.watchFullLocked()
@@ -184,8 +185,16 @@ func (w *worker) holdSlotLocked() {
 func (w *worker) freeSlotLocked() {
 	if w.holds {
 		w.holds = false
+		w.pool.passSlotTimeLocked()
 		w.pool.sched.release(w.less)
 		w.pool.crew.engage(-1)
+	}
+}
+
+// passSlotTimeLocked is called before the number of slots that are held changes.
+func (p *Pool) passSlotTimeLocked() {
+	if p.ledger.slots.on {
+		p.ledger.slots.pass(time.Since(p.epoch), p.sched.held, p.ledger.total.attempts)
 	}
 }
 

@@ -315,6 +315,24 @@ func TestPauseIsNoReasonToShed(t *testing.T) {
 	})
 }
 
+// The worker is busy when the pause begins and when it ends, and the queue stands before and after.
+func TestLatenessBeginsAnewAfterAPause(t *testing.T) {
+	delayed(t, func(t *testing.T, p *taskpool.Pool) {
+		seconds(t, p, taskpool.Medium, 5) // from the third on they have waited too long
+		require.NoError(t, p.Go(taskpool.Medium, func() { time.Sleep(40 * time.Second) }))
+		seconds(t, p, taskpool.Medium, 30)
+		time.Sleep(6 * time.Second)
+		p.Pause()
+		time.Sleep(34 * time.Second)
+		require.False(t, isLate(p, taskpool.Medium))
+		p.Resume()
+		time.Sleep(time.Second)
+		require.False(t, isLate(p, taskpool.Medium))
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.EqualValues(t, 10, p.Stats().Expired, "those that are left 20 s after the next start")
+	})
+}
+
 func TestShutdownEndsAPauseForTheQueueDelayToo(t *testing.T) {
 	delayed(t, func(t *testing.T, p *taskpool.Pool) {
 		p.Pause()
