@@ -1420,6 +1420,43 @@ func ExampleMapUnordered() {
 	// 0 pong from slow.example
 }
 
+// A cache that is refreshed as long as the pool is there.
+func ExampleEvery() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	round, third := 0, make(chan struct{})
+	refresh, err := taskpool.Every(ctx, p, time.Millisecond, taskpool.Task{ // a minute, in earnest
+		Name:     "refresh",
+		Priority: taskpool.Low,
+		Run: func(context.Context) error {
+			if round++; round <= 3 {
+				fmt.Println("round", round)
+			}
+			if round == 3 {
+				close(third)
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	<-third
+	refresh.Stop()
+	fmt.Println("stopped:", refresh.Wait(ctx))
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// round 1
+	// round 2
+	// round 3
+	// stopped: <nil>
+}
+
 // Members that differ.
 func ExampleGroup_GoTask() {
 	ctx := context.Background()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 )
 
 // A Group is a set of tasks that work on one thing, like x/sync's errgroup but on a
@@ -19,6 +20,7 @@ type Group struct {
 	t      Task
 	parent context.Context // as given to Pool.Group
 	inside *attempt        // the attempt that parent belongs to; nil outside a task
+	series *Periodic       // whose rounds are the members; nil if there is none
 	ctx    context.Context // the members'
 	cancel context.CancelCauseFunc
 	failed atomic.Bool // err is set; workers read it without the lock
@@ -48,6 +50,7 @@ const (
 	firstError groupMode = iota // the first cancels the other members
 	allErrors                   // they are collected in errs
 	listEnded                   // the members that have ended are listed in ended, for MapUnordered
+	noErrors                    // nobody is told of them, see Periodic
 )
 
 // Group returns a new group of tasks after the pattern t, whose Run must be nil.
@@ -280,9 +283,12 @@ func (l *lending) lendGroup(g *Group) {
 }
 
 // leftLocked takes h, which has settled, from the list of members, if it is there already.
-func (g *Group) leftLocked(h *Handle) {
-	if g.mode == listEnded {
+func (g *Group) leftLocked(h *Handle, notices *[]notice) {
+	switch {
+	case g.mode == listEnded:
 		g.ended = append(g.ended, h)
+	case g.series != nil:
+		*notices = append(*notices, notice{call: g.series.next})
 	}
 	last := len(g.tasks) - 1
 	if i := int(h.memberI); i <= last && g.tasks[i] == h {
@@ -383,4 +389,203 @@ func (g *Group) failLocked(err error) {
 	}
 	g.err = err
 	g.failed.Store(true)
+}
+
+// A Periodic is a task that is done again and again, see [Every]. Its methods may be called
+// from any goroutine. A Periodic must not be copied: the methods of a copy panic, and Wait
+// returns an error.
+type Periodic struct {
+	g    *Group // its members are the rounds and, until it has ended, the Periodic itself
+	t    Task   // the pattern of the rounds
+	d    time.Duration
+	busy atomic.Bool // Run is at work
+
+	// The fields below are protected by Pool.mu.
+
+	due     time.Time // of the latest round
+	skipped uint64
+	stopped bool
+	err     error // once it has ended: why
+}
+
+// Every has p do t once every d, which must be positive: a round that is due at t.NotBefore
+// or, if that is zero, d from now, and then one each d after that. Each round is a task of its
+// own, with all of t: it has a number, waits for its turn by its priority, is retried as
+// t.Retry says, and is seen by hooks, Stats and the log. What becomes of it, be it a panic or
+// that it is shed, has no effect on the next.
+//
+// Rounds never overlap: the next one is submitted when one has settled. Those that would have
+// been due by then are left out, and [Periodic.Skipped] counts them; so a round never starts
+// because of a time that has passed while another was at work. If a round was given up as
+// hung and its Run has not returned, the rounds after it fail until it has.
+//
+// It goes on until ctx ends, [Periodic.Stop] or [Pool.Shutdown] is called. Shutdown cancels
+// a round that is not due, whatever [WithDelayedAtShutdown] says, and waits for one that is.
+// ctx is also the context of the rounds. That of a task ends with the task, see [Detach].
+//
+// Every returns an error for arguments that are not allowed, and the one that Submit would
+// return for ctx or a pool that is closed. It never waits for room: between two rounds the
+// next one counts as a task that is not due, see [WithCapacity], but is always accepted. So
+// [Pool.WaitIdle] waits for the end of it all. It takes no goroutine and no ticker, only what
+// a task with a NotBefore takes.
+func Every(ctx context.Context, p *Pool, d time.Duration, t Task) (*Periodic, error) {
+	const call = "Every"
+	switch {
+	case misused(p):
+		return nil, poolMisuse(p, call)
+	case ctx == nil:
+		return nil, nilArgument(call, "ctx")
+	case t.Run == nil:
+		return nil, nilArgument(call, "Task.Run")
+	case d <= 0:
+		return nil, pkg.Bad(call+": d", "be positive", d)
+	}
+	s := &Periodic{t: t, d: d, due: t.NotBefore}
+	if s.due.IsZero() {
+		s.due = time.Now().Add(d)
+	}
+	s.t.Run = func(ctx context.Context) error {
+		if !s.busy.CompareAndSwap(false, true) {
+			return errOverlaps
+		}
+		defer s.busy.Store(false) // also after a panic or Goexit
+		return t.Run(ctx)
+	}
+	s.g = &Group{p: p, t: Task{Name: t.Name}, ctx: ctx, limit: -1, mode: noErrors, members: 1, series: s}
+	s.g.self = s.g
+	if err := s.submit(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+var (
+	// errOverlaps is the error of a round that must not start.
+	errOverlaps = errors.New("taskpool: Every: an earlier round was given up as hung and still runs")
+	// errPeriodicStopped cancels a round that waits when Stop is called.
+	errPeriodicStopped error = &kindError{"taskpool: Periodic.Stop was called", context.Canceled}
+)
+
+// submit submits the next round, which is due at s.due.
+func (s *Periodic) submit() error {
+	g, t := s.g, s.t
+	g.p.lock()
+	stopped := s.stopped
+	t.NotBefore = s.due
+	if !stopped {
+		g.members++
+	}
+	g.p.unlock()
+	if stopped {
+		return errPeriodicStopped
+	}
+	_, err := g.p.submit("Every", g.ctx, g.ctx, &t, work{run: t.Run, group: g}, terms{roomAlways, answerOnDemand})
+	if err == nil {
+		s.cancelStopped() // Stop may have come before the round was known
+	}
+	return err
+}
+
+// next is called when a round has settled.
+func (s *Periodic) next() {
+	g := s.g
+	err := errors.New("taskpool: Every: a method of the context has panicked")
+	defer func() {
+		if err != nil {
+			s.end(err)
+		}
+	}()
+	g.p.lock()
+	missed := max(time.Since(s.due)/s.d, 0)
+	s.due = s.due.Add((missed + 1) * s.d)
+	s.skipped += uint64(missed)
+	g.p.unlock()
+	if err = s.submit(); err != nil && g.ctx.Err() != nil {
+		err = causeOf(g.ctx)
+	}
+}
+
+// end records that there are no more rounds, because of err.
+func (s *Periodic) end(err error) {
+	s.g.p.lock()
+	if s.err = err; s.stopped {
+		s.err = nil
+	}
+	s.g.p.unlock()
+	s.g.refused(nil) // s itself, which has counted as a member
+}
+
+// Stop ends it: no round starts any more, nor a retry of one. A round that is at work goes
+// on; to end that as well, end the context given to [Every]. Stop does not wait, see
+// [Periodic.Wait], and may be called any number of times, in a round too.
+func (s *Periodic) Stop() {
+	if err := s.misuse("Periodic.Stop"); err != nil {
+		panic(err.Error())
+	}
+	s.g.p.lock()
+	s.stopped = true
+	s.g.p.unlock()
+	s.cancelStopped()
+}
+
+// cancelStopped cancels the round that waits, if Stop was called.
+func (s *Periodic) cancelStopped() {
+	p := s.g.p
+	p.lock()
+	var notices []notice
+	if s.stopped && len(s.g.tasks) > 0 && s.g.tasks[0].attempt == nil {
+		s.g.tasks[0].cancelLocked(errPeriodicStopped, false, &notices)
+		p.restoreLocked()
+	}
+	p.outbox.oweLocked(notices)
+	p.unlock()
+	p.deliverAll(notices)
+}
+
+// Wait waits until no round is to come and none is at work, and returns why: nil after Stop,
+// [ErrClosed] after Shutdown, and otherwise the cause of the context given to [Every]. If ctx
+// ends first it returns ctx's cause. Inside a round it returns [ErrInside]; inside another
+// task, of any pool, that task gives its slot back meanwhile, see [Handle.Wait].
+func (s *Periodic) Wait(ctx context.Context) error {
+	const call = "Periodic.Wait"
+	if err := s.misuse(call); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return nilArgument(call, "ctx")
+	}
+	s.g.p.lock()
+	defer s.g.p.unlock()
+	w := &wait{what: awaited{members: s.g}, ctx: ctx, task: attemptFrom(ctx)}
+	if err := w.awaitLocked(); err != nil {
+		return err
+	}
+	return s.err
+}
+
+// Skipped returns how many rounds were left out, because an earlier one had not ended when
+// they were due.
+func (s *Periodic) Skipped() uint64 {
+	if err := s.misuse("Periodic.Skipped"); err != nil {
+		panic(err.Error())
+	}
+	s.g.p.lock()
+	defer s.g.p.unlock()
+	return s.skipped
+}
+
+// misuse returns an error for call if s is nil, zero or a copy, and nil otherwise.
+func (s *Periodic) misuse(call string) error {
+	var got string
+	switch {
+	case s == nil:
+		got = "nil"
+	case s.g == nil:
+		got = "a zero Periodic"
+	case s.g.series != s:
+		got = "a copy"
+	default:
+		return nil
+	}
+	return fmt.Errorf("taskpool: %s: the Periodic must be one that Every has returned, got %s", call, got)
 }

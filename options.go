@@ -400,7 +400,8 @@ func WithMaxParked(n int) Option {
 // Shutdown is called. They are not listed in the [*ShutdownError], as they never
 // started; [Stats] counts them as canceled. From then on Submit refuses such a task
 // with ErrClosed, even when a running task calls it. Shutdown still waits for tasks
-// that wait for a retry. Default: DelayedWait.
+// that wait for a retry. A round of [Every] that is not due is canceled in any case.
+// Default: DelayedWait.
 func WithDelayedAtShutdown(policy DelayedPolicy) Option {
 	return optionFunc(func(c *config) { c.delayed = policy })
 }

@@ -384,7 +384,7 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		}
 	}
 	if g != nil {
-		g.leftLocked(h)
+		g.leftLocked(h, notices)
 		g.settledLocked(err, notices)
 	}
 }

@@ -101,16 +101,16 @@ func (p *Pool) close(deadline time.Time) {
 	p.endPauseLocked()
 	p.inbox.close()
 	p.takeInLocked()
-	p.turnAwayLocked(func(h *Handle) bool { return !h.parent().continuesLocked(p) || p.end.refuses(&h.task) })
+	p.turnAwayLocked(func(h *Handle) bool { return !h.parent().continuesLocked(p) || p.end.refuses(h) })
 	var notices []notice
 	for _, h := range p.sched.delayed.all() { // in the order in which they are due
-		if h.attempts == 0 && p.end.refuses(&h.task) {
+		if h.attempts == 0 && p.end.refuses(h) {
 			p.sched.withdraw(h)
 			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
 		}
 	}
 	for _, h := range slices.Clone(p.sched.dependents) {
-		if p.end.refuses(&h.task) {
+		if p.end.refuses(h) {
 			p.sched.withdraw(h)
 			p.settleWaitingLocked(entry{h: h}, h.priority, StateCanceled, ErrClosed, &notices)
 		}
@@ -189,10 +189,10 @@ func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 	return attrs
 }
 
-// refuses reports whether the pool is closed and, under DelayedCancel, does not wait for t,
-// which is not due yet.
-func (e *shutdownState) refuses(t *Task) bool {
-	return e.closed && e.dropsDelayed && t.later()
+// refuses reports whether the pool is closed and does not wait for h: a round of [Every] or,
+// under DelayedCancel, a task that is not due yet.
+func (e *shutdownState) refuses(h *Handle) bool {
+	return e.closed && (h.first.terms.room == roomAlways || e.dropsDelayed && h.task.later())
 }
 
 // answer returns what Shutdown returns once the pool has terminated.

@@ -231,9 +231,10 @@ const (
 type roomMode byte
 
 const (
-	roomAsSet roomMode = iota // what WithCapacity says
-	roomWait                  // it waits, whatever WithCapacity says
-	roomNow                   // it does not wait
+	roomAsSet  roomMode = iota // what WithCapacity says
+	roomWait                   // it waits, whatever WithCapacity says
+	roomNow                    // it does not wait
+	roomAlways                 // it needs none, but is refused once Shutdown was called, see Every
 )
 
 // submit implements SubmitWithin for the method named call, for a task that does work on
@@ -316,7 +317,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		switch {
 		case h.canceled() != nil:
 			err = errGaveUp
-		case p.end.refuses(&h.task):
+		case p.end.refuses(h):
 			err = ErrClosed
 		case p.end.closed && !parent.continuesLocked(p):
 			// The caller may be a member that adds to its own group.
@@ -337,7 +338,10 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 			if p.sched.joinFlow(h, h.task.Flow, h.policy) {
 				p.restoreLocked()
 			}
-			if due, err = p.makeRoomLocked(h.flow, h.priority, later, &notices); err == nil || h.isVain() {
+			if h.first.terms.room != roomAlways {
+				due, err = p.makeRoomLocked(h.flow, h.priority, later, &notices)
+			}
+			if err == nil || h.isVain() {
 				err = nil
 				h.acceptLocked(later)
 				if !later {

@@ -28,7 +28,7 @@ func loadAPI(t *testing.T) map[string]*types.Signature {
 			}
 		case *types.TypeName:
 			named, ok := obj.Type().(*types.Named)
-			if ok && slices.Contains([]string{"Pool", "Handle", "Future", "Group"}, name) {
+			if ok && slices.Contains([]string{"Pool", "Handle", "Future", "Group", "Periodic"}, name) {
 				for m := range named.Methods() {
 					if m.Exported() {
 						api[name+"."+m.Name()] = m.Signature()
@@ -70,7 +70,7 @@ func TestEveryFunctionOfThePackageIsInATableOrLeftOutOnPurpose(t *testing.T) {
 	noWait := set("Beat", "Current", "Detach", "Pool.Group", "Pool.Inside") // take a context and wait for nothing
 	dropped := set("Yield", "Block", "Call", "Permanent", "RetryAfter",     // their errors may be dropped,
 		"Handle.Wait", "Handle.Err", "Future.Wait", "Future.Get", "Future.Err", // or are those of a task
-		"Group.Wait", "Pool.Health", "Pool.WaitIdle", "Pool.WaitRunning")
+		"Group.Wait", "Periodic.Wait", "Pool.Health", "Pool.WaitIdle", "Pool.WaitRunning")
 	api := loadAPI(t)
 	for name, sig := range api {
 		_, run := runs[name]
