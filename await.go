@@ -47,8 +47,10 @@ func (a *awaited) overLocked() bool {
 	case a.limit != nil:
 		return a.limit.limit < 0 || a.limit.members < a.limit.limit
 	default:
-		over, _ := a.idle.idleLocked(a.running)
-		return over
+		if a.running {
+			return a.idle.crew.rests(&a.idle.sched)
+		}
+		return a.idle.quietLocked()
 	}
 }
 
@@ -98,8 +100,10 @@ func (a *awaited) waiters() *waiters {
 	case a.limit != nil:
 		return &a.limit.room
 	default:
-		_, on := a.idle.idleLocked(a.running)
-		return on
+		if a.running {
+			return &a.idle.crew.resters
+		}
+		return &a.idle.idlers
 	}
 }
 

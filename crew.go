@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 )
@@ -26,6 +27,8 @@ type crew struct {
 
 	blocking int     // how many attempts are in the function given to Block, without a slot
 	resters  waiters // calls that wait until no task is at work
+
+	procs procsWatch
 
 	dead      []*worker // to be replaced by the supervisor
 	lost      []*worker // given up together with their slot, as too many are abandoned
@@ -100,6 +103,22 @@ func (p *Pool) summonLocked() {
 	}
 	p.crew.coming++
 	w.wake <- struct{}{}
+}
+
+// rests reports whether no task is at work, nor about to be.
+func (c *crew) rests(s *scheduler) bool {
+	return s.held == len(c.lost) && c.blocking == 0 && s.wanted() == 0
+}
+
+// resizeLocked has p, whose crew c is, have so many workers.
+func (c *crew) resizeLocked(p *Pool, workers int) {
+	p.sched.slots = workers
+	c.boundExtra(workers)
+	c.unhired += max(workers-c.size(), 0)
+	p.recoverLostLocked()
+	c.trim(workers+c.extra, &p.inbox)
+	p.restoreLocked()
+	p.watchFullLocked() // there may be fewer slots than are held
 }
 
 // boundExtra lowers extra to the number of workers that are still beyond slots: there may
@@ -297,3 +316,45 @@ func shrunk[S ~[]E, E any](s S) S {
 }
 
 const leastShrunk = 256
+
+// A procsWatch has the number of workers follow GOMAXPROCS, if that was not given. It looks
+// as tasks start, where a lock is held and, for tasks, the clock was read anyway.
+type procsWatch struct {
+	off      bool
+	lookAt   time.Time // when the next task that starts may look
+	lookFrom uint64    // from so many attempts on the clock is read for that; math.MaxUint64 if off
+	found    int       // not 0: what the supervisor is to resize to, as here a task is handed out
+}
+
+// procsEvery is how many attempts start for one for which the clock is read to look at
+// GOMAXPROCS.
+const procsEvery = 256
+
+// stop has the number of workers stay what it is.
+func (w *procsWatch) stop() { *w = procsWatch{off: true, lookFrom: math.MaxUint64} }
+
+// lookLocked looks at GOMAXPROCS unless that was done less than a second ago.
+func (w *procsWatch) lookLocked(p *Pool, now time.Time) {
+	w.lookFrom = p.ledger.total.attempts + procsEvery
+	if now.Before(w.lookAt) {
+		return
+	}
+	w.lookAt = now.Add(time.Second)
+	if n := p.cfg.workersNow(); n != p.sched.slots {
+		w.found = n
+		p.supervisor.alarmLocked()
+	}
+}
+
+// followLocked resizes p to what was found.
+func (w *procsWatch) followLocked(p *Pool) {
+	n, before := w.found, p.sched.slots
+	w.found = 0
+	if n == 0 || p.end.closed {
+		return
+	}
+	p.crew.resizeLocked(p, n)
+	p.notifyLocked([]notice{{call: func() {
+		p.guard.write(slog.LevelDebug, "taskpool: workers follow GOMAXPROCS", slog.Int("workers", n), slog.Int("before", before))
+	}}})
+}

@@ -36,7 +36,7 @@ func (p *Pool) restoreWithLocked(w *worker) {
 		p.dispatchLocked(nil)
 	}
 	p.tellYieldLocked()
-	if p.crew.resters != (waiters{}) && p.restsLocked() {
+	if p.crew.resters != (waiters{}) && p.crew.rests(&p.sched) {
 		p.crew.resters.wakeLocked()
 	}
 	if p.stepper.changes.others != nil {

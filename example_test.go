@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -878,6 +879,38 @@ func ExamplePool_WaitRunning() {
 	// Output:
 	// a task uses the old one
 	// another uses the new one
+}
+
+// Without WithWorkers there are as many workers as GOMAXPROCS, also when that changes.
+func ExampleWithWorkers_default() {
+	ctx := context.Background()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	p, err := taskpool.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(p.Stats().Workers)
+	runtime.GOMAXPROCS(3) // as the runtime does when the limit of the container is raised
+	var meet sync.WaitGroup
+	meet.Add(3)
+	for range 3 { // they need three workers
+		_, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error {
+			meet.Done()
+			meet.Wait()
+			return nil
+		}})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	meet.Wait()
+	fmt.Println(p.Stats().Workers)
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// 2
+	// 3
 }
 
 func ExamplePool_Resize() {

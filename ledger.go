@@ -134,6 +134,13 @@ func (b *retryBudget) grants(ended uint64, waiting int) bool {
 	return true
 }
 
+// grantsRetry reports whether the retry budget, which there is, grants the retry of an attempt
+// that is about to end, and takes what it costs.
+func (l *ledger) grantsRetry(s *scheduler) bool {
+	underWay := s.count[StateRunning] + s.count[StateParked] - 1
+	return l.budget.grants(l.total.attempts-l.total.withdrawn-uint64(underWay), s.retriesWaiting)
+}
+
 // attempt counts an attempt that ended with v.
 func (t *totals) attempt(v *verdict) {
 	switch v.result() {

@@ -113,7 +113,7 @@ type config struct {
 	givingUp func() // called by the supervisor just before it gives up on a task; set only in tests
 
 	// Whether these options were given.
-	capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet, retryBudgetSet, queueDelaySet bool
+	workersSet, capacitySet, fairShareSet, agingSet, abandonedSet, loggerSet, flowsSet, retryBudgetSet, queueDelaySet bool
 }
 
 func newConfig(opts []Option) (*config, error) {
@@ -193,10 +193,15 @@ func (c *config) validate() error {
 
 // WithWorkers sets the number of workers, which is the number of tasks that run
 // at once: at least 1 and at most 1,000,000. A worker starts when it is first
-// needed, so more workers than necessary cost nothing. Default:
-// [runtime.GOMAXPROCS].
+// needed, so more workers than necessary cost nothing.
+//
+// Default: [runtime.GOMAXPROCS], also when that changes, as it does since Go 1.25 with the CPU
+// limit of the container that the program runs in. The pool looks at it when it starts a
+// task, at most once a second, and of functions given to Go at one in 256; an idle pool does
+// not look. If it has changed, the pool does what [Pool.Resize] does, but keeps one worker more
+// than [WithReserved] says, and the log is told at level Debug. A call of Resize ends that.
 func WithWorkers(n int) Option {
-	return optionFunc(func(c *config) { c.workers = n })
+	return optionFunc(func(c *config) { c.workers, c.workersSet = n, true })
 }
 
 // WithCapacity sets to n the number of tasks that may wait because no slot is free,
@@ -486,4 +491,9 @@ func (c *config) maxAbandonedOf(slots int) int {
 		return slots
 	}
 	return c.maxAbandoned
+}
+
+// workersNow returns the number of workers if it follows GOMAXPROCS.
+func (c *config) workersNow() int {
+	return min(max(runtime.GOMAXPROCS(0), c.reserved+1), maxWorkers)
 }

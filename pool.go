@@ -116,6 +116,9 @@ func newPool(c *config) *Pool {
 	p.end.terminated = make(chan struct{})
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
+	if c.workersSet {
+		p.crew.procs.stop()
+	}
 	p.watch.init()
 	p.original = original{p}
 	p.inbox.direct = c.capacity == unbounded && c.reserved == 0 && p.hooks.queued == nil && c.queueDelay == 0
@@ -189,20 +192,6 @@ func (p *Pool) quietLocked() bool {
 	return p.sched.outstanding() == 0 && p.sched.held == len(p.crew.lost) && p.outbox.helpers == 0
 }
 
-// restsLocked reports whether no task is at work, nor about to be.
-func (p *Pool) restsLocked() bool {
-	return p.sched.held == len(p.crew.lost) && p.crew.blocking == 0 && p.sched.wanted() == 0
-}
-
-// idleLocked reports whether the pool is quiet or, with running, rests, and returns those who
-// wait for that.
-func (p *Pool) idleLocked(running bool) (over bool, waiting *waiters) {
-	if running {
-		return p.restsLocked(), &p.crew.resters
-	}
-	return p.quietLocked(), &p.idlers
-}
-
 // drainedLocked is called when no task is outstanding. It wakes WaitIdle if the pool is
 // quiet, and lets a shutdown go on.
 func (p *Pool) drainedLocked() {
@@ -221,7 +210,7 @@ func (p *Pool) drainedLocked() {
 // any time. If ctx ends first, it returns ctx's cause. In a task or a hook of the pool it
 // returns [ErrInside]; a task of another pool gives its slot back while it waits, see
 // [Handle.Wait].
-func (p *Pool) WaitIdle(ctx context.Context) error { return p.awaitIdle("WaitIdle", ctx, false) }
+func (p *Pool) WaitIdle(ctx context.Context) error { return awaitIdle("WaitIdle", p, ctx, false) }
 
 // WaitRunning waits until no task is at work, and returns nil. It is for a pool that is
 // paused, to change something that no task may see change: [Pool.Pause] lets no other start,
@@ -237,11 +226,11 @@ func (p *Pool) WaitIdle(ctx context.Context) error { return p.awaitIdle("WaitIdl
 // If ctx ends first, it returns ctx's cause. In a task or a hook of the pool it returns
 // [ErrInside]; a task of another pool gives its slot back while it waits, see [Handle.Wait].
 func (p *Pool) WaitRunning(ctx context.Context) error {
-	return p.awaitIdle("WaitRunning", ctx, true)
+	return awaitIdle("WaitRunning", p, ctx, true)
 }
 
 // awaitIdle implements WaitIdle and WaitRunning, for the call of that name.
-func (p *Pool) awaitIdle(call string, ctx context.Context, running bool) error {
+func awaitIdle(call string, p *Pool, ctx context.Context, running bool) error {
 	switch {
 	case misused(p):
 		return poolMisuse(p, call)
@@ -318,7 +307,7 @@ func (p *Pool) endPauseLocked() {
 // Resize changes the number of workers, to at least 1, to more than
 // [WithReserved] keeps and to at most 1,000,000. Added workers take tasks at once;
 // surplus workers end when they have finished their task, and Resize does not wait
-// for that. It returns [ErrClosed] after Shutdown was called.
+// for that. From then on the pool no longer follows GOMAXPROCS, see [WithWorkers]. It returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
 	if misused(p) {
 		return poolMisuse(p, "Resize")
@@ -338,12 +327,7 @@ func (p *Pool) Resize(workers int) error {
 	if p.end.closed {
 		return ErrClosed
 	}
-	p.sched.slots = workers
-	p.crew.boundExtra(p.sched.slots)
-	p.crew.unhired += max(workers-p.crew.size(), 0)
-	p.recoverLostLocked()
-	p.crew.trim(workers+p.crew.extra, &p.inbox)
-	p.restoreLocked()
-	p.watchFullLocked() // there may be fewer slots than are held
+	p.crew.procs.stop()
+	p.crew.resizeLocked(p, workers)
 	return nil
 }

@@ -260,7 +260,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 			}
 			v.retry = false
 		}
-		if v.retry && p.ledger.budget != nil && !p.affordsRetryLocked() {
+		if v.retry && p.ledger.budget != nil && !p.ledger.grantsRetry(&p.sched) {
 			p.ledger.total.retriesDenied++
 			v.retry, v.err = false, &retryBudgetError{v.err}
 			h.setLastErr(v.err)
@@ -291,14 +291,6 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 		}
 		v.notify(p, ctx, started, e, notices)
 	}
-}
-
-// affordsRetryLocked reports whether the retry budget, which there is, grants the retry of an
-// attempt that is about to end, and takes that from it.
-func (p *Pool) affordsRetryLocked() bool {
-	underWay := p.sched.count[StateRunning] + p.sched.count[StateParked] - 1
-	ended := p.ledger.total.attempts - p.ledger.total.withdrawn - uint64(underWay)
-	return p.ledger.budget.grants(ended, p.sched.retriesWaiting)
 }
 
 // describeLocked sets e.Task, unless e is nil, to what is known of w's task as its attempt

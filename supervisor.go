@@ -107,6 +107,7 @@ func (p *Pool) supervisorTurn() (next time.Time, circle, over bool) {
 		replaced++
 	}
 	p.crew.dead = shrunk(slices.Delete(p.crew.dead, 0, replaced))
+	p.crew.procs.followLocked(p)
 
 	var hung []*worker
 	if p.sched.delayed.Len() > 0 || p.sched.admissionDelayed.Len() > 0 || p.watch.watched.Len() > 0 || p.sched.expiring.Len() > 0 || !p.end.final.IsZero() {

@@ -120,6 +120,9 @@ func (w *worker) takeLocked(e entry, d decision) {
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
 	}
+	if p.ledger.total.attempts >= p.crew.procs.lookFrom {
+		p.crew.procs.lookLocked(p, time.Now())
+	}
 	w.jobs++
 	if e.h != nil {
 		w.takeHandleLocked(e.h)
@@ -149,6 +152,9 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		return
 	}
 	w.attempt, w.body = h.beginAttemptLocked(w), h.task.Run
+	if !p.crew.procs.off && !w.attempt.started.Before(p.crew.procs.lookAt) {
+		p.crew.procs.lookLocked(p, w.attempt.started)
+	}
 	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
 		if h.task.WorkTimeout > 0 {
 			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
