@@ -23,6 +23,7 @@ import (
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
 	"github.com/taskpool-go/taskpool/jobs/riverjobs"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // The environment of a worker process of TestNoJobIsLostWhateverDies: the process's
@@ -113,8 +114,11 @@ func startChaosProcess(t *testing.T, n int, database string) *chaosProcess {
 // handler says only if a process was killed, or the server, in between.
 func TestNoJobIsLostWhateverDies(t *testing.T) {
 	total := 10_000
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		total = 500
+	case pooltest.Race: // .ci/run does it without, too
+		total = 2000
 	}
 	db := newPostgres(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
@@ -59,8 +60,9 @@ var server postgres
 
 type postgres struct {
 	once      sync.Once
-	url, data string // data is empty if the server is not ours
-	skip      string // why there is none
+	url, data string   // data is empty if the server is not ours
+	skip      string   // why there is none
+	made      []string // databases, to be dropped in the end if the server is not ours
 	stop_     func() error
 }
 
@@ -94,10 +96,22 @@ func (p *postgres) start() {
 }
 
 func (p *postgres) stop() error {
-	if p.stop_ == nil {
+	if p.stop_ != nil {
+		return p.stop_()
+	}
+	if len(p.made) == 0 || p.data != "" {
 		return nil
 	}
-	return p.stop_()
+	ctx := context.Background()
+	admin, err := pgx.Connect(ctx, p.url)
+	if err != nil {
+		return err
+	}
+	for _, name := range p.made {
+		_, e := admin.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, admin.Close(ctx))
 }
 
 // postgresURL returns that of the server. Without one the test is skipped, or has
@@ -116,37 +130,87 @@ func postgresURL(t testing.TB) string {
 
 var databases atomic.Int64
 
-// newPostgres returns a new database with River's tables.
+// template is the name of a database with River's tables, of which the others are copies:
+// making the tables takes longer than most tests.
+var template = sync.OnceValues(func() (name string, err error) {
+	ctx := context.Background()
+	name = fmt.Sprintf("template_%d", os.Getpid())
+	admin, err := pgx.Connect(ctx, server.url)
+	if err != nil {
+		return "", err
+	}
+	if _, err = admin.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+		return "", errors.Join(err, admin.Close(ctx))
+	}
+	server.made = append(server.made, name)
+	db, err := pgxpool.New(ctx, databaseURL(name))
+	if err == nil {
+		err = riverjobs.Migrate(ctx, riverpgxv5.New(db))
+		db.Close()
+	}
+	return name, errors.Join(err, admin.Close(ctx))
+})
+
+// databaseURL returns that of the database of the server.
+func databaseURL(name string) string {
+	u, err := url.Parse(server.url)
+	if err != nil {
+		panic(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+// newPostgres returns a new database with River's tables. It stays until the end: to drop one
+// the server writes all that it has to the disk.
 func newPostgres(t testing.TB) *pgxpool.Pool {
 	t.Helper()
-	admin, err := pgxpool.New(t.Context(), postgresURL(t))
+	url := postgresURL(t)
+	from, err := template()
+	require.NoError(t, err)
+	admin, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	name := fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))
-	_, err = admin.Exec(t.Context(), "CREATE DATABASE "+name)
+	_, err = admin.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+from)
 	require.NoError(t, err)
-	u, err := url.Parse(server.url)
+	require.NoError(t, admin.Close(t.Context()))
+	server.made = append(server.made, name)
+	db, err := pgxpool.New(t.Context(), databaseURL(name))
 	require.NoError(t, err)
-	u.Path = "/" + name
-	db, err := pgxpool.New(t.Context(), u.String())
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		db.Close()
-		_, err := admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)")
-		admin.Close()
-		require.NoError(t, err)
-	})
-	require.NoError(t, riverjobs.Migrate(t.Context(), riverpgxv5.New(db)))
+	t.Cleanup(db.Close)
 	return db
 }
+
+// sqlite returns the contents of a database with River's tables.
+var sqlite = sync.OnceValues(func() (contents []byte, err error) {
+	dir, err := os.MkdirTemp("", "riverjobs")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "jobs.sqlite")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		return nil, err
+	}
+	err = riverjobs.Migrate(context.Background(), riversqlite.New(db))
+	if err = errors.Join(err, db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 // newSQLite returns a new database with River's tables, in a file.
 func newSQLite(t testing.TB) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "jobs.sqlite"))
+	contents, err := sqlite()
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "jobs.sqlite")
+	require.NoError(t, os.WriteFile(path, contents, 0o600))
+	db, err := sql.Open("sqlite", path)
 	require.NoError(t, err)
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, riverjobs.Migrate(t.Context(), riversqlite.New(db)))
 	return db
 }
 

@@ -530,11 +530,21 @@ func TestSlowObserverLosesNoEvent(t *testing.T) {
 	reg.Observe(func(jobs.Event) { <-gate })
 	next := observe(t, &reg)
 	k := jobs.Register(&reg, "kind", done, jobs.Policy{})
-	p := openerOn(t, riverpgxv5.New(newPostgres(t)))(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(100))})
+	db := newPostgres(t)
+	q := started(t, riverpgxv5.New(db), &reg, riverjobs.Config{Pool: newPool(t, taskpool.WithWorkers(100)), River: quick()})
+	tx, err := db.Begin(t.Context())
+	require.NoError(t, err)
 	for i := range n {
-		enqueue(t, k, p, i, nil)
+		enqueue(t, k, q.InTx(tx), i, nil)
 	}
-	require.Eventually(t, func() bool { return p.count(rivertype.JobStateCompleted) == n }, patience, 10*time.Millisecond)
+	require.NoError(t, tx.Commit(t.Context()))
+	completed := func() (n int) {
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM river_job WHERE state = 'completed'").Scan(&n))
+		return n
+	}
+	for completed() < n {
+		<-time.After(20 * time.Millisecond)
+	}
 	close(gate)
 	seen := make(map[jobs.ID]bool)
 	for range n {

@@ -42,31 +42,28 @@ func (e *nilError) Error() string  { return e.cause.Error() }
 func (e *nilError) Unwrap() error  { return e.cause }
 
 func TestNoMethodOfAnErrorEndsTheProcessOrLosesTheEnd(t *testing.T) {
-	for name, hostile := range map[string]error{
-		"As": asPanics{errTest}, "Is": isPanics{errTest}, "Unwrap": unwrapPanics{errTest},
-		"Goexit": errorExits{}, "typed nil": (*nilError)(nil),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var reg jobs.Registry
-			next := observe(t, &reg)
-			k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return hostile }, jobs.Policy{})
-			p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-			id := enqueue(t, k, p, 1, nil)
-			require.Equal(t, jobs.StateDiscarded, next().State)
-			require.Equal(t, rivertype.JobStateDiscarded, p.row(id).State)
-		})
+	hostile := []error{asPanics{errTest}, isPanics{errTest}, unwrapPanics{errTest}, errorExits{}, (*nilError)(nil)}
+	var reg jobs.Registry
+	next := observe(t, &reg)
+	k := jobs.Register(&reg, "kind", func(_ context.Context, _ jobs.Meta, i int) error { return hostile[i] }, jobs.Policy{})
+	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
+	for i := range hostile {
+		id := enqueue(t, k, p, i, nil)
+		require.Equal(t, jobs.StateDiscarded, next().State, "%T", hostile[i])
+		require.Equal(t, rivertype.JobStateDiscarded, p.row(id).State, "%T", hostile[i])
 	}
 }
 
 func TestAnErrorOfRiversFromAHandlerIsAnErrorLikeAnyOther(t *testing.T) {
-	for _, own := range []error{river.JobSnooze(time.Hour), river.JobCancel(errTest), river.ErrJobCancelledRemotely,
-		&river.UnknownJobKindError{Kind: "other"}, fmt.Errorf("wrapped: %w", river.JobSnooze(time.Hour))} {
-		var reg jobs.Registry
-		next := observe(t, &reg)
-		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return own },
-			jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
-		p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
-		id := enqueue(t, k, p, 1, nil)
+	rivers := []error{river.JobSnooze(time.Hour), river.JobCancel(errTest), river.ErrJobCancelledRemotely,
+		&river.UnknownJobKindError{Kind: "other"}, fmt.Errorf("wrapped: %w", river.JobSnooze(time.Hour))}
+	var reg jobs.Registry
+	next := observe(t, &reg)
+	k := jobs.Register(&reg, "kind", func(_ context.Context, _ jobs.Meta, i int) error { return rivers[i] },
+		jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
+	p := openerOn(t, riversqlite.New(newSQLite(t)))(&reg, riverjobs.Config{Pool: newPool(t)})
+	for i, own := range rivers {
+		id := enqueue(t, k, p, i, nil)
 		for attempt, state := range []jobs.State{jobs.StateRetrying, jobs.StateDiscarded} {
 			e := next()
 			require.Equal(t, state, e.State, "%v", own)
