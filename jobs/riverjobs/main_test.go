@@ -207,7 +207,7 @@ func newSQLite(t testing.TB) *sql.DB {
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "jobs.sqlite")
 	require.NoError(t, os.WriteFile(path, contents, 0o600))
-	db, err := sql.Open("sqlite", path)
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=synchronous(0)") // does not wait for the disk
 	require.NoError(t, err)
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
