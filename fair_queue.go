@@ -249,13 +249,14 @@ func (q *priorityQueue) beginNamed() {
 	q.updateRing(&q.plain)
 }
 
-// endFair is called when it may make no difference any more that there were flows.
+// endFair is called, with fair set, when it may make no difference any more that there were
+// flows. A named flow that waits is in a group.
 func (q *priorityQueue) endFair() {
-	if !q.fair || q.named > 0 || len(q.groups) > 0 {
+	if len(q.groups) > 0 {
 		return
 	}
 	for kind := range q.rings {
-		if q.share > 0 && q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].at != q.rings[kind].at+tagScale {
+		if q.plain.waits(kind == 1) > 0 && q.plain.ring[kind].at != q.rings[kind].at+tagScale {
 			return
 		}
 	}
@@ -325,8 +326,8 @@ func (q *priorityQueue) joinGroup(l *lane, g *laneGroup) {
 	}
 	l.flow.group = g
 	siblings := q.siblings(l)
-	for _, o := range siblings.all() {
-		if o != l && o.flow != nil && o.flow.group == g {
+	for _, o := range siblings.all() { // those that are in a group are in this one
+		if o != l && o.flow != nil {
 			l.flow.tag = o.flow.tag
 			return
 		}
@@ -449,16 +450,12 @@ func (q *priorityQueue) updateRing(fl *flowLanes) {
 	}
 }
 
-// turnOf returns the lane whose turn it is in a fair-share turn, nil if there is none.
+// turnOf returns the lane whose turn it is in a fair-share turn, if there is a choice.
 func (q *priorityQueue) turnOf(restricted bool) *lane {
 	if !q.fair {
 		return q.plain.oldest(q, restricted)
 	}
-	r := &q.rings[restriction(restricted)]
-	if len(r.items) == 0 {
-		return nil
-	}
-	return r.items[0].oldest(q, restricted)
+	return q.rings[restriction(restricted)].items[0].oldest(q, restricted)
 }
 
 // ownTurn returns the lane of the oldest task of l's flow, if the flow has a limit and that
@@ -482,14 +479,13 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 	fl, kind := q.owner(l), restriction(restricted)
 	if turn {
 		r := &q.rings[kind]
-		if i := fl.ringI[kind]; i >= 0 {
-			if at := fl.ring[kind].at; at-r.at > 0 {
-				r.at = at
-			}
-			q.setRingTag(fl, kind)
-			heap.Fix(r, int(i))
+		if at := fl.ring[kind].at; at-r.at > 0 {
+			r.at = at
 		}
-	} else if first, _ := top(q.reach(restricted), false); l.flow != nil && first.flow != nil && l.flow.tag == first.flow.tag {
+		q.setRingTag(fl, kind)
+		heap.Fix(r, int(fl.ringI[kind]))
+	} else if first, _ := top(q.reach(restricted), false); l.flow != nil && l.flow.tag == first.flow.tag {
+		// first is l, or is of the same flow and not in its own turn.
 		g := l.flow.group
 		if d := l.flow.tag.at - g.at; d > 0 {
 			g.at = l.flow.tag.at
@@ -506,14 +502,12 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 			q.forgetGroup(l.groupKey(), g)
 		}
 	}
-	if q.share > 0 && fl.limited() && fl.reached(restricted) > 1 {
+	if fl.limited() && fl.reached(restricted) > 1 {
 		if fl.own[kind]++; uint64(fl.own[kind]) >= q.share {
 			fl.own[kind] = 0
 		}
 	}
-	if q.named == 0 {
-		q.endFair()
-	}
+	q.endFair()
 }
 
 // mostUrgentHeldBack returns what the most urgent task of f that is held back counts as, false

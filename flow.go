@@ -216,20 +216,10 @@ func (s *scheduler) joinBatch(h *Handle, name string, p flowPolicy) (changed boo
 
 // setPolicy gives f another policy, which counts at once.
 func (s *scheduler) setPolicy(f *flow, p flowPolicy) {
-	var lanes []*lane // that are longer or shorter with another weight
-	if p.weight != f.policy.weight {
-		for _, set := range f.queue.sets() {
-			if set != nil && !set.out && s.queue.shed {
-				lanes = append(lanes, set.lanes...)
-			}
-		}
-	}
-	for _, l := range lanes {
-		s.queue.showSpare(l, false)
-	}
 	f.set(p)
-	for _, l := range lanes {
-		s.queue.showSpare(l, true)
+	// By another weight the flow is longer or shorter. Only tasks without a place are shed.
+	if open := &f.queue.open; open.spare != nil && !open.out {
+		s.queue.spare.fix(open.spare)
 	}
 	s.placesChanged(f)
 }
@@ -372,16 +362,19 @@ func (s *scheduler) placesChanged(f *flow) {
 // lendHolders lends the urgency of what f's limit holds back to those that hold a place, as
 // what is held back waits for one of them.
 func (s *scheduler) lendHolders(f *flow) {
-	if pr, ok := f.queue.mostUrgentHeldBack(); ok && pr < f.lent {
+	if pr, ok := f.queue.mostUrgentHeldBack(); ok {
 		s.lendAllHolders(f, pr)
 	}
 }
 
 func (s *scheduler) lendAllHolders(f *flow, pr Priority) {
+	if pr >= f.lent {
+		return
+	}
 	for _, h := range f.holders {
 		s.lendHolder(h, pr)
 	}
-	f.lent = min(f.lent, pr)
+	f.lent = pr
 }
 
 func (s *scheduler) lendHolder(h *Handle, pr Priority) {
@@ -393,9 +386,9 @@ func (s *scheduler) lendHolder(h *Handle, pr Priority) {
 // heldBackChanged is called when h, which f's limit may hold back, has come or counts as more
 // urgent.
 func (s *scheduler) heldBackChanged(h *Handle) {
-	switch f := s.flowOf(h); {
-	case f == nil || !f.held:
-	case h != nil && h.place.in == inExiting && !h.placed && h.urgency() < f.lent:
+	switch f := h.flow; {
+	case f == nil:
+	case h.place.in == inExiting && !h.placed:
 		s.lendAllHolders(f, h.urgency())
 	default:
 		s.lendHolders(f)
@@ -419,9 +412,7 @@ func (s *scheduler) exitInFlow(h *Handle) bool {
 	r := f.makeRare()
 	r.exits = append(r.exits, h)
 	h.place = place{in: inExiting}
-	if pr := h.urgency(); pr < f.lent {
-		s.lendAllHolders(f, pr)
-	}
+	s.lendAllHolders(f, h.urgency())
 	return true
 }
 
@@ -486,7 +477,7 @@ func (s *scheduler) flowRoom(f *flow, pr Priority) bool {
 	if !f.full {
 		return true
 	}
-	if f.held || f.atDoor() {
+	if f.atDoor() {
 		return false
 	}
 	free, promised := s.free(pr)
@@ -503,24 +494,16 @@ func (s *scheduler) takeShed(pr Priority, f *flow) (entry, Priority, bool) {
 	if f == nil || !f.full {
 		return s.queue.takeShed(pr, f)
 	}
-	for _, l := range slices.Backward(f.queue.open.lanes) {
-		switch {
-		case l.priority <= pr:
-			return entry{}, 0, false
-		case l.fresh > 0:
-			return s.queue.takeNewest(l), l.priority, true
-		}
+	l := f.queue.open.spare
+	if l == nil || l.priority <= pr {
+		return entry{}, 0, false
 	}
-	return entry{}, 0, false
+	return s.queue.takeNewest(l), l.priority, true
 }
 
 // outstays reports whether the flow of l would stay no shorter than f there, if it lost a task
 // to f: by their weights, and counting the tasks that have never started.
 func (l *lane) outstays(q *priorityQueue, f *flow) bool {
-	fl := q.owner(l)
-	if fl.flow == f {
-		return false
-	}
 	have := int64(0)
 	if f == nil {
 		if o := q.lanes[l.laneKey]; o != nil {
@@ -529,5 +512,5 @@ func (l *lane) outstays(q *priorityQueue, f *flow) bool {
 	} else if o := f.queue.open.find(l.laneKey); o != nil {
 		have = int64(o.fresh)
 	}
-	return int64(l.fresh-1)*fl.flow.cost() >= (have+1)*f.cost()
+	return int64(l.fresh-1)*q.owner(l).flow.cost() >= (have+1)*f.cost()
 }

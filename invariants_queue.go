@@ -88,7 +88,7 @@ func (q *priorityQueue) check(strict, deep bool) (parked int, err error) {
 // checkHeaps returns what is wrong with q, if anything. For the lanes themselves see
 // lane.check.
 func (q *priorityQueue) checkHeaps(deep bool) error {
-	total, seconds, empty, waiting, waitingSecond, hidden := 0, 0, 0, 0, 0, 0
+	total, seconds, empty, waiting, toShed, hidden := 0, 0, 0, 0, 0, 0
 	for pr, l := range q.lanes {
 		if l.laneKey != pr {
 			return fmt.Errorf("lane %v is filed under %v", l.laneKey, pr)
@@ -110,12 +110,14 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		}
 		if l.kind.second() {
 			seconds += l.n
-			waitingSecond += min(l.n, 1)
 		} else {
 			total += l.n
 		}
 		if s := q.set(l); s.named() && s.face[q.class(l)] != l {
 			hidden++
+		}
+		if s := q.set(l); l.fresh > 0 && (!s.named() || s.spare == l) {
+			toShed++
 		}
 		if l.n == 0 {
 			empty++
@@ -130,7 +132,11 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		}
 		for _, h := range []*laneHeap{&l.class.lead, &l.class.keyed, &q.spare} {
 			switch i := int(l.pos[h.id]); {
-			case h.off || h == &q.spare && l.kind.second():
+			case h.off:
+			case h == &q.spare && (l.fresh == 0 || q.set(l).named() && q.set(l).spare != l):
+				if i != -1 {
+					return fmt.Errorf("lane %v is not to be shed from and in heap %d", pr, h.id)
+				}
 			case h.id == heapLead && q.set(l).named() && q.set(l).face[q.class(l)] != l:
 				if i != -1 {
 					return fmt.Errorf("lane %v is not the face of its set and in heap %d", pr, h.id)
@@ -172,7 +178,7 @@ func (q *priorityQueue) checkHeaps(deep bool) error {
 		want := waiting
 		switch id {
 		case heapSpare:
-			want -= waitingSecond
+			want = toShed
 		case heapLead:
 			want -= hidden
 		}
@@ -301,13 +307,16 @@ func (q *priorityQueue) checkSet(s *laneSet, lanes []*lane) error {
 		if !s.named() {
 			continue
 		}
+		if q.shed && l.fresh > 0 && (want.spare == nil || l.priority > want.spare.priority) {
+			want.spare = l
+		}
 		want.count(l, class, true, int32(l.parked))
 		want.count(l, class, false, int32(l.n-l.parked))
 		if s.find(l.laneKey) != l {
 			return fmt.Errorf("lane %v of flow %q is not in its list", l.laneKey, s.of.flow.name)
 		}
 	}
-	if s.filled != want.filled || s.face != want.face || s.n != want.n || s.parked != want.parked || s.seconds != want.seconds || s.named() && len(s.lanes) != len(lanes) {
+	if s.filled != want.filled || s.face != want.face || s.spare != want.spare || s.n != want.n || s.parked != want.parked || s.seconds != want.seconds || s.named() && len(s.lanes) != len(lanes) {
 		return fmt.Errorf("a set is %+v, want %+v", *s, want)
 	}
 	if few := q.share == 0 || s.named() && len(lanes) < manyLanes; s.old == nil && !few && len(lanes) > 0 {

@@ -206,11 +206,11 @@ func (q *priorityQueue) enter(l *lane) {
 	if q.share > 0 {
 		s.addByAge(q, l)
 	}
+	q.updateSpare(l)
 	if s.out {
 		return
 	}
 	l.class.lanes++
-	q.showSpare(l, true)
 	if s.named() {
 		q.updateFaces(s)
 	} else {
@@ -234,8 +234,8 @@ func (q *priorityQueue) leave(l *lane) {
 	}
 	if !s.out {
 		l.class.lanes--
-		q.showSpare(l, false)
 	}
+	q.updateSpare(l)
 	if s.named() {
 		q.endFlowLane(l)
 		return
@@ -476,8 +476,8 @@ func (q *priorityQueue) pushSegment(s *segment, n int, pr Priority) {
 	l.fresh += n
 	if l.n == n {
 		q.enter(l)
-	} else if l.fresh == n {
-		q.spare.fix(l)
+	} else {
+		q.updateSpare(l)
 	}
 }
 

@@ -229,7 +229,7 @@ func (q *priorityQueue) notFresh(h *Handle) {
 	if p := h.place; p.in == q.in && h.attempts == 0 {
 		p.seg.fresh--
 		p.lane.fresh--
-		q.fixSpare(p.lane, p.lane.fresh == 0)
+		q.updateSpare(p.lane)
 	}
 }
 

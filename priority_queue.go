@@ -58,7 +58,7 @@ type priorityQueue struct {
 
 	recent  []*lane // some lanes of the map, each in the place of its priority: most lookups end here
 	classes [2]laneClass
-	spare   laneHeap  // the least urgent lane with a task to shed on top; used if shed is set
+	spare   laneHeap  // the least urgent lane on top; of those with a task to shed, see updateSpare
 	turn    [2]uint64 // dispatches with a choice since the last fair-share turn, see restriction
 	free    [len(segmentSlots)]segmentStack
 }
@@ -136,10 +136,7 @@ func keyFirst(a, b *lane) bool {
 
 // spareFirst orders lanes by what may be shed from them.
 func spareFirst(a, b *lane) bool {
-	switch {
-	case (a.fresh > 0) != (b.fresh > 0):
-		return a.fresh > 0
-	case a.priority != b.priority:
+	if a.priority != b.priority {
 		return a.priority > b.priority
 	}
 	return a.length() > b.length()
@@ -187,7 +184,7 @@ func (q *priorityQueue) pushLane(l *lane, e entry) {
 	if l.n == 1 {
 		q.enter(l)
 	} else if e.fresh() {
-		q.fixSpare(l, l.fresh == 1)
+		q.updateSpare(l)
 	}
 }
 
@@ -227,14 +224,6 @@ func (q *priorityQueue) counted(l *lane, e entry, n int) {
 		if l.class.n += n; !parked {
 			l.class.queued += n
 		}
-	}
-}
-
-// fixSpare restores the heap spare when the number of fresh tasks of l has changed; any says
-// that it has changed from or to 0.
-func (q *priorityQueue) fixSpare(l *lane, any bool) {
-	if (any || l.flow != nil) && l.pos[heapSpare] >= 0 {
-		q.spare.fix(l)
 	}
 }
 
@@ -386,6 +375,7 @@ func (q *priorityQueue) skip(l *lane, n int) {
 	s.fresh -= int32(n)
 	l.n -= n
 	l.fresh -= n
+	q.updateSpare(l)
 	q.n -= n
 	if q.share > 0 && q.classes[0].lanes+q.classes[1].lanes > 1 {
 		q.turn[0] += uint64(n)
@@ -424,11 +414,11 @@ func (q *priorityQueue) removeFrom(p *place) entry { return q.take(p.lane, p.seg
 // urgent than pr. Otherwise it returns false. Of several flows it takes from the longest, and
 // also if that is as urgent as pr, unless that makes it shorter than f, the newcomer's.
 func (q *priorityQueue) takeShed(pr Priority, f *flow) (entry, Priority, bool) {
-	if q.n == 0 {
+	if len(q.spare.items) == 0 {
 		return entry{}, 0, false
 	}
 	l := q.spare.items[0]
-	if l.fresh == 0 || l.priority < pr || l.priority == pr && !l.outstays(q, f) {
+	if l.priority < pr || l.priority == pr && !l.outstays(q, f) {
 		return entry{}, 0, false
 	}
 	return q.takeNewest(l), l.priority, true
@@ -491,7 +481,7 @@ func (q *priorityQueue) take(l *lane, s *segment, i int32) entry {
 		}
 	}
 	if wasFresh {
-		q.fixSpare(l, l.fresh == 0)
+		q.updateSpare(l)
 	}
 	return e
 }

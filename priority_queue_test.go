@@ -930,6 +930,34 @@ func TestCostGrowsWithTheLogarithmOfPriorities(t *testing.T) {
 	}
 }
 
+// Each start in a flow with one place holds the flow back, and each end lets it go.
+func TestHoldingAFlowBackCostsAsMuchWithManyPriorities(t *testing.T) {
+	for _, overflow := range []Overflow{OverflowReject, OverflowShed} {
+		for _, priorities := range []int{10, 1000} {
+			var s scheduler
+			s.init(&config{workers: 2, capacity: 1 << 20, overflow: overflow, fairShare: 16})
+			submit := func(pr Priority) {
+				h := &Handle{id: 1, item: item{priority: pr}}
+				s.joinFlow(h, "a", flowPolicy{limit: 1})
+				s.enqueue(entry{h: h}, pr, 0)
+			}
+			for pr := range priorities {
+				submit(Priority(pr))
+			}
+			n := countComparisons(&s.queue)
+			for range 100 {
+				before := *n
+				e, _ := s.next(true)
+				s.hold(false)
+				s.release(false)
+				s.end(e.h, StateSucceeded)
+				require.LessOrEqual(t, *n-before, 8, "%d priorities, %v", priorities, overflow)
+				submit(e.h.priority)
+			}
+		}
+	}
+}
+
 // The promises here were found by changing the library one thing at a time and
 // looking for what no test noticed, see tools/mutate.
 
