@@ -298,16 +298,16 @@ func (q *priorityQueue) updateSpare(l *lane) {
 		if s.spare = next; !s.out {
 			q.showSpare(s, true)
 		}
-	case l == next && !s.out:
+	case l.pos[heapSpare] >= 0:
 		q.spare.fix(l)
 	}
 }
 
 // spareBefore returns the least urgent lane of s that has tasks to shed and is more urgent than
-// l, nil if there is none.
+// l, which has none any more; nil if there is none.
 func (s *laneSet) spareBefore(l *lane) *lane {
 	i, _ := slices.BinarySearchFunc(s.lanes, l.laneKey, compareLanes)
-	for i--; i >= 0; i-- {
+	for ; i >= 0; i-- {
 		if s.lanes[i].fresh > 0 {
 			return s.lanes[i]
 		}
