@@ -331,11 +331,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 		p.ledger.total.settled(s)
 	} else {
 		if s == StateShed && p.hooks.timed {
-			since := h.queuedAt
-			if h.isLater() { // the supervisor may not have queued it yet
-				since = max(since, h.due.Sub(p.epoch))
-			}
-			waited = time.Since(p.epoch) - since
+			waited = time.Since(p.epoch) - h.queuedAt
 		}
 		p.sched.notLater(h)
 		h.settleLocked(s, err, notices)

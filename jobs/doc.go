@@ -42,7 +42,11 @@
 //	hang           Discarded at once, with an error that is taskpool.ErrHung: a retry
 //	               could run beside what it retries. So is silence for longer than
 //	               Policy.Heartbeat
-//	shed           Discarded, with taskpool.ErrShed (Local, where the pool sheds)
+//	shed           Discarded, with taskpool.ErrShed (Local, where the pool sheds); with
+//	               WithQueueDelay that is an ErrExpired too
+//	longest wait   there is none, as jobs are there to be done, however late, and may wait
+//	               for a process to be started: a handler can look at Meta.Enqueued, and
+//	               return Permanent. Task.MaxWait is for tasks
 //	cancellation   before it runs: Canceled, and it never runs. While it runs: its
 //	               context ends; Canceled if the handler then returns an error,
 //	               Completed if it returns nil. It is never retried

@@ -58,7 +58,8 @@
 //	               and the example
 //	               turns between flows, their weights and capacities, and limits across
 //	               processes, see below
-//	               shedding: what a pool sheds goes back; results: let the handler store them
+//	               shedding: what a pool sheds, for WithQueueDelay too, goes back and is
+//	               fetched again; results: let the handler store them
 //	               River's own errors: what a handler returns of river.JobSnooze or
 //	               river.JobCancel is an error like any other
 //	               exactly once: handlers must be idempotent, see below

@@ -33,7 +33,7 @@
 // At each collection the collector takes one snapshot of each pool that it watches, so
 // the values of a collection belong together. In each of them the sum of
 // taskpool.tasks.finished and taskpool.tasks.unfinished is taskpool.tasks.submitted. The
-// two histograms come from hooks, and may be an event or two ahead of that, or behind.
+// histograms come from hooks, and may be an event or two ahead of that, or behind.
 //
 // Each has the attribute taskpool.pool, the pool's name, and the one in braces, whose
 // name begins with taskpool. too.
@@ -58,6 +58,7 @@
 //	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits, without the time held back
 //	taskpool.queue.late{priority}        1            1 while those are shed that have waited too long, see WithQueueDelay
 //	taskpool.queue.wait{priority}        s            histogram, from hooks; with the time held back
+//	taskpool.queue.shed_wait{priority}   s            histogram, from hooks: what those had waited that were shed
 //	taskpool.workers                     {worker}     tasks that may run at once
 //	taskpool.goroutines{state}           {goroutine}  of workers: idle, busy, parked, abandoned, lost
 //	taskpool.replaced{reason}            {worker}     workers replaced: panic, goexit, hung

@@ -21,7 +21,7 @@ type instruments struct {
 	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlowNames
 	flowOldest                           metric.Float64Observable
 
-	wait, duration metric.Float64Histogram
+	wait, shedWait, duration metric.Float64Histogram
 }
 
 func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
@@ -83,6 +83,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.oldest = seconds("queue.oldest", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.")
 	in.late = flag("queue.late", "Whether tasks that have waited too long are shed, in a pool with WithQueueDelay.")
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
+	in.shedWait = histogram("queue.shed_wait", "How long tasks had waited for a worker that were shed. Functions given to Go are in it if that is known.")
 	in.workers = level("workers", "{worker}", "Tasks that may run at once.")
 	in.goroutines = level("goroutines", "{goroutine}", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.")
 	in.replaced = counter("replaced", "{worker}", "Workers replaced.")

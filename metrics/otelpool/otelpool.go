@@ -78,6 +78,11 @@ func (c *Collector) Hooks() taskpool.Hooks {
 		Started: func(e taskpool.TaskEvent) {
 			c.record(&e, c.in.wait, e.Wait.Seconds(), trace.SpanContext{})
 		},
+		Shed: func(e taskpool.TaskEvent) {
+			if e.Wait > 0 || !e.Task.IsFunc() { // of some functions it is not known
+				c.recordTimes(&e, c.in.shedWait, e.Wait.Seconds(), trace.SpanContext{}, 1)
+			}
+		},
 		Around: c.spans.around,
 		AttemptFailed: func(e taskpool.TaskEvent) {
 			// Of functions all that fail are told of, not a sample.
@@ -96,6 +101,15 @@ func (c *Collector) Hooks() taskpool.Hooks {
 
 // record tells a histogram of an event, with the span that it belongs to, if any.
 func (c *Collector) record(e *taskpool.TaskEvent, h metric.Float64Histogram, seconds float64, span trace.SpanContext) {
+	times := 1
+	if e.Task.IsFunc() { // it stands for others; a histogram knows no weights
+		times = c.cfg.goEvery
+	}
+	c.recordTimes(e, h, seconds, span, times)
+}
+
+// recordTimes is record for an event that counts so many times.
+func (c *Collector) recordTimes(e *taskpool.TaskEvent, h metric.Float64Histogram, seconds float64, span trace.SpanContext, times int) {
 	w := c.pools.Named(e.Pool)
 	if w == nil {
 		return
@@ -103,10 +117,6 @@ func (c *Collector) record(e *taskpool.TaskEvent, h metric.Float64Histogram, sec
 	ctx := background
 	if span.IsSampled() { // it may become an exemplar
 		ctx = trace.ContextWithSpanContext(ctx, span)
-	}
-	times := 1
-	if e.Task.IsFunc() { // it stands for others; a histogram knows no weights
-		times = c.cfg.goEvery
 	}
 	for opts := w.recordOptions(e.Task.Priority); times > 0; times-- {
 		h.Record(ctx, seconds, opts...)

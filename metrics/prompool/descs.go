@@ -10,7 +10,7 @@ type descs struct {
 	heldBack, dependent                        *prometheus.Desc
 	started, ended, retries, denied, parks     *prometheus.Desc
 	dispatches, depth, oldest, late            *prometheus.Desc
-	wait, duration                             *prometheus.Desc
+	wait, shedWait, duration                   *prometheus.Desc
 	workers, goroutines, replaced              *prometheus.Desc
 	capacity, submitters                       *prometheus.Desc
 	unfinished, longest                        *prometheus.Desc
@@ -44,6 +44,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.", "priority")
 	d.late = desc("late", "Whether tasks that have waited too long are shed, in a pool with WithQueueDelay.", "priority")
 	d.wait = desc("queue_wait_seconds", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.", "priority")
+	d.shedWait = desc("shed_wait_seconds", "How long tasks had waited for a worker that were shed. Functions given to Go are in it if that is known.", "priority")
 	attemptLabels := []string{"priority"}
 	if taskNames {
 		attemptLabels = append(attemptLabels, "task")

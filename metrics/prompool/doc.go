@@ -12,7 +12,7 @@
 //
 //	sum without(outcome) (taskpool_tasks_finished_total) + sum without(state) (taskpool_tasks)
 //
-// is taskpool_tasks_submitted_total. The two histograms come from hooks, and may be an
+// is taskpool_tasks_submitted_total. The histograms come from hooks, and may be an
 // event or two ahead of that, or behind. The directories metrics/grafana and
 // metrics/alerts of this repository have a dashboard and alerts.
 //
@@ -38,6 +38,7 @@
 //	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits, without the time held back
 //	taskpool_late{priority}                         1 while those are shed that have waited too long, see WithQueueDelay
 //	taskpool_queue_wait_seconds{priority}           histogram, from hooks; with the time held back
+//	taskpool_shed_wait_seconds{priority}            histogram, from hooks: what those had waited that were shed
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
 //	taskpool_workers                                tasks that may run at once
 //	taskpool_goroutines{state}                      of workers: idle, busy, parked, abandoned, lost
@@ -77,7 +78,8 @@
 // for 64 in the histograms: these are right in the long run, not to the last function.
 // Where a priority has had only a few dozen functions, it may have no histogram at all:
 // set WithGoEvery to 1 where functions are few. Functions that panic or call Goexit are
-// not in taskpool_attempt_duration_seconds.
+// not in taskpool_attempt_duration_seconds. In taskpool_shed_wait_seconds a function counts once,
+// and only if its wait is known: in a pool with WithQueueDelay, or if it was in the sample.
 //
 // # Cost
 //

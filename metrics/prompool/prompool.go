@@ -17,7 +17,7 @@ import (
 // goroutine at any time.
 type Collector struct {
 	cfg             config
-	waits, attempts *layout
+	waits, attempts *layout // waits is that of shedWaits too
 	descs           descs
 
 	pools watch.Pools[watched]
@@ -31,8 +31,9 @@ type watched struct {
 	priorities *metricset.Numbers[taskpool.Priority]
 	names      *metricset.Numbers[string] // of tasks; nil without WithTaskNames
 
-	waits    []slot // by number of the priority, that of others included
-	attempts []slot // by number of the priority and, if there are names, of the name
+	waits     []slot // by number of the priority, that of others included
+	shedWaits []slot // likewise
+	attempts  []slot // by number of the priority and, if there are names, of the name
 }
 
 // A slot holds a histogram once there is something to count.
@@ -74,6 +75,11 @@ func (c *Collector) Hooks() taskpool.Hooks {
 				h.observe(e.Wait, c.weight(&e))
 			}
 		},
+		Shed: func(e taskpool.TaskEvent) {
+			if w := c.pools.Named(e.Pool); w != nil && (e.Wait > 0 || !e.Task.IsFunc()) { // of some functions it is not known
+				w.shedWaits[w.priorities.Of(e.Task.Priority)].histogram(c.waits).observe(e.Wait, 1)
+			}
+		},
 		AttemptFailed: func(e taskpool.TaskEvent) {
 			// Of functions all that fail are told of, not a sample.
 			if !e.Task.IsFunc() {
@@ -110,6 +116,7 @@ func (c *Collector) newWatched(p *taskpool.Pool) *watched {
 		pool:       p,
 		priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...),
 		waits:      make([]slot, priorities),
+		shedWaits:  make([]slot, priorities),
 		attempts:   make([]slot, priorities),
 	}
 	if c.cfg.taskNames > 0 {
@@ -251,6 +258,7 @@ func (c *Collector) collectHistograms(w *watched, to chan<- prometheus.Metric) {
 			continue
 		}
 		send(&w.waits[i], c.descs.wait, priority)
+		send(&w.shedWaits[i], c.descs.shedWait, priority)
 		attempts := w.attempts[i*perPriority:][:perPriority]
 		if w.names == nil {
 			send(&attempts[0], c.descs.duration, priority)

@@ -205,6 +205,9 @@ func TestTasksThatExpireAreCounted(t *testing.T) {
 		got := gather(t, reg)
 		require.EqualValues(t, 1, got.sum("taskpool_tasks_expired_total"))
 		require.EqualValues(t, 1, got.sum("taskpool_tasks_finished_total", "outcome", "shed"))
+		waited := got.each("taskpool_shed_wait_seconds", "priority", "medium")[0].Histogram
+		require.EqualValues(t, 1, waited.GetSampleCount())
+		require.EqualValues(t, 1, waited.GetSampleSum())
 	})
 }
 
@@ -234,6 +237,7 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 		got := gather(t, reg)
 		require.EqualValues(t, 0, got.sum("taskpool_late", "priority", "high"))
 		require.EqualValues(t, 1, got.sum("taskpool_late", "priority", "low"))
+		require.EqualValues(t, p.Stats().Shed, got.each("taskpool_shed_wait_seconds", "priority", "low")[0].Histogram.GetSampleCount())
 		require.NoError(t, p.WaitIdle(t.Context()))
 		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_late"))
 	})

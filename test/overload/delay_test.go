@@ -328,6 +328,7 @@ func TestLatenessBeginsAnewAfterAPause(t *testing.T) {
 		p.Resume()
 		time.Sleep(time.Second)
 		require.False(t, isLate(p, taskpool.Medium))
+		time.AfterFunc(20*time.Second, p.Resume) // ends no pause, and changes nothing
 		require.NoError(t, p.WaitIdle(t.Context()))
 		require.EqualValues(t, 10, p.Stats().Expired, "those that are left 20 s after the next start")
 	})

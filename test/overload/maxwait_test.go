@@ -52,6 +52,9 @@ func TestTaskThatHasWaitedForItsMaxWaitIsShedAtThatInstant(t *testing.T) {
 		synctest.Wait() // hooks are told after those who wait
 		require.Len(t, shed, 3)
 		require.Equal(t, taskpool.ErrExpired, shed[0].Err)
+		for i, wait := range []time.Duration{time.Second, time.Minute + 1, time.Minute} { // of the last, from when it was due
+			require.Equal(t, wait, shed[i].Wait)
+		}
 		s := p.Stats()
 		require.EqualValues(t, 3, s.Shed)
 		require.EqualValues(t, 3, s.Expired)
