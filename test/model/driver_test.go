@@ -41,6 +41,7 @@ func TestPoolAgreesWithModel(t *testing.T) {
 	var steps, undefined int
 	var total loans
 	var flows flowCounts
+	var expired, shedLate, startedLate int
 	var denied uint64
 	for i := range uint64(runs) {
 		seed := *modelFirst + i
@@ -58,12 +59,16 @@ func TestPoolAgreesWithModel(t *testing.T) {
 		steps += d.steps
 		total.add(d.model.loans)
 		flows.add(d.model.flows.seen)
+		expired += int(d.model.expired) - d.model.shedLate
+		shedLate += d.model.shedLate
+		startedLate += d.model.startedLate
 		denied += d.model.retriesDenied
 		if d.undefined {
 			undefined++
 		}
 	}
 	t.Logf("%d sequences, %d steps; %d sequences ended early, where several things happened at the same instant; %d retries denied; loans: %+v; flows: %+v", runs, steps, undefined, denied, total, flows)
+	t.Logf("%d tasks waited longer than their MaxWait; of late priorities %d were shed and %d started", expired, shedLate, startedLate)
 }
 
 func FuzzPoolAgreesWithModel(f *testing.F) {
@@ -139,6 +144,7 @@ type trial struct {
 	lends     bool   // many tasks wait for less urgent ones
 	flows     bool   // tasks have flows, most of which have policies
 	depends   bool   // many tasks come after others
+	expires   bool   // many tasks have a MaxWait
 
 	cancels   map[int]context.CancelCauseFunc // of the tasks' own contexts
 	patience  context.Context                 // Shutdown's
@@ -228,13 +234,18 @@ func newTrial(t *testing.T, bytes []byte) *trial {
 		}
 		d.lends = slices.Contains([]byte{3, 7, 8, 9}, bytes[n-1]%11) // as in no old tape
 		d.depends = bytes[n-1]%3 == 2
+		d.expires = bytes[n-1]%7 == 4
+		if !d.flows && bytes[n-1]%6 == 1 {
+			c.queueDelay = choose(d.tape, time.Millisecond, 5*time.Millisecond, 50*time.Millisecond)
+			opts = append(opts, taskpool.WithQueueDelay(c.queueDelay))
+		}
 	}
 	pool, err := taskpool.New(opts...)
 	if !assert.NoError(t, err) {
 		t.FailNow()
 	}
 	d.pool, d.model = pool, newModel(c)
-	d.model.resumed = func(t *modelTask) bool {
+	d.model.goesOn = func(t *modelTask) bool {
 		d.mu.Lock()
 		h, log := d.handles[t.n], d.log
 		d.mu.Unlock()
@@ -555,6 +566,9 @@ func (d *trial) newTask(parent *modelAttempt) (*modelTask, func(context.Context)
 			}
 		}
 	}
+	if d.expires && d.n(2) == 0 {
+		t.maxWait = d.unique(choose(d.tape, 10*time.Millisecond, 300*time.Millisecond, 5*time.Second))
+	}
 	own := func(context.Context) context.Context { return context.Background() }
 	// If a task whose context may end is waited for, it is often a matter of chance who
 	// gets a slot when it settles.
@@ -618,8 +632,8 @@ func (d *trial) submit(parent *modelAttempt) {
 	for _, on := range t.after {
 		by += fmt.Sprintf(" after #%d", on.n)
 	}
-	what := fmt.Sprintf("submit #%d%s: %v timeout=%v work=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v ctxEnd=%v",
-		t.n, by, t.priority, t.timeout, t.workTimeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.ctxEnd)
+	what := fmt.Sprintf("submit #%d%s: %v timeout=%v work=%v heartbeat=%v attempts=%d backoff=%v if=%d notBefore=%v maxWait=%v ctxEnd=%v",
+		t.n, by, t.priority, t.timeout, t.workTimeout, t.heartbeat, t.most, t.backoff, t.retryIf, t.notBefore, t.maxWait, t.ctxEnd)
 	do := func(ctx context.Context) {
 		h, err := d.pool.Submit(own(ctx), d.real(t))
 		if err == nil {
@@ -645,6 +659,7 @@ func (d *trial) submit(parent *modelAttempt) {
 // real returns the task that t is the model of.
 func (d *trial) real(t *modelTask) taskpool.Task {
 	task := taskpool.Task{Name: t.name(), Priority: t.priority, Flow: t.flow, Timeout: t.timeout, WorkTimeout: t.workTimeout, Heartbeat: t.heartbeat, Run: d.run(t.n)}
+	task.MaxWait = t.maxWait
 	if t.notBefore > 0 {
 		task.NotBefore = d.start.Add(t.notBefore)
 	}
@@ -1135,6 +1150,7 @@ func (d *trial) compare() {
 // A census is what Stats, Tasks and Health say.
 type census struct {
 	submitted, refused, succeeded, failed, canceled, shed uint64
+	expired                                               uint64
 	attempts, retries, parks, panics, goexits, hangs      uint64
 	retriesDenied                                         uint64
 
@@ -1177,10 +1193,10 @@ func (d *trial) census() census {
 	}
 	var waiting []string
 	for _, w := range s.Waiting {
-		waiting = append(waiting, fmt.Sprint(w.Priority, w.Queued))
+		waiting = append(waiting, fmt.Sprint(w.Priority, w.Queued, w.Late))
 	}
 	return census{
-		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed,
+		submitted: s.Submitted, refused: s.Refused, succeeded: s.Succeeded, failed: s.Failed, canceled: s.Canceled, shed: s.Shed, expired: s.Expired,
 		retriesDenied: s.RetriesDenied,
 		attempts:      s.Attempts, retries: s.Retries, parks: s.Parks, panics: s.Panics, goexits: s.Goexits, hangs: s.Hangs,
 		slots: s.Workers, queued: s.Queued, heldBack: s.HeldBack, delayed: s.Delayed, running: s.Running, parked: s.Parked,
@@ -1216,7 +1232,7 @@ func (m *modelPool) census() census {
 	}
 	for _, t := range sorted {
 		if n := count[t.priority]; n > 0 {
-			waiting = append(waiting, fmt.Sprint(t.priority, n))
+			waiting = append(waiting, fmt.Sprint(t.priority, n, m.late(t.priority)))
 			delete(count, t.priority)
 		}
 	}
@@ -1225,7 +1241,7 @@ func (m *modelPool) census() census {
 		retriesDenied: m.retriesDenied,
 		attempts:      m.attempts, retries: m.retries, parks: m.parks, panics: m.panics, goexits: m.goexits, hangs: m.hangs,
 		slots: m.slots, abandoned: m.abandoned(), lost: m.lost(), blocked: len(m.admission), paused: m.paused, closed: m.closed,
-		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(nil),
+		queue: strings.Join(queue, " "), waiting: strings.Join(waiting, " "), health: describe(nil), expired: m.expired,
 	}
 	for _, t := range m.tasks {
 		if !t.accepted {

@@ -20,7 +20,7 @@ import (
 // does the same to a Pool and to its model and compares the two after each step.
 //
 // Where the documentation leaves a choice the model asks what the Pool did
-// (modelPool.resumed, modelPool.wasShed) and goes on from there. There are two such places:
+// (modelPool.goesOn, modelPool.wasShed) and goes on from there. There are two such places:
 // which of several tasks that are on their way out gets a free slot first, and which of
 // several flows that are as long loses a task.
 type modelPool struct {
@@ -49,6 +49,11 @@ type modelPool struct {
 	retriesDenied uint64
 	savedPercent  int // of a retry, that the budget has
 
+	expired               uint64
+	shedLate, startedLate int                                 // for the record
+	above                 map[taskpool.Priority]time.Duration // with queueDelay: since when all that starts has waited longer
+	resumed               time.Duration                       // when the last pause ended
+
 	loans loans
 	flows modelFlows
 	told  []*modelTask // have settled, and those that come after them are yet to be told
@@ -58,7 +63,7 @@ type modelPool struct {
 	undefined bool            // more than one thing may have happened in this step
 	log       []string        // what user code would have noticed in this step
 	awake     []*modelAttempt // go on with what they do in this step
-	resumed   func(*modelTask) bool
+	goesOn    func(*modelTask) bool
 	wasShed   func(*modelTask) bool
 }
 
@@ -79,6 +84,7 @@ type modelConfig struct {
 	budget       bool                // retries have one
 	retryPercent int                 // with budget: what an attempt earns, of a retry
 	retryLeast   int                 // with budget
+	queueDelay   time.Duration       // the target; 0: none
 }
 
 // A modelTask is one call of Submit or Go.
@@ -95,6 +101,9 @@ type modelTask struct {
 	backoff     time.Duration
 	retryIf     retryIf
 	notBefore   time.Duration
+	maxWait     time.Duration
+	expires     time.Duration // with maxWait, once that is known
+	queued      time.Duration // when it last joined the queue
 	after       []*modelTask
 	waitsFor    bool          // waits for those, or will when it is accepted
 	cancelable  bool          // its context may end
@@ -221,7 +230,7 @@ const (
 )
 
 func newModel(c modelConfig) *modelPool {
-	m := &modelPool{modelConfig: c, slots: c.workers, queue: newLine(), entering: newLine()}
+	m := &modelPool{modelConfig: c, slots: c.workers, queue: newLine(), entering: newLine(), above: map[taskpool.Priority]time.Duration{}}
 	m.flows.init(c.plain)
 	return m
 }
@@ -465,6 +474,7 @@ func (m *modelPool) tell() {
 			case !on.succeeded():
 				m.settle(t, taskpool.StateCanceled, on.err)
 			case !slices.ContainsFunc(t.after, func(on *modelTask) bool { return !on.succeeded() }):
+				m.beginMaxWait(t)
 				if t.waitsFor = false; m.early(t) {
 					t.due = t.notBefore
 				} else {
@@ -531,7 +541,7 @@ func (m *modelPool) next() bool {
 		if restricted && m.less(a.urgency) || m.heldBack(&m.queue, a.t) {
 			continue
 		}
-		if chosen < 0 || m.resumed(a.t) && !m.resumed(m.leaving[chosen].t) {
+		if chosen < 0 || m.goesOn(a.t) && !m.goesOn(m.leaving[chosen].t) {
 			chosen = i
 		}
 	}
@@ -548,8 +558,14 @@ func (m *modelPool) next() bool {
 	if p == nil || m.unstarted && p.t.state == taskpool.StateQueued {
 		return false
 	}
-	m.served(&m.queue, p, choice, restricted)
 	t := p.t
+	if m.isLate(t) {
+		m.shedLate++
+		m.leaveQueue(t)
+		m.shedExpired(t, errLate{})
+		return true
+	}
+	m.served(&m.queue, p, choice, restricted)
 	m.leaveQueue(t)
 	if t.state == taskpool.StateParked {
 		m.unpark(t.attempt)
@@ -633,7 +649,9 @@ func (m *modelPool) submit(t *modelTask) {
 		return
 	}
 	freed := m.policyCounts(t)
-	t.waitsFor = slices.ContainsFunc(t.after, func(on *modelTask) bool { return !on.succeeded() })
+	if t.waitsFor = slices.ContainsFunc(t.after, func(on *modelTask) bool { return !on.succeeded() }); !t.waitsFor {
+		m.beginMaxWait(t)
+	}
 	switch {
 	case m.room(t) || t.vain():
 	case m.overflow == taskpool.OverflowShed:
@@ -721,8 +739,66 @@ func (m *modelPool) accept(t *modelTask) {
 }
 
 func (m *modelPool) enqueue(t *modelTask) {
-	t.state = taskpool.StateQueued
+	t.state, t.queued = taskpool.StateQueued, m.now
 	m.joinQueue(t, false)
+}
+
+// Waits that are too long.
+
+// errLate is the error of a task that was shed as its priority is late.
+type errLate struct{}
+
+func (errLate) Error() string { return "taskpool: task waited too long in a queue that is late" }
+func (errLate) Unwrap() error { return taskpool.ErrExpired }
+
+// isLate reports whether t, whose turn it is, is to be shed.
+func (m *modelPool) isLate(t *modelTask) bool {
+	if m.queueDelay == 0 || t.state != taskpool.StateQueued || t.started > 0 || t.urgency() < t.priority {
+		return false
+	}
+	wait := m.now - max(t.queued, m.resumed)
+	if wait <= m.queueDelay {
+		delete(m.above, t.priority)
+		return false
+	}
+	if _, is := m.above[t.priority]; !is {
+		m.above[t.priority] = m.now
+	}
+	if !m.late(t.priority) {
+		return false
+	}
+	if wait <= 2*m.queueDelay {
+		m.startedLate++
+	}
+	return wait > 2*m.queueDelay
+}
+
+func (m *modelPool) late(pr taskpool.Priority) bool {
+	above, is := m.above[pr]
+	return is && !m.paused && m.now-above >= 20*m.queueDelay
+}
+
+func (m *modelPool) shedExpired(t *modelTask, err error) {
+	m.expired++
+	m.settle(t, taskpool.StateShed, err)
+}
+
+// expire is the end of the MaxWait of t, which has not started.
+func (m *modelPool) expire(t *modelTask) {
+	if t.accepted {
+		m.leaveQueue(t)
+		m.shedExpired(t, taskpool.ErrExpired)
+	} else {
+		m.turnAway(t, taskpool.ErrExpired)
+	}
+	m.restore()
+}
+
+// beginMaxWait has the MaxWait of t count.
+func (m *modelPool) beginMaxWait(t *modelTask) {
+	if t.maxWait > 0 {
+		t.expires = max(m.now, t.notBefore) + t.maxWait
+	}
 }
 
 // joinQueue puts t at the back, before those of its priority that have not started if it
@@ -746,7 +822,14 @@ func rankOfSecond(t *modelTask, rank int) int {
 	return rank
 }
 
-func (m *modelPool) leaveQueue(t *modelTask) { m.queue.drop(t) }
+func (m *modelPool) leaveQueue(t *modelTask) {
+	m.queue.drop(t)
+	if !slices.ContainsFunc(m.inQueue(), func(o *modelTask) bool {
+		return o.priority == t.priority && o.state == taskpool.StateQueued
+	}) {
+		delete(m.above, t.priority) // what nobody waits for is not late
+	}
+}
 
 // inQueue returns the tasks that wait for a slot, in the order in which they came.
 func (m *modelPool) inQueue() (tasks []*modelTask) {
@@ -1503,6 +1586,9 @@ func (m *modelPool) events() (next []event) {
 		if t.accepted && t.state == taskpool.StateDelayed && !(t.waitsFor && t.started == 0) {
 			add(t.due, fmt.Sprintf("#%d is due", t.n), func() { m.enqueue(t); m.restore() })
 		}
+		if t.expires > 0 && t.started == 0 && !t.refused() && !t.settled() && t.submitErr == nil && t.state != taskpool.StateRunning {
+			add(t.expires, fmt.Sprintf("#%d expires", t.n), func() { m.expire(t) })
+		}
 		if slices.Contains(m.admission, t) && m.later(t) && !t.waitsFor {
 			add(t.notBefore, fmt.Sprintf("#%d is due waiting for room", t.n), func() {
 				m.admission = append(remove(m.admission, t), t)
@@ -1545,8 +1631,19 @@ func (t *modelTask) settled() bool { return t.accepted && final(t.state) }
 // The pool as a whole.
 
 func (m *modelPool) pause(paused bool) {
+	if !paused {
+		m.endPause()
+	}
 	m.paused = paused && !m.closed
 	m.restore()
+}
+
+// endPause has waits count from now, if there is a pause.
+func (m *modelPool) endPause() {
+	if m.paused {
+		m.resumed = m.now
+		clear(m.above)
+	}
 }
 
 func (m *modelPool) resize(slots int) {
@@ -1562,6 +1659,7 @@ func (m *modelPool) shutdown() {
 	if m.closed {
 		return
 	}
+	m.endPause()
 	m.closed, m.paused = true, false
 	for _, t := range m.inAdmission() {
 		if !m.continues(t.parent) || m.tooLate(t) {
@@ -1685,7 +1783,7 @@ func describe(err error) string {
 	var is []string
 	for _, e := range []error{
 		errOfTask, errLasting, errOfPanic, errOfCaller, context.Canceled, context.DeadlineExceeded,
-		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrTimeout, taskpool.ErrHung, taskpool.ErrRetryBudget,
+		taskpool.ErrClosed, taskpool.ErrFull, taskpool.ErrShed, taskpool.ErrExpired, taskpool.ErrTimeout, taskpool.ErrHung, taskpool.ErrRetryBudget,
 		taskpool.ErrGoexit, taskpool.ErrInside,
 	} {
 		switch {
