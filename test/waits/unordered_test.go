@@ -165,11 +165,15 @@ func TestLeavingMapUnorderedCancelsWhatIsInFlightAndWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(3))
 		var started, ended atomic.Int32
+		two := make(chan struct{})
 		for range taskpool.MapUnordered(t.Context(), p, 0, taskpool.Task{}, naturals, func(ctx context.Context, i int) (int, error) {
 			if i == 1 {
+				<-two
 				return 0, nil
 			}
-			started.Add(1)
+			if started.Add(1) == 2 {
+				close(two)
+			}
 			<-ctx.Done()
 			time.Sleep(time.Second) // it cleans up
 			ended.Add(1)
