@@ -16,7 +16,7 @@
 //	return errors.Join(report.Wait(ctx), pool.Shutdown(ctx)) // Shutdown finishes what was accepted
 //
 // [Pool.Go] runs a plain function. [Pool.Submit] takes a [Task], with a name, a timeout,
-// a retry policy and a context, and returns a [Handle]. [SubmitFunc], [Call] and [Map]
+// a retry policy and a context, and returns a [Handle]. [SubmitFunc], [Call], [Join] and [Map]
 // are for tasks with results, [Pool.Group] for tasks that fail together. Package process
 // calls functions in child processes, as they may crash or never end. Package jobs runs
 // the same handlers in this process or, with a database, on many machines. Package

@@ -644,6 +644,40 @@ func ExampleTask_maxWait() {
 	// true shed 1
 }
 
+// Requests for the same page, at the same time, share one look-up. The one that is urgent makes
+// it urgent, and whoever gives up leaves the others alone.
+func ExampleJoin() {
+	ctx := context.Background()
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	if err != nil {
+		log.Fatal(err)
+	}
+	const requests = 3
+	lookUp := func(ctx context.Context) (string, error) {
+		fmt.Println("look up")
+		for p.Stats().Joined < requests-1 { // it takes its time
+			time.Sleep(time.Millisecond)
+		}
+		return "a page", nil
+	}
+	var all sync.WaitGroup
+	for range requests {
+		all.Go(func() {
+			page, err := taskpool.Join(ctx, p, "/index", taskpool.Task{Priority: taskpool.High}, lookUp)
+			fmt.Println(page, err)
+		})
+	}
+	all.Wait()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// look up
+	// a page <nil>
+	// a page <nil>
+	// a page <nil>
+}
+
 // A report comes after what it is made of. Neither it nor what is to come after it needs a
 // goroutine until then.
 func ExampleTask_after() {

@@ -70,6 +70,8 @@ type Pool struct {
 	orphans orphans
 	end     shutdownState
 
+	joins joins // not protected by mu
+
 	checkClock checkClock // see invariants.go
 }
 

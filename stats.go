@@ -21,6 +21,7 @@ type Stats struct {
 	Canceled  uint64
 	Shed      uint64
 	Expired   uint64 // those shed because they had waited too long: for their MaxWait, or for WithQueueDelay
+	Joined    uint64 // calls of [Join] that found a run under way
 	Orphaned  uint64 // those canceled because the task whose context they used had returned, see [Detach]
 	Attempts  uint64 // attempts started
 	Retries   uint64 // failed attempts for which a retry was granted
@@ -112,6 +113,7 @@ func (p *Pool) Stats() Stats {
 		Canceled:      p.ledger.total.canceled,
 		Shed:          p.ledger.total.shed,
 		Expired:       p.ledger.total.expired,
+		Joined:        p.joins.joined.Load(),
 		Orphaned:      p.ledger.total.orphaned,
 		Attempts:      p.ledger.total.attempts - p.ledger.total.withdrawn,
 		Retries:       p.ledger.total.retries,

@@ -66,9 +66,9 @@ func TestTheNamesInTheTablesAreThoseOfThePackage(t *testing.T) {
 
 // A function that is new in the package must be added to a table, or here.
 func TestEveryFunctionOfThePackageIsInATableOrLeftOutOnPurpose(t *testing.T) {
-	noTask := set("Block", "WithFlows")                                     // runs f in the task that it is called in, or a policy
-	noWait := set("Beat", "Current", "Detach", "Pool.Group", "Pool.Inside") // take a context and wait for nothing
-	dropped := set("Yield", "Block", "Call", "Permanent", "RetryAfter",     // their errors may be dropped,
+	noTask := set("Block", "WithFlows")                                         // runs f in the task that it is called in, or a policy
+	noWait := set("Beat", "Current", "Detach", "Pool.Group", "Pool.Inside")     // take a context and wait for nothing
+	dropped := set("Yield", "Block", "Call", "Join", "Permanent", "RetryAfter", // their errors may be dropped,
 		"Handle.Wait", "Handle.Err", "Future.Wait", "Future.Get", "Future.Err", // or are those of a task
 		"Group.Wait", "Periodic.Wait", "Pool.Health", "Pool.WaitIdle", "Pool.WaitRunning")
 	api := loadAPI(t)

@@ -42,6 +42,7 @@
 //	taskpool.tasks.refused               {task}       no room, closed, or a context that ended first
 //	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
 //	taskpool.tasks.expired               {task}       of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
+//	taskpool.joined                      {call}       calls of Join that found a run under way, and need no task
 //	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
 //	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
 //	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow

@@ -14,7 +14,7 @@ type instruments struct {
 	started, ended, retries, denied, parks   metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
-	expired, orphaned, dependent             metric.Int64Observable
+	expired, orphaned, dependent, joined     metric.Int64Observable
 	late, stalled, paused, closed            metric.Int64Observable
 	inProgress, longest, oldest              metric.Float64Observable
 
@@ -67,6 +67,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
 	in.expired = counter("tasks.expired", "{task}", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
+	in.joined = counter("joined", "{call}", "Calls of Join that found a run under way.")
 	in.orphaned = counter("tasks.orphaned", "{task}", "Tasks canceled because the task whose context they were submitted with had returned.")
 	in.unfinished = level("tasks.unfinished", "{task}", "Tasks accepted that have not finished.")
 	in.heldBack = level("tasks.held_back", "{task}", "Tasks that could start or go on but for the limit of their flow.")

@@ -37,6 +37,7 @@ func (in *instruments) observe(w *watched, o metric.Observer) {
 	o.ObserveInt64(in.refused, int64(s.Refused), alone)
 	each(in.finished, "outcome", metricset.Outcomes(&s))
 	o.ObserveInt64(in.expired, int64(s.Expired), alone)
+	o.ObserveInt64(in.joined, int64(s.Joined), alone)
 	o.ObserveInt64(in.orphaned, int64(s.Orphaned), alone)
 	each(in.unfinished, "state", metricset.Tasks(&s))
 	o.ObserveInt64(in.heldBack, int64(s.HeldBack), alone)

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -374,6 +375,23 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 		require.EqualValues(t, 1, b.collect().sum("taskpool.queue.late", "a"))
 		require.NoError(t, p.WaitIdle(t.Context()))
 		require.EqualValues(t, 0, b.collect().sum("taskpool.queue.late", "a"))
+		shutdown(t, p)
+	})
+}
+
+func TestCallsThatJoinAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"))
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				_, err := taskpool.Join(t.Context(), p, "key", taskpool.Task{}, func(context.Context) (int, error) { time.Sleep(time.Second); return 0, nil })
+				assert.NoError(t, err)
+			})
+		}
+		all.Wait()
+		require.EqualValues(t, 2, b.collect().sum("taskpool.joined", "a"))
 		shutdown(t, p)
 	})
 }

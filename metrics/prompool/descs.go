@@ -7,7 +7,7 @@ type descs struct {
 	all []*prometheus.Desc
 
 	submitted, refused, finished, tasks        *prometheus.Desc
-	heldBack, dependent                        *prometheus.Desc
+	heldBack, dependent, joined                *prometheus.Desc
 	started, ended, retries, denied, parks     *prometheus.Desc
 	dispatches, depth, oldest, late            *prometheus.Desc
 	wait, shedWait, duration                   *prometheus.Desc
@@ -30,6 +30,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
 	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
 	d.expired = desc("tasks_expired_total", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
+	d.joined = desc("joined_total", "Calls of Join that found a run under way.")
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")

@@ -24,6 +24,7 @@
 //	taskpool_tasks_refused_total                    no room, closed, or a context that ended first
 //	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
 //	taskpool_tasks_expired_total                    of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
+//	taskpool_joined_total                           calls of Join that found a run under way, and need no task
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_tasks_held_back                        that could start or go on but for the limit of their flow

@@ -202,6 +202,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	gauge(d.heldBack, float64(s.HeldBack))
 	gauge(d.dependent, float64(s.Dependent))
 	counter(d.expired, s.Expired)
+	counter(d.joined, s.Joined)
 	counter(d.orphaned, s.Orphaned)
 	counter(d.started, s.Attempts)
 	for _, v := range metricset.Results(&s) {

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
@@ -240,6 +241,22 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 		require.EqualValues(t, p.Stats().Shed, got.each("taskpool_shed_wait_seconds", "priority", "low")[0].Histogram.GetSampleCount())
 		require.NoError(t, p.WaitIdle(t.Context()))
 		require.EqualValues(t, 0, gather(t, reg).sum("taskpool_late"))
+	})
+}
+
+func TestCallsThatJoinAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				_, err := taskpool.Join(t.Context(), p, "key", taskpool.Task{}, func(context.Context) (int, error) { time.Sleep(time.Second); return 0, nil })
+				assert.NoError(t, err)
+			})
+		}
+		all.Wait()
+		require.EqualValues(t, 2, gather(t, reg).sum("taskpool_joined_total"))
 	})
 }
 

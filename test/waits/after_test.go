@@ -46,7 +46,7 @@ func gated(t testing.TB, p *taskpool.Pool, task taskpool.Task) (*taskpool.Handle
 func TestATaskStartsWhenAllThatItComesAfterHaveSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told pooltest.EventLog
-		p, q := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(told.Hooks())), pooltest.New(t, taskpool.WithName("other"))
+		p, q := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithHooks(told.Hooks())), pooltest.New(t, taskpool.WithName("other"), taskpool.WithWorkers(4))
 		a, gateA := gated(t, p, taskpool.Task{Name: "a"})
 		b, gateB := gated(t, q, taskpool.Task{Name: "b"})
 		done := pooltest.Submit(t, q, taskpool.Task{Run: pooltest.Nop})
@@ -101,7 +101,7 @@ func TestATaskIsCanceledWithTheErrorOfWhatItComesAfter(t *testing.T) {
 					p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithName("p"))
 					q, task := p, taskpool.Task{Name: "on"}
 					if other {
-						q = pooltest.New(t)
+						q = pooltest.New(t, taskpool.WithWorkers(4))
 					}
 					if test.state == taskpool.StateShed {
 						defer pooltest.Block(t, p)()
@@ -128,7 +128,7 @@ func TestATaskIsCanceledWithTheErrorOfWhatItComesAfter(t *testing.T) {
 
 // A task that fails with the error of another has failed itself.
 func TestTheErrorNamesTheTaskThatHasFailedItself(t *testing.T) {
-	p := pooltest.New(t)
+	p := pooltest.New(t, taskpool.WithWorkers(4))
 	a := pooltest.Submit(t, p, taskpool.Task{Name: "a", Run: func(context.Context) error { return pooltest.ErrTask }})
 	b := after(t, p, taskpool.Task{Name: "b"}, a)
 	c := pooltest.Submit(t, p, taskpool.Task{Name: "c", Run: b.Wait})
@@ -140,8 +140,9 @@ func TestTheErrorNamesTheTaskThatHasFailedItself(t *testing.T) {
 }
 
 func TestAfterRefusesWhatIsNoHandle(t *testing.T) {
-	p := pooltest.New(t)
+	p := pooltest.New(t, taskpool.WithWorkers(4))
 	h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
+	pooltest.Drain(t, p)
 	copied := reflect.New(reflect.TypeFor[taskpool.Handle]())
 	copied.Elem().Set(reflect.ValueOf(h).Elem())
 	for _, test := range []struct {
@@ -156,7 +157,7 @@ func TestAfterRefusesWhatIsNoHandle(t *testing.T) {
 
 func TestATaskWithNotBeforeWaitsForBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, began := pooltest.New(t), time.Now()
+		p, began := pooltest.New(t, taskpool.WithWorkers(4)), time.Now()
 		at := began.Add(time.Minute)
 		for _, test := range []struct{ ends, starts time.Duration }{{time.Second, time.Minute}, {2 * time.Minute, 2 * time.Minute}} {
 			on := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return pooltest.Sleep(ctx, test.ends-time.Since(began)) }})
@@ -267,7 +268,7 @@ func TestWhatHasSettledBeforeSubmitCounts(t *testing.T) {
 
 func TestATaskThatWaitsForOthersCanBeCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := pooltest.New(t)
+		p := pooltest.New(t, taskpool.WithWorkers(4))
 		on, gate := gated(t, p, taskpool.Task{})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		byContext, err := p.Submit(ctx, taskpool.Task{Run: pooltest.MustNotRun, After: []*taskpool.Handle{on}})
@@ -291,7 +292,7 @@ func TestATaskThatWaitsForOthersCanBeCanceled(t *testing.T) {
 func TestShutdownWaitsForTasksThatComeAfterOthers(t *testing.T) {
 	for _, policy := range []taskpool.DelayedPolicy{taskpool.DelayedWait, taskpool.DelayedCancel} {
 		synctest.Test(t, func(t *testing.T) {
-			p := pooltest.New(t, taskpool.WithDelayedAtShutdown(policy))
+			p := pooltest.New(t, taskpool.WithDelayedAtShutdown(policy), taskpool.WithWorkers(4))
 			on := pooltest.Submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { return pooltest.Sleep(ctx, time.Second) }})
 			next := after(t, p, taskpool.Task{}, on)
 			timed := after(t, p, taskpool.Task{NotBefore: time.Now().Add(time.Hour)}, on)
@@ -312,7 +313,7 @@ func TestShutdownWaitsForTasksThatComeAfterOthers(t *testing.T) {
 
 func TestShutdownThatIsCutShortListsTasksThatWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, q := pooltest.New(t), pooltest.New(t)
+		p, q := pooltest.New(t, taskpool.WithWorkers(4)), pooltest.New(t, taskpool.WithWorkers(4))
 		on, gate := gated(t, q, taskpool.Task{})
 		first := after(t, p, taskpool.Task{Name: "first"}, on)
 		second := after(t, p, taskpool.Task{Name: "second"}, first)
@@ -367,7 +368,7 @@ func TestUrgencyPassesThroughAfter(t *testing.T) {
 		require.Equal(t, []taskpool.Priority{1, 1, 1, 1}, urgencies())
 		after(t, q, taskpool.Task{Priority: taskpool.Medium}, middle) // which is more urgent than what it comes after
 		require.Equal(t, []taskpool.Priority{0, 1, 0, 1}, urgencies())
-		r := pooltest.New(t)
+		r := pooltest.New(t, taskpool.WithWorkers(4))
 		pooltest.Submit(t, r, taskpool.Task{Priority: taskpool.High, Run: last.Wait})
 		synctest.Wait()
 		require.Equal(t, []taskpool.Priority{-1, -1, -1, -1}, urgencies())
@@ -380,7 +381,7 @@ func TestUrgencyPassesThroughAfter(t *testing.T) {
 // What is lent to a task while it waits counts when it is queued.
 func TestATaskThatWaitedForOthersStartsAsUrgentAsItsWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, q := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t)
+		p, q := pooltest.New(t, taskpool.WithWorkers(1)), pooltest.New(t, taskpool.WithWorkers(4))
 		on, gate := gated(t, p, taskpool.Task{})
 		synctest.Wait()
 		var order []string
@@ -402,10 +403,10 @@ func TestATaskThatWaitsForWhatComesAfterItIsReported(t *testing.T) {
 	for _, pools := range []int{1, 2} {
 		synctest.Test(t, func(t *testing.T) {
 			var log pooltest.LogRecorder
-			p := pooltest.New(t, taskpool.WithLogger(log.Logger()))
+			p := pooltest.New(t, taskpool.WithLogger(log.Logger()), taskpool.WithWorkers(4))
 			q := p
 			if pools == 2 {
-				q = pooltest.New(t, taskpool.WithName("q"))
+				q = pooltest.New(t, taskpool.WithName("q"), taskpool.WithWorkers(4))
 			}
 			gate := make(chan *taskpool.Handle, 1)
 			first := pooltest.Submit(t, q, taskpool.Task{Name: "first", Run: func(ctx context.Context) error { return (<-gate).Wait(ctx) }})
@@ -426,7 +427,7 @@ func TestATaskThatWaitsForWhatComesAfterItIsReported(t *testing.T) {
 
 // A dependent that is gone, and one that has settled, keeps nobody in memory.
 func TestDependenciesAndDependentsAreNotKept(t *testing.T) {
-	p, q := pooltest.New(t), pooltest.New(t)
+	p, q := pooltest.New(t, taskpool.WithWorkers(4)), pooltest.New(t, taskpool.WithWorkers(4))
 	collected := func(h *taskpool.Handle) *atomic.Bool {
 		var gone atomic.Bool
 		runtime.AddCleanup(h, func(int) { gone.Store(true) }, 0)
