@@ -274,7 +274,10 @@ func (a *attempt) labels() any {
 	if l := d.labels.Load(); l != nil {
 		return *l
 	}
-	labels := pprof.WithLabels(d.Context, a.w.labels.Load().set).Value(labelKey)
+	labels := d.Context.Value(labelKey)
+	if own := a.w.labels.Load(); own != nil { // a guest has none
+		labels = pprof.WithLabels(d.Context, own.set).Value(labelKey)
+	}
 	d.labels.Store(&labels)
 	return labels
 }

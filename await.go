@@ -3,7 +3,6 @@ package taskpool
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 // Waiting for a task, for the members of a group, for room or for an idle pool is one
@@ -33,6 +32,7 @@ type awaited struct {
 	limit   *Group  // that it has fewer members than its limit
 	idle    *Pool   // that this pool is quiet
 	running bool    // with idle: that none of its tasks is at work is enough
+	ran     *Handle // that Do has run this task, or will not; see guest, which waits for it by itself
 }
 
 // overLocked reports whether what is waited for has happened.
@@ -74,6 +74,11 @@ func (a *awaited) describe(from *Pool) string {
 		what = describeTask(TaskInfo{ID: a.settled.id, Name: a.settled.task.Name})
 	case a.room != nil:
 		what = "room"
+	case a.ran != nil:
+		what = "a call of Do"
+		if name := a.ran.task.Name; name != "" {
+			what = fmt.Sprintf("Do of %q", name)
+		}
 	case a.idle != nil:
 		what = "an idle pool" // or, if it is paused, one at rest
 	default:
@@ -286,6 +291,10 @@ func (a *attempt) waits(what awaited) *recordedWait {
 	if a.over {
 		return nil
 	}
+	return a.recordLocked(what)
+}
+
+func (a *attempt) recordLocked(what awaited) *recordedWait {
 	if a.rare == nil {
 		a.rare = &rareAttempt{}
 	}
@@ -385,6 +394,11 @@ func (l *lending) lendLocked(what awaited) (members int) {
 	switch g := what.group(); {
 	case what.settled != nil:
 		l.lendTaskLocked(what.settled)
+	case what.ran != nil && what.ran.id != 0:
+		l.lendTaskLocked(what.ran)
+	case what.ran != nil:
+		p := what.ran.pool
+		p.sched.lendPlace(what.ran, l.urgency, p.now())
 	case what.room != nil:
 		p := what.room.pool
 		p.sched.lendPlace(what.room, l.urgency, p.now())
@@ -554,42 +568,4 @@ func suspendCaller(ctx context.Context) *suspension {
 		}
 	}
 	return nil
-}
-
-// currentAttempt returns the attempt, of any pool, on whose goroutine it is called, or nil
-// if there is none. No lock may be held. A function given to Go, which runs without an
-// attempt, gets one now.
-func currentAttempt() *attempt {
-	w := currentWorker()
-	if w == nil || w.attempt == nil && !w.inUserCode {
-		return nil
-	}
-	if w.attempt == nil {
-		w.adopt()
-	}
-	return w.attempt
-}
-
-// adopt turns the function that w runs into a task with an attempt, so that it can be
-// parked. It is called on the worker's own goroutine.
-func (w *worker) adopt() {
-	p := w.pool
-	p.lock()
-	defer p.unlock()
-	now := time.Now()
-	h := newHandle(context.Background())
-	h.pool, h.function = p, &goFunction{w.job.f, w.sampleOf()}
-	h.state, h.attempts, h.priority = StateRunning, 1, w.priority
-	p.sched.adoptPlace(h)
-	a := h.first
-	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
-	a.slice.Store(int64(now.Sub(p.epoch)))
-	a.signal.Store(signalBegun)
-	h.attempt, w.attempt, w.job = a, a, entry{h: h}
-	if p.end.cut != nil {
-		a.noteEnd(cutOff)
-	}
-	if len(p.sched.flowLoans) > 0 { // h was lent to for its flow
-		p.restoreLocked()
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -13,7 +14,10 @@ import (
 // then it is only counted, in unhired, and is as idle as those that sleep. Protected by
 // Pool.mu.
 type crew struct {
-	all     []*worker // all that were hired except those abandoned; in no order
+	all     []*worker // all that were hired except those abandoned, and guests; in no order
+	guests  int       // how many of all are guests, see do.go
+	hosts   bool      // the pool has had a guest, and is in hosts
+	spare   sync.Pool // guests, for reuse; not protected
 	unhired int       // number of those not hired yet
 	extra   int       // how many are beyond slots, at most, for tasks that ran while others were parked
 	lastID  int       // number of the newest worker
@@ -47,7 +51,10 @@ func (c *crew) engage(n int) {
 }
 
 // size returns the number of workers, without those abandoned.
-func (c *crew) size() int { return len(c.all) + c.unhired }
+func (c *crew) size() int { return c.hired() + c.unhired }
+
+// hired returns the number of workers that were hired, without those abandoned.
+func (c *crew) hired() int { return len(c.all) - c.guests }
 
 // hireLocked starts one of the workers not hired yet or, if there are none, one more.
 // It sleeps until it is woken.
@@ -128,7 +135,7 @@ func (c *crew) boundExtra(slots int) { c.extra = min(c.extra, max(c.size()-slots
 // trim dismisses idle workers while there are more than most.
 func (c *crew) trim(most int, in *inbox) {
 	c.unhired -= min(c.unhired, max(c.size()-most, 0))
-	for len(c.all) > most {
+	for c.hired() > most {
 		w := c.takeIdle(in)
 		if w == nil {
 			return // those on their way will see for themselves
@@ -141,6 +148,9 @@ func (c *crew) trim(most int, in *inbox) {
 
 // remove takes w out of the crew.
 func (c *crew) remove(w *worker) {
+	if w.guest != nil {
+		c.guests--
+	}
 	last := len(c.all) - 1
 	moved := c.all[last]
 	c.all[w.crewI], moved.crewI = moved, w.crewI
@@ -256,8 +266,8 @@ func (w *worker) deathLocked() Reason {
 	return ReasonGoexit
 }
 
-// abandonLocked takes the slot from w, which hangs, and gives it to a new worker. If the
-// goroutine of w has ended, in a hook that hung before, nothing is left of w.
+// abandonLocked takes the slot from w, which hangs, and gives it to a new worker, unless w is
+// a guest. If the goroutine of w has ended, in a hook that hung before, nothing is left of w.
 func (w *worker) abandonLocked(notices *[]notice) {
 	p := w.pool
 	w.gaveUp, w.abandoned = true, true
@@ -274,6 +284,9 @@ func (w *worker) abandonLocked(notices *[]notice) {
 	} else {
 		p.crew.abandoned = append(p.crew.abandoned, w)
 		p.crew.engage(+1)
+		if w.guest != nil { // the pool has lost no worker
+			return
+		}
 		tell(notices, p.hooks.workerAbandoned, e)
 	}
 	if p.crew.size() < p.sched.slots && p.end.cut == nil && !(p.end.closed && p.sched.outstanding() == 0) {

@@ -73,8 +73,8 @@ func (p *Pool) tellYieldLocked() {
 }
 
 // dispatchLocked gives free slots to those whose turn it is, and lets in submitters
-// for whom that makes room. A task that has not started goes to w, which may be nil;
-// the next one waits until another worker looks. So does w, if more are late than may be shed in
+// for whom that makes room. A task that needs a worker goes to w, which may be nil; the next
+// one waits until another worker looks. So does w, if more are late than may be shed in
 // one critical section: then it becomes idle, and is woken for what is left.
 func (p *Pool) dispatchLocked(w *worker) {
 	if p.sched.delays != nil {
@@ -103,6 +103,8 @@ func (p *Pool) dispatchLocked(w *worker) {
 			p.shedLateLocked(e.h)
 		case e.parked():
 			e.h.attempt.suspension.resumeLocked()
+		case e.isGuests():
+			e.h.guestOf().enterLocked(e, d)
 		default:
 			w.takeLocked(e, d)
 			w.holdSlotLocked()
@@ -162,6 +164,9 @@ func (h *Handle) acceptLocked(later bool) {
 	}
 	if g := h.group(); g != nil && g.lent { // it has no attempt yet that would pass it on
 		p.sched.lend(h, g.urgency, p.now())
+	}
+	if g := h.guestOf(); g != nil && g.outer != nil {
+		p.sched.lend(h, Priority(g.outer.urgency()), p.now())
 	}
 }
 

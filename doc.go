@@ -46,7 +46,7 @@
 // runs, and it goes on when its turn comes, before tasks of its priority that have not
 // started. [Yield] is a safe point, at which more urgent tasks run first; [Block] gives
 // the slot back around I/O. What waits in a task gives it back by itself: Handle.Wait,
-// Future.Get, Call, Map, Group.Wait, Submit and Go when the queue is full. So tasks may
+// Future.Get, Call, Do, Map, Group.Wait, Submit and Go when the queue is full. So tasks may
 // wait for tasks to any depth, on one worker and through several pools. A task that waits
 // lends its urgency: what it waits for counts as that urgent until it has settled.
 //

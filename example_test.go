@@ -1336,6 +1336,44 @@ func ExamplePool_Submit_nested() {
 	// <nil>
 }
 
+// Goroutines that exist already, as those of requests do, take turns by urgency, each with its
+// own work.
+func ExamplePool_Do() {
+	ctx := context.Background()
+	var queued sync.WaitGroup
+	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{
+		Queued: func(taskpool.TaskEvent) { queued.Done() },
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	serve := func(page string, pr taskpool.Priority) {
+		err := p.Do(ctx, taskpool.Task{Name: page, Priority: pr, MaxWait: time.Minute}, func(ctx context.Context) error {
+			fmt.Println(page)
+			return nil // or an error, which Do returns
+		})
+		if err != nil {
+			log.Print(err) // too late, the pool is full or shut down, or the caller has gone
+		}
+	}
+	p.Pause() // until all have asked
+	var requests sync.WaitGroup
+	queued.Add(3)
+	requests.Go(func() { serve("report", taskpool.Low) })
+	requests.Go(func() { serve("checkout", taskpool.High) })
+	requests.Go(func() { serve("search", taskpool.Medium) })
+	queued.Wait()
+	p.Resume()
+	requests.Wait()
+	if err := p.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// checkout
+	// search
+	// report
+}
+
 func ExampleCall() {
 	ctx := context.Background()
 	p, err := taskpool.New()

@@ -103,12 +103,12 @@ func (p *Pool) acceptAllLocked(batch *segment, n int) (whole bool) {
 func (p *Pool) plainLocked() bool {
 	return p.inbox.direct && !p.sched.paused && len(p.sched.exiting[0]) == 0 && p.sched.queue.seconds == 0 &&
 		p.sched.admission.n+p.sched.admission.heldBack == 0 &&
-		p.sched.held <= p.sched.slots && len(p.crew.all) <= p.sched.slots+p.crew.extra
+		p.sched.held <= p.sched.slots && p.crew.hired() <= p.sched.slots+p.crew.extra
 }
 
 // takeNextLocked gives w, which has no task, the task whose turn it is, and a slot if
 // w has none: one must be free. It returns false if no task waits, or if it is the turn
-// of one that is parked.
+// of one that needs no worker.
 //
 // The arrivals are younger than all that waits in the queue. So they matter only if one
 // is more urgent or, because the fair share counts dispatches with a choice, if the
@@ -121,7 +121,7 @@ func (w *worker) takeNextLocked() bool {
 		p.takeInLocked()
 		l, choice = p.sched.queue.next(false)
 	}
-	if l == nil || l.front().parked() {
+	if l == nil || !l.front().needsWorker() {
 		return false
 	}
 	d := decision{priority: l.taskPriority(), choice: choice}
@@ -254,7 +254,7 @@ func (p *Pool) expectLocked() bool {
 		return true
 	}
 	free := p.inbox.direct && !p.end.closed && !p.sched.paused && p.sched.held < p.sched.slots
-	if free && p.crew.leader == nil && len(p.crew.idle) == 0 && p.crew.unhired > 0 && len(p.crew.all) > 0 {
+	if free && p.crew.leader == nil && len(p.crew.idle) == 0 && p.crew.unhired > 0 && p.crew.hired() > 0 {
 		p.hireLocked() // workers are needed, so one is kept ready
 	}
 	lead := free && (len(p.crew.idle) > 0 || p.crew.leader != nil)

@@ -80,7 +80,7 @@ func submitFunc[T any](call string, wait, ctx context.Context, p *Pool, t Task, 
 	})
 	fut := &both.Future
 	fut.result = &both.value
-	h, err := p.submit(call, wait, ctx, &t, work{group: g, run: func(ctx context.Context) error {
+	h, err := p.submit(call, newHandle(ctx), wait, ctx, &t, work{group: g, run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)

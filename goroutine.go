@@ -60,12 +60,24 @@ func (w *worker) unregister(goroutine uint64) {
 }
 
 // currentWorker returns the worker, of any pool, on whose goroutine it is called, or nil
-// if there is none. No lock may be held. On other goroutines it takes well below a
-// microsecond, unless their stacks are deep.
+// if there is none: the innermost guest or, if there is none, the one that the goroutine
+// belongs to. No lock may be held. On other goroutines it takes well below a microsecond,
+// unless their stacks are deep.
 func currentWorker() *worker {
-	if !endsInWorker() {
+	guests, bottom := stackShows()
+	if guests {
+		if here := guestsHere(); len(here) > 0 {
+			return here[0]
+		}
+	}
+	if !bottom {
 		return nil
 	}
+	return goroutineWorker()
+}
+
+// goroutineWorker returns the worker that the calling goroutine belongs to, nil if it is none's.
+func goroutineWorker() *worker {
 	goroutine := goroutineID()
 	shard := &workersByGoroutine[goroutine%uint64(len(workersByGoroutine))]
 	shard.mu.Lock()
@@ -73,11 +85,12 @@ func currentWorker() *worker {
 	return shard.workers[goroutine]
 }
 
-// endsInWorker reports whether the calling goroutine was started as a worker's.
-func endsInWorker() bool {
-	target := workerReturn.Load()
-	if target == 0 {
-		return false
+// stackShows reports whether a guest is on the stack of the calling goroutine, and whether
+// that was started as a worker's.
+func stackShows() (guests, bottom bool) {
+	guest, target := guestReturn.Load(), workerReturn.Load()
+	if guest == 0 && target == 0 {
+		return false, false
 	}
 	var few [64]uintptr
 	frames := few[:]
@@ -87,11 +100,9 @@ func endsInWorker() bool {
 		n = runtime.Callers(2, frames)
 	}
 	for _, pc := range frames[max(n-4, 0):n] { // below main there is little but goexit
-		if pc == target {
-			return true
-		}
+		bottom = bottom || pc == target
 	}
-	return false
+	return guest != 0 && slices.Contains(frames[:n], guest), bottom
 }
 
 // goroutineID returns the number that stack dumps give the calling goroutine. It only
@@ -111,6 +122,44 @@ func parseGoroutineID(head []byte) uint64 {
 	}
 	id, _ := strconv.ParseUint(string(fields[1]), 10, 64)
 	return id
+}
+
+// currentAttempt returns the attempt, of any pool, on whose goroutine it is called, or nil
+// if there is none. No lock may be held. A function given to Go, which runs without an
+// attempt, gets one now.
+func currentAttempt() *attempt {
+	w := currentWorker()
+	if w == nil || w.attempt == nil && !w.inUserCode {
+		return nil
+	}
+	if w.attempt == nil {
+		w.adopt()
+	}
+	return w.attempt
+}
+
+// adopt turns the function that w runs into a task with an attempt, so that it can be
+// parked. It is called on the worker's own goroutine.
+func (w *worker) adopt() {
+	p := w.pool
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	h := newHandle(context.Background())
+	h.pool, h.function = p, &goFunction{w.job.f, w.sampleOf()}
+	h.state, h.attempts, h.priority = StateRunning, 1, w.priority
+	p.sched.adoptPlace(h)
+	a := h.first
+	a.h, a.w, a.pool, a.number, a.priority, a.started = h, w, p, 1, int64(w.priority), w.sinceLocked(now)
+	a.slice.Store(int64(now.Sub(p.epoch)))
+	a.signal.Store(signalBegun)
+	h.attempt, w.attempt, w.job = a, a, entry{h: h}
+	if p.end.cut != nil {
+		a.noteEnd(cutOff)
+	}
+	if len(p.sched.flowLoans) > 0 { // h was lent to for its flow
+		p.restoreLocked()
+	}
 }
 
 // A panicSite is the stack of a goroutine that panics or hangs.
@@ -414,5 +463,9 @@ func (w *worker) label() {
 	w.relabel()
 }
 
-// relabel sets these labels again.
-func (w *worker) relabel() { pprof.SetGoroutineLabels(w.labels.Load().ctx) }
+// relabel sets these labels again. A guest's goroutine is not the pool's to label.
+func (w *worker) relabel() {
+	if w.guest == nil {
+		pprof.SetGoroutineLabels(w.labels.Load().ctx)
+	}
+}

@@ -186,7 +186,7 @@ func (g *Group) submit(call string, t *Task, run func(context.Context) error) {
 		g.refused(err)
 	default:
 		// Pool.submit calls submitted, so nothing is left to do with what it returns.
-		_, _ = g.p.submit(call, g.ctx, g.ctx, t, work{run: run, group: g}, terms{roomWait, answerLater})
+		_, _ = g.p.submit(call, newHandle(g.ctx), g.ctx, g.ctx, t, work{run: run, group: g}, terms{roomWait, answerLater})
 	}
 }
 
@@ -479,7 +479,7 @@ func (s *Periodic) submit() error {
 	if stopped {
 		return errPeriodicStopped
 	}
-	_, err := g.p.submit("Every", g.ctx, g.ctx, &t, work{run: t.Run, group: g}, terms{roomAlways, answerOnDemand})
+	_, err := g.p.submit("Every", newHandle(g.ctx), g.ctx, g.ctx, &t, work{run: t.Run, group: g}, terms{roomAlways, answerOnDemand})
 	if err == nil {
 		s.cancelStopped() // Stop may have come before the round was known
 	}

@@ -435,7 +435,9 @@ func (w *worker) callRecovered(ctx context.Context) (err error) {
 	if !normal { // a Goexit does not come here; died sees to it
 		w.inUserCode, w.kind = false, attemptPanic
 		err = (&PanicError{Value: w.value, site: w.site}).complete()
-		w.panicked, w.value, w.site = false, nil, panicSite{}
+		if w.panicked, w.site = false, (panicSite{}); w.guest == nil {
+			w.value = nil
+		}
 	}
 	return err
 }

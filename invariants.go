@@ -456,7 +456,7 @@ func (p *Pool) checkIdleLocked() error {
 	case p.crew.coming < 0 || p.crew.coming > others:
 		return fmt.Errorf("%d workers are on their way, of %d", p.crew.coming, others)
 	case p.crew.coming > 0: // they will see to the rest
-	case p.crew.leader != nil && !free || p.crew.leader == nil && free && (len(p.crew.idle) > 0 || p.crew.unhired > 0 && len(p.crew.all) > 0):
+	case p.crew.leader != nil && !free || p.crew.leader == nil && free && (len(p.crew.idle) > 0 || p.crew.unhired > 0 && p.crew.hired() > 0):
 		return fmt.Errorf("there is a leader: %t, with %d slots held of %d and %d workers idle", p.crew.leader != nil, p.sched.held, p.sched.slots, len(p.crew.idle))
 	case p.crew.detour != (free && p.crew.leader == nil):
 		return fmt.Errorf("arrivals have a worker hired: %t, with %d slots held of %d and %d workers idle", p.crew.detour, p.sched.held, p.sched.slots, len(p.crew.idle))

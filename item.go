@@ -15,6 +15,7 @@ type item struct {
 	state    State
 	asks     bool          // it asks for a slot, while it is Parked
 	placed   bool          // it holds a place of its flow
+	guest    bool          // Do runs it, on the goroutine of its caller
 	flow     *flow         // nil if it has none, or has settled
 	loan     *loan         // what tasks that wait for it have lent it; nil if none has
 	expiry   *expiry       // when it must have started; nil if there is no such time
@@ -50,6 +51,16 @@ type decision struct {
 	late       bool // it is to be shed, see queueDelays
 }
 
+// A stepPhase says how far a step has come. A step lets one task in queue have a slot in a
+// pause. Yield gives way in it as it does without a pause.
+type stepPhase int8
+
+const (
+	noStep      stepPhase = iota // none is under way
+	stepGranted                  // the task whose turn it is may have a slot
+	stepTaken                    // it got one
+)
+
 // An entry is one waiting task: a function given to Go or a handle.
 type entry struct {
 	f func()
@@ -64,6 +75,12 @@ func (e entry) live() bool { return e.f != nil || e.h != nil }
 // parked reports whether an attempt of the task is under way that has given its slot back
 // and wants to go on.
 func (e entry) parked() bool { return e.h != nil && e.h.state == StateParked }
+
+// isGuests reports whether a guest carries the task out, see do.go.
+func (e entry) isGuests() bool { return e.h != nil && e.h.guest }
+
+// needsWorker reports whether a worker must be found for the task, which is next.
+func (e entry) needsWorker() bool { return !e.parked() && !e.isGuests() }
 
 // fresh reports whether no attempt of the task has started, and it does not count as more
 // urgent than its priority. Only such a task may be shed.
@@ -371,13 +388,3 @@ func (s *scheduler) firstLater() *Handle {
 	}
 	return s.admissionDelayed.first()
 }
-
-// A stepPhase says how far a step has come. A step lets one task in queue have a slot in a
-// pause. Yield gives way in it as it does without a pause.
-type stepPhase int8
-
-const (
-	noStep      stepPhase = iota // none is under way
-	stepGranted                  // the task whose turn it is may have a slot
-	stepTaken                    // it got one
-)

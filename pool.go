@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -262,8 +263,14 @@ func (p *Pool) Inside(ctx context.Context) bool {
 	if a := attemptFrom(ctx); a != nil && a.pool == p || tellsHere(p) {
 		return true
 	}
-	if w := currentWorker(); w != nil && w.pool == p {
+	guests, bottom := stackShows()
+	if guests && slices.ContainsFunc(guestsHere(), func(w *worker) bool { return w.pool == p }) {
 		return true
+	}
+	if bottom {
+		if w := goroutineWorker(); w != nil && w.pool == p {
+			return true
+		}
 	}
 	p.lock()
 	helpers := len(p.outbox.insiders)

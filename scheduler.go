@@ -123,8 +123,8 @@ func (s *scheduler) release(less bool) {
 // next takes the task whose turn it is for a free slot: the first of the tasks that are
 // exiting or, if there is none, the one that the queue says. The entry is parked if the task
 // resumes, and not live if no slot is free or no task may have it. starts says that the
-// caller is a worker that can start a task. If it is false, a task that has yet to start
-// stays where it is, for a worker that looks for one. One that is late is to be shed, and has no slot.
+// caller is a worker that can start a task. If it is false, a task that needs a worker stays
+// where it is, for one that looks for a task. One that is late is to be shed, and has no slot.
 func (s *scheduler) next(starts bool) (entry, decision) {
 	if s.held >= s.slots {
 		return entry{}, decision{}
@@ -137,7 +137,7 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 		return entry{}, decision{}
 	}
 	l, choice := s.queue.next(restricted)
-	if l == nil || !starts && !l.front().parked() {
+	if l == nil || !starts && l.front().needsWorker() {
 		return entry{}, decision{}
 	}
 	d := decision{priority: l.taskPriority(), choice: choice, restricted: restricted}

@@ -354,6 +354,9 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		h.orphanedLocked(err)
 	}
 	g := h.group()
+	if guest := h.guestOf(); guest != nil && !guest.entered {
+		guest.doneLocked()
+	}
 	if h.rare != nil {
 		if l := h.rare.links; l != nil {
 			h.unlinkedLocked(l)

@@ -334,6 +334,8 @@ func (a *awaited) pool() *Pool {
 	switch {
 	case a.settled != nil:
 		return a.settled.pool
+	case a.ran != nil:
+		return a.ran.pool
 	case a.room != nil:
 		return a.room.pool
 	case a.members != nil:
@@ -400,6 +402,11 @@ func (g *waitGraph) targets(n *waitNode) []*waitNode {
 			}
 		}
 		return all
+	case w.ran != nil:
+		if on := g.byTask[w.ran]; on != nil {
+			return []*waitNode{on}
+		}
+		return nil
 	case w.members != nil:
 		return g.members[w.members]
 	case w.limit != nil:

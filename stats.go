@@ -136,7 +136,7 @@ func (p *Pool) Stats() Stats {
 
 		Capacity:          p.cfg.capacity,
 		Workers:           p.sched.slots,
-		Goroutines:        p.crew.size() - len(p.crew.lost),
+		Goroutines:        p.crew.size(),
 		Idle:              p.crew.withoutTask(),
 		Queued:            p.sched.count[StateQueued],
 		Delayed:           p.sched.count[StateDelayed],
@@ -150,6 +150,11 @@ func (p *Pool) Stats() Stats {
 		Stalled:           p.stalledLocked() != nil,
 		Paused:            p.sched.paused,
 		Closed:            p.end.closed,
+	}
+	for _, w := range p.crew.lost {
+		if w.guest == nil {
+			s.Goroutines--
+		}
 	}
 	for _, w := range p.crew.dead {
 		if !w.gaveUp { // otherwise it is in lost

@@ -203,7 +203,7 @@ func (p *Pool) submitRun(call string, wait, ctx context.Context, t *Task, room r
 	case t.Run == nil:
 		return nil, nilArgument(call, "Task.Run")
 	}
-	return p.submit(call, wait, ctx, t, work{run: t.Run}, terms{room: room})
+	return p.submit(call, newHandle(ctx), wait, ctx, t, work{run: t.Run}, terms{room: room})
 }
 
 // work is what the pool adds to a Task: what to run, and for which group.
@@ -238,9 +238,8 @@ const (
 )
 
 // submit implements SubmitWithin for the method named call, for a task that does work on
-// the given terms.
-func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
-	h := newHandle(ctx)
+// the given terms and whose handle is h, a new one.
+func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
 	h.pool, h.task, h.priority, h.first.terms = p, *t, t.Priority, terms
 	h.task.Run = work.run
 	if g := work.group; g != nil {
@@ -272,7 +271,9 @@ func (p *Pool) submit(call string, wait, ctx context.Context, t *Task, work work
 		h.queuedAt = time.Since(p.epoch)
 	}
 	parent := attemptFrom(wait)
-	if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.task.After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
+	if g := h.guestOf(); g != nil {
+		parent = g.outer
+	} else if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.task.After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)
@@ -312,6 +313,16 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	p.lock()
 	defer p.unlock()
 	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.group() != nil}
+	guest := h.guestOf()
+	if guest != nil {
+		w.task, w.identified = nil, true
+		if parent != nil && parent.pool == p {
+			guest.parkOuterLocked()
+			if p.sched.submitters() > 0 {
+				p.restoreLocked() // what room that makes is for those that came before
+			}
+		}
+	}
 	for decided := false; !decided; {
 		decided = true
 		switch {
@@ -359,6 +370,9 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		p.sched.leaveFlow(h)
 		p.sched.noExpiry(h)
 		p.ledger.total.refused++
+		if guest != nil { // outer has given its slot back
+			p.restoreLocked()
+		}
 		return nil, err
 	}
 	if p.hooks.queued != nil {
@@ -366,6 +380,9 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	}
 	p.restoreLocked()
 	p.outbox.oweLocked(notices)
+	if guest != nil {
+		guest.admittedLocked()
+	}
 	return notices, nil
 }
 
@@ -381,6 +398,12 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	p.sched.waitForRoom(h, later, p.now())
 	if g := h.group(); g != nil && g.lent {
 		p.sched.lendPlace(h, g.urgency, p.now())
+	}
+	if g := h.guestOf(); g != nil {
+		if g.outer != nil {
+			p.sched.lendPlace(h, Priority(g.outer.urgency()), p.now())
+		}
+		p.restoreLocked() // outer has given its slot back
 	}
 	p.watchFullLocked()
 	defer func() { // also if h's context panics

@@ -283,7 +283,11 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	}
 	var looked []target // those that hang, and those that may hang soon
 	var goroutines []uint64
+	var guests []*worker
 	add := func(w *worker) {
+		if w.guest != nil {
+			guests = append(guests, w)
+		}
 		looked = append(looked, target{w, w.goroutine.Load(), w.jobs})
 		goroutines = append(goroutines, w.goroutine.Load())
 	}
@@ -301,6 +305,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	var stacks map[uint64][]byte
 	if looks.ask(now) {
 		stacks = look(goroutines)
+		dumpedGuests(guests, stacks)
 		looks.spend(time.Since(now))
 	} else {
 		why = "its stack was not looked for: that may take 1 % of the time, and many tasks hang"
@@ -310,6 +315,9 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 	}
 	p.lock()
 	for _, g := range looked {
+		if g.w.guest != nil {
+			g.goroutine = g.w.goroutine.Load() // known now, if it was found
+		}
 		if stack := stacks[g.goroutine]; stack != nil && g.w.ending && g.w.jobs == g.job {
 			g.w.stack, g.w.stackAt = stack, now
 		}

@@ -43,6 +43,8 @@ type worker struct {
 	sample  uint64    // as in TaskInfo
 	started time.Time // zero unless timed
 
+	guest *guest // nil for all that have a goroutine of their own
+
 	// How the goroutine died.
 	panicked bool
 	value    any
@@ -562,8 +564,12 @@ func (w *worker) call(ctx context.Context) (err error) {
 func (w *worker) nextLocked() bool {
 	p := w.pool
 	defer p.unlock()
-	if w.abandoned { // while it delivered notices
+	switch {
+	case w.abandoned: // while it delivered notices
 		w.returnedLateLocked()
+		return false
+	case w.guest != nil:
+		w.guest.leaveLocked()
 		return false
 	}
 	if w.holds && p.plainLocked() && w.takeNextLocked() {

@@ -19,16 +19,16 @@ var (
 
 	// waits give the slot back when they are called in a task.
 	waits = set("Call", "Join", "Map", "MapLimit", "MapUnordered", "Handle.Wait", "Future.Wait", "Future.Get",
-		"Group.Wait", "Periodic.Wait", "Pool.WaitIdle", "Pool.WaitRunning", "Pool.Shutdown")
+		"Group.Wait", "Pool.Do", "Periodic.Wait", "Pool.WaitIdle", "Pool.WaitRunning", "Pool.Shutdown")
 
 	// contextOf says which argument is the context that a wait or a safe point is called with.
 	contextOf = map[string]int{"Yield": 0, "Block": 0, "Call": 0, "Join": 0, "Map": 0, "MapLimit": 0, "MapUnordered": 0,
-		"Handle.Wait": 0, "Future.Wait": 0, "Future.Get": 0, "Pool.WaitIdle": 0, "Pool.WaitRunning": 0, "Pool.Shutdown": 0,
+		"Handle.Wait": 0, "Future.Wait": 0, "Future.Get": 0, "Pool.Do": 0, "Pool.WaitIdle": 0, "Pool.WaitRunning": 0, "Pool.Shutdown": 0,
 		"Periodic.Wait": 0}
 
 	// runs says which argument is a function that is to run as a task.
 	runs = map[string]int{"Pool.Go": 1, "Pool.TryGo": 1, "SubmitFunc": 3, "Call": 3, "Join": 4, "Map": 4,
-		"MapLimit": 5, "MapUnordered": 5, "Group.Go": 0}
+		"MapLimit": 5, "MapUnordered": 5, "Group.Go": 0, "Pool.Do": 2}
 
 	// submits says which argument is the context that governs the new task.
 	submits = map[string]int{"Pool.Submit": 0, "Pool.TrySubmit": 0, "Pool.SubmitWithin": 1, "SubmitFunc": 0, "Every": 0}
@@ -36,11 +36,11 @@ var (
 	// mustCheck are the calls whose error says that something was not accepted, or not
 	// finished, and that have no other way to say so.
 	mustCheck = set("New", "Pool.Go", "Pool.TryGo", "Pool.Submit", "Pool.TrySubmit",
-		"Pool.SubmitWithin", "SubmitFunc", "Every", "Pool.Resize", "Pool.Shutdown")
+		"Pool.SubmitWithin", "SubmitFunc", "Pool.Do", "Every", "Pool.Resize", "Pool.Shutdown")
 
 	// starts are the methods of a Pool, and usesPool the functions and their argument, that
 	// make a pool start goroutines.
-	starts   = set("Pool.Go", "Pool.TryGo", "Pool.Submit", "Pool.TrySubmit", "Pool.SubmitWithin", "Pool.Group")
+	starts   = set("Pool.Go", "Pool.TryGo", "Pool.Submit", "Pool.TrySubmit", "Pool.SubmitWithin", "Pool.Do", "Pool.Group")
 	usesPool = map[string]int{"SubmitFunc": 1, "Call": 1, "Join": 1, "Map": 1, "MapLimit": 1, "MapUnordered": 1, "Every": 1}
 
 	// uncopyable are the types that must not be copied.
