@@ -333,9 +333,9 @@ const leastShrunk = 256
 // A procsWatch has the number of workers follow GOMAXPROCS, if that was not given. It looks
 // as tasks start, where a lock is held and, for tasks, the clock was read anyway.
 type procsWatch struct {
-	off      bool
+	on       bool
 	lookAt   time.Time // when the next task that starts may look
-	lookFrom uint64    // from so many attempts on the clock is read for that; math.MaxUint64 if off
+	lookFrom uint64    // from so many attempts on the clock is read for that; math.MaxUint64 unless on
 	found    int       // not 0: what the supervisor is to resize to, as here a task is handed out
 }
 
@@ -344,7 +344,7 @@ type procsWatch struct {
 const procsEvery = 256
 
 // stop has the number of workers stay what it is.
-func (w *procsWatch) stop() { *w = procsWatch{off: true, lookFrom: math.MaxUint64} }
+func (w *procsWatch) stop() { *w = procsWatch{lookFrom: math.MaxUint64} }
 
 // lookLocked looks at GOMAXPROCS unless that was done less than a second ago.
 func (w *procsWatch) lookLocked(p *Pool, now time.Time) {

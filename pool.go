@@ -119,7 +119,7 @@ func newPool(c *config) *Pool {
 	p.end.terminated = make(chan struct{})
 	p.outbox.outside, p.outbox.insiders = p.hooks.outside, make(map[uint64]bool)
 	p.sched.init(c)
-	if c.workersSet {
+	if p.crew.procs.on = !c.workersSet; c.workersSet {
 		p.crew.procs.stop()
 	}
 	p.watch.init()

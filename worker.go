@@ -122,7 +122,7 @@ func (w *worker) takeLocked(e entry, d decision) {
 	if w.timed {
 		w.timed, w.started = false, time.Time{}
 	}
-	if p.ledger.total.attempts >= p.crew.procs.lookFrom {
+	if p.ledger.total.attempts >= p.crew.procs.lookFrom && p.crew.procs.on {
 		p.crew.procs.lookLocked(p, time.Now())
 	}
 	w.jobs++
@@ -154,7 +154,7 @@ func (w *worker) takeHandleLocked(h *Handle) {
 		return
 	}
 	w.attempt, w.body = h.beginAttemptLocked(w), h.task.Run
-	if !p.crew.procs.off && !w.attempt.started.Before(p.crew.procs.lookAt) {
+	if p.crew.procs.on && !w.attempt.started.Before(p.crew.procs.lookAt) {
 		p.crew.procs.lookLocked(p, w.attempt.started)
 	}
 	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
