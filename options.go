@@ -366,7 +366,7 @@ func (c *config) flowPolicy(flow string) (flowPolicy, error) {
 // the time before the end of a [Pool.Pause], in which nothing is shed, and without that before
 // the limit of its flow last ended to hold it back. Only tasks that have never started count and
 // are shed: no retries, none that are parked, and none that were lent the urgency of a more
-// urgent task that waits for them. Members of groups, elements of [Map] and functions given to
+// urgent task that waits for them. Calls of Do, members of groups, elements of [Map] and functions given to
 // Go are shed like other tasks. A priority that is never served, under strict order, sheds
 // nothing; Task.MaxWait bounds that too, and needs no overload.
 //

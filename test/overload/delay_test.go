@@ -452,3 +452,21 @@ func TestStepStartsWhatIsLate(t *testing.T) {
 		p.Resume()
 	})
 }
+
+func TestCallOfDoThatIsLateGetsErrExpired(t *testing.T) {
+	delayed(t, func(t *testing.T, p *taskpool.Pool) {
+		seconds(t, p, taskpool.Medium, 23)
+		errs := make(chan error, 100)
+		for range cap(errs) { // more than are shed in one critical section
+			go func() {
+				errs <- p.Do(t.Context(), taskpool.Task{}, func(context.Context) error { panic("must not run") })
+			}()
+		}
+		for range cap(errs) {
+			require.ErrorIs(t, <-errs, taskpool.ErrExpired)
+		}
+		require.EqualValues(t, 101, p.Stats().Expired)
+
+		require.NoError(t, p.Do(t.Context(), taskpool.Task{}, pooltest.Nop))
+	})
+}
