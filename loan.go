@@ -67,9 +67,7 @@ func (s *scheduler) lend(h *Handle, pr Priority, now time.Duration) bool {
 	if h.place.in == inQueue {
 		s.pushSecond(h, kindOfSecond(h, kindResuming), now)
 	}
-	if !h.placed {
-		s.heldBackChanged(h)
-	}
+	s.heldBackChanged(h)
 	return true
 }
 
