@@ -958,6 +958,25 @@ func TestHoldingAFlowBackCostsAsMuchWithManyPriorities(t *testing.T) {
 	}
 }
 
+func TestHolderThatBecomesLessUrgentIsLentTo(t *testing.T) {
+	var s scheduler
+	s.init(&config{workers: 2, capacity: unbounded, fairShare: 16})
+	var holder *Handle
+	for pr := range Priority(2) {
+		h := &Handle{id: 1, item: item{priority: pr}}
+		s.joinFlow(h, "a", flowPolicy{limit: 1})
+		s.enqueue(entry{h: h}, pr, 0)
+		if pr == 0 {
+			e, _ := s.next(true)
+			s.hold(false)
+			holder = e.h
+		}
+	}
+	require.EqualValues(t, 0, holder.urgency())
+	require.True(t, s.setPriority(holder, 2, 0))
+	require.EqualValues(t, 1, holder.urgency(), "as the one that it keeps waiting")
+}
+
 // The promises here were found by changing the library one thing at a time and
 // looking for what no test noticed, see tools/mutate.
 
