@@ -235,6 +235,36 @@ func TestARunThatWaitsForRoomWaitsAsItsMostUrgentCall(t *testing.T) {
 	})
 }
 
+func TestACallThatLeavesWhileItWaitsForRoomHasAnotherWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowWait))
+		release := pooltest.Block(t, p)
+		var all sync.WaitGroup
+		var cancels []context.CancelCauseFunc
+		for i := range 3 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancels = append(cancels, cancel)
+			all.Go(func() {
+				_, err := taskpool.Join(ctx, p, "key", taskpool.Task{}, zero)
+				if i < 2 {
+					assert.ErrorIs(t, err, pooltest.ErrCause)
+				} else {
+					assert.NoError(t, err)
+				}
+			})
+			synctest.Wait()
+		}
+		for _, cancel := range cancels[:2] { // the one that waits for room, each time
+			cancel(pooltest.ErrCause)
+			synctest.Wait()
+			require.Equal(t, 1, p.Stats().SubmittersWaiting)
+		}
+		release()
+		all.Wait()
+		cancels[2](nil)
+	})
+}
+
 func TestACallWhoseRunHasNoRoomTriesForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
