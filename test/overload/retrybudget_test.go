@@ -231,6 +231,36 @@ func TestALongTimeWithoutFailuresIsNoCreditForAStorm(t *testing.T) {
 	})
 }
 
+func TestSavingsOfTheBudgetDoNotPileUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithRetryBudget(0.1, 0))
+		for range 5 { // each time as much is earned as can be saved
+			for range 1000 {
+				require.NoError(t, p.Go(taskpool.Medium, func() {}))
+			}
+			failsOnce(t, p, 1)
+			synctest.Wait()
+		}
+		require.EqualValues(t, 5, p.Stats().Retries)
+		failsOnce(t, p, 150)
+		synctest.Wait()
+		require.EqualValues(t, 5+99+15, p.Stats().Retries)
+		pooltest.Drain(t, p)
+	})
+}
+
+func TestAttemptThatEndsEarnsItsPartOfItsOwnRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithRetryBudget(0.5, 0))
+		for i, want := range []uint64{0, 1, 1, 2} {
+			failsOnce(t, p, 1)
+			synctest.Wait()
+			require.Equal(t, want, p.Stats().Retries, "after attempt %d", i+1)
+		}
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestSoManyMayAlwaysWaitForARetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(4), taskpool.WithRetryBudget(0, 3))

@@ -110,7 +110,7 @@ func TestWaitRunningWaitsForHooksAndNotForWhatWasGivenUp(t *testing.T) {
 	for _, abandoned := range []int{0, 1} { // with 0 its slot is lost
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			p := pooltest.New(t, taskpool.WithWorkers(2), taskpool.WithMaxAbandoned(abandoned), taskpool.WithHangGrace(time.Second),
+			p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithMaxAbandoned(abandoned), taskpool.WithHangGrace(time.Second),
 				taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
 					if e.Task.Name == "told" {
 						time.Sleep(time.Minute)
