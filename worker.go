@@ -410,53 +410,6 @@ func (w *worker) endedWaiting() *ending {
 	return e
 }
 
-// withdraw settles w's task, whose attempt must not begin, as if it still waited: the
-// attempt does not count. It returns false if the worker has nothing more to do.
-func (w *worker) withdraw() bool {
-	p, h, cause := w.pool, w.job.h, w.ended.cause
-	p.lock()
-	if w.gaveUp {
-		p.unlock()
-		return w.endGivenUp()
-	}
-	w.unwatchLocked()
-	w.busy, w.attempt.over = false, true
-	p.sched.undo(h, decision{priority: w.priority, choice: w.choice, restricted: w.restricted})
-	p.ledger.total.withdrawn++
-	state := StateCanceled
-	if c := h.canceled(); c != nil {
-		cause = c
-	} else if w.ended == expired {
-		state = StateShed
-		p.ledger.total.expired++
-	}
-	if u := w.unfinished; u != nil && cause == ErrClosed {
-		u.State, u.Attempt = StateQueued, int(h.attempts)
-		p.end.cut.Unfinished = append(p.end.cut.Unfinished, *u)
-	}
-	w.findParentLocked(h)
-	p.settleWaitingLocked(entry{h: h}, h.priority, state, cause, &w.notices)
-	w.job, w.attempt, w.body, w.ended, w.unfinished, w.event = entry{}, nil, nil, nil, nil, TaskEvent{}
-	if p.supervisor.dependencies.any() {
-		p.restoreLocked()
-	}
-	if len(w.notices) == 0 {
-		return w.nextLocked()
-	}
-	w.phase = phaseNotify
-	p.restoreLocked()
-	p.unlock()
-	return true
-}
-
-// findParentLocked sets the parent of h, w's task, in case h is an orphan.
-func (w *worker) findParentLocked(h *Handle) {
-	if w.parent != nil {
-		h.setParent(w.parent)
-		w.parent = nil
-	}
-}
-
 // start tells hooks that an attempt starts.
 func (w *worker) start() {
 	w.ran, w.aroundTried, w.err, w.kind = false, false, nil, attemptOK
