@@ -301,12 +301,14 @@ func TestRetryInTheQueueStillWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithRetryBudget(0, 1))
 		ran := make(map[int]int)
+		p.Pause() // until all wait
 		for i := range 3 {
 			pooltest.Submit(t, p, taskpool.Task{
 				Run:   func(context.Context) error { ran[i]++; return pooltest.ErrTask },
 				Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait},
 			})
 		}
+		p.Resume()
 		pooltest.Drain(t, p) // the first waits behind the others, which fail meanwhile
 		require.Equal(t, map[int]int{0: 2, 1: 1, 2: 1}, ran)
 		require.EqualValues(t, 2, p.Stats().RetriesDenied)
