@@ -299,20 +299,19 @@ func pop[T any](lists *[][]T) T {
 	return first
 }
 
-// passDependenciesLocked does part of the work for tasks that wait for others, and leaves the
-// rest to the supervisor.
-func (p *Pool) passDependenciesLocked() {
-	w := &p.supervisor.dependencies
-	if w.passOnLocked(p); w.any() {
-		p.supervisor.alarmLocked()
+// passDependenciesLocked does part of the work for tasks of p that wait for others, and leaves
+// the rest to the supervisor's goroutine.
+func (s *supervisor) passDependenciesLocked(p *Pool) {
+	if s.dependencies.passOnLocked(p); s.dependencies.any() {
+		s.alarmLocked()
 	}
 }
 
 // passDependencies does what passDependenciesLocked has left.
-func (p *Pool) passDependencies() {
+func (s *supervisor) passDependencies(p *Pool) {
 	p.mu.Lock() // as nothing is decided here, no burst need end
-	work := p.supervisor.dependencies
-	p.supervisor.dependencies = dependencyWork{}
+	work := s.dependencies
+	s.dependencies = dependencyWork{}
 	p.mu.Unlock()
 	work.passOn()
 }

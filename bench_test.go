@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/test/pooltest"
@@ -156,6 +157,61 @@ func BenchmarkSubmitBounded(b *testing.B) {
 					taskpool.WithCapacity(channelCapacity, taskpool.OverflowWait))
 			})
 		}
+	}
+}
+
+// BenchmarkDo compares Do with Call and with what one would write by hand, a semaphore or a
+// buffered channel used as one, with a free slot and where 16 goroutines for each processor
+// want one of one or two slots.
+func BenchmarkDo(b *testing.B) {
+	ctx := context.Background()
+	f := func(context.Context) error { return nil }
+	for _, load := range []struct {
+		name      string
+		slots     int
+		contended bool
+	}{{"free", 4, false}, {"contended/slots=1", 1, true}, {"contended/slots=2", 2, true}} {
+		run := func(name string, one func() error) {
+			b.Run(load.name+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				if !load.contended {
+					for b.Loop() {
+						if err := one(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					return
+				}
+				b.SetParallelism(16)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if err := one(); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			})
+		}
+		p := pooltest.New(b, taskpool.WithWorkers(load.slots))
+		run("Do", func() error { return p.Do(ctx, taskpool.Task{}, f) })
+		run("Call", func() error {
+			_, err := taskpool.Call(ctx, p, taskpool.Task{}, func(ctx context.Context) (int, error) { return 0, f(ctx) })
+			return err
+		})
+		s := semaphore.NewWeighted(int64(load.slots))
+		run("semaphore", func() error {
+			if err := s.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer s.Release(1)
+			return f(ctx)
+		})
+		c := make(chan struct{}, load.slots)
+		run("channel", func() error {
+			c <- struct{}{}
+			defer func() { <-c }()
+			return f(ctx)
+		})
 	}
 }
 

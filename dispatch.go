@@ -19,7 +19,7 @@ func (p *Pool) restoreLocked() { p.restoreWithLocked(nil) }
 // slot, or nil. w gets the task whose turn it is, or else becomes idle.
 func (p *Pool) restoreWithLocked(w *worker) {
 	if p.supervisor.dependencies.any() {
-		p.passDependenciesLocked()
+		p.supervisor.passDependenciesLocked(p)
 	}
 	p.dispatchLocked(w)
 	if w != nil && !w.busy {
@@ -86,7 +86,7 @@ func (p *Pool) dispatchLocked(w *worker) {
 			h.acceptLocked(later)
 			h.waiters.wakeLocked()
 			if p.supervisor.dependencies.any() {
-				p.passDependenciesLocked()
+				p.supervisor.passDependenciesLocked(p)
 			}
 			p.passFlowLoansLocked()
 		}
@@ -100,7 +100,7 @@ func (p *Pool) dispatchLocked(w *worker) {
 			return
 		case d.late:
 			late++
-			p.shedLateLocked(e.h)
+			e.h.shedLateLocked()
 		case e.parked():
 			e.h.attempt.suspension.resumeLocked()
 		case e.isGuests():

@@ -81,7 +81,7 @@ func (p *Pool) Do(ctx context.Context, t Task, f func(context.Context) error) er
 	case !t.NotBefore.IsZero():
 		return pkg.Bad("Do: Task.NotBefore", "be zero", t.NotBefore)
 	}
-	g := p.newGuest(ctx)
+	g := newGuest(p, ctx)
 	h := g.h
 	if g.outer = taskHere(ctx); g.outer != nil {
 		defer g.comeBack()
@@ -117,7 +117,7 @@ func (g *guest) release() {
 }
 
 // newGuest returns a guest whose task has ctx.
-func (p *Pool) newGuest(ctx context.Context) *guest {
+func newGuest(p *Pool, ctx context.Context) *guest {
 	g, _ := p.crew.spare.Get().(*guest)
 	if g == nil {
 		g = &guest{turn: make(chan struct{}, 1)}

@@ -300,17 +300,9 @@ func (p *Pool) Resume() {
 	p.mustBeUsable("Resume")
 	p.lock()
 	defer p.unlock()
-	p.endPauseLocked()
+	p.sched.endPause(time.Since(p.epoch))
 	p.restoreLocked()
 	p.watchFullLocked()
-}
-
-// endPauseLocked ends the pause, if there is one.
-func (p *Pool) endPauseLocked() {
-	if d := p.sched.delays; d != nil && p.sched.paused {
-		d.resumed = time.Since(p.epoch)
-	}
-	p.sched.paused = false
 }
 
 // Resize changes the number of workers, to at least 1, to more than

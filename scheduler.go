@@ -150,6 +150,14 @@ func (s *scheduler) next(starts bool) (entry, decision) {
 	return s.take(l, d), d
 }
 
+// endPause ends the pause, if there is one. now is the time since Pool.epoch.
+func (s *scheduler) endPause(now time.Duration) {
+	if s.delays != nil && s.paused {
+		s.delays.resumed = now
+	}
+	s.paused = false
+}
+
 // muted reports whether Yield gives way to nothing in queue, as the pool is paused.
 func (s *scheduler) muted() bool { return s.paused && s.stepping == noStep }
 

@@ -64,7 +64,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	p.close(deadline)
 	select {
 	case <-p.end.terminated:
-		return p.answer()
+		return p.end.answer(p)
 	default:
 	}
 	var task *attempt // of another pool, that waits with a context that is not its own
@@ -83,7 +83,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		p.cutShort(causeOf(ctx))
 		<-p.end.terminated
 	}
-	return p.answer()
+	return p.end.answer(p)
 }
 
 // close stops the pool from accepting tasks. deadline is that of the context given
@@ -98,7 +98,7 @@ func (p *Pool) close(deadline time.Time) {
 		return
 	}
 	p.end.closed = true
-	p.endPauseLocked()
+	p.sched.endPause(time.Since(p.epoch))
 	p.inbox.close()
 	p.takeInLocked()
 	p.turnAwayLocked(func(h *Handle) bool { return !h.parent().continuesLocked(p) || p.end.refuses(h) })
@@ -196,13 +196,13 @@ func (e *shutdownState) refuses(h *Handle) bool {
 }
 
 // answer returns what Shutdown returns once the pool has terminated.
-func (p *Pool) answer() error {
+func (e *shutdownState) answer(p *Pool) error {
 	p.lock()
 	defer p.unlock()
-	if p.end.cut == nil {
+	if e.cut == nil {
 		return nil
 	}
-	return p.end.cut
+	return e.cut
 }
 
 // turnAwayLocked refuses those submitters waiting for room for which refuse returns

@@ -462,7 +462,8 @@ func (p *Pool) expireLocked(now time.Time) (all bool) {
 }
 
 // shedLateLocked sheds h, which was taken out of the queue as its priority is late.
-func (p *Pool) shedLateLocked(h *Handle) {
+func (h *Handle) shedLateLocked() {
+	p := h.pool
 	var notices []notice
 	p.ledger.total.expired++
 	p.settleWaitingLocked(entry{h: h}, h.priority, StateShed, errLate, &notices)

@@ -30,7 +30,7 @@ func (p *Pool) supervise() {
 	timer.Stop()
 	for {
 		next, circle, over := p.supervisorTurn()
-		p.passDependencies()
+		p.supervisor.passDependencies(p)
 		if over {
 			close(p.end.terminated)
 			return
@@ -38,7 +38,7 @@ func (p *Pool) supervise() {
 		if circle {
 			lookForCircle(p)
 		}
-		p.passLendings()
+		p.supervisor.passLendings(p)
 		if next.IsZero() {
 			<-p.supervisor.bell
 			continue
@@ -53,10 +53,10 @@ func (p *Pool) supervise() {
 }
 
 // passLendings passes on what could not be passed on where it was lent, as a lock was held.
-func (p *Pool) passLendings() {
+func (s *supervisor) passLendings(p *Pool) {
 	p.mu.Lock() // as nothing is decided here, no burst need end
-	all := p.supervisor.lendings
-	p.supervisor.lendings = nil
+	all := s.lendings
+	s.lendings = nil
 	p.mu.Unlock()
 	for i := range all {
 		all[i].passOn()
