@@ -54,9 +54,11 @@ type modelPool struct {
 	above                 map[taskpool.Priority]time.Duration // with queueDelay: since when all that starts has waited longer
 	resumed               time.Duration                       // when the last pause ended
 
-	loans loans
-	flows modelFlows
-	told  []*modelTask // have settled, and those that come after them are yet to be told
+	loans   loans
+	behind  []*modelTask // that have yet to lend to what they come after
+	passing bool         // they do, see passOn
+	flows   modelFlows
+	told    []*modelTask // have settled, and those that come after them are yet to be told
 
 	hold      int             // restore waits while it is above 0
 	unstarted bool            // restore starts no task: no worker has looked yet
@@ -707,20 +709,36 @@ func (m *modelPool) comesAfter(t *modelTask) {
 	m.tell()
 }
 
-// lendBehind has what t comes after count as urgent as t does, and what that waits for in turn.
-func (m *modelPool) lendBehind(t *modelTask) {
-	if !t.waitsFor || !t.accepted || t.settled() {
+// lendBehind has what t comes after count as urgent as t does, and what that waits for in turn:
+// first what attempts wait for, then what tasks come after, those that were found first before
+// others.
+func (m *modelPool) lendBehind(t *modelTask) { m.passOn(func() { m.behind = append(m.behind, t) }) }
+
+// passOn calls f, and then has those that f has added to m.behind lend to what they come after.
+func (m *modelPool) passOn(f func()) {
+	if m.passing {
+		f()
 		return
 	}
-	for _, on := range t.after {
-		if !on.settled() && m.raise(on, t.urgency()) {
-			m.loans.behind++
-			m.lendBehind(on)
-			if a := on.attempt; a != nil {
-				m.lend(a)
+	m.passing = true
+	f()
+	for len(m.behind) > 0 {
+		t := m.behind[0]
+		m.behind = m.behind[1:]
+		if !t.waitsFor || !t.accepted || t.settled() {
+			continue
+		}
+		for _, on := range t.after {
+			if !on.settled() && m.raise(on, t.urgency()) {
+				m.loans.behind++
+				m.behind = append(m.behind, on)
+				if a := on.attempt; a != nil {
+					m.lend(a)
+				}
 			}
 		}
 	}
+	m.passing = false
 }
 
 // continues reports whether what a submits is part of the work accepted.
@@ -852,7 +870,9 @@ func (t *modelTask) urgency() taskpool.Priority {
 }
 
 // lend has what a waits for count as urgent as a does, and what that waits for in turn.
-func (m *modelPool) lend(a *modelAttempt) {
+func (m *modelPool) lend(a *modelAttempt) { m.passOn(func() { m.lendAlong(a) }) }
+
+func (m *modelPool) lendAlong(a *modelAttempt) {
 	if a.over { // it was given up
 		return
 	}
@@ -1297,11 +1317,13 @@ func (m *modelPool) setPriority(t *modelTask, pr taskpool.Priority) bool {
 	if waits {
 		m.joinQueue(t, resuming)
 	}
-	if a := t.attempt; a != nil {
-		a.urgency = t.urgency()
-		m.lend(a)
-	}
-	m.lendBehind(t)
+	m.passOn(func() {
+		m.lendBehind(t)
+		if a := t.attempt; a != nil {
+			a.urgency = t.urgency()
+			m.lend(a)
+		}
+	})
 	if a := t.attempt; a != nil && slices.Contains(m.leaving, a) && m.limit(t.flow) > 0 {
 		m.undefined = true // the pool is not of one mind about what one that is on its way out lends then
 	}
