@@ -449,6 +449,9 @@ func (p *Pool) expireLocked(now time.Time) (all bool) {
 		if h == nil {
 			return true
 		}
+		if h.id == 0 && h.err != nil {
+			continue // it was turned away before, and its submitter waits for a slot to learn of it
+		}
 		p.sched.withdraw(h)
 		if h.id == 0 {
 			h.err = ErrExpired

@@ -130,6 +130,34 @@ func TestNothingExpiresThatLeftInAnotherWay(t *testing.T) {
 	}
 }
 
+// A submitter that was turned away at the door, and that waits for a slot to learn of it, is told
+// of that, although its time is over by then.
+func TestWhoWasTurnedAwayIsToldWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowWait))
+		gate, full := make(chan struct{}), make(chan struct{})
+		result := make(chan error, 1)
+		require.NoError(t, p.Go(taskpool.Medium, func() {
+			<-full
+			_, err := p.Submit(context.Background(), taskpool.Task{Priority: taskpool.Low, Run: pooltest.MustNotRun, MaxWait: time.Second})
+			result <- err
+		}))
+		pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error { <-gate; return nil }})
+		pooltest.RequireWaiting(t, pooltest.SubmitOrWait(context.Background(), p, taskpool.Task{Run: pooltest.Nop}))
+		close(full)
+		synctest.Wait()
+		require.Equal(t, 1, p.Stats().SubmittersWaiting)
+		down := make(chan error, 1)
+		go func() { down <- p.Shutdown(context.Background()) }()
+		time.Sleep(time.Minute)
+		require.Empty(t, result, "its slot is another's")
+		close(gate)
+		require.Equal(t, taskpool.ErrClosed, <-result)
+		require.NoError(t, <-down)
+		require.Zero(t, p.Stats().Expired)
+	})
+}
+
 func TestTaskDoesNotStartAtTheInstantAtWhichItExpires(t *testing.T) {
 	for range pooltest.Times(1000, 100) {
 		busy(t, func(t *testing.T, p *taskpool.Pool, release func()) {
