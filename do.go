@@ -36,10 +36,11 @@ type guest struct {
 	waits   bool // the goroutine waits for that
 	entered bool // its turn has come
 
-	outer  *attempt      // the task in which Do was called; nil if there is none
-	stop   func() bool   // has outer's end no longer end the guest's task; nil if it does not
-	parked *suspension   // of outer; nil if it had no slot to give back
-	record *recordedWait // that outer waits, if it had none
+	endWait context.CancelCauseFunc // ends the wait for room, where outer's end ends the guest's task; else nil
+	outer   *attempt                // the task in which Do was called; nil if there is none
+	stop    func() bool             // has outer's end no longer end the guest's task; nil if it does not
+	parked  *suspension             // of outer; nil if it had no slot to give back
+	record  *recordedWait           // that outer waits, if it had none
 }
 
 // Do runs f on the calling goroutine as soon as a slot is free and no more urgent task waits
@@ -61,7 +62,7 @@ type guest struct {
 //
 // Inside a task, of any pool, that task gives its slot back until Do returns, and lends f its
 // urgency, see [Handle.Wait]. If ctx is not that task's, f's context ends with the task's as
-// well. On a goroutine that f has started, use f's context, so that the pool knows whose it is.
+// well, unless that had ended before. On a goroutine that f has started, use f's context, so that the pool knows whose it is.
 //
 // With a free slot Do switches no goroutine. It then costs several times as much as a plain
 // semaphore, and about a third of [Call]. TaskInfo.Worker is 0 for f's task.
@@ -83,11 +84,21 @@ func (p *Pool) Do(ctx context.Context, t Task, f func(context.Context) error) er
 	}
 	g := newGuest(p, ctx)
 	h := g.h
+	within := ctx
 	if g.outer = taskHere(ctx); g.outer != nil {
+		if g.outer != attemptFrom(ctx) && g.outer.ended() == nil {
+			within, g.endWait = context.WithCancelCause(ctx)
+		}
 		defer g.comeBack()
-		g.stepAside(ctx)
 	}
-	if _, err := p.submit(call, h, ctx, ctx, &t, work{run: f}, terms{roomAsSet, answerNow}); err != nil {
+	returned := false
+	defer func() {
+		if !returned {
+			g.giveUp()
+		}
+	}()
+	if _, err := p.submit(call, h, within, ctx, &t, work{run: f}, terms{roomAsSet, answerNow}); err != nil {
+		returned = true
 		return err
 	}
 	if g.parked != nil {
@@ -96,14 +107,30 @@ func (p *Pool) Do(ctx context.Context, t Task, f func(context.Context) error) er
 	if g.waits {
 		<-g.turn
 	}
+	returned = true
 	if g.entered {
-		if g.w.asGuest(); g.w.value != nil {
+		if g.work(); g.w.value != nil {
 			panic(g.w.value) // a hook Around has seen it first
 		}
 	}
 	g.release()
 	return h.err
 }
+
+// giveUp settles g's task, if it was accepted, as the goroutine that was to run it ends or
+// panics: in a hook that is told that the task was queued, or in a method of a context.
+func (g *guest) giveUp() {
+	if g.h.cancel(errCallerGone); g.entered {
+		g.work() // and find that f must not begin
+	}
+}
+
+// work is where guestReturn is.
+//
+//go:noinline
+func (g *guest) work() { g.w.asGuest() }
+
+var errCallerGone error = &kindError{"taskpool: the call of Do has ended before its turn", context.Canceled}
 
 // release has g, whose task has settled, reused. What its attempt still refers to, under the
 // same lock as ever, says then that it is another's.
@@ -121,13 +148,13 @@ func newGuest(p *Pool, ctx context.Context) *guest {
 	g, _ := p.crew.spare.Get().(*guest)
 	if g == nil {
 		g = &guest{turn: make(chan struct{}, 1)}
+		g.w.pool, g.w.guest, g.w.watchI = p, g, -1
 	}
 	both := new(struct { // one allocation
 		Handle
 		attempt
 	})
 	g.h = &both.Handle
-	g.w.pool, g.w.guest, g.w.watchI = p, g, -1
 	both.attempt.ctx, both.attempt.w = ctx, &g.w
 	g.h.pool, g.h.self, g.h.first, g.h.guest = p, g.h, &both.attempt, true
 	return g
@@ -155,10 +182,10 @@ func taskHere(ctx context.Context) *attempt {
 }
 
 // stepAside has outer, which is not nil, make way for the guest.
-func (g *guest) stepAside(ctx context.Context) {
+func (g *guest) stepAside() {
 	a, h := g.outer, g.h
-	if a != attemptFrom(ctx) && a.ended() == nil {
-		g.stop = context.AfterFunc(a, func() { h.cancel(context.Cause(a)) })
+	if g.endWait != nil {
+		g.stop = context.AfterFunc(a, func() { g.endWait(context.Cause(a)); h.cancel(context.Cause(a)) })
 	}
 	if a.pool != g.w.pool { // in the same, admit does it
 		a.pool.lock()
@@ -185,6 +212,9 @@ func (g *guest) parkOuterLocked() {
 func (g *guest) comeBack() {
 	if g.stop != nil {
 		g.stop()
+	}
+	if g.endWait != nil {
+		g.endWait(nil)
 	}
 	if g.parked != nil {
 		g.parked.back()

@@ -439,6 +439,8 @@ func Every(ctx context.Context, p *Pool, d time.Duration, t Task) (*Periodic, er
 		return nil, nilArgument(call, "Task.Run")
 	case d <= 0:
 		return nil, pkg.Bad(call+": d", "be positive", d)
+	case len(t.After) > 0: // it would concern the first round only, or end each at once
+		return nil, pkg.Bad(call+": Task.After", "be empty", len(t.After))
 	}
 	s := &Periodic{t: t, d: d, due: t.NotBefore}
 	if s.due.IsZero() {
@@ -496,9 +498,11 @@ func (s *Periodic) next() {
 		}
 	}()
 	g.p.lock()
-	missed := max(time.Since(s.due)/s.d, 0)
-	s.due = s.due.Add((missed + 1) * s.d)
-	s.skipped += uint64(missed)
+	for again := true; again; again = !s.due.After(time.Now()) { // more than once only if it was due centuries ago
+		missed := max(time.Since(s.due)/s.d, 0)
+		s.due = s.due.Add(missed * s.d).Add(s.d) // in two steps, as their sum may be too large
+		s.skipped += uint64(missed)
+	}
 	g.p.unlock()
 	if err = s.submit(); err != nil && g.ctx.Err() != nil {
 		err = causeOf(g.ctx)
@@ -528,14 +532,19 @@ func (s *Periodic) Stop() {
 	s.cancelStopped()
 }
 
-// cancelStopped cancels the round that waits, if Stop was called.
+// cancelStopped cancels the round that waits, if Stop was called, and has one that is at work
+// not be retried.
 func (s *Periodic) cancelStopped() {
 	p := s.g.p
 	p.lock()
 	var notices []notice
-	if s.stopped && len(s.g.tasks) > 0 && s.g.tasks[0].attempt == nil {
-		s.g.tasks[0].cancelLocked(errPeriodicStopped, false, &notices)
-		p.restoreLocked()
+	if s.stopped && len(s.g.tasks) > 0 {
+		if h := s.g.tasks[0]; h.attempt != nil {
+			h.task.Retry = Retry{}
+		} else {
+			h.cancelLocked(errPeriodicStopped, false, &notices)
+			p.restoreLocked()
+		}
 	}
 	p.outbox.oweLocked(notices)
 	p.unlock()

@@ -248,6 +248,9 @@ func (r *joinRun) lead(j *joiner, ctx context.Context, submit func(wait, own con
 	if context.Cause(wait) != errLedByAnother && !yields {
 		return err // leave has another lead
 	}
+	if r.next() == nil { // the call that was to lead has left
+		return nil
+	}
 	j.woken = make(chan struct{})
 	r.handOver(j)
 	r.waiting = append(r.waiting, j)

@@ -272,7 +272,9 @@ func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task
 	}
 	parent := attemptFrom(wait)
 	if g := h.guestOf(); g != nil {
-		parent = g.outer
+		if parent = g.outer; parent != nil {
+			g.stepAside()
+		}
 	} else if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.task.After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}

@@ -630,3 +630,47 @@ func TestDoThatNobodyLimitsKeepsTheLimit(t *testing.T) {
 		pooltest.RequireWhole(t, p, slots)
 	})
 }
+
+// A hook that is told that the task was queued ends the goroutine that was to run it.
+func TestDoWhoseCallerEndsBeforeItsTurnKeepsNoSlot(t *testing.T) {
+	for _, free := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var ends atomic.Bool
+			p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) {
+				if ends.Swap(false) {
+					runtime.Goexit()
+				}
+			}}))
+			release := func() {}
+			if !free {
+				release = pooltest.Occupy(t, p)
+			}
+			ends.Store(true)
+			go func() { _ = p.Do(context.Background(), taskpool.Task{}, pooltest.MustNotRun) }()
+			synctest.Wait()
+			release()
+			pooltest.Drain(t, p)
+			require.EqualValues(t, 1, p.Stats().Canceled)
+			pooltest.RequireWhole(t, p, 1)
+		})
+	}
+}
+
+// The task ends while what Do does is being accepted, or waits for room.
+func TestEndOfTheTaskEndsItsDoAtTheDoor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := errors.New("enough")
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		q, release := pooltest.Occupied(t, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		h := pooltest.Submit(t, p, taskpool.Task{Run: func(context.Context) error {
+			return q.Do(context.Background(), taskpool.Task{}, pooltest.MustNotRun)
+		}})
+		synctest.Wait()
+		require.Equal(t, 1, q.Stats().SubmittersWaiting)
+		h.Cancel(cause)
+		require.ErrorIs(t, h.Wait(context.Background()), cause)
+		require.Equal(t, taskpool.StateCanceled, h.State())
+		release()
+		pooltest.RequireWorkers(t, q, 1)
+	})
+}

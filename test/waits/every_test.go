@@ -387,3 +387,43 @@ func TestEveryRefusesByName(t *testing.T) {
 	s.Stop()
 	require.NoError(t, s.Wait(t.Context()))
 }
+
+func TestStopEndsTheRetriesOfTheRoundAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		attempts := 0
+		s, err := taskpool.Every(t.Context(), p, time.Hour, taskpool.Task{NotBefore: time.Now(), Retry: taskpool.Retry{MaxAttempts: 5}, Run: func(context.Context) error {
+			attempts++
+			time.Sleep(time.Minute)
+			return pooltest.ErrTask
+		}})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		s.Stop()
+		require.NoError(t, s.Wait(t.Context()))
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, attempts)
+	})
+}
+
+func TestEveryFromACenturyLongPast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		rounds := 0
+		s, err := taskpool.Every(t.Context(), p, time.Hour, taskpool.Task{NotBefore: time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC), Run: func(context.Context) error {
+			rounds++
+			return nil
+		}})
+		require.NoError(t, err)
+		time.Sleep(10 * time.Hour)
+		s.Stop()
+		require.Equal(t, 11, rounds, "one at once, and then one each hour")
+	})
+}
+
+func TestEveryTakesNoAfter(t *testing.T) {
+	p := pooltest.New(t)
+	h := pooltest.Submit(t, p, taskpool.Task{Run: pooltest.Nop})
+	_, err := taskpool.Every(t.Context(), p, time.Hour, taskpool.Task{After: []*taskpool.Handle{h}, Run: pooltest.Nop})
+	require.EqualError(t, err, "taskpool: Every: Task.After must be empty, got 1")
+}

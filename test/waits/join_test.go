@@ -398,3 +398,31 @@ func TestManyCallsOfFewKeys(t *testing.T) {
 }
 
 func zero(context.Context) (int, error) { return 0, nil }
+
+// An endsOnDone ends when it is asked for its Done channel.
+type endsOnDone struct {
+	context.Context
+	end func()
+}
+
+func (c *endsOnDone) Done() <-chan struct{} { c.end(); return c.Context.Done() }
+
+// A more urgent call that takes the leader's place leaves at once: the leader goes on.
+func TestJoinLeaderGoesOnWhenWhoTookItsPlaceHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, release := pooltest.Occupied(t, taskpool.WithCapacity(0, taskpool.OverflowWait))
+		seven := func(context.Context) (int, error) { return 7, nil }
+		done := make(chan error, 1)
+		go func() {
+			_, err := taskpool.Join(context.Background(), p, "k", taskpool.Task{Priority: taskpool.Low}, seven)
+			done <- err
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		_, err := taskpool.Join(&endsOnDone{ctx, cancel}, p, "k", taskpool.Task{Priority: taskpool.High}, seven)
+		require.Error(t, err)
+		synctest.Wait()
+		release()
+		require.NoError(t, <-done)
+	})
+}
