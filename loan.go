@@ -67,7 +67,9 @@ func (s *scheduler) lend(h *Handle, pr Priority, now time.Duration) bool {
 	if h.place.in == inQueue {
 		s.pushSecond(h, kindOfSecond(h, kindResuming), now)
 	}
-	s.heldBackChanged(h)
+	if !h.placed { // one that holds a place is lent to for what is held back, and would do so again for each other
+		s.heldBackChanged(h)
+	}
 	return true
 }
 
