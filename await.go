@@ -24,15 +24,15 @@ import (
 //     is a task, it may have to wait for its slot after that, and what it would have
 //     submitted is not accepted meanwhile.
 
-// awaited is what somebody waits for. Exactly one field is set, but for running.
+// awaited is what somebody waits for. Exactly one of the pointers is set.
 type awaited struct {
 	settled *Handle // that this task has settled
 	room    *Handle // that this task, which is being submitted, is accepted or refused
 	members *Group  // that all members of this group have settled
 	limit   *Group  // that it has fewer members than its limit
 	idle    *Pool   // that this pool is quiet
-	running bool    // with idle: that none of its tasks is at work is enough
 	ran     *Handle // that Do has run this task, or will not; see guest, which waits for it by itself
+	running bool    // beside idle: that none of its tasks is at work is enough
 }
 
 // overLocked reports whether what is waited for has happened.

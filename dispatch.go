@@ -314,8 +314,8 @@ func (s *stepper) sleepLocked(ctx context.Context, p *Pool) (err error) {
 	return err
 }
 
-// waitAbandoned waits until none of p's goroutines that were given up as hung is left. It returns the
-// cause if ctx ends first.
+// waitAbandoned waits until none of p's goroutines that were given up as hung is left. It
+// returns the cause if ctx ends first.
 func (s *stepper) waitAbandoned(ctx context.Context, p *Pool) error {
 	p.lock()
 	defer p.unlock()

@@ -410,9 +410,9 @@ type Periodic struct {
 
 // Every has p do t once every d, which must be positive: a round that is due at t.NotBefore
 // or, if that is zero, d from now, and then one each d after that. Each round is a task of its
-// own, with all of t: it has a number, waits for its turn by its priority, is retried as
-// t.Retry says, and is seen by hooks, Stats and the log. What becomes of it, be it a panic or
-// that it is shed, has no effect on the next.
+// own, with all of t, whose After must be empty: it has a number, waits for its turn by its
+// priority, is retried as t.Retry says, and is seen by hooks, Stats and the log. What becomes
+// of it, be it a panic or that it is shed, has no effect on the next.
 //
 // Rounds never overlap: the next one is submitted when one has settled. Those that would have
 // been due by then are left out, and [Periodic.Skipped] counts them; so a round never starts

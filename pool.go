@@ -308,7 +308,8 @@ func (p *Pool) Resume() {
 // Resize changes the number of workers, to at least 1, to more than
 // [WithReserved] keeps and to at most 1,000,000. Added workers take tasks at once;
 // surplus workers end when they have finished their task, and Resize does not wait
-// for that. From then on the pool no longer follows GOMAXPROCS, see [WithWorkers]. It returns [ErrClosed] after Shutdown was called.
+// for that. From then on the pool no longer follows GOMAXPROCS, see [WithWorkers]. Resize
+// returns [ErrClosed] after Shutdown was called.
 func (p *Pool) Resize(workers int) error {
 	if misused(p) {
 		return poolMisuse(p, "Resize")
