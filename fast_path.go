@@ -141,6 +141,7 @@ func (w *worker) takeNextLocked() bool {
 	}
 	if p.sched.held < p.sched.slots && p.sched.asking+p.sched.askingLess > 0 { // it may be the turn of one of those now
 		p.dispatchLocked(nil)
+		p.wakeNextLocked() // the free slots are others now
 		p.tellYieldLocked()
 		return true
 	}

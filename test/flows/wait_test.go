@@ -170,3 +170,40 @@ func TestOldestWaitCountsFromWhenStatsSawTheFlowLetGo(t *testing.T) {
 		})
 	}
 }
+
+// The worker of a task whose end lets another of its flow start takes that one, and a task that
+// has waited for it goes on in the slot that was free until then. So no worker is needed for what
+// arrives next, though one was kept ready before.
+func TestEndThatFreesAPlaceAndEndsAWaitTakesTheLastSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(2), limit(1))
+		ctx := context.Background()
+		gate := make(chan struct{})
+		first, err := p.Submit(ctx, taskpool.Task{Flow: "f", Priority: taskpool.High, Run: func(context.Context) error {
+			<-gate
+			return nil
+		}})
+		require.NoError(t, err)
+		waiter, err := p.Submit(ctx, taskpool.Task{Flow: "g", Priority: taskpool.Low, Run: func(ctx context.Context) error {
+			err := first.Wait(ctx)
+			time.Sleep(2 * time.Second)
+			return err
+		}})
+		require.NoError(t, err)
+		second, err := p.Submit(ctx, taskpool.Task{Flow: "f", Priority: taskpool.High, Run: func(context.Context) error {
+			time.Sleep(time.Second)
+			return nil
+		}})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Equal(t, 1, p.Stats().HeldBack)
+		close(gate)
+		synctest.Wait()
+		require.Equal(t, taskpool.StateRunning, second.State())
+		require.Equal(t, taskpool.StateRunning, waiter.State())
+		third, err := p.Submit(ctx, taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		require.NoError(t, third.Wait(ctx))
+		require.NoError(t, waiter.Wait(ctx))
+	})
+}
