@@ -300,13 +300,13 @@ func (s *scheduler) admit() (h *Handle, later bool) {
 
 // room reports whether one more task of flow f, which may be nil, and of priority pr, which
 // may start at once, may be accepted. A flow that is held back takes no room from others, but
-// its tasks are accepted in the order in which they came.
+// none of its tasks is accepted before those that wait for room, unless there is some for it.
 func (s *scheduler) room(f *flow, pr Priority) bool {
 	switch {
 	case f != nil && !s.flowRoom(f, pr):
 		return false
-	case f != nil && f.held:
-		return !f.atDoor()
+	case f != nil && f.held && !f.atDoor():
+		return true
 	}
 	return s.poolRoom(pr)
 }

@@ -1156,8 +1156,8 @@ func (d *schedulerTrace) room(f int, pr Priority) bool {
 	if !d.looks {
 		return room
 	}
-	flowRoom := f == 0 || d.m.flowRoom(f, pr) && !(d.m.heldFlow(f) && d.m.atDoor(f))
-	unbounded := d.m.capacity == unbounded || f > 0 && d.m.heldFlow(f)
+	flowRoom := f == 0 || d.m.flowRoom(f, pr)
+	unbounded := d.m.capacity == unbounded || f > 0 && d.m.heldFlow(f) && !d.m.atDoor(f)
 	switch want := flowRoom && (unbounded || d.m.promised().room(pr)); {
 	case room && !unbounded && !d.m.rested().room(pr):
 		d.fail("there is said to be room for priority %d of flow %d", pr, f)

@@ -207,3 +207,34 @@ func TestEndThatFreesAPlaceAndEndsAWaitTakesTheLastSlot(t *testing.T) {
 		require.NoError(t, waiter.Wait(ctx))
 	})
 }
+
+// A submitter that a reserved slot is free for is let in at once, though a less urgent one of its
+// flow, for which there is none, waits for room and their flow is held back.
+func TestReservedSlotIsRoomInAFlowThatIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(3), taskpool.WithReserved(2, taskpool.High), taskpool.WithCapacity(1, taskpool.OverflowWait), limit(1))
+		ctx := context.Background()
+		gate := make(chan struct{})
+		wait := func(context.Context) error { <-gate; return nil }
+		for _, flow := range []string{"g", "h"} { // at work, and waiting
+			_, err := p.Submit(ctx, taskpool.Task{Flow: flow, Priority: taskpool.Low, Run: wait})
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		low := make(chan error)
+		go func() {
+			_, err := p.Submit(ctx, taskpool.Task{Flow: "f", Priority: taskpool.Low, Run: wait})
+			low <- err
+		}()
+		synctest.Wait()
+		require.Equal(t, 1, p.Stats().SubmittersWaiting)
+		_, err := p.Submit(ctx, taskpool.Task{Flow: "f", Priority: taskpool.High, Run: wait}) // has the only place of f
+		require.NoError(t, err)
+		synctest.Wait()
+		_, err = p.TrySubmit(ctx, taskpool.Task{Flow: "f", Priority: taskpool.High, Run: wait})
+		require.NoError(t, err)
+		require.Equal(t, 1, p.Stats().HeldBack)
+		close(gate)
+		require.NoError(t, <-low)
+	})
+}

@@ -429,8 +429,8 @@ func (m *modelPool) room(t *modelTask) bool {
 		return m.capacity < 0 || later < m.capacity+m.slots
 	case !m.flowRoom(t):
 		return false
-	case m.atLimit(t.flow):
-		return !m.atDoor(t.flow)
+	case m.atLimit(t.flow) && !m.atDoor(t.flow):
+		return true
 	}
 	return m.poolRoom(t)
 }
