@@ -203,7 +203,9 @@ type Unfinished struct {
 	// Go, and for one given along with the Task to SubmitFunc, Call, Map or Group.Go,
 	// it calls that function. The result of such a function is then dropped, because
 	// its Future, Call, Map or Group has the task's error already; only its error is
-	// returned, to whoever runs it now.
+	// returned, to whoever runs it now. Where Task.After names tasks that were left undone
+	// too, replace them, found by [Handle.ID], by the handles of their new submissions: the
+	// old ones have ended, and a task that comes after them would be canceled.
 	Task Task
 	// State is the task's state when the shutdown's context ended.
 	State State
@@ -402,4 +404,20 @@ func (g *Group) mustBeUsable(call string) {
 // futureMisuse is the error of a call with a future that is nil or zero.
 func futureMisuse(call string) error {
 	return fmt.Errorf("taskpool: Future.%s: the Future must be one that SubmitFunc has returned, got nil or a zero Future", call)
+}
+
+// misuse returns an error for call if s is nil, zero or a copy, and nil otherwise.
+func (s *Periodic) misuse(call string) error {
+	var got string
+	switch {
+	case s == nil:
+		got = "nil"
+	case s.g == nil:
+		got = "a zero Periodic"
+	case s.g.series != s:
+		got = "a copy"
+	default:
+		return nil
+	}
+	return fmt.Errorf("taskpool: %s: the Periodic must be one that Every has returned, got %s", call, got)
 }

@@ -58,12 +58,12 @@ func (f *Future[T]) SetPriority(pr Priority) bool { return f.handle("SetPriority
 // pattern: its Run must be nil. In everything else it is like [Pool.Submit], but an error
 // of f is logged at level Debug only, as the Future has it; see [WithLogger].
 func SubmitFunc[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (*Future[T], error) {
-	return submitFunc("SubmitFunc", ctx, ctx, p, t, f, nil, terms{roomAsSet, answerLater})
+	return submitFunc("SubmitFunc", ctx, p, t, f, nil, terms{roomAsSet, answerLater})
 }
 
 // submitFunc is SubmitFunc for the call of that name, for a member of g unless that is nil, on
-// the given terms. The wait for room ends with wait.
-func submitFunc[T any](call string, wait, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), g *Group, terms terms) (*Future[T], error) {
+// the given terms.
+func submitFunc[T any](call string, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), g *Group, terms terms) (*Future[T], error) {
 	switch {
 	case misused(p):
 		return nil, poolMisuse(p, call)
@@ -74,13 +74,26 @@ func submitFunc[T any](call string, wait, ctx context.Context, p *Pool, t Task, 
 	case t.Run != nil:
 		return nil, errRunSet
 	}
+	fut := newFuture[T](ctx)
+	if err := fut.submit(call, ctx, ctx, p, t, f, g, terms); err != nil {
+		return nil, err
+	}
+	return fut, nil
+}
+
+// newFuture returns the Future of a task that is not submitted yet and has ctx.
+func newFuture[T any](ctx context.Context) *Future[T] {
 	both := new(struct { // one allocation
 		Future[T]
 		value T
 	})
-	fut := &both.Future
-	fut.result = &both.value
-	h, err := p.submit(call, newHandle(ctx), wait, ctx, &t, work{group: g, run: func(ctx context.Context) error {
+	both.Handle, both.result = newHandle(ctx), &both.value
+	return &both.Future
+}
+
+// submit submits the task of fut, which calls f. The wait for room ends with wait.
+func (fut *Future[T]) submit(call string, wait, ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error), g *Group, terms terms) error {
+	_, err := p.submit(call, fut.Handle, wait, ctx, &t, work{group: g, run: func(ctx context.Context) error {
 		v, err := f(ctx)
 		if err != nil {
 			v = *new(T)
@@ -88,11 +101,7 @@ func submitFunc[T any](call string, wait, ctx context.Context, p *Pool, t Task, 
 		fut.commit(p, attemptFrom(ctx), v)
 		return err
 	}}, terms)
-	if err != nil {
-		return nil, err
-	}
-	fut.Handle = h
-	return fut, nil
+	return err
 }
 
 // commit stores the result of attempt a, unless that was given up: then the task may
@@ -146,7 +155,7 @@ func (f *Future[T]) get(w *wait) (T, error) {
 //
 // Inside a task, of any pool, that task gives its slot back meanwhile.
 func Call[T any](ctx context.Context, p *Pool, t Task, f func(context.Context) (T, error)) (T, error) {
-	fut, err := submitFunc("Call", ctx, ctx, p, t, f, nil, terms{roomAsSet, answerNow})
+	fut, err := submitFunc("Call", ctx, p, t, f, nil, terms{roomAsSet, answerNow})
 	if err != nil {
 		var zero T
 		return zero, err
@@ -258,7 +267,7 @@ func mapSeq[T, R any](name string, ctx context.Context, p *Pool, limitLocked fun
 		more := true // the loop was not left
 		var cut error
 		for v := range in {
-			fut, err := submitFunc(name, ctx, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, nil, terms{roomWait, answerNow})
+			fut, err := submitFunc(name, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, nil, terms{roomWait, answerNow})
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)
@@ -327,7 +336,7 @@ func MapUnordered[T, R any](ctx context.Context, p *Pool, limit int, t Task, in 
 		more, i := true, 0 // more: the loop was not left
 		for v := range in {
 			m.enter()
-			fut, err := submitFunc(call, ctx, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, m.g, terms{roomWait, answerNow})
+			fut, err := submitFunc(call, ctx, p, t, func(ctx context.Context) (R, error) { return f(ctx, v) }, m.g, terms{roomWait, answerNow})
 			if err != nil {
 				if cut = err; ctx.Err() != nil {
 					cut = context.Cause(ctx)

@@ -242,6 +242,9 @@ func (g *Group) submitted(h *Handle, err error) {
 	if !accepted {
 		g.refused(err)
 	}
+	if g.series != nil {
+		g.series.submitted(accepted, err)
+	}
 }
 
 // takesLoanLocked records that the members, those to come too, are lent pr. It returns false
@@ -479,24 +482,31 @@ func (s *Periodic) submit() error {
 	}
 	g.p.unlock()
 	if stopped {
+		s.end(errPeriodicStopped)
 		return errPeriodicStopped
 	}
 	_, err := g.p.submit("Every", newHandle(g.ctx), g.ctx, g.ctx, &t, work{run: t.Run, group: g}, terms{roomAlways, answerOnDemand})
-	if err == nil {
-		s.cancelStopped() // Stop may have come before the round was known
-	}
 	return err
+}
+
+// submitted is called when the submission of a round has ended: with err, which is nil if a panic
+// of a method of the context or a Goexit of a hook is on its way, if it was not accepted.
+func (s *Periodic) submitted(accepted bool, err error) {
+	switch e := s.g.p.guard.contextEnd(s.g.ctx); {
+	case accepted:
+		s.cancelStopped() // Stop may have come before the round was known
+		return
+	case e != nil:
+		err = e.cause
+	case err == nil:
+		err = errors.New("taskpool: Every: a method of the context has panicked")
+	}
+	s.end(err)
 }
 
 // next is called when a round has settled.
 func (s *Periodic) next() {
 	g := s.g
-	err := errors.New("taskpool: Every: a method of the context has panicked")
-	defer func() {
-		if err != nil {
-			s.end(err)
-		}
-	}()
 	g.p.lock()
 	for again := true; again; again = !s.due.After(time.Now()) { // more than once only if it was due centuries ago
 		missed := max(time.Since(s.due)/s.d, 0)
@@ -504,9 +514,7 @@ func (s *Periodic) next() {
 		s.skipped += uint64(missed)
 	}
 	g.p.unlock()
-	if err = s.submit(); err != nil && g.ctx.Err() != nil {
-		err = causeOf(g.ctx)
-	}
+	_ = s.submit() // submitted is told
 }
 
 // end records that there are no more rounds, because of err.
@@ -581,20 +589,4 @@ func (s *Periodic) Skipped() uint64 {
 	s.g.p.lock()
 	defer s.g.p.unlock()
 	return s.skipped
-}
-
-// misuse returns an error for call if s is nil, zero or a copy, and nil otherwise.
-func (s *Periodic) misuse(call string) error {
-	var got string
-	switch {
-	case s == nil:
-		got = "nil"
-	case s.g == nil:
-		got = "a zero Periodic"
-	case s.g.series != s:
-		got = "a copy"
-	default:
-		return nil
-	}
-	return fmt.Errorf("taskpool: %s: the Periodic must be one that Every has returned, got %s", call, got)
 }

@@ -71,14 +71,15 @@ func Join[K comparable, T any](ctx context.Context, p *Pool, key K, t Task, f fu
 		}
 		var err error
 		if leads {
-			err = run.lead(j, ctx, func(wait, own context.Context, pr Priority) (future any, h *Handle, err error) {
+			own := ctx
+			if ctx.Done() != nil {
+				own = context.WithoutCancel(ctx)
+			}
+			fut := newFuture[T](own)
+			err = run.lead(j, ctx, fut, fut.Handle, func(wait context.Context, pr Priority) error {
 				t := t
 				t.Priority = pr
-				fut, err := submitFunc(call, wait, own, p, t, f, nil, terms{roomAsSet, answerNow})
-				if err != nil {
-					return nil, nil, err
-				}
-				return fut, fut.Handle, nil
+				return fut.submit(call, wait, own, p, t, f, nil, terms{roomAsSet, answerNow})
 			})
 		} else {
 			err = j.await(ctx)
@@ -214,37 +215,34 @@ func (j *joiner) await(ctx context.Context) error {
 	}
 }
 
-// lead has j, the leader, submit the task. It returns an error if j is to leave; otherwise the
-// task is accepted, or another leads.
-func (r *joinRun) lead(j *joiner, ctx context.Context, submit func(wait, own context.Context, pr Priority) (any, *Handle, error)) error {
+// lead has j, the leader, submit the task of future, whose handle is h. It returns an error if j
+// is to leave; otherwise the task is accepted, or another leads.
+func (r *joinRun) lead(j *joiner, ctx context.Context, future any, h *Handle, submit func(wait context.Context, pr Priority) error) error {
 	wait, yield := context.WithCancelCause(ctx)
 	defer yield(nil)
-	own := ctx
-	if ctx.Done() != nil {
-		own = context.WithoutCancel(ctx)
-	}
 	r.of.mu.Lock()
 	j.yield = yield
 	pr := r.priority
 	yields := r.next() != nil && r.next().urgency < j.urgency
 	r.of.mu.Unlock()
-	var future any
-	var h *Handle
 	err := errLedByAnother
 	if !yields {
-		future, h, err = submit(wait, own, pr)
+		returned := false
+		defer func() {
+			if !returned && h.accepted() { // a hook has called Goexit: the task goes on for the others
+				r.accepted(j, future, h, pr)
+			}
+		}()
+		err = submit(wait, pr)
+		returned = true
+	}
+	if err == nil {
+		r.accepted(j, future, h, pr)
+		return nil
 	}
 	r.of.mu.Lock()
 	defer r.of.mu.Unlock()
 	j.yield = nil
-	if err == nil {
-		r.h, r.future, r.raised, r.leader, j.leads = h, future, pr, nil, false
-		for _, o := range r.waiting {
-			close(o.woken)
-		}
-		r.waiting = nil
-		return nil
-	}
 	if context.Cause(wait) != errLedByAnother && !yields {
 		return err // leave has another lead
 	}
@@ -255,6 +253,18 @@ func (r *joinRun) lead(j *joiner, ctx context.Context, submit func(wait, own con
 	r.handOver(j)
 	r.waiting = append(r.waiting, j)
 	return nil
+}
+
+// accepted has all who wait for the task, which j has submitted with priority pr, go on.
+func (r *joinRun) accepted(j *joiner, future any, h *Handle, pr Priority) {
+	r.of.mu.Lock()
+	defer r.of.mu.Unlock()
+	j.yield = nil
+	r.h, r.future, r.raised, r.leader, j.leads = h, future, pr, nil, false
+	for _, o := range r.waiting {
+		close(o.woken)
+	}
+	r.waiting = nil
 }
 
 // next returns the one to lead after the leader: the most urgent of those that wait and, of these,

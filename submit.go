@@ -424,6 +424,13 @@ func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	return h.err
 }
 
+// accepted reports whether h is, or was, one of its pool's tasks.
+func (h *Handle) accepted() bool {
+	h.pool.lock()
+	defer h.pool.unlock()
+	return h.id != 0
+}
+
 // expireLocked has h, which is being submitted, expire when its MaxWait is over.
 func (h *Handle) expireLocked() {
 	if h.expiry != nil {

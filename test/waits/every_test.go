@@ -427,3 +427,37 @@ func TestEveryTakesNoAfter(t *testing.T) {
 	_, err := taskpool.Every(t.Context(), p, time.Hour, taskpool.Task{After: []*taskpool.Handle{h}, Run: pooltest.Nop})
 	require.EqualError(t, err, "taskpool: Every: Task.After must be empty, got 1")
 }
+
+// A hook that is told of a round ends the goroutine that has submitted it. The round is accepted,
+// and so are those after it.
+func TestEveryGoesOnAfterAGoexitInAHook(t *testing.T) {
+	for _, bad := range []int32{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			var queued atomic.Int32
+			p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Queued: func(taskpool.TaskEvent) {
+				if queued.Add(1) == bad {
+					runtime.Goexit()
+				}
+			}}))
+			r := newRounds()
+			var s *taskpool.Periodic
+			ended := make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				defer close(ended)
+				s, _ = taskpool.Every(ctx, p, time.Second, taskpool.Task{Run: r.run})
+			}()
+			<-ended
+			pass(3500 * time.Millisecond)
+			require.Equal(t, seconds(1, 2, 3), r.starts)
+			if s == nil { // the goroutine that called Every has ended: so it ends with ctx
+				cancel()
+				require.NoError(t, p.WaitIdle(t.Context()))
+				return
+			}
+			s.Stop()
+			require.NoError(t, s.Wait(t.Context()))
+			cancel()
+		})
+	}
+}

@@ -3,6 +3,7 @@ package waits_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -425,4 +426,52 @@ func TestJoinLeaderGoesOnWhenWhoTookItsPlaceHasLeft(t *testing.T) {
 		release()
 		require.NoError(t, <-done)
 	})
+}
+
+// A hook ends the goroutine of the call that has begun a run: the others get its result, and where
+// there are none it is canceled.
+func TestJoinRunOutlivesTheCallThatBeganIt(t *testing.T) {
+	for _, others := range []int{0, 1, 5} {
+		t.Run(fmt.Sprint(others), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := make(chan struct{})
+				p, release := pooltest.Occupied(t, taskpool.WithHooks(taskpool.Hooks{Queued: func(e taskpool.TaskEvent) {
+					if e.Task.Name == "shared" {
+						close(begun)
+						synctest.Wait() // until the others wait
+						runtime.Goexit()
+					}
+				}}))
+				var runs atomic.Int32
+				join := func() (int, error) {
+					return taskpool.Join(context.Background(), p, "k", taskpool.Task{Name: "shared"}, func(context.Context) (int, error) {
+						return int(runs.Add(1)), nil
+					})
+				}
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					_, _ = join()
+					t.Error("Join has returned")
+				}()
+				<-begun
+				results := make(chan int, others)
+				for range others {
+					go func() {
+						v, err := join()
+						assert.NoError(t, err)
+						results <- v
+					}()
+				}
+				<-ended
+				release()
+				for range others {
+					require.Equal(t, 1, <-results)
+				}
+				pooltest.Drain(t, p)
+				require.EqualValues(t, min(others, 1), runs.Load())
+				require.EqualValues(t, 1-min(others, 1), p.Stats().Canceled)
+			})
+		})
+	}
 }
