@@ -53,10 +53,12 @@
 //	not before     it starts at that time or later
 //	unique key     while a job of the kind with that key has not settled, another is not
 //	               added: Enqueue returns the first one's ID and ErrDuplicate
-//	unknown kind   an error of Enqueue where the engine can know, else Discarded at
-//	               once, with ErrUnknownKind
-//	bad payload    Discarded at once, with ErrPayload; what is no JSON, or has text that
-//	               some database does not store, is refused by Enqueue
+//	unknown kind   an error of Enqueue where the engine can know; else it waits for a
+//	               process that knows it or is Discarded at once, with ErrUnknownKind
+//	bad payload    Discarded, with ErrPayload, and never retried: at once (Local), or when
+//	               processes of other versions have had time to take it (engines that store
+//	               jobs), until which it goes back and that is told as Retrying; what is no
+//	               JSON, or has text that some database does not store, is refused by Enqueue
 //	graceful stop  attempts under way are finished, their contexts left alone. Jobs
 //	               that wait are finished too (Local) or kept (engines that store them)
 //

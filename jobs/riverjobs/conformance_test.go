@@ -2,6 +2,7 @@ package riverjobs_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
@@ -13,13 +14,13 @@ import (
 
 func TestSQLiteConforms(t *testing.T) {
 	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
-		return started(t, riversqlite.New(newSQLite(t)), reg, riverjobs.Config{Pool: newPool(t), River: quick()})
+		return started(t, riversqlite.New(newSQLite(t)), reg, riverjobs.Config{Pool: newPool(t), PayloadGrace: time.Millisecond, River: quick()})
 	})
 }
 
 func TestPostgreSQLConforms(t *testing.T) {
 	postgresURL(t)
 	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
-		return started(t, riverpgxv5.New(newPostgres(t)), reg, riverjobs.Config{Pool: newPool(t), River: quick()})
+		return started(t, riverpgxv5.New(newPostgres(t)), reg, riverjobs.Config{Pool: newPool(t), PayloadGrace: time.Millisecond, River: quick()})
 	})
 }

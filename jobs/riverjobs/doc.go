@@ -51,8 +51,12 @@
 //	               other spaces and another order of keys, of equal keys the last only, 1e5
 //	               as 100000 and -0.0 as 0.0; numbers beyond its numeric, such as 1e131075,
 //	               are refused. SQLite drops spaces. Strings are the same, their escapes not
-//	               unknown kind: discarded by whichever process fetches it. Set
-//	               Config.River.FetchOnlyKnownKinds where processes know different kinds
+//	               unknown kind: left to processes that know it, unless DiscardUnknownKinds is
+//	               set, and see the traps
+//	               bad payload: it goes back for Config.PayloadGrace, an hour by default, for
+//	               a process of another version to take, and is discarded after that. Each
+//	               time it goes back that is told as Retrying, and uses no attempt. A handler
+//	               that decodes for itself returns taskpool.Permanent(jobs.ErrPayload) to have it so
 //	not at all     fair share and aging among the jobs of one queue: urgent jobs starve the
 //	               others there. Give low work a queue with workers of its own, Config.Route
 //	               and the example
@@ -114,6 +118,27 @@
 // default of JobTimeout is what does. For jobs to be missed soon set a short
 // RescueStuckJobsAfter: with 1 minute and a hang grace of 5 s attempts may take 49 s.
 //
+// It is the database's clock that counts, PostgreSQL's or that of the one machine: for what
+// is lost, for when a retry is due, and for what may start at once. So the clocks of the
+// machines need not agree; but NotBefore is the caller's time, and a job starts when it is
+// that time in the database: keep all machines on NTP.
+//
+// # When a process is frozen
+//
+// A process that is stopped for longer than RescueStuckJobsAfter, by SIGSTOP or by the
+// suspension of its virtual machine, is taken for dead, and others have its jobs. When it
+// goes on, so do its handlers: nothing tells them, and two attempts at one job run at once.
+// What the earlier one comes to is neither stored nor told: the transaction that stores an
+// end first locks the row, and looks whether the attempt is still the row's. It is logged.
+// The handler's own transactions can look, too, and fail if it is not:
+//
+//	SELECT 1 FROM river_job WHERE id = $1 AND attempt = $2 AND state = 'running' FOR UPDATE
+//
+// with jobs.Meta's ID and Attempt. What is left: an attempt that was lost and has not been
+// taken by anybody yet is stopped by nothing; a process that is frozen while it stores ends
+// keeps others from taking those rows for 10 seconds on PostgreSQL, and on SQLite, where a
+// transaction holds the file, from everything until it goes on.
+//
 // River stores the ends of jobs in batches, up to a quarter of a second late. What a
 // killed process had finished in that time, and what was at work, runs again. A test kills
 // worker processes of eight workers at random, and PostgreSQL once, while they run 10,000
@@ -149,8 +174,13 @@
 //   - A pool that is made smaller with Resize, or paused, or has other work, does not make
 //     the queue fetch less: the rows wait in it, urgent ones too, and go back, see
 //     Config.Pool. Start a queue with fewer workers, or pause River's queue.
-//   - A process that leads and lacks a kind discards lost jobs of that kind even if
-//     FetchOnlyKnownKinds is set: set LeaderElectionDisabled there, but not everywhere.
+//   - A job of a kind that no process knows stays in the table, and a thousand of them that
+//     are more urgent make each fetch of their queue look past a thousand rows. Find them
+//     with River's UI, or by
+//     SELECT kind, count(*) FROM river_job WHERE state = 'available' GROUP BY kind,
+//     and run one process with DiscardUnknownKinds when it is known that nobody will want them.
+//   - A process that was frozen runs its handlers on when it goes on, beside those of the
+//     process that has their jobs by then. See below.
 //   - A leader with a shorter RescueStuckJobsAfter than another process takes that one's
 //     jobs: give all the same.
 //   - A row has the texts of its errors. The stack of a panic is in the pool's log only.

@@ -2,6 +2,7 @@ package riverjobs
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/riverqueue/river"
@@ -75,6 +76,22 @@ func (s *events) stored(e *river.Event) {
 	s.tellLocked(told)
 	if is != nil && is.canceled != nil && told.State == jobs.StateRetrying {
 		s.tellLocked(*is.canceled)
+	}
+}
+
+// lost forgets the end of an attempt that River has not stored, as the job was another's by
+// then or had settled.
+func (s *events) lost(id int64, attempt int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[id] = slices.DeleteFunc(s.ends[id], func(is end) bool {
+		if is.attempt == attempt && is.canceled != nil {
+			s.tellLocked(*is.canceled)
+		}
+		return is.attempt == attempt
+	})
+	if len(s.ends[id]) == 0 {
+		delete(s.ends, id)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivermigrate"
+	"github.com/riverqueue/river/rivershared/riverpilot"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/taskpool-go/taskpool"
@@ -40,8 +41,21 @@ type Config struct {
 	// flow that must not keep others waiting. Nil: river.QueueDefault for all.
 	Route func(jobs.Request) string
 
+	// DiscardUnknownKinds has this process take, and discard, jobs of kinds that its registry
+	// does not have, with jobs.ErrUnknownKind. By default it leaves them to processes that
+	// know them, of another version of the program for instance.
+	DiscardUnknownKinds bool
+
+	// PayloadGrace is how long a job goes back whose payload does not decode here, so that a
+	// process of another version may take it; after that it is discarded. It counts from
+	// when that was first found. The job is looked at again after a second, and then
+	// whenever as much time as has passed has passed again, at most a minute; none of that
+	// uses an attempt. Zero: an hour. Negative: it is discarded at once.
+	PayloadGrace time.Duration
+
 	// River is the configuration of the River client, with River's defaults but for:
 	//
+	//   - FetchOnlyKnownKinds is what DiscardUnknownKinds says, and need not be set.
 	//   - Queues: nil is river.QueueDefault with as many workers as the pool. The workers
 	//     of all queues together must not be more than the pool's, so that the process
 	//     holds no row for which it has no worker. A pool that is made smaller afterwards, or
@@ -108,15 +122,18 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	q := &Queue[TTx]{reg: reg, route: c.Route, logger: rc.Logger, kinds: reg.Kinds(), known: !rc.SkipUnknownJobCheck,
 		canceling: make(chan struct{}, 1)}
 	q.worker = &worker{reg: reg, pool: c.Pool, jobTimeout: rc.JobTimeout, patience: margin(rc.RescueStuckJobsAfter) / 2,
-		closed: q.poolClosed, logger: q.logger, events: events{reg: reg, ends: make(map[int64][]end)}}
+		payloadGrace: cmp.Or(c.PayloadGrace, time.Hour), closed: q.poolClosed, logger: q.logger, events: events{reg: reg, ends: make(map[int64][]end)}}
 	rc.Workers = river.NewWorkers()
 	for _, kind := range q.kinds {
 		river.AddWorkerArgs(rc.Workers, args{kind: kind}, q.worker)
 	}
+	rc.FetchOnlyKnownKinds = !c.DiscardUnknownKinds
 	rc.ErrorHandler = &errorHandler{q.worker, rc.ErrorHandler}
 	rc.Hooks = append([]rivertype.Hook{&insertHook{}}, rc.Hooks...)
+	fenced := &fencedDriver[TTx]{driver, &fence{Pilot: new(riverpilot.StandardPilot), reg: reg, events: &q.worker.events, logger: q.logger,
+		postgres: driver.DatabaseName() == riverdriver.DatabaseNamePostgres, rescue: rc.RescueStuckJobsAfter}}
 	var err error
-	if q.client, err = river.NewClient(driver, rc); err != nil {
+	if q.client, err = river.NewClient(fenced, rc); err != nil {
 		return nil, fmt.Errorf("riverjobs: %w", err)
 	}
 	return q, nil
@@ -136,6 +153,8 @@ func (c *Config) complete(reg *jobs.Registry) error {
 		return errors.New("riverjobs: Config.River.Workers must be nil: workers are made of the registry")
 	case c.Pool == nil && rc.Queues != nil:
 		return errors.New("riverjobs: Config.Pool must not be nil where Config.River.Queues is set")
+	case rc.FetchOnlyKnownKinds && c.DiscardUnknownKinds:
+		return errors.New("riverjobs: Config.River.FetchOnlyKnownKinds and Config.DiscardUnknownKinds must not both be set")
 	case rc.JobTimeout < 0:
 		return fmt.Errorf("riverjobs: Config.River.JobTimeout must not be negative, got %v: "+
 			"a job without bound is never rescued from a process that died", rc.JobTimeout)

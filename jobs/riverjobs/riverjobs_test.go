@@ -40,6 +40,13 @@ type process struct {
 	t    *testing.T
 	get  func(ctx context.Context, id int64) (*rivertype.JobRow, error)
 	list func(ctx context.Context, p *river.JobListParams) (*river.JobListResult, error)
+	sql  func(ctx context.Context, sql string, args ...any) error
+}
+
+// lose does what River's rescuer does with a job that it takes for lost.
+func (p *process) lose(id jobs.ID) {
+	p.t.Helper()
+	require.NoError(p.t, p.sql(p.t.Context(), "UPDATE river_job SET state = 'available' WHERE id = "+string(id)))
 }
 
 func (p *process) row(id jobs.ID) *rivertype.JobRow {
@@ -75,7 +82,7 @@ func openerOn[TTx any](t *testing.T, driver riverdriver.Driver[TTx]) opener {
 			queues, rest := c.River.Queues, c.River
 			c.River = quick()
 			c.River.Queues, c.River.JobTimeout = queues, rest.JobTimeout
-			c.River.FetchOnlyKnownKinds, c.River.SkipUnknownJobCheck = rest.FetchOnlyKnownKinds, rest.SkipUnknownJobCheck
+			c.River.SkipUnknownJobCheck = rest.SkipUnknownJobCheck
 		}
 		q, err := riverjobs.New(driver, reg, c)
 		require.NoError(t, err)
@@ -83,15 +90,21 @@ func openerOn[TTx any](t *testing.T, driver riverdriver.Driver[TTx]) opener {
 			require.NoError(t, q.Start(t.Context()))
 			t.Cleanup(func() { _ = q.Stop(context.Background()) })
 		}
-		return &process{q, t, q.Client().JobGet, q.Client().JobList}
+		return &process{q, t, q.Client().JobGet, q.Client().JobList, driver.GetExecutor().Exec}
 	}
 }
 
 // observe returns the events of reg, one after the other.
 func observe(t *testing.T, reg *jobs.Registry) (next func() jobs.Event) {
+	next, _ = observeAll(t, reg)
+	return next
+}
+
+// observeAll returns the events of reg as observe does, and how many have come since.
+func observeAll(t *testing.T, reg *jobs.Registry) (next func() jobs.Event, left func() int) {
 	events := make(chan jobs.Event, 10_000)
 	reg.Observe(func(e jobs.Event) { events <- e })
-	return func() jobs.Event {
+	next = func() jobs.Event {
 		t.Helper()
 		select {
 		case e := <-events:
@@ -101,6 +114,7 @@ func observe(t *testing.T, reg *jobs.Registry) (next func() jobs.Event) {
 			return jobs.Event{}
 		}
 	}
+	return next, func() int { return len(events) }
 }
 
 func await(t *testing.T, c <-chan struct{}) {
@@ -236,7 +250,7 @@ func TestJobOfAnotherProgramsKindIsDiscardedWithAReason(t *testing.T) {
 		next := observe(t, &reg)
 		jobs.Register(&reg, "kind", done, jobs.Policy{})
 		k := jobs.Register(&other, "foreign", done, jobs.Policy{MaxAttempts: 9})
-		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
+		p := open(&reg, riverjobs.Config{Pool: newPool(t), DiscardUnknownKinds: true})
 		id := enqueue(t, k, open(&other, riverjobs.Config{}), 1, nil)
 		e := next()
 		require.Equal(t, jobs.StateDiscarded, e.State)
@@ -253,7 +267,7 @@ func TestKnownKindsOnlyLeavesTheOthersToOtherProcesses(t *testing.T) {
 		next, otherNext := observe(t, &reg), observe(t, &other)
 		k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 		jobs.Register(&other, "foreign", done, jobs.Policy{})
-		c := river.Config{FetchOnlyKnownKinds: true, SkipUnknownJobCheck: true}
+		c := river.Config{SkipUnknownJobCheck: true}
 		p := open(&reg, riverjobs.Config{Pool: newPool(t), River: c})
 		foreign, err := p.Enqueue(t.Context(), jobs.Request{Kind: "foreign", Payload: json.RawMessage("1"), MaxAttempts: 1})
 		require.NoError(t, err)
@@ -565,6 +579,7 @@ func TestConfigThatCannotBeIsRefusedByName(t *testing.T) {
 		"Config.River.Workers must be nil":                                        {River: river.Config{Workers: river.NewWorkers()}},
 		"Config.River.JobTimeout must not be negative, got -1ns":                  {River: river.Config{JobTimeout: -1}},
 		"Config.Pool must not be nil where Config.River.Queues is set":            {River: river.Config{Queues: queues}},
+		"FetchOnlyKnownKinds and Config.DiscardUnknownKinds must not both":        {DiscardUnknownKinds: true, River: river.Config{FetchOnlyKnownKinds: true}},
 		"Config.Pool must be one that taskpool.New has returned, got a zero Pool": {Pool: new(taskpool.Pool)},
 		"must not have more workers than the pool's 2, got 3":                     {Pool: pool, River: river.Config{Queues: queues}},
 		"riverjobs: FetchPollInterval cannot be shorter than FetchCooldown":       {River: river.Config{JobTimeout: 3 * time.Hour, FetchCooldown: time.Hour}},

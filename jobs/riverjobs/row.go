@@ -73,7 +73,12 @@ type extra struct {
 	Flow      string             `json:"taskpool_flow,omitempty"`
 	UniqueKey string             `json:"taskpool_unique_key,omitempty"`
 	Wrapped   bool               `json:"taskpool_wrapped,omitempty"` // the payload is the args' "value"
+
+	Undecoded time.Time `json:"taskpool_undecoded,omitzero"` // when it was first found that the payload does not decode
 }
+
+// undecodedKey is the key of extra.Undecoded.
+const undecodedKey = "taskpool_undecoded"
 
 // wrapped is the args of a payload that is neither an object nor an array: the driver of
 // SQLite refuses strings and makes true a 1.

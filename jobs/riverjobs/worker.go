@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,9 +28,13 @@ type worker struct {
 	pool       *taskpool.Pool
 	jobTimeout time.Duration // of attempts whose kind has none
 	patience   time.Duration // how long a row is kept that waits for a worker of the pool
-	closed     func()        // called where the pool is found shut down; it does not wait
-	logger     *slog.Logger
-	events     events
+	attempts   attempts
+
+	payloadGrace time.Duration // how long a job goes back whose payload does not decode
+
+	closed func() // called where the pool is found shut down; it does not wait
+	logger *slog.Logger
+	events events
 }
 
 // noRoom is when a job is looked at again for which the pool had no room.
@@ -58,6 +63,9 @@ const (
 //	                        stop context.Canceled would do, but only after River's own
 func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	m := meta(job.JobRow)
+	note(ctx, attemptKey, m.Attempt)
+	w.attempts.begin(job.ID, m.Attempt)
+	defer w.attempts.end(job.ID, m.Attempt)
 	policy, _ := engine.Policy(w.reg, m.Kind)
 	state := taskpool.StateCanceled
 
@@ -82,6 +90,12 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	if err == nil {
 		err = h.Wait(context.Background()) // the pool ends it when ctx has ended
 		state = h.State()
+	}
+	if latest := w.attempts.latest(job.ID); latest != m.Attempt { // River stores one end of a job at a time, the last it gets
+		w.logger.Warn("riverjobs: the job was taken for lost while an attempt was under way, whose end is not stored",
+			slog.Int64("job", job.ID), slog.Int("attempt", m.Attempt), slog.Int("latest", latest))
+		note(ctx, attemptKey, unstorable{})
+		return nil
 	}
 	if err == nil && fate.Load() != givenBack { // a hook may have swallowed that
 		return nil
@@ -110,6 +124,9 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	case cutOff && ctx.Err() == nil: // somebody who has the handle has canceled the task
 		e.State = jobs.StateCanceled
 		ended = river.JobCancel(ended)
+	case seen.payload && undecodedFor(ctx, job.JobRow) < w.payloadGrace:
+		e.Delay = min(max(undecodedFor(ctx, job.JobRow), time.Second), time.Minute, w.payloadGrace)
+		ended = river.JobSnooze(e.Delay)
 	default:
 		if cutOff { // River has ended ctx, if Timeout was asked late
 			err = fmt.Errorf("%w: %w", taskpool.ErrTimeout, err)
@@ -121,6 +138,56 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	}
 	w.events.failed(job.JobRow, e)
 	return ended
+}
+
+// undecodedFor returns the time since it was first found that a job's payload does not decode.
+func undecodedFor(ctx context.Context, row *rivertype.JobRow) time.Duration {
+	since := extraOf(row).Undecoded
+	if since.IsZero() {
+		note(ctx, undecodedKey, time.Now())
+		return 0
+	}
+	return time.Since(since)
+}
+
+// note has River store a value with the end of the attempt, for the fence.
+func note(ctx context.Context, key string, value any) { _ = river.MetadataSet(ctx, key, value) }
+
+// unstorable is a note with which River stores nothing.
+type unstorable struct{}
+
+func (unstorable) MarshalJSON() ([]byte, error) {
+	return nil, errors.New("riverjobs: a later attempt at the job is under way in this process")
+}
+
+// attempts are those under way in this process. Of one job there may be two, if it was
+// taken for lost while the process was frozen, and then by this process.
+type attempts struct {
+	mu     sync.Mutex    // protects the field below
+	number map[int64]int // of the latest, by job
+}
+
+func (a *attempts) begin(id int64, number int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.number == nil {
+		a.number = make(map[int64]int)
+	}
+	a.number[id] = max(number, a.number[id])
+}
+
+func (a *attempts) latest(id int64) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.number[id]
+}
+
+func (a *attempts) end(id int64, number int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.number[id] == number {
+		delete(a.number, id)
+	}
 }
 
 // submit hands a task to the pool. It returns true if the pool refused it. The pool asks the
@@ -175,6 +242,7 @@ func (e storedError) Error() string { return string(e) }
 type sight struct {
 	text               storedError
 	hung, full, closed bool
+	payload            bool // does not decode
 }
 
 // lookAt calls an error's methods, which are the user's. They may panic, or call
@@ -183,7 +251,9 @@ func lookAt(err error) sight {
 	s := sight{text: "an error whose Error method does not return"}
 	contain.Apart(func() { s.text = storedError(strings.ReplaceAll(err.Error(), "\x00", "�")) }, nil)
 	contain.Apart(func() {
+		var permanent *remote.PermanentError
 		s.hung, s.full, s.closed = errors.Is(err, taskpool.ErrHung), errors.Is(err, taskpool.ErrFull), errors.Is(err, taskpool.ErrClosed)
+		s.payload = errors.Is(err, jobs.ErrPayload) && errors.As(err, &permanent) // the registry's; or a handler's that means the same
 	}, nil)
 	return s
 }
