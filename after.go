@@ -55,13 +55,14 @@ func (h *Handle) links() *links {
 // have not succeeded yet.
 func (h *Handle) comesAfter() {
 	succeeded := func(on *Handle) bool { return on.settled.Load() && on.state == StateSucceeded }
-	if !slices.ContainsFunc(h.task.After, func(on *Handle) bool { return !succeeded(on) }) {
-		h.task.After = nil
+	own := h.task.extra
+	if !slices.ContainsFunc(own.After, func(on *Handle) bool { return !succeeded(on) }) {
+		own.After = nil
 		return
 	}
-	h.task.After = slices.DeleteFunc(slices.Clone(h.task.After), succeeded)
-	all := make([]dependency, len(h.task.After))
-	for i, on := range h.task.After {
+	own.After = slices.DeleteFunc(slices.Clone(own.After), succeeded)
+	all := make([]dependency, len(own.After))
+	for i, on := range own.After {
 		all[i] = dependency{on, h, -1}
 	}
 	h.rare = &rareHandle{links: &links{dependencies: all, left: len(all)}}
@@ -134,14 +135,14 @@ func (d *dependency) tellLocked(notices *[]notice) {
 	if own.left--; own.left > 0 {
 		return
 	}
-	own.dependencies, h.task.After = nil, nil
+	own.dependencies, h.task.extra.After = nil, nil
 	p.sched.leaveDependents(h)
-	if h.task.MaxWait > 0 {
+	if h.extras().MaxWait > 0 {
 		h.expireLocked()
 	}
-	if h.task.later() {
+	if h.later() {
 		p.sched.notLater(h)
-		h.delayLocked(h.task.NotBefore)
+		h.delayLocked(h.extras().NotBefore)
 	} else {
 		p.enqueueLocked(entry{h: h}, h.priority)
 	}

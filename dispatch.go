@@ -157,7 +157,7 @@ func (h *Handle) acceptLocked(later bool) {
 		p.sched.waitForTasks(h)
 		h.joinsLocked()
 	case later:
-		h.delayLocked(h.task.NotBefore)
+		h.delayLocked(h.extras().NotBefore)
 	default:
 		h.due = time.Time{} // it may have become due while it waited for room
 		p.enqueueLocked(entry{h: h}, h.priority)

@@ -44,7 +44,7 @@ func (p *Pool) MakeRoundLate(d time.Duration) bool {
 // SilenceOnly returns a channel that is closed when the context of an attempt ends,
 // if that is for its silence.
 func SilenceOnly(ctx context.Context) <-chan struct{} {
-	if a := attemptFrom(ctx); a.h.task.Heartbeat > 0 {
+	if a := attemptFrom(ctx); a.h.extras().Heartbeat > 0 {
 		return ctx.Done()
 	}
 	return nil

@@ -86,16 +86,17 @@ func (l *lane) groupKey() groupKey { return groupKey{l.priority, l.kind.resumes(
 
 // A flowLanes is what a flow has waiting in one queue.
 type flowLanes struct {
-	flow    *flow         // nil: the tasks without one
-	open    laneSet       // of tasks that hold no place
-	holders *laneSet      // of tasks that hold a place, which are never held back; nil until there is one
-	ring    [2]tag        // when its turn is in a ring, by kind of dispatch, see restriction
-	ringI   [2]int32      // index there; -1 if it is not there
-	own     [2]uint32     // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
-	heldI   int32         // index in priorityQueue.heldFlows, if open is held back
-	shown   time.Duration // since Pool.epoch: when Stats first saw that open is no longer held back; 0: never
-	// justShown is set when open is no longer held back, until Stats has seen that.
+	flow    *flow     // nil: the tasks without one
+	open    laneSet   // of tasks that hold no place
+	holders *laneSet  // of tasks that hold a place, which are never held back; nil until there is one
+	ring    [2]tag    // when its turn is in a ring, by kind of dispatch, see restriction
+	ringI   [2]int32  // index there; -1 if it is not there
+	own     [2]uint32 // its dispatches with a choice among its own lanes since it last served its oldest task, as turn
+	heldI   int32     // index in priorityQueue.heldFlows, if open is held back
+	// justShown is set when open is no longer held back, until Stats has seen that. It stands
+	// here for a flow to fit its class of allocations.
 	justShown bool
+	shown     time.Duration // since Pool.epoch: when Stats first saw that open is no longer held back; 0: never
 }
 
 // A flowRing is a heap of flows; the one whose turn is next is on top.

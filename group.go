@@ -548,7 +548,9 @@ func (s *Periodic) cancelStopped() {
 	var notices []notice
 	if s.stopped && len(s.g.tasks) > 0 {
 		if h := s.g.tasks[0]; h.attempt != nil {
-			h.task.Retry = Retry{}
+			if h.task.extra != nil {
+				h.task.extra.Retry = Retry{}
+			}
 		} else {
 			h.cancelLocked(errPeriodicStopped, false, &notices)
 			p.restoreLocked()

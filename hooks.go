@@ -329,7 +329,7 @@ func (h *Handle) infoLocked() TaskInfo {
 	}
 	if h.state == StateDelayed {
 		if t.Due = h.due; h.place.in == inDependents {
-			t.Due, t.WaitsFor = h.task.NotBefore, h.describeDependencies()
+			t.Due, t.WaitsFor = h.extras().NotBefore, h.describeDependencies()
 		}
 	}
 	return t

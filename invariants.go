@@ -160,7 +160,7 @@ func (p *Pool) checkCountsLocked(parked int) error {
 	}
 	for _, h := range p.sched.admissionDelayed.items {
 		switch {
-		case h.id != 0 || h.err != nil || !h.due.Equal(h.task.NotBefore):
+		case h.id != 0 || h.err != nil || !h.due.Equal(h.extras().NotBefore):
 			return errors.New("admission of delayed: it holds a task that does not wait for room at it")
 		case p.sched.laterRoom():
 			return errors.New("admission of delayed: a submitter waits while there is room")

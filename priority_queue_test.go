@@ -730,7 +730,7 @@ type retained struct {
 func pushRetained(q *priorityQueue, pr Priority, order int64, handle bool) (weak.Pointer[retained], weak.Pointer[Handle]) {
 	r := &retained{}
 	if handle {
-		h := &Handle{task: Task{Name: "x", Run: func(context.Context) error { r.self = r; return nil }}}
+		h := &Handle{task: pattern{Name: "x", Run: func(context.Context) error { r.self = r; return nil }}}
 		q.pushTask(entry{h: h, order: order}, pr, false)
 		return weak.Make(r), weak.Make(h)
 	}

@@ -134,7 +134,7 @@ func (w *worker) inTime() (r Retry, ok bool) {
 	w.pool.lock()
 	defer w.pool.unlock()
 	if ok = w.inTimeLocked(); ok {
-		r = w.attempt.h.task.Retry
+		r = w.attempt.h.extras().Retry
 	}
 	return r, ok
 }
@@ -363,7 +363,10 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		}
 		*h.rare = rareHandle{lastErr: h.rare.lastErr}
 	}
-	h.task.Run, h.task.Retry, h.task.After, h.first = nil, Retry{}, nil, nil // free what they refer to
+	h.task.Run, h.first = nil, nil // free what they refer to
+	if own := h.task.extra; own != nil {
+		own.Retry, own.After = Retry{}, nil
+	}
 	if h.function != nil {
 		h.function.f = nil
 	}

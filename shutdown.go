@@ -192,7 +192,7 @@ func (c *closing) attrsLocked(p *Pool, now time.Time) []slog.Attr {
 // refuses reports whether the pool is closed and does not wait for h: a round of [Every] or,
 // under DelayedCancel, a task that is not due yet.
 func (e *shutdownState) refuses(h *Handle) bool {
-	return e.closed && (h.first.terms.room == roomAlways || e.dropsDelayed && h.task.later())
+	return e.closed && (h.first.terms.room == roomAlways || e.dropsDelayed && h.later())
 }
 
 // answer returns what Shutdown returns once the pool has terminated.
@@ -298,7 +298,7 @@ func (e entry) unfinished(pr Priority, s State) Unfinished {
 			s = h.state
 		}
 	} else if h != nil {
-		return Unfinished{ID: h.id, Task: h.task, State: h.state, Attempt: int(h.attempts)}
+		return Unfinished{ID: h.id, Task: h.wholeTask(), State: h.state, Attempt: int(h.attempts)}
 	}
 	u := Unfinished{
 		Task:  Task{Priority: pr, Run: func(context.Context) error { e.f(); return nil }},

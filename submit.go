@@ -240,8 +240,7 @@ const (
 // submit implements SubmitWithin for the method named call, for a task that does work on
 // the given terms and whose handle is h, a new one.
 func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task, work work, terms terms) (_ *Handle, err error) {
-	h.pool, h.task, h.priority, h.first.terms = p, *t, t.Priority, terms
-	h.task.Run = work.run
+	h.pool, h.task, h.priority, h.first.terms = p, newPattern(t, work.run), t.Priority, terms
 	if g := work.group; g != nil {
 		h.first.group = g
 		defer func() { g.submitted(h, err) }() // also if ctx or a hook ends the goroutine
@@ -275,7 +274,7 @@ func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task
 		if parent = g.outer; parent != nil {
 			g.stepAside()
 		}
-	} else if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.task.After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
+	} else if p.inbox.direct && t.NotBefore.IsZero() && t.MaxWait == 0 && h.extras().After == nil && h.policy.capacity == 0 && p.inbox.put(entry{h: h}, t.Priority) {
 		return h, nil
 	}
 	notices, err := h.admit(call, wait, parent)
@@ -343,8 +342,8 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 				err = ErrClosed
 			}
 		default:
-			later := h.waitsForTasks() || h.task.later()
-			if h.task.MaxWait > 0 && !h.waitsForTasks() {
+			later := h.waitsForTasks() || h.later()
+			if h.extras().MaxWait > 0 && !h.waitsForTasks() {
 				h.expireLocked()
 			}
 			var due time.Time
@@ -392,7 +391,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 // pool is closed. p.mu is unlocked meanwhile. later says that the task is not due.
 func (h *Handle) waitForRoomLocked(later bool, w *wait) error {
 	p := h.pool
-	if h.due = h.task.NotBefore; later && h.waitsForTasks() {
+	if h.due = h.extras().NotBefore; later && h.waitsForTasks() {
 		h.due = time.Time{}
 	} else if later {
 		p.supervisor.alarmAtLocked(h.due)
@@ -437,10 +436,10 @@ func (h *Handle) expireLocked() {
 		return
 	}
 	from := time.Now()
-	if from.Before(h.task.NotBefore) {
-		from = h.task.NotBefore
+	if from.Before(h.extras().NotBefore) {
+		from = h.extras().NotBefore
 	}
-	at := from.Add(h.task.MaxWait)
+	at := from.Add(h.extras().MaxWait)
 	h.pool.sched.expires(h, at)
 	h.pool.supervisor.alarmAtLocked(at)
 }
@@ -496,5 +495,8 @@ func (a *attempt) continuesLocked(p *Pool) bool {
 	return a != nil && a.pool == p && !a.over && p.end.cut == nil
 }
 
-// later reports whether t has to wait for its time.
-func (t *Task) later() bool { return !t.NotBefore.IsZero() && time.Now().Before(t.NotBefore) }
+// later reports whether h has to wait for its time.
+func (h *Handle) later() bool {
+	due := h.extras().NotBefore
+	return !due.IsZero() && time.Now().Before(due)
+}

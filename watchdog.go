@@ -132,14 +132,14 @@ func (w *worker) rewatchLocked() {
 		}
 	default:
 		at = w.attempt.timeoutEnd()
-		if w.job.h.task.WorkTimeout > 0 {
+		if w.job.h.extras().WorkTimeout > 0 {
 			w.countWorkLocked(counts, time.Now())
 			if !w.workEnd.IsZero() && (at.IsZero() || w.workEnd.Before(at)) {
 				at = w.workEnd
 			}
 		}
 		if beat := w.beatDue; !parked && !w.attempt.exempt && !beat.IsZero() {
-			if half := w.job.h.task.Heartbeat / 2; p.watch.rounds.kind(half) == 0 {
+			if half := w.job.h.extras().Heartbeat / 2; p.watch.rounds.kind(half) == 0 {
 				w.half = true // without rounds, the first half needs no separate look
 			} else if !w.half {
 				beat = beat.Add(-half)
@@ -191,7 +191,7 @@ func (w *worker) unwatchLocked() {
 // expectBeatLocked has a task with a Heartbeat give the next sign of life
 // between now and one Heartbeat later: Beat and Yield take the signal back.
 func (w *worker) expectBeatLocked(now time.Time) {
-	if every := w.job.h.task.Heartbeat; every > 0 {
+	if every := w.job.h.extras().Heartbeat; every > 0 {
 		a := w.attempt
 		a.signal.Or(signalBeat)
 		if r := a.rare; r != nil && r.beatDue != nil {
@@ -246,7 +246,7 @@ func (w *worker) expireLocked(now time.Time) (hung bool) {
 	case !w.half: // half of the time is over: from here silence counts
 		w.half, w.granted = true, p.watch.rounds.lateness
 		w.beatDue = w.beatDue.Add(late)
-	case a.signal.Load()&signalBeat == 0 || late > w.job.h.task.Heartbeat/4:
+	case a.signal.Load()&signalBeat == 0 || late > w.job.h.extras().Heartbeat/4:
 		w.expectBeatLocked(now) // it gave a sign of life, or had no time to
 	case late < 0:
 		w.beatDue = now.Add(-late)
@@ -336,7 +336,7 @@ func (p *Pool) giveUpLocked(hung []*worker) {
 		v := w.hungLocked(stack)
 		a := w.attempt
 		if a != nil && !a.over && a.h.canceled() == nil {
-			if r := a.h.task.Retry; r.If != nil && int(a.number) < r.MaxAttempts {
+			if r := a.h.extras().Retry; r.If != nil && int(a.number) < r.MaxAttempts {
 				p.outbox.helpers++
 				stands := v
 				w.hung = &stands

@@ -157,9 +157,9 @@ func (w *worker) takeHandleLocked(h *Handle) {
 	if p.crew.procs.on && !w.attempt.started.Before(p.crew.procs.lookAt) {
 		p.crew.procs.lookLocked(p, w.attempt.started)
 	}
-	if h.task.Timeout > 0 || h.task.Heartbeat > 0 || h.task.WorkTimeout > 0 {
-		if h.task.WorkTimeout > 0 {
-			w.workEnd = w.attempt.started.Add(h.task.WorkTimeout)
+	if h.task.Timeout > 0 || h.task.extra != nil && (h.task.extra.Heartbeat > 0 || h.task.extra.WorkTimeout > 0) {
+		if h.extras().WorkTimeout > 0 {
+			w.workEnd = w.attempt.started.Add(h.extras().WorkTimeout)
 		}
 		w.expectBeatLocked(w.attempt.started)
 		w.rewatchLocked()

@@ -413,7 +413,7 @@ func Beat(ctx context.Context) {
 // a channel that is closed when a sign of life is due from there.
 func (a *attempt) BeatDue() <-chan struct{} {
 	p := a.pool
-	if a.h.task.Heartbeat == 0 {
+	if a.h.extras().Heartbeat == 0 {
 		return nil
 	}
 	p.lock()

@@ -32,7 +32,7 @@ func TestTaskAloneInItsFlowTakesLittleMemory(t *testing.T) {
 	each := (pooltest.LiveHeap() - before) / flows
 	t.Logf("%d bytes for a task and its flow", each)
 	release()
-	require.LessOrEqual(t, each, 1150)
+	require.LessOrEqual(t, each, 1024)
 	pooltest.Drain(t, p)
 	runtime.KeepAlive(names)
 }
