@@ -156,10 +156,11 @@ func (p *Pool) endBurstLocked() {
 	if b.lane == nil {
 		return
 	}
-	n := uint64(b.taken)
+	n, pr := uint64(b.taken), Priority(b.priority)
 	p.sched.endBurst(b)
 	p.ledger.total.attempts += n
 	p.ledger.total.succeeded += n // for each one taken, the one before it
+	p.sched.queue.totals.of(pr).Succeeded += n
 }
 
 // takeFromBurst gives w, whose function has returned, the next function of the burst. If
@@ -173,7 +174,12 @@ func (w *worker) takeFromBurst() bool {
 	if len(r.slots) == 0 || r.slots[0].f == nil || p.inbox.matter(r.priority, r.choice) {
 		return false
 	}
-	w.job.f, w.priority = r.slots[0].f, Priority(r.priority)
+	if int64(w.priority) != r.priority { // endBurstLocked takes the one before for one of the burst
+		p.sched.queue.totals.of(w.priority).Succeeded++
+		p.sched.queue.totals.of(Priority(r.priority)).Succeeded--
+		w.priority = Priority(r.priority)
+	}
+	w.job.f = r.slots[0].f
 	r.slots[0] = entry{}
 	r.slots = r.slots[1:]
 	r.taken++

@@ -158,7 +158,7 @@ func (g *Group) Go(f func(context.Context) error) {
 	case f == nil:
 		panic(nilArgument(call, "f").Error())
 	case g.t.Run != nil:
-		if accepts, _ := g.enter(call); accepts {
+		if accepts, _ := g.enter(call, g.t.Priority); accepts {
 			g.refused(errRunSet)
 		}
 	default:
@@ -180,7 +180,7 @@ func (g *Group) GoTask(t Task) {
 
 // submit submits a member after the pattern t for the call of that name.
 func (g *Group) submit(call string, t *Task, run func(context.Context) error) {
-	switch accepts, err := g.enter(call); {
+	switch accepts, err := g.enter(call, t.Priority); {
 	case !accepts:
 	case err != nil:
 		g.refused(err)
@@ -190,15 +190,15 @@ func (g *Group) submit(call string, t *Task, run func(context.Context) error) {
 	}
 }
 
-// enter counts one more member, once the limit allows it, if the group accepts one. It
+// enter counts one more member, of priority pr, once the limit allows it, if the group accepts one. It
 // returns an error if the context of the task that waits for that ends; if the group's
 // context ends the wait, submit reports it.
-func (g *Group) enter(call string) (accepts bool, err error) {
+func (g *Group) enter(call string, pr Priority) (accepts bool, err error) {
 	g.p.lock()
 	defer g.p.unlock()
 	w := &wait{what: awaited{limit: g}, ctx: g.ctx, task: g.inside, ask: true, always: true}
 	_ = w.awaitLocked()
-	if !g.acceptsLocked(call) {
+	if !g.acceptsLocked(call, pr) {
 		return false, nil
 	}
 	g.used = true
@@ -209,9 +209,9 @@ func (g *Group) enter(call string) (accepts bool, err error) {
 	return true, &taskOverError{call, w.byTask}
 }
 
-// acceptsLocked reports whether the group accepts one more member, and records one that
-// it does not.
-func (g *Group) acceptsLocked(call string) bool {
+// acceptsLocked reports whether the group accepts one more member, of priority pr, and records
+// one that it does not.
+func (g *Group) acceptsLocked(call string, pr Priority) bool {
 	switch {
 	case g.over && !g.late && g.err == nil:
 		g.late = true
@@ -219,7 +219,7 @@ func (g *Group) acceptsLocked(call string) bool {
 	case !g.over && g.err == nil:
 		return true
 	}
-	g.p.ledger.total.refused++
+	g.p.refusedLocked(pr, errGaveUp) // its context is over
 	return false
 }
 

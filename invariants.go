@@ -228,6 +228,10 @@ func (p *Pool) checkCountsLocked(parked int) error {
 		uint64(p.sched.outstanding()); p.ledger.total.submitted != sum {
 		return fmt.Errorf("counted %d tasks submitted, found %d", p.ledger.total.submitted, sum)
 	}
+	t, by := &p.ledger.total, p.sched.queue.totals.sum()
+	if by.Succeeded != t.succeeded || by.Failed != t.failed || by.Canceled != t.canceled || by.Shed != t.shed {
+		return fmt.Errorf("counted %+v, by priority %+v", t, by)
+	}
 	if p.sched.paused {
 		return nil
 	}

@@ -56,7 +56,7 @@ func Join[K comparable, T any](ctx context.Context, p *Pool, key K, t Task, f fu
 		return zero, err
 	}
 	if ctx.Err() != nil {
-		return zero, p.refuseOver(call, ctx)
+		return zero, p.refuseOver(call, ctx, t.Priority)
 	}
 	j := &joiner{priority: t.Priority, urgency: t.Priority}
 	if a := attemptFrom(ctx); a != nil {

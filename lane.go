@@ -15,7 +15,7 @@ type lane struct {
 	n          int             // live entries
 	fresh      int             // live entries that have never started
 	parked     int             // live entries whose attempt is under way
-	dispatched *uint64         // counts the attempts started with its tasks, see priorityQueue.counts
+	dispatched *uint64         // counts the attempts started with its tasks, see priorityQueue.totals
 	age        int64           // key in the heap old: a lower bound on the front's order
 	key        int64           // key in the heap keyed
 	pos        [numHeaps]int32 // index in each heap; -1 if it is not in that heap
@@ -531,31 +531,7 @@ func (s *scheduler) endBurst(b *burst) {
 }
 
 // count returns a pointer to the counter of attempts of priority pr.
-func (q *priorityQueue) count(pr Priority) *uint64 {
-	n := q.counts[pr]
-	switch {
-	case n != nil:
-		return n
-	case len(q.counts) == mostCounts:
-		return &q.uncounted
-	case q.counts == nil:
-		q.counts = make(map[Priority]*uint64)
-	}
-	n = new(uint64)
-	q.counts[pr] = n
-	return n
-}
-
-// dispatched returns the number of attempts started, by priority.
-func (q *priorityQueue) dispatched() map[Priority]uint64 {
-	all := make(map[Priority]uint64, len(q.counts))
-	for pr, n := range q.counts {
-		if *n > 0 {
-			all[pr] = *n
-		}
-	}
-	return all
-}
+func (q *priorityQueue) count(pr Priority) *uint64 { return &q.totals.of(pr).Attempts }
 
 func addSaturating(a, b int64) int64 {
 	sum := a + b

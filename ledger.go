@@ -80,7 +80,7 @@ func (c *slotClock) meanLocked(p *Pool) float64 {
 
 // totals holds the counters of Stats, which only grow.
 type totals struct {
-	submitted, refused                uint64
+	submitted                         uint64
 	succeeded, failed, canceled, shed uint64
 	orphaned, expired                 uint64
 	attempts, withdrawn               uint64 // tasks given to workers; those withdrawn before they began
@@ -92,18 +92,89 @@ type totals struct {
 	replacedPanic, replacedGoexit, replacedHung uint64
 }
 
-// settled counts a task that reached final state s.
-func (t *totals) settled(s State) {
+// settledLocked counts a task of priority pr that reached final state s.
+func (p *Pool) settledLocked(s State, pr Priority) {
+	t, of := &p.ledger.total, p.sched.queue.totals.of(pr)
 	switch s {
 	case StateSucceeded:
 		t.succeeded++
+		of.Succeeded++
 	case StateFailed:
 		t.failed++
+		of.Failed++
 	case StateCanceled:
 		t.canceled++
+		of.Canceled++
 	case StateShed:
 		t.shed++
+		of.Shed++
 	}
+}
+
+// refusedLocked counts a task of priority pr that is not accepted because of err, an error of
+// this package.
+func (p *Pool) refusedLocked(pr Priority, err error) {
+	of := p.sched.queue.totals.of(pr)
+	switch err {
+	case ErrFull:
+		of.RefusedFull++
+	case ErrClosed:
+		of.RefusedClosed++
+	case ErrExpired:
+		of.RefusedExpired++
+	default:
+		if _, full := err.(*flowFullError); full {
+			of.RefusedFlow++
+		} else {
+			of.RefusedContext++
+		}
+	}
+}
+
+// tallies are what is counted by priority. They are the queue's, as its lanes point to the
+// numbers of attempts.
+type tallies struct {
+	recent [16]*tally // each in the place of its priority: most lookups end here
+	first  map[Priority]*tally
+	others tally // of the priorities that are not among the first mostTallies
+}
+
+// mostTallies is for how many priorities there is a tally.
+const mostTallies = 4096
+
+type tally struct {
+	priority Priority
+	PriorityTotals
+}
+
+// of returns what is counted of tasks of priority pr.
+func (t *tallies) of(pr Priority) *PriorityTotals {
+	recent := &t.recent[int(pr)&(len(t.recent)-1)]
+	if one := *recent; one != nil && one.priority == pr {
+		return &one.PriorityTotals
+	}
+	one := t.first[pr]
+	if one == nil {
+		if len(t.first) == mostTallies {
+			return &t.others.PriorityTotals
+		}
+		if t.first == nil {
+			t.first = make(map[Priority]*tally)
+		}
+		one = &tally{priority: pr}
+		t.first[pr] = one
+	}
+	*recent = one
+	return &one.PriorityTotals
+}
+
+// sum returns the totals of all priorities.
+func (t *tallies) sum() PriorityTotals {
+	sum := t.others.PriorityTotals
+	for _, one := range t.first {
+		sum.add(&one.PriorityTotals)
+	}
+	return sum
 }
 
 // A retryBudget decides which failed attempts may be followed by a retry, see

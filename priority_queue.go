@@ -50,12 +50,7 @@ type priorityQueue struct {
 	heldQueued int     // how many of those are not parked
 	freeLanes  []*lane // of named flows
 
-	// counts holds the number of attempts started, by priority, for the first
-	// mostCounts priorities; uncounted counts those of all others. The lanes point
-	// to these counters.
-	counts    map[Priority]*uint64
-	uncounted uint64
-
+	totals  tallies // the lanes point to the numbers of attempts in it
 	recent  []*lane // some lanes of the map, each in the place of its priority: most lookups end here
 	classes [2]laneClass
 	spare   laneHeap  // the least urgent lane on top; of those with a task to shed, see updateSpare
@@ -77,9 +72,6 @@ type laneClass struct {
 // keptLanes is how many empty lanes stay in the map, ready for the next task of their
 // priority.
 const keptLanes = 448
-
-// mostCounts is for how many priorities attempts are counted.
-const mostCounts = 4096
 
 // The length of recent.
 const (

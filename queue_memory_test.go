@@ -55,8 +55,8 @@ func TestMemoryOfABacklog(t *testing.T) {
 				for range test.tasks {
 					q.pop(false)
 				}
-				// Some empty lanes and segments are kept.
-				require.LessOrEqual(t, liveHeap()-before, 600_000, mode.name)
+				// Some empty lanes and segments are kept, and what was counted by priority.
+				require.LessOrEqual(t, liveHeap()-before, 1_000_000, mode.name)
 				t.Logf("%s: %.1f bytes a task, %d left", mode.name, float64(full-before)/float64(test.tasks), liveHeap()-before)
 				runtime.KeepAlive(&q)
 			}

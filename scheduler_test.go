@@ -1535,7 +1535,7 @@ func (d *schedulerTrace) compare() error {
 		return d.err
 	}
 	for pr, want := range m.started {
-		if got := s.queue.counts[Priority(pr)]; got != nil && *got != uint64(want) || got == nil && want != 0 {
+		if got := s.queue.totals.of(Priority(pr)).Attempts; got != uint64(want) {
 			return fmt.Errorf("another number of attempts of priority %d than %d", pr, want)
 		}
 	}
@@ -2774,7 +2774,7 @@ var (
 	schedulerFiles   = []string{"scheduler.go", "loan.go", "priority_queue.go", "lane.go", "item.go", "flow.go", "fair_queue.go", "lane_set.go", "overload.go"}
 	schedulerImports = []string{"cmp", "container/heap", "iter", "maps", "math", "slices", "time"}
 	schedulerUses    = []string{"Priority", "State", "StateQueued", "StateDelayed", "StateRunning", "StateParked", "numStates", "Handle", "Handle.item", "Final",
-		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "span", "span.end", "span.priority"}
+		"unbounded", "none", "shrunk", "batchSize", "wholeBatch", "worthWhole", "tallies", "of", "PriorityTotals.Attempts", "span", "span.end", "span.priority"}
 	schedulerClock = []string{"Time", "Duration"}
 )
 

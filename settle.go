@@ -186,7 +186,7 @@ func (w *worker) settleLocked() bool {
 	}
 	if w.attempt == nil && w.verdict.kind == attemptOK && p.end.cut == nil && !p.hooks.all && !w.timed {
 		p.sched.endFunction()
-		p.ledger.total.succeeded++
+		p.settledLocked(StateSucceeded, w.priority)
 		w.busy = false
 		w.job = entry{}
 		return w.nextLocked()
@@ -245,7 +245,7 @@ func (w *worker) settleAttemptLocked(v *verdict, notices *[]notice) {
 	if h == nil {
 		w.describeLocked(e, v)
 		p.sched.endFunction()
-		p.ledger.total.settled(v.state)
+		p.settledLocked(v.state, w.priority)
 	} else {
 		if h.function == nil {
 			started = w.attempt.started
@@ -328,7 +328,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 	var waited time.Duration
 	if h := e.h; h == nil {
 		p.sched.endQueued()
-		p.ledger.total.settled(s)
+		p.settledLocked(s, pr)
 	} else {
 		if s == StateShed && p.hooks.timed {
 			waited = time.Since(p.epoch) - h.queuedAt
@@ -348,7 +348,7 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 	p := h.pool
 	p.sched.end(h, s)
-	p.ledger.total.settled(s)
+	p.settledLocked(s, h.priority)
 	h.err, h.attempt = err, nil
 	if s == StateCanceled {
 		h.orphanedLocked(err)

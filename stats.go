@@ -15,7 +15,7 @@ type Stats struct {
 	// Totals since the pool was made.
 
 	Submitted uint64 // tasks accepted
-	Refused   uint64 // tasks not accepted: no room, closed, or a context that ended first
+	Refused   uint64 // tasks not accepted, for one of the reasons below
 	Succeeded uint64 // tasks by final state
 	Failed    uint64
 	Canceled  uint64
@@ -29,6 +29,13 @@ type Stats struct {
 	// WithRetryBudget: these tasks have failed.
 	RetriesDenied uint64
 	Parks         uint64 // times that a running task gave its slot back
+
+	// Why tasks were refused. These add up to Refused.
+	RefusedFull    uint64 // no room, see WithCapacity
+	RefusedFlow    uint64 // no room for their flow, see FlowPolicy.Capacity
+	RefusedClosed  uint64 // Shutdown was called
+	RefusedContext uint64 // their context had ended or ended while Submit waited for room, or their Group was over
+	RefusedExpired uint64 // their MaxWait was over while Submit waited for room
 
 	// How attempts have ended. Attempts - Running - Parked of them have ended, and
 	// those that are not counted here returned no error. A task that was handed to a
@@ -46,9 +53,9 @@ type Stats struct {
 	ReplacedGoexit uint64
 	ReplacedHung   uint64
 
-	// Dispatched is the number of attempts started, by priority, for the first
-	// 4,096 priorities that the pool has seen.
-	Dispatched map[Priority]uint64
+	// ByPriority has the totals of each priority that has any, for the first 4,096 priorities
+	// that the pool has seen. It is nil if none has.
+	ByPriority map[Priority]PriorityTotals
 
 	// Levels.
 
@@ -80,6 +87,54 @@ type Stats struct {
 	Waiting []PriorityStats
 }
 
+// PriorityTotals are totals of one priority since the pool was made; [Stats] says more about
+// each. A task counts for the priority that it had then: that may be another at each attempt
+// and at the end, see [Handle.SetPriority]. What it was lent does not count.
+type PriorityTotals struct {
+	Attempts  uint64 // attempts started
+	Succeeded uint64 // tasks by final state
+	Failed    uint64
+	Canceled  uint64
+	Shed      uint64
+
+	// Tasks refused, by reason.
+	RefusedFull, RefusedFlow, RefusedClosed, RefusedContext, RefusedExpired uint64
+}
+
+// Refused returns how many tasks were refused, for any reason.
+func (t PriorityTotals) Refused() uint64 {
+	return t.RefusedFull + t.RefusedFlow + t.RefusedClosed + t.RefusedContext + t.RefusedExpired
+}
+
+func (t *PriorityTotals) add(o *PriorityTotals) {
+	t.Attempts += o.Attempts
+	t.Succeeded += o.Succeeded
+	t.Failed += o.Failed
+	t.Canceled += o.Canceled
+	t.Shed += o.Shed
+	t.RefusedFull += o.RefusedFull
+	t.RefusedFlow += o.RefusedFlow
+	t.RefusedClosed += o.RefusedClosed
+	t.RefusedContext += o.RefusedContext
+	t.RefusedExpired += o.RefusedExpired
+}
+
+// byPriorityLocked returns Stats.ByPriority.
+func (p *Pool) byPriorityLocked() map[Priority]PriorityTotals {
+	var all map[Priority]PriorityTotals
+	first := p.sched.queue.totals.first
+	for pr, one := range first {
+		if one.PriorityTotals == (PriorityTotals{}) { // of a task that waits
+			continue
+		}
+		if all == nil {
+			all = make(map[Priority]PriorityTotals, len(first))
+		}
+		all[pr] = one.PriorityTotals
+	}
+	return all
+}
+
 // PriorityStats describes the queued tasks of one priority.
 type PriorityStats struct {
 	Priority Priority
@@ -105,9 +160,10 @@ func (p *Pool) Stats() Stats {
 	p.mustBeUsable("Stats")
 	p.lock()
 	defer p.unlock()
+	sum := p.sched.queue.totals.sum()
 	s := Stats{
 		Submitted:     p.ledger.total.submitted,
-		Refused:       p.ledger.total.refused,
+		Refused:       sum.Refused(),
 		Succeeded:     p.ledger.total.succeeded,
 		Failed:        p.ledger.total.failed,
 		Canceled:      p.ledger.total.canceled,
@@ -119,6 +175,12 @@ func (p *Pool) Stats() Stats {
 		Retries:       p.ledger.total.retries,
 		RetriesDenied: p.ledger.total.retriesDenied,
 		Parks:         p.ledger.total.parks,
+
+		RefusedFull:    sum.RefusedFull,
+		RefusedFlow:    sum.RefusedFlow,
+		RefusedClosed:  sum.RefusedClosed,
+		RefusedContext: sum.RefusedContext,
+		RefusedExpired: sum.RefusedExpired,
 
 		Errors:      p.ledger.total.errors,
 		Timeouts:    p.ledger.total.timeouts,
@@ -132,7 +194,7 @@ func (p *Pool) Stats() Stats {
 		ReplacedGoexit: p.ledger.total.replacedGoexit,
 		ReplacedHung:   p.ledger.total.replacedHung,
 
-		Dispatched: p.sched.queue.dispatched(),
+		ByPriority: p.byPriorityLocked(),
 
 		Capacity:          p.cfg.capacity,
 		Workers:           p.sched.slots,
@@ -328,10 +390,11 @@ func (f *flow) stats() FlowStats {
 // putBack counts a task of priority pr that was handed to a worker as waiting.
 func (s *Stats) putBack(pr Priority) {
 	s.Attempts--
-	if s.Dispatched[pr] > 1 {
-		s.Dispatched[pr]--
-	} else {
-		delete(s.Dispatched, pr)
+	if t := s.ByPriority[pr]; t.Attempts > 0 { // else it is not among the first
+		t.Attempts--
+		if s.ByPriority[pr] = t; t == (PriorityTotals{}) {
+			delete(s.ByPriority, pr)
+		}
 	}
 	s.Running--
 	s.Queued++

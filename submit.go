@@ -76,7 +76,7 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 		p.enqueueLocked(e, pr)
 	}
 	if err != nil {
-		p.ledger.total.refused++
+		p.refusedLocked(pr, err)
 		return nil, err
 	}
 	if p.hooks.queued != nil {
@@ -181,7 +181,7 @@ func (p *Pool) SubmitWithin(wait, ctx context.Context, t Task) (*Handle, error) 
 	case ctx == nil:
 		return nil, nilArgument(call, "ctx")
 	case wait.Err() != nil:
-		return nil, p.refuseOver(call, wait)
+		return nil, p.refuseOver(call, wait, t.Priority)
 	}
 	if ctx.Done() != nil {
 		both, cancel := context.WithCancelCause(wait)
@@ -257,7 +257,7 @@ func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task
 		}
 	}
 	if ctx.Err() != nil {
-		return nil, p.refuseOver(call, ctx)
+		return nil, p.refuseOver(call, ctx, t.Priority)
 	}
 	if t.After != nil {
 		h.comesAfter()
@@ -295,11 +295,11 @@ func (p *Pool) submit(call string, h *Handle, wait, ctx context.Context, t *Task
 	return h, nil
 }
 
-// refuseOver counts a task that is refused because ctx is over, and returns the error for
-// call.
-func (p *Pool) refuseOver(call string, ctx context.Context) error {
+// refuseOver counts a task of priority pr that is refused because ctx is over, and returns the
+// error for call.
+func (p *Pool) refuseOver(call string, ctx context.Context, pr Priority) error {
 	p.lock()
-	p.ledger.total.refused++
+	p.refusedLocked(pr, errGaveUp)
 	p.unlock()
 	return p.guard.contextError(call, ctx)
 }
@@ -370,7 +370,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 	if err != nil {
 		p.sched.leaveFlow(h)
 		p.sched.noExpiry(h)
-		p.ledger.total.refused++
+		p.refusedLocked(h.priority, err)
 		if guest != nil { // outer has given its slot back
 			p.restoreLocked()
 		}

@@ -168,7 +168,7 @@ func TestWaitingGoTaskTakesAtMost32BytesAndGivesThemBack(t *testing.T) {
 			left := int64(pooltest.LiveHeap()) - before
 			t.Logf("%.1f bytes a task, %d left", float64(full)/float64(tasks), left)
 			require.LessOrEqual(t, float64(full)/float64(tasks), 32.0)
-			require.LessOrEqual(t, left, int64(700_000), "of %d", full) // empty lanes and segments that are kept
+			require.LessOrEqual(t, left, int64(800_000), "of %d", full) // empty lanes and segments that are kept, and totals by priority
 			runtime.KeepAlive(p)
 		})
 	}

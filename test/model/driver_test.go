@@ -1181,8 +1181,8 @@ func (d *trial) census() census {
 	slices.Sort(others)
 	ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs + uint64(s.Running+s.Parked)
 	started := uint64(0)
-	for _, n := range s.Dispatched {
-		started += n
+	for _, t := range s.ByPriority {
+		started += t.Attempts
 	}
 	if ended > s.Attempts || started != s.Attempts {
 		return census{health: fmt.Sprintf("attempts do not add up: %+v", s)}

@@ -211,7 +211,7 @@ func TestDispatchesAreCountedByPriority(t *testing.T) {
 				}
 			}
 			require.NoError(t, p.WaitIdle(t.Context()))
-			require.Equal(t, want, p.Stats().Dispatched)
+			require.Equal(t, want, pooltest.Started(p.Stats()))
 			p.Pause()
 			go func() { <-gate; p.Resume() }()
 			close(gate)
@@ -234,17 +234,18 @@ func TestCountedPrioritiesAreBounded(t *testing.T) {
 			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
-		before := p.Stats().Dispatched
+		before := p.Stats().ByPriority
 		require.Greater(t, len(before), 4000)
 		require.Less(t, len(before), 6000)
 		for i := range n {
 			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
 		}
 		require.NoError(t, p.WaitIdle(t.Context()))
-		after := p.Stats().Dispatched
+		after := p.Stats().ByPriority
 		require.Len(t, after, len(before))
-		for pr, n := range before {
-			require.Equal(t, n+1, after[pr])
+		for pr, t0 := range before {
+			t0.Attempts, t0.Succeeded = t0.Attempts+1, t0.Succeeded+1
+			require.Equal(t, t0, after[pr])
 		}
 	})
 }

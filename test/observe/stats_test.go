@@ -102,11 +102,11 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			require.ErrorIs(t, p.TryGo(taskpool.High, func() {}), taskpool.ErrFull)
 			_, err := p.Submit(background, ok)
 			require.ErrorIs(t, err, taskpool.ErrFull)
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 2, RefusedFull: 2}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "refused as its context is over", do: func(t *testing.T, p *taskpool.Pool) {
 			_, err := p.Submit(pooltest.EndedContext(), ok)
 			require.Error(t, err)
-		}, want: taskpool.Stats{Refused: 1}},
+		}, want: taskpool.Stats{Refused: 1, RefusedContext: 1}},
 		{name: "refused as its context ends waiting for room", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
@@ -114,7 +114,7 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			defer cancel()
 			_, err := p.Submit(ctx, ok)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1, RefusedContext: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
 		{name: "shed", opts: []taskpool.Option{taskpool.WithCapacity(1, taskpool.OverflowShed)}, do: func(t *testing.T, p *taskpool.Pool) {
 			release := sync.OnceFunc(pooltest.Block(t, p))
 			defer release()
@@ -122,6 +122,35 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 			h := pooltest.Submit(t, p, taskpool.Task{Priority: taskpool.High, Run: pooltest.Nop})
 			require.Equal(t, taskpool.StateQueued, h.State())
 		}, want: taskpool.Stats{Submitted: 3, Attempts: 2, Succeeded: 2, Shed: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 2}},
+		{name: "refused as its flow is full", opts: []taskpool.Option{taskpool.WithFlows(func(string) taskpool.FlowPolicy {
+			return taskpool.FlowPolicy{Capacity: 1}
+		}), taskpool.WithCapacity(9, taskpool.OverflowReject)}, do: func(t *testing.T, p *taskpool.Pool) {
+			release := sync.OnceFunc(pooltest.Block(t, p))
+			defer release()
+			pooltest.Submit(t, p, taskpool.Task{Flow: "f", Run: pooltest.Nop})
+			_, err := p.Submit(background, taskpool.Task{Flow: "f", Run: pooltest.Nop})
+			require.ErrorIs(t, err, taskpool.ErrFull)
+			require.NotErrorIs(t, err, taskpool.ErrShed)
+		}, want: taskpool.Stats{Submitted: 2, Attempts: 2, Succeeded: 2, Refused: 1, RefusedFlow: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1, taskpool.Medium: 1}},
+		{name: "refused as its MaxWait is over", opts: []taskpool.Option{taskpool.WithCapacity(0, taskpool.OverflowWait)}, do: func(t *testing.T, p *taskpool.Pool) {
+			release := sync.OnceFunc(pooltest.Block(t, p))
+			defer release()
+			_, err := p.Submit(background, taskpool.Task{MaxWait: time.Second, Run: pooltest.Nop})
+			require.ErrorIs(t, err, taskpool.ErrExpired)
+		}, want: taskpool.Stats{Submitted: 1, Attempts: 1, Succeeded: 1, Refused: 1, RefusedExpired: 1}, by: map[taskpool.Priority]uint64{taskpool.High: 1}},
+		{name: "refused as the pool is closed", do: func(t *testing.T, p *taskpool.Pool) {
+			require.NoError(t, p.Shutdown(background))
+			_, err := p.Submit(background, ok)
+			require.ErrorIs(t, err, taskpool.ErrClosed)
+			require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrClosed)
+			require.Equal(t, taskpool.PriorityTotals{RefusedClosed: 1}, p.Stats().ByPriority[taskpool.Low])
+		}, want: taskpool.Stats{Refused: 2, RefusedClosed: 2, Closed: true}},
+		{name: "refused as its group is over", do: func(t *testing.T, p *taskpool.Pool) {
+			g := p.Group(background, taskpool.Task{Priority: taskpool.Low})
+			require.NoError(t, g.Wait())
+			g.Go(pooltest.Nop)
+			require.Equal(t, taskpool.PriorityTotals{RefusedContext: 1}, p.Stats().ByPriority[taskpool.Low])
+		}, want: taskpool.Stats{Refused: 1, RefusedContext: 1}},
 		{name: "a task that cannot be", do: func(t *testing.T, p *taskpool.Pool) {
 			_, err := p.Submit(background, taskpool.Task{})
 			require.Error(t, err)
@@ -136,16 +165,18 @@ func TestEachTotalCountsWhatItSays(t *testing.T) {
 				}
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				test.want.Workers, test.want.Goroutines, test.want.Idle = 1, 1, 1
+				if test.want.Workers = 1; !test.want.Closed {
+					test.want.Goroutines, test.want.Idle = 1, 1
+				}
 				got := p.Stats()
 				if test.by == nil && test.want.Attempts > 0 {
 					test.by = map[taskpool.Priority]uint64{taskpool.Medium: test.want.Attempts}
 				}
-				for pr, n := range test.by {
-					require.Equal(t, n, got.Dispatched[pr], pr)
+				if test.by == nil {
+					test.by = map[taskpool.Priority]uint64{}
 				}
-				require.Len(t, got.Dispatched, len(test.by))
-				got.Dispatched = nil
+				require.Equal(t, test.by, pooltest.Started(got))
+				got.ByPriority = nil
 				test.want.Capacity = got.Capacity // the test of levels looks at it
 				require.Equal(t, test.want, got)
 				pooltest.RequireConserved(t, p.Stats())
@@ -165,7 +196,7 @@ func TestLevelsAreThoseOfTheMoment(t *testing.T) {
 			// Totals are for the test above.
 			s.Submitted, s.Refused, s.Succeeded, s.Failed, s.Canceled, s.Shed = 0, 0, 0, 0, 0, 0
 			s.Attempts, s.Retries, s.Panics, s.Goexits, s.Hangs, s.Replaced = 0, 0, 0, 0, 0, 0
-			s.Timeouts, s.ReplacedHung, s.Dispatched = 0, 0, nil
+			s.Timeouts, s.ReplacedHung, s.RefusedFull, s.ByPriority = 0, 0, 0, nil
 			require.Equal(t, 5, s.Capacity)
 			s.Capacity = 0
 			// Times are for TestWaitsAndWorkAreTimed.

@@ -634,7 +634,8 @@ func TestWaitingSubmitEndsWithItsContext(t *testing.T) {
 				}
 				require.NotErrorIs(t, call.Err, taskpool.ErrFull)
 				want := before
-				want.Refused++
+				want.Refused, want.RefusedContext = want.Refused+1, want.RefusedContext+1
+				want.ByPriority[0] = taskpool.PriorityTotals{RefusedContext: 1}
 				after := p.Stats()
 				want.InProgress, want.Longest = after.InProgress, after.Longest // time may have passed
 				want.Waiting[0].OldestWait = after.Waiting[0].OldestWait
@@ -904,7 +905,9 @@ func TestFullQueueRejects(t *testing.T) {
 			require.ErrorIs(t, p.TryGo(pr, func() { log.add("refused") }), taskpool.ErrFull)
 		}
 		want := before
-		want.Refused += 4
+		want.Refused, want.RefusedFull = want.Refused+4, want.RefusedFull+4
+		want.ByPriority[taskpool.High] = taskpool.PriorityTotals{Attempts: 1, RefusedFull: 2}
+		want.ByPriority[taskpool.Low] = taskpool.PriorityTotals{RefusedFull: 2}
 		require.Equal(t, want, p.Stats(), "a task refused was never submitted")
 		release()
 		pooltest.Drain(t, p)

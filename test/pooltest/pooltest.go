@@ -96,6 +96,39 @@ func RequireConserved(t testing.TB, s taskpool.Stats) {
 	t.Helper()
 	require.Equal(t, s.Submitted, s.Succeeded+s.Failed+s.Canceled+s.Shed+
 		uint64(s.Queued+s.Delayed+s.Running+s.Parked), "counts must add up: %+v", s)
+	require.Equal(t, s.Refused, s.RefusedFull+s.RefusedFlow+s.RefusedClosed+s.RefusedContext+s.RefusedExpired, "refusals must add up: %+v", s)
+	if len(s.ByPriority) > 4000 { // not all have totals of their own
+		return
+	}
+	var sum taskpool.PriorityTotals
+	for _, by := range s.ByPriority {
+		sum.Attempts += by.Attempts
+		sum.Succeeded += by.Succeeded
+		sum.Failed += by.Failed
+		sum.Canceled += by.Canceled
+		sum.Shed += by.Shed
+		sum.RefusedFull += by.RefusedFull
+		sum.RefusedFlow += by.RefusedFlow
+		sum.RefusedClosed += by.RefusedClosed
+		sum.RefusedContext += by.RefusedContext
+		sum.RefusedExpired += by.RefusedExpired
+	}
+	require.Equal(t, taskpool.PriorityTotals{
+		Attempts: s.Attempts, Succeeded: s.Succeeded, Failed: s.Failed, Canceled: s.Canceled, Shed: s.Shed,
+		RefusedFull: s.RefusedFull, RefusedFlow: s.RefusedFlow, RefusedClosed: s.RefusedClosed,
+		RefusedContext: s.RefusedContext, RefusedExpired: s.RefusedExpired,
+	}, sum, "totals by priority must add up: %+v", s)
+}
+
+// Started returns the attempts started by priority.
+func Started(s taskpool.Stats) map[taskpool.Priority]uint64 {
+	by := make(map[taskpool.Priority]uint64)
+	for pr, t := range s.ByPriority {
+		if t.Attempts > 0 {
+			by[pr] = t.Attempts
+		}
+	}
+	return by
 }
 
 // RequireWorkers checks that n tasks can run at once, each on a live worker, once nothing

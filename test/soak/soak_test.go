@@ -1812,8 +1812,8 @@ func (g *soakPool) sample(deep bool) {
 		g.fail("more waiting than there is room for: %+v", s)
 	}
 	started := uint64(0)
-	for _, n := range s.Dispatched {
-		started += n
+	for _, t := range s.ByPriority {
+		started += t.Attempts
 	}
 	if ended := s.Errors + s.Timeouts + s.Interrupted + s.Panics + s.Goexits + s.Hangs; started != s.Attempts ||
 		ended+uint64(s.Running+s.Parked) > s.Attempts || s.Replaced != s.ReplacedPanic+s.ReplacedGoexit+s.ReplacedHung {

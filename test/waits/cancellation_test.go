@@ -71,7 +71,7 @@ func TestWhatHasEndedNeverStarts(t *testing.T) {
 				pooltest.RequireConserved(t, s)
 				require.EqualValues(t, tasks, s.Canceled)
 				require.EqualValues(t, 1, s.Attempts)
-				require.Equal(t, map[taskpool.Priority]uint64{taskpool.High: 1}, s.Dispatched)
+				require.Equal(t, map[taskpool.Priority]uint64{taskpool.High: 1}, pooltest.Started(s))
 				require.NoError(t, p.Shutdown(pooltest.Patience(t))) // hooks have been called
 				if told {
 					require.EqualValues(t, 1, log.started.Load())
@@ -519,9 +519,9 @@ func TestTotalsNeverGoDownWhileTasksAreWithdrawn(t *testing.T) {
 			assert.GreaterOrEqual(t, s.Attempts-uint64(s.Running), last.Attempts-uint64(last.Running), "attempts that have ended")
 			assert.GreaterOrEqual(t, s.Attempts, last.Attempts)
 			sum := uint64(0)
-			for pr, n := range s.Dispatched {
-				assert.GreaterOrEqual(t, n, last.Dispatched[pr])
-				sum += n
+			for pr, by := range s.ByPriority {
+				assert.GreaterOrEqual(t, by.Attempts, last.ByPriority[pr].Attempts)
+				sum += by.Attempts
 			}
 			assert.Equal(t, s.Attempts, sum)
 			waiting := 0
