@@ -75,17 +75,22 @@ type TaskEvent struct {
 	// Finished unless the task ended while it waited.
 	Result Result
 
-	// Wait is how long the task has waited for a worker, since it was accepted or
-	// became due, with the time for which the limit of its flow held it back: set for
-	// Started, and for Shed and Finished of a task that was shed. It is zero then for a
-	// function given to Go unless some hook is told of the start or end of each function, or
-	// the pool has a queue delay, see [WithQueueDelay].
+	// Wait is how long the task has waited for a worker before its attempt started or it was
+	// shed, since it was accepted or became due, with the time for which the limit of its flow
+	// held it back: set for all events but Queued, and for Finished unless the task was
+	// canceled while it waited. Of a function given to Go it is set for Started, and for Shed
+	// and Finished if it was shed; it is zero then unless some hook is told of the start or end
+	// of each function, or the pool has a queue delay, see [WithQueueDelay].
 	Wait time.Duration
 	// Elapsed is how long the attempt took, from its start to its end, with the
 	// time in which it was parked: set for AttemptFailed, Retried and Finished. It
 	// is zero if no attempt was made, and for a function given to Go if no hook had
 	// to be told of its start or end, because none is set or GoEvery left it out.
 	Elapsed time.Duration
+
+	// Context is the one that the task was submitted with, for its values, such as a trace, and
+	// [context.Background] for a function given to Go. It may have ended.
+	Context context.Context
 }
 
 // A WorkerEvent is an event in a worker's life. Workers are numbered from 1 in

@@ -190,7 +190,7 @@ func (v *verdict) notify(p *Pool, ctx context.Context, started time.Time, e *Tas
 	if !started.IsZero() {
 		elapsed = time.Since(started)
 	}
-	*e = TaskEvent{Pool: p.cfg.name, Task: e.Task, Err: v.err, Result: v.result(), Elapsed: elapsed}
+	*e = TaskEvent{Pool: p.cfg.name, Task: e.Task, Err: v.err, Context: eventContext(ctx), Result: v.result(), Wait: e.Wait, Elapsed: elapsed}
 	if v.log {
 		info, elapsed := e.Task, elapsed // so that they move to the heap only if there is a log
 		*notices = append(*notices, notice{call: func() {
@@ -211,6 +211,24 @@ func (v *verdict) notify(p *Pool, ctx context.Context, started time.Time, e *Tas
 	} else {
 		tellOf(notices, p.hooks.finished, e)
 	}
+}
+
+// eventContext returns the context of an event of a task that was submitted with ctx, nil for
+// a function given to Go.
+func eventContext(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
+	}
+	return ctx
+}
+
+// submittedWith returns the context that h, which has not settled, was submitted with, nil for a
+// function given to Go.
+func (h *Handle) submittedWith() context.Context {
+	if h.function != nil || h.first == nil {
+		return nil
+	}
+	return h.first.ctx
 }
 
 // enlist makes the calling goroutine known to [Pool.Inside], as one that Shutdown waits

@@ -305,6 +305,9 @@ func (w *worker) describeLocked(e *TaskEvent, v *verdict) {
 	default:
 		e.Task = h.infoLocked()
 		e.Task.State = v.state
+		if p := w.pool; p.hooks.timed && h.function == nil {
+			e.Wait = w.attempt.started.Sub(p.epoch) - h.queuedAt
+		}
 	}
 }
 
@@ -326,6 +329,7 @@ func (h *Handle) retryLocked(delay time.Duration) {
 func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, notices *[]notice) {
 	info := TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: s, sample: p.hooks.unsampled()}
 	var waited time.Duration
+	ctx := context.Background()
 	if h := e.h; h == nil {
 		p.sched.endQueued()
 		p.settledLocked(s, pr)
@@ -334,10 +338,11 @@ func (p *Pool) settleWaitingLocked(e entry, pr Priority, s State, err error, not
 			waited = time.Since(p.epoch) - h.queuedAt
 		}
 		p.sched.notLater(h)
+		ctx = eventContext(h.submittedWith())
 		h.settleLocked(s, err, notices)
 		info = h.infoLocked()
 	}
-	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err, Wait: waited}
+	about := TaskEvent{Pool: p.cfg.name, Task: info, Err: err, Context: ctx, Wait: waited}
 	if s == StateShed {
 		tell(notices, p.hooks.shed, about)
 	}

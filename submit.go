@@ -84,7 +84,7 @@ func (p *Pool) admitFunction(call string, e entry, pr Priority, room roomMode) (
 		if e.h != nil {
 			info = e.h.infoLocked()
 		}
-		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info})
+		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: info, Context: context.Background()})
 	}
 	p.restoreLocked()
 	p.outbox.oweLocked(notices)
@@ -311,6 +311,7 @@ var errGaveUp = errors.New("taskpool: context is over")
 // parent is the attempt that submits, according to within.
 func (h *Handle) admit(call string, within context.Context, parent *attempt) (notices []notice, err error) {
 	p := h.pool
+	submitted := h.first.ctx
 	p.lock()
 	defer p.unlock()
 	w := &wait{what: awaited{room: h}, call: call, ctx: within, task: parent, ask: h.group() != nil}
@@ -377,7 +378,7 @@ func (h *Handle) admit(call string, within context.Context, parent *attempt) (no
 		return nil, err
 	}
 	if p.hooks.queued != nil {
-		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked()})
+		tell(&notices, p.hooks.queued, TaskEvent{Pool: p.cfg.name, Task: h.infoLocked(), Context: submitted})
 	}
 	p.restoreLocked()
 	p.outbox.oweLocked(notices)

@@ -175,7 +175,10 @@ func (w *worker) takeHandleLocked(h *Handle) {
 //go:noinline
 func (w *worker) noteStartLocked(wait time.Duration) {
 	p := w.pool
-	w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Wait: wait}
+	w.event = TaskEvent{Pool: p.cfg.name, Task: w.infoLocked(), Context: context.Background(), Wait: wait}
+	if w.attempt != nil {
+		w.event.Context = w.attempt.ctx
+	}
 }
 
 // holdSlotLocked gives w a slot for its task.

@@ -291,10 +291,61 @@ func TestEventsTellHowLongThingsTook(t *testing.T) {
 			{"Started", "task", 3 * time.Second, 0},
 			{"Started", "", 0, 0},
 			{"Finished", "", 0, time.Second / 2},
-			{"AttemptFailed", "task", 0, time.Second},
-			{"Retried", "task", 0, time.Second},
+			{"AttemptFailed", "task", 3 * time.Second, time.Second},
+			{"Retried", "task", 3 * time.Second, time.Second},
 			{"Started", "task", 0, 0},
 			{"Finished", "task", 0, 2 * time.Second},
+		}, got)
+	})
+}
+
+func TestEventsHaveTheContextOfSubmit(t *testing.T) {
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		log := new(pooltest.EventLog)
+		p, release := pooltest.Occupied(t, taskpool.WithHooks(log.Hooks()), taskpool.WithCapacity(2, taskpool.OverflowShed))
+		submit := func(value string, task taskpool.Task) *taskpool.Handle {
+			ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, value), time.Hour)
+			t.Cleanup(cancel)
+			h, err := p.Submit(ctx, task)
+			require.NoError(t, err)
+			return h
+		}
+		nop := func(context.Context) error { return nil }
+		shed := submit("shed", taskpool.Task{Priority: taskpool.Low, Run: nop})
+		submit("canceled", taskpool.Task{Run: nop}).Cancel(nil)
+		failed := false
+		submit("retried", taskpool.Task{Retry: taskpool.Retry{MaxAttempts: 2, Backoff: pooltest.NoWait}, Run: func(context.Context) error {
+			if failed = !failed; failed {
+				return pooltest.ErrTask
+			}
+			return nil
+		}})
+		require.NoError(t, p.Go(taskpool.High, func() {}))
+		require.ErrorIs(t, shed.Err(), taskpool.ErrShed)
+		release()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.Equal(t, pooltest.ErrTask, p.Do(context.WithValue(t.Context(), key{}, "done"), taskpool.Task{}, func(context.Context) error { return pooltest.ErrTask }))
+		synctest.Wait()
+		got := make(map[string][]string)
+		for _, e := range log.Events() {
+			if e.Name == "WorkerDied" || e.Name == "WorkerReplaced" {
+				continue
+			}
+			value, _ := e.Task.Context.Value(key{}).(string)
+			if e.Task.Task.IsFunc() {
+				require.Equal(t, context.Background(), e.Task.Context)
+				value = "function"
+			}
+			got[value] = append(got[value], e.Name)
+		}
+		slices.Sort(got["function"]) // Queued may be told after Started
+		require.Equal(t, map[string][]string{
+			"shed":     {"Queued", "Shed", "Finished"},
+			"canceled": {"Queued", "Finished"},
+			"retried":  {"Queued", "Started", "AttemptFailed", "Retried", "Started", "Finished"},
+			"done":     {"Queued", "Started", "AttemptFailed", "Finished"},
+			"function": {"Finished", "Finished", "Queued", "Queued", "Started", "Started"}, // with that which occupied the worker
 		}, got)
 	})
 }

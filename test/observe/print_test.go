@@ -148,7 +148,7 @@ func TestATaskInfoIsPrintedAsALine(t *testing.T) {
 	function := taskpool.TaskInfo{Priority: taskpool.Low, Urgency: taskpool.Low, State: taskpool.StateRunning, Attempt: 1}
 	requirePrints(t, "function (low, running)", function)
 	requireLogged(t, "x.priority=low x.state=running x.attempt=1", `{"x": {"priority": "low", "state": "running", "attempt": 1}}`, function)
-	require.Equal(t, `{orders task 17 "report" (high, running, attempt 2) <nil> 0s  0s 0s}`,
+	require.Equal(t, `{orders task 17 "report" (high, running, attempt 2) <nil> 0s  0s 0s <nil>}`,
 		fmt.Sprint(taskpool.TaskEvent{Pool: "orders", Task: info}))
 }
 
