@@ -361,8 +361,8 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 			waiting[s.Priority] = struct{}{}
 		}
 	}
-	for pr, n := range v.Dispatched {
-		if n > base.stats.Dispatched[pr] {
+	for pr, n := range v.ByPriority {
+		if n.Attempts > base.stats.ByPriority[pr].Attempts {
 			waiting[pr] = struct{}{}
 		}
 	}
@@ -383,7 +383,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 			row.Queued, row.OldestWait, late = s.Queued, s.OldestWait, s.Late
 		}
 		row.Depth, row.Oldest = newCurve(now, depth), newCurve(now, oldest)
-		starts := v.Dispatched[pr] - base.stats.Dispatched[pr]
+		starts := v.ByPriority[pr].Attempts - base.stats.ByPriority[pr].Attempts
 		if v.Over > 0 {
 			row.Starts = float64(starts) / v.Over.Seconds()
 		}
@@ -393,7 +393,7 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 		case late:
 			row.Class, row.Note = "bad", "late"
 		case row.OldestWait < starvingAfter:
-		case now.Sub(waits.at) >= leastForRates && v.Dispatched[pr] == waits.stats.Dispatched[pr] && v.Attempts > waits.stats.Attempts:
+		case now.Sub(waits.at) >= leastForRates && v.ByPriority[pr].Attempts == waits.stats.ByPriority[pr].Attempts && v.Attempts > waits.stats.Attempts:
 			row.Class, row.Note = "bad", "starving"
 		default:
 			row.Class, row.Note = "warn", "waits long"

@@ -23,18 +23,28 @@ func count(answers []load.Answer, status int) (n uint64) {
 	return n
 }
 
-// metric returns the value of a series in a scrape.
-func metric(t *testing.T, scrape, series string) float64 {
+// metric returns the sum of the series of a scrape that have the name and the labels of series.
+func metric(t *testing.T, scrape, series string) (sum float64) {
 	t.Helper()
+	name, labels, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
+	found := false
+lines:
 	for line := range strings.Lines(scrape) {
-		if text, ok := strings.CutPrefix(line, series+" "); ok {
-			value, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
-			require.NoError(t, err)
-			return value
+		line, ok := strings.CutPrefix(line, name+"{")
+		if !ok {
+			continue
 		}
+		for label := range strings.SplitSeq(labels, ",") {
+			if !strings.Contains(line, label) {
+				continue lines
+			}
+		}
+		value, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
+		require.NoError(t, err)
+		sum, found = sum+value, true
 	}
-	require.Fail(t, "no such series", series)
-	return 0
+	require.True(t, found, "no such series as %s", series)
+	return sum
 }
 
 // requireAnswered checks that a request has a right answer, or is told when to come
@@ -105,7 +115,7 @@ func TestAtTwiceItsCapacityNoHighRequestIsTurnedAway(t *testing.T) {
 		`taskpool_tasks_finished_total{outcome="canceled",pool="requests"}`:  0,
 		`taskpool_tasks_finished_total{outcome="failed",pool="requests"}`:    0,
 		`taskpool_attempts_ended_total{pool="requests",result="success"}`:    ok,
-		`taskpool_dispatches_total{pool="requests",priority="high"}`:         float64(high),
+		`taskpool_attempts_started_total{pool="requests",priority="high"}`:   float64(high),
 		`taskpool_tasks{pool="requests",state="queued"}`:                     0,
 		`taskpool_capacity{pool="requests"}`:                                 20,
 	} {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,10 +102,32 @@ func (n *Numbers[K]) Labels(label func(K) string) []string {
 	return labels
 }
 
+// MaxLabel is how many bytes of a text are in a label: a scrape must not grow with the names
+// that tasks are given.
+const MaxLabel = 200
+
+// Label returns text as the value of a label: in UTF-8, which label values must be, and cut
+// if it is longer than MaxLabel.
+func Label(text string) string { return Cut(text, MaxLabel) }
+
+// Cut returns text in UTF-8 and without what exceeds n bytes, in place of which there is an
+// ellipsis.
+func Cut(text string, n int) string {
+	if text = strings.ToValidUTF8(text, "\uFFFD"); len(text) <= n {
+		return text
+	}
+	const ellipsis = "…"
+	end := n - len(ellipsis)
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + ellipsis
+}
+
 // A Row is what a snapshot says about a priority.
 type Row struct {
 	Label      string
-	Dispatched uint64
+	Totals     taskpool.PriorityTotals
 	Queued     int
 	OldestWait time.Duration
 	Late       bool
@@ -112,10 +135,10 @@ type Row struct {
 
 // Rows returns the rows of the priorities that have a number, by number, and, if there
 // are others, one of these together. Those in s that are new get their numbers first:
-// where not all can have one, those with the most dispatches.
+// where not all can have one, those with the most attempts.
 func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
-	seen := slices.SortedFunc(maps.Keys(s.Dispatched), func(a, b taskpool.Priority) int {
-		return cmp.Or(cmp.Compare(s.Dispatched[b], s.Dispatched[a]), cmp.Compare(a, b))
+	seen := slices.SortedFunc(maps.Keys(s.ByPriority), func(a, b taskpool.Priority) int {
+		return cmp.Or(cmp.Compare(s.ByPriority[b].Attempts, s.ByPriority[a].Attempts), cmp.Compare(a, b))
 	})
 	for _, pr := range seen {
 		n.Of(pr)
@@ -125,13 +148,16 @@ func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
 	}
 	keys := n.Keys()
 	rows := make([]Row, len(keys), len(keys)+1)
-	// Others is what is left: Dispatched does not know all priorities.
-	others := s.Attempts
+	// Others is what is left: ByPriority does not know all priorities.
+	rest := Row{Label: Other, Totals: taskpool.PriorityTotals{
+		Attempts: s.Attempts, Succeeded: s.Succeeded, Failed: s.Failed, Canceled: s.Canceled, Shed: s.Shed,
+		RefusedFull: s.RefusedFull, RefusedFlow: s.RefusedFlow, RefusedClosed: s.RefusedClosed,
+		RefusedContext: s.RefusedContext, RefusedExpired: s.RefusedExpired,
+	}}
 	for i, pr := range keys {
-		rows[i] = Row{Label: pr.String(), Dispatched: s.Dispatched[pr]}
-		others -= rows[i].Dispatched
+		rows[i] = Row{Label: pr.String(), Totals: s.ByPriority[pr]}
+		subtract(&rest.Totals, &rows[i].Totals)
 	}
-	rest := Row{Label: Other, Dispatched: others}
 	for _, w := range s.Waiting {
 		row := &rest
 		if i := n.Of(w.Priority); i < len(keys) {
@@ -141,10 +167,23 @@ func Rows(s *taskpool.Stats, n *Numbers[taskpool.Priority]) []Row {
 		row.OldestWait = max(row.OldestWait, w.OldestWait)
 		row.Late = row.Late || w.Late
 	}
-	if len(keys) == n.max && (rest.Dispatched > 0 || rest.Queued > 0) {
+	if len(keys) == n.max && (rest.Totals != taskpool.PriorityTotals{} || rest.Queued > 0) {
 		rows = append(rows, rest)
 	}
 	return rows
+}
+
+func subtract(from, t *taskpool.PriorityTotals) {
+	from.Attempts -= t.Attempts
+	from.Succeeded -= t.Succeeded
+	from.Failed -= t.Failed
+	from.Canceled -= t.Canceled
+	from.Shed -= t.Shed
+	from.RefusedFull -= t.RefusedFull
+	from.RefusedFlow -= t.RefusedFlow
+	from.RefusedClosed -= t.RefusedClosed
+	from.RefusedContext -= t.RefusedContext
+	from.RefusedExpired -= t.RefusedExpired
 }
 
 // CheckFlows returns what is wrong with the names given to the option WithFlowNames of a package,
@@ -153,10 +192,16 @@ func CheckFlows(pkg option.Package, names []string) error {
 	if len(names) > MaxFlows {
 		return pkg.Bad("WithFlowNames", fmt.Sprintf("have at most %d names", MaxFlows), len(names))
 	}
+	labels := make(map[string]string, len(names))
 	for _, name := range names {
 		if !utf8.ValidString(name) { // no label may be that
 			return pkg.Bad("WithFlowNames: name", "be in UTF-8", strconv.Quote(name))
 		}
+		label := Label(name)
+		if other, has := labels[label]; has && other != name {
+			return pkg.Bad("WithFlowNames: name", fmt.Sprintf("differ from others in its first %d bytes", MaxLabel), strconv.Quote(label))
+		}
+		labels[label] = name
 	}
 	return nil
 }
@@ -188,13 +233,24 @@ type Value struct {
 	N     uint64
 }
 
-// Outcomes returns the tasks that have finished, by final state.
-func Outcomes(s *taskpool.Stats) []Value {
+// Outcomes returns the tasks of a priority that have finished, by final state.
+func Outcomes(t *taskpool.PriorityTotals) []Value {
 	return []Value{
-		{"succeeded", s.Succeeded},
-		{"failed", s.Failed},
-		{"canceled", s.Canceled},
-		{"shed", s.Shed},
+		{"succeeded", t.Succeeded},
+		{"failed", t.Failed},
+		{"canceled", t.Canceled},
+		{"shed", t.Shed},
+	}
+}
+
+// Refusals returns the tasks of a priority that were not accepted, by reason.
+func Refusals(t *taskpool.PriorityTotals) []Value {
+	return []Value{
+		{"full", t.RefusedFull},
+		{"flow", t.RefusedFlow},
+		{"closed", t.RefusedClosed},
+		{"context", t.RefusedContext},
+		{"expired", t.RefusedExpired},
 	}
 }
 

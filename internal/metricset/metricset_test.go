@@ -51,11 +51,14 @@ func TestNumbersStayWhatTheyAre(t *testing.T) {
 	}
 }
 
-func TestRowsTakeTheMostDispatchedFirst(t *testing.T) {
+func attempts(n uint64) taskpool.PriorityTotals { return taskpool.PriorityTotals{Attempts: n} }
+
+func TestRowsTakeThoseWithTheMostAttemptsFirst(t *testing.T) {
 	n := metricset.NewNumbers[taskpool.Priority](3)
 	s := taskpool.Stats{
-		Attempts:   106, // of which Dispatched knows 105
-		Dispatched: map[taskpool.Priority]uint64{7: 100, 9: 1, taskpool.Low: 3, 8: 1},
+		Attempts:   106, // of which ByPriority knows 105
+		Failed:     7,
+		ByPriority: map[taskpool.Priority]taskpool.PriorityTotals{7: {Attempts: 100, Failed: 4}, 9: {Attempts: 1}, taskpool.Low: {Attempts: 3}, 8: {Attempts: 1}},
 		Waiting: []taskpool.PriorityStats{
 			{Priority: taskpool.High, Queued: 2, OldestWait: time.Second},
 			{Priority: 7, Queued: 3, OldestWait: time.Minute},
@@ -64,27 +67,27 @@ func TestRowsTakeTheMostDispatchedFirst(t *testing.T) {
 	}
 	rows := metricset.Rows(&s, n)
 	require.Equal(t, []metricset.Row{
-		{"7", 100, 3, time.Minute, false},
-		{"low", 3, 0, 0, false},
-		{"8", 1, 0, 0, false},
-		{"other", 2, 6, 2 * time.Second, true},
+		{"7", taskpool.PriorityTotals{Attempts: 100, Failed: 4}, 3, time.Minute, false},
+		{"low", attempts(3), 0, 0, false},
+		{"8", attempts(1), 0, 0, false},
+		{"other", taskpool.PriorityTotals{Attempts: 2, Failed: 3}, 6, 2 * time.Second, true},
 	}, rows)
 
 	// Who comes later cannot change that.
-	s.Dispatched[9], s.Attempts = 1001, 1106
+	s.ByPriority[9], s.Attempts = attempts(1001), 1106
 	s.Waiting = nil
 	require.Equal(t, []metricset.Row{
-		{"7", 100, 0, 0, false},
-		{"low", 3, 0, 0, false},
-		{"8", 1, 0, 0, false},
-		{"other", 1002, 0, 0, false},
+		{"7", taskpool.PriorityTotals{Attempts: 100, Failed: 4}, 0, 0, false},
+		{"low", attempts(3), 0, 0, false},
+		{"8", attempts(1), 0, 0, false},
+		{"other", taskpool.PriorityTotals{Attempts: 1002, Failed: 3}, 0, 0, false},
 	}, metricset.Rows(&s, n))
 }
 
 func TestNoRowOfOthersWithoutOthers(t *testing.T) {
 	n := metricset.NewNumbers(2, taskpool.High, taskpool.Low)
-	s := taskpool.Stats{Attempts: 1, Dispatched: map[taskpool.Priority]uint64{taskpool.Low: 1}}
-	require.Equal(t, []metricset.Row{{"high", 0, 0, 0, false}, {"low", 1, 0, 0, false}}, metricset.Rows(&s, n))
+	s := taskpool.Stats{Attempts: 1, ByPriority: map[taskpool.Priority]taskpool.PriorityTotals{taskpool.Low: attempts(1)}}
+	require.Equal(t, []metricset.Row{{"high", attempts(0), 0, 0, false}, {"low", attempts(1), 0, 0, false}}, metricset.Rows(&s, n))
 }
 
 func TestAttemptsAddUp(t *testing.T) {
@@ -98,13 +101,15 @@ func TestAttemptsAddUp(t *testing.T) {
 }
 
 func TestTasksAndWorkersByState(t *testing.T) {
+	totals := taskpool.PriorityTotals{Succeeded: 1, Failed: 2, Canceled: 3, Shed: 4,
+		RefusedFull: 5, RefusedFlow: 6, RefusedClosed: 7, RefusedContext: 8, RefusedExpired: 9}
 	s := taskpool.Stats{
-		Succeeded: 1, Failed: 2, Canceled: 3, Shed: 4,
 		Queued: 5, Delayed: 6, Running: 7, Parked: 8,
 		Goroutines: 20, Idle: 9, Abandoned: 10, Lost: 11,
 		ReplacedPanic: 12, ReplacedGoexit: 13, ReplacedHung: 14,
 	}
-	require.Equal(t, []metricset.Value{{"succeeded", 1}, {"failed", 2}, {"canceled", 3}, {"shed", 4}}, metricset.Outcomes(&s))
+	require.Equal(t, []metricset.Value{{"succeeded", 1}, {"failed", 2}, {"canceled", 3}, {"shed", 4}}, metricset.Outcomes(&totals))
+	require.Equal(t, []metricset.Value{{"full", 5}, {"flow", 6}, {"closed", 7}, {"context", 8}, {"expired", 9}}, metricset.Refusals(&totals))
 	require.Equal(t, []metricset.Value{{"queued", 5}, {"delayed", 6}, {"running", 7}, {"parked", 8}}, metricset.Tasks(&s))
 	require.Equal(t, []metricset.Value{{"idle", 9}, {"busy", 3}, {"parked", 8}, {"abandoned", 10}, {"lost", 11}}, metricset.Goroutines(&s))
 	require.Equal(t, []metricset.Value{{"panic", 12}, {"goexit", 13}, {"hung", 14}}, metricset.Replaced(&s))
@@ -160,6 +165,26 @@ func TestNoPoolIsLookedAtWithoutAListOfFlows(t *testing.T) {
 func TestNamesOfFlowsAreBoundedAndInUTF8(t *testing.T) {
 	require.NoError(t, metricset.CheckFlows("pack", nil))
 	require.NoError(t, metricset.CheckFlows("pack", append(make([]string, 997), "", "other", strings.Repeat("€", 10_000))))
+	long := strings.Repeat("x", 200)
+	require.NoError(t, metricset.CheckFlows("pack", []string{long, long, long + "y"}))
+	require.EqualError(t, metricset.CheckFlows("pack", []string{long + "y", long + "z"}),
+		`pack: WithFlowNames: name must differ from others in its first 200 bytes, got "`+long[:197]+`…"`)
 	require.EqualError(t, metricset.CheckFlows("pack", make([]string, 1001)), "pack: WithFlowNames must have at most 1000 names, got 1001")
 	require.EqualError(t, metricset.CheckFlows("pack", []string{"a", "\xff"}), `pack: WithFlowNames: name must be in UTF-8, got "\xff"`)
+}
+
+func TestLabelsAreShortAndInUTF8(t *testing.T) {
+	for text, label := range map[string]string{
+		"":                          "",
+		"a":                         "a",
+		"\xff":                      "\uFFFD",
+		strings.Repeat("x", 200):    strings.Repeat("x", 200),
+		strings.Repeat("x", 201):    strings.Repeat("x", 197) + "…",
+		strings.Repeat("€", 100):    strings.Repeat("€", 65) + "…",
+		strings.Repeat("\xff", 99):  "\uFFFD",
+		strings.Repeat("a\xff", 99): strings.Repeat("a\uFFFD", 49) + "a…",
+	} {
+		require.Equal(t, label, metricset.Label(text))
+		require.LessOrEqual(t, len(label), metricset.MaxLabel)
+	}
 }

@@ -56,9 +56,19 @@ type Rules struct {
 	Unwatch string // the method that they name
 	UTF8    bool   // whether names must be in UTF-8
 
+	// Label returns what becomes of a name: no two pools may share that. Nil: the name.
+	Label func(name string) string
+
 	// Succeed says whether a pool that was shut down gives way to another of its name,
 	// which takes its place.
 	Succeed bool
+}
+
+func (r *Rules) label(p *taskpool.Pool) string {
+	if r.Label == nil {
+		return p.Name()
+	}
+	return r.Label(p.Name())
 }
 
 // Watch adds pools, with what make returns for each. A pool that is watched already
@@ -76,7 +86,7 @@ func (s *Pools[W]) Watch(r Rules, pools []*taskpool.Pool, make func(*taskpool.Po
 		if r.UTF8 && !utf8.ValidString(name) {
 			return fmt.Errorf("%s must have a name in UTF-8, got %q (see taskpool.WithName)", what, name)
 		}
-		at := slices.IndexFunc(all, func(w watched[W]) bool { return w.pool.Name() == name })
+		at := slices.IndexFunc(all, func(w watched[W]) bool { return r.label(w.pool) == r.label(p) })
 		switch {
 		case at < 0:
 			all = append(all, watched[W]{p, make(p)})

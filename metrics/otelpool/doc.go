@@ -21,12 +21,19 @@
 //	taskpool.task.id     the task's number in the pool
 //	taskpool.priority    high, medium, low or the number
 //	taskpool.attempt     the attempt's number, from 1
+//	taskpool.wait        for how many seconds the task had waited for a worker
 //	error.type           of one that failed, as in taskpool.attempts.ended: error, timeout, …
 //
 // An attempt that fails has status Error and an event exception with the error, of a
-// panic with its stack. A span ends when the pool has done with the attempt, which is
+// panic with its stack, of which the first 2 and 16 KiB are kept; names are cut after 200 bytes.
+// A span ends when the pool has done with the attempt, which is
 // when one that hangs is given up, not when it returns. It may end shortly after
 // Handle.Wait has returned, and has ended when Shutdown has.
+//
+// A task that is shed, or canceled while it waits, has no span that would tell of it. So the span
+// that was in the context given to Submit, if it has not ended, gets the event taskpool.task.shed or
+// taskpool.task.canceled, with the attributes above, the name in taskpool.task.name and the error
+// in exception.message. Of a task that is refused, Submit has told its caller.
 //
 // # Metrics
 //
@@ -35,45 +42,46 @@
 // taskpool.tasks.finished and taskpool.tasks.unfinished is taskpool.tasks.submitted. The
 // histograms come from hooks, and may be an event or two ahead of that, or behind.
 //
-// Each has the attribute taskpool.pool, the pool's name, and the one in braces, whose
-// name begins with taskpool. too.
+// Each has the attribute taskpool.pool, the pool's name, cut after 200 bytes, and those in
+// braces, whose names begin with taskpool. too.
 //
-//	taskpool.tasks.submitted             {task}       accepted
-//	taskpool.tasks.refused               {task}       no room, closed, or a context that ended first
-//	taskpool.tasks.finished{outcome}     {task}       succeeded, failed, canceled, shed
-//	taskpool.tasks.expired               {task}       of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
-//	taskpool.joined                      {call}       calls of Join that found a run under way, and need no task
-//	taskpool.tasks.orphaned              {task}       of the canceled ones, those whose context was that of a task that had returned
-//	taskpool.tasks.unfinished{state}     {task}       queued, delayed, running, parked
-//	taskpool.tasks.held_back             {task}       that could start or go on but for the limit of their flow
-//	taskpool.tasks.dependent             {task}       of the delayed ones, those that wait for others, see Task.After
-//	taskpool.attempts.started{priority}  {attempt}
-//	taskpool.attempts.ended{result}      {attempt}    success, error, timeout, interrupted, panic, goexit, hung
-//	taskpool.attempts.in_progress        s            time that attempts under way have taken, added up
-//	taskpool.attempts.longest            s            the longest of them
-//	taskpool.attempt.duration{priority}  s            histogram, from hooks; with the time parked
-//	taskpool.retries                     {retry}      failed attempts for which a retry was granted
-//	taskpool.retries_denied              {retry}      failed attempts that were not retried because the retry budget was spent
-//	taskpool.parks                       {park}       times that a running task gave its slot back
-//	taskpool.queue.depth{priority}       {task}       tasks that wait for a worker
-//	taskpool.queue.oldest{priority}      s            how long at least the oldest of them waits, without the time held back
-//	taskpool.queue.late{priority}        1            1 while those are shed that have waited too long, see WithQueueDelay
-//	taskpool.queue.wait{priority}        s            histogram, from hooks; with the time held back
-//	taskpool.queue.shed_wait{priority}   s            histogram, from hooks: what those had waited that were shed
-//	taskpool.workers                     {worker}     tasks that may run at once
-//	taskpool.goroutines{state}           {goroutine}  of workers: idle, busy, parked, abandoned, lost
-//	taskpool.replaced{reason}            {worker}     workers replaced: panic, goexit, hung
-//	taskpool.capacity                    {task}       tasks that may wait; only if that is bounded
-//	taskpool.submitters.waiting          {call}       calls of Submit that wait for room
-//	taskpool.stalled                     1            1 if nothing moves though tasks wait, or tasks wait for each other
-//	taskpool.paused, taskpool.closed     1            1 if so
+//	taskpool.tasks.submitted                   {task}       accepted
+//	taskpool.tasks.refused{priority,reason}    {task}       not accepted: full, flow, closed, context, expired
+//	taskpool.tasks.finished{outcome,priority}  {task}       succeeded, failed, canceled, shed
+//	taskpool.tasks.expired                     {task}       of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
+//	taskpool.joined                            {call}       calls of Join that found a run under way, and need no task
+//	taskpool.tasks.orphaned                    {task}       of the canceled ones, those whose context was that of a task that had returned
+//	taskpool.tasks.unfinished{state}           {task}       queued, delayed, running, parked
+//	taskpool.tasks.held_back                   {task}       that could start or go on but for the limit of their flow
+//	taskpool.tasks.dependent                   {task}       of the delayed ones, those that wait for others, see Task.After
+//	taskpool.attempts.started{priority}        {attempt}
+//	taskpool.attempts.ended{result}            {attempt}    success, error, timeout, interrupted, panic, goexit, hung
+//	taskpool.attempts.in_progress              s            time that attempts under way have taken, added up
+//	taskpool.attempts.longest                  s            the longest of them
+//	taskpool.attempt.duration{priority}        s            histogram, from hooks; with the time parked
+//	taskpool.retries                           {retry}      failed attempts for which a retry was granted
+//	taskpool.retries_denied                    {retry}      failed attempts that were not retried because the retry budget was spent
+//	taskpool.parks                             {park}       times that a running task gave its slot back
+//	taskpool.queue.depth{priority}             {task}       tasks that wait for a worker
+//	taskpool.queue.oldest{priority}            s            how long at least the oldest of them waits, without the time held back
+//	taskpool.queue.late{priority}              1            1 while those are shed that have waited too long, see WithQueueDelay
+//	taskpool.queue.wait{priority}              s            histogram, from hooks; with the time held back
+//	taskpool.queue.shed_wait{priority}         s            histogram, from hooks: what those had waited that were shed
+//	taskpool.workers                           {worker}     tasks that may run at once: the number of slots
+//	taskpool.slots.lost                        {slot}       of these, those that hung tasks hold beyond WithMaxAbandoned
+//	taskpool.goroutines{state}                 {goroutine}  of workers: idle, busy, parked, abandoned, lost
+//	taskpool.replaced{reason}                  {worker}     workers replaced: panic, goexit, hung
+//	taskpool.capacity                          {task}       tasks that may wait; only if that is bounded
+//	taskpool.submitters.waiting                {call}       calls of Submit that wait for room
+//	taskpool.stalled                           1            1 if nothing moves though tasks wait, or tasks wait for each other
+//	taskpool.paused, taskpool.closed           1            1 if so
 //
 // With [WithFlowNames] there are also, of each flow listed and of no other,
 //
-//	taskpool.flow.queue.depth{flow}      {task}       tasks that wait for a worker, with those held back
-//	taskpool.flow.tasks.held_back{flow}  {task}       that could start or go on but for the flow's limit
-//	taskpool.flow.tasks.running{flow}    {task}       that have a slot
-//	taskpool.flow.queue.oldest{flow}     s            how long at least the oldest waits, with the time held back
+//	taskpool.flow.queue.depth{flow}            {task}       tasks that wait for a worker, with those held back
+//	taskpool.flow.tasks.held_back{flow}        {task}       that could start or go on but for the flow's limit
+//	taskpool.flow.tasks.running{flow}          {task}       that have a slot
+//	taskpool.flow.queue.oldest{flow}           s            how long at least the oldest waits, with the time held back
 //
 // which are those of [taskpool.FlowStats], looked at right after the snapshot. There is no
 // value of the attribute for flows that are not listed, as there may be millions.

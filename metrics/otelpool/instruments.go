@@ -13,6 +13,7 @@ type instruments struct {
 	submitted, refused, finished, unfinished metric.Int64Observable
 	started, ended, retries, denied, parks   metric.Int64Observable
 	depth, workers, goroutines, replaced     metric.Int64Observable
+	lost                                     metric.Int64Observable
 	capacity, submitters, heldBack           metric.Int64Observable
 	expired, orphaned, dependent, joined     metric.Int64Observable
 	late, stalled, paused, closed            metric.Int64Observable
@@ -64,7 +65,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 		return h
 	}
 	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
-	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room, closed, or a context that ended first.")
+	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room in the queue or for their flow, a closed pool, a context that ended first, or a MaxWait that was over.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")
 	in.expired = counter("tasks.expired", "{task}", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
 	in.joined = counter("joined", "{call}", "Calls of Join that found a run under way.")
@@ -86,6 +87,7 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 	in.wait = histogram("queue.wait", "How long tasks have waited for a worker. Functions given to Go are a weighted sample.")
 	in.shedWait = histogram("queue.shed_wait", "How long tasks had waited for a worker that were shed. Functions given to Go are in it if that is known.")
 	in.workers = level("workers", "{worker}", "Tasks that may run at once.")
+	in.lost = level("slots.lost", "{slot}", "Workers that can run no task, as one that hangs holds their slot and no more goroutines may be abandoned.")
 	in.goroutines = level("goroutines", "{goroutine}", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.")
 	in.replaced = counter("replaced", "{worker}", "Workers replaced.")
 	in.capacity = level("capacity", "{task}", "Tasks that may wait.")

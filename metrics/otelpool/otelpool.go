@@ -31,6 +31,7 @@ type Collector struct {
 // A watched is a pool that is reported.
 type watched struct {
 	pool       *taskpool.Pool
+	label      string // its name
 	priorities *metricset.Numbers[taskpool.Priority]
 
 	// records has, by number of the priority, how histograms are told of it, once
@@ -91,9 +92,12 @@ func (c *Collector) Hooks() taskpool.Hooks {
 			}
 		},
 		Finished: func(e taskpool.TaskEvent) {
-			if e.Result == taskpool.ResultSuccess { // else AttemptFailed was told, or there was no attempt
+			switch e.Result {
+			case taskpool.ResultSuccess:
 				c.record(&e, c.in.duration, e.Elapsed.Seconds(), c.spans.end(&e))
-			}
+			case "":
+				neverStarted(&e)
+			} // else AttemptFailed was told
 		},
 		GoEvery: c.cfg.goEvery,
 	}
@@ -133,12 +137,12 @@ func (w *watched) recordOptions(pr taskpool.Priority) []metric.RecordOption {
 		label = metricset.Other
 	}
 	w.records[i].Store(&[]metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("taskpool.pool", w.pool.Name()), attribute.String("taskpool.priority", label)))})
+		attribute.String("taskpool.pool", w.label), attribute.String("taskpool.priority", label)))})
 	return *w.records[i].Load()
 }
 
 // rules are those of a pool's metrics, of which its name is an attribute.
-var rules = watch.Rules{Package: "otelpool", Unwatch: "Collector.Unwatch", UTF8: true}
+var rules = watch.Rules{Package: "otelpool", Unwatch: "Collector.Unwatch", UTF8: true, Label: metricset.Label}
 
 // Watch adds pools to what is collected. A pool that is watched already stays as it is.
 // Pools must have names of their own, in UTF-8, as their metrics have no other attribute
@@ -147,7 +151,7 @@ var rules = watch.Rules{Package: "otelpool", Unwatch: "Collector.Unwatch", UTF8:
 // A pool that was shut down goes on being reported, until [Collector.Unwatch].
 func (c *Collector) Watch(pools ...*taskpool.Pool) error {
 	return c.pools.Watch(rules, pools, func(p *taskpool.Pool) *watched {
-		return &watched{pool: p, priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
+		return &watched{pool: p, label: metricset.Label(p.Name()), priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...)}
 	})
 }
 

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -205,6 +208,128 @@ func TestSpansAreLinkedToTheSubmitters(t *testing.T) {
 	}
 	require.Equal(t, "letter", spans[1].Name)
 	require.Equal(t, spans[1].SpanContext, inside)
+}
+
+func TestSpansSayHowLongTheTaskHasWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1))
+		p.Pause()
+		_, err := p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		time.Sleep(1500 * time.Millisecond)
+		p.Resume()
+		shutdown(t, p)
+		require.Equal(t, "1.5", attributesOf(b.spans.GetSpans()[0])["taskpool.wait"])
+	})
+}
+
+// They have no span of their own.
+func TestTheSubmittersSpanTellsOfTasksThatAreShedOrCanceledWhileTheyWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
+		p.Pause()
+		ctx, span := b.tracers.Tracer("test").Start(context.Background(), "request")
+		run := func(context.Context) error { return nil }
+		_, err := p.Submit(ctx, taskpool.Task{Name: "low", Priority: taskpool.Low, Run: run})
+		require.NoError(t, err)
+		time.Sleep(2 * time.Second)
+		h, err := p.Submit(ctx, taskpool.Task{Name: "urgent", Priority: taskpool.High, Run: run}) // sheds the first
+		require.NoError(t, err)
+		h.Cancel(errors.New("not any more"))
+		synctest.Wait()
+		span.End()
+		_, err = p.Submit(ctx, taskpool.Task{Run: run}) // the span has ended
+		require.NoError(t, err)
+		p.Resume()
+		shutdown(t, p)
+		got := b.spans.GetSpans()[0]
+		require.Equal(t, "request", got.Name)
+		var events []string
+		for _, e := range got.Events {
+			attributes := attribute.NewSet(e.Attributes...)
+			events = append(events, e.Name+" "+attributes.Encoded(attribute.DefaultEncoder()))
+		}
+		require.Equal(t, []string{
+			"taskpool.task.shed exception.message=taskpool: task shed for a more urgent one,taskpool.pool=a,taskpool.priority=low,taskpool.task.id=1,taskpool.task.name=low,taskpool.wait=2",
+			"taskpool.task.canceled exception.message=not any more,taskpool.pool=a,taskpool.priority=high,taskpool.task.id=2,taskpool.task.name=urgent",
+		}, events)
+	})
+}
+
+func TestTextIsExportedOnlyUpToABound(t *testing.T) {
+	c, b := newCollector(t)
+	long := strings.Repeat("x", 100_000)
+	p := newPool(t, c, taskpool.WithName(long))
+	submit(t, context.Background(), p, taskpool.Task{Name: long, Run: func(context.Context) error { return errors.New(long) }})
+	shutdown(t, p)
+	s := b.spans.GetSpans()[0]
+	require.Len(t, s.Name, 200)
+	require.Len(t, attributesOf(s)["taskpool.pool"], 200)
+	require.Len(t, s.Status.Description, 2<<10)
+	for _, a := range s.Events[0].Attributes {
+		require.LessOrEqual(t, len(a.Value.AsString()), 2<<10)
+	}
+	for name, points := range b.collect() {
+		for _, point := range points {
+			pool, _ := point.attrs.Value("taskpool.pool")
+			require.Len(t, pool.AsString(), 200, name)
+		}
+	}
+}
+
+func TestWhyTasksAreRefusedIsSeenByPriority(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithCapacity(0, taskpool.OverflowReject), taskpool.WithWorkers(1))
+	release := make(chan struct{})
+	require.NoError(t, p.Go(taskpool.Medium, func() { <-release }))
+	require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrFull)
+	close(release)
+	shutdown(t, p)
+	require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrClosed)
+	got := b.collect()
+	require.Equal(t, map[string]float64{"full": 1, "flow": 0, "closed": 1, "context": 0, "expired": 0}, got.values("taskpool.tasks.refused", "taskpool.reason"))
+	require.Equal(t, map[string]float64{"low": 1, "medium": 0, "high": 1}, got.values("taskpool.tasks.refused", "taskpool.priority"))
+	require.Equal(t, map[string]float64{"low": 0, "medium": 1, "high": 0}, got.values("taskpool.tasks.finished", "taskpool.priority"))
+	require.Zero(t, got.sum("taskpool.slots.lost", "a"))
+	require.Contains(t, got, "taskpool.slots.lost")
+}
+
+// The table in the package's documentation has each metric, with its attributes, and no other.
+func TestTheDocumentationListsWhatIsCollected(t *testing.T) {
+	c, b := newCollector(t, otelpool.WithFlowNames("a"))
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
+	p.Pause()
+	run := func(context.Context) error { return nil }
+	_, err := p.Submit(t.Context(), taskpool.Task{Priority: taskpool.Low, Run: run})
+	require.NoError(t, err)
+	_, err = p.Submit(t.Context(), taskpool.Task{Run: run}) // sheds that
+	require.NoError(t, err)
+	p.Resume()
+	shutdown(t, p)
+	var collected []string
+	for name, points := range b.collect() {
+		var attributes []string
+		for _, a := range points[0].attrs.ToSlice() {
+			if a.Key != "taskpool.pool" {
+				attributes = append(attributes, strings.TrimPrefix(string(a.Key), "taskpool."))
+			}
+		}
+		if len(attributes) > 0 {
+			name += "{" + strings.Join(attributes, ",") + "}"
+		}
+		collected = append(collected, name)
+	}
+	file, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	var listed []string
+	for _, m := range regexp.MustCompile(`(?m)^//\t(taskpool\.[a-z_.]+(?:\{[a-z,]+\})?)(?:, (taskpool\.[a-z]+))? +(?:\{[a-z]+\}|s|1)(?: |$)`).FindAllStringSubmatch(string(file), -1) {
+		if listed = append(listed, m[1]); m[2] != "" {
+			listed = append(listed, m[2])
+		}
+	}
+	require.ElementsMatch(t, collected, listed)
 }
 
 func TestSpansAreChildrenIfSoWanted(t *testing.T) {

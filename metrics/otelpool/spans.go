@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/metricset"
 )
 
 var background = context.Background()
@@ -56,7 +56,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 	opts := []trace.SpanStartOption{
 		trace.WithTimestamp(t.Started),
 		trace.WithAttributes(
-			attribute.String("taskpool.pool", valid(t.Pool)),
+			attribute.String("taskpool.pool", metricset.Label(t.Pool)),
 			attribute.Int64("taskpool.task.id", int64(t.ID)),
 			attribute.String("taskpool.priority", t.Priority.String()),
 			attribute.Int("taskpool.attempt", t.Attempt),
@@ -68,7 +68,7 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: submitter}))
 		}
 	}
-	ctx, span := s.tracer.Start(ctx, valid(name), opts...)
+	ctx, span := s.tracer.Start(ctx, metricset.Label(name), opts...)
 	key, l := attemptKey{t.Handle, t.Attempt}, &live{span, t.Started}
 	s.live.Store(key, l)
 	if now, _ := taskpool.Current(ctx); now.State == taskpool.StateAbandoned && s.live.CompareAndDelete(key, l) {
@@ -89,16 +89,17 @@ func (s *spans) end(e *taskpool.TaskEvent) trace.SpanContext {
 	l := was.(*live)
 	end := trace.WithTimestamp(l.started.Add(e.Elapsed))
 	defer l.span.End(end) // methods of the error may panic
+	l.span.SetAttributes(attribute.Float64("taskpool.wait", e.Wait.Seconds()))
 	if e.Err != nil && l.span.IsRecording() {
-		// What RecordError would add, but in UTF-8 and with the stack of the panic.
-		message := valid(e.Err.Error())
+		// What RecordError would add, but in UTF-8, of a bounded size and with the stack of the panic.
+		message := metricset.Cut(e.Err.Error(), maxText)
 		exception := []attribute.KeyValue{
 			attribute.String("exception.type", fmt.Sprintf("%T", e.Err)),
 			attribute.String("exception.message", message),
 		}
 		// A task that waits for another may return its panic: the stack is then another's.
 		if p, ok := errors.AsType[*taskpool.PanicError](e.Err); ok && e.Result == taskpool.ResultPanic {
-			exception = append(exception, attribute.String("exception.stacktrace", valid(string(p.Stack))))
+			exception = append(exception, attribute.String("exception.stacktrace", metricset.Cut(string(p.Stack), maxStack)))
 		}
 		l.span.SetStatus(codes.Error, message)
 		l.span.SetAttributes(attribute.String("error.type", string(e.Result)))
@@ -107,5 +108,31 @@ func (s *spans) end(e *taskpool.TaskEvent) trace.SpanContext {
 	return l.span.SpanContext()
 }
 
-// valid returns s in UTF-8, which exporters insist on.
-func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+// neverStarted adds an event to the span that a task was submitted in, if that is under way,
+// when the task was shed or canceled before its first attempt or between two: there is no
+// span of an attempt to tell of it.
+func neverStarted(e *taskpool.TaskEvent) {
+	span := trace.SpanFromContext(e.Context)
+	if !span.IsRecording() || e.Task.IsFunc() {
+		return
+	}
+	attributes := []attribute.KeyValue{
+		attribute.String("taskpool.pool", metricset.Label(e.Pool)),
+		attribute.Int64("taskpool.task.id", int64(e.Task.ID)),
+		attribute.String("taskpool.task.name", metricset.Label(e.Task.Name)),
+		attribute.String("taskpool.priority", e.Task.Priority.String()),
+	}
+	if e.Task.State == taskpool.StateShed {
+		attributes = append(attributes, attribute.Float64("taskpool.wait", e.Wait.Seconds()))
+	}
+	if e.Err != nil {
+		attributes = append(attributes, attribute.String("exception.message", metricset.Cut(e.Err.Error(), maxText)))
+	}
+	span.AddEvent("taskpool.task."+e.Task.State.String(), trace.WithAttributes(attributes...))
+}
+
+// How many bytes of an error's text and of a stack are exported.
+const (
+	maxText  = 2 << 10
+	maxStack = 16 << 10
+)

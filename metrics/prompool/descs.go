@@ -9,9 +9,9 @@ type descs struct {
 	submitted, refused, finished, tasks        *prometheus.Desc
 	heldBack, dependent, joined                *prometheus.Desc
 	started, ended, retries, denied, parks     *prometheus.Desc
-	dispatches, depth, oldest, late            *prometheus.Desc
+	depth, oldest, late                        *prometheus.Desc
 	wait, shedWait, duration                   *prometheus.Desc
-	workers, goroutines, replaced              *prometheus.Desc
+	workers, lost, goroutines, replaced        *prometheus.Desc
 	capacity, submitters                       *prometheus.Desc
 	unfinished, longest                        *prometheus.Desc
 	expired, orphaned, stalled, paused, closed *prometheus.Desc
@@ -27,20 +27,19 @@ func newDescs(taskNames, flows bool) (d descs) {
 		return one
 	}
 	d.submitted = desc("tasks_submitted_total", "Tasks accepted.")
-	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room, closed, or a context that ended first.")
-	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome")
+	d.refused = desc("tasks_refused_total", "Tasks not accepted: no room in the queue or for their flow, a closed pool, a context that ended first, or a MaxWait that was over.", "priority", "reason")
+	d.finished = desc("tasks_finished_total", "Tasks that have reached their final state.", "outcome", "priority")
 	d.expired = desc("tasks_expired_total", "Tasks shed because they had waited too long: for their MaxWait, or for WithQueueDelay.")
 	d.joined = desc("joined_total", "Calls of Join that found a run under way.")
 	d.orphaned = desc("tasks_orphaned_total", "Tasks canceled because the task whose context they were submitted with had returned.")
 	d.tasks = desc("tasks", "Tasks accepted that have not finished.", "state")
 	d.heldBack = desc("tasks_held_back", "Tasks that could start or go on but for the limit of their flow.")
 	d.dependent = desc("tasks_dependent", "Of the delayed tasks, those that wait for other tasks to succeed.")
-	d.started = desc("attempts_started_total", "Attempts started.")
+	d.started = desc("attempts_started_total", "Attempts started.", "priority")
 	d.ended = desc("attempts_ended_total", "Attempts that have ended.", "result")
 	d.retries = desc("retries_total", "Failed attempts for which a retry was granted.")
 	d.denied = desc("retries_denied_total", "Failed attempts that were not retried because the retry budget was spent.")
 	d.parks = desc("parks_total", "Times that a running task gave its slot back.")
-	d.dispatches = desc("dispatches_total", "Attempts started, by priority.", "priority")
 	d.depth = desc("queue_depth", "Tasks that wait for a worker.", "priority")
 	d.oldest = desc("oldest_waiting_seconds", "How long at least the task that waits longest for a worker has waited, without the time for which the limit of its flow held it back.", "priority")
 	d.late = desc("late", "Whether tasks that have waited too long are shed, in a pool with WithQueueDelay.", "priority")
@@ -52,6 +51,7 @@ func newDescs(taskNames, flows bool) (d descs) {
 	}
 	d.duration = desc("attempt_duration_seconds", "How long attempts took, with the time in which they were parked. Functions given to Go are a weighted sample.", attemptLabels...)
 	d.workers = desc("workers", "Tasks that may run at once.")
+	d.lost = desc("slots_lost", "Workers that can run no task, as one that hangs holds their slot and no more goroutines may be abandoned.")
 	d.goroutines = desc("goroutines", "Goroutines that are idle, busy, with a parked task, or given up with a task that hangs: abandoned, or lost with the slot that they hold.", "state")
 	d.replaced = desc("replaced_total", "Workers replaced.", "reason")
 	d.capacity = desc("capacity", "Tasks that may wait.")

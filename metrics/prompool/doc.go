@@ -10,7 +10,7 @@
 // At each scrape the collector takes one snapshot of each pool that it watches, so the
 // values of a scrape belong together. In each of them
 //
-//	sum without(outcome) (taskpool_tasks_finished_total) + sum without(state) (taskpool_tasks)
+//	sum without(outcome, priority) (taskpool_tasks_finished_total) + sum without(state) (taskpool_tasks)
 //
 // is taskpool_tasks_submitted_total. The histograms come from hooks, and may be an
 // event or two ahead of that, or behind. The directories metrics/grafana and
@@ -18,30 +18,30 @@
 //
 // # Metrics
 //
-// Each has the label pool, the pool's name.
+// Each has the label pool, the pool's name. Names are cut in labels after 200 bytes.
 //
 //	taskpool_tasks_submitted_total                  accepted
-//	taskpool_tasks_refused_total                    no room, closed, or a context that ended first
-//	taskpool_tasks_finished_total{outcome}          succeeded, failed, canceled, shed
+//	taskpool_tasks_refused_total{priority,reason}   not accepted: full, flow, closed, context, expired
+//	taskpool_tasks_finished_total{outcome,priority} succeeded, failed, canceled, shed
 //	taskpool_tasks_expired_total                    of those shed, those that had waited too long: for their MaxWait, or for WithQueueDelay
 //	taskpool_joined_total                           calls of Join that found a run under way, and need no task
 //	taskpool_tasks_orphaned_total                   of the canceled ones, those whose context was that of a task that had returned
 //	taskpool_tasks{state}                           queued, delayed, running, parked
 //	taskpool_tasks_held_back                        that could start or go on but for the limit of their flow
 //	taskpool_tasks_dependent                        of the delayed ones, those that wait for others, see Task.After
-//	taskpool_attempts_started_total
+//	taskpool_attempts_started_total{priority}
 //	taskpool_attempts_ended_total{result}           ended: success, error, timeout, interrupted, panic, goexit, hung
 //	taskpool_retries_total                          failed attempts for which a retry was granted
 //	taskpool_retries_denied_total                   failed attempts that were not retried because the retry budget was spent
 //	taskpool_parks_total                            times that a running task gave its slot back
-//	taskpool_dispatches_total{priority}             attempts started
 //	taskpool_queue_depth{priority}                  tasks that wait for a worker
 //	taskpool_oldest_waiting_seconds{priority}       how long at least the oldest of them waits, without the time held back
 //	taskpool_late{priority}                         1 while those are shed that have waited too long, see WithQueueDelay
 //	taskpool_queue_wait_seconds{priority}           histogram, from hooks; with the time held back
 //	taskpool_shed_wait_seconds{priority}            histogram, from hooks: what those had waited that were shed
 //	taskpool_attempt_duration_seconds{priority}     histogram, from hooks; with the time parked
-//	taskpool_workers                                tasks that may run at once
+//	taskpool_workers                                tasks that may run at once: the number of slots
+//	taskpool_slots_lost                             of these, those that hung tasks hold beyond WithMaxAbandoned
 //	taskpool_goroutines{state}                      of workers: idle, busy, parked, abandoned, lost
 //	taskpool_replaced_total{reason}                 workers replaced: panic, goexit, hung
 //	taskpool_capacity                               tasks that may wait; only if that is bounded
@@ -51,7 +51,10 @@
 //	taskpool_stalled                                1 if nothing moves though tasks wait, or tasks wait for each other
 //	taskpool_paused, taskpool_closed                1 if so
 //
-// [taskpool.Stats] says more about each. With [WithFlowNames] there are also, of each flow listed
+// [taskpool.Stats] says more about each. The reasons for which tasks are refused are: full, no
+// room in the queue; flow, no room for their flow; closed, the pool was shut down; context, their
+// context ended first; expired, their MaxWait was over. A rolling restart refuses as closed and
+// context, overload as full, flow and expired. With [WithFlowNames] there are also, of each flow listed
 // and of no other,
 //
 //	taskpool_flow_queue_depth{flow}                 tasks that wait for a worker, with those held back

@@ -2,6 +2,7 @@ package prompool
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +48,8 @@ func nativeOf(v float64) int {
 // histogram come of the same counts. Classic bounds divide few native buckets, so
 // there are not many more cells than these.
 type layout struct {
-	bounds []float64 // of the classic buckets
+	bounds    []float64 // of the classic buckets
+	exemplars bool      // whether these have exemplars
 
 	// first is, by native bucket, the index of the first cell and that of its
 	// first bound: cells go on from there as bounds do. One entry more for the end.
@@ -56,8 +58,8 @@ type layout struct {
 
 type cellAt struct{ cell, bound int }
 
-func newLayout(bounds []float64) *layout {
-	l := &layout{bounds: bounds}
+func newLayout(bounds []float64, exemplars bool) *layout {
+	l := &layout{bounds: bounds, exemplars: exemplars}
 	at := cellAt{}
 	for i := range l.first {
 		l.first[i] = at
@@ -87,10 +89,16 @@ type histogram struct {
 	layout *layout
 	sum    atomic.Int64 // nanoseconds
 	counts []atomic.Uint64
+
+	exemplars exemplars
 }
 
 func newHistogram(l *layout) *histogram {
-	return &histogram{layout: l, counts: make([]atomic.Uint64, l.cells())}
+	h := &histogram{layout: l, counts: make([]atomic.Uint64, l.cells())}
+	if l.exemplars {
+		h.exemplars = exemplars{l.bounds, make([]exemplar, len(l.bounds)+1)}
+	}
+	return h
 }
 
 // observe counts d weight times.
@@ -98,6 +106,57 @@ func (h *histogram) observe(d time.Duration, weight uint64) {
 	d = max(d, 0)
 	h.sum.Add(int64(d) * int64(weight))
 	h.counts[h.layout.cellOf(d.Seconds())].Add(weight)
+}
+
+// exemplars are the exemplars of a histogram, by classic bucket.
+type exemplars struct {
+	bounds []float64
+	of     []exemplar
+}
+
+// An exemplar is that of a bucket, once there is one.
+type exemplar struct {
+	atomic.Pointer[prometheus.Exemplar]
+}
+
+// exemplarEvery is how long an exemplar stays, at least: to ask for its labels takes longer
+// than to count.
+const exemplarEvery = time.Second
+
+// due returns where to keep an exemplar of d, nil if there is one that is recent.
+func (x *exemplars) due(d time.Duration) *exemplar {
+	i, _ := slices.BinarySearch(x.bounds, d.Seconds())
+	at := &x.of[i]
+	if last := at.Load(); last != nil && time.Since(last.Timestamp) < exemplarEvery {
+		return nil
+	}
+	return at
+}
+
+// keep keeps an exemplar of d, unless it has no labels.
+func (e *exemplar) keep(d time.Duration, labels prometheus.Labels) {
+	if len(labels) > 0 {
+		e.Store(&prometheus.Exemplar{Value: d.Seconds(), Labels: labels, Timestamp: time.Now()})
+	}
+}
+
+// withExemplars returns m, which is of h, with the exemplars of h; without any if one has
+// labels that cannot be.
+func (h *histogram) withExemplars(m prometheus.Metric) prometheus.Metric {
+	var all []prometheus.Exemplar
+	for i := range h.exemplars.of {
+		if e := h.exemplars.of[i].Load(); e != nil {
+			all = append(all, *e)
+		}
+	}
+	if len(all) == 0 {
+		return m
+	}
+	with, err := prometheus.NewMetricWithExemplars(m, all...)
+	if err != nil {
+		return m
+	}
+	return with
 }
 
 // A histogramMetric is a histogram at a scrape.

@@ -69,7 +69,7 @@ func TestHistogramCountsAsThatOfClientGolang(t *testing.T) {
 		"least and greatest":   {minBound, maxBound},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, got := reference(bounds), newHistogram(newLayout(bounds))
+			want, got := reference(bounds), newHistogram(newLayout(bounds, false))
 			observe := func(d time.Duration) {
 				want.Observe(d.Seconds())
 				got.observe(d, 1)
@@ -92,7 +92,7 @@ func TestHistogramCountsAsThatOfClientGolang(t *testing.T) {
 }
 
 func TestWeightCountsSeveralTimes(t *testing.T) {
-	want, got := reference(metricset.Bounds), newHistogram(newLayout(metricset.Bounds))
+	want, got := reference(metricset.Bounds), newHistogram(newLayout(metricset.Bounds, false))
 	for range 16 {
 		want.Observe(.003)
 	}
@@ -101,7 +101,7 @@ func TestWeightCountsSeveralTimes(t *testing.T) {
 }
 
 func TestAnyDurationHasABucket(t *testing.T) {
-	h := newHistogram(newLayout(metricset.Bounds))
+	h := newHistogram(newLayout(metricset.Bounds, false))
 	h.observe(-1, 1)
 	h.observe(math.MaxInt64, 1)
 	var m dto.Metric
@@ -113,7 +113,7 @@ func TestAnyDurationHasABucket(t *testing.T) {
 }
 
 func TestEachScrapeOfAHistogramAddsUp(t *testing.T) {
-	h := newHistogram(newLayout(metricset.Bounds))
+	h := newHistogram(newLayout(metricset.Bounds, false))
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for range 2 {
@@ -146,12 +146,12 @@ func TestEachScrapeOfAHistogramAddsUp(t *testing.T) {
 }
 
 func TestObserveDoesNotAllocate(t *testing.T) {
-	h := newHistogram(newLayout(metricset.Bounds))
+	h := newHistogram(newLayout(metricset.Bounds, false))
 	require.Zero(t, testing.AllocsPerRun(100, func() { h.observe(time.Millisecond, 1) }))
 }
 
 func BenchmarkObserve(b *testing.B) {
-	h := newHistogram(newLayout(metricset.Bounds))
+	h := newHistogram(newLayout(metricset.Bounds, false))
 	for d := time.Duration(1); b.Loop(); d = d*5%time.Minute + 1 {
 		h.observe(d, 16)
 	}

@@ -1,9 +1,12 @@
 package prompool
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
@@ -36,6 +39,9 @@ type config struct {
 	waits, durations   []float64 // bounds of buckets
 	flows              []string  // have metrics of their own
 	taskNames, goEvery int
+
+	exemplar    func(context.Context) prometheus.Labels // nil: no exemplars
+	exemplarSet bool
 }
 
 func newConfig(opts []Option) (config, error) {
@@ -52,6 +58,8 @@ func newConfig(opts []Option) (config, error) {
 		return c, bad("WithBuckets: duration", boundsAllowed, c.durations)
 	case c.taskNames < 0 || c.taskNames > maxTaskNames:
 		return c, bad("WithTaskNames: max", fmt.Sprintf("be from 0 to %d", maxTaskNames), c.taskNames)
+	case c.exemplarSet && c.exemplar == nil:
+		return c, bad("WithExemplars: labels", "not be nil", "nil")
 	case c.goEvery < 1:
 		return c, bad("WithGoEvery: n", "be at least 1", c.goEvery)
 	}
@@ -97,7 +105,7 @@ func WithBuckets(wait, duration []float64) Option {
 
 // WithTaskNames adds the label task, the task's name, to
 // taskpool_attempt_duration_seconds: for the first max names seen in a pool, at most
-// 1000, and "other" for further ones. It is "" for tasks without a name and functions
+// 1000, and "other" for further ones, cut after 200 bytes. It is "" for tasks without a name and functions
 // given to Go. Each name of each priority is a histogram, so max should be small, and
 // names must be those of kinds of tasks. With 0 there is no such label. Default: 0.
 func WithTaskNames(max int) Option {
@@ -112,6 +120,17 @@ func WithTaskNames(max int) Option {
 func WithFlowNames(names ...string) Option {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	return optionFunc(func(c *config) { c.flows = names })
+}
+
+// WithExemplars gives the histograms exemplars: of a task in each classic bucket, what labels
+// returns for the context that it was submitted with, such as the trace ID of a span in it.
+// labels is called on the goroutine of the task, at most once a second for each bucket, and
+// must not take long; if it returns none there is no exemplar. Those whose labels Prometheus
+// does not allow, as they have more than 128 characters, are left out with all of their
+// histogram. Functions given to Go are no exemplars. promhttp exposes exemplars if
+// EnableOpenMetrics is set in its HandlerOpts. Default: none.
+func WithExemplars(labels func(context.Context) prometheus.Labels) Option {
+	return optionFunc(func(c *config) { c.exemplar, c.exemplarSet = labels, true })
 }
 
 // WithGoEvery sets how many of the functions given to [taskpool.Pool.Go] the histograms

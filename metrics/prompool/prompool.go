@@ -1,9 +1,8 @@
 package prompool
 
 import (
-	"strings"
 	"sync/atomic"
-	"unicode/utf8"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,6 +27,7 @@ var _ prometheus.Collector = (*Collector)(nil)
 // A watched is a pool that is reported.
 type watched struct {
 	pool       *taskpool.Pool
+	label      string // its name
 	priorities *metricset.Numbers[taskpool.Priority]
 	names      *metricset.Numbers[string] // of tasks; nil without WithTaskNames
 
@@ -39,6 +39,7 @@ type watched struct {
 // A slot holds a histogram once there is something to count.
 type slot struct{ atomic.Pointer[histogram] }
 
+// histogram returns the histogram of s, which is made if there is none.
 func (s *slot) histogram(l *layout) *histogram {
 	if h := s.Load(); h != nil {
 		return h
@@ -56,8 +57,8 @@ func New(opts ...Option) (*Collector, error) {
 	}
 	c := &Collector{
 		cfg:      cfg,
-		waits:    newLayout(cfg.waits),
-		attempts: newLayout(cfg.durations),
+		waits:    newLayout(cfg.waits, cfg.exemplar != nil),
+		attempts: newLayout(cfg.durations, cfg.exemplar != nil),
 		descs:    newDescs(cfg.taskNames > 0, len(cfg.flows) > 0),
 	}
 	return c, nil
@@ -72,12 +73,14 @@ func (c *Collector) Hooks() taskpool.Hooks {
 		Started: func(e taskpool.TaskEvent) {
 			if w := c.pools.Named(e.Pool); w != nil {
 				h := w.waits[w.priorities.Of(e.Task.Priority)].histogram(c.waits)
-				h.observe(e.Wait, c.weight(&e))
+				c.observe(h, e.Wait, &e)
 			}
 		},
 		Shed: func(e taskpool.TaskEvent) {
 			if w := c.pools.Named(e.Pool); w != nil && (e.Wait > 0 || !e.Task.IsFunc()) { // of some functions it is not known
-				w.shedWaits[w.priorities.Of(e.Task.Priority)].histogram(c.waits).observe(e.Wait, 1)
+				h := w.shedWaits[w.priorities.Of(e.Task.Priority)].histogram(c.waits)
+				h.observe(e.Wait, 1)
+				c.exemplify(h, e.Wait, &e)
 			}
 		},
 		AttemptFailed: func(e taskpool.TaskEvent) {
@@ -98,7 +101,23 @@ func (c *Collector) Hooks() taskpool.Hooks {
 // ended counts an attempt.
 func (c *Collector) ended(e *taskpool.TaskEvent) {
 	if w := c.pools.Named(e.Pool); w != nil {
-		w.attempt(e).histogram(c.attempts).observe(e.Elapsed, c.weight(e))
+		c.observe(w.attempt(e).histogram(c.attempts), e.Elapsed, e)
+	}
+}
+
+// observe counts the time of an event.
+func (c *Collector) observe(h *histogram, d time.Duration, e *taskpool.TaskEvent) {
+	h.observe(d, c.weight(e))
+	c.exemplify(h, d, e)
+}
+
+// exemplify makes an event an exemplar of its bucket, if that is due for one.
+func (c *Collector) exemplify(h *histogram, d time.Duration, e *taskpool.TaskEvent) {
+	if c.cfg.exemplar == nil || e.Task.IsFunc() {
+		return
+	}
+	if at := h.exemplars.due(d); at != nil {
+		at.keep(d, c.cfg.exemplar(e.Context))
 	}
 }
 
@@ -114,6 +133,7 @@ func (c *Collector) newWatched(p *taskpool.Pool) *watched {
 	priorities := metricset.MaxPriorities + 1
 	w := &watched{
 		pool:       p,
+		label:      metricset.Label(p.Name()),
 		priorities: metricset.NewNumbers(metricset.MaxPriorities, c.cfg.priorities...),
 		waits:      make([]slot, priorities),
 		shedWaits:  make([]slot, priorities),
@@ -134,10 +154,7 @@ func (w *watched) attempt(e *taskpool.TaskEvent) *slot {
 	}
 	// Behind those of names come that of other names and that of no name.
 	n := len(w.attempts) / len(w.waits)
-	name := e.Task.Name
-	if !utf8.ValidString(name) { // no label value may be that
-		name = strings.ToValidUTF8(name, "\uFFFD")
-	}
+	name := metricset.Label(e.Task.Name)
 	switch name {
 	case "":
 		return &w.attempts[i*n+n-1]
@@ -148,7 +165,7 @@ func (w *watched) attempt(e *taskpool.TaskEvent) *slot {
 }
 
 // rules are those of a pool's metrics, of which its name is a label.
-var rules = watch.Rules{Package: "prompool", Unwatch: "Collector.Unwatch", UTF8: true}
+var rules = watch.Rules{Package: "prompool", Unwatch: "Collector.Unwatch", UTF8: true, Label: metricset.Label}
 
 // Watch adds pools to what is collected. A pool that is watched already stays as it is.
 // Pools must have names of their own, in UTF-8, as their metrics have no other label to
@@ -180,7 +197,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	d := &c.descs
 	s := w.pool.Stats()
-	name := w.pool.Name()
+	name := w.label
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, label ...string) {
 		to <- prometheus.MustNewConstMetric(desc, kind, v, append([]string{name}, label...)...)
 	}
@@ -192,10 +209,6 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	}
 
 	counter(d.submitted, s.Submitted)
-	counter(d.refused, s.Refused)
-	for _, v := range metricset.Outcomes(&s) {
-		counter(d.finished, v.N, v.Label)
-	}
 	for _, v := range metricset.Tasks(&s) {
 		gauge(d.tasks, float64(v.N), v.Label)
 	}
@@ -204,7 +217,6 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	counter(d.expired, s.Expired)
 	counter(d.joined, s.Joined)
 	counter(d.orphaned, s.Orphaned)
-	counter(d.started, s.Attempts)
 	for _, v := range metricset.Results(&s) {
 		counter(d.ended, v.N, v.Label)
 	}
@@ -218,6 +230,7 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 		counter(d.replaced, v.N, v.Label)
 	}
 	gauge(d.workers, float64(s.Workers))
+	gauge(d.lost, float64(s.Lost))
 	if s.Capacity >= 0 {
 		gauge(d.capacity, float64(s.Capacity))
 	}
@@ -228,16 +241,23 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 	gauge(d.paused, oneIf(s.Paused))
 	gauge(d.closed, oneIf(s.Closed))
 	for _, r := range metricset.Rows(&s, w.priorities) {
-		counter(d.dispatches, r.Dispatched, r.Label)
+		counter(d.started, r.Totals.Attempts, r.Label)
+		for _, v := range metricset.Refusals(&r.Totals) {
+			counter(d.refused, v.N, r.Label, v.Label)
+		}
+		for _, v := range metricset.Outcomes(&r.Totals) {
+			counter(d.finished, v.N, v.Label, r.Label)
+		}
 		gauge(d.depth, float64(r.Queued), r.Label)
 		gauge(d.oldest, r.OldestWait.Seconds(), r.Label)
 		gauge(d.late, oneIf(r.Late), r.Label)
 	}
 	for _, f := range metricset.Flows(w.pool, c.cfg.flows) {
-		gauge(d.flowDepth, float64(f.Queued), f.Flow)
-		gauge(d.flowHeldBack, float64(f.HeldBack), f.Flow)
-		gauge(d.flowRunning, float64(f.Running), f.Flow)
-		gauge(d.flowOldest, f.OldestWait.Seconds(), f.Flow)
+		flow := metricset.Label(f.Flow)
+		gauge(d.flowDepth, float64(f.Queued), flow)
+		gauge(d.flowHeldBack, float64(f.HeldBack), flow)
+		gauge(d.flowRunning, float64(f.Running), flow)
+		gauge(d.flowOldest, f.OldestWait.Seconds(), flow)
 	}
 	c.collectHistograms(w, to)
 }
@@ -245,8 +265,8 @@ func (c *Collector) collect(w *watched, to chan<- prometheus.Metric) {
 func (c *Collector) collectHistograms(w *watched, to chan<- prometheus.Metric) {
 	send := func(s *slot, desc *prometheus.Desc, labels ...string) {
 		if h := s.Load(); h != nil {
-			labels = append([]string{w.pool.Name()}, labels...)
-			to <- histogramMetric{desc, prometheus.MakeLabelPairs(desc, labels), h}
+			labels = append([]string{w.label}, labels...)
+			to <- h.withExemplars(histogramMetric{desc, prometheus.MakeLabelPairs(desc, labels), h})
 		}
 	}
 	var names []string

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -182,7 +184,7 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 		require.Equal(t, map[string]float64{"queued": 3, "delayed": 1, "running": 1, "parked": 0}, s.values("taskpool_tasks", "state"))
 		require.Equal(t, map[string]float64{"medium": 0, "low": 1, "42": 2}, s.values("taskpool_queue_depth", "priority"))
 		require.Equal(t, map[string]float64{"medium": 0, "low": 4, "42": 3}, s.values("taskpool_oldest_waiting_seconds", "priority"))
-		require.Equal(t, map[string]float64{"medium": 1, "low": 0, "42": 0}, s.values("taskpool_dispatches_total", "priority"))
+		require.Equal(t, map[string]float64{"medium": 1, "low": 0, "42": 0}, s.values("taskpool_attempts_started_total", "priority"))
 		require.EqualValues(t, 5, s.sum("taskpool_unfinished_work_seconds"))
 		require.EqualValues(t, 5, s.sum("taskpool_longest_running_attempt_seconds"))
 		require.EqualValues(t, 5, s.sum("taskpool_capacity"))
@@ -193,6 +195,159 @@ func TestWhatWaitsAndRunsIsShown(t *testing.T) {
 		p.Resume()
 		close(release)
 	})
+}
+
+func TestWhyTasksAreRefusedAndLostSlotsAreSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, reg := newCollector(t)
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowReject),
+			taskpool.WithMaxAbandoned(0), taskpool.WithHangGrace(time.Second), taskpool.WithFlows(func(string) taskpool.FlowPolicy {
+				return taskpool.FlowPolicy{Capacity: 1}
+			}))
+		gate := make(chan struct{})
+		task := func(pr taskpool.Priority) taskpool.Task {
+			return taskpool.Task{Priority: pr, Flow: "f", Run: func(context.Context) error { return nil }}
+		}
+		require.NoError(t, p.Go(taskpool.High, func() { time.Sleep(time.Minute) }))
+		synctest.Wait()
+		_, err := p.Submit(t.Context(), task(taskpool.Low))
+		require.NoError(t, err)
+		_, err = p.Submit(t.Context(), task(taskpool.Low))
+		require.ErrorIs(t, err, taskpool.ErrFull)
+		require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+		require.ErrorIs(t, p.Go(taskpool.High, func() {}), taskpool.ErrFull)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = p.Submit(ended, task(taskpool.Low))
+		require.ErrorIs(t, err, context.Canceled)
+		time.Sleep(2 * time.Minute)
+		_, err = p.Submit(t.Context(), taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		s := gather(t, reg)
+		require.EqualValues(t, 1, s.sum("taskpool_slots_lost"))
+		require.EqualValues(t, 1, s.sum("taskpool_workers"))
+		close(gate)
+		shutdown(t, p)
+		require.ErrorIs(t, p.Go(taskpool.Low, func() {}), taskpool.ErrClosed)
+		s = gather(t, reg)
+		require.Zero(t, s.sum("taskpool_slots_lost"))
+		require.Equal(t, map[string]float64{"full": 2, "flow": 1, "closed": 1, "context": 1, "expired": 0}, s.values("taskpool_tasks_refused_total", "reason"))
+		require.Equal(t, map[string]float64{"high": 2, "medium": 0, "low": 3}, s.values("taskpool_tasks_refused_total", "priority"))
+		require.EqualValues(t, 2, s.sum("taskpool_tasks_refused_total", "priority", "high", "reason", "full"))
+		require.EqualValues(t, 1, s.sum("taskpool_tasks_finished_total", "priority", "medium", "outcome", "failed"))
+		require.EqualValues(t, 1, s.sum("taskpool_tasks_finished_total", "priority", "low", "outcome", "succeeded"))
+	})
+}
+
+// A name of 10 kB, of which there may be thousands, must not make a scrape of megabytes.
+func TestNamesAreCutInLabels(t *testing.T) {
+	long := strings.Repeat("n", 10_000)
+	c, reg := newCollector(t, prompool.WithTaskNames(10), prompool.WithFlowNames(long))
+	p := newPool(t, c, taskpool.WithName(long))
+	submit(t, p, taskpool.Task{Name: long, Flow: long})
+	submit(t, p, taskpool.Task{Name: long + "else"})
+	other, err := taskpool.New(taskpool.WithName(long + "else"))
+	require.NoError(t, err)
+	defer shutdown(t, other)
+	require.ErrorContains(t, c.Watch(other), "must have a name of its own")
+	shutdown(t, p)
+	s := gather(t, reg)
+	for _, family := range s {
+		for _, m := range family.Metric {
+			for _, l := range m.Label {
+				require.LessOrEqual(t, len(l.GetValue()), 200, family.GetName())
+			}
+		}
+	}
+	require.Equal(t, map[string]float64{strings.Repeat("n", 197) + "…": 2, "": 0, "other": 0}[strings.Repeat("n", 197)+"…"],
+		s.values("taskpool_attempt_duration_seconds", "task")[strings.Repeat("n", 197)+"…"])
+}
+
+func TestExemplarsComeFromTheContextOfSubmit(t *testing.T) {
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c, reg := newCollector(t, prompool.WithExemplars(func(ctx context.Context) prometheus.Labels {
+			asked++
+			if id, _ := ctx.Value(key{}).(string); id != "" {
+				return prometheus.Labels{"trace_id": id}
+			}
+			return nil
+		}))
+		p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1))
+		do := func(id string, d time.Duration) {
+			h, err := p.Submit(context.WithValue(t.Context(), key{}, id), taskpool.Task{Run: func(context.Context) error { time.Sleep(d); return nil }})
+			require.NoError(t, err)
+			<-h.Done()
+			synctest.Wait()
+		}
+		do("first", 20*time.Millisecond)
+		do("soon", 20*time.Millisecond) // the exemplars are still new
+		require.Equal(t, 2, asked)
+		do("long", 2*time.Second)
+		do("later", 20*time.Millisecond)
+		do("", 600*time.Millisecond)
+		do("endless", time.Hour)
+		require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		shutdown(t, p)
+		exemplars := func(name string) (ids []string) {
+			for _, b := range gather(t, reg).each(name)[0].Histogram.Bucket {
+				if e := b.Exemplar; e != nil {
+					require.LessOrEqual(t, e.GetValue(), b.GetUpperBound())
+					ids = append(ids, e.Label[0].GetValue())
+				}
+			}
+			return ids
+		}
+		require.Equal(t, []string{"later", "long", "endless"}, exemplars("taskpool_attempt_duration_seconds"))
+		require.Equal(t, []string{"later"}, exemplars("taskpool_queue_wait_seconds"))
+	})
+}
+
+func TestExemplarsThatPrometheusDoesNotAllowAreLeftOut(t *testing.T) {
+	c, reg := newCollector(t, prompool.WithExemplars(func(context.Context) prometheus.Labels {
+		return prometheus.Labels{"id": strings.Repeat("x", 200)}
+	}))
+	p := newPool(t, c, taskpool.WithName("a"))
+	submit(t, p, taskpool.Task{})
+	shutdown(t, p)
+	require.EqualValues(t, 1, gather(t, reg).sum("taskpool_attempt_duration_seconds"))
+}
+
+// The table in the package's documentation has each metric, with its labels, and no other.
+func TestTheDocumentationListsWhatIsExposed(t *testing.T) {
+	c, reg := newCollector(t, prompool.WithFlowNames("a"))
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
+	p.Pause()
+	_, err := p.Submit(t.Context(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
+	require.NoError(t, err)
+	_, err = p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { return nil }}) // sheds that
+	require.NoError(t, err)
+	p.Resume()
+	shutdown(t, p)
+	var exposed []string
+	for name, family := range gather(t, reg) {
+		var labels []string
+		for _, l := range family.Metric[0].Label {
+			if l.GetName() != "pool" {
+				labels = append(labels, l.GetName())
+			}
+		}
+		if len(labels) > 0 {
+			name += "{" + strings.Join(labels, ",") + "}"
+		}
+		exposed = append(exposed, name)
+	}
+	file, err := os.ReadFile("doc.go")
+	require.NoError(t, err)
+	var listed []string
+	for _, m := range regexp.MustCompile(`(?m)^//\t(taskpool_[a-z_]+(?:\{[a-z,]+\})?)(?:, (taskpool_[a-z]+))?(?: |$)`).FindAllStringSubmatch(string(file), -1) {
+		if listed = append(listed, m[1]); m[2] != "" {
+			listed = append(listed, m[2])
+		}
+	}
+	require.ElementsMatch(t, exposed, listed)
 }
 
 func TestTasksThatExpireAreCounted(t *testing.T) {
@@ -414,7 +569,7 @@ func TestAtMost25PrioritiesHaveLabels(t *testing.T) {
 		submit(t, p, taskpool.Task{Priority: pr})
 	}
 	first := gather(t, reg)
-	dispatched := first.values("taskpool_dispatches_total", "priority")
+	dispatched := first.values("taskpool_attempts_started_total", "priority")
 	require.Len(t, dispatched, 26)
 	require.EqualValues(t, 40-23, dispatched["other"])
 	require.Zero(t, dispatched["1000"])
@@ -431,7 +586,7 @@ func TestAtMost25PrioritiesHaveLabels(t *testing.T) {
 	dispatched["other"] += 3
 	dispatched["1000"] += 3
 	second := gather(t, reg)
-	require.Equal(t, dispatched, second.values("taskpool_dispatches_total", "priority"))
+	require.Equal(t, dispatched, second.values("taskpool_attempts_started_total", "priority"))
 	delete(dispatched, "high") // never waited
 	require.Equal(t, dispatched, second.values("taskpool_queue_wait_seconds", "priority"))
 	require.Equal(t, dispatched, second.values("taskpool_attempt_duration_seconds", "priority"))
@@ -470,7 +625,7 @@ func TestFunctionsCountForThoseThatTheSampleLeavesOut(t *testing.T) {
 	require.NoError(t, p.Go(taskpool.Low, func() { panic("not in the histogram of attempts") }))
 	shutdown(t, p)
 	s := gather(t, reg)
-	require.EqualValues(t, n+1, s.sum("taskpool_dispatches_total", "priority", "low"))
+	require.EqualValues(t, n+1, s.sum("taskpool_attempts_started_total", "priority", "low"))
 	// 4 times a binomial variable with standard deviation 61: 10 of these are 2450.
 	for _, name := range []string{"taskpool_queue_wait_seconds", "taskpool_attempt_duration_seconds"} {
 		require.InDelta(t, n, s.sum(name, "priority", "low"), 2450, name)
@@ -548,7 +703,7 @@ func TestEachScrapeAddsUpUnderLoad(t *testing.T) {
 	for _, p := range pools {
 		pool := p.Name()
 		require.Zero(t, s.sum("taskpool_tasks", "pool", pool))
-		require.EqualValues(t, p.Stats().Attempts, s.sum("taskpool_dispatches_total", "pool", pool))
+		require.EqualValues(t, p.Stats().Attempts, s.sum("taskpool_attempts_started_total", "pool", pool))
 		require.Positive(t, s.sum("taskpool_attempts_ended_total", "pool", pool, "result", "panic"))
 		require.Positive(t, s.sum("taskpool_retries_total", "pool", pool))
 	}
@@ -570,8 +725,8 @@ func TestHistogramsAgreeWithCounters(t *testing.T) {
 	load.Wait()
 	shutdown(t, p)
 	s := gather(t, reg)
-	require.Equal(t, s.values("taskpool_dispatches_total", "priority"), s.values("taskpool_queue_wait_seconds", "priority"))
-	require.Equal(t, s.values("taskpool_dispatches_total", "priority"), s.values("taskpool_attempt_duration_seconds", "priority"))
+	require.Equal(t, s.values("taskpool_attempts_started_total", "priority"), s.values("taskpool_queue_wait_seconds", "priority"))
+	require.Equal(t, s.values("taskpool_attempts_started_total", "priority"), s.values("taskpool_attempt_duration_seconds", "priority"))
 	require.Equal(t, s.sum("taskpool_attempts_started_total"), s.sum("taskpool_attempts_ended_total"))
 }
 
@@ -610,7 +765,6 @@ func requireAddsUp(t *testing.T, s scrape, pool string) {
 	}
 	require.Equal(t, sum("tasks_submitted_total"), sum("tasks_finished_total")+sum("tasks"))
 	require.Equal(t, sum("attempts_started_total"), sum("attempts_ended_total")+sum("tasks", "state", "running")+sum("tasks", "state", "parked"))
-	require.Equal(t, sum("attempts_started_total"), sum("dispatches_total"))
 	require.Equal(t, sum("tasks", "state", "queued"), sum("queue_depth"))
 	for _, m := range s.each("taskpool_attempts_ended_total", "pool", pool) {
 		require.GreaterOrEqual(t, m.GetCounter().GetValue(), 0.)
@@ -689,20 +843,24 @@ func ExampleCollector() {
 		_, _ = expfmt.MetricFamilyToText(&text, f)
 	}
 	for line := range strings.Lines(text.String()) {
-		if strings.HasPrefix(line, "taskpool_tasks_") || strings.HasPrefix(line, "taskpool_dispatches") {
+		if strings.HasPrefix(line, "taskpool_tasks_") || strings.HasPrefix(line, "taskpool_attempts_started") {
 			fmt.Print(line)
 		}
 	}
 	// Output:
-	// taskpool_dispatches_total{pool="mail",priority="high"} 3
+	// taskpool_attempts_started_total{pool="mail",priority="high"} 3
 	// taskpool_tasks_dependent{pool="mail"} 0
 	// taskpool_tasks_expired_total{pool="mail"} 0
-	// taskpool_tasks_finished_total{outcome="canceled",pool="mail"} 0
-	// taskpool_tasks_finished_total{outcome="failed",pool="mail"} 0
-	// taskpool_tasks_finished_total{outcome="shed",pool="mail"} 0
-	// taskpool_tasks_finished_total{outcome="succeeded",pool="mail"} 3
+	// taskpool_tasks_finished_total{outcome="canceled",pool="mail",priority="high"} 0
+	// taskpool_tasks_finished_total{outcome="failed",pool="mail",priority="high"} 0
+	// taskpool_tasks_finished_total{outcome="shed",pool="mail",priority="high"} 0
+	// taskpool_tasks_finished_total{outcome="succeeded",pool="mail",priority="high"} 3
 	// taskpool_tasks_held_back{pool="mail"} 0
 	// taskpool_tasks_orphaned_total{pool="mail"} 0
-	// taskpool_tasks_refused_total{pool="mail"} 0
+	// taskpool_tasks_refused_total{pool="mail",priority="high",reason="closed"} 0
+	// taskpool_tasks_refused_total{pool="mail",priority="high",reason="context"} 0
+	// taskpool_tasks_refused_total{pool="mail",priority="high",reason="expired"} 0
+	// taskpool_tasks_refused_total{pool="mail",priority="high",reason="flow"} 0
+	// taskpool_tasks_refused_total{pool="mail",priority="high",reason="full"} 0
 	// taskpool_tasks_submitted_total{pool="mail"} 3
 }
