@@ -14,7 +14,8 @@
 //
 // is taskpool_tasks_submitted_total. The histograms come from hooks, and may be an
 // event or two ahead of that, or behind. The directories metrics/grafana and
-// metrics/alerts of this repository have a dashboard and alerts.
+// metrics/alerts of this repository have a dashboard and alerts; docs/runbook.md says what to do
+// when one rings.
 //
 // # Metrics
 //
