@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"weak"
+
+	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
 // A guest is a worker whose goroutine is the caller's of Do, for one task. To the scheduler
@@ -308,8 +310,12 @@ func (w *worker) asGuest() {
 // diedAsGuest records that f has panicked with v or, if that is nil, called Goexit.
 func (w *worker) diedAsGuest(v any, site panicSite) {
 	w.inUserCode, w.phase = false, phaseJudge
-	w.err, w.kind = ErrGoexit, attemptGoexit
-	if v != nil {
+	switch {
+	case v == nil:
+		w.err, w.kind = ErrGoexit, attemptGoexit
+	case contain.IsAbort(v):
+		w.err, w.kind = contain.Abort, attemptError
+	default:
 		w.err, w.kind = (&PanicError{Value: v, site: site}).complete(), attemptPanic
 	}
 }

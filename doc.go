@@ -20,8 +20,8 @@
 // are for tasks with results, [Pool.Group] for tasks that fail together. Package process
 // calls functions in child processes, as they may crash or never end. Package jobs runs
 // the same handlers in this process or, with a database, on many machines. Package
-// dashboard is a live page about pools, package taskpooltest is for tests of code that uses
-// one, and the modules metrics/prompool and metrics/otelpool export metrics.
+// dashboard is a live page, package httppool is for HTTP servers, package taskpooltest for
+// tests, and the modules metrics/prompool and metrics/otelpool export metrics.
 //
 // # Order
 //

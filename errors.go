@@ -21,9 +21,13 @@ var (
 	ErrClosed = errors.New("taskpool: pool is shut down")
 
 	// ErrFull is returned by Submit and Go when the queue has no room for
-	// the task. If it is the task's flow that is full, see [FlowPolicy], the error is
-	// another one that Is ErrFull, and its text names the flow.
+	// the task. If it is the task's flow that is full, the error is an ErrFlowFull.
 	ErrFull = errors.New("taskpool: queue is full")
+
+	// ErrFlowFull is returned by Submit when as many tasks of the task's flow wait as its
+	// capacity allows, see [FlowPolicy]. The error is another one that Is ErrFlowFull, and its
+	// text names the flow. It is an ErrFull too.
+	ErrFlowFull error = &kindError{"taskpool: queue of the flow is full", ErrFull}
 
 	// ErrShed is the error of a task that was removed from a full queue to
 	// make room for a more urgent one. It is an ErrFull too.
@@ -86,7 +90,7 @@ func (e *flowFullError) Error() string {
 	}
 	return fmt.Sprintf("taskpool: queue of flow %q is full", e.flow)
 }
-func (e *flowFullError) Is(o error) bool { return o == ErrFull }
+func (e *flowFullError) Unwrap() error { return ErrFlowFull }
 
 // A retryBudgetError is the error of an attempt that is not retried because the retry budget
 // is spent.

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"time"
+
+	"github.com/taskpool-go/taskpool/internal/contain"
 )
 
 // Hooks are functions that the pool calls on events; any may be nil. They are
@@ -438,8 +440,12 @@ func (w *worker) callRecovered(ctx context.Context) (err error) {
 		normal = true
 	}()
 	if !normal { // a Goexit does not come here; died sees to it
-		w.inUserCode, w.kind = false, attemptPanic
-		err = (&PanicError{Value: w.value, site: w.site}).complete()
+		w.inUserCode = false
+		if w.guest != nil && contain.IsAbort(w.value) {
+			err = contain.Abort
+		} else {
+			err, w.kind = (&PanicError{Value: w.value, site: w.site}).complete(), attemptPanic
+		}
 		if w.panicked, w.site = false, (panicSite{}); w.guest == nil {
 			w.value = nil
 		}

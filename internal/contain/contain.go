@@ -9,6 +9,14 @@ import (
 	"strings"
 )
 
+// Abort is what a function given to Pool.Do panics with to end a request, which is no fault of
+// it: the [net/http.ErrAbortHandler] of a program with package httppool, which sets it before
+// there is a pool, otherwise nil.
+var Abort error
+
+// IsAbort reports whether a panic with v is one of these.
+func IsAbort(v any) bool { return Abort != nil && v == any(Abort) }
+
 // Apart calls f on a goroutine of its own, as nothing can stop a call of
 // [runtime.Goexit] but the end of its goroutine, waits for that, and reports whether f
 // returned. If it did not, failed is called there, unless it is nil, with what f panicked

@@ -1,0 +1,132 @@
+package httppool
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/contain"
+)
+
+func init() { contain.Abort = http.ErrAbortHandler }
+
+// Handler returns a handler that runs next as a task of p, by [taskpool.Pool.Do]: on the
+// goroutine of the request, as soon as p has a slot for it and nothing more urgent waits. What
+// classify returns is the task's pattern: its priority, flow, MaxWait and timeouts; Run, Retry
+// and NotBefore must be zero, as Do says. If it returns false, the request is exempt: next runs
+// at once, outside the pool. Health checks, metrics, event streams and WebSockets are to be.
+// A nil classify makes tasks of the zero pattern, all alike; see [Classifier] for ready ones.
+//
+// The task has the request's context, so one whose client goes away leaves the queue, and next
+// does not run. The request that next gets has the task's context, and behaves like the one of
+// a handler without Handler in all else, its ResponseWriter too, but for this: while next waits
+// for its client in a read of the body or a write, the task gives its slot back, see
+// [WithClientWait]. A task without a name is called by the pattern of the [http.ServeMux] that
+// has called Handler, if one has.
+//
+// A request that is not run is answered with status 503, 429, 504, 499 or 500, see [Refusal],
+// before its body is read. So is one whose task's context has ended if next returns without an
+// answer. Whatever next has begun to answer is left as it is. A panic in next goes on to
+// net/http, and so does [http.ErrAbortHandler], which the pool does not count as a panic.
+//
+// If p is nil or no call has returned it, next is nil, or an option is not allowed, Handler
+// panics, as registering a handler for a pattern that is not allowed does.
+func Handler(p *taskpool.Pool, next http.Handler, classify func(*http.Request) (taskpool.Task, bool), opts ...Option) http.Handler {
+	cfg, err := newConfig(opts)
+	switch {
+	case err != nil:
+		panic(err.Error())
+	case p == nil:
+		panic(pkg.Bad("Handler: p", "be a Pool that New has returned", "nil").Error())
+	case next == nil:
+		panic(pkg.Bad("Handler: next", "not be nil", "nil").Error())
+	}
+	p.ExpectedWait(taskpool.Medium, "") // the first call begins the measurement
+	return &handler{cfg: cfg, pool: p, service: serviceOf(p), next: next, classify: classify}
+}
+
+// A handler is what Handler returns. It does not change.
+type handler struct {
+	cfg      config
+	pool     *taskpool.Pool
+	service  *service
+	next     http.Handler
+	classify func(*http.Request) (taskpool.Task, bool) // may be nil
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.service.draining.Load() {
+		closeAfter(w, r)
+	}
+	if h.service.fromInside(r) {
+		h.forward(w, r, h.service.mark(r.Context()), r.Body)
+		return
+	}
+	var t taskpool.Task
+	if h.classify != nil {
+		var limited bool
+		if t, limited = h.classify(r); !limited {
+			h.next.ServeHTTP(w, r)
+			return
+		}
+	}
+	if t.Name == "" {
+		t.Name = r.Pattern
+	}
+	run := run{handler: h, w: w, r: r}
+	if err := h.pool.Do(r.Context(), t, run.do); err != nil && !run.answered() {
+		h.refuse(w, r, t, err, run.began, run.unread())
+	}
+}
+
+// A run is one request on its way through the pool.
+type run struct {
+	*handler
+	w     http.ResponseWriter
+	r     *http.Request
+	out   *writer // around w; nil until it has begun
+	began bool
+}
+
+// do is the task. Its error is that of a request which its context's end has left unanswered.
+func (q *run) do(ctx context.Context) error {
+	q.began = true
+	q.out = &writer{ResponseWriter: q.w, r: q.r, room: netHTTPBuffer, traffic: traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait}}
+	in := q.r.Body
+	if in != nil && in != http.NoBody {
+		q.out.body = &body{ReadCloser: in, traffic: traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait}}
+		in = q.out.body
+	}
+	q.forward(q.out.like(q.w), q.r, ctx, in)
+	if ctx.Err() != nil && !q.answered() {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// answered reports whether next has begun to answer.
+func (q *run) answered() bool { return q.out != nil && q.out.wrote }
+
+// unread reports whether the request has a body that was not read to its end.
+func (q *run) unread() bool {
+	if q.out == nil {
+		return q.r.Body != nil && q.r.Body != http.NoBody
+	}
+	return q.out.body != nil && !q.out.body.ended
+}
+
+// forward calls next with a copy of r that has ctx and body. The copy's ctx is all that differs
+// for what is outside, too: net/http removes the files of a form at the end, and who logs the
+// request wants to know its route.
+func (h *handler) forward(w http.ResponseWriter, r *http.Request, ctx context.Context, body io.ReadCloser) {
+	inner := r.WithContext(ctx)
+	inner.Body = body
+	defer func() {
+		if r.MultipartForm == nil {
+			r.MultipartForm = inner.MultipartForm
+		}
+		r.Pattern = inner.Pattern
+	}()
+	h.next.ServeHTTP(w, inner)
+}

@@ -1,0 +1,188 @@
+package httppool
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"os"
+)
+
+// A writer is the ResponseWriter of a request that runs in a task.
+type writer struct {
+	http.ResponseWriter
+	traffic
+	r     *http.Request
+	body  *body // nil if the request has none
+	wrote bool  // there is an answer, or its beginning, or the connection is next's
+	room  int   // how many bytes net/http keeps in its buffer before it sends any; negative: it has sent some
+}
+
+// netHTTPBuffer is how much of an answer net/http keeps at least, until the handler returns or
+// flushes. A write that fits there does not wait for the client, and most answers do.
+const netHTTPBuffer = 2048
+
+// Unwrap is for [http.ResponseController].
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *writer) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.begin(status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// begin notes that the answer begins. Where next answers that the body is too large,
+// http.MaxBytesReader, which may have found that, has net/http not wait for the rest, but only
+// with a ResponseWriter of net/http's own. So that is done here.
+func (w *writer) begin(status int) {
+	if !w.wrote && status == http.StatusRequestEntityTooLarge && w.body != nil && !w.body.ended {
+		closeAfter(w.ResponseWriter, w.r)
+	}
+	w.wrote = true
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	if w.fits(len(p)) {
+		return w.ResponseWriter.Write(p)
+	}
+	n, err := w.do(func() (int64, error) {
+		n, err := w.ResponseWriter.Write(p)
+		return int64(n), err
+	})
+	return int(n), err
+}
+
+// WriteString is for [io.WriteString], which net/http's own spares a copy.
+func (w *writer) WriteString(s string) (int, error) {
+	if w.fits(len(s)) {
+		return io.WriteString(w.ResponseWriter, s)
+	}
+	n, err := w.do(func() (int64, error) {
+		n, err := io.WriteString(w.ResponseWriter, s)
+		return int64(n), err
+	})
+	return int(n), err
+}
+
+// fits notes that n bytes are written, and reports whether they fit into the buffer with all that
+// was written before.
+func (w *writer) fits(n int) bool {
+	w.begin(http.StatusOK)
+	w.room = max(w.room-n, -1)
+	return w.room >= 0
+}
+
+// ReadFrom is for [io.Copy]. Where net/http may have the kernel do it, as for a file, it does.
+// Otherwise it begins as net/http does, which looks at the first bytes for the type and then sends
+// the header; and of the rest only the writes wait for the client: a reader may have work to do.
+func (w *writer) ReadFrom(src io.Reader) (n int64, err error) {
+	if to, ok := w.ResponseWriter.(io.ReaderFrom); ok {
+		w.begin(http.StatusOK)
+		w.room = -1
+		if fromKernel(src) {
+			return w.do(func() (int64, error) { return to.ReadFrom(src) })
+		}
+		n, err = w.do(func() (int64, error) { return to.ReadFrom(io.LimitReader(src, sniffed)) })
+		if n < sniffed || err != nil {
+			return n, err
+		}
+	}
+	rest, err := io.Copy(struct{ io.Writer }{w}, src)
+	return n + rest, err
+}
+
+const sniffed = 512 // bytes, as many as http.DetectContentType looks at
+
+// fromKernel reports whether src is a file or a connection, or a part of one.
+func fromKernel(src io.Reader) bool {
+	if part, ok := src.(*io.LimitedReader); ok {
+		src = part.R
+	}
+	switch src.(type) {
+	case *os.File, *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+// like returns w with the methods beside its own that the one it is around has, so that a
+// handler that asks for them gets the same answer.
+func (w *writer) like(of http.ResponseWriter) http.ResponseWriter {
+	_, flushes := of.(http.Flusher)
+	_, hijacks := of.(http.Hijacker)
+	_, pushes := of.(http.Pusher)
+	f, h, p := flusher{w}, hijacker{w}, pusher{w}
+	switch [...]bool{flushes, hijacks, pushes} {
+	case [...]bool{true, true, false}: // HTTP/1
+		return struct {
+			*writer
+			flusher
+			hijacker
+		}{w, f, h}
+	case [...]bool{true, false, true}: // HTTP/2
+		return struct {
+			*writer
+			flusher
+			pusher
+		}{w, f, p}
+	case [...]bool{true, false, false}:
+		return struct {
+			*writer
+			flusher
+		}{w, f}
+	case [...]bool{true, true, true}:
+		return struct {
+			*writer
+			flusher
+			hijacker
+			pusher
+		}{w, f, h, p}
+	case [...]bool{false, true, false}:
+		return struct {
+			*writer
+			hijacker
+		}{w, h}
+	case [...]bool{false, false, true}:
+		return struct {
+			*writer
+			pusher
+		}{w, p}
+	case [...]bool{false, true, true}:
+		return struct {
+			*writer
+			hijacker
+			pusher
+		}{w, h, p}
+	}
+	return w
+}
+
+type flusher struct{ w *writer }
+
+// Flush is for [http.Flusher].
+func (f flusher) Flush() { _ = f.FlushError() }
+
+// FlushError is for [http.ResponseController].
+func (f flusher) FlushError() error {
+	f.w.begin(http.StatusOK)
+	f.w.room = -1
+	_, err := f.w.do(func() (int64, error) { return 0, http.NewResponseController(f.w.ResponseWriter).Flush() })
+	return err
+}
+
+type hijacker struct{ w *writer }
+
+// Hijack is for [http.Hijacker].
+func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buf, err := h.w.ResponseWriter.(http.Hijacker).Hijack()
+	h.w.wrote = h.w.wrote || err == nil
+	return conn, buf, err
+}
+
+type pusher struct{ w *writer }
+
+// Push is for [http.Pusher].
+func (p pusher) Push(target string, opts *http.PushOptions) error {
+	return p.w.ResponseWriter.(http.Pusher).Push(target, opts)
+}
