@@ -29,7 +29,7 @@ const (
 	loadWorkers  = 16
 	loadWork     = 50 * time.Millisecond // of a request on average: from half to one and a half of it
 	loadPatience = time.Second           // of each client, which asks once more
-	loadTime     = 10 * time.Second
+	loadTime     = 15 * time.Second
 	capacity     = float64(loadWorkers) / .05 // requests a second
 )
 
@@ -109,7 +109,7 @@ func TestGoodputAndLatencyUnderOverload(t *testing.T) {
 		opts []taskpool.Option
 	}{
 		"MaxWait":     {taskpool.Task{MaxWait: 500 * time.Millisecond}, nil},
-		"queue delay": {taskpool.Task{}, []taskpool.Option{taskpool.WithQueueDelay(100 * time.Millisecond)}},
+		"queue delay": {taskpool.Task{}, []taskpool.Option{taskpool.WithQueueDelay(50 * time.Millisecond)}},
 		"capacity":    {taskpool.Task{}, []taskpool.Option{taskpool.WithCapacity(64, taskpool.OverflowShed)}},
 	} {
 		o := load(t, 4, test.task, test.opts...)
