@@ -110,7 +110,7 @@ func TestSnapshotHasTheFacts(t *testing.T) {
 		html := page(t, d)
 		got := text(html)
 		for _, want := range []string{
-			"mail accepting",
+			"mail stalled",
 			"Hung stuck #2 on worker",
 			"Workers 4 of 4 busy", "idle 0 parked 1 abandoned 1 lost 0",
 			"3 room for 50", "delayed 1 submitters waiting 0",
@@ -464,9 +464,9 @@ func TestRatesAreExactAndSayOverWhichTime(t *testing.T) {
 			}})
 		}
 		time.Sleep(50 * time.Second)
-		require.Contains(t, text(page(t, d)), "Finished 2.00 a second over the last 50 s Failed 0.50 a second, 25.0 % nothing shed")
+		require.Contains(t, text(page(t, d)), "Succeeded 1.50 a second over the last 50 s Failed 0.50 a second, 25.0 % 0 shed · 0 refused · 0 canceled")
 		time.Sleep(20 * time.Second)
-		require.Contains(t, text(page(t, d)), "Finished 0 a second over the last 20 s")
+		require.Contains(t, text(page(t, d)), "Succeeded 0 a second over the last 20 s")
 		s := look(d, nil)
 		time.Sleep(15*time.Second + time.Millisecond)
 		s.leave()
@@ -566,7 +566,7 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 		require.Contains(t, html, "Overdue late #1 on worker 1")
 		require.Contains(t, html, "Shedding the queue is full")
 		require.Contains(t, html, "Refusing tasks are not accepted")
-		require.Contains(t, html, "0.67 shed a second")
+		require.Contains(t, html, "0.67 shed · 0.67 refused")
 		time.Sleep(20 * time.Second)
 		html = text(page(t, d))
 		require.Contains(t, html, "Unhealthy task hung: 1 of 1 slots lost")
@@ -611,7 +611,7 @@ func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 		time.Sleep(6 * time.Hour)
 		html := page(t, d)
 		require.Contains(t, text(html), "Shed tasks were dropped from a full queue within the last 6 h Refused tasks were not accepted within the last 6 h ")
-		require.Contains(t, html, "<strong>&lt; 0.01 shed a second")
+		require.Contains(t, html, "<strong>&lt; 0.01 shed</strong>")
 		require.NotContains(t, html, `class="bad"`)
 		time.Sleep(5 * time.Second)
 		require.NotContains(t, text(page(t, d)), "within the last", "it was before the last look")
@@ -649,7 +649,7 @@ func TestTimesThatMayBeLongerAreShownAsAtLeast(t *testing.T) {
 		html := text(page(t, d))
 		require.Contains(t, html, "low 1 ≥ 0 s")
 		// The supervisor was the first to look, when nothing moved.
-		require.Contains(t, html, "Unhealthy pool stands still")
+		require.Contains(t, html, "Stalled pool stands still")
 		require.Contains(t, html, "function medium, worker 1 medium 1 1 ≥ 2 h 59 m Stack")
 		time.Sleep(10 * time.Second)
 		require.Contains(t, text(page(t, d)), "worker 1 medium 1 1 ≥ 3 h Stack")
@@ -708,7 +708,7 @@ func TestLongListsAreCut(t *testing.T) {
 		html := text(page(t, d))
 		require.Contains(t, html, "Delayed 10,001")
 		require.Contains(t, html, "Too many to list.")
-		require.Contains(t, html, "and 15 less urgent ones")
+		require.Contains(t, html, "and 15 more, which wait less long")
 		cancel()
 		shutDown(p)
 	})
@@ -940,4 +940,128 @@ func TestPoolsThatNewHasNotReturnedAreNotWatched(t *testing.T) {
 		require.False(t, d.Unwatch(p), "none is added")
 		require.False(t, d.Unwatch(bad))
 	}
+}
+
+func TestFailuresAndRetryStormsAreProblems(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		fail := func(context.Context) error { return errBroken }
+		run := func(n int, task taskpool.Task) string {
+			time.Sleep(30 * time.Second)
+			page(t, d)
+			for range n {
+				submit(t, p, task)
+			}
+			time.Sleep(10 * time.Second)
+			return problems(page(t, d))
+		}
+		require.Empty(t, run(90, taskpool.Task{Run: func(context.Context) error { return nil }}))
+		require.Equal(t, "Failing tasks fail for good 100 % of them, 9.00/s", run(90, taskpool.Task{Run: fail}))
+		require.Empty(t, run(2, taskpool.Task{Run: fail}), "too few to say so")
+		some := 0
+		require.Equal(t, "Failing tasks fail for good 20 % of them, 0.40/s", run(20, taskpool.Task{Run: func(context.Context) error {
+			if some++; some%5 == 0 {
+				return errBroken
+			}
+			return nil
+		}}))
+		require.Equal(t, "Retry storm most attempts fail and are followed by a retry 10.0 retries/s",
+			run(10, taskpool.Task{Run: fail, Retry: taskpool.Retry{MaxAttempts: 100, Backoff: func(int) time.Duration { return 1050 * time.Millisecond }}}))
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, "Failed tasks have failed within the last 10 m 100 % of them, 0.02/s", problems(page(t, d)))
+		shutDown(p)
+	})
+}
+
+func TestCanceledAndShedTasksHaveNotFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(1, taskpool.OverflowShed))
+		page(t, d)
+		for i := range 60 {
+			submit(t, p, taskpool.Task{Priority: taskpool.Priority(100 - i), Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
+		}
+		require.Error(t, p.Go(taskpool.Low+100, func() {}))
+		time.Sleep(10 * time.Second)
+		html := text(page(t, d))
+		require.Contains(t, html, "Failed 0 a second 5.80 shed · 0.10 refused · 0 canceled")
+		require.NotContains(t, html, "Failing")
+		shutDown(p)
+	})
+}
+
+// The page has 25 rows: of the priorities in trouble, then of those that wait longest.
+func TestPriorityInTroubleIsShownHoweverManyAreMoreUrgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t, dashboard.WithStarvingAfter(5*time.Second))
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithFairShare(0))
+		stop := make(chan struct{})
+		endless(p, 0, stop)
+		time.Sleep(time.Millisecond)
+		poor := submit(t, p, taskpool.Task{Priority: 99, Run: func(context.Context) error { return nil }})
+		time.Sleep(5 * time.Second)
+		page(t, d)
+		time.Sleep(5 * time.Second)
+		for i := range 60 {
+			require.NoError(t, p.Go(taskpool.Priority(1+i), func() {}))
+		}
+		time.Sleep(time.Second / 10)
+		html := page(t, d)
+		require.Equal(t, "Starving priority 99: others start, none of it does", problems(html))
+		require.Contains(t, part(html, "queue"), "99 starving 1 10.1 s 0")
+		require.Contains(t, part(html, "queue"), "and 37 more, which wait less long")
+		close(stop)
+		require.NoError(t, poor.Wait(t.Context()))
+		shutDown(p)
+	})
+}
+
+func TestPoolInWhichNothingStartsIsStalledAndAPausedOneIsPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour), taskpool.WithCapacity(10, taskpool.OverflowReject))
+		gate := make(chan struct{})
+		for range 3 {
+			require.NoError(t, p.Go(taskpool.Medium, func() { <-gate }))
+		}
+		time.Sleep(time.Second)
+		require.Empty(t, problems(page(t, d)))
+		time.Sleep(15 * time.Second)
+		page(t, d)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, "Stalled tasks wait, and none starts 2 waiting", problems(page(t, d)))
+		p.Pause()
+		require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		time.Sleep(time.Second)
+		require.Equal(t, "Paused no task starts, and tasks wait 3 waiting", problems(page(t, d)))
+		for range 5 {
+			require.NoError(t, p.Go(taskpool.Medium, func() {}))
+		}
+		time.Sleep(time.Second)
+		require.Equal(t, "Paused no task starts, and tasks wait 8 waiting Queue over 80 % it is about to be full 8 of 10", problems(page(t, d)))
+		p.Resume()
+		close(gate)
+		require.NoError(t, p.WaitIdle(t.Context()))
+		p.Pause()
+		time.Sleep(time.Minute)
+		require.Equal(t, "Paused no task starts", problems(page(t, d)))
+		p.Resume()
+		shutDown(p)
+	})
+}
+
+func TestHungTasksOfOneNameAreOneProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(9))
+		gate := make(chan struct{})
+		for _, name := range []string{"report", "report", "report", "mail"} {
+			submit(t, p, taskpool.Task{Name: name, Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		}
+		time.Sleep(20 * time.Second)
+		require.Equal(t, "Hung report 3 of them Hung mail #4 on worker 4 Failing tasks fail for good 100 % of them, 0.20/s", problems(page(t, d)))
+		close(gate)
+		shutDown(p)
+	})
 }

@@ -19,8 +19,13 @@
 // and slots; queue depth and longest wait for each priority, and how both went in the
 // last 60 seconds; throughput and failures; the tasks that run, are parked, were given
 // up as hung, or wait for their time, with the stack of each that has one; and, from
-// [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures. What
-// is wrong comes first: hung and overdue tasks, priorities that starve, shedding.
+// [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures.
+//
+// What is wrong comes first, under these names, with figures beside most: Stalled, Waiting in a
+// circle and Unhealthy, as [taskpool.Pool.Health] says; Paused; Hung and Overdue, one for all
+// tasks of a name; Failing, from one in ten of the tasks that succeed or fail, and Retry storm,
+// from half of the attempts; Starving, Late and Waits long, of a priority, shown or not;
+// Expiring, Shedding and Refusing; Queue over 80 % and Full. docs/runbook.md says what to do.
 //
 // If tasks have flows, see [taskpool.Task], the page also has how many tasks the limits of
 // flows hold back, the 10 flows of which most tasks wait, as [taskpool.Pool.Flows] lists
@@ -40,6 +45,10 @@
 // cut after 200 bytes. What a task works on is never shown, except for what its errors say.
 // Looking calls no code of tasks or their errors; of an error that no hook has told of, the
 // type is shown.
+//
+// snapshot.json, beside the page, has the same for programs: problems, rates, all of
+// [taskpool.Stats], and the lists, without stacks. Times are in seconds but for those in stats,
+// which are in nanoseconds.
 //
 // # Live
 //
@@ -62,8 +71,8 @@
 // this machine, over loopback or a Unix socket, and are to a loopback host (localhost,
 // 127.0.0.0/8 or [::1], as the Host header has it), which keeps other hosts' pages from
 // reading it by rebinding their name to this machine. Those with a header that proxies
-// add, such as Forwarded, X-Forwarded-For or Via, are refused: who asks then may be
-// anywhere. A proxy on this machine that adds none is not noticed, so let it not pass
+// add, such as Forwarded, X-Forwarded-For or Via, are refused, and those of HTTP/1.0, which
+// proxies send and browsers do not: who asks then may be anywhere. A proxy on this machine that adds none is not noticed, so let it not pass
 // on the dashboard's path; and other users of this machine are not kept out.
 //
 // [WithAuthorize] replaces that by a function of yours, which is asked about every

@@ -61,6 +61,8 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve, allowed = d.serveEvents, allowed[:1]
 	case "stack":
 		serve, allowed = d.serveStack, allowed[:1]
+	case "snapshot.json":
+		serve = d.serveSnapshot
 	case "control":
 		serve, allowed = d.serveControl, []string{http.MethodPost}
 	case "style.css", "script.js", "icon.svg":
@@ -76,7 +78,7 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A link to the page may stand anywhere; nobody else has business with these.
-	if (name == "events" || name == "stack") && fromElsewhere(r) {
+	if (name == "events" || name == "stack" || name == "snapshot.json") && fromElsewhere(r) {
 		answer(w, http.StatusForbidden, "the page of another site asks for this")
 		return
 	}
@@ -116,6 +118,9 @@ func (d *Dashboard) forbidden(r *http.Request) (why string) {
 	}
 	if !fromHere(r) {
 		return "the dashboard answers requests from this machine only" + unless + "one from " + strconv.Quote(r.RemoteAddr)
+	}
+	if !r.ProtoAtLeast(1, 1) { // as nginx speaks to what is behind it, without a header of its own
+		return "the dashboard answers no requests of HTTP/1.0, which proxies send" + unless + r.Proto
 	}
 	for header := range r.Header {
 		if slices.Contains(ofProxies, header) || strings.HasPrefix(header, "X-Forwarded-") {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +45,7 @@ type poolView struct {
 	Control bool
 	Stacks  bool // of failures are in the page
 
-	State      string // accepting, paused or closed
+	State      string // accepting, paused or closed; stalled or unhealthy
 	StateClass string
 	Health     string
 	Stalled    bool
@@ -56,14 +55,18 @@ type poolView struct {
 
 	Over           time.Duration // for rates
 	Recent         bool          // that is not long
-	Finished       float64       // a second
+	Succeeds       float64       // a second
 	Fails          float64
-	FailShare      float64 // of what finished, in percent
+	Cancels        float64
 	Sheds          float64
-	FinishedCurve  curve
+	Refuses        float64
+	RetriesRate    float64
+	FailShare      float64 // of what succeeded or failed, in percent
+	SucceedsCurve  curve
 	FailsCurve     curve
 	Wait, Run      quantiles
 	Priorities     []priorityView
+	troubled       []priorityView // those of all priorities that have a note, the most urgent first
 	MorePriorities int
 	Flows          []flowView // none if no task has one
 	MoreFlows      bool       // than in Flows
@@ -89,13 +92,6 @@ type listing struct {
 
 // Of returns a list as the template "tasks" wants it.
 func (v *poolView) Of(l taskList) listing { return listing{v, l} }
-
-// A problem is something that is wrong. Its text does not change while it lasts, so
-// that it is announced once.
-type problem struct {
-	Class, What, Text string
-	Waits             bool // the list of parked tasks has who waits for whom
-}
 
 type quantiles struct {
 	Known         bool
@@ -295,7 +291,10 @@ func (d *Dashboard) view(w *watched) *poolView {
 	}
 	if err := w.pool.Health(); err != nil && !errors.Is(err, taskpool.ErrClosed) {
 		v.Health, v.StateClass = textOf(err), "bad"
-		v.Stalled = errors.Is(err, taskpool.ErrStalled)
+		v.State = "unhealthy"
+		if v.Stalled = errors.Is(err, taskpool.ErrStalled); v.Stalled {
+			v.State = "stalled"
+		}
 	}
 	v.Active, v.Parking, v.Waiters = w.lists(now, v.Stalled)
 	base := w.base(now.at)
@@ -303,7 +302,7 @@ func (d *Dashboard) view(w *watched) *poolView {
 	w.history.fill(v, now.at)
 	v.priorities(w, base, d.cfg.starvingAfter)
 	v.findFlows(w, now.at)
-	v.findProblems(base.stats)
+	v.findProblems(w, base, d.cfg.starvingAfter)
 	return v
 }
 
@@ -323,8 +322,6 @@ func (w *watched) from(t time.Time) point {
 	return w.points[slices.IndexFunc(w.points, func(p point) bool { return !p.at.Before(t) })]
 }
 
-func finished(s *taskpool.Stats) uint64 { return s.Succeeded + s.Failed + s.Canceled + s.Shed }
-
 // perSecond returns how fast a total has grown between two points.
 func perSecond(from, to point, total func(*taskpool.Stats) uint64) float64 {
 	if over := to.at.Sub(from.at); over > 0 {
@@ -335,71 +332,116 @@ func perSecond(from, to point, total func(*taskpool.Stats) uint64) float64 {
 
 func (v *poolView) rates(w *watched, base point) {
 	last := w.points[len(w.points)-1]
+	succeeded := func(s *taskpool.Stats) uint64 { return s.Succeeded }
 	failed := func(s *taskpool.Stats) uint64 { return s.Failed }
 	v.Over = last.at.Sub(base.at)
 	v.Recent = v.Over <= recentOver
-	v.Finished = perSecond(base, last, finished)
+	v.Succeeds = perSecond(base, last, succeeded)
 	v.Fails = perSecond(base, last, failed)
+	v.Cancels = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Canceled })
 	v.Sheds = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Shed })
-	if v.Finished > 0 {
-		v.FailShare = 100 * v.Fails / v.Finished
+	v.Refuses = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Refused })
+	v.RetriesRate = perSecond(base, last, func(s *taskpool.Stats) uint64 { return s.Retries })
+	if v.Fails > 0 {
+		v.FailShare = 100 * v.Fails / (v.Succeeds + v.Fails)
 	}
-	var finishes, fails []sample
+	var succeeds, fails []sample
 	for i, p := range w.points[1:] {
-		finishes = append(finishes, sample{p.at, perSecond(w.points[i], p, finished)})
+		succeeds = append(succeeds, sample{p.at, perSecond(w.points[i], p, succeeded)})
 		fails = append(fails, sample{p.at, perSecond(w.points[i], p, failed)})
 	}
-	v.FinishedCurve, v.FailsCurve = newCurve(last.at, finishes), newCurve(last.at, fails)
+	v.SucceedsCurve, v.FailsCurve = newCurve(last.at, succeeds), newCurve(last.at, fails)
 }
 
 // priorities makes a row for each priority that waits or starts, or has waited in the
-// last minute.
+// last minute: where there are more than a table has room for, of those in trouble, then of
+// those that wait longest.
 func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duration) {
-	waiting := make(map[taskpool.Priority]struct{})
-	for _, p := range w.points {
+	seen := make(map[taskpool.Priority]taskpool.PriorityStats)
+	for _, p := range w.points { // the last is the one that stays
 		for _, s := range p.stats.Waiting {
-			waiting[s.Priority] = struct{}{}
+			seen[s.Priority] = taskpool.PriorityStats{Priority: s.Priority}
 		}
 	}
 	for pr, n := range v.ByPriority {
 		if n.Attempts > base.stats.ByPriority[pr].Attempts {
-			waiting[pr] = struct{}{}
+			seen[pr] = taskpool.PriorityStats{Priority: pr}
 		}
 	}
-	all := slices.Sorted(maps.Keys(waiting))
-	v.MorePriorities = max(len(all)-maxPriorities, 0)
+	for _, s := range v.Stats.Waiting {
+		seen[s.Priority] = s
+	}
+	rows := make([]priorityView, 0, len(seen))
+	for _, s := range seen {
+		rows = append(rows, v.newPriorityView(w, base, s, starvingAfter))
+	}
+	byPriority := func(a, b priorityView) int { return cmp.Compare(a.Priority, b.Priority) }
+	slices.SortFunc(rows, byPriority)
+	for _, row := range rows {
+		if row.Note != "" {
+			v.troubled = append(v.troubled, row)
+		}
+	}
+	if v.MorePriorities = max(len(rows)-maxPriorities, 0); v.MorePriorities > 0 {
+		slices.SortStableFunc(rows, func(a, b priorityView) int {
+			return cmp.Or(cmp.Compare(a.severity(), b.severity()), cmp.Compare(b.OldestWait, a.OldestWait))
+		})
+		rows = rows[:maxPriorities]
+		slices.SortFunc(rows, byPriority)
+	}
 	now := w.points[len(w.points)-1].at
-	for _, pr := range all[:len(all)-v.MorePriorities] {
-		row := priorityView{Priority: pr}
-		var depth, oldest []sample
-		late := false
-		for _, p := range w.points {
-			var s taskpool.PriorityStats
-			if i := slices.IndexFunc(p.stats.Waiting, func(s taskpool.PriorityStats) bool { return s.Priority == pr }); i >= 0 {
-				s = p.stats.Waiting[i]
-			}
-			depth = append(depth, sample{p.at, float64(s.Queued)})
-			oldest = append(oldest, sample{p.at, s.OldestWait.Seconds()})
-			row.Queued, row.OldestWait, late = s.Queued, s.OldestWait, s.Late
-		}
-		row.Depth, row.Oldest = newCurve(now, depth), newCurve(now, oldest)
-		starts := v.ByPriority[pr].Attempts - base.stats.ByPriority[pr].Attempts
-		if v.Over > 0 {
-			row.Starts = float64(starts) / v.Over.Seconds()
-		}
-		row.AtLeast = row.Queued > 0 && !v.Told && w.atLeast(now.Add(-row.OldestWait)) // with hooks it is known
-		waits := w.from(now.Add(-min(row.OldestWait, v.Over)))                         // since then it has
-		switch {
-		case late:
-			row.Class, row.Note = "bad", "late"
-		case row.OldestWait < starvingAfter:
-		case now.Sub(waits.at) >= leastForRates && v.ByPriority[pr].Attempts == waits.stats.ByPriority[pr].Attempts && v.Attempts > waits.stats.Attempts:
-			row.Class, row.Note = "bad", "starving"
-		default:
-			row.Class, row.Note = "warn", "waits long"
-		}
-		v.Priorities = append(v.Priorities, row)
+	for i := range rows {
+		rows[i].draw(w.points, now)
 	}
+	v.Priorities = rows
+}
+
+func (v *poolView) newPriorityView(w *watched, base point, s taskpool.PriorityStats, starvingAfter time.Duration) priorityView {
+	now := w.points[len(w.points)-1].at
+	attempts := v.ByPriority[s.Priority].Attempts
+	row := priorityView{Priority: s.Priority, Queued: s.Queued, OldestWait: s.OldestWait}
+	if v.Over > 0 {
+		row.Starts = float64(attempts-base.stats.ByPriority[s.Priority].Attempts) / v.Over.Seconds()
+	}
+	row.AtLeast = row.Queued > 0 && !v.Told && w.atLeast(now.Add(-row.OldestWait)) // with hooks it is known
+	waits := w.from(now.Add(-min(row.OldestWait, v.Over)))                         // since then it has
+	switch {
+	case s.Late:
+		row.Class, row.Note = "bad", "late"
+	case row.OldestWait < starvingAfter:
+	case now.Sub(waits.at) >= leastForRates && attempts == waits.stats.ByPriority[s.Priority].Attempts && v.Attempts > waits.stats.Attempts:
+		row.Class, row.Note = "bad", "starving"
+	default:
+		row.Class, row.Note = "warn", "waits long"
+	}
+	return row
+}
+
+// severity returns 0 of a row that is in trouble, and more of others.
+func (p priorityView) severity() int {
+	switch p.Class {
+	case "bad":
+		return 0
+	case "warn":
+		return 1
+	}
+	return 2
+}
+
+// draw draws the curves.
+func (p *priorityView) draw(points []point, now time.Time) {
+	var depth, oldest []sample
+	for _, at := range points {
+		var s taskpool.PriorityStats
+		if i, waits := slices.BinarySearchFunc(at.stats.Waiting, p.Priority, func(s taskpool.PriorityStats, pr taskpool.Priority) int {
+			return cmp.Compare(s.Priority, pr)
+		}); waits {
+			s = at.stats.Waiting[i]
+		}
+		depth = append(depth, sample{at.at, float64(s.Queued)})
+		oldest = append(oldest, sample{at.at, s.OldestWait.Seconds()})
+	}
+	p.Depth, p.Oldest = newCurve(now, depth), newCurve(now, oldest)
 }
 
 // sort puts the tasks in order, and keeps the first. What their errors say fill knows,
@@ -486,71 +528,6 @@ func (h *history) fill(v *poolView, now time.Time) {
 		if last, ok := h.retrying[t.ID]; ok && last.attempt == t.Attempt {
 			t.Err = last.text
 		}
-	}
-}
-
-func (v *poolView) findProblems(base taskpool.Stats) {
-	add := func(class, what, format string, args ...any) {
-		v.Problems = append(v.Problems, problem{Class: class, What: what, Text: fmt.Sprintf(format, args...)})
-	}
-	if v.Health != "" {
-		add("bad", "Unhealthy", "%s", v.Health)
-		v.Problems[0].Waits = v.Stalled && slices.ContainsFunc(v.Parking.Tasks, func(t taskView) bool { return t.WaitsFor != "" })
-	}
-	for _, t := range v.Active.Tasks {
-		switch t.Class {
-		case classHung:
-			add("bad", "Hung", "%s on worker %d", t.label(), t.Worker)
-		case classOverdue:
-			add("bad", "Overdue", "%s on worker %d", t.label(), t.Worker)
-		}
-	}
-	for _, p := range v.Priorities {
-		switch p.Note {
-		case "late":
-			add("bad", "Late", "priority %v: what has waited too long is shed", p.Priority)
-		case "starving":
-			add("bad", "Starving", "priority %v: others start, none of it does", p.Priority)
-		case "waits long":
-			add("warn", "Waits long", "priority %v", p.Priority)
-		}
-	}
-	over := duration(v.Over.Round(time.Second))
-	expired := v.Expired - base.Expired
-	switch {
-	case expired == 0:
-	case v.Recent:
-		add("bad", "Expiring", "tasks are dropped that have waited too long")
-	default:
-		add("warn", "Expired", "tasks were dropped within the last %s as they had waited too long", over)
-	}
-	switch {
-	case v.Shed-base.Shed == expired:
-	case v.Recent:
-		add("bad", "Shedding", "the queue is full, and tasks are dropped from it")
-	default:
-		add("warn", "Shed", "tasks were dropped from a full queue within the last %s", over)
-	}
-	switch {
-	case v.Refused == base.Refused || v.Closed:
-	case v.Recent:
-		add("warn", "Refusing", "tasks are not accepted")
-	default:
-		add("warn", "Refused", "tasks were not accepted within the last %s", over)
-	}
-	switch {
-	case v.RetriesDenied == base.RetriesDenied:
-	case v.Recent:
-		add("warn", "Not retrying", "the retry budget is spent")
-	default:
-		add("warn", "Not retried", "the retry budget was spent within the last %s", over)
-	}
-	if v.SubmittersWaiting > 0 {
-		add("warn", "Full", "submitters wait for room in the queue")
-	}
-	const most = 12
-	if n := len(v.Problems); n > most {
-		v.Problems = append(v.Problems[:most-1], problem{Class: "bad", What: "More", Text: "see below"})
 	}
 }
 

@@ -322,10 +322,10 @@ func TestControlsWork(t *testing.T) {
 	tb.live()
 	tb.do(chromedp.Click(chromedp.CSS("button[value=pause]")))
 	tb.until(says("#said", "Paused"))
-	tb.until(says(".badge", "paused"))
+	tb.until(says(".head .badge", "paused"))
 	require.True(t, p.Stats().Paused)
 	tb.do(chromedp.Click(chromedp.CSS("button[value=resume]")))
-	tb.until(says(".badge", "accepting"))
+	tb.until(says(".head .badge", "accepting"))
 	require.False(t, p.Stats().Paused)
 	eval[bool](tb, `document.querySelector("input[name=workers]").select(), true`)
 	tb.do(chromedp.KeyEvent("5"), chromedp.KeyEvent(kb.Enter))
@@ -362,7 +362,7 @@ func TestPageWithoutScriptIsASnapshot(t *testing.T) {
 	tb.do(chromedp.Click(chromedp.CSS(".failures summary")))
 	tb.until(says(".failures pre", "browsertest.crashHere"))
 	tb.do(chromedp.Click(chromedp.CSS("button[value=pause]")))
-	tb.until(says(".badge", "paused"))
+	tb.until(says(".head .badge", "paused"))
 	require.True(t, p.Stats().Paused)
 }
 

@@ -1,0 +1,214 @@
+package dashboard
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+// A problem is something that is wrong. What and Text do not change while it lasts, so
+// that it is announced once; Figure may.
+type problem struct {
+	Class, What, Text string
+	Figure            string
+	Waits             bool // the list of parked tasks has who waits for whom
+}
+
+const (
+	failingShare = 10 // percent of the tasks that end by themselves
+	brokenShare  = 50
+	stormShare   = 50 // percent of the attempts that are followed by a retry
+	fullShare    = 80 // percent of the capacity
+
+	leastFailures = 3 // of fewer a share says little
+	leastRetries  = 5
+	leastCapacity = 5
+
+	maxProblems = 12
+)
+
+// findProblems looks for what is wrong: at the moment, and since base, from which on rates are
+// taken.
+func (v *poolView) findProblems(w *watched, base point, starvingAfter time.Duration) {
+	before := &base.stats
+	v.healthProblems()
+	if v.Paused {
+		if v.Queued > 0 {
+			v.problem("bad", "Paused", "no task starts, and tasks wait").Figure = count(v.Queued) + " waiting"
+		} else {
+			v.problem("warn", "Paused", "no task starts")
+		}
+	}
+	v.taskProblems(classHung, "Hung")
+	v.failureProblems(before)
+	v.taskProblems(classOverdue, "Overdue")
+	v.waitProblems(w, starvingAfter)
+	v.roomProblems(before)
+	switch {
+	case v.RetriesDenied == before.RetriesDenied:
+	case v.Recent:
+		v.problem("warn", "Not retrying", "the retry budget is spent")
+	default:
+		v.problem("warn", "Not retried", "the retry budget was spent within the last "+v.over())
+	}
+	if v.SubmittersWaiting > 0 {
+		v.problem("warn", "Full", "submitters wait for room in the queue").Figure = count(v.SubmittersWaiting) + " waiting"
+	}
+	slices.SortStableFunc(v.Problems, func(a, b problem) int { return strings.Compare(a.Class, b.Class) }) // bad, warn
+	if len(v.Problems) > maxProblems {
+		v.Problems = append(v.Problems[:maxProblems-1], problem{Class: "bad", What: "More", Text: "see below"})
+	}
+}
+
+func (v *poolView) problem(class, what, text string) *problem {
+	v.Problems = append(v.Problems, problem{Class: class, What: what, Text: text})
+	return &v.Problems[len(v.Problems)-1]
+}
+
+// over returns the time over which rates are taken.
+func (v *poolView) over() string { return duration(v.Over.Round(time.Second)) }
+
+func (v *poolView) healthProblems() {
+	if v.Health == "" {
+		return
+	}
+	what := "Unhealthy"
+	if v.Stalled {
+		what = "Stalled"
+	}
+	p := v.problem("bad", what, v.Health)
+	p.Waits = v.Stalled && slices.ContainsFunc(v.Parking.Tasks, func(t taskView) bool { return t.WaitsFor != "" })
+	if p.Waits && strings.Contains(v.Health, "wait for each other") {
+		p.What = "Waiting in a circle"
+	}
+}
+
+// taskProblems adds those of the tasks of a class: one for all that have the same name.
+func (v *poolView) taskProblems(class, what string) {
+	alike := make(map[string][]*taskView)
+	var names []string
+	for i := range v.Active.Tasks {
+		if t := &v.Active.Tasks[i]; t.Class == class {
+			if alike[t.Name] == nil {
+				names = append(names, t.Name)
+			}
+			alike[t.Name] = append(alike[t.Name], t)
+		}
+	}
+	for _, name := range names {
+		first := alike[name][0]
+		if n := len(alike[name]); n > 1 {
+			if name == "" {
+				name = "tasks without a name"
+			}
+			v.problem("bad", what, name).Figure = count(n) + " of them"
+			continue
+		}
+		v.problem("bad", what, fmt.Sprintf("%s on worker %d", first.label(), first.Worker))
+	}
+}
+
+// failureProblems adds those of what fails. Tasks that were canceled, shed or refused have not
+// failed.
+func (v *poolView) failureProblems(before *taskpool.Stats) {
+	failed := v.Failed - before.Failed
+	class, what, text := "", "Failing", "tasks fail for good"
+	switch {
+	case failed < leastFailures || v.FailShare < failingShare:
+	case v.FailShare >= brokenShare:
+		class = "bad"
+	default:
+		class = "warn"
+	}
+	if !v.Recent {
+		class, what, text = strings.Replace(class, "bad", "warn", 1), "Failed", "tasks have failed within the last "+v.over()
+	}
+	if class != "" {
+		v.problem(class, what, text).Figure = fmt.Sprintf("%.0f %% of them, %s/s", v.FailShare, rate(v.Fails))
+	}
+	retries, attempts := v.Retries-before.Retries, v.Attempts-before.Attempts
+	if retries >= leastRetries && 100*retries >= stormShare*attempts && v.Recent {
+		v.problem("bad", "Retry storm", "most attempts fail and are followed by a retry").Figure = rate(v.RetriesRate) + " retries/s"
+	}
+}
+
+// waitProblems adds those of what waits for too long.
+func (v *poolView) waitProblems(w *watched, starvingAfter time.Duration) {
+	for _, p := range v.troubled {
+		if p.Note == "late" {
+			v.problem("bad", "Late", fmt.Sprintf("priority %v: what has waited too long is shed", p.Priority))
+		}
+	}
+	if v.Paused {
+		return // so nothing starts
+	}
+	var longest time.Duration
+	for _, s := range v.Stats.Waiting {
+		longest = max(longest, s.OldestWait)
+	}
+	if longest >= starvingAfter && v.Health == "" {
+		now := w.points[len(w.points)-1]
+		since := w.from(now.at.Add(-min(longest, v.Over)))
+		if now.at.Sub(since.at) >= leastForRates && v.Attempts == since.stats.Attempts {
+			v.problem("warn", "Stalled", "tasks wait, and none starts").Figure = count(v.Queued) + " waiting"
+			return
+		}
+	}
+	for _, p := range v.troubled {
+		switch p.Note {
+		case "starving":
+			v.problem("bad", "Starving", fmt.Sprintf("priority %v: others start, none of it does", p.Priority))
+		case "waits long":
+			v.problem("warn", "Waits long", fmt.Sprintf("priority %v", p.Priority))
+		}
+	}
+}
+
+// roomProblems adds those of a queue that is full, or nearly so.
+func (v *poolView) roomProblems(before *taskpool.Stats) {
+	perSecond := func(n uint64) string { return rate(float64(n)/max(v.Over.Seconds(), 1e-9)) + "/s" }
+	expired := v.Expired - before.Expired
+	switch {
+	case expired == 0:
+	case v.Recent:
+		v.problem("bad", "Expiring", "tasks are dropped that have waited too long").Figure = perSecond(expired)
+	default:
+		v.problem("warn", "Expired", "tasks were dropped within the last "+v.over()+" as they had waited too long")
+	}
+	shed := v.Shed - before.Shed - expired
+	switch {
+	case shed == 0:
+	case v.Recent:
+		v.problem("bad", "Shedding", "the queue is full, and tasks are dropped from it").Figure = perSecond(shed)
+	default:
+		v.problem("warn", "Shed", "tasks were dropped from a full queue within the last "+v.over())
+	}
+	switch {
+	case v.Refused == before.Refused || v.Closed:
+	case v.Recent:
+		var figures []string
+		for _, reason := range []struct {
+			text string
+			n    uint64
+		}{
+			{"no room", v.RefusedFull - before.RefusedFull},
+			{"no room for their flow", v.RefusedFlow - before.RefusedFlow},
+			{"closed", v.RefusedClosed - before.RefusedClosed},
+			{"their context ended", v.RefusedContext - before.RefusedContext},
+			{"waited too long for room", v.RefusedExpired - before.RefusedExpired},
+		} {
+			if reason.n > 0 {
+				figures = append(figures, perSecond(reason.n)+" "+reason.text)
+			}
+		}
+		v.problem("warn", "Refusing", "tasks are not accepted").Figure = strings.Join(figures, ", ")
+	default:
+		v.problem("warn", "Refused", "tasks were not accepted within the last "+v.over())
+	}
+	if v.Capacity >= leastCapacity && 100*v.Queued >= fullShare*v.Capacity {
+		v.problem("warn", fmt.Sprintf("Queue over %d %%", fullShare), "it is about to be full").Figure = count(v.Queued) + " of " + count(v.Capacity)
+	}
+}
