@@ -304,7 +304,7 @@ func TestChildrenKilledAtRandomFailNoMoreCallsThanTheyWere(t *testing.T) {
 	})
 	r := rand.New(rand.NewPCG(1, 2))
 	failed := 0
-	for i := range 2000 {
+	for i := range pooltest.Times(2000, 2000) {
 		id, err := pid.Call(context.Background(), w, none{})
 		if err != nil {
 			var e *process.ExitError

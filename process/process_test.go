@@ -18,6 +18,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/process"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 type point struct{ X, Y int }
@@ -190,7 +191,7 @@ func TestAFrameAboveTheLimitIsRefused(t *testing.T) {
 
 func TestLargeFramesTravel(t *testing.T) {
 	w := start(t, process.WithWorkers(1))
-	const n = 20 << 20
+	n := pooltest.Times(20<<20, 20<<20)
 	require.Equal(t, n, call(t, w, size, make([]byte, n)))
 	require.Len(t, call(t, w, fill, n), n)
 }
