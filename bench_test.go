@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/metrics"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -157,6 +158,27 @@ func BenchmarkSubmitBounded(b *testing.B) {
 					taskpool.WithCapacity(channelCapacity, taskpool.OverflowWait))
 			})
 		}
+	}
+}
+
+// BenchmarkFlows submits the tasks of so many flows in turn, and none is waited for.
+func BenchmarkFlows(b *testing.B) {
+	for _, flows := range []int{0, 1000, 100_000} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			names := make([]string, max(flows, 1)) // with 0 the empty one
+			for i := range flows {
+				names[i] = "flow " + strconv.Itoa(i)
+			}
+			ctx := context.Background()
+			p := pooltest.New(b, taskpool.WithWorkers(8))
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, err := p.Submit(ctx, taskpool.Task{Flow: names[i%len(names)], Run: emptyRun}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			require.NoError(b, p.WaitIdle(ctx))
+		})
 	}
 }
 
