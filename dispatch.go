@@ -160,6 +160,11 @@ func (h *Handle) acceptLocked(later bool) {
 		h.delayLocked(h.extras().NotBefore)
 	default:
 		h.due = time.Time{} // it may have become due while it waited for room
+		if g := h.guestOf(); g != nil && g.outer == nil && !p.hooks.timed && p.sched.isNext(h) {
+			p.sched.startNext(h) // else half of what Do costs would be the way through the queue
+			g.enterLocked(entry{h: h}, decision{priority: h.priority})
+			return
+		}
 		p.enqueueLocked(entry{h: h}, h.priority)
 	}
 	if g := h.group(); g != nil && g.lent { // it has no attempt yet that would pass it on

@@ -388,3 +388,34 @@ func (s *scheduler) firstLater() *Handle {
 	}
 	return s.admissionDelayed.first()
 }
+
+// withdraw removes h from where it waits, if it waits. The caller updates its state.
+func (s *scheduler) withdraw(h *Handle) {
+	switch h.place.in {
+	case inQueue:
+		s.leaveQueue(h)
+	case inExiting:
+		if f := h.flow; f != nil && !h.placed {
+			f.rare.exits = slices.DeleteFunc(f.rare.exits, func(o *Handle) bool { return o == h })
+			h.place = place{}
+			return
+		}
+		from := s.exitList(s.lessUrgent(h.urgency()))
+		*from = shrunk(slices.DeleteFunc(*from, func(x exit) bool { return x.h == h }))
+		h.place = place{}
+	case inDelayed:
+		if h.attempts > 0 {
+			s.retries(h, -1)
+		}
+		s.delayed.remove(h)
+	case inAdmission:
+		s.dropSecond(h)
+		s.admission.remove(h)
+	case inAdmissionDelayed:
+		s.admissionDelayed.remove(h)
+	case inDependents:
+		s.removeDependent(h)
+	case inAdmissionDependents:
+		s.admissionDependents.remove(h)
+	}
+}

@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
@@ -209,6 +208,20 @@ func (s *scheduler) start(h *Handle) {
 		h.state = StateRunning
 	}
 	s.takePlace(h)
+}
+
+// isNext reports whether h, which has been accepted and is in no state, would be the next to have a
+// slot if it were queued, and that one is free. It may say no though that is so.
+func (s *scheduler) isNext(h *Handle) bool {
+	return s.held < s.slots && s.waiting() == 0 && s.submitters() == 0 && !s.paused &&
+		s.flowOf(h) == nil && s.reserved == 0 && s.delays == nil && !s.queue.fair
+}
+
+// startNext has h, which is next, be Running.
+func (s *scheduler) startNext(h *Handle) {
+	s.queued(h, +1)
+	*s.queue.count(h.priority)++
+	s.start(h)
 }
 
 // wanted returns for how many tasks that have yet to start there are slots.
@@ -425,37 +438,6 @@ func (s *scheduler) delay(h *Handle, due time.Time) {
 		s.retries(h, +1)
 	}
 	s.delayed.add(h)
-}
-
-// withdraw removes h from where it waits, if it waits. The caller updates its state.
-func (s *scheduler) withdraw(h *Handle) {
-	switch h.place.in {
-	case inQueue:
-		s.leaveQueue(h)
-	case inExiting:
-		if f := h.flow; f != nil && !h.placed {
-			f.rare.exits = slices.DeleteFunc(f.rare.exits, func(o *Handle) bool { return o == h })
-			h.place = place{}
-			return
-		}
-		from := s.exitList(s.lessUrgent(h.urgency()))
-		*from = shrunk(slices.DeleteFunc(*from, func(x exit) bool { return x.h == h }))
-		h.place = place{}
-	case inDelayed:
-		if h.attempts > 0 {
-			s.retries(h, -1)
-		}
-		s.delayed.remove(h)
-	case inAdmission:
-		s.dropSecond(h)
-		s.admission.remove(h)
-	case inAdmissionDelayed:
-		s.admissionDelayed.remove(h)
-	case inDependents:
-		s.removeDependent(h)
-	case inAdmissionDependents:
-		s.admissionDependents.remove(h)
-	}
 }
 
 // notLater records that h is no longer later, if it was.

@@ -1206,9 +1206,15 @@ func (d *schedulerTrace) waiting() int {
 
 // enqueue has x, which counts in no state, be Queued.
 func (d *schedulerTrace) enqueue(x *naiveItem) {
+	isNext := !x.function && d.looks && d.s.isNext(d.handle(x.n))
 	d.s.enqueue(d.entry(x), x.pr, d.now())
 	x.state = StateQueued
 	d.m.arrive(x, inQueue, false)
+	if isNext {
+		if next, choice, restricted := d.m.next(true); next.naiveItem != x || choice || restricted {
+			d.fail("item %d is said to be next", x.n)
+		}
+	}
 	d.promise()
 }
 
