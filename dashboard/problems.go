@@ -142,7 +142,7 @@ func (v *poolView) waitProblems(w *watched, starvingAfter time.Duration) {
 			v.problem("bad", "Late", fmt.Sprintf("priority %v: what has waited too long is shed", p.Priority))
 		}
 	}
-	if v.Paused {
+	if v.Paused || v.Stalled {
 		return // so nothing starts
 	}
 	var longest time.Duration
