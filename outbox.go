@@ -368,6 +368,12 @@ func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, ela
 		var e *HungError
 		errors.As(v.err, &e)
 		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
+	default:
+		var e *PanicError // of a child process: no log has had its stack
+		g.contain("an error's As or Unwrap", func() { errors.As(v.err, &e) })
+		if e != nil && e.at == "" && len(e.Stack) > 0 {
+			attrs = append(attrs, slog.String("stack", string(e.Stack)))
+		}
 	}
 	if elapsed > 0 {
 		attrs = append(attrs, slog.Duration("elapsed", elapsed))

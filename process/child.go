@@ -66,12 +66,17 @@ func init() {
 		return
 	}
 	_ = os.Unsetenv(cookieName) // not for what this process starts
+	if privileged() {
+		return // whoever has set it must not have this program serve calls with rights that are not theirs
+	}
 	c, err := parseCookie(text)
 	if err != nil {
 		self.cookieErr = err
 		return
 	}
 	in, out := pipes()
+	closeInherited()
+	offerToOOMKiller()
 	self.child = newServer(in, out, c.maxFrame)
 	if _, set := os.LookupEnv("GOMEMLIMIT"); c.maxMemory > 0 && !set {
 		debug.SetMemoryLimit(c.maxMemory / 10 * 9)

@@ -29,8 +29,10 @@
 // number of them each has one, so the goroutines of a function take turns (see
 // [WithWorkers]). A child starts with no arguments, an empty standard input
 // and the parent's standard output; what it writes to standard error is copied to
-// the parent's (see [WithStderr]). It inherits environment and working directory,
-// and no open file. It leads a process group of its own, so Ctrl-C in a terminal
+// the parent's, line by line (see [WithStderr]). It inherits environment and working
+// directory, and no open file; on other systems than Linux, those that code in C has opened
+// without O_CLOEXEC. Where memory runs out, the kernel of Linux ends a child rather than the
+// parent. It leads a process group of its own, so Ctrl-C in a terminal
 // reaches the parent alone, and what the child starts dies with it.
 //
 // When the parent dies, by SIGKILL too, its children see the end of the pipe that
@@ -65,7 +67,8 @@
 // When the context given to Call ends, so does the function's, with the cause as far
 // as that can travel. A function that does not return within the kill grace gets
 // SIGTERM, for which it may have a handler, together with its process group, and half
-// that time later SIGKILL. Call waits for the function to return or to be gone, so
+// that time later SIGKILL. A child that somebody has stopped while it was idle is woken by
+// SIGCONT after a second of the call. Call waits for the function to return or to be gone, so
 // that no retry ever runs beside what it retries.
 //
 // [Pool.Shutdown] waits for all calls and has the children exit, or kills them
@@ -75,7 +78,9 @@
 //
 // A child is trusted as far as this program is: it is not a sandbox. It runs with
 // all rights of the parent, and package gob, which decodes what it sends, is not made
-// for data of an adversary.
+// for data of an adversary. Whoever starts the program can have it serve calls, as a child
+// does: so a program that is setuid or setgid, or has file capabilities, is never a child, and
+// New returns an error there.
 //
 // # Systems
 //

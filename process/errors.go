@@ -35,8 +35,8 @@ const maxStderr = 64 << 10
 type ExitError struct {
 	Func   string    // the function that was called; empty if the child died before any call
 	PID    int       // the child's process id
-	Code   int       // its exit code; -1 if a signal ended it
-	Signal os.Signal // the signal that ended it; nil if it exited
+	Code   int       // its exit code; -1 if a signal ended it, or if that is not known
+	Signal os.Signal // the signal that ended it; nil if it exited, or if that is not known
 	Stderr []byte    // the last that it wrote to standard error, up to 64 KiB
 
 	// why is the line of all its standard error that says why it died, or the last.
@@ -44,6 +44,8 @@ type ExitError struct {
 	// cause is why it was killed, or what was wrong with what it sent; nil if it
 	// died by itself.
 	cause error
+	// unknown says that somebody else has got its exit status.
+	unknown bool
 }
 
 // Error says which function's child died of what, with the line of its standard
@@ -57,6 +59,8 @@ func (e *ExitError) Error() string {
 	}
 	fmt.Fprintf(&b, "child %d ", e.PID)
 	switch {
+	case e.unknown:
+		b.WriteString("died of what this program was not told, as it ignores SIGCHLD or has waited for the child elsewhere")
 	case e.Signal != nil:
 		fmt.Fprintf(&b, "died of signal %q", e.Signal)
 	default:

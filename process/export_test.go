@@ -135,3 +135,9 @@ func (p *Pool) MostUrgentWaiting() int {
 	defer p.mu.Unlock()
 	return p.waiting[0].priority
 }
+
+// CookieName is the variable that tells a process that it is a child.
+const CookieName = cookieName
+
+// Cookie returns the variable's value for a child of the given process.
+func Cookie(parent int) string { return cookie{parent: parent, maxFrame: defaultMaxFrame}.String() }

@@ -42,6 +42,7 @@ type config struct {
 	startTimeout time.Duration
 	maxFrame     int
 	stderr       io.Writer
+	stderrLabels bool
 	env          []string
 
 	maxCallsSet, maxMemorySet bool
@@ -71,6 +72,10 @@ func WithMaxCalls(n int) Option {
 // milliseconds.) In the child, the runtime is told to keep the Go heap below nine
 // tenths of it (see [runtime/debug.SetMemoryLimit]) unless GOMEMLIMIT is set. By
 // default there is no bound.
+//
+// What the child starts in its turn is not counted: bound that with a control group, or
+// with RLIMIT_AS. On Linux the kernel, where memory runs out, ends a child rather than this
+// program: the oom_score_adj of the children is 500 above its.
 //
 // A program with a Go heap of its own needs some ten MiB before it does anything;
 // a bound that no child can keep has each replaced after each call.
@@ -103,10 +108,20 @@ func WithMaxFrame(bytes int) Option {
 
 // WithStderr sets where to copy what the children write to standard error. The
 // default is [os.Stderr]; [io.Discard] drops it, and an [*ExitError] has the end
-// of it in either case. Calls of w.Write are never concurrent. A w that blocks
-// blocks the children that write. Their standard output is that of this program.
+// of it in either case. Calls of w.Write are never concurrent, and each has whole
+// lines of one child: what it writes is copied when its line ends, when the child
+// has exited, or in pieces of 64 KiB. A w that blocks blocks the children that
+// write. Their standard output is that of this program.
 func WithStderr(w io.Writer) Option {
 	return optionFunc(func(c *config) { c.stderr = w })
+}
+
+// WithStderrLabels begins each line that is copied from a child's standard error
+// with the child's process id and the function that it is at work on when the line
+// arrives, which may be a moment after it was written: "4711 render: " or, between
+// two calls, "4711: ". An [*ExitError] has the lines without.
+func WithStderrLabels() Option {
+	return optionFunc(func(c *config) { c.stderrLabels = true })
 }
 
 // WithEnv adds variables to the environment of the children, each in the form

@@ -93,7 +93,9 @@ type Stats struct {
 // calls. [Main] must have been called before. If an option is bad, or a child
 // cannot be started or does not become ready, the error says why, and no child is
 // left. In a child it returns an error: children have no children of their own.
-// It returns an error on systems without process groups, such as Windows.
+// It returns an error on systems without process groups, such as Windows, and in a program
+// that runs with other rights than those of who has started it, by its setuid or setgid bit
+// or by file capabilities.
 //
 // A child is this program's executable, started with no arguments but its name,
 // with this program's environment, working directory and standard output, an empty
@@ -105,6 +107,8 @@ func New(opts ...Option) (*Pool, error) {
 		return nil, supported
 	case self.child != nil || self.cookieErr != nil:
 		return nil, errors.New("process: New called in a child process, which cannot have children of its own")
+	case privileged():
+		return nil, errors.New("process: New called in a program that is setuid or setgid, or has capabilities, for whose children anybody could pass")
 	case !self.mainCalled.Load():
 		return nil, errors.New("process: New needs a call of process.Main before it, first in main or TestMain")
 	}

@@ -16,5 +16,6 @@ var supported = fmt.Errorf("process: not supported on %s", runtime.GOOS)
 func startChild(string, []string, []string, []*os.File) (*os.Process, error) { return nil, supported }
 func signalGroup(int, os.Signal)                                             {}
 func killOwnGroup()                                                          { os.Exit(1) }
+func privileged() bool                                                       { return false }
 func openPipes() (in io.Reader, out io.Writer)                               { return nil, nil }
 func exitStatus(s *os.ProcessState) (int, os.Signal)                         { return s.ExitCode(), nil }

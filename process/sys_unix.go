@@ -50,6 +50,11 @@ func openPipes() (in io.Reader, out io.Writer) {
 	return os.NewFile(childIn, "requests"), os.NewFile(childOut, "results")
 }
 
+// privileged reports whether this program has rights that who started it may not have.
+func privileged() bool {
+	return os.Getuid() != os.Geteuid() || os.Getgid() != os.Getegid() || secureMode()
+}
+
 // exitStatus returns how a process ended: the signal that ended it, or nil and
 // its exit code.
 func exitStatus(s *os.ProcessState) (int, os.Signal) {

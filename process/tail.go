@@ -21,14 +21,17 @@ type tail struct {
 	cut words      // of what is not kept
 }
 
-// newTail copies r to w, and closes it at its end.
-func newTail(r *os.File, w io.Writer) *tail {
+// newTail copies r to w, in whole lines, and closes it at its end. label, which may be nil,
+// returns what the lines that have come begin with.
+func newTail(r *os.File, w io.Writer, label func() string) *tail {
 	t := &tail{r: r, done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
 		defer r.Close()
 		// A failing w is no reason to stop: a child must not block for it.
-		_, _ = io.Copy(io.MultiWriter(t, tolerant{w}), r)
+		lines := &lineWriter{w: tolerant{w}, label: label}
+		_, _ = io.Copy(io.MultiWriter(t, lines), r)
+		lines.end()
 	}()
 	return t
 }
@@ -122,6 +125,60 @@ func shorten(line []byte) string {
 		return strings.ToValidUTF8(string(line[:most]), "") + "..."
 	}
 	return string(line)
+}
+
+// maxLine is the longest line of a child's standard error that is copied as one.
+const maxLine = 64 << 10
+
+// A lineWriter passes on whole lines, as lines of several children would mix otherwise. What
+// is longer than maxLine becomes several.
+type lineWriter struct {
+	w     io.Writer
+	label func() string // what each line begins with; nil: nothing
+	part  []byte        // of the line that has not ended; at most maxLine
+}
+
+func (l *lineWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		end := bytes.LastIndexByte(p, '\n') + 1
+		if end == 0 {
+			end = min(len(p), maxLine-len(l.part))
+			l.part = append(l.part, p[:end]...)
+			if len(l.part) == maxLine {
+				l.end()
+			}
+		} else {
+			lines := p[:end]
+			if len(l.part) > 0 {
+				lines = append(l.part, lines...)
+				l.part = nil
+			}
+			l.write(lines)
+		}
+		p = p[end:]
+	}
+	return n, nil
+}
+
+// end ends the line that has not ended, if there is one.
+func (l *lineWriter) end() {
+	if len(l.part) > 0 {
+		l.write(append(l.part, '\n'))
+		l.part = nil
+	}
+}
+
+// write writes whole lines at once.
+func (l *lineWriter) write(lines []byte) {
+	if l.label != nil {
+		label, labeled := l.label(), []byte(nil)
+		for line := range bytes.Lines(lines) {
+			labeled = append(append(labeled, label...), line...)
+		}
+		lines = labeled
+	}
+	_, _ = l.w.Write(lines) // its failures are hidden
 }
 
 // A tolerant writer hides that another fails or panics.

@@ -52,6 +52,8 @@ type worker struct {
 	id       uint32      // of the latest call
 	busy     bool        // that call is under way
 	next     *time.Timer // sends the next signal that call asks for; nil: none
+	name     string      // of the function of the call that is under way
+	wake     *time.Timer // wakes the child if the call takes long; running while busy
 	memory   *time.Timer // takes the next look at the child's memory; nil without a limit
 	doomed   bool        // it was sent a signal, or has closed its end: no further call
 	cause    error       // why it was sent a signal; nil if it died by itself
@@ -118,9 +120,15 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	w := &worker{
 		cfg: cfg, process: p, pid: p.Pid,
 		in: in, unread: childIn, out: out, results: newFrameReader(out, cfg.maxFrame), request: &frameWriter{w: in},
-		stderr: newTail(errs, stderr), exited: make(chan struct{}),
-		streams: make(map[string]*workerStreams),
+		exited: make(chan struct{}), streams: make(map[string]*workerStreams),
 	}
+	var label func() string
+	if cfg.stderrLabels {
+		label = w.label
+	}
+	w.stderr = newTail(errs, stderr, label)
+	w.wake = time.AfterFunc(wakeAfter, w.wakeUp)
+	w.wake.Stop()
 	if cfg.maxMemory > 0 {
 		w.memory = time.AfterFunc(memoryInterval, w.lookAtMemory)
 	}
@@ -281,7 +289,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 		st = new(workerStreams)
 		w.streams[name] = st
 	}
-	header := callHeader{prefix: prefix{id: w.begin()}, name: name}
+	header := callHeader{prefix: prefix{id: w.begin(name)}, name: name}
 	defer w.end()
 	if st.args.fresh() {
 		header.flags |= flagFreshValue
@@ -377,12 +385,36 @@ func (w *worker) notBegun(end int64) bool {
 	return w.request.total()-left < end && w.cause == nil
 }
 
-// begin begins a call and returns its number.
-func (w *worker) begin() uint32 {
+// label is what the lines of the child's standard error begin with.
+func (w *worker) label() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.name == "" {
+		return fmt.Sprintf("%d: ", w.pid)
+	}
+	return fmt.Sprintf("%d %s: ", w.pid, w.name)
+}
+
+// wakeAfter is how long after the begin of a call the child is told to go on, in case
+// somebody has stopped it while it was idle: a call without a deadline would wait for ever.
+const wakeAfter = time.Second
+
+// wakeUp continues the child if it is stopped, and is nothing to it otherwise.
+func (w *worker) wakeUp() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy && !w.waited {
+		_ = w.process.Signal(syscall.SIGCONT)
+	}
+}
+
+// begin begins a call of the named function and returns its number.
+func (w *worker) begin(name string) uint32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.id++
-	w.busy = true
+	w.busy, w.name = true, name
+	w.wake.Reset(wakeAfter)
 	if w.memory != nil {
 		w.memory.Reset(memoryInterval)
 	}
@@ -393,7 +425,8 @@ func (w *worker) begin() uint32 {
 func (w *worker) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.busy = false
+	w.busy, w.name = false, ""
+	w.wake.Stop()
 	if w.next != nil {
 		w.next.Stop()
 		w.next = nil
@@ -491,7 +524,7 @@ func (w *worker) worn() bool {
 func (w *worker) exitError(name string) *ExitError {
 	e := &ExitError{Func: name, PID: w.pid, Code: -1}
 	e.Stderr, e.why = w.stderr.last()
-	if w.state != nil {
+	if e.unknown = w.state == nil; !e.unknown {
 		e.Code, e.Signal = exitStatus(w.state)
 	}
 	w.mu.Lock()
