@@ -342,6 +342,7 @@ func init() { // what the packages around this one use
 	}
 	remote.HasFlows = func(pool any) bool { return !pool.(*Pool).sched.aging }
 	remote.Await = func(ctx context.Context, f func() error) error { return block(ctx, f, true) }
+	remote.OnSettled = func(handle any, f func(canceled error)) bool { return handle.(*Handle).onSettled(f) }
 	remote.TaskHere = func() context.Context {
 		if a := currentAttempt(); a != nil {
 			return a

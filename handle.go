@@ -55,6 +55,9 @@ type rareHandle struct {
 	parent *attempt
 	// links are what it has to do with others by Task.After.
 	links *links
+	// settled is called, without the lock, when it has settled, with what canceled was by
+	// then. Nil: nobody asks. See remote.OnSettled.
+	settled func(canceled error)
 }
 
 // A pattern is a [Task] as its handle keeps it, but for the priority, which is the item's. What
@@ -154,6 +157,21 @@ func (h *Handle) setParent(a *attempt) {
 		h.rare = &rareHandle{}
 	}
 	h.rare.parent = a
+}
+
+// onSettled has f called when the task has settled, on the goroutine that tells hooks of it.
+// It returns false if the task has settled.
+func (h *Handle) onSettled(f func(canceled error)) bool {
+	h.pool.lock()
+	defer h.pool.unlock()
+	if h.state.Final() {
+		return false
+	}
+	if h.rare == nil {
+		h.rare = &rareHandle{}
+	}
+	h.rare.settled = f
+	return true
 }
 
 // newHandle returns the handle of a task that was submitted with ctx, with its first

@@ -366,6 +366,9 @@ func (h *Handle) settleLocked(s State, err error, notices *[]notice) {
 		if l := h.rare.links; l != nil {
 			h.unlinkedLocked(l)
 		}
+		if f, canceled := h.rare.settled, h.rare.canceled; f != nil {
+			*notices = append(*notices, notice{call: func() { f(canceled) }})
+		}
 		*h.rare = rareHandle{lastErr: h.rare.lastErr}
 	}
 	h.task.Run, h.first = nil, nil // free what they refer to

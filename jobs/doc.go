@@ -47,23 +47,34 @@
 //	longest wait   there is none, as jobs are there to be done, however late, and may wait
 //	               for a process to be started: a handler can look at Meta.Enqueued, and
 //	               return Permanent. Task.MaxWait is for tasks
-//	cancellation   before it runs: Canceled, and it never runs. While it runs: its
-//	               context ends; Canceled if the handler then returns an error,
-//	               Completed if it returns nil. It is never retried
-//	not before     it starts at that time or later
+//	cancellation   before it runs, or before a retry: Canceled, and it never runs again.
+//	               While it runs: its context ends; Completed if the handler then returns
+//	               nil, and Canceled whatever else it does, return an error, panic, call
+//	               Goexit or hang. It is never retried. Event.Err is context.Canceled, and
+//	               what the handler's end was
+//	not before     it starts at that time or later, by the clock of the process (Local) or
+//	               of the database; at most the year 9999 in UTC
 //	unique key     while a job of the kind with that key has not settled, another is not
-//	               added: Enqueue returns the first one's ID and ErrDuplicate
+//	               added: Enqueue returns the first one's ID and ErrDuplicate. While one is
+//	               just being added, in a transaction that is open for instance, Enqueue
+//	               waits for what becomes of that, until its context ends
 //	unknown kind   an error of Enqueue where the engine can know; else it waits for a
 //	               process that knows it or is Discarded at once, with ErrUnknownKind
 //	bad payload    Discarded, with ErrPayload, and never retried: at once (Local), or when
 //	               processes of other versions have had time to take it (engines that store
 //	               jobs), until which it goes back and that is told as Retrying; what is no
-//	               JSON, or has text that some database does not store, is refused by Enqueue
+//	               JSON, is nested more than 500 deep or has text that some database does not
+//	               store, is refused by Enqueue
+//	long errors    the observers get all of an error; an engine that stores jobs may store
+//	               the first 64 KiB of its text and of a panic's stack
 //	graceful stop  attempts under way are finished, their contexts left alone. Jobs
 //	               that wait are finished too (Local) or kept (engines that store them)
 //
 // Priority, flow, attempts, not-before and unique key are fixed when a job is enqueued. The
 // timeout, the heartbeat and the backoff are those of the process that runs it.
+//
+// The handler's context names the job, see [MetaFrom], and so do those that the pool passes
+// to hooks and to its log's handler, to which [LogHandler] adds the job.
 //
 // An engine that stores jobs may run one twice, after a crash: handlers must be
 // idempotent. The context given to Enqueue governs the enqueueing and nothing more,

@@ -19,5 +19,7 @@ func (f forEngine) Run(ctx context.Context, m Meta, payload []byte) error {
 
 func init() {
 	bridge.Registry = func(reg any) any { return forEngine{reg.(*Registry)} }
+	bridge.WithMeta = func(ctx context.Context, m any) context.Context { return withMeta(ctx, m.(Meta)) }
+	bridge.Canceled = func(m any, err error) any { return canceledEvent(m.(Meta), context.Canceled, err) }
 	bridge.Validate = func(r any) error { return r.(Request).validate() }
 }

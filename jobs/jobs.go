@@ -70,11 +70,33 @@ type Request struct {
 	UniqueKey   string
 }
 
-// maxAttempts and maxYear are what engines can store.
+// What all engines can store. SQLite takes no JSON that is nested deeper than 1000, and
+// what PostgreSQL takes depends on its stack.
 const (
 	maxAttempts = 32767
 	maxYear     = 9999
+	maxDepth    = 500
 )
+
+// depth returns how deep arrays and objects in a JSON text are nested.
+func depth(text []byte) (deepest int) {
+	now, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[', c == '{':
+			now++
+			deepest = max(deepest, now)
+		case c == ']', c == '}':
+			now--
+		}
+	}
+	return deepest
+}
 
 // storable reports whether the strings in a JSON text are text to all databases:
 // PostgreSQL refuses NUL and half a surrogate pair.
@@ -125,12 +147,14 @@ func (r Request) validate() error {
 		return errors.New("jobs: Request.Payload must be JSON")
 	case !storable(r.Payload):
 		return errors.New("jobs: Request.Payload must be UTF-8 without NUL and unpaired surrogates, as \\u0000 and \\ud800 are: databases store no such text")
+	case depth(r.Payload) > maxDepth:
+		return fmt.Errorf("jobs: Request.Payload must not be nested more than %d deep, got %d", maxDepth, depth(r.Payload))
 	case !validText(r.Flow):
 		return fmt.Errorf("jobs: Request.Flow must be %s, got %q", textRule, r.Flow)
 	case !validText(r.UniqueKey):
 		return fmt.Errorf("jobs: Request.UniqueKey must be %s, got %q", textRule, r.UniqueKey)
-	case r.NotBefore.Year() > maxYear:
-		return fmt.Errorf("jobs: Request.NotBefore must not be after the year %d, got %v", maxYear, r.NotBefore)
+	case r.NotBefore.UTC().Year() > maxYear:
+		return fmt.Errorf("jobs: Request.NotBefore must not be after the year %d in UTC, got %v", maxYear, r.NotBefore)
 	case r.MaxAttempts < 1 || r.MaxAttempts > maxAttempts:
 		return fmt.Errorf("jobs: Request.MaxAttempts must be from 1 to %d, got %d", maxAttempts, r.MaxAttempts)
 	}
@@ -477,7 +501,7 @@ func (reg *Registry) run(ctx context.Context, m Meta, payload []byte) error {
 	if k == nil {
 		return taskpool.Permanent(fmt.Errorf("%w %q", ErrUnknownKind, m.Kind))
 	}
-	return k.run(ctx, m, payload)
+	return k.run(withMeta(ctx, m), m, payload)
 }
 
 // judge says what an attempt that ended with err means for a job that was not
@@ -506,6 +530,28 @@ func (reg *Registry) judge(m Meta, err error) Event {
 	}
 	return e
 }
+
+// canceledEvent says what an attempt that ended with err means for a job that was canceled
+// with cause meanwhile.
+func canceledEvent(m Meta, cause, err error) Event {
+	if err == nil {
+		return Event{Meta: m}
+	}
+	return Event{Meta: m, State: StateCanceled, Err: &canceledError{cause, err}}
+}
+
+// A canceledError is the error of an attempt whose job was canceled.
+type canceledError struct{ cause, err error }
+
+func (e *canceledError) Error() string {
+	cause, err := e.cause.Error(), e.err.Error()
+	if err == cause {
+		return err
+	}
+	return cause + ": " + err
+}
+
+func (e *canceledError) Unwrap() []error { return []error{e.cause, e.err} }
 
 // isolate calls user code that must not harm anyone and reports whether it returned. If
 // not, that is logged.

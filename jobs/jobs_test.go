@@ -116,7 +116,7 @@ func TestRequestErrorsNameTheFieldTheValueAndWhatIsAllowed(t *testing.T) {
 		"jobs: Request.UniqueKey must be UTF-8 without NUL, got \"\\xff\"": func(r *jobs.Request) { r.UniqueKey = "\xff" },
 		`jobs: Request.Flow must be UTF-8 without NUL, got "\x00"`:         func(r *jobs.Request) { r.Flow = "\x00" },
 		`jobs: Request.Flow must be UTF-8 without NUL, got "\xff"`:         func(r *jobs.Request) { r.Flow = "\xff" },
-		"jobs: Request.NotBefore must not be after the year 9999, got 10000-01-01 00:00:00 +0000 UTC": func(r *jobs.Request) {
+		"jobs: Request.NotBefore must not be after the year 9999 in UTC, got 10000-01-01 00:00:00 +0000 UTC": func(r *jobs.Request) {
 			r.NotBefore = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)
 		},
 		`jobs: Request.MaxAttempts must be from 1 to 32767, got 0`:     func(r *jobs.Request) { r.MaxAttempts = 0 },

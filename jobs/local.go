@@ -2,10 +2,9 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,23 +19,26 @@ type LocalQueue struct {
 	pool *taskpool.Pool
 	reg  *Registry
 
-	mu     sync.Mutex // protects the fields below and localJob.handle; no user code is called with it
+	mu     sync.Mutex // protects the fields below, localJob.handle and localJob.admitted; no user code is called with it
 	last   uint64
 	jobs   map[ID]*localJob // those that are not over
 	unique map[uniqueKey]*localJob
+	empty  chan struct{} // closed when jobs is empty; nil: nobody waits for that
 }
 
 type uniqueKey struct{ kind, key string }
 
+// A localJob is a job that is not over. A million of them may wait, so they are small.
 type localJob struct {
+	q        *LocalQueue
 	meta     Meta
-	attempts atomic.Int64 // started
-	retries  atomic.Int64 // granted
+	payload  json.RawMessage
+	attempts atomic.Int32 // started
+	retries  atomic.Int32 // granted
 	delay    atomic.Int64 // of the retry that was granted last
 
 	handle   *taskpool.Handle // nil until the job is accepted
-	admitted chan struct{}    // closed when it is accepted or refused
-	over     chan struct{}    // closed when it is refused, or the observers have been told of its end
+	admitted chan struct{}    // closed when it is accepted or refused; nil: nobody waits for that
 
 	telling sync.Mutex // held while the observers are told, so that events come in order
 	ended   bool       // the last event is on its way; protected by telling
@@ -51,7 +53,7 @@ type localJob struct {
 // that has a flow.
 //
 // A job is known until it has settled; what it came to is told to the observers of
-// reg. Each unsettled job takes a goroutine that waits for its end.
+// reg. Each unsettled job takes less than a KiB and its payload.
 //
 // It panics if pool is none that taskpool.New has returned, or reg is nil.
 func Local(pool *taskpool.Pool, reg *Registry) *LocalQueue {
@@ -99,7 +101,7 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 			panic(v)
 		}
 	}()
-	h, err := q.pool.SubmitWithin(ctx, context.Background(), q.task(j, r, policy))
+	h, err := q.pool.SubmitWithin(ctx, &jobContext{context.Background(), j}, j.task(policy, r.NotBefore))
 	if err != nil {
 		q.refused(j)
 		return "", err
@@ -133,7 +135,7 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 		first := q.unique[key]
 		if first == nil || first.handle != nil && first.handle.State().Final() {
 			q.last++
-			j = &localJob{admitted: make(chan struct{}), over: make(chan struct{}), meta: Meta{
+			j = &localJob{q: q, payload: r.Payload, meta: Meta{
 				ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind, MaxAttempts: r.MaxAttempts,
 				Priority: r.Priority, Flow: r.Flow, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
 			q.jobs[j.meta.ID] = j
@@ -143,19 +145,23 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 			q.mu.Unlock()
 			return j, true, nil
 		}
-		there := first.handle != nil
-		q.mu.Unlock()
-		if there {
+		if first.handle != nil {
+			q.mu.Unlock()
 			return first, false, nil
 		}
-		if err := q.awaitAdmission(ctx, first); err != nil {
+		if first.admitted == nil {
+			first.admitted = make(chan struct{})
+		}
+		admitted := first.admitted
+		q.mu.Unlock()
+		if err := awaitAdmission(ctx, admitted); err != nil {
 			return nil, false, err
 		}
 	}
 }
 
-// awaitAdmission waits until j, which is being added, is accepted or refused.
-func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
+// awaitAdmission waits until a job that is being added is accepted or refused.
+func awaitAdmission(ctx context.Context, admitted <-chan struct{}) error {
 	// A handler that waits here must not keep the slot, or the place of its flow, that makes
 	// the room, and may have been given, or have made, a context that is not its own.
 	task, done := ctx, (<-chan struct{})(nil)
@@ -167,7 +173,7 @@ func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
 	}
 	return remote.Await(task, func() error {
 		select {
-		case <-j.admitted:
+		case <-admitted:
 			return nil
 		case <-ctx.Done():
 			return contextOver(ctx)
@@ -177,100 +183,157 @@ func (q *LocalQueue) awaitAdmission(ctx context.Context, j *localJob) error {
 	})
 }
 
-// accepted notes that j is the task of h, and has its end watched. It is called by
+// accepted notes that j is the task of h, and has its end told. It is called by
 // whoever learns that first: Enqueue, or the task, which may start before Submit has
 // returned and tell others its ID.
 func (q *LocalQueue) accepted(j *localJob, h *taskpool.Handle) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	select {
-	case <-j.admitted:
-	default:
+	first := j.handle == nil
+	if first {
 		j.handle = h
+		j.admittedLocked()
+	}
+	q.mu.Unlock()
+	if first && !remote.OnSettled(h, j.settled) {
+		j.settled(nil)
+	}
+}
+
+// A jobContext is the context that a job is submitted with.
+type jobContext struct {
+	context.Context
+	j *localJob
+}
+
+// Value is the context's.
+func (c *jobContext) Value(key any) any {
+	if key == (metaKey{}) {
+		return c.j
+	}
+	return nil
+}
+
+// describe returns the job with the attempt that the pool is about to make, makes or has made
+// last: for hooks and the log.
+func (j *localJob) describe() Meta {
+	j.q.mu.Lock()
+	h := j.handle
+	j.q.mu.Unlock()
+	m := j.meta
+	if m.Attempt = 1; h != nil { // else it is the first, which Enqueue does not know of yet
+		m.Attempt = h.Info().Attempt
+	}
+	return m
+}
+
+// admittedLocked wakes those who wait until j is accepted or refused.
+func (j *localJob) admittedLocked() {
+	if j.admitted != nil {
 		close(j.admitted)
-		go q.watch(j, h)
+		j.admitted = nil
 	}
 }
 
 // refused forgets j, which was not added.
 func (q *LocalQueue) refused(j *localJob) {
-	q.forget(j)
-	close(j.admitted)
-	close(j.over)
-}
-
-func (q *LocalQueue) forget(j *localJob) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.forgetLocked(j)
+	j.admittedLocked()
+}
+
+func (q *LocalQueue) forgetLocked(j *localJob) {
 	delete(q.jobs, j.meta.ID)
 	if key := (uniqueKey{j.meta.Kind, j.meta.UniqueKey}); q.unique[key] == j {
 		delete(q.unique, key)
 	}
+	if len(q.jobs) == 0 && q.empty != nil {
+		close(q.empty)
+		q.empty = nil
+	}
 }
 
 // task returns the task that is the job.
-func (q *LocalQueue) task(j *localJob, r Request, p Policy) taskpool.Task {
-	t := taskpool.Task{Name: r.Kind, Priority: r.Priority, Flow: r.Flow, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: r.NotBefore}
-	t.Run = func(ctx context.Context) error {
-		if task, ok := taskpool.Current(ctx); ok {
-			q.accepted(j, task.Handle)
-		}
-		m := j.meta
-		m.Attempt = j.underWay()
-		return q.reg.run(ctx, m, r.Payload)
-	}
-	if t.Retry.MaxAttempts = r.MaxAttempts; r.MaxAttempts > 1 {
-		t.Retry.If = func(err error) bool {
-			m := j.meta
-			m.Attempt = j.underWay()
-			e := q.reg.judge(m, err)
-			if e.State != StateRetrying {
-				return false
-			}
-			j.retries.Add(1)
-			j.delay.Store(int64(e.Delay))
-			q.tell(j, e)
-			return true
-		}
-		t.Retry.Backoff = func(int) time.Duration { return time.Duration(j.delay.Load()) }
+func (j *localJob) task(p Policy, notBefore time.Time) taskpool.Task {
+	t := taskpool.Task{Name: j.meta.Kind, Priority: j.meta.Priority, Flow: j.meta.Flow, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: notBefore, Run: j.run}
+	if j.meta.MaxAttempts > 1 {
+		t.Retry = taskpool.Retry{MaxAttempts: j.meta.MaxAttempts, If: j.again, Backoff: j.backoff}
 	}
 	return t
 }
 
-// underWay returns the number of the attempt that is under way. Run and Retry.If both
-// note it, as a hook that goes around an attempt may fail it without a call of Run.
-func (j *localJob) underWay() int {
-	n := j.retries.Load() + 1
-	j.attempts.Store(n)
-	return int(n)
+// run makes an attempt.
+func (j *localJob) run(ctx context.Context) error {
+	if task, ok := taskpool.Current(ctx); ok {
+		j.q.accepted(j, task.Handle)
+	}
+	return j.q.reg.run(ctx, j.underWay(), j.payload)
 }
 
-// watch waits for the end of a job and tells of it.
-func (q *LocalQueue) watch(j *localJob, h *taskpool.Handle) {
-	defer close(j.over)
-	<-h.Done()
-	defer q.forget(j)
+// again reports whether there is another attempt after one that ended with err, and tells of
+// it.
+func (j *localJob) again(err error) bool {
+	e := j.q.reg.judge(j.underWay(), err)
+	if e.State != StateRetrying {
+		return false
+	}
+	j.retries.Add(1)
+	j.delay.Store(int64(e.Delay))
+	j.tell(e)
+	return true
+}
+
+func (j *localJob) backoff(int) time.Duration { return time.Duration(j.delay.Load()) }
+
+// underWay returns the job with the attempt that is under way. Both run and again note
+// that, as a hook that goes around an attempt may fail it without a call of run.
+func (j *localJob) underWay() Meta {
+	m := j.meta
+	n := j.retries.Load() + 1
+	j.attempts.Store(n)
+	m.Attempt = int(n)
+	return m
+}
+
+// settled is called when the task has: on its worker's goroutine if it succeeded, where a
+// slow observer may hold up the worker, and else on any, perhaps on that of Cancel, which
+// does not wait.
+func (j *localJob) settled(canceled error) {
+	h := j.handle
 	e := Event{Meta: j.meta, Err: h.Err()}
 	e.Attempt = int(j.attempts.Load())
-	switch h.State() {
-	case taskpool.StateFailed, taskpool.StateShed:
-		e.State = StateDiscarded
-	case taskpool.StateCanceled:
+	switch state := h.State(); {
+	case state == taskpool.StateSucceeded:
+		j.end(e)
+		return
+	case state == taskpool.StateCanceled:
 		e.State = StateCanceled
+	case canceled != nil: // and it panicked, called Goexit or hangs
+		e = canceledEvent(e.Meta, canceled, e.Err)
+	default:
+		e.State = StateDiscarded
 	}
-	q.tell(j, e)
+	go j.end(e)
+}
+
+// end tells of the job's end.
+func (j *localJob) end(e Event) {
+	j.tell(e)
+	j.q.mu.Lock()
+	defer j.q.mu.Unlock()
+	j.q.forgetLocked(j)
 }
 
 // tell tells the observers of an event of j, unless it comes after the last one: the
 // pool does not wait for ever for what is said of an attempt when it is cut off.
-func (q *LocalQueue) tell(j *localJob, e Event) {
+func (j *localJob) tell(e Event) {
 	j.telling.Lock()
 	defer j.telling.Unlock()
 	if j.ended {
 		return
 	}
 	j.ended = e.State != StateRetrying
-	q.reg.tell(e)
+	j.q.reg.tell(e)
 }
 
 // Cancel ends a job, see [Queue]. Its error is then [context.Canceled]. It never
@@ -315,12 +378,19 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 	if errors.Is(err, taskpool.ErrInside) {
 		return err
 	}
-	q.mu.Lock()
-	left := slices.Collect(maps.Values(q.jobs))
-	q.mu.Unlock()
-	for _, j := range left {
+	for {
+		q.mu.Lock()
+		if len(q.jobs) == 0 {
+			q.mu.Unlock()
+			return err
+		}
+		if q.empty == nil {
+			q.empty = make(chan struct{})
+		}
+		empty := q.empty
+		q.mu.Unlock()
 		select {
-		case <-j.over:
+		case <-empty:
 		case <-ctx.Done():
 			if err == nil {
 				err = fmt.Errorf("jobs: Stop: an observer is still being told: %w", context.Cause(ctx))
@@ -328,5 +398,4 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 			return err
 		}
 	}
-	return err
 }

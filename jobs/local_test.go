@@ -896,3 +896,57 @@ func TestAHandlerGivesItsSlotBackWhileItWaitsForAJobThatIsJustBeingAddedWhatever
 		})
 	}
 }
+
+// Waiting jobs are kept in memory, so how much each takes bounds how many there can be.
+func TestWaitingJobTakesAtMostAKiBAndNoGoroutine(t *testing.T) {
+	const n = 20_000
+	var reg jobs.Registry
+	q := newLocal(t, &reg)
+	release := occupy(t, &reg, q)
+	defer release()
+	k := jobs.Register(&reg, "job", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{MaxAttempts: 3})
+	inUse := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc + m.StackInuse)
+	}
+	goroutines, before := runtime.NumGoroutine(), inUse()
+	for i := range n {
+		must(t)(k.Enqueue(t.Context(), q, i, nil))
+	}
+	each := (inUse() - before) / n
+	t.Logf("%d bytes", each)
+	require.LessOrEqual(t, each, int64(1024))
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines)
+}
+
+func TestHooksAndLogNameTheJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reg jobs.Registry
+		var log bytes.Buffer
+		var around []jobs.Meta
+		q := newLocal(t, &reg, taskpool.WithLogger(slog.New(jobs.LogHandler(slog.NewTextHandler(&log, nil)).WithAttrs(nil))),
+			taskpool.WithHooks(taskpool.Hooks{Around: func(ctx context.Context, _ taskpool.TaskInfo, run func(context.Context) error) error {
+				m, ok := jobs.MetaFrom(ctx)
+				assert.True(t, ok)
+				around = append(around, m)
+				return run(ctx)
+			}}))
+		k := jobs.Register(&reg, "job", func(ctx context.Context, m jobs.Meta, _ int) error {
+			if m.Attempt == 1 {
+				return errTest
+			}
+			panic("as the handler says")
+		}, jobs.Policy{MaxAttempts: 2, Flow: "acme", Backoff: at(time.Second)})
+		id := must(t)(k.Enqueue(t.Context(), q, 0, nil))
+		require.NoError(t, q.Stop(t.Context()))
+		require.Len(t, around, 2)
+		for i, m := range around {
+			require.Equal(t, id, m.ID)
+			require.Equal(t, "job", m.Kind)
+			require.Equal(t, i+1, m.Attempt)
+			require.Contains(t, log.String(), fmt.Sprintf("job.id=%s job.kind=job job.attempt=%d job.flow=acme", id, i+1))
+		}
+	})
+}

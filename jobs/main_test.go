@@ -39,5 +39,7 @@ func TestLocalConforms(t *testing.T) {
 }
 
 func TestLocalConformsInRealTime(t *testing.T) {
-	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine { return newLocal(t, reg) })
+	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
+		return newLocal(t, reg, taskpool.WithHangGrace(50*time.Millisecond))
+	})
 }

@@ -100,6 +100,12 @@ var Await func(ctx context.Context, f func() error) error
 // nil if there is none. Package taskpool sets it.
 var TaskHere func() context.Context
 
+// OnSettled has f called when the task of a *taskpool.Handle has settled, where hooks are told
+// of that, which may be the goroutine of its worker or of who cancels it. canceled is why it
+// was canceled while an attempt was under way, nil if it was not. It returns false, and does
+// not call f, if the task has settled. Package taskpool sets it.
+var OnSettled func(handle any, f func(canceled error)) bool
+
 // Step lets one task of a *taskpool.Pool that is paused start or go on, and waits until it
 // has settled, waits for a retry or is parked. It returns the taskpool.TaskInfo of that
 // task, or why there is none: the cause, if ctx ends first. Package taskpool sets it.

@@ -3,11 +3,14 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +31,8 @@ type Engine interface {
 
 // Run tests the engines that start returns: each new, empty, at work with the
 // handlers of reg, and running one job at a time. One that puts back what does not decode,
-// for other processes, is to discard it after a moment. run calls each test, in a
+// for other processes, is to discard it after a moment, and the hang grace is to be one, too.
+// run calls each test, in a
 // bubble of [testing/synctest] if the engine has no life outside the process; nil
 // just calls it. No test depends on how long anything takes but for a deadline of a
 // minute.
@@ -58,6 +62,7 @@ var tests = []struct {
 	test func(*suite)
 }{
 	{"HandlerIsToldWhatWasEnqueued", meta},
+	{"ContextNamesTheJob", named},
 	{"UrgentJobsRunFirst", order},
 	{"FlowIsKeptWhateverHappensToAJob", flow},
 	{"FailedJobIsRetriedAfterThePolicysBackoff", retries},
@@ -66,6 +71,24 @@ var tests = []struct {
 	{"TimeoutEndsTheContextAndCountsAsAFailure", timeout},
 	{"CanceledBeforeItRunsItNeverRuns", cancelWaiting},
 	{"CanceledWhileItRunsItsContextEnds", cancelRunning},
+	{"CanceledWhileItRunsItIsCanceledWhateverItDoes", cancelOutcomes},
+	{"CanceledInItsLastAttemptItIsCanceled", cancelLastAttempt},
+	{"CanceledWhileItRunsItIsCompletedIfItReturnsNil", cancelCompletes},
+	{"CanceledBeforeARetryItNeverRunsAgain", cancelRetry},
+	{"CancelOfAJobThatIsNotThereIsErrNotFound", cancelNothing},
+	{"HangIsDiscardedAtOnce", hangs},
+	{"SilenceIsAHang", silence},
+	{"BackoffThatPanicsOrIsNegativeDoesNoHarm", oddBackoff},
+	{"ErrorOfManyMiBIsToldAndHoldsNobodyUp", longError},
+	{"PanicOfManyMiBIsToldAndHoldsNobodyUp", longPanic},
+	{"RequestThatNoEngineCanKeepIsRefused", badRequests},
+	{"PayloadOfAnyShapeArrives", payloads},
+	{"PayloadAsDeepAsIsAllowedArrives", deepPayload},
+	{"EqualJobsRunInTheOrderOfTheirArrival", fifo},
+	{"UniqueKeyIsFreeOnceItsJobHasSettled", uniqueFreed},
+	{"OneOfManyWithTheSameUniqueKeyIsAdded", uniqueRace},
+	{"EnqueueWithAContextThatIsOverAddsNothing", enqueueOver},
+	{"HandlerEnqueuesWhatComesNextAndSeesNoValueOfTheEnqueuer", handlerEnqueues},
 	{"PanicIsAFailureLikeAnyOther", panics},
 	{"GoexitDiscardsAtOnce", goexit},
 	{"UnknownKindIsNeverRetried", unknownKind},
@@ -188,6 +211,27 @@ func meta(s *suite) {
 	}
 }
 
+func named(s *suite) {
+	told, found := make(chan jobs.Meta, 2), make(chan jobs.Meta, 2)
+	s.one(jobs.Policy{MaxAttempts: 2, Flow: "acme", Backoff: func(int) time.Duration { return 0 }}, func(ctx context.Context, m jobs.Meta) error {
+		of, ok := jobs.MetaFrom(context.WithoutCancel(ctx))
+		if !ok {
+			return taskpool.Permanent(errors.New("the context names no job"))
+		}
+		told <- m
+		found <- of
+		return errTest
+	})
+	s.next(jobs.StateRetrying, 1)
+	s.next(jobs.StateDiscarded, 2)
+	for range 2 {
+		want, got := <-told, <-found
+		s.check(want == got, "the context names %+v, want %+v", got, want)
+	}
+	_, ok := jobs.MetaFrom(s.ctx)
+	s.check(!ok, "the test's own context names a job")
+}
+
 func order(s *suite) {
 	var got []int
 	gate, started, release := s.gate()
@@ -296,6 +340,7 @@ func cancelWaiting(s *suite) {
 	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
 	e := s.next(jobs.StateCanceled, 0)
 	s.check(e.ID == id, "job %q was canceled, want %q", e.ID, id)
+	s.check(errors.Is(e.Err, context.Canceled), "event's error: %v", e.Err)
 	release()
 	s.next(jobs.StateCompleted, 1)
 	err := s.q.Cancel(s.ctx, id)
@@ -311,7 +356,293 @@ func cancelRunning(s *suite) {
 	})
 	s.await(started)
 	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
-	s.next(jobs.StateCanceled, 1)
+	e := s.next(jobs.StateCanceled, 1)
+	s.check(errors.Is(e.Err, context.Canceled), "event's error: %v", e.Err)
+}
+
+func cancelOutcomes(s *suite) {
+	gate := make(chan struct{})
+	defer close(gate)
+	ends := []struct {
+		name string
+		end  func() error
+		is   error
+	}{
+		{"returns an error", func() error { return errTest }, errTest},
+		{"returns a permanent error", func() error { return taskpool.Permanent(errTest) }, errTest},
+		{"panics", func() error { panic(errTest) }, errTest},
+		{"calls Goexit", func() error { runtime.Goexit(); return nil }, taskpool.ErrGoexit},
+		{"hangs", func() error { <-gate; return nil }, taskpool.ErrHung},
+	}
+	started := make(chan struct{})
+	k := jobs.Register(&s.reg, "ends", func(ctx context.Context, _ jobs.Meta, i int) error {
+		started <- struct{}{}
+		<-ctx.Done()
+		return ends[i].end()
+	}, jobs.Policy{MaxAttempts: 3})
+	s.start()
+	for i, c := range ends {
+		id := s.enqueue(k, i, nil)
+		s.await(started)
+		s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+		e := s.next(jobs.StateCanceled, 1)
+		s.check(errors.Is(e.Err, context.Canceled), "one that %s: its error is not context.Canceled: %v", c.name, e.Err)
+		s.check(errors.Is(e.Err, c.is), "one that %s: its error is not the handler's: %v", c.name, e.Err)
+	}
+}
+
+func cancelLastAttempt(s *suite) {
+	id := make(chan jobs.ID, 1)
+	ended := make(chan error, 1)
+	id <- s.one(jobs.Policy{MaxAttempts: 1}, func(ctx context.Context, _ jobs.Meta) error {
+		ended <- s.q.Cancel(ctx, <-id) // nothing waits for the news of it to arrive
+		return errTest
+	})
+	e := s.next(jobs.StateCanceled, 1)
+	err := <-ended
+	s.check(err == nil, "Cancel: %v", err)
+	s.check(errors.Is(e.Err, context.Canceled) && errors.Is(e.Err, errTest), "event's error: %v", e.Err)
+}
+
+func cancelCompletes(s *suite) {
+	started := make(chan struct{})
+	id := s.one(jobs.Policy{MaxAttempts: 3}, func(ctx context.Context, _ jobs.Meta) error {
+		close(started)
+		<-ctx.Done()
+		return nil
+	})
+	s.await(started)
+	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+	e := s.next(jobs.StateCompleted, 1)
+	s.check(e.Err == nil, "error: %v", e.Err)
+}
+
+func cancelRetry(s *suite) {
+	id := s.one(jobs.Policy{MaxAttempts: 3, Backoff: func(int) time.Duration { return time.Hour }},
+		func(context.Context, jobs.Meta) error { return errTest })
+	s.next(jobs.StateRetrying, 1)
+	s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+	e := s.next(jobs.StateCanceled, 1)
+	s.check(errors.Is(e.Err, context.Canceled), "event's error: %v", e.Err)
+}
+
+func cancelNothing(s *suite) {
+	id := s.one(jobs.Policy{}, func(context.Context, jobs.Meta) error { return nil })
+	s.next(jobs.StateCompleted, 1)
+	for _, id := range []jobs.ID{id, "4711", "", "no number", "-1"} {
+		err := s.q.Cancel(s.ctx, id)
+		s.check(errors.Is(err, jobs.ErrNotFound), "Cancel of %q: %v", id, err)
+	}
+}
+
+func hangs(s *suite) {
+	gate := make(chan struct{})
+	defer close(gate)
+	s.one(jobs.Policy{MaxAttempts: 3, Timeout: 20 * time.Millisecond}, func(context.Context, jobs.Meta) error { <-gate; return nil })
+	e := s.next(jobs.StateDiscarded, 1)
+	s.check(errors.Is(e.Err, taskpool.ErrHung), "event's error: %v", e.Err)
+}
+
+func silence(s *suite) {
+	s.one(jobs.Policy{MaxAttempts: 3, Heartbeat: 20 * time.Millisecond}, func(ctx context.Context, _ jobs.Meta) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	e := s.next(jobs.StateDiscarded, 1)
+	s.check(errors.Is(e.Err, taskpool.ErrHung), "event's error: %v", e.Err)
+}
+
+func oddBackoff(s *suite) {
+	fails := func(context.Context, jobs.Meta, int) error { return errTest }
+	panics := jobs.Register(&s.reg, "panics", fails, jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { panic("as the policy says") }})
+	negative := jobs.Register(&s.reg, "negative", fails, jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return -time.Hour }})
+	s.start()
+	s.enqueue(panics, 0, nil)
+	delay := s.next(jobs.StateRetrying, 1).Delay
+	s.check(delay >= 0 && delay <= 100*time.Millisecond, "delay is %v, want full jitter", delay)
+	s.next(jobs.StateDiscarded, 2)
+	s.enqueue(negative, 0, nil)
+	delay = s.next(jobs.StateRetrying, 1).Delay
+	s.check(delay == 0, "delay is %v, want 0", delay)
+	s.next(jobs.StateDiscarded, 2)
+}
+
+func longError(s *suite) {
+	text := strings.Repeat("\u00fc", 8<<20)
+	k := jobs.Register(&s.reg, "long", func(context.Context, jobs.Meta, int) error { return errors.New(text) }, jobs.Policy{})
+	s.start()
+	s.enqueue(k, 0, nil)
+	s.check(s.next(jobs.StateDiscarded, 1).Err.Error() == text, "not the handler's error")
+	s.enqueue(k, 0, nil)
+	s.next(jobs.StateDiscarded, 1)
+}
+
+func longPanic(s *suite) {
+	k := jobs.Register(&s.reg, "long", func(context.Context, jobs.Meta, int) error { panic(strings.Repeat("x", 8<<20)) }, jobs.Policy{})
+	s.start()
+	for range 2 {
+		s.enqueue(k, 0, nil)
+		e := s.next(jobs.StateDiscarded, 1)
+		p, ok := errors.AsType[*taskpool.PanicError](e.Err)
+		s.check(ok && len(p.Value.(string)) == 8<<20, "not the handler's panic")
+	}
+}
+
+// maxDepth is how deep arrays and objects of a payload may be nested.
+const maxDepth = 500
+
+func nested(depth int) json.RawMessage {
+	return json.RawMessage(strings.Repeat("[", depth) + strings.Repeat("]", depth))
+}
+
+func badRequests(s *suite) {
+	jobs.Register(&s.reg, "one", func(context.Context, jobs.Meta, json.RawMessage) error { return nil }, jobs.Policy{})
+	s.start()
+	good := jobs.Request{Kind: "one", Payload: json.RawMessage("1"), MaxAttempts: 1}
+	west := time.FixedZone("west", -12*60*60)
+	for field, bad := range map[string]func(*jobs.Request){
+		"Kind":        func(r *jobs.Request) { r.Kind = "no kind" },
+		"Payload":     func(r *jobs.Request) { r.Payload = nil },
+		"JSON":        func(r *jobs.Request) { r.Payload = json.RawMessage("{") },
+		"surrogates":  func(r *jobs.Request) { r.Payload = json.RawMessage(`"\ud800"`) },
+		"deep":        func(r *jobs.Request) { r.Payload = nested(maxDepth + 1) },
+		"Flow":        func(r *jobs.Request) { r.Flow = "\x00" },
+		"UniqueKey":   func(r *jobs.Request) { r.UniqueKey = "\xff" },
+		"NotBefore":   func(r *jobs.Request) { r.NotBefore = time.Date(9999, 12, 31, 23, 0, 0, 0, west) }, // the year 10000 in UTC
+		"MaxAttempts": func(r *jobs.Request) { r.MaxAttempts = 0 },
+		"32767":       func(r *jobs.Request) { r.MaxAttempts = 32768 },
+	} {
+		r := good
+		bad(&r)
+		_, err := s.q.Enqueue(s.ctx, r)
+		s.check(err != nil && strings.Contains(err.Error(), field), "%s: %v", field, err)
+	}
+	_, err := s.q.Enqueue(s.ctx, good)
+	s.check(err == nil, "Enqueue: %v", err)
+	s.next(jobs.StateCompleted, 1)
+}
+
+func payloads(s *suite) {
+	arrived := make(chan any, 1)
+	k := jobs.Register(&s.reg, "any", func(_ context.Context, _ jobs.Meta, p any) error { arrived <- p; return nil }, jobs.Policy{})
+	s.start()
+	for _, p := range []any{nil, true, 1.5, "", "text \u2028 <&> \U0001F600", []any{}, []any{1.0, "2", nil}, map[string]any{}, map[string]any{"value": map[string]any{"a": []any{false}}}} {
+		_, err := k.Enqueue(s.ctx, s.q, p, nil)
+		s.check(err == nil, "Enqueue of %v: %v", p, err)
+		s.next(jobs.StateCompleted, 1)
+		got := <-arrived
+		s.check(reflect.DeepEqual(got, p), "payload is %#v, want %#v", got, p)
+	}
+}
+
+func deepPayload(s *suite) {
+	arrived := make(chan int, 1)
+	jobs.Register(&s.reg, "deep", func(_ context.Context, _ jobs.Meta, p json.RawMessage) error {
+		arrived <- bytes.Count(p, []byte("["))
+		return nil
+	}, jobs.Policy{})
+	s.start()
+	_, err := s.q.Enqueue(s.ctx, jobs.Request{Kind: "deep", Payload: nested(maxDepth), MaxAttempts: 1})
+	s.check(err == nil, "Enqueue: %v", err)
+	s.next(jobs.StateCompleted, 1)
+	s.check(<-arrived == maxDepth, "it is not what was enqueued")
+}
+
+func fifo(s *suite) {
+	var got []int
+	gate, started, release := s.gate()
+	k := jobs.Register(&s.reg, "note", func(_ context.Context, _ jobs.Meta, n int) error { got = append(got, n); return nil }, jobs.Policy{})
+	s.start()
+	s.enqueue(gate, 0, nil)
+	s.await(started)
+	for i := range 10 {
+		s.enqueue(k, i, nil)
+	}
+	release()
+	for range 11 {
+		s.next(jobs.StateCompleted, 1)
+	}
+	s.check(slices.IsSorted(got) && len(got) == 10, "jobs ran in the order %v", got)
+}
+
+func uniqueFreed(s *suite) {
+	fails := jobs.Register(&s.reg, "fails", func(context.Context, jobs.Meta, int) error { return errTest }, jobs.Policy{})
+	s.start()
+	o := &jobs.Options{UniqueKey: "key"}
+	for range 2 {
+		s.enqueue(fails, 0, o)
+		s.next(jobs.StateDiscarded, 1)
+	}
+	o.NotBefore = time.Now().Add(time.Hour)
+	for range 2 {
+		id := s.enqueue(fails, 0, o)
+		got, err := fails.Enqueue(s.ctx, s.q, 0, o)
+		s.check(errors.Is(err, jobs.ErrDuplicate) && got == id, "Enqueue while it waits: %q, %v", got, err)
+		s.check(s.q.Cancel(s.ctx, id) == nil, "Cancel failed")
+		s.next(jobs.StateCanceled, 0)
+	}
+}
+
+func uniqueRace(s *suite) {
+	const n = 8
+	gate, started, release := s.gate()
+	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+	s.start()
+	s.enqueue(gate, 0, nil)
+	s.await(started)
+	var mu sync.Mutex
+	ids, added := make(map[jobs.ID]bool), 0
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			id, err := k.Enqueue(s.ctx, s.q, 0, &jobs.Options{UniqueKey: "key"})
+			mu.Lock()
+			defer mu.Unlock()
+			ids[id] = true
+			switch {
+			case err == nil:
+				added++
+			case !errors.Is(err, jobs.ErrDuplicate):
+				s.Errorf("Enqueue: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	s.check(added == 1 && len(ids) == 1, "%d were added, with the IDs %v", added, ids)
+	release()
+	s.next(jobs.StateCompleted, 1)
+	s.next(jobs.StateCompleted, 1)
+}
+
+func enqueueOver(s *suite) {
+	k := jobs.Register(&s.reg, "note", func(context.Context, jobs.Meta, int) error { return nil }, jobs.Policy{})
+	s.start()
+	over, cancel := context.WithCancel(s.ctx)
+	cancel()
+	_, err := k.Enqueue(over, s.q, 0, &jobs.Options{UniqueKey: "key"})
+	s.check(errors.Is(err, context.Canceled), "Enqueue: %v", err)
+	id := s.enqueue(k, 0, &jobs.Options{UniqueKey: "key"}) // the key is not taken
+	s.check(s.next(jobs.StateCompleted, 1).ID == id, "another job was completed")
+}
+
+func handlerEnqueues(s *suite) {
+	type key struct{}
+	seen := make(chan any, 2)
+	second := jobs.Register(&s.reg, "second", func(ctx context.Context, _ jobs.Meta, _ int) error { seen <- ctx.Value(key{}); return nil }, jobs.Policy{})
+	first := jobs.Register(&s.reg, "first", func(ctx context.Context, _ jobs.Meta, _ int) error {
+		seen <- ctx.Value(key{})
+		_, err := second.Enqueue(context.WithValue(ctx, key{}, "of the first"), s.q, 0, nil)
+		return err
+	}, jobs.Policy{})
+	s.start()
+	_, err := first.Enqueue(context.WithValue(s.ctx, key{}, "of the test"), s.q, 0, nil)
+	s.check(err == nil, "Enqueue: %v", err)
+	kinds := map[string]bool{s.next(jobs.StateCompleted, 1).Kind: true, s.next(jobs.StateCompleted, 1).Kind: true}
+	s.check(kinds["first"] && kinds["second"], "completed were %v", kinds)
+	for range 2 {
+		v := <-seen
+		s.check(v == nil, "a handler sees the value %v", v)
+	}
 }
 
 func panics(s *suite) {

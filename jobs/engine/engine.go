@@ -3,8 +3,8 @@
 // registers handlers and enqueues jobs needs package jobs alone.
 //
 // Enqueue of the queue calls [Validate] and stores the request. Later, and perhaps
-// elsewhere, the engine makes an attempt with [Run], asks [Judge] what its end means for a
-// job that was not canceled, stores that, and calls [Tell]. It gives the attempt the
+// elsewhere, the engine makes an attempt with [Run], asks [Judge] what its end means, or [Canceled]
+// if the job was canceled meanwhile, stores that, and calls [Tell]. It gives the attempt the
 // timeout and the heartbeat of the kind's [Policy], most easily as a task of a
 // [taskpool.Pool], with the job's priority and flow. Package conformance tests whether it does all that package jobs
 // promises; [jobs.Local] and the module jobs/riverjobs are engines to look at.
@@ -50,6 +50,15 @@ func Run(ctx context.Context, reg *jobs.Registry, m jobs.Meta, payload []byte) e
 func Judge(reg *jobs.Registry, m jobs.Meta, err error) jobs.Event {
 	return of("Judge", reg).Judge(m, err)
 }
+
+// Canceled says what an attempt that ended with err means for a job that was canceled while
+// it was under way, whether the handler knew of that or not: Completed if err is nil, else
+// Canceled, with an error that is [context.Canceled] and err.
+func Canceled(m jobs.Meta, err error) jobs.Event { return bridge.Canceled(m, err).(jobs.Event) }
+
+// WithMeta returns a context of which [jobs.MetaFrom] returns m, to submit a job's task with:
+// hooks and logs can name the job then. [Run] gives such a context to the handler anyway.
+func WithMeta(ctx context.Context, m jobs.Meta) context.Context { return bridge.WithMeta(ctx, m) }
 
 // Tell calls the observers of reg, see [jobs.Registry.Observe], each on a goroutine of its
 // own, and waits for them. Events of one job must come in order.

@@ -183,7 +183,14 @@
 //     process that has their jobs by then. See below.
 //   - A leader with a shorter RescueStuckJobsAfter than another process takes that one's
 //     jobs: give all the same.
-//   - A row has the texts of its errors. The stack of a panic is in the pool's log only.
+//   - A row has the first 64 KiB of an error's text and, as its trace, of the stack of a
+//     panic. A row that is larger than 256 MiB PostgreSQL refuses, and River then tries the
+//     ends of all that would be stored with it again and again: payloads count too.
+//   - While a transaction of somebody else has added a job with the same unique key and is
+//     open, Enqueue waits for it on PostgreSQL, and on SQLite for any transaction that writes:
+//     give it a context that ends.
+//   - A queue that is added with Client().Queues().Add is not counted: with more workers in
+//     all than the pool has, the process holds rows that wait, and go back.
 //
 // # Versions
 //

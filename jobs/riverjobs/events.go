@@ -114,7 +114,9 @@ func event(e *river.Event, is *end) jobs.Event {
 	case rivertype.JobStateDiscarded:
 		told.State = jobs.StateDiscarded
 	case rivertype.JobStateCancelled:
-		told.State, told.Delay = jobs.StateCanceled, 0
+		if told.Delay = 0; told.State != jobs.StateCanceled { // Cancel came too late for the attempt to know
+			told = engine.Canceled(told.Meta, told.Err)
+		}
 	default:
 		told.State = jobs.StateRetrying
 	}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -395,4 +396,47 @@ func TestProcessesShareASQLiteFileOpenedAsTheDocSays(t *testing.T) {
 	}
 	all.Wait()
 	ran.Wait()
+}
+
+func TestRowsTraceHasTheStackOfAPanicAndTheLogNamesTheJob(t *testing.T) {
+	onEach(t, func(t *testing.T, open opener) {
+		var reg jobs.Registry
+		next := observe(t, &reg)
+		var log syncBuffer
+		k := jobs.Register(&reg, "kind", func(_ context.Context, m jobs.Meta, _ int) error {
+			if m.Attempt == 1 {
+				panic("as the handler says")
+			}
+			return errTest
+		}, jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
+		p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithLogger(slog.New(jobs.LogHandler(slog.NewTextHandler(&log, nil)))))})
+		id := enqueue(t, k, p, 1, nil)
+		require.Equal(t, jobs.StateRetrying, next().State)
+		require.Equal(t, jobs.StateDiscarded, next().State)
+		row := p.row(id)
+		require.Len(t, row.Errors, 2)
+		require.Equal(t, "taskpool: task panicked: as the handler says", row.Errors[0].Error)
+		require.Contains(t, row.Errors[0].Trace, "robust_test.go")
+		require.Equal(t, 1, row.Errors[0].Attempt)
+		require.Empty(t, row.Errors[1].Trace)
+		require.NotContains(t, string(row.Metadata), "taskpool_trace")
+		for attempt := range 2 {
+			require.Equal(t, 1, log.count(fmt.Sprintf("job.id=%s job.kind=kind job.attempt=%d", id, attempt+1)))
+		}
+	})
+}
+
+func TestRowHasAtMost64KiBOfAnErrorAndOfAStack(t *testing.T) {
+	onEach(t, func(t *testing.T, open opener) {
+		var reg jobs.Registry
+		next := observe(t, &reg)
+		k := jobs.Register(&reg, "kind", func(context.Context, jobs.Meta, int) error { return errors.New(strings.Repeat("ü", 1<<20)) }, jobs.Policy{})
+		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
+		id := enqueue(t, k, p, 1, nil)
+		require.Len(t, next().Err.Error(), 2<<20, "the observer gets all of it")
+		text := p.row(id).Errors[0].Error
+		require.LessOrEqual(t, len(text), 64<<10)
+		require.Greater(t, len(text), 60<<10)
+		require.True(t, strings.HasSuffix(text, "ü... (cut)"))
+	})
 }

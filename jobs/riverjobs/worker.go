@@ -77,7 +77,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 			cancel(errWaited)
 		}
 	}).Stop()
-	h, refused, err := w.submit(waiting, taskpool.Task{
+	h, refused, err := w.submit(engine.WithMeta(waiting, m), taskpool.Task{
 		Name: m.Kind, Priority: m.Priority, Flow: m.Flow, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
 		Run: func(ctx context.Context) error {
 			if !fate.CompareAndSwap(undecided, begun) {
@@ -93,7 +93,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	}
 	if latest := w.attempts.latest(job.ID); latest != m.Attempt { // River stores one end of a job at a time, the last it gets
 		w.logger.Warn("riverjobs: the job was taken for lost while an attempt was under way, whose end is not stored",
-			slog.Int64("job", job.ID), slog.Int("attempt", m.Attempt), slog.Int("latest", latest))
+			slog.Int64("job", job.ID), slog.String("kind", m.Kind), slog.Int("attempt", m.Attempt), slog.Int("latest", latest))
 		note(ctx, attemptKey, unstorable{})
 		return nil
 	}
@@ -101,12 +101,15 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 		return nil
 	}
 	seen := lookAt(err)
+	if seen.stack != "" {
+		note(ctx, traceKey, seen.stack)
+	}
 	cutOff := state == taskpool.StateCanceled || state == taskpool.StateShed
 	e := jobs.Event{Meta: m, State: jobs.StateRetrying, Err: err}
 	ended := error(seen.text)
 	switch {
 	case errors.Is(context.Cause(ctx), river.ErrJobCancelledRemotely):
-		e.State = jobs.StateCanceled
+		e = engine.Canceled(m, err)
 	case errors.Is(ctx.Err(), context.Canceled) && (cutOff || seen.hung):
 		ended = river.JobSnooze(0)
 	case fate.Load() == givenBack:
@@ -119,7 +122,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 			w.closed()
 		case refused && !seen.full && ctx.Err() == nil:
 			w.logger.Error("riverjobs: the pool did not take a job, which goes back",
-				slog.String("kind", m.Kind), slog.String("flow", m.Flow), slog.String("error", string(seen.text)))
+				slog.Int64("job", job.ID), slog.Int("attempt", m.Attempt), slog.String("kind", m.Kind), slog.String("flow", m.Flow), slog.String("error", string(seen.text)))
 		}
 	case cutOff && ctx.Err() == nil: // somebody who has the handle has canceled the task
 		e.State = jobs.StateCanceled
@@ -242,17 +245,35 @@ func (e storedError) Error() string { return string(e) }
 type sight struct {
 	text               storedError
 	hung, full, closed bool
-	payload            bool // does not decode
+	payload            bool   // does not decode
+	stack              string // of a panic
+}
+
+// maxErrorText is how much of an error's text, and of a stack, a row has: PostgreSQL refuses
+// rows of more than 256 MiB, and with one all ends that would be stored at once.
+const maxErrorText = 64 << 10
+
+// storable returns as much of a text as a row may have, as PostgreSQL takes it.
+func storable(text string) string {
+	if len(text) > maxErrorText {
+		const note = "... (cut)"
+		text = strings.ToValidUTF8(text[:maxErrorText-len(note)], "") + note
+	}
+	return strings.ReplaceAll(text, "\x00", "�")
 }
 
 // lookAt calls an error's methods, which are the user's. They may panic, or call
 // runtime.Goexit.
 func lookAt(err error) sight {
 	s := sight{text: "an error whose Error method does not return"}
-	contain.Apart(func() { s.text = storedError(strings.ReplaceAll(err.Error(), "\x00", "�")) }, nil)
+	contain.Apart(func() { s.text = storedError(storable(err.Error())) }, nil)
 	contain.Apart(func() {
 		var permanent *remote.PermanentError
 		s.hung, s.full, s.closed = errors.Is(err, taskpool.ErrHung), errors.Is(err, taskpool.ErrFull), errors.Is(err, taskpool.ErrClosed)
+		var panicked *taskpool.PanicError
+		if errors.As(err, &panicked) {
+			s.stack = storable(string(panicked.Stack))
+		}
 		s.payload = errors.Is(err, jobs.ErrPayload) && errors.As(err, &permanent) // the registry's; or a handler's that means the same
 	}, nil)
 	return s

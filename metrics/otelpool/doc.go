@@ -22,6 +22,9 @@
 //	taskpool.priority    high, medium, low or the number
 //	taskpool.attempt     the attempt's number, from 1
 //	taskpool.wait        for how many seconds the task had waited for a worker
+//	taskpool.job.id      of a job of package jobs, on any engine, with
+//	taskpool.job.kind    its kind and
+//	taskpool.job.attempt the job's attempt
 //	error.type           of one that failed, as in taskpool.attempts.ended: error, timeout, …
 //
 // An attempt that fails has status Error and an event exception with the error, of a

@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
 	"github.com/taskpool-go/taskpool/metrics/otelpool"
 )
 
@@ -330,6 +331,29 @@ func TestTheDocumentationListsWhatIsCollected(t *testing.T) {
 		}
 	}
 	require.ElementsMatch(t, collected, listed)
+}
+
+func TestSpansNameTheJob(t *testing.T) {
+	c, b := newCollector(t)
+	p := newPool(t, c, taskpool.WithWorkers(1))
+	var reg jobs.Registry
+	resize := jobs.Register(&reg, "resize", func(_ context.Context, m jobs.Meta, _ int) error {
+		if m.Attempt == 1 {
+			return errors.New("not yet")
+		}
+		return nil
+	}, jobs.Policy{MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }})
+	q := jobs.Local(p, &reg)
+	id, err := resize.Enqueue(t.Context(), q, 1, nil)
+	require.NoError(t, err)
+	require.NoError(t, q.Stop(t.Context()))
+	spans := b.spans.GetSpans()
+	require.Len(t, spans, 2)
+	for i, s := range spans {
+		require.Equal(t, "resize", attributesOf(s)["taskpool.job.kind"])
+		require.Equal(t, string(id), attributesOf(s)["taskpool.job.id"])
+		require.Equal(t, fmt.Sprint(i+1), attributesOf(s)["taskpool.job.attempt"])
+	}
 }
 
 func TestSpansAreChildrenIfSoWanted(t *testing.T) {

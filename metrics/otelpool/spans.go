@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/metricset"
+	"github.com/taskpool-go/taskpool/jobs"
 )
 
 var background = context.Background()
@@ -61,6 +62,13 @@ func (s *spans) around(ctx context.Context, t taskpool.TaskInfo, run func(contex
 			attribute.String("taskpool.priority", t.Priority.String()),
 			attribute.Int("taskpool.attempt", t.Attempt),
 		),
+	}
+	if job, ok := jobs.MetaFrom(ctx); ok {
+		opts = append(opts, trace.WithAttributes(
+			attribute.String("taskpool.job.id", string(job.ID)),
+			attribute.String("taskpool.job.kind", job.Kind),
+			attribute.Int("taskpool.job.attempt", job.Attempt),
+		))
 	}
 	if !s.children {
 		opts = append(opts, trace.WithNewRoot())
