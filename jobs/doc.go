@@ -73,6 +73,9 @@
 // Priority, flow, attempts, not-before and unique key are fixed when a job is enqueued. The
 // timeout, the heartbeat and the backoff are those of the process that runs it.
 //
+// [EnqueueMany] adds many jobs at once, and [Registry.Use] has a [Middleware] called around
+// each attempt, on every engine.
+//
 // The handler's context names the job, see [MetaFrom], and so do those that the pool passes
 // to hooks and to its log's handler, to which [LogHandler] adds the job.
 //

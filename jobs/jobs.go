@@ -273,6 +273,7 @@ type Registry struct {
 	mu        sync.RWMutex // protects the fields below; no user code is called with it
 	kinds     map[string]*kind
 	observers []func(Event)
+	around    []Middleware
 }
 
 type kind struct {
@@ -413,15 +414,27 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o *Options) (
 	case q == nil:
 		return "", errors.New("jobs: Kind.Enqueue: q must not be nil")
 	}
+	r, err := k.Request(payload, o)
+	if err != nil {
+		return "", err
+	}
+	return q.Enqueue(ctx, r)
+}
+
+// Request encodes payload and returns the job that Enqueue would add, for [EnqueueMany].
+func (k *Kind[T]) Request(payload T, o *Options) (Request, error) {
+	if k == nil || k.name == "" {
+		return Request{}, errors.New("jobs: Kind.Request: " + notRegistered)
+	}
 	if o == nil {
 		o = new(Options)
 	}
 	if o.MaxAttempts < 0 || o.MaxAttempts > maxAttempts {
-		return "", fmt.Errorf("jobs: Options.MaxAttempts must be from 0 to %d, got %d", maxAttempts, o.MaxAttempts)
+		return Request{}, fmt.Errorf("jobs: Options.MaxAttempts must be from 0 to %d, got %d", maxAttempts, o.MaxAttempts)
 	}
 	data, err := json.Marshal(payload)
 	if err != nil {
-		return "", fmt.Errorf("jobs: payload of kind %q: %w", k.name, err)
+		return Request{}, fmt.Errorf("jobs: payload of kind %q: %w", k.name, err)
 	}
 	r := Request{Kind: k.name, Payload: data, Priority: k.policy.Priority, Flow: k.policy.Flow,
 		MaxAttempts: k.policy.MaxAttempts, NotBefore: o.NotBefore, UniqueKey: o.UniqueKey}
@@ -434,7 +447,7 @@ func (k *Kind[T]) Enqueue(ctx context.Context, q Queue, payload T, o *Options) (
 	if o.MaxAttempts > 0 {
 		r.MaxAttempts = o.MaxAttempts
 	}
-	return q.Enqueue(ctx, r)
+	return r, nil
 }
 
 // mustNotBeNil panics in a call that returns no error if reg is nil.
@@ -501,7 +514,10 @@ func (reg *Registry) run(ctx context.Context, m Meta, payload []byte) error {
 	if k == nil {
 		return taskpool.Permanent(fmt.Errorf("%w %q", ErrUnknownKind, m.Kind))
 	}
-	return k.run(withMeta(ctx, m), m, payload)
+	reg.mu.RLock()
+	around := reg.around // it only grows
+	reg.mu.RUnlock()
+	return runAround(withMeta(ctx, m), around, m, func(ctx context.Context) error { return k.run(ctx, m, payload) })
 }
 
 // judge says what an attempt that ended with err means for a job that was not

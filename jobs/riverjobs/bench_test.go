@@ -102,3 +102,42 @@ func median(x []float64) float64 {
 	slices.Sort(x)
 	return (x[len(x)/2] + x[(len(x)-1)/2]) / 2
 }
+
+// BenchmarkEnqueueMany adds a thousand jobs at once, as River's InsertManyFast does in turn.
+func BenchmarkEnqueueMany(b *testing.B) {
+	db := newPostgres(b)
+	driver := riverpgxv5.New(db)
+	var reg jobs.Registry
+	k := jobs.Register(&reg, "bench", func(context.Context, jobs.Meta, benchArgs) error { return nil }, jobs.Policy{})
+	q, err := riverjobs.New(driver, &reg, riverjobs.Config{River: river.Config{Logger: quiet}})
+	require.NoError(b, err)
+	client, err := river.NewClient(driver, &river.Config{Logger: quiet})
+	require.NoError(b, err)
+	var fast, ours, ratios []float64
+	for b.Loop() {
+		rows := make([]river.InsertManyParams, benchJobs)
+		for i := range rows {
+			rows[i] = river.InsertManyParams{Args: benchArgs{i}, InsertOpts: &river.InsertOpts{Priority: 2, MaxAttempts: 1}}
+		}
+		begin := time.Now()
+		_, err := client.InsertManyFast(b.Context(), rows)
+		require.NoError(b, err)
+		alone := time.Since(begin)
+		begin = time.Now()
+		rs := make([]jobs.Request, benchJobs)
+		for i := range rs {
+			rs[i], err = k.Request(benchArgs{i}, nil)
+			require.NoError(b, err)
+		}
+		_, err = jobs.EnqueueMany(b.Context(), q, rs)
+		require.NoError(b, err)
+		took := time.Since(begin)
+		fast, ours = append(fast, benchJobs/alone.Seconds()), append(ours, benchJobs/took.Seconds())
+		ratios = append(ratios, alone.Seconds()/took.Seconds())
+		_, err = db.Exec(b.Context(), "TRUNCATE river_job")
+		require.NoError(b, err)
+	}
+	b.ReportMetric(median(fast), "InsertManyFast-jobs/s")
+	b.ReportMetric(median(ours), "jobs/s")
+	b.ReportMetric(median(ratios), "of-InsertManyFast")
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,9 +110,32 @@ func startChaosProcess(t *testing.T, n int, database string) *chaosProcess {
 	return &chaosProcess{cmd, stdin}
 }
 
-// Three processes run the jobs while one after the other is killed and replaced, and the
-// server is killed once. Every job ends as its handler says. It runs more often than the
-// handler says only if a process was killed, or the server, in between.
+// freeze stops a process, and lets it go on when others have all jobs that it was at work on.
+// The channel that it returns is closed then.
+func freeze(t *testing.T, ctx context.Context, db *pgxpool.Pool, number int, p *chaosProcess) (frozen <-chan struct{}) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGSTOP))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }()
+		for {
+			var left int
+			err := db.QueryRow(ctx, `SELECT count(*) FROM runs JOIN river_job ON (args ->> 'value')::int = runs.job
+				WHERE process = $1 AND state = 'running' AND runs.attempt = river_job.attempt`, number).Scan(&left)
+			if err == nil && left == 0 || ctx.Err() != nil {
+				return
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+	}()
+	return done
+}
+
+// Three processes run the jobs while one after the other is killed and replaced, one is frozen
+// for longer than RescueStuckJobsAfter, and the server is killed once. Every job ends as its
+// handler says. It runs more often than the handler says only if a process was killed or
+// frozen, or the server killed, in between.
 func TestNoJobIsLostWhateverDies(t *testing.T) {
 	total := 10_000
 	switch {
@@ -149,7 +173,7 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 	}
 
 	begin := time.Now()
-	processes, killed, atRestart := make(map[int]*chaosProcess), make(map[int]bool), make(map[int]bool)
+	processes, killed, frozen, atRestart := make(map[int]*chaosProcess), make(map[int]bool), make(map[int]bool), make(map[int]bool)
 	started := 0
 	start := func() {
 		started++
@@ -164,9 +188,22 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 			_ = p.cmd.Wait()
 		}
 	}()
+	var thawed <-chan struct{} // nil until a process was frozen
+	icy := 0
 	for n := 0; n < total*8/10 || len(atRestart) == 0; n = settled() {
 		<-time.After(300*time.Millisecond + rand.N(700*time.Millisecond))
+		if thawed == nil && len(atRestart) > 0 && !testing.Short() {
+			for number, p := range processes {
+				icy, frozen[number] = number, true
+				thawed = freeze(t, ctx, db, number, p)
+				break
+			}
+			start()
+		}
 		for number, p := range processes { // in random order
+			if number == icy {
+				continue
+			}
 			require.NoError(t, p.cmd.Process.Kill())
 			_ = p.cmd.Wait()
 			_ = p.stdin.Close()
@@ -190,6 +227,9 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 			states, _ := pgx.CollectRows(rows, pgx.RowTo[string])
 			require.Fail(t, "jobs have not settled", "%v", states)
 		}
+	}
+	if thawed != nil {
+		<-thawed
 	}
 	took := time.Since(begin)
 	for number, p := range processes {
@@ -240,7 +280,7 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 			again += len(runs[n]) - want
 			died := 0
 			for _, number := range runs[n][:len(runs[n])-1] {
-				if killed[number] || atRestart[number] {
+				if killed[number] || frozen[number] || atRestart[number] {
 					died++
 				}
 			}
@@ -250,9 +290,9 @@ func TestNoJobIsLostWhateverDies(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, total, completed+discarded)
-	t.Logf("%d jobs in %v: %d completed, %d discarded as their handlers say; %d processes killed and the server once; "+
+	t.Logf("%d jobs in %v: %d completed, %d discarded as their handlers say; %d processes killed, %d frozen and the server killed once; "+
 		"%d attempts rescued, %d ran once more than the handler says",
-		total, took.Round(time.Second), completed, discarded, len(killed), rescued, again)
+		total, took.Round(time.Second), completed, discarded, len(killed), len(frozen), rescued, again)
 }
 
 // restart kills the server and starts it again. One that is not ours is left alone.

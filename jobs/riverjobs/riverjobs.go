@@ -373,14 +373,8 @@ func (q *Queue[TTx]) Enqueue(ctx context.Context, r jobs.Request) (jobs.ID, erro
 }
 
 func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts) (*rivertype.JobInsertResult, error)) (jobs.ID, error) {
-	if err := engine.Validate(r); err != nil {
+	if err := q.validate(r); err != nil {
 		return "", err
-	}
-	if _, ok := slices.BinarySearch(q.kinds, r.Kind); !ok && q.known {
-		if _, late := engine.Policy(q.reg, r.Kind); late {
-			return "", fmt.Errorf("%w %q: it was registered after New", jobs.ErrUnknownKind, r.Kind)
-		}
-		return "", fmt.Errorf("%w %q", jobs.ErrUnknownKind, r.Kind)
 	}
 	res, err := insert(newArgs(r, q.route(r)))
 	if err != nil {
@@ -390,6 +384,61 @@ func (q *Queue[TTx]) enqueue(r jobs.Request, insert func(args, *river.InsertOpts
 		return id(res.Job), jobs.ErrDuplicate
 	}
 	return id(res.Job), nil
+}
+
+// validate returns why no job can be added for r, nil if one can.
+func (q *Queue[TTx]) validate(r jobs.Request) error {
+	if err := engine.Validate(r); err != nil {
+		return err
+	}
+	if _, ok := slices.BinarySearch(q.kinds, r.Kind); !ok && q.known {
+		if _, late := engine.Policy(q.reg, r.Kind); late {
+			return fmt.Errorf("%w %q: it was registered after New", jobs.ErrUnknownKind, r.Kind)
+		}
+		return fmt.Errorf("%w %q", jobs.ErrUnknownKind, r.Kind)
+	}
+	return nil
+}
+
+// EnqueueMany stores jobs in one transaction, all or none, see [jobs.EnqueueMany].
+func (q *Queue[TTx]) EnqueueMany(ctx context.Context, rs []jobs.Request) ([]jobs.Added, error) {
+	return q.enqueueMany(rs, func(p []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+		return q.client.InsertMany(ctx, p)
+	})
+}
+
+func (q *Queue[TTx]) enqueueMany(rs []jobs.Request, insert func([]river.InsertManyParams) ([]*rivertype.JobInsertResult, error)) ([]jobs.Added, error) {
+	type key struct{ kind, key string }
+	first := make(map[key]int)    // the place in params of each unique key
+	place := make([]int, len(rs)) // of each request in params
+	params := make([]river.InsertManyParams, 0, len(rs))
+	for i, r := range rs {
+		if err := q.validate(r); err != nil {
+			return nil, fmt.Errorf("riverjobs: EnqueueMany: request %d: %w", i, err)
+		}
+		if at, taken := first[key{r.Kind, r.UniqueKey}]; taken && r.UniqueKey != "" { // no statement adds both
+			place[i] = at
+			continue
+		}
+		place[i] = len(params)
+		first[key{r.Kind, r.UniqueKey}] = place[i]
+		a, o := newArgs(r, q.route(r))
+		params = append(params, river.InsertManyParams{Args: a, InsertOpts: o})
+	}
+	if len(params) == 0 {
+		return nil, nil
+	}
+	results, err := insert(params)
+	if err != nil {
+		return nil, fmt.Errorf("riverjobs: EnqueueMany: %w", err)
+	}
+	all := make([]jobs.Added, len(rs))
+	told := make([]bool, len(params))
+	for i, at := range place {
+		all[i] = jobs.Added{ID: id(results[at].Job), Duplicate: told[at] || results[at].UniqueSkippedAsDuplicate}
+		told[at] = true
+	}
+	return all, nil
 }
 
 // Cancel ends a job, see [jobs.Queue]: the attempt's context, whichever process runs it,
@@ -431,6 +480,12 @@ type txQueue[TTx any] struct {
 func (t *txQueue[TTx]) Enqueue(ctx context.Context, r jobs.Request) (jobs.ID, error) {
 	return t.q.enqueue(r, func(a args, o *river.InsertOpts) (*rivertype.JobInsertResult, error) {
 		return t.q.client.InsertTx(ctx, t.tx, a, o)
+	})
+}
+
+func (t *txQueue[TTx]) EnqueueMany(ctx context.Context, rs []jobs.Request) ([]jobs.Added, error) {
+	return t.q.enqueueMany(rs, func(p []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+		return t.q.client.InsertManyTx(ctx, t.tx, p)
 	})
 }
 
