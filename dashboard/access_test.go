@@ -20,7 +20,7 @@ import (
 )
 
 func TestHostsOtherThanLoopbackAreRefused(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	newPool(t, d)
 	for host, allowed := range map[string]bool{
 		"localhost": true, "LOCALHOST:80": true, "127.0.0.1": true, "127.9.9.9:1": true, "[::1]": true, "[::1]:80": true,
@@ -105,7 +105,7 @@ func TestNameThatMayBeReboundIsRefusedWithAuthorizeToo(t *testing.T) {
 		}
 		return nil
 	}
-	d := newDashboard(t, dashboard.WithAuthorize(inside), dashboard.WithControl(inside), dashboard.WithHosts("pool.example.com"), dashboard.WithHosts("POOLS"))
+	d := newDashboard(t, dashboard.WithAuthorize(inside), dashboard.WithControl(nameless(inside)), dashboard.WithHosts("pool.example.com"), dashboard.WithHosts("POOLS"))
 	p := newPool(t, d)
 	for host, allowed := range map[string]bool{
 		"pool.example.com": true, "Pool.Example.Com:8080": true, "pool.example.com.": true, "pools": true,
@@ -208,7 +208,7 @@ func TestPanicOfAuthorizeRefusesTheRequestAndNothingElse(t *testing.T) {
 	broken = false
 	require.Equal(t, http.StatusOK, request(d, http.MethodGet, "", "").Code)
 
-	c := newDashboard(t, dashboard.WithControl(f))
+	c := newDashboard(t, dashboard.WithControl(nameless(f)))
 	p := newPool(t, c, taskpool.WithName("other"))
 	broken = true
 	require.Equal(t, http.StatusInternalServerError, request(c, http.MethodPost, "control", "pool=1&do=pause").Code)
@@ -242,7 +242,7 @@ func TestHeadersOfEveryAnswer(t *testing.T) {
 }
 
 func TestMethodsThatAreNotMeantAreRefused(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	newPool(t, d)
 	for path, allow := range map[string]string{"": "GET, HEAD", "style.css": "GET, HEAD", "events": "GET", "stack": "GET", "control": "POST"} {
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
@@ -310,7 +310,7 @@ func TestReadOnlyUnlessControlIsGiven(t *testing.T) {
 }
 
 func TestGetChangesNothing(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d, taskpool.WithWorkers(3))
 	started := make(chan struct{})
 	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error { close(started); return untilEnd(ctx) }})
@@ -334,7 +334,7 @@ func TestGetChangesNothing(t *testing.T) {
 
 func TestChangesFromOtherSitesAreRefused(t *testing.T) {
 	asked := false
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { asked = true; return nil }))
+	d := newDashboard(t, dashboard.WithControl(func(*http.Request) (string, error) { asked = true; return "", nil }))
 	p := newPool(t, d)
 	for _, header := range [][2]string{
 		{"Sec-Fetch-Site", "cross-site"},
@@ -356,11 +356,11 @@ func TestChangesFromOtherSitesAreRefused(t *testing.T) {
 }
 
 func TestUnauthorizedChangesAreRefused(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(r *http.Request) error {
+	d := newDashboard(t, dashboard.WithControl(func(r *http.Request) (string, error) {
 		if r.Header.Get("Authorization") != "admin" {
-			return errors.New("not you")
+			return "", errors.New("not you")
 		}
-		return nil
+		return "anna", nil
 	}))
 	p := newPool(t, d, taskpool.WithWorkers(2))
 	started := make(chan struct{})
@@ -377,11 +377,13 @@ func TestUnauthorizedChangesAreRefused(t *testing.T) {
 	require.Equal(t, 1, s.Running)
 	w := request(d, http.MethodPost, "control", "pool=1&do=cancel&task=1", func(r *http.Request) { r.Header.Set("Authorization", "admin") })
 	require.Equal(t, http.StatusOK, w.Code)
+	require.Equal(t, "Canceled task 1 by anna\n", w.Body.String())
+	require.Contains(t, text(page(t, d)), "Canceled task 1 by anna , ")
 	require.ErrorContains(t, h.Wait(t.Context()), "canceled by hand")
 }
 
 func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d, taskpool.WithWorkers(2))
 	control := func(form string) string {
 		w := request(d, http.MethodPost, "control", "pool=1&"+form)
@@ -423,7 +425,7 @@ func TestControlDoesWhatIsAskedAndSaysSo(t *testing.T) {
 
 // Nor does the page list them.
 func TestCancelDoesNotLookAmongTooManyTasks(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d, taskpool.WithWorkers(1))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -439,7 +441,7 @@ func TestCancelDoesNotLookAmongTooManyTasks(t *testing.T) {
 }
 
 func TestControlRefusesWhatCannotBe(t *testing.T) {
-	d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+	d := newDashboard(t, dashboard.WithControl(anybody))
 	p := newPool(t, d, taskpool.WithWorkers(3), taskpool.WithReserved(2, taskpool.High))
 	for form, want := range map[string]string{
 		"do=pause":                            `404 pool must be the number of a pool, got ""`,

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/taskpool-go/taskpool"
 )
@@ -39,7 +40,8 @@ func (d *Dashboard) serveControl(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusForbidden, err.Error())
 		return
 	}
-	if !agreed(w, r, d.cfg.control) {
+	who, ok := agreed(w, r, d.cfg.control)
+	if !ok {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -47,7 +49,7 @@ func (d *Dashboard) serveControl(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, "the form cannot be read: "+err.Error())
 		return
 	}
-	done, err := d.change(r)
+	done, err := d.change(r, who)
 	if err != nil {
 		status := http.StatusConflict
 		if refused, ok := err.(*refusal); ok {
@@ -65,8 +67,8 @@ func (d *Dashboard) serveControl(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, done)
 }
 
-// change does what the form asks for, and says what it did.
-func (d *Dashboard) change(r *http.Request) (done string, err error) {
+// change does what the form of r, which is who's, asks for, and says what it did.
+func (d *Dashboard) change(r *http.Request, who string) (done string, err error) {
 	form := r.PostForm
 	id, _ := strconv.Atoi(form.Get("pool"))
 	p := d.find(id)
@@ -109,6 +111,12 @@ func (d *Dashboard) change(r *http.Request) (done string, err error) {
 	default:
 		return "", &refusal{http.StatusBadRequest, "do must be pause, resume, resize or cancel, got " + strconv.Quote(what)}
 	}
-	slog.Info("dashboard: "+strings.ToLower(done[:1])+done[1:], "pool", p.pool.Name(), "remote", r.RemoteAddr)
+	slog.Info("dashboard: "+strings.ToLower(done[:1])+done[1:], "pool", p.pool.Name(), "by", who, "remote", r.RemoteAddr)
+	if who != "" {
+		done += " by " + who
+	}
+	d.looking.Lock()
+	defer d.looking.Unlock()
+	p.done, p.doneAt = done, time.Now()
 	return done, nil
 }

@@ -30,6 +30,7 @@ type Dashboard struct {
 	page    *page             // the snapshot, which does not change; nil: there is none
 	parts   map[string]string // its parts, as HTML, by their id
 	clients map[*client]struct{}
+	packer  packer
 	streams int           // requests that hold a place among the clients
 	stop    chan struct{} // closed to end the sampler; nil if there is none
 	closed  bool

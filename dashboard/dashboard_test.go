@@ -148,7 +148,7 @@ func TestSnapshotHasTheFacts(t *testing.T) {
 func TestNamesAndErrorsAreShownAsText(t *testing.T) {
 	const evil = `<script>alert(1)</script>" onload="x`
 	synctest.Test(t, func(t *testing.T) {
-		d := newDashboard(t, dashboard.WithControl(func(*http.Request) error { return nil }))
+		d := newDashboard(t, dashboard.WithControl(anybody))
 		p := newPool(t, d, taskpool.WithName(evil))
 		defer shutDown(p)
 		submit(t, p, taskpool.Task{Name: evil, Run: func(context.Context) error { return errors.New(evil) },
@@ -622,7 +622,7 @@ func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 func TestPriorityThatHasJustComeDoesNotStarve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDashboard(t)
-		p := newPool(t, d, taskpool.WithWorkers(1))
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour))
 		time.Sleep(time.Hour)
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
 		submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})

@@ -58,7 +58,9 @@
 // curves start when somebody looks; rates are exact all the same, and say over which
 // time they were taken. A page in a hidden tab lets go of its connection.
 //
-// The stream outlives the server's ReadTimeout and WriteTimeout. A client that does
+// The stream outlives the server's ReadTimeout and WriteTimeout, but ends after an hour: the
+// browser then asks for another, and whether it may is decided anew. Page and stream are
+// compressed for those who accept gzip, each message once for all of them. A client that does
 // not keep up is dropped, and connects again. Without JavaScript the page is a
 // snapshot with the same content.
 //

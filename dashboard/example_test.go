@@ -33,18 +33,16 @@ func Example() {
 // Behind a proxy that has checked who asks, everybody may look and operators may
 // change things.
 func ExampleWithControl() {
-	allow := func(role string) func(*http.Request) error {
-		return func(r *http.Request) error {
-			if r.Header.Get("X-Role") != role {
-				return errors.New("not allowed")
-			}
-			return nil
+	operators := func(r *http.Request) (name string, err error) {
+		if r.Header.Get("X-Role") != "operator" {
+			return "", errors.New("not allowed")
 		}
+		return r.Header.Get("X-User"), nil
 	}
 	d, err := dashboard.New(
 		dashboard.WithAuthorize(func(*http.Request) error { return nil }),
 		dashboard.WithHosts("pools.example.com"),
-		dashboard.WithControl(allow("operator")),
+		dashboard.WithControl(operators),
 	)
 	if err != nil {
 		log.Fatal(err)

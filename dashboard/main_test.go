@@ -165,3 +165,10 @@ func readAll(t testing.TB, r *http.Response) string {
 	require.NoError(t, err)
 	return string(b)
 }
+
+func anybody(*http.Request) (string, error) { return "", nil }
+
+// nameless makes of a function for WithAuthorize one for WithControl.
+func nameless(authorize func(*http.Request) error) func(*http.Request) (string, error) {
+	return func(r *http.Request) (string, error) { return "", authorize(r) }
+}

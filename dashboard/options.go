@@ -33,9 +33,9 @@ type config struct {
 	maxClients    int
 	starvingAfter time.Duration
 	goEvery       int
-	authorize     func(*http.Request) error // nil: this machine only
-	hosts         []string                  // in lower case
-	control       func(*http.Request) error // nil: read-only
+	authorize     func(*http.Request) error           // nil: this machine only
+	hosts         []string                            // in lower case
+	control       func(*http.Request) (string, error) // nil: read-only
 
 	authorizeSet, controlSet, hostsSet bool
 }
@@ -119,8 +119,9 @@ func WithHosts(names ...string) Option {
 // WithControl lets the page pause, resume and resize pools and cancel tasks.
 // authorize is asked about each such request, in addition to what decides about
 // access, and refuses it with an error, as with [WithAuthorize]. A request from
-// another site's page is refused before. What was done is logged by
-// [slog.Default] at level Info. Default: read-only.
-func WithControl(authorize func(*http.Request) error) Option {
+// another site's page is refused before. The name that it returns, "" for none, says
+// who asks: the page shows what was last done to a pool, when and by whom, and
+// [slog.Default] logs it at level Info. Default: read-only.
+func WithControl(authorize func(*http.Request) (name string, err error)) Option {
 	return optionFunc(func(c *config) { c.control, c.controlSet = authorize, true })
 }

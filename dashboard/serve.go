@@ -98,7 +98,11 @@ func (d *Dashboard) admit(w http.ResponseWriter, r *http.Request) bool {
 		answer(w, http.StatusForbidden, why)
 		return false
 	}
-	return d.cfg.authorize == nil || agreed(w, r, d.cfg.authorize)
+	if d.cfg.authorize == nil {
+		return true
+	}
+	_, ok := agreed(w, r, func(r *http.Request) (string, error) { return "", d.cfg.authorize(r) })
+	return ok
 }
 
 // forbidden says why the request is refused before authorize is asked, if it is.
@@ -133,8 +137,9 @@ func (d *Dashboard) forbidden(r *http.Request) (why string) {
 // ofProxies are headers that proxies add, beside those that begin with X-Forwarded.
 var ofProxies = []string{"Forwarded", "Via", "X-Real-Ip"}
 
-// agreed reports whether authorize agrees to the request, and answers it if not.
-func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request) error) (ok bool) {
+// agreed reports whether authorize agrees to the request, and whose it is, and answers it if
+// not.
+func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request) (string, error)) (name string, ok bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			slog.Error("dashboard: authorize panicked", "panic", v)
@@ -142,11 +147,12 @@ func agreed(w http.ResponseWriter, r *http.Request, authorize func(*http.Request
 			ok = false
 		}
 	}()
-	if authorize(r) != nil {
+	name, err := authorize(r)
+	if err != nil {
 		answer(w, http.StatusForbidden, "not authorized")
-		return false
+		return "", false
 	}
-	return true
+	return cut(name, maxName), true
 }
 
 // hostOf returns the name in a Host header, in lower case, and the address if it is one.
@@ -185,7 +191,7 @@ func answer(w http.ResponseWriter, status int, text string) {
 }
 
 // servePage is the page with the snapshot, as text without a script too.
-func (d *Dashboard) servePage(w http.ResponseWriter, _ *http.Request) {
+func (d *Dashboard) servePage(w http.ResponseWriter, r *http.Request) {
 	html, err := d.render()
 	if err != nil {
 		slog.Error("dashboard: no page", "error", err)
@@ -193,7 +199,7 @@ func (d *Dashboard) servePage(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(html)
+	send(w, r, html)
 }
 
 func (d *Dashboard) render() ([]byte, error) {

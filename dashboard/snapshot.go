@@ -92,15 +92,17 @@ type failureJSON struct {
 }
 
 // serveSnapshot is the page as JSON.
-func (d *Dashboard) serveSnapshot(w http.ResponseWriter, _ *http.Request) {
+func (d *Dashboard) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	d.snapshot(interval)
 	d.mu.Lock()
 	p := d.page
 	d.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "\t")
-	_ = e.Encode(p.json()) // of what it is all can be encoded; otherwise the client is gone
+	body, err := json.MarshalIndent(p.json(), "", "\t")
+	if err != nil {
+		panic(err) // a mistake in the types
+	}
+	send(w, r, append(body, '\n'))
 }
 
 func (p *page) json() snapshotJSON {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -13,13 +14,18 @@ const (
 	interval     = time.Second      // between two snapshots
 	writeTimeout = 10 * time.Second // for one message to one client
 	backlog      = 4                // messages that a client may be behind
+	streamMost   = time.Hour        // then the client asks anew, and whether it may is decided anew
 )
 
 // A client is a browser that looks.
 type client struct {
-	messages chan []byte   // of the stream; never closed
+	packed   bool          // it gets messages packed
+	messages chan sent     // of the stream; never closed
 	dropped  chan struct{} // closed when it is no longer served
 }
+
+// A sent is a message, and what is sent of it to clients that get it packed.
+type sent struct{ plain, packed []byte }
 
 var (
 	errClosed = errors.New("the dashboard is closed")
@@ -27,7 +33,7 @@ var (
 )
 
 // enter takes a place for a client, until exit.
-func (d *Dashboard) enter() (*client, error) {
+func (d *Dashboard) enter(packed bool) (*client, error) {
 	d.snapshot(interval)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -37,8 +43,12 @@ func (d *Dashboard) enter() (*client, error) {
 	case d.streams >= d.cfg.maxClients:
 		return nil, errCrowd
 	}
-	c := &client{make(chan []byte, backlog), make(chan struct{})}
-	c.messages <- message(d.page.ids, d.parts)
+	c := &client{packed, make(chan sent, backlog), make(chan struct{})}
+	first := sent{plain: message(d.page.ids, d.parts)}
+	if packed {
+		first.packed = d.packer.pack(first.plain)
+	}
+	c.messages <- first
 	d.streams++
 	d.clients[c] = struct{}{}
 	if d.stop == nil {
@@ -64,7 +74,7 @@ func (d *Dashboard) dropLocked(c *client) {
 	close(c.dropped)
 	if len(d.clients) == 0 {
 		close(d.stop)
-		d.stop = nil
+		d.stop, d.packer = nil, packer{}
 	}
 }
 
@@ -119,8 +129,11 @@ func (d *Dashboard) sendLocked(before map[string]string) {
 			changed = append(changed, id)
 		}
 	}
-	m := message(changed, d.parts)
+	m := sent{plain: message(changed, d.parts)}
 	for c := range d.clients {
+		if c.packed && m.packed == nil {
+			m.packed = d.packer.pack(m.plain)
+		}
 		select {
 		case c.messages <- m:
 		default: // it does not keep up; it will connect again
@@ -147,7 +160,8 @@ func message(ids []string, parts map[string]string) []byte {
 
 // serveEvents is the stream.
 func (d *Dashboard) serveEvents(w http.ResponseWriter, r *http.Request) {
-	c, err := d.enter()
+	packed := acceptsGzip(r)
+	c, err := d.enter(packed)
 	if err != nil {
 		w.Header().Set("Retry-After", "10")
 		answer(w, http.StatusServiceUnavailable, err.Error())
@@ -161,6 +175,11 @@ func (d *Dashboard) serveEvents(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("X-Accel-Buffering", "no") // nginx
+	header.Set("Vary", "Accept-Encoding")
+	var end gzipEnd
+	if packed {
+		header.Set("Content-Encoding", "gzip")
+	}
 	write := func(b []byte) error {
 		// Its WriteTimeout is for the whole response, this for each write. Where
 		// neither is supported, there is none.
@@ -172,14 +191,32 @@ func (d *Dashboard) serveEvents(w http.ResponseWriter, r *http.Request) {
 		}
 		return rc.Flush()
 	}
-	for err := write([]byte("retry: 2000\n\n")); err == nil; {
+	tell := func(m sent) error {
+		if !packed {
+			return write(m.plain)
+		}
+		end.add(m.plain)
+		return write(m.packed)
+	}
+	most := time.NewTimer(streamMost)
+	defer most.Stop()
+	first := sent{plain: []byte("retry: 2000\n\n")}
+	if packed {
+		first.packed = append(bytes.Clone(gzipHeader), new(packer).pack(first.plain)...)
+	}
+	for err := tell(first); err == nil; {
 		select {
 		case <-r.Context().Done():
 			return
 		case <-c.dropped:
-			return
+			err = io.EOF
+		case <-most.C:
+			err = io.EOF
 		case m := <-c.messages:
-			err = write(m)
+			err = tell(m)
+		}
+		if err == io.EOF && packed {
+			_ = write(end.bytes())
 		}
 	}
 }

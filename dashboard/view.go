@@ -45,6 +45,8 @@ type poolView struct {
 	Control bool
 	Stacks  bool // of failures are in the page
 
+	Done       string // what was last done to it by hand
+	DoneAt     time.Time
 	State      string // accepting, paused or closed; stalled or unhealthy
 	StateClass string
 	Health     string
@@ -143,7 +145,7 @@ type taskView struct {
 // partNames are the templates of which each pool has a part.
 var partNames = []string{"summary", "queue", "flows", "running", "parked", "delayed", "failures"}
 
-// A watched is a pool that the dashboard shows. Its points and since are protected by
+// A watched is a pool that the dashboard shows. What changes of it is protected by
 // Dashboard.looking.
 type watched struct {
 	pool    *taskpool.Pool
@@ -151,6 +153,9 @@ type watched struct {
 	history *history
 	points  []point   // of the last minute, and the one before; the oldest first
 	since   time.Time // from when on somebody has looked without a gap
+
+	done   string // what was last done to the pool on the page, and by whom; "" if nothing
+	doneAt time.Time
 }
 
 // newWatched is called with looking held.
@@ -280,7 +285,8 @@ func (d *Dashboard) view(w *watched) *poolView {
 		ID:      w.id,
 		Name:    cut(w.pool.Name(), maxName),
 		Control: d.cfg.control != nil,
-		State:   "accepting", StateClass: "ok",
+		Done:    w.done, DoneAt: w.doneAt,
+		State: "accepting", StateClass: "ok",
 		Stats: now.stats,
 	}
 	switch {

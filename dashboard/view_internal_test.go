@@ -62,7 +62,7 @@ func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := New()
 		require.NoError(t, err)
-		c, err := d.enter()
+		c, err := d.enter(false)
 		require.NoError(t, err)
 		p, err := taskpool.New()
 		require.NoError(t, err)
@@ -72,7 +72,7 @@ func TestPanicOfTheSamplerEndsTheStreamsAndNothingElse(t *testing.T) {
 		d.exit(c)
 		require.True(t, d.pools.Unwatch(p))
 		require.NoError(t, p.Shutdown(t.Context()))
-		c, err = d.enter()
+		c, err = d.enter(false)
 		require.NoError(t, err)
 		d.exit(c)
 	})

@@ -123,6 +123,9 @@
 		e.preventDefault();
 		try {
 			const body = new URLSearchParams(new FormData(e.target, e.submitter));
+			const pool = e.target.closest("article").querySelector("h2").textContent;
+			if (body.get("do") === "pause" && !confirm(`Pause ${pool}? No task starts until it is resumed.`)) return;
+			if (body.get("do") === "resize" && !confirm(`Resize ${pool} to ${body.get("workers")} workers?`)) return;
 			const r = await fetch("control", { method: "POST", body });
 			say(await r.text(), !r.ok);
 			if (r.ok) e.target.reset();

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,9 +72,11 @@ type tab struct {
 	server *httptest.Server
 
 	tolerant bool // what the browser complains of does not matter
+	agree    bool // dialogs are wanted, and answered with yes
 
-	mu  sync.Mutex // protects bad
-	bad []string
+	mu    sync.Mutex // protects the fields below
+	bad   []string
+	asked []string // what dialogs have said
 }
 
 // open serves d below a prefix on loopback, and opens its page, after what is to be
@@ -133,8 +136,27 @@ func (tb *tab) listen(event any) {
 			complain("request to %s", e.Request.URL)
 		}
 	case *page.EventJavascriptDialogOpening:
-		complain("dialog: %s", e.Message)
+		if !tb.agree {
+			complain("dialog: %s", e.Message)
+			return
+		}
+		tb.mu.Lock()
+		tb.asked = append(tb.asked, e.Message)
+		tb.mu.Unlock()
+		go func() { // the page stands still until then
+			_ = chromedp.Do(tb.ctx, chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+				_, err := cdp.Call(ctx, t, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true})
+				return err
+			}))
+		}()
 	}
+}
+
+// questions returns what dialogs have said.
+func (tb *tab) questions() []string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return slices.Clone(tb.asked)
 }
 
 func (tb *tab) do(actions ...chromedp.Action[chromedp.Void]) {

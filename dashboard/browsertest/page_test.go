@@ -53,7 +53,7 @@ func untilEnd(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func anybody(*http.Request) error { return nil }
+func anybody(*http.Request) (string, error) { return "anna", nil }
 
 // says is an expression that is true if the text of an element contains text.
 func says(selector, text string) string {
@@ -319,9 +319,12 @@ func TestControlsWork(t *testing.T) {
 	p := newPool(t, d, taskpool.WithWorkers(2))
 	h := submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	tb := open(t, d)
+	tb.agree = true
 	tb.live()
 	tb.do(chromedp.Click(chromedp.CSS("button[value=pause]")))
-	tb.until(says("#said", "Paused"))
+	tb.until(says("#said", "Paused by anna"))
+	tb.until(says(".done", "Paused by anna"))
+	require.Equal(t, []string{"Pause mail? No task starts until it is resumed."}, tb.questions())
 	tb.until(says(".head .badge", "paused"))
 	require.True(t, p.Stats().Paused)
 	tb.do(chromedp.Click(chromedp.CSS("button[value=resume]")))
@@ -331,6 +334,7 @@ func TestControlsWork(t *testing.T) {
 	tb.do(chromedp.KeyEvent("5"), chromedp.KeyEvent(kb.Enter))
 	tb.until(says("#said", "Resized to 5 workers"))
 	tb.until(says(".tile", "of 5 busy"))
+	require.Equal(t, "Resize mail to 5 workers?", tb.questions()[1])
 	require.Equal(t, 5, p.Stats().Workers)
 	tb.do(chromedp.Click(chromedp.CSS(".running button")))
 	tb.until(says("#said", "Canceled task 1"))
