@@ -163,9 +163,10 @@ func TestBadArgumentsPanicWithAReason(t *testing.T) {
 	} {
 		require.Contains(t, panicOf(f), want)
 	}
+	var none context.Context
 	ctx := t.Context()
 	for want, err := range map[string]error{
-		"httppool: Shutdown: ctx must not be nil":                             httppool.Shutdown(nil, p, 0), //nolint:staticcheck // what is tested
+		"httppool: Shutdown: ctx must not be nil":                             httppool.Shutdown(none, p, 0),
 		"httppool: Shutdown: p must be a Pool that New has returned, got nil": httppool.Shutdown(ctx, nil, 0),
 		"httppool: Shutdown: linger must not be negative, got -1ns":           httppool.Shutdown(ctx, p, -1),
 		"httppool: Shutdown: servers[1] must not be nil":                      httppool.Shutdown(ctx, p, 0, &http.Server{}, nil),

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/comeback"
 )
 
 // StatusClientClosedRequest is the status of a request whose client has gone away before it was
@@ -93,7 +92,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, t taskpool.Task
 		if k.status == http.StatusTooManyRequests {
 			flow = t.Flow
 		}
-		re.RetryAfter = retryAfter(h.service.expectedWait(h.pool, t.Priority, flow))
+		re.RetryAfter = comeback.After(h.service.waits.Expected(h.pool, t.Priority, flow))
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(re.RetryAfter/time.Second), 10))
 	}
 	if k == faulty {
@@ -125,55 +124,4 @@ const lastRead = 500 * time.Millisecond
 // answerInText is the default of WithAnswer.
 func answerInText(w http.ResponseWriter, r *http.Request, re Refusal) {
 	http.Error(w, kindOf(r.Context(), re.Task, re.Err).text, re.Status)
-}
-
-const maxRetryAfter = time.Hour
-
-// retryAfter returns a time at random, in seconds, between wait and twice that.
-func retryAfter(wait time.Duration) time.Duration {
-	wait = min(max(wait, time.Second), maxRetryAfter/2)
-	wait += rand.N(wait) + rand.N(time.Second) // so that it is as likely to be rounded up as it is near
-	return wait.Truncate(time.Second)
-}
-
-// waits are the waits that a pool expects, by priority and flow, as they have been for up to a
-// second. To ask the pool costs more the more lanes it has, and refusals come by the thousand.
-type waits struct {
-	mu sync.Mutex // protects the field below
-	of map[lane]expected
-}
-
-type lane struct {
-	priority taskpool.Priority
-	flow     string
-}
-
-type expected struct {
-	wait time.Duration
-	at   time.Time
-}
-
-const (
-	waitsFor = time.Second // is how long an expectation holds
-	maxWaits = 1000        // are kept
-)
-
-// expectedWait returns what p.ExpectedWait does.
-func (s *waits) expectedWait(p *taskpool.Pool, pr taskpool.Priority, flow string) time.Duration {
-	key, now := lane{pr, flow}, time.Now()
-	s.mu.Lock()
-	e, has := s.of[key]
-	if !has || now.Sub(e.at) >= waitsFor {
-		e.at = now // the others do not ask meanwhile
-		if s.of == nil || len(s.of) >= maxWaits {
-			s.of = make(map[lane]expected)
-		}
-		s.of[key] = e
-		s.mu.Unlock()
-		e.wait = p.ExpectedWait(pr, flow)
-		s.mu.Lock()
-		s.of[key] = e
-	}
-	s.mu.Unlock()
-	return e.wait
 }

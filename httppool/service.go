@@ -7,6 +7,7 @@ import (
 	"weak"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/comeback"
 )
 
 // A service is what all handlers of a pool, its Transport, Ready and Shutdown share. It must
@@ -14,7 +15,7 @@ import (
 type service struct {
 	draining atomic.Bool
 	calls    sync.Map // of string to struct{}: what tells the requests that its tasks have under way
-	waits
+	waits    comeback.Waits
 }
 
 var services struct {

@@ -1,0 +1,335 @@
+package grpcpool_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/grpcpool"
+	"github.com/taskpool-go/taskpool/httppool"
+)
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
+
+// A service has a call and a stream that a test says what they do.
+type service struct {
+	healthpb.UnimplementedHealthServer
+	check func(context.Context) error
+	watch func(grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error
+}
+
+func (s *service) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	return &healthpb.HealthCheckResponse{}, s.check(ctx)
+}
+
+func (s *service) Watch(_ *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	return s.watch(stream)
+}
+
+func nothing(context.Context) error { return nil }
+
+// newPool starts a pool that is shut down when the test ends.
+func newPool(t *testing.T, opts ...taskpool.Option) *taskpool.Pool {
+	p, err := taskpool.New(opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, p.Shutdown(context.Background())) })
+	return p
+}
+
+// serve starts a server with all that this package has, and returns it and a client.
+func serve(t *testing.T, p *taskpool.Pool, c grpcpool.Classifier, s *service) (*grpc.Server, healthpb.HealthClient) {
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(grpcpool.Unary(p, c)),
+		grpc.ChainStreamInterceptor(grpcpool.Stream(p, c)), grpc.InTapHandle(grpcpool.Tap(p, c)))
+	healthpb.RegisterHealthServer(server, s)
+	l, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(l)
+	}()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, conn.Close())
+		server.Stop()
+		<-served
+	})
+	return server, healthpb.NewHealthClient(conn)
+}
+
+func check(ctx context.Context, c healthpb.HealthClient) error {
+	_, err := c.Check(ctx, &healthpb.HealthCheckRequest{})
+	return err
+}
+
+// watch opens a stream and returns its error at the first message.
+func watch(ctx context.Context, c healthpb.HealthClient) error {
+	stream, err := c.Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	return err
+}
+
+// occupied has the slot of a pool of one worker taken until free is called.
+func occupied(t *testing.T, p *taskpool.Pool) (free func()) {
+	running, goOn := make(chan struct{}), make(chan struct{})
+	h, err := p.Submit(context.Background(), taskpool.Task{Run: func(context.Context) error {
+		close(running)
+		<-goOn
+		return nil
+	}})
+	require.NoError(t, err)
+	<-running
+	return func() {
+		close(goOn)
+		require.NoError(t, h.Wait(context.Background()))
+	}
+}
+
+func of(t taskpool.Task) grpcpool.Classifier {
+	return func(context.Context, string) (taskpool.Task, bool) { return t, true }
+}
+
+// requireRefused checks a status, and that it says when to come again.
+func requireRefused(t *testing.T, code codes.Code, err error) {
+	t.Helper()
+	st := status.Convert(err)
+	require.Equal(t, code, st.Code(), "%v", err)
+	require.Len(t, st.Details(), 1)
+	require.GreaterOrEqual(t, st.Details()[0].(*errdetails.RetryInfo).RetryDelay.AsDuration(), time.Second)
+}
+
+func TestCallsAndStreamsAreTasks(t *testing.T) {
+	var names []string
+	var mu sync.Mutex // protects names
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Started: func(e taskpool.TaskEvent) {
+		mu.Lock()
+		defer mu.Unlock()
+		names = append(names, e.Task.Name)
+	}}))
+	_, client := serve(t, p, nil, &service{
+		check: func(ctx context.Context) error {
+			if _, inside := taskpool.Current(ctx); !inside {
+				return status.Error(codes.Unknown, "no task")
+			}
+			return nil
+		},
+		watch: func(stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+			if _, inside := taskpool.Current(stream.Context()); inside {
+				return status.Error(codes.Unknown, "a stream holds a slot")
+			}
+			return stream.Send(&healthpb.HealthCheckResponse{})
+		},
+	})
+	require.NoError(t, check(t.Context(), client))
+	require.NoError(t, watch(t.Context(), client))
+	require.NoError(t, p.WaitIdle(t.Context()))
+	require.Equal(t, []string{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}, names)
+}
+
+func TestAFullQueueIsResourceExhaustedWithRetryInfo(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+	_, client := serve(t, p, nil, &service{})
+	defer occupied(t, p)()
+	requireRefused(t, codes.ResourceExhausted, check(t.Context(), client))
+	requireRefused(t, codes.ResourceExhausted, watch(t.Context(), client))
+}
+
+func TestAFlowThatIsFullIsResourceExhausted(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(10, taskpool.OverflowReject),
+		taskpool.WithFlows(func(string) taskpool.FlowPolicy { return taskpool.FlowPolicy{Capacity: 1} }))
+	_, client := serve(t, p, of(taskpool.Task{Flow: "acme"}), &service{})
+	free := occupied(t, p)
+	_, err := p.Submit(t.Context(), taskpool.Task{Flow: "acme", Run: nothing})
+	require.NoError(t, err)
+	_, err = p.Submit(t.Context(), taskpool.Task{Flow: "acme", Run: nothing})
+	require.ErrorIs(t, err, taskpool.ErrFlowFull)
+	err = check(t.Context(), client)
+	free()
+	requireRefused(t, codes.ResourceExhausted, err)
+	require.ErrorContains(t, err, "too many of your calls wait")
+}
+
+func TestAClosedPoolIsUnavailableWithRetryInfo(t *testing.T) {
+	p := newPool(t)
+	_, client := serve(t, p, nil, &service{})
+	require.NoError(t, p.Shutdown(t.Context()))
+	requireRefused(t, codes.Unavailable, check(t.Context(), client))
+	requireRefused(t, codes.Unavailable, watch(t.Context(), client))
+}
+
+// The handle refuses what would have waited for longer than it may, and says so, without a task.
+func TestACallThatWouldWaitForTooLongIsRefusedAtTheTap(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	_, client := serve(t, p, of(taskpool.Task{MaxWait: time.Millisecond}), &service{check: nothing})
+	free := occupied(t, p)
+	for p.ExpectedWait(taskpool.Medium, "") <= time.Millisecond {
+		// It grows with the time for which the slot is taken.
+	}
+	before := p.Stats().Submitted
+	err := check(t.Context(), client)
+	free()
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	require.Equal(t, before, p.Stats().Submitted)
+}
+
+func TestADeadlineBoundsTheWait(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	_, client := serve(t, p, nil, &service{check: nothing})
+	free := occupied(t, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	err := check(ctx, client)
+	free()
+	// It was refused at the tap if the slot was taken for longer by then.
+	require.Contains(t, []codes.Code{codes.DeadlineExceeded, codes.ResourceExhausted}, status.Code(err))
+	require.NoError(t, p.WaitIdle(t.Context()))
+	require.LessOrEqual(t, p.Stats().Attempts, uint64(1), "it has run for nobody")
+}
+
+func TestTimeoutsAreDeadlineExceededUnlessTheHandlerSaysMore(t *testing.T) {
+	p := newPool(t)
+	for _, task := range []taskpool.Task{{Timeout: time.Millisecond}, {WorkTimeout: time.Millisecond}} {
+		_, client := serve(t, p, of(task), &service{check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		require.Equal(t, codes.DeadlineExceeded, status.Code(check(t.Context(), client)))
+		_, client = serve(t, p, of(task), &service{check: func(ctx context.Context) error {
+			<-ctx.Done()
+			return status.Error(codes.DataLoss, "said")
+		}})
+		require.Equal(t, codes.DataLoss, status.Code(check(t.Context(), client)))
+	}
+}
+
+func TestMetadataCountsFromTrustedPeersOnly(t *testing.T) {
+	trusted := true
+	c := of(taskpool.Task{Priority: 7, Flow: "none"}).Metadata("x-priority", "x-tenant", func(context.Context) bool { return trusted })
+	for _, test := range []struct {
+		trusted bool
+		md      metadata.MD
+		want    taskpool.Task
+	}{
+		{true, metadata.Pairs("x-priority", "HIGH", "x-tenant", "acme"), taskpool.Task{Priority: taskpool.High, Flow: "acme"}},
+		{true, metadata.Pairs("x-priority", "11"), taskpool.Task{Priority: 7, Flow: "none"}},
+		{true, metadata.Pairs("x-priority", "urgent"), taskpool.Task{Priority: 7, Flow: "none"}},
+		{true, nil, taskpool.Task{Priority: 7, Flow: "none"}},
+		{false, metadata.Pairs("x-priority", "high", "x-tenant", "acme"), taskpool.Task{Priority: 7, Flow: "none"}},
+	} {
+		trusted = test.trusted
+		got, limited := c(metadata.NewIncomingContext(t.Context(), test.md), "/m")
+		require.True(t, limited)
+		test.want.Name = "/m"
+		require.Equal(t, test.want, got)
+	}
+	exempt := grpcpool.Classifier(func(context.Context, string) (taskpool.Task, bool) { return taskpool.Task{}, false })
+	_, limited := exempt.Metadata("a", "b", func(context.Context) bool { t.Error("asked"); return true })(t.Context(), "/m")
+	require.False(t, limited)
+}
+
+func TestExemptCallsRunWhenThePoolIsFull(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+	_, client := serve(t, p, func(context.Context, string) (taskpool.Task, bool) { return taskpool.Task{}, false }, &service{
+		check: nothing,
+		watch: func(s grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+			return s.Send(&healthpb.HealthCheckResponse{})
+		},
+	})
+	defer occupied(t, p)()
+	require.NoError(t, check(t.Context(), client))
+	require.NoError(t, watch(t.Context(), client))
+}
+
+// Calls and streams that have begun when the process is told to end are finished, and each call
+// that has run was answered.
+func TestShutdownUnderLoadLosesNoAcceptedCall(t *testing.T) {
+	for range 50 {
+		p, err := taskpool.New(taskpool.WithWorkers(2))
+		require.NoError(t, err)
+		var run, ok atomic.Int64
+		goOn := make(chan struct{})
+		server, client := serve(t, p, nil, &service{
+			check: func(context.Context) error { run.Add(1); return nil },
+			watch: func(s grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+				_ = s.Send(&healthpb.HealthCheckResponse{})
+				<-goOn
+				return s.Send(&healthpb.HealthCheckResponse{})
+			},
+		})
+		stream, err := client.Watch(t.Context(), &healthpb.HealthCheckRequest{})
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		require.NoError(t, err)
+		enough := make(chan struct{})
+		var once sync.Once
+		var clients sync.WaitGroup
+		for range 4 {
+			clients.Go(func() {
+				for check(t.Context(), client) == nil {
+					if ok.Add(1) == 50 {
+						once.Do(func() { close(enough) })
+					}
+				}
+			})
+		}
+		<-enough
+		result := make(chan error, 1)
+		go func() { result <- httppool.Shutdown(t.Context(), p, 0, grpcpool.Server(server)) }()
+		clients.Wait() // they are told to go elsewhere, and there is nowhere
+		close(goOn)
+		_, err = stream.Recv()
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		require.ErrorIs(t, err, io.EOF)
+		require.NoError(t, <-result)
+		require.Equal(t, run.Load(), ok.Load())
+	}
+}
+
+func TestAShutdownThatIsCutShortStopsTheServer(t *testing.T) {
+	p, err := taskpool.New(taskpool.WithWorkers(1))
+	require.NoError(t, err)
+	running := make(chan struct{})
+	server, client := serve(t, p, nil, &service{check: func(ctx context.Context) error { close(running); <-ctx.Done(); return ctx.Err() }})
+	result := make(chan error, 1)
+	go func() { result <- check(context.Background(), client) }()
+	<-running
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = httppool.Shutdown(ctx, p, time.Hour, grpcpool.Server(server))
+	var cut *taskpool.ShutdownError
+	require.ErrorAs(t, err, &cut)
+	require.Len(t, cut.Unfinished, 1)
+	require.Error(t, <-result)
+}
+
+func TestBadArgumentsPanicWithAReason(t *testing.T) {
+	for want, f := range map[string]func(){
+		"grpcpool: Unary: p must be a Pool that New has returned, got nil":  func() { grpcpool.Unary(nil, nil) },
+		"grpcpool: Stream: p must be a Pool that New has returned, got nil": func() { grpcpool.Stream(nil, nil) },
+		"grpcpool: Tap: p must be a Pool that New has returned, got nil":    func() { grpcpool.Tap(nil, nil) },
+		"grpcpool: Server: s must not be nil, got nil":                      func() { grpcpool.Server(nil) },
+		"grpcpool: Classifier.Metadata: trusted must not be nil, got nil":   func() { grpcpool.Classifier(nil).Metadata("", "", nil) },
+	} {
+		require.PanicsWithValue(t, want, f)
+	}
+}
