@@ -1699,6 +1699,9 @@ func TestALeaderFillsSlotsThatOthersLeaveFree(t *testing.T) {
 							p.sched.count[StateQueued]--
 							p.ledger.total.attempts++
 							p.ledger.total.succeeded++
+							of := p.sched.queue.totals.of(Low)
+							of.Attempts++
+							of.Succeeded++
 						}
 						over := ended
 						if p.sched.beginBurst(&p.burst); inRun {
