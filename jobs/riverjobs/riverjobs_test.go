@@ -41,6 +41,8 @@ type process struct {
 	get  func(ctx context.Context, id int64) (*rivertype.JobRow, error)
 	list func(ctx context.Context, p *river.JobListParams) (*river.JobListResult, error)
 	sql  func(ctx context.Context, sql string, args ...any) error
+
+	pause, resume func(ctx context.Context, queue string, o *river.QueuePauseOpts) error
 }
 
 // lose does what River's rescuer does with a job that it takes for lost.
@@ -90,7 +92,8 @@ func openerOn[TTx any](t *testing.T, driver riverdriver.Driver[TTx]) opener {
 			require.NoError(t, q.Start(t.Context()))
 			t.Cleanup(func() { _ = q.Stop(context.Background()) })
 		}
-		return &process{q, t, q.Client().JobGet, q.Client().JobList, driver.GetExecutor().Exec}
+		return &process{q, t, q.Client().JobGet, q.Client().JobList, driver.GetExecutor().Exec,
+			q.Client().QueuePause, q.Client().QueueResume}
 	}
 }
 
@@ -658,4 +661,31 @@ func testTransaction[TTx any](t *testing.T, driver riverdriver.Driver[TTx], begi
 	e := next()
 	require.Equal(t, last, e.ID)
 	require.Equal(t, jobs.StateCompleted, e.State)
+}
+
+func TestQueueThatIsPausedByAnyProcessStartsNothingUntilItIsResumed(t *testing.T) {
+	onEach(t, func(t *testing.T, open opener) {
+		var reg, other jobs.Registry
+		next := observe(t, &reg)
+		k := jobs.Register(&reg, "kind", done, jobs.Policy{})
+		p := open(&reg, riverjobs.Config{Pool: newPool(t)})
+		operator := open(&other, riverjobs.Config{})
+		enqueue(t, k, p, 1, nil)
+		require.Equal(t, jobs.StateCompleted, next().State, "the queue is there")
+		require.NoError(t, p.Stop(t.Context()))
+		require.NoError(t, operator.pause(t.Context(), river.QueueDefault, nil))
+		require.NoError(t, p.Start(t.Context()))
+		id := enqueue(t, k, p, 2, nil)
+		marker := jobs.Register(&other, "marker", done, jobs.Policy{}) // of a queue that is not paused
+		nextOther := observe(t, &other)
+		q := open(&other, riverjobs.Config{Pool: newPool(t), Route: func(jobs.Request) string { return "other" },
+			River: river.Config{Queues: map[string]river.QueueConfig{"other": {MaxWorkers: 1}}}})
+		for range 5 {
+			enqueue(t, marker, q, 1, nil)
+			require.Equal(t, jobs.StateCompleted, nextOther().State)
+		}
+		require.Equal(t, rivertype.JobStateAvailable, p.row(id).State)
+		require.NoError(t, operator.resume(t.Context(), river.QueueDefault, nil))
+		require.Equal(t, id, next().ID)
+	})
 }
