@@ -1,6 +1,7 @@
 package prompool_test
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"os"
@@ -23,27 +24,38 @@ var (
 // Each label in an expression must be one of each metric in it.
 func TestDashboardAsksForWhatIsExposed(t *testing.T) {
 	c, reg := newCollector(t, prompool.WithFlowNames("a"))
-	p := newPool(t, c, taskpool.WithName("a"))
+	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
+	shed(t, p)
 	submit(t, p, taskpool.Task{})
 	shutdown(t, p)
 	exposed := gather(t, reg)
 
-	file, err := os.ReadFile("../grafana/taskpool.json")
-	require.NoError(t, err)
-	var dashboard struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
-	require.NoError(t, json.Unmarshal(file, &dashboard))
-	require.NotEmpty(t, dashboard.Panels)
-	for _, panel := range dashboard.Panels {
+	for _, panel := range grafanaPanels(t) {
+		require.NotEmpty(t, panel.Description, panel.Title)
 		require.NotEmpty(t, panel.Targets, panel.Title)
 		for _, target := range panel.Targets {
 			requireAsksForWhatIsExposed(t, target.Expr, exposed)
+			for _, selector := range selectorInExpr.FindAllString(target.Expr, -1) {
+				require.Contains(t, selector, `{job=~"$job", instance=~"$instance", pool=~"$pool"`, target.Expr)
+			}
 		}
 	}
+}
+
+// A grafanaPanel is a panel of the dashboard for Grafana.
+type grafanaPanel struct {
+	Title, Description string
+	Targets            []struct{ Expr string }
+}
+
+func grafanaPanels(t *testing.T) []grafanaPanel {
+	t.Helper()
+	file, err := os.ReadFile("../grafana/taskpool.json")
+	require.NoError(t, err)
+	var dashboard struct{ Panels []grafanaPanel }
+	require.NoError(t, json.Unmarshal(file, &dashboard))
+	require.NotEmpty(t, dashboard.Panels)
+	return dashboard.Panels
 }
 
 // requireAsksForWhatIsExposed checks that each metric in expr is exposed and has the labels that
@@ -100,4 +112,17 @@ func TestEachAlertAsksForWhatIsExposedAndIsInTheRunbook(t *testing.T) {
 		}
 	}
 	require.Equal(t, parts, alerts)
+}
+
+// shed has p, which has one worker and a queue without room, shed a task.
+func shed(t *testing.T, p *taskpool.Pool) {
+	t.Helper()
+	p.Pause()
+	run := func(context.Context) error { return nil }
+	for _, pr := range []taskpool.Priority{taskpool.Low, taskpool.Medium} {
+		_, err := p.Submit(t.Context(), taskpool.Task{Priority: pr, Run: run})
+		require.NoError(t, err)
+	}
+	p.Resume()
+	require.NoError(t, p.WaitIdle(t.Context()))
 }
