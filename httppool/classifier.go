@@ -30,7 +30,7 @@ func Routes(routes map[string]taskpool.Task, exempt ...string) Classifier {
 	mux := http.NewServeMux()
 	tasks := make(map[string]taskpool.Task, len(routes))
 	for _, pattern := range slices.Sorted(maps.Keys(routes)) { // so that of two that conflict it is always the same that is blamed
-		mux.Handle(pattern, http.NotFoundHandler())
+		mux.Handle(pattern, matched{})
 		t := routes[pattern]
 		mustBePattern(fmt.Sprintf("Routes: routes[%q]", pattern), t)
 		if t.Name == "" {
@@ -40,14 +40,20 @@ func Routes(routes map[string]taskpool.Task, exempt ...string) Classifier {
 	}
 	exempted := make(map[string]bool, len(exempt))
 	for _, pattern := range exempt {
-		mux.Handle(pattern, http.NotFoundHandler())
+		mux.Handle(pattern, matched{})
 		exempted[pattern] = true
 	}
 	return func(r *http.Request) (taskpool.Task, bool) {
-		_, pattern := mux.Handler(r)
-		return tasks[pattern], !exempted[pattern]
+		h, pattern := mux.Handler(r)
+		return tasks[pattern], !exempted[pattern] || h != matched{}
 	}
 }
+
+// matched is the handler of all patterns. For a path that is not clean a ServeMux has another,
+// which redirects; what comes behind Handler may take such a path for one that is not exempt.
+type matched struct{}
+
+func (matched) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
 // mustBePattern panics if t, which is called name, is not allowed as the pattern of Do.
 func mustBePattern(name string, t taskpool.Task) {

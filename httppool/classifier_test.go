@@ -202,3 +202,17 @@ func TestTasksAreCalledByTheirRoutes(t *testing.T) {
 	require.Equal(t, "GET /in/{id}", r.Pattern)
 	require.Equal(t, []string{"GET /in/{id}", "mine", ""}, names)
 }
+
+// A ServeMux would redirect such a path. What is behind the pool may be another router, or a proxy
+// that takes it for what it is not.
+func TestAPathThatIsNotCleanIsNotExempt(t *testing.T) {
+	classify := httppool.Routes(map[string]taskpool.Task{"/": {Priority: taskpool.Low}}, "/metrics", "/events/")
+	for path, exempt := range map[string]bool{
+		"/metrics": true, "/events/1": true, "/export/../metrics": false, "//metrics": false, "/events": false, "/x": false,
+	} {
+		r := httptest.NewRequest("GET", "http://localhost/", nil)
+		r.URL.Path = path
+		_, limited := classify(r)
+		require.Equal(t, !exempt, limited, path)
+	}
+}

@@ -113,7 +113,7 @@ func (q *run) unread() bool {
 	if q.out == nil {
 		return q.r.Body != nil && q.r.Body != http.NoBody
 	}
-	return q.out.body != nil && !q.out.body.ended
+	return q.out.body != nil && !q.out.body.ended.Load()
 }
 
 // forward calls next with a copy of r that has ctx and body. The copy's ctx is all that differs

@@ -442,3 +442,20 @@ func firstWords(log string) (words []string) {
 	}
 	return words
 }
+
+// It is deprecated, and gin asks for it without a look whether it is there.
+func TestTheResponseWriterIsACloseNotifierStill(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		p := newPool(t, taskpool.WithWorkers(1))
+		server, client := serve(t, http2, httppool.Handler(p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, ok := w.(interface{ CloseNotify() <-chan bool })
+			_, _ = fmt.Fprint(w, ok)
+		}), nil), io.Discard)
+		answer, err := client.Get(server.URL)
+		require.NoError(t, err)
+		text, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, "true", string(text))
+	}
+}

@@ -77,7 +77,7 @@ func kindOf(ctx context.Context, t taskpool.Task, err error) kind {
 	case nil:
 		return faulty
 	case context.DeadlineExceeded: // with a cause of the user's
-		return kind{status: http.StatusGatewayTimeout}
+		return kind{status: http.StatusGatewayTimeout, text: "the request took too long"}
 	}
 	return clientGone
 }

@@ -432,3 +432,14 @@ func (d *discard) WriteHeader(int)                   {}
 func (d *discard) Write(p []byte) (int, error)       { return len(p), nil }
 func (d *discard) SetReadDeadline(time.Time) error   { return nil }
 func (d *discard) WriteString(s string) (int, error) { return len(s), nil }
+
+func TestADeadlineWithACauseOfItsOwnIsAnsweredWith504(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1))
+	defer occupied(t, p)()
+	ctx, cancel := context.WithDeadlineCause(context.Background(), time.Now().Add(-time.Second), errors.New("a cause of its own"))
+	defer cancel()
+	answer := httptest.NewRecorder()
+	httppool.Handler(p, http.NotFoundHandler(), nil).ServeHTTP(answer, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+	require.Equal(t, http.StatusGatewayTimeout, answer.Code)
+	require.Equal(t, "the request took too long\n", answer.Body.String())
+}

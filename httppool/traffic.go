@@ -3,6 +3,8 @@ package httppool
 import (
 	"context"
 	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/taskpool-go/taskpool"
@@ -16,8 +18,11 @@ import (
 // client that is slow has none any more, and gives it back at once. What it sends or takes
 // earns credit: one that is fast never loses its slot, however much it is.
 //
-// It is used by one goroutine at a time, as are a body and a ResponseWriter.
+// What another goroutine does at the same time, such as to close a body that is being read, is
+// done as it is: the one that came first sees to the slot.
 type traffic struct {
+	busy sync.Mutex // locked while an operation is under way; protects the fields below
+
 	ctx    context.Context // the task's
 	most   time.Duration   // the most that credit may be
 	credit time.Duration   // for how long the next operation may wait with the slot
@@ -32,6 +37,10 @@ const perByte = 100 * time.Nanosecond
 
 // do calls operation, which returns how many bytes it has moved, with the slot or without.
 func (t *traffic) do(operation func() (int64, error)) (n int64, err error) {
+	if !t.busy.TryLock() {
+		return operation()
+	}
+	defer t.busy.Unlock()
 	began := time.Now()
 	if t.credit < t.most/8 || t.most == 0 { // a timer for less is hardly worth it
 		_ = taskpool.Block(t.ctx, func() error {
@@ -85,7 +94,7 @@ func (t *traffic) disarm() {
 type body struct {
 	io.ReadCloser
 	traffic
-	ended bool // all of it was read
+	ended atomic.Bool // all of it was read
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -93,8 +102,8 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err := b.ReadCloser.Read(p)
 		return int64(n), err
 	})
-	if err != nil {
-		b.ended = b.ended || err == io.EOF
+	if err == io.EOF {
+		b.ended.Store(true)
 	}
 	return int(n), err
 }

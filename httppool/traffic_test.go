@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
@@ -284,5 +285,38 @@ func TestAnAbortedRequestIsNoPanicOfTheTask(t *testing.T) {
 		require.EqualValues(t, 1, p.Stats().Panics, name)
 		var panicked *taskpool.PanicError
 		require.True(t, errors.As(ended, &panicked), name)
+	}
+}
+
+// A reverse proxy's transport closes a body while another goroutine reads it.
+func TestABodyMayBeClosedWhileItIsRead(t *testing.T) {
+	for _, wait := range []time.Duration{0, time.Millisecond, time.Hour} {
+		p := newPool(t, taskpool.WithWorkers(1))
+		h := httppool.Handler(p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			reads, closed := make(chan error), make(chan error)
+			begun := make(chan struct{})
+			go func() {
+				buf := make([]byte, 1)
+				_, err := r.Body.Read(buf)
+				close(begun)
+				for err == nil {
+					_, err = r.Body.Read(buf)
+				}
+				reads <- err
+			}()
+			<-begun
+			for range 2 {
+				go func() { closed <- r.Body.Close() }()
+			}
+			assert.NoError(t, <-closed)
+			assert.NoError(t, <-closed)
+			assert.ErrorIs(t, <-reads, io.ErrClosedPipe)
+			w.WriteHeader(http.StatusNoContent)
+		}), nil, httppool.WithClientWait(wait))
+		in, out := io.Pipe()
+		go func() { _, _ = out.Write([]byte("x")) }()
+		answer := httptest.NewRecorder()
+		h.ServeHTTP(answer, httptest.NewRequest("POST", "/", in))
+		require.Equal(t, http.StatusNoContent, answer.Code)
 	}
 }

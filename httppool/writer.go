@@ -36,7 +36,7 @@ func (w *writer) WriteHeader(status int) {
 // http.MaxBytesReader, which may have found that, has net/http not wait for the rest, but only
 // with a ResponseWriter of net/http's own. So that is done here.
 func (w *writer) begin(status int) {
-	if !w.wrote && status == http.StatusRequestEntityTooLarge && w.body != nil && !w.body.ended {
+	if !w.wrote && status == http.StatusRequestEntityTooLarge && w.body != nil && !w.body.ended.Load() {
 		closeAfter(w.ResponseWriter, w.r)
 	}
 	w.wrote = true
@@ -113,14 +113,32 @@ func (w *writer) like(of http.ResponseWriter) http.ResponseWriter {
 	_, hijacks := of.(http.Hijacker)
 	_, pushes := of.(http.Pusher)
 	f, h, p := flusher{w}, hijacker{w}, pusher{w}
+	if n, ok := of.(closeNotifier); ok { // net/http's own
+		switch {
+		case flushes && hijacks && !pushes: // HTTP/1
+			return struct {
+				*writer
+				flusher
+				hijacker
+				closeNotifier
+			}{w, f, h, n}
+		case flushes && !hijacks && pushes: // HTTP/2
+			return struct {
+				*writer
+				flusher
+				pusher
+				closeNotifier
+			}{w, f, p, n}
+		}
+	}
 	switch [...]bool{flushes, hijacks, pushes} {
-	case [...]bool{true, true, false}: // HTTP/1
+	case [...]bool{true, true, false}:
 		return struct {
 			*writer
 			flusher
 			hijacker
 		}{w, f, h}
-	case [...]bool{true, false, true}: // HTTP/2
+	case [...]bool{true, false, true}:
 		return struct {
 			*writer
 			flusher
@@ -157,6 +175,9 @@ func (w *writer) like(of http.ResponseWriter) http.ResponseWriter {
 	}
 	return w
 }
+
+// A closeNotifier is an http.CloseNotifier, which is deprecated and still asked for.
+type closeNotifier interface{ CloseNotify() <-chan bool }
 
 type flusher struct{ w *writer }
 
