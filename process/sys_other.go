@@ -7,11 +7,14 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"syscall"
 )
 
 // supported is nil if this package works on this operating system. Process groups
 // and pipes that a child inherits are what is missing here.
 var supported = fmt.Errorf("process: not supported on %s", runtime.GOOS)
+
+const goOn = syscall.Signal(0)
 
 func startChild(string, []string, []string, []*os.File) (*os.Process, error) { return nil, supported }
 func signalGroup(int, os.Signal)                                             {}

@@ -32,6 +32,9 @@ func startChild(path string, argv, env []string, files []*os.File) (*os.Process,
 // if there is none any more.
 func signalGroup(pid int, sig os.Signal) { _ = syscall.Kill(-pid, sig.(syscall.Signal)) }
 
+// goOn continues a process that is stopped.
+const goOn = syscall.SIGCONT
+
 // killOwnGroup ends this process, a child, and whatever is left in its group.
 func killOwnGroup() {
 	if pid := os.Getpid(); syscall.Getpgrp() == pid {

@@ -404,7 +404,7 @@ func (w *worker) wakeUp() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.busy && !w.waited {
-		_ = w.process.Signal(syscall.SIGCONT)
+		_ = w.process.Signal(goOn)
 	}
 }
 
