@@ -370,7 +370,7 @@ func (g *guard) writeAttempt(ctx context.Context, v *verdict, info TaskInfo, ela
 		msg, attrs = "taskpool: task hung", append(attrs, slog.String("stack", string(e.Stack)))
 	default:
 		var e *PanicError // of a child process: no log has had its stack
-		g.contain("an error's As or Unwrap", func() { errors.As(v.err, &e) })
+		contain.Apart(func() { errors.As(v.err, &e) }, func(v any) { g.logContained("an error's As or Unwrap", v) })
 		if e != nil && e.at == "" && len(e.Stack) > 0 {
 			attrs = append(attrs, slog.String("stack", string(e.Stack)))
 		}

@@ -695,7 +695,7 @@ func TestLogTellsFailuresAndIsSilentOtherwise(t *testing.T) {
 			return nil
 		}}, []record{{"ERROR taskpool: task hung", gone, "HangsHere"}}},
 		"child's panic": {taskpool.Task{Run: func(context.Context) error { return &taskpool.PanicError{Value: "x", Stack: []byte("elsewhere")} }},
-			[]record{{"ERROR taskpool: task failed", gone, ""}}},
+			[]record{{"ERROR taskpool: task failed", gone, "elsewhere"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
