@@ -25,6 +25,8 @@ import (
 	"weak"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/taskpool-go/taskpool/internal/remote"
 )
 
 func TestYieldWithNothingWaitingParksNothingAtAnyPriority(t *testing.T) {
@@ -2158,6 +2160,40 @@ func TestOneCriticalSectionShedsABoundedNumberOfLateTasks(t *testing.T) {
 		close(gate)
 		require.NoError(t, p.WaitIdle(t.Context()), "the worker comes back for the others")
 		require.EqualValues(t, n, p.Stats().Expired)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// What packages around this one ask of a handle and of a goroutine.
+func TestOtherPackagesAreToldWhenATaskHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := New(WithWorkers(1))
+		require.NoError(t, err)
+		cause := errors.New("called off")
+		gate, told := make(chan struct{}), make(chan error, 2)
+		require.Nil(t, remote.TaskHere())
+		require.NoError(t, p.Go(Medium, func() { <-gate }))
+		canceled, err := p.Submit(t.Context(), Task{Run: func(context.Context) error { return nil }})
+		require.NoError(t, err)
+		var here context.Context
+		run, err := p.Submit(t.Context(), Task{Run: func(ctx context.Context) error {
+			here = remote.TaskHere()
+			info, _ := Current(ctx)
+			info.Handle.Cancel(cause)
+			return nil
+		}})
+		require.NoError(t, err)
+		for _, h := range []*Handle{canceled, run} {
+			require.True(t, remote.OnSettled(h, func(canceled error) { told <- canceled }))
+		}
+		require.Empty(t, told)
+		canceled.Cancel(cause)
+		require.NoError(t, <-told, "no attempt was under way")
+		close(gate)
+		require.Equal(t, cause, <-told)
+		require.NoError(t, run.Wait(t.Context()), "it has succeeded all the same")
+		require.NotNil(t, attemptFrom(here), "the goroutine was known to be the task's")
+		require.False(t, remote.OnSettled(run, func(error) { t.Error("told of what had settled before") }))
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
 }
