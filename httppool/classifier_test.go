@@ -170,6 +170,7 @@ func TestBadArgumentsPanicWithAReason(t *testing.T) {
 		"httppool: Shutdown: p must be a Pool that New has returned, got nil": httppool.Shutdown(ctx, nil, 0),
 		"httppool: Shutdown: linger must not be negative, got -1ns":           httppool.Shutdown(ctx, p, -1),
 		"httppool: Shutdown: servers[1] must not be nil":                      httppool.Shutdown(ctx, p, 0, &http.Server{}, nil),
+		"httppool: Shutdown: servers[0] must not be nil":                      httppool.Shutdown(ctx, p, 0, (*http.Server)(nil)),
 	} {
 		require.ErrorContains(t, err, want)
 	}

@@ -41,6 +41,7 @@ func serve(t testing.TB, http2 bool, h http.Handler, logs io.Writer) (*httptest.
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = log.New(logs, "", 0)
 	if s.EnableHTTP2 = http2; http2 {
+		s.Config.IdleTimeout = 20 * time.Second // for what net/http forgets in its Shutdown: golang.org/issue/81153
 		s.StartTLS()
 	} else {
 		s.Start()

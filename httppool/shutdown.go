@@ -57,9 +57,12 @@ func Ready(p *taskpool.Pool) http.Handler {
 // list of what was cut off, a [*taskpool.ShutdownError]. It returns nil if nothing was. The servers
 // are still to be waited for where they were started, as Serve returns earlier.
 //
-// A request that never ends by itself, such as an event stream, has to be told:
-// see [http.Server.RegisterOnShutdown]. Hijacked connections are not waited for. Called inside
-// a task of p, Shutdown returns [taskpool.ErrInside].
+// A request that never ends by itself, such as an event stream, has to be told: see
+// [http.Server.RegisterOnShutdown], whose functions run once. Hijacked connections are not waited
+// for. An HTTP/2 connection that a client opens in the moment in which the servers accept no more,
+// and sends nothing on, may be waited for until ctx ends (golang.org/issue/81153): let ctx have a
+// deadline, or the servers an IdleTimeout. Called inside a task of p, Shutdown returns
+// [taskpool.ErrInside].
 func Shutdown(ctx context.Context, p *taskpool.Pool, linger time.Duration, servers ...Server) error {
 	switch {
 	case ctx == nil:
@@ -72,7 +75,7 @@ func Shutdown(ctx context.Context, p *taskpool.Pool, linger time.Duration, serve
 		return taskpool.ErrInside
 	}
 	for i, server := range servers {
-		if server == nil {
+		if hs, ok := server.(*http.Server); server == nil || ok && hs == nil {
 			return pkg.Bad(fmt.Sprintf("Shutdown: servers[%d]", i), "not be nil", "nil")
 		}
 	}
@@ -83,13 +86,29 @@ func Shutdown(ctx context.Context, p *taskpool.Pool, linger time.Duration, serve
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	unanswered := shutDown(ctx, servers)
+	// Each server's Shutdown is called once, as each call runs the functions of RegisterOnShutdown.
+	// It has until the answers are there that p leaves when ctx ends.
+	ending, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cutShort(nil)
+	var unanswered error
+	ended := make(chan struct{})
+	go func() {
+		unanswered = shutDown(ending, servers)
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 	cutOff := p.Shutdown(ctx)
+	timer.Reset(lastAnswers)
+	select {
+	case <-ended:
+	case <-timer.C:
+		cutShort(context.Cause(ctx))
+		<-ended
+	}
 	if unanswered != nil {
-		// Its answers are there by now. Let them be sent.
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAnswers)
-		defer cancel()
-		unanswered = shutDown(grace, servers)
 		for _, s := range servers {
 			_ = s.Close()
 		}
@@ -104,7 +123,11 @@ func shutDown(ctx context.Context, servers []Server) error {
 	errs := make([]error, len(servers))
 	var all sync.WaitGroup
 	for i, s := range servers {
-		all.Go(func() { errs[i] = s.Shutdown(ctx) })
+		all.Go(func() {
+			if errs[i] = s.Shutdown(ctx); errs[i] != nil && errs[i] == ctx.Err() {
+				errs[i] = context.Cause(ctx)
+			}
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
