@@ -213,3 +213,30 @@ func cut(s string, n int) string {
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
+
+// fill adds what hooks have told.
+func (h *history) fill(v *poolView, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	of := func(w *window) quantiles {
+		all := w.sum(now.Sub(h.epoch))
+		return quantiles{all.total > 0, all.quantile(.50), all.quantile(.95), all.quantile(.99)}
+	}
+	v.Told = h.told
+	v.Wait, v.Run = of(&h.wait), of(&h.run)
+	v.Failures = slices.Clone(h.failures)
+	v.OlderFailures = h.failed - uint64(len(h.failures))
+	slices.Reverse(v.Failures)
+	for i := range v.Waiters.Tasks {
+		t := &v.Waiters.Tasks[i]
+		if last, ok := h.retrying[t.ID]; ok && last.attempt == t.Attempt {
+			t.Err = last.text
+		}
+	}
+}
+
+// HasStack reports whether a failure came with a stack.
+func (f failure) HasStack() bool { return len(f.stack) > 0 }
+
+// Stack returns it as text.
+func (f failure) Stack() string { return strings.ToValidUTF8(string(f.stack), "\uFFFD") }
