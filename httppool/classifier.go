@@ -195,7 +195,9 @@ func members(dictionary string) func(yield func(string) bool) {
 // FromNetworks returns a function that reports whether a request comes right from an address in
 // one of these networks, by its RemoteAddr: from the proxies at the edge, to be trusted by
 // [Classifier.PriorityHeader] and [Classifier.RFC9218]. These must set the header, or remove
-// what others have set. It panics if a prefix is not valid.
+// what others have set. An IPv4 address is in networks of IPv4, and in those that are written as
+// IPv4-mapped addresses, such as ::ffff:10.0.0.0/104; in no other of IPv6. It panics if a prefix
+// is not valid.
 func FromNetworks(networks ...netip.Prefix) func(*http.Request) bool {
 	for i, n := range networks {
 		if !n.IsValid() {
@@ -209,6 +211,9 @@ func FromNetworks(networks ...netip.Prefix) func(*http.Request) bool {
 			return false
 		}
 		addr := peer.Addr().Unmap().WithZone("")
-		return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
+		mapped := netip.AddrFrom16(addr.As16())
+		return slices.ContainsFunc(networks, func(n netip.Prefix) bool {
+			return n.Contains(addr) || n.Addr().Is4In6() && n.Contains(mapped)
+		})
 	}
 }

@@ -177,6 +177,27 @@ func TestBadArgumentsPanicWithAReason(t *testing.T) {
 	require.NoError(t, p.Health())
 }
 
+func TestNetworksOfIPv4MayBeWrittenAsThoseOfIPv6(t *testing.T) {
+	for _, test := range []struct {
+		network, from string
+		want          bool
+	}{
+		{"::ffff:10.0.0.0/104", "10.1.2.3:80", true},
+		{"::ffff:10.0.0.0/104", "[::ffff:10.1.2.3]:80", true},
+		{"::ffff:10.0.0.0/104", "11.1.2.3:80", false},
+		{"::ffff:10.0.0.0/104", "[fd00::1]:80", false},
+		{"::ffff:10.1.2.3/128", "10.1.2.3:80", true},
+		{"::ffff:10.1.2.3/128", "10.1.2.4:80", false},
+		{"10.0.0.0/8", "[::ffff:10.1.2.3]:80", true},
+		{"::/0", "10.1.2.3:80", false},
+		{"::/0", "[fd00::1]:80", true},
+	} {
+		r := newGet(t.Context())
+		r.RemoteAddr = test.from
+		require.Equal(t, test.want, httppool.FromNetworks(netip.MustParsePrefix(test.network))(r), "%v", test)
+	}
+}
+
 func TestAPanickingClassifierCostsThePoolNothing(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
 	h := httppool.Handler(p, http.NotFoundHandler(), func(*http.Request) (taskpool.Task, bool) { panic("classify") })

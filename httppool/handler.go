@@ -3,7 +3,10 @@ package httppool
 import (
 	"context"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
+	"strings"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/contain"
@@ -19,7 +22,7 @@ func init() { contain.Abort = http.ErrAbortHandler }
 // A nil classify makes tasks of the zero pattern, all alike; see [Classifier] for ready ones.
 //
 // The task has the request's context, so one whose client goes away leaves the queue, and next
-// does not run. The request that next gets has the task's context, and behaves like the one of
+// does not run; for requests with a body see [ConnContext]. The request that next gets has the task's context, and behaves like the one of
 // a handler without Handler in all else, its ResponseWriter too, but for this: while next waits
 // for its client in a read of the body or a write, the task gives its slot back, see
 // [WithClientWait]. A task without a name is called by the pattern of the [http.ServeMux] that
@@ -27,7 +30,8 @@ func init() { contain.Abort = http.ErrAbortHandler }
 //
 // A request that is not run is answered with status 503, 429, 504, 499 or 500, see [Refusal],
 // before its body is read. So is one whose task's context has ended if next returns without an
-// answer. Whatever next has begun to answer is left as it is. A panic in next goes on to
+// answer; of the headers that next has set for one, none is sent. Whatever next has begun to answer
+// is left as it is. A panic in next goes on to
 // net/http, and so does [http.ErrAbortHandler], which the pool does not count as a panic.
 //
 // If p is nil or no call has returned it, next is nil, or an option is not allowed, Handler
@@ -75,7 +79,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.Name = r.Pattern
 	}
 	run := run{handler: h, w: w, r: r}
-	if err := h.pool.Do(r.Context(), t, run.do); err != nil && !run.answered() {
+	ctx := r.Context()
+	if run.unread() && connOf(r) != nil {
+		ctx, run.hangUp = context.WithCancelCause(ctx)
+		defer run.hangUp(nil)
+	}
+	if err := h.pool.Do(ctx, t, run.do); err != nil && !run.answered() {
+		run.takeBack()
 		h.refuse(w, r, t, err, run.began, run.unread())
 	}
 }
@@ -87,11 +97,21 @@ type run struct {
 	r     *http.Request
 	out   *writer // around w; nil until it has begun
 	began bool
+	given http.Header // the headers of the answer when next began, if it had any
+
+	hangUp context.CancelCauseFunc // ends r's context; nil if nobody can know that its client is gone
 }
 
 // do is the task. Its error is that of a request which its context's end has left unanswered.
 func (q *run) do(ctx context.Context) error {
+	if q.hangUp != nil && hungUp(connOf(q.r)) {
+		q.hangUp(errHungUp)
+		return errHungUp
+	}
 	q.began = true
+	if given := q.w.Header(); len(given) > 0 {
+		q.given = given.Clone()
+	}
 	q.out = &writer{ResponseWriter: q.w, r: q.r, room: netHTTPBuffer, traffic: traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait}}
 	in := q.r.Body
 	if in != nil && in != http.NoBody {
@@ -103,6 +123,16 @@ func (q *run) do(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+// takeBack has the headers of the answer be those that it had when next began: what next has set
+// there is about another answer, which did not come.
+func (q *run) takeBack() {
+	if q.began {
+		headers := q.w.Header()
+		clear(headers)
+		maps.Copy(headers, q.given)
+	}
 }
 
 // answered reports whether next has begun to answer.
@@ -118,15 +148,39 @@ func (q *run) unread() bool {
 
 // forward calls next with a copy of r that has ctx and body. The copy's ctx is all that differs
 // for what is outside, too: net/http removes the files of a form at the end, and who logs the
-// request wants to know its route.
+// request wants to know its route. Only what next has set is set in r, as other goroutines may
+// read it.
 func (h *handler) forward(w http.ResponseWriter, r *http.Request, ctx context.Context, body io.ReadCloser) {
+	r.SetPathValue("", "") // makes the map of these values, which both have from here on
 	inner := r.WithContext(ctx)
 	inner.Body = body
 	defer func() {
-		if r.MultipartForm == nil {
+		if r.Form == nil && inner.Form != nil {
+			r.Form, r.PostForm = inner.Form, inner.PostForm
+		}
+		if r.MultipartForm == nil && inner.MultipartForm != nil {
 			r.MultipartForm = inner.MultipartForm
 		}
-		r.Pattern = inner.Pattern
+		if r.Pattern != inner.Pattern {
+			r.Pattern = inner.Pattern
+			for name := range wildcards(r.Pattern) {
+				r.SetPathValue(name, inner.PathValue(name))
+			}
+		}
 	}()
 	h.next.ServeHTTP(w, inner)
+}
+
+// wildcards returns the names of the wildcards of a pattern of [http.ServeMux].
+func wildcards(pattern string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			_, after, found := strings.Cut(pattern, "{")
+			name, rest, _ := strings.Cut(after, "}")
+			if !found || name != "$" && !yield(strings.TrimSuffix(name, "...")) {
+				return
+			}
+			pattern = rest
+		}
+	}
 }

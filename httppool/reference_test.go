@@ -140,8 +140,9 @@ type like struct {
 	handler http.HandlerFunc
 	client  func(*exchange) string
 	want    string
-	logs    string // what the server logs, or a part of that
-	only    int    // 1 or 2: only with this version of HTTP
+	logs    string                          // what the server logs, or a part of that
+	only    int                             // 1 or 2: only with this version of HTTP
+	around  func(http.Handler) http.Handler // what stands before Handler; nil: nothing
 }
 
 func get(e *exchange) string { return e.do(http.MethodGet, "/a", nil) }
@@ -264,6 +265,51 @@ func likes(t testing.TB) []like {
 		}, client: func(e *exchange) string { // the rest does not come, and is not waited for
 			return e.first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789012345")
 		}, want: "413"},
+		{name: "MaxBytesReader, with an answer of another status", only: 1, handler: func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 10)); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+			}
+		}, client: func(e *exchange) string {
+			return e.first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789012345")
+		}, want: "400"},
+		{name: "Flush under a writer that has only Unwrap", around: onlyUnwrap, handler: func(w http.ResponseWriter, r *http.Request) {
+			_, flusher := w.(http.Flusher)
+			_, hijacker := w.(http.Hijacker)
+			fmt.Fprint(w, flusher, hijacker, http.NewResponseController(w).Flush(), http.NewResponseController(w).SetWriteDeadline(time.Time{}))
+		}, client: get, want: "false false <nil> <nil>"},
+		{name: "Hijack under a writer that has only Unwrap", only: 1, around: onlyUnwrap, handler: func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "anything")
+			}
+		}, client: func(e *exchange) string { return e.raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n") }, want: "anything"},
+		{name: "Flush and Hijack under a writer that has nothing", around: func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+			})
+		}, handler: func(w http.ResponseWriter, r *http.Request) {
+			c := http.NewResponseController(w)
+			_, _, err := c.Hijack()
+			errs := []error{err, c.Flush()}
+			w.Header().Set("X-Late", "no") // nothing was sent
+			fmt.Fprint(w, errs)
+		}, client: get, want: "X-Late"},
+		{name: "what a middleware sees of the route", around: func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r)
+				fmt.Fprintf(w, "%q", []string{r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PathValue("tenant"), r.PathValue("$"), r.Form.Encode(), r.PostForm.Encode()})
+			})
+		}, handler: func(w http.ResponseWriter, r *http.Request) {
+			mux := http.NewServeMux()
+			mux.HandleFunc("POST /{id}/x/{rest...}", func(w http.ResponseWriter, r *http.Request) {
+				_ = r.ParseForm()
+				r.SetPathValue("tenant", "acme") // as routers other than ServeMux do
+			})
+			mux.ServeHTTP(w, r)
+		}, client: func(e *exchange) string {
+			return e.do(http.MethodPost, "/7/x/a/b?q=1", strings.NewReader("field=2"), "Content-Type", "application/x-www-form-urlencoded")
+		}, want: `["POST /{id}/x/{rest...}" "7" "a/b" "acme" "" "field=2&q=1" "field=2"]`},
 		{name: "100-continue", handler: func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
 			fmt.Fprintf(w, "%q %v", body, err)
@@ -344,6 +390,15 @@ func likes(t testing.TB) []like {
 	}
 }
 
+// onlyUnwrap is a middleware as many are: of the writer's methods it has only those that it must.
+func onlyUnwrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(unwrapper{w}, r) })
+}
+
+type unwrapper struct{ http.ResponseWriter }
+
+func (w unwrapper) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 func panicHere() { panic("on purpose") }
 
 // acceptWebSocket does the server's side of RFC 6455 for one short message in each direction.
@@ -401,6 +456,9 @@ func TestRequestsBehaveAsWithNetHTTPAlone(t *testing.T) {
 			t.Run(fmt.Sprintf("HTTP %d/%s", version, test.name), func(t *testing.T) {
 				t.Parallel()
 				see := func(h http.Handler) (string, *lockedBuffer) {
+					if test.around != nil {
+						h = test.around(h)
+					}
 					logs := new(lockedBuffer)
 					server, client := serve(t, version == 2, h, logs)
 					seen := test.client(&exchange{t, server, client, logs})

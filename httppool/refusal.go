@@ -58,6 +58,7 @@ var kinds = []kind{
 	{taskpool.ErrFull, http.StatusServiceUnavailable, true, "more requests come than can be answered"},
 	{taskpool.ErrClosed, http.StatusServiceUnavailable, true, "the server is going down"},
 	{taskpool.ErrHung, http.StatusGatewayTimeout, false, "the request took too long"},
+	{errHungUp, StatusClientClosedRequest, false, clientGone.text},
 	{context.DeadlineExceeded, http.StatusGatewayTimeout, false, "the request took too long"},
 }
 
@@ -110,8 +111,10 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, t taskpool.Task
 
 // closeAfter has net/http close the connection of r after the answer. HTTP/2 has no need of that: it
 // ends its connections in order. (And a Server.Shutdown soon after may then wait forever, with Go 1.26.)
+// One that the handler is asked to upgrade may have no such header: a reverse proxy would add its own
+// to it, and a client would be told to close what it was just given.
 func closeAfter(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor < 2 {
+	if r.ProtoMajor < 2 && r.Header["Upgrade"] == nil {
 		w.Header().Set("Connection", "close")
 	}
 }

@@ -149,6 +149,17 @@ func TestTimeoutsAreAnsweredWith504UnlessTheHandlerHasAnswered(t *testing.T) {
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
 			}, http.StatusOK},
+			{"flushed by what is beneath", taskpool.Task{Timeout: time.Second}, 0, func(w http.ResponseWriter, r *http.Request) {
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			}, http.StatusOK},
+			{"headers of another answer", taskpool.Task{Timeout: time.Second}, 0, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Set-Cookie", "a=b")
+				w.Header().Add("Vary", "Cookie")
+				w.Header().Del("X-Request")
+				w.Header().Set("Trailer", "X-Sum")
+				<-r.Context().Done()
+			}, http.StatusGatewayTimeout},
 			{"hints only", taskpool.Task{Timeout: time.Second}, 0, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Length", "5")
 				w.WriteHeader(http.StatusEarlyHints)
@@ -168,8 +179,19 @@ func TestTimeoutsAreAnsweredWith504UnlessTheHandlerHasAnswered(t *testing.T) {
 				http.Error(w, "", re.Status)
 			}))
 			w := newFinalRecorder()
-			h.ServeHTTP(w, newGet(ctx))
+			w.Header().Set("X-Request", "1")
+			w.Header().Set("Vary", "Origin")
+			var out http.ResponseWriter = w
+			if strings.Contains(test.name, "beneath") {
+				out = unwrapper{w}
+			}
+			h.ServeHTTP(out, newGet(ctx))
 			require.Equal(t, test.status, w.Code, test.name)
+			if test.status == http.StatusGatewayTimeout { // as http.TimeoutHandler does
+				delete(w.Header(), "Content-Type")
+				delete(w.Header(), "X-Content-Type-Options")
+				require.Equal(t, http.Header{"X-Request": {"1"}, "Vary": {"Origin"}}, w.Header(), test.name)
+			}
 			require.Empty(t, w.Header().Get("Retry-After"), test.name)
 			require.Equal(t, test.status == http.StatusGatewayTimeout, seen != nil, test.name)
 			if seen != nil {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,6 +106,31 @@ func TestADrainingServiceIsNotReadyButAnswersAndAsksToClose(t *testing.T) {
 	interrupt()
 	require.NoError(t, <-result, "nothing was cut off")
 	require.Equal(t, http.StatusServiceUnavailable, ask(h, newGet(t.Context())).Code)
+}
+
+// An upgrade is answered with "Connection: Upgrade". httputil.ReverseProxy adds that to what is there.
+func TestADrainingServiceDoesNotAskToCloseWhatItUpgrades(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(acceptWebSocket))
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	for _, exempt := range []string{"/exempt", "/"} {
+		p := newPool(t)
+		server, client := serve(t, false, httppool.Handler(p, httputil.NewSingleHostReverseProxy(target), httppool.Routes(nil, exempt)), io.Discard)
+		e := &exchange{t, server, client, nil}
+		before := speakWebSocket(e)
+		require.Contains(t, before, "Connection:[Upgrade]")
+		require.Contains(t, before, "echo: hello")
+		ctx, interrupt := context.WithCancel(t.Context())
+		result := make(chan error, 1)
+		go func() { result <- httppool.Shutdown(ctx, p, time.Hour) }()
+		for ask(httppool.Ready(p), newGet(t.Context())).Code != http.StatusServiceUnavailable {
+			// It says so as soon as Shutdown has begun.
+		}
+		require.Equal(t, before, speakWebSocket(e))
+		interrupt()
+		require.NoError(t, <-result)
+	}
 }
 
 func TestAnUnhealthyServiceIsNotReady(t *testing.T) {

@@ -94,6 +94,7 @@ func (t *traffic) disarm() {
 type body struct {
 	io.ReadCloser
 	traffic
+	begun atomic.Bool // some of it was read
 	ended atomic.Bool // all of it was read
 }
 
@@ -102,6 +103,9 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err := b.ReadCloser.Read(p)
 		return int64(n), err
 	})
+	if n > 0 {
+		b.begun.Store(true)
+	}
 	if err == io.EOF {
 		b.ended.Store(true)
 	}

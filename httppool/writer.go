@@ -2,6 +2,7 @@ package httppool
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -23,7 +24,23 @@ type writer struct {
 const netHTTPBuffer = 2048
 
 // Unwrap is for [http.ResponseController].
-func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *writer) Unwrap() http.ResponseWriter { return beneath{w} }
+
+// beneath is what a ResponseController finds that has not found Flush or Hijack in a writer, since
+// the one that this is around, of a middleware say, has only Unwrap. Without it, it would find those
+// further down, and the writer would not know that the answer has begun.
+type beneath struct{ *writer }
+
+// Unwrap is for all else that a ResponseController may do.
+func (b beneath) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+// FlushError is for [http.ResponseController].
+func (b beneath) FlushError() error { return flusher{b.writer}.FlushError() }
+
+// Hijack is for [http.ResponseController].
+func (b beneath) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return hijacker{b.writer}.Hijack()
+}
 
 func (w *writer) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
@@ -32,11 +49,13 @@ func (w *writer) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// begin notes that the answer begins. Where next answers that the body is too large,
-// http.MaxBytesReader, which may have found that, has net/http not wait for the rest, but only
-// with a ResponseWriter of net/http's own. So that is done here.
+// begin notes that the answer begins. Where http.MaxBytesReader finds a body too large, it has
+// net/http not wait for the rest, but tells only a ResponseWriter of net/http's own. Handlers then
+// answer that it is too large, or have read a part and answer with another error: so of these
+// the rest is not waited for.
 func (w *writer) begin(status int) {
-	if !w.wrote && status == http.StatusRequestEntityTooLarge && w.body != nil && !w.body.ended.Load() {
+	if !w.wrote && w.body != nil && !w.body.ended.Load() &&
+		(status == http.StatusRequestEntityTooLarge || status >= 400 && w.body.begun.Load()) {
 		closeAfter(w.ResponseWriter, w.r)
 	}
 	w.wrote = true
@@ -186,9 +205,13 @@ func (f flusher) Flush() { _ = f.FlushError() }
 
 // FlushError is for [http.ResponseController].
 func (f flusher) FlushError() error {
+	wrote, room := f.w.wrote, f.w.room
 	f.w.begin(http.StatusOK)
 	f.w.room = -1
 	_, err := f.w.do(func() (int64, error) { return 0, http.NewResponseController(f.w.ResponseWriter).Flush() })
+	if errors.Is(err, http.ErrNotSupported) {
+		f.w.wrote, f.w.room = wrote, room
+	}
 	return err
 }
 
@@ -196,7 +219,7 @@ type hijacker struct{ w *writer }
 
 // Hijack is for [http.Hijacker].
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buf, err := h.w.ResponseWriter.(http.Hijacker).Hijack()
+	conn, buf, err := http.NewResponseController(h.w.ResponseWriter).Hijack()
 	h.w.wrote = h.w.wrote || err == nil
 	return conn, buf, err
 }
