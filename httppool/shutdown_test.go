@@ -128,6 +128,7 @@ func TestADrainingServiceDoesNotAskToCloseWhatItUpgrades(t *testing.T) {
 			// It says so as soon as Shutdown has begun.
 		}
 		require.Equal(t, before, speakWebSocket(e))
+		require.NoError(t, p.WaitIdle(t.Context()))
 		interrupt()
 		require.NoError(t, <-result)
 	}

@@ -26,7 +26,12 @@
 //	     something more urgent; Retry-After says when to come again
 //	504  it was not done within -timeout
 //
-// A request whose client goes away while it waits is not worked on.
+// A request whose client goes away while it waits is not worked on. One that is
+// turned away is answered before its text is read, and one whose text arrives slowly
+// costs no worker.
+//
+// Package httppool does most of this. The priority counts for clients on this machine
+// only: in front of a real service a proxy sets the header, or the route decides.
 //
 // # Overload
 //
@@ -63,7 +68,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -71,24 +80,27 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/dashboard"
+	"github.com/taskpool-go/taskpool/httppool"
+	"github.com/taskpool-go/taskpool/metrics/prompool"
 )
 
-// Exit statuses.
-const (
-	statusOK    = 0
-	statusError = 1
-	statusUsage = 2
-)
+const maxText = 1 << 20 // bytes
 
-// readTimeout is how long a request may take to arrive.
-const readTimeout = 10 * time.Second
+const readTimeout = 10 * time.Second // for a request to arrive
 
 func main() {
 	signals := make(chan os.Signal, 2) // the first ends it gently, the second at once
@@ -96,36 +108,16 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stderr, signals))
 }
 
-// run is the program. It returns the exit status.
-func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
-	c, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return statusOK
-	case err != nil:
-		return statusUsage
-	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
-	if err := serve(c, log, signals); err != nil {
-		log.Error("server failed", "error", err)
-		return statusError
-	}
-	return statusOK
-}
-
 // config is what the flags set.
 type config struct {
-	addr     string
-	admin    string
-	workers  int
-	capacity int
-	work     time.Duration
-	timeout  time.Duration
-	linger   time.Duration
-	drain    time.Duration
+	addr, admin                  string
+	workers, capacity            int
+	work, timeout, linger, drain time.Duration
 }
 
-func parse(args []string, stderr io.Writer) (c config, err error) {
+// run is the program. It returns the exit status.
+func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
+	var c config
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&c.addr, "addr", "localhost:8080", "listen on this `address` for requests")
@@ -136,33 +128,26 @@ func parse(args []string, stderr io.Writer) (c config, err error) {
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "the longest that a request may wait and be worked on")
 	flags.DurationVar(&c.linger, "linger", time.Second, "how long to go on after the signal, until clients have noticed")
 	flags.DurationVar(&c.drain, "drain", 30*time.Second, "patience with requests at work after the signal, -linger included")
-	if err := flags.Parse(args); err != nil {
-		return c, err
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0 || c.workers < 1 || min(int64(c.capacity), int64(c.work), int64(c.linger)) < 0 || c.timeout <= 0 || c.drain <= c.linger:
+		fmt.Fprintf(stderr, "server: %s: -workers must be at least 1, -timeout positive, -drain longer than -linger, nothing negative, "+
+			"and there are no arguments\n", strings.Join(args, " "))
+		return 2
 	}
-	switch {
-	case flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case c.workers < 1:
-		err = fmt.Errorf("-workers must be at least 1, got %d", c.workers)
-	case c.capacity < 0:
-		err = fmt.Errorf("-capacity must not be negative, got %d", c.capacity)
-	case c.work < 0:
-		err = fmt.Errorf("-work must not be negative, got %v", c.work)
-	case c.timeout <= 0:
-		err = fmt.Errorf("-timeout must be positive, got %v", c.timeout)
-	case c.linger < 0:
-		err = fmt.Errorf("-linger must not be negative, got %v", c.linger)
-	case c.drain <= c.linger:
-		err = fmt.Errorf("-drain must be longer than -linger, %v, got %v", c.linger, c.drain)
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if err := serve(c, log, signals); err != nil {
+		log.Error("server failed", "error", err)
+		return 1
 	}
-	if err != nil {
-		fmt.Fprintln(stderr, "server:", err)
-	}
-	return c, err
+	return 0
 }
 
-// serve answers requests until the first signal, and then ends without losing
-// any. The error says what went wrong, or what was left undone.
+// serve answers requests until the first signal, and then ends without losing any. The
+// error says what went wrong, or what was left undone.
 func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 	listener, err := net.Listen("tcp", c.addr)
 	if err != nil {
@@ -173,13 +158,10 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	defer adminListener.Close()
-	s, err := newService(c, log)
-	if err != nil {
-		return err
-	}
+	s := newService(c, log)
 	server := &http.Server{
 		Handler:           s.public,
+		ConnContext:       httppool.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      readTimeout + c.timeout + 5*time.Second, // counts from the header's end
@@ -195,10 +177,8 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 	go func() { failed <- server.Serve(listener) }()
 	go func() { failed <- admin.Serve(adminListener) }()
 	log.Info("listening", "addr", listener.Addr().String(), "admin", adminListener.Addr().String())
-
-	var broken error
 	select {
-	case broken = <-failed:
+	case err = <-failed:
 	case sig := <-signals:
 		log.Info("draining", "signal", sig.String())
 	}
@@ -213,38 +193,120 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 		case <-hard.Done():
 		}
 	}()
-	return errors.Join(broken, s.shutdown(hard, server, c.linger))
+	return errors.Join(err, s.shutdown(hard, server, c.linger))
 }
 
-// shutdown ends the server and then the pool, when both have finished what they
-// have accepted or hard ends.
+// shutdown ends the server and the pool, and says what they have done.
 func (s *service) shutdown(hard context.Context, server *http.Server, linger time.Duration) error {
-	// Load balancers see that the service is not ready, and clients are asked to
-	// close their connections, while all requests are still answered.
-	s.draining.Store(true)
-	_ = pause(hard, linger)
-
-	// No more requests come after this, so none is refused by the pool.
-	unanswered := server.Shutdown(hard)
-	err := s.pool.Shutdown(hard)
-	if unanswered != nil {
-		// What was cut off has its 503 by now. Let that be sent.
-		grace, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		unanswered = server.Shutdown(grace)
-		_ = server.Close()
-	}
-
-	var cut *taskpool.ShutdownError
-	left := 0
-	if errors.As(err, &cut) {
-		left = len(cut.Unfinished)
-		for _, u := range cut.Unfinished {
-			s.log.Warn("unfinished", "task", u.Task.Name, "priority", u.Task.Priority, "state", u.State)
-		}
+	err := httppool.Shutdown(hard, s.pool, linger, server)
+	cut := new(taskpool.ShutdownError)
+	errors.As(err, &cut)
+	for _, u := range cut.Unfinished {
+		s.log.Warn("unfinished", "task", u.Task.Name, "priority", u.Task.Priority, "state", u.State)
 	}
 	stats := s.pool.Stats()
-	s.log.Info("stopped", "left", left, "succeeded", stats.Succeeded, "failed", stats.Failed,
+	s.log.Info("stopped", "left", len(cut.Unfinished), "succeeded", stats.Succeeded, "failed", stats.Failed,
 		"canceled", stats.Canceled, "shed", stats.Shed, "refused", stats.Refused)
-	return errors.Join(err, unanswered)
+	return err
+}
+
+// A service answers requests by tasks of a pool.
+type service struct {
+	pool          *taskpool.Pool
+	log           *slog.Logger
+	extra         func(context.Context) // work beside that on the text
+	public, admin http.Handler          // for clients, and for operators
+}
+
+// newService starts a service. Options are added to those of its pool.
+func newService(c config, log *slog.Logger, opts ...taskpool.Option) *service {
+	page := must(dashboard.New())
+	metrics := must(prompool.New(prompool.WithPriorities(taskpool.High, taskpool.Medium, taskpool.Low)))
+	pool := must(taskpool.New(append(opts, taskpool.WithName("requests"), taskpool.WithLogger(log), taskpool.WithWorkers(c.workers),
+		taskpool.WithCapacity(c.capacity, taskpool.OverflowShed), taskpool.WithHooks(page.Hooks()), taskpool.WithHooks(metrics.Hooks()))...))
+	must(0, errors.Join(page.Watch(pool), metrics.Watch(pool)))
+	public, admin, registry := http.NewServeMux(), http.NewServeMux(), prometheus.NewRegistry()
+	s := &service{pool: pool, log: log, public: public, admin: admin}
+	s.extra = func(ctx context.Context) { pause(ctx, c.work) }
+
+	near := httppool.FromNetworks(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	classify := httppool.Classifier(nil).PriorityHeader("X-Priority", near)
+	for pattern, f := range map[string]func(text []byte) any{"POST /v1/words": words, "POST /v1/digest": digest} {
+		public.Handle(pattern, s.before(c.timeout, httppool.Handler(pool, s.answer(f), classify)))
+	}
+	public.Handle("GET /readyz", httppool.Ready(pool))
+	public.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := pool.Health(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	registry.MustRegister(metrics)
+	admin.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	admin.Handle("/debug/taskpool/", page)
+	return s
+}
+
+// must returns v. What makes it has errors only for what run does not allow.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func words(text []byte) any { return map[string]int{"words": len(bytes.Fields(text))} }
+
+func digest(text []byte) any {
+	sum := sha256.Sum256(text)
+	return map[string]string{"sha256": hex.EncodeToString(sum[:])}
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// before returns a handler for what is done before a request is a task, and after it.
+func (s *service) before(timeout time.Duration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var pr taskpool.Priority
+		text := strings.ToLower(r.Header.Get("X-Priority"))
+		if err := pr.UnmarshalText([]byte(text)); text != "" && (err != nil || max(pr, -pr) > httppool.MaxHeaderPriority) {
+			http.Error(w, fmt.Sprintf("X-Priority must be high, medium, low or a number from -10 (most urgent) to 10, got %q", text), http.StatusBadRequest)
+			return
+		}
+		defer func() {
+			if v := recover(); v == http.ErrAbortHandler {
+				panic(v)
+			} else if v != nil { // the pool has counted it
+				s.log.Error("panic", "value", v, "stack", string(debug.Stack()))
+				http.Error(w, "internal error", http.StatusInternalServerError)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// answer returns a handler, which runs in a task, that answers a text with what f makes of it.
+func (s *service) answer(f func(text []byte) any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxText))
+		switch tooLarge := new(http.MaxBytesError); {
+		case errors.As(err, &tooLarge):
+			http.Error(w, fmt.Sprintf("the text must not be larger than %d bytes", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			http.Error(w, "the text took too long to arrive", http.StatusRequestTimeout)
+		case err != nil:
+			http.Error(w, "the text could not be read to its end", http.StatusBadRequest)
+		default:
+			if s.extra(r.Context()); r.Context().Err() == nil { // otherwise package httppool says what has happened
+				w.Header().Set("Content-Type", "application/json")
+				_ = json.NewEncoder(w).Encode(f(text))
+			}
+		}
+	}
 }
