@@ -210,7 +210,7 @@ func TestADeadlineBoundsTheWait(t *testing.T) {
 
 func TestTimeoutsAreDeadlineExceededUnlessTheHandlerSaysMore(t *testing.T) {
 	p := newPool(t)
-	for _, task := range []taskpool.Task{{Timeout: time.Millisecond}, {WorkTimeout: time.Millisecond}} {
+	for _, task := range []taskpool.Task{{Timeout: 300 * time.Millisecond}, {WorkTimeout: 300 * time.Millisecond}} {
 		_, client := serve(t, p, of(task), &service{check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
 		require.Equal(t, codes.DeadlineExceeded, status.Code(check(t.Context(), client)))
 		_, client = serve(t, p, of(task), &service{check: func(ctx context.Context) error {

@@ -420,7 +420,7 @@ func TestABodyThatWasReadKeepsTheConnection(t *testing.T) {
 	server, client := serve(t, false, httppool.Handler(p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
-	}), of(taskpool.Task{Timeout: time.Millisecond})), io.Discard)
+	}), of(taskpool.Task{Timeout: 300 * time.Millisecond})), io.Discard)
 	resp, err := client.Post(server.URL, "", strings.NewReader("body"))
 	require.NoError(t, err)
 	defer resp.Body.Close()

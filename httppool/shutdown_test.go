@@ -136,9 +136,11 @@ func TestADrainingServiceDoesNotAskToCloseWhatItUpgrades(t *testing.T) {
 
 func TestAnUnhealthyServiceIsNotReady(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Millisecond), taskpool.WithMaxAbandoned(0))
-	goOn := make(chan struct{})
-	h, err := p.Submit(t.Context(), taskpool.Task{Timeout: time.Nanosecond, Run: func(context.Context) error { <-goOn; return nil }})
+	started, goOn := make(chan struct{}), make(chan struct{})
+	h, err := p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { close(started); <-goOn; return nil }})
 	require.NoError(t, err)
+	<-started
+	h.Cancel(nil)
 	require.ErrorIs(t, h.Wait(t.Context()), taskpool.ErrHung)
 	w := ask(httppool.Ready(p), newGet(t.Context()))
 	require.Equal(t, http.StatusServiceUnavailable, w.Code)

@@ -420,7 +420,7 @@ func TestColorsFollowTheSystemAndContrast(t *testing.T) {
 	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
 	over := make(chan struct{})
 	defer close(over)
-	submit(t, p, taskpool.Task{Name: "late", Timeout: time.Millisecond, Run: func(context.Context) error { <-over; return nil }})
+	submit(t, p, taskpool.Task{Name: "late", Timeout: 300 * time.Millisecond, Run: func(context.Context) error { <-over; return nil }})
 	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: "waits", Run: untilEnd})

@@ -30,7 +30,7 @@ fi
 if [ "${1-}" = installed ]; then exit; fi
 if [ "${1-}" = restart ]; then
 	cd / # which the user postgres may enter
-	as_postgres "$bin/pg_ctl" -s -w -t 60 -m immediate -D "$TASKPOOL_POSTGRES_DATA/data" -l "$TASKPOOL_POSTGRES_DATA/log" restart
+	as_postgres "$bin/pg_ctl" -s -w -t 600 -m immediate -D "$TASKPOOL_POSTGRES_DATA/data" -l "$TASKPOOL_POSTGRES_DATA/log" restart
 	exit
 fi
 [ $# -gt 0 ] || die "usage: postgres.sh COMMAND [ARGUMENT]..."
@@ -62,7 +62,7 @@ password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 started=
 for _ in $(seq 20); do
 	port=$((20000 + (RANDOM << 15 | RANDOM) % 12000))
-	if (cd / && as_postgres "$bin/pg_ctl" -s -w -t 60 -D "$dir/data" -l "$dir/log" start \
+	if (cd / && as_postgres "$bin/pg_ctl" -s -w -t 600 -D "$dir/data" -l "$dir/log" start \
 		-o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200") >/dev/null 2>&1; then
 		started=1
 		break

@@ -228,7 +228,7 @@ func TestHungJobIsDiscardedAndItsSlotTakesTheNext(t *testing.T) {
 		gate := make(chan struct{})
 		defer close(gate)
 		hangs := jobs.Register(&reg, "hangs", func(context.Context, jobs.Meta, int) error { <-gate; return nil },
-			jobs.Policy{MaxAttempts: 5, Timeout: time.Millisecond})
+			jobs.Policy{MaxAttempts: 5, Timeout: 300 * time.Millisecond})
 		k := jobs.Register(&reg, "kind", done, jobs.Policy{})
 		p := open(&reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(10*time.Millisecond))})
 		id := enqueue(t, hangs, p, 1, nil)
