@@ -162,7 +162,7 @@ func TestAKilledProcessLosesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, on []string) {
 		tree, out := t.TempDir(), t.TempDir()
 		grow(t, filepath.Join(tree, "big"))
-		on = flags(on, "-out", out, "-workers", "1", "-timeout", "3s", "-v", tree)
+		on = flags(on, "-out", out, "-workers", "1", "-timeout", "10s", "-v", tree)
 		killed := launch(t, on...)
 		killed.waitFor("msg=compressing")
 		const n = 20
@@ -208,8 +208,9 @@ func TestSIGTERMLosesNothing(t *testing.T) {
 		require.Positive(t, counts["compressed"], "what was under way")
 
 		second := launch(t, on...).requireOK()
-		// Big was done once more, unless the end of it came before it was opened.
-		require.Contains(t, []int{n + 1, n + 2}, counts["compressed"]+second["compressed"])
+		// Big was done once more, unless the end of it came before it was opened. So may others
+		// be, which the second process has found undone and finished before it enqueued them.
+		require.GreaterOrEqual(t, counts["compressed"]+second["compressed"], n+1)
 		requireComplete(t, tree, out, false)
 	}, "local", "sqlite", "postgres")
 }
