@@ -44,9 +44,10 @@
 //	               Policy.Heartbeat
 //	shed           Discarded, with taskpool.ErrShed (Local, where the pool sheds); with
 //	               WithQueueDelay that is an ErrExpired too
-//	longest wait   there is none, as jobs are there to be done, however late, and may wait
-//	               for a process to be started: a handler can look at Meta.Enqueued, and
-//	               return Permanent. Task.MaxWait is for tasks
+//	longest wait   Options.MaxWait bounds the wait for the first attempt: after it the job is
+//	               Discarded, with taskpool.ErrExpired, at once (Local) or when a process
+//	               comes to take it (engines that store jobs). By default there is none, as
+//	               jobs are there to be done, however late
 //	cancellation   before it runs, or before a retry: Canceled, and it never runs again.
 //	               While it runs: its context ends; Completed if the handler then returns
 //	               nil, and Canceled whatever else it does, return an error, panic, call
@@ -75,6 +76,11 @@
 //
 // [EnqueueMany] adds many jobs at once, and [Registry.Use] has a [Middleware] called around
 // each attempt, on every engine.
+//
+// [Kind.Periodic] has jobs added again and again, by a crontab for one. Operators list, count,
+// pause and resume with [Operator], which all queues of this project are. What a handler finds
+// out it stores itself, in one transaction with what else it writes; jobs/riverjobs has an
+// example.
 //
 // The handler's context names the job, see [MetaFrom], and so do those that the pool passes
 // to hooks and to its log's handler, to which [LogHandler] adds the job.

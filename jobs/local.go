@@ -3,8 +3,8 @@ package jobs
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,6 +23,7 @@ type LocalQueue struct {
 	last   uint64
 	jobs   map[ID]*localJob // those that are not over
 	unique map[uniqueKey]*localJob
+	series map[uniqueKey]*series
 	empty  chan struct{} // closed when jobs is empty; nil: nobody waits for that
 }
 
@@ -31,11 +32,13 @@ type uniqueKey struct{ kind, key string }
 // A localJob is a job that is not over. A million of them may wait, so they are small.
 type localJob struct {
 	q        *LocalQueue
+	number   uint64 // what its ID says
 	meta     Meta
 	payload  json.RawMessage
 	attempts atomic.Int32 // started
 	retries  atomic.Int32 // granted
 	delay    atomic.Int64 // of the retry that was granted last
+	due      atomic.Int64 // when the next attempt, or the one under way, is; in nanoseconds since 1970
 
 	handle   *taskpool.Handle // nil until the job is accepted
 	admitted chan struct{}    // closed when it is accepted or refused; nil: nobody waits for that
@@ -101,7 +104,7 @@ func (q *LocalQueue) Enqueue(ctx context.Context, r Request) (ID, error) {
 			panic(v)
 		}
 	}()
-	h, err := q.pool.SubmitWithin(ctx, &jobContext{context.Background(), j}, j.task(policy, r.NotBefore))
+	h, err := q.pool.SubmitWithin(ctx, &jobContext{context.Background(), j}, j.task(policy, r))
 	if err != nil {
 		q.refused(j)
 		return "", err
@@ -135,9 +138,11 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 		first := q.unique[key]
 		if first == nil || first.handle != nil && first.handle.State().Final() {
 			q.last++
-			j = &localJob{q: q, payload: r.Payload, meta: Meta{
+			now := time.Now()
+			j = &localJob{q: q, number: q.last, payload: r.Payload, meta: Meta{
 				ID: ID(strconv.FormatUint(q.last, 10)), Kind: r.Kind, MaxAttempts: r.MaxAttempts,
-				Priority: r.Priority, Flow: r.Flow, Enqueued: time.Now(), UniqueKey: r.UniqueKey}}
+				Priority: r.Priority, Flow: r.Flow, Enqueued: now, UniqueKey: r.UniqueKey}}
+			j.due.Store(dueTime(now, r.NotBefore))
 			q.jobs[j.meta.ID] = j
 			if r.UniqueKey != "" {
 				q.unique[key] = j
@@ -158,6 +163,17 @@ func (q *LocalQueue) reserve(ctx context.Context, r Request) (j *localJob, mine 
 			return nil, false, err
 		}
 	}
+}
+
+// dueTime returns the later of two times, in nanoseconds since 1970, which end in 2262.
+func dueTime(now, at time.Time) int64 {
+	if at.Before(now) {
+		at = now
+	}
+	if last := time.Unix(0, math.MaxInt64); at.After(last) {
+		at = last
+	}
+	return at.UnixNano()
 }
 
 // awaitAdmission waits until a job that is being added is accepted or refused.
@@ -254,8 +270,9 @@ func (q *LocalQueue) forgetLocked(j *localJob) {
 }
 
 // task returns the task that is the job.
-func (j *localJob) task(p Policy, notBefore time.Time) taskpool.Task {
-	t := taskpool.Task{Name: j.meta.Kind, Priority: j.meta.Priority, Flow: j.meta.Flow, Timeout: p.Timeout, Heartbeat: p.Heartbeat, NotBefore: notBefore, Run: j.run}
+func (j *localJob) task(p Policy, r Request) taskpool.Task {
+	t := taskpool.Task{Name: j.meta.Kind, Priority: j.meta.Priority, Flow: j.meta.Flow, Timeout: p.Timeout, Heartbeat: p.Heartbeat,
+		NotBefore: r.NotBefore, MaxWait: r.MaxWait, Run: j.run}
 	if j.meta.MaxAttempts > 1 {
 		t.Retry = taskpool.Retry{MaxAttempts: j.meta.MaxAttempts, If: j.again, Backoff: j.backoff}
 	}
@@ -279,6 +296,7 @@ func (j *localJob) again(err error) bool {
 	}
 	j.retries.Add(1)
 	j.delay.Store(int64(e.Delay))
+	j.due.Store(dueTime(time.Now(), time.Now().Add(e.Delay)))
 	j.tell(e)
 	return true
 }
@@ -374,10 +392,11 @@ func (q *LocalQueue) Stop(ctx context.Context) error {
 	if err := q.misuse("Stop", ctx); err != nil {
 		return err
 	}
-	err := q.pool.Shutdown(ctx)
-	if errors.Is(err, taskpool.ErrInside) {
-		return err
+	if q.pool.Inside(ctx) {
+		return taskpool.ErrInside
 	}
+	q.stopSeries()
+	err := q.pool.Shutdown(ctx)
 	for {
 		q.mu.Lock()
 		if len(q.jobs) == 0 {

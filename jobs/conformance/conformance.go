@@ -94,6 +94,18 @@ var tests = []struct {
 	{"BadPayloadIsDiscardedAndUsesNoAttempt", badPayload},
 	{"UniqueKeyAllowsOneUnsettledJob", unique},
 	{"NotBeforeIsKept", notBefore},
+	{"ListShowsEachUnsettledJob", list},
+	{"ListIsFilteredAndComesInPages", listFiltered},
+	{"JobThatWaitsForItsRetryIsListedAsDelayed", listRetry},
+	{"DepthsCountByQueueAndKind", depths},
+	{"PausedQueueStartsNothingUntilItIsResumed", pause},
+	{"PauseOfAQueueThatIsNotThereIsAnError", pauseNothing},
+	{"JobThatHasWaitedTooLongIsDiscardedAndNeverRuns", maxWait},
+	{"MaxWaitDoesNotBoundRetries", maxWaitOfRetries},
+	{"MaxWaitCountsFromNotBefore", maxWaitFromNotBefore},
+	{"PeriodicJobComesRoundAndRoundsDoNotOverlap", periodic},
+	{"PeriodicJobThatCannotBeIsRefused", periodicRefused},
+	{"ScheduleThatPanicsOrEndsHarmsNoOther", periodicSchedule},
 	{"GracefulStopFinishesWhatRunsAndSpoilsNothingThatWaits", gracefulStop},
 }
 

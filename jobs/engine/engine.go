@@ -25,6 +25,9 @@ import (
 // value and what is allowed.
 func Validate(r jobs.Request) error { return bridge.Validate(r) }
 
+// ValidateFilter returns an error that names the first field of f that no engine accepts.
+func ValidateFilter(f jobs.Filter) error { return bridge.ValidateFilter(f) }
+
 // Policy returns the policy of a kind, with MaxAttempts at least 1. It returns false if
 // reg has no such kind.
 func Policy(reg *jobs.Registry, kind string) (jobs.Policy, bool) {

@@ -39,6 +39,10 @@
 //	               one process at best, see below
 //	               start: a job starts at the next fetch, see the traps
 //	               no Timeout: it is Config.River.JobTimeout then
+//	               longest wait: MaxWait is looked at when a process takes the job for its first
+//	               attempt, by the database's clock; until then the row is there
+//	               periodic jobs: River's, see EnqueuePeriodically. While no process runs, and
+//	               for up to 15 s after the death of the leader, none is added
 //	               Retrying: also what a Stop that was cut short, or a pool without room or
 //	               without a free worker, gave back; that attempt did not count, and its
 //	               number comes again
@@ -63,7 +67,7 @@
 //	               turns between flows, their weights and capacities, and limits across
 //	               processes, see below
 //	               shedding: what a pool sheds, for WithQueueDelay too, goes back and is
-//	               fetched again; results: let the handler store them
+//	               fetched again; results: let the handler store them, see the example
 //	               River's own errors: what a handler returns of river.JobSnooze or
 //	               river.JobCancel is an error like any other
 //	               exactly once: handlers must be idempotent, see below

@@ -82,15 +82,21 @@ type Queue[TTx any] struct {
 	route  func(jobs.Request) string
 	client *river.Client[TTx]
 	worker *worker
+	fence  *fence
 	logger *slog.Logger
 	kinds  []string // sorted, those that the client knows
 	known  bool     // Enqueue refuses others
 
+	noLeader bool // this process never leads
+
 	canceling chan struct{} // has room for the one that cancels
 
-	mu  sync.Mutex // protects the fields below and those of run; nothing waits with it
-	run *run       // nil unless started
+	mu       sync.Mutex      // protects the fields below and those of run; nothing waits with it
+	run      *run            // nil unless started
+	periodic map[string]bool // by kind and key, those of which there is a series
 }
+
+var _ jobs.Operator = (*Queue[any])(nil)
 
 // A run is what lies between Start and Stop.
 type run struct {
@@ -130,10 +136,10 @@ func New[TTx any](driver riverdriver.Driver[TTx], reg *jobs.Registry, c Config) 
 	rc.FetchOnlyKnownKinds = !c.DiscardUnknownKinds
 	rc.ErrorHandler = &errorHandler{q.worker, rc.ErrorHandler}
 	rc.Hooks = append([]rivertype.Hook{&insertHook{}}, rc.Hooks...)
-	fenced := &fencedDriver[TTx]{driver, &fence{Pilot: new(riverpilot.StandardPilot), reg: reg, events: &q.worker.events, logger: q.logger,
-		postgres: driver.DatabaseName() == riverdriver.DatabaseNamePostgres, rescue: rc.RescueStuckJobsAfter}}
+	q.fence, q.noLeader = &fence{Pilot: new(riverpilot.StandardPilot), reg: reg, events: &q.worker.events, logger: q.logger,
+		postgres: driver.DatabaseName() == riverdriver.DatabaseNamePostgres, rescue: rc.RescueStuckJobsAfter}, rc.LeaderElectionDisabled
 	var err error
-	if q.client, err = river.NewClient(fenced, rc); err != nil {
+	if q.client, err = river.NewClient(&fencedDriver[TTx]{driver, q.fence}, rc); err != nil {
 		return nil, fmt.Errorf("riverjobs: %w", err)
 	}
 	return q, nil

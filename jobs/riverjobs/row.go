@@ -73,6 +73,8 @@ type extra struct {
 	Flow      string             `json:"taskpool_flow,omitempty"`
 	UniqueKey string             `json:"taskpool_unique_key,omitempty"`
 	Wrapped   bool               `json:"taskpool_wrapped,omitempty"` // the payload is the args' "value"
+	MaxWait   time.Duration      `json:"taskpool_max_wait,omitempty"`
+	NotBefore time.Time          `json:"taskpool_not_before,omitzero"` // if MaxWait is set
 
 	Undecoded time.Time `json:"taskpool_undecoded,omitzero"` // when it was first found that the payload does not decode
 }
@@ -93,7 +95,10 @@ func newArgs(r jobs.Request, queue string) (args, *river.InsertOpts) {
 	if time.Until(r.NotBefore) > 0 {
 		o.ScheduledAt = ceil(r.NotBefore)
 	}
-	x := extra{Flow: r.Flow, UniqueKey: r.UniqueKey}
+	x := extra{Flow: r.Flow, UniqueKey: r.UniqueKey, MaxWait: r.MaxWait}
+	if r.MaxWait > 0 && o.ScheduledAt.After(time.Time{}) {
+		x.NotBefore = o.ScheduledAt
+	}
 	if priorities[o.Priority] != r.Priority {
 		x.Priority = &r.Priority
 	}
@@ -105,6 +110,24 @@ func newArgs(r jobs.Request, queue string) (args, *river.InsertOpts) {
 		o.Metadata, _ = json.Marshal(x)
 	}
 	return a, o
+}
+
+// patienceOf returns how much longer a job may wait that has been fetched for its first attempt:
+// negative if it has waited too long, 0 if there is no bound. Both times are the database's.
+func patienceOf(row *rivertype.JobRow) time.Duration {
+	x := extraOf(row)
+	if x.MaxWait <= 0 || row.Attempt > 1 || row.AttemptedAt == nil {
+		return 0
+	}
+	from := row.CreatedAt
+	if x.NotBefore.After(from) {
+		from = x.NotBefore
+	}
+	left := x.MaxWait - row.AttemptedAt.Sub(from)
+	if left == 0 {
+		left = -1
+	}
+	return left
 }
 
 func id(row *rivertype.JobRow) jobs.ID { return jobs.ID(strconv.FormatInt(row.ID, 10)) }

@@ -66,6 +66,13 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	note(ctx, attemptKey, m.Attempt)
 	w.attempts.begin(job.ID, m.Attempt)
 	defer w.attempts.end(job.ID, m.Attempt)
+	left := patienceOf(job.JobRow)
+	if left < 0 {
+		m.Attempt = 0 // it has not started
+		w.events.failed(job.JobRow, jobs.Event{Meta: m, State: jobs.StateDiscarded, Err: taskpool.ErrExpired})
+		job.MaxAttempts = job.Attempt
+		return storedError(taskpool.ErrExpired.Error())
+	}
 	policy, _ := engine.Policy(w.reg, m.Kind)
 	state := taskpool.StateCanceled
 
@@ -79,6 +86,7 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	}).Stop()
 	h, refused, err := w.submit(engine.WithMeta(waiting, m), taskpool.Task{
 		Name: m.Kind, Priority: m.Priority, Flow: m.Flow, Timeout: cmp.Or(policy.Timeout, w.jobTimeout), Heartbeat: policy.Heartbeat,
+		MaxWait: left, // what the pool sheds for it goes back, and is discarded when it is fetched again
 		Run: func(ctx context.Context) error {
 			if !fate.CompareAndSwap(undecided, begun) {
 				<-ctx.Done() // the timer is about to end it

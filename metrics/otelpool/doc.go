@@ -89,6 +89,13 @@
 // which are those of [taskpool.FlowStats], looked at right after the snapshot. There is no
 // value of the attribute for flows that are not listed, as there may be millions.
 //
+// [Collector.WatchJobs] adds, of the jobs of package jobs in a process or a database, which have
+// no attribute taskpool.pool but taskpool.jobs, the name given,
+//
+//	taskpool.jobs{jobs,kind,queue,status}      {job}        unsettled: waiting, delayed, running
+//	taskpool.jobs.oldest{jobs,kind,queue}      s            how long the oldest of those waits that may start
+//	taskpool.jobs.up{jobs}                     1            1 if they could be counted
+//
 // [taskpool.Stats] says more about each. As the spans come from an Around hook, which is
 // shown a panic as an error, a panic in a task does not end its worker:
 // taskpool.replaced has for reason panic only functions that no hook saw. Views of

@@ -22,6 +22,9 @@ type instruments struct {
 	flowDepth, flowHeldBack, flowRunning metric.Int64Observable // nil without WithFlowNames
 	flowOldest                           metric.Float64Observable
 
+	jobs, jobsUp metric.Int64Observable
+	jobsOldest   metric.Float64Observable
+
 	wait, shedWait, duration metric.Float64Histogram
 }
 
@@ -46,11 +49,12 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 		note(o, err)
 		return o
 	}
-	flag := func(name, description string) metric.Int64Observable {
-		o, err := m.Int64ObservableGauge("taskpool."+name, metric.WithUnit("1"), metric.WithDescription(description))
+	gauge := func(name, unit, description string) metric.Int64Observable {
+		o, err := m.Int64ObservableGauge("taskpool."+name, metric.WithUnit(unit), metric.WithDescription(description))
 		note(o, err)
 		return o
 	}
+	flag := func(name, description string) metric.Int64Observable { return gauge(name, "1", description) }
 	seconds := func(name, description string) metric.Float64Observable {
 		o, err := m.Float64ObservableGauge("taskpool."+name, metric.WithUnit("s"), metric.WithDescription(description))
 		note(o, err)
@@ -64,6 +68,9 @@ func newInstruments(m metric.Meter, flows bool) (*instruments, error) {
 		}
 		return h
 	}
+	in.jobs = gauge("jobs", "{job}", "Jobs that have not settled.")
+	in.jobsOldest = seconds("jobs.oldest", "How long the job has waited that waits longest and may start.")
+	in.jobsUp = flag("jobs.up", "Whether the jobs could be counted.")
 	in.submitted = counter("tasks.submitted", "{task}", "Tasks accepted.")
 	in.refused = counter("tasks.refused", "{task}", "Tasks not accepted: no room in the queue or for their flow, a closed pool, a context that ended first, or a MaxWait that was over.")
 	in.finished = counter("tasks.finished", "{task}", "Tasks that have reached their final state.")

@@ -10,11 +10,12 @@ import (
 )
 
 // observe is called by the meter provider at each collection.
-func (c *Collector) observe(_ context.Context, o metric.Observer) error {
+func (c *Collector) observe(ctx context.Context, o metric.Observer) error {
 	for _, w := range c.pools.All {
 		c.in.observe(w, o)
 		c.in.observeFlows(w, c.cfg.flows, o)
 	}
+	c.in.observeJobs(c.jobs.Look(ctx), o)
 	return nil
 }
 

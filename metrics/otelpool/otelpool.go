@@ -26,6 +26,7 @@ type Collector struct {
 	registration metric.Registration
 
 	pools watch.Pools[watched]
+	jobs  metricset.Jobs
 }
 
 // A watched is a pool that is reported.

@@ -300,6 +300,7 @@ func TestWhyTasksAreRefusedIsSeenByPriority(t *testing.T) {
 // The table in the package's documentation has each metric, with its attributes, and no other.
 func TestTheDocumentationListsWhatIsCollected(t *testing.T) {
 	c, b := newCollector(t, otelpool.WithFlowNames("a"))
+	require.NoError(t, c.WatchJobs("a", &operator{depths: []jobs.Depth{{Kind: "a"}}}))
 	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
 	p.Pause()
 	run := func(context.Context) error { return nil }

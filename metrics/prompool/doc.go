@@ -66,6 +66,13 @@
 // which are those of [taskpool.FlowStats], looked at right after the snapshot. There is no
 // label for flows that are not listed, as there may be millions.
 //
+// [Collector.WatchJobs] adds, of the jobs of package jobs in a process or a database, which have
+// no label pool,
+//
+//	taskpool_jobs{jobs,kind,queue,status}                     unsettled: waiting, delayed, running
+//	taskpool_jobs_oldest_waiting_seconds{jobs,kind,queue}     how long the oldest of those waits that may start
+//	taskpool_jobs_up{jobs}                                    1 if they could be counted
+//
 // # Priorities
 //
 // A pool may use any number of priorities; 25 of them have a label of their own, which

@@ -20,6 +20,7 @@ type Collector struct {
 	descs           descs
 
 	pools watch.Pools[watched]
+	jobs  metricset.Jobs
 }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -183,7 +184,10 @@ func (c *Collector) Unwatch(p *taskpool.Pool) bool {
 }
 
 // Describe is that of [prometheus.Collector].
-func (c *Collector) Describe(to chan<- *prometheus.Desc) { c.descs.describe(to) }
+func (c *Collector) Describe(to chan<- *prometheus.Desc) {
+	c.descs.describe(to)
+	describeJobs(to)
+}
 
 // Collect is that of [prometheus.Collector]. It calls [taskpool.Pool.Stats] once for each
 // pool and, with [WithFlowNames], [taskpool.Pool.Flows].
@@ -191,6 +195,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	for _, w := range c.pools.All {
 		c.collect(w, to)
 	}
+	c.collectJobs(to)
 }
 
 // collect sends the metrics of a pool.

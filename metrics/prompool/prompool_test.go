@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/jobs"
 	"github.com/taskpool-go/taskpool/metrics/prompool"
 )
 
@@ -318,6 +319,7 @@ func TestExemplarsThatPrometheusDoesNotAllowAreLeftOut(t *testing.T) {
 // The table in the package's documentation has each metric, with its labels, and no other.
 func TestTheDocumentationListsWhatIsExposed(t *testing.T) {
 	c, reg := newCollector(t, prompool.WithFlowNames("a"))
+	require.NoError(t, c.WatchJobs("a", &operator{depths: []jobs.Depth{{Kind: "a"}}}))
 	p := newPool(t, c, taskpool.WithName("a"), taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowShed))
 	p.Pause()
 	_, err := p.Submit(t.Context(), taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})

@@ -17,4 +17,7 @@ var (
 
 	// Validate says what is wrong with a jobs.Request.
 	Validate func(request any) error
+
+	// ValidateFilter says what is wrong with a jobs.Filter.
+	ValidateFilter func(filter any) error
 )
