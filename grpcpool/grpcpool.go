@@ -22,7 +22,8 @@
 // A call that a task of the pool makes to its own server waits in the queue while the task holds
 // its slot, which may be forever: wrap it in [taskpool.Block], or make its method exempt.
 //
-// To end a server on SIGTERM, hand it to httppool.Shutdown by [Server].
+// To end a server on SIGTERM, hand it to httppool.Shutdown by [Server]. The program examples/grpc
+// of the repository is a server of this kind.
 package grpcpool
 
 import (
