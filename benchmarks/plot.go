@@ -50,6 +50,7 @@ func plots(results []result, dir string) error {
 		{"throughput.svg", drawThroughput},
 		{"latency.svg", drawLatency},
 		{"backlog.svg", drawBacklog},
+		{"server.svg", drawServer},
 	} {
 		canvas, err := picture.draw(results)
 		if err != nil {

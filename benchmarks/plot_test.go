@@ -57,6 +57,7 @@ func TestPlotsShowEveryContestant(t *testing.T) {
 	for file, r := range map[string]result{
 		"throughput.svg": find(results, "empty task, "+crew(2, 1)),
 		"latency.svg":    find(results, overloadName),
+		"server.svg":     find(results, serverName(serverLoads[0])),
 		"backlog.svg":    find(results, backlogName(backlogDepths[0])),
 	} {
 		require.NotEmpty(t, r.Contestants, file)

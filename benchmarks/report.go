@@ -89,6 +89,7 @@ func contestantModules() []string {
 	for _, path := range []string{
 		"golang.org/x/sync", "github.com/panjf2000/ants/v2", "github.com/alitto/pond/v2", "github.com/sourcegraph/conc",
 		"github.com/gammazero/workerpool", "github.com/bytedance/gopkg", "sigs.k8s.io/controller-runtime",
+		"github.com/failsafe-go/failsafe-go", "github.com/go-chi/chi/v5",
 	} {
 		i := slices.IndexFunc(info.Deps, func(m *debug.Module) bool { return m.Path == path })
 		if i >= 0 {

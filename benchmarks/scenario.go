@@ -39,6 +39,7 @@ func scenarios() []scenario {
 	all = append(all, latencyScenarios()...)
 	all = append(all, stallScenarios()...)
 	all = append(all, preemptScenarios()...)
+	all = append(all, serverScenarios()...)
 	all = append(all, processScenarios(hasPython())...)
 	return all
 }
