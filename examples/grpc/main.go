@@ -1,5 +1,5 @@
-// Grpc is a gRPC server behind a pool, and its clients, in one program: more calls come than it
-// can answer, the most urgent ones are answered, and what is under way when it ends is finished.
+// The program grpc is a gRPC server behind a pool, and its clients: more calls come than it can
+// answer, the most urgent ones are answered, and what is under way when it ends is finished.
 //
 //	go run -C examples/grpc .
 //
