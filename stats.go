@@ -452,15 +452,7 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 	defer p.unlock()
 	var all []TaskInfo
 	if slices.Contains(states, StateQueued) {
-		for pr, e := range p.sched.queue.all() {
-			switch {
-			case e.parked():
-			case e.h != nil:
-				all = append(all, e.h.infoLocked())
-			default:
-				all = append(all, TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: StateQueued})
-			}
-		}
+		all = p.queuedLocked(-1)
 	}
 	if slices.Contains(states, StateDelayed) {
 		for _, h := range p.sched.delayed.items {
@@ -485,6 +477,37 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 			if w.job.live() { // otherwise it hangs in a hook
 				all = append(all, w.infoLocked())
 			}
+		}
+	}
+	return all
+}
+
+// Waiting returns the first n of the queued tasks, most urgent first, as Tasks lists them; with an
+// n below 0 all. Its cost grows with n, and with the number of priorities and of flows that wait,
+// but not with that of the tasks that wait; the pool is blocked meanwhile.
+func (p *Pool) Waiting(n int) []TaskInfo {
+	p.mustBeUsable("Waiting")
+	p.lock()
+	defer p.unlock()
+	return p.queuedLocked(n)
+}
+
+// queuedLocked returns the first n queued tasks, with a negative n all.
+func (p *Pool) queuedLocked(n int) (all []TaskInfo) {
+	if n == 0 {
+		return nil
+	}
+	for pr, e := range p.sched.queue.all() {
+		switch {
+		case e.parked():
+			continue
+		case e.h != nil:
+			all = append(all, e.h.infoLocked())
+		default:
+			all = append(all, TaskInfo{Pool: p.cfg.name, Priority: pr, Urgency: pr, State: StateQueued})
+		}
+		if len(all) == n {
+			break
 		}
 	}
 	return all
