@@ -446,8 +446,8 @@ func TestControlRefusesWhatCannotBe(t *testing.T) {
 	for form, want := range map[string]string{
 		"do=pause":                            `404 pool must be the number of a pool, got ""`,
 		"pool=9&do=pause":                     `404 pool must be the number of a pool, got "9"`,
-		"pool=1":                              `400 do must be pause, resume, resize or cancel, got ""`,
-		"pool=1&do=explode":                   `400 do must be pause, resume, resize or cancel, got "explode"`,
+		"pool=1":                              `400 do must be pause, resume, resize, cancel, cancel-all or priority, got ""`,
+		"pool=1&do=explode":                   `400 do must be pause, resume, resize, cancel, cancel-all or priority, got "explode"`,
 		"pool=1&do=resize":                    `400 workers must be from 1 to 10000, got ""`,
 		"pool=1&do=resize&workers=0":          `400 workers must be from 1 to 10000, got "0"`,
 		"pool=1&do=resize&workers=x":          `400 workers must be from 1 to 10000, got "x"`,

@@ -82,3 +82,33 @@ func newCurve(now time.Time, samples []sample) (c curve) {
 	c.Line, c.Area = line.String(), area.String()
 	return c
 }
+
+// newSteps draws values that are of one minute each, the newest last, into the same units.
+func newSteps(values []float64) (c curve) {
+	for _, v := range values {
+		c.Max = max(c.Max, v)
+	}
+	if c.Max == 0 {
+		return c
+	}
+	const height = 15.
+	var line strings.Builder
+	width := 60 / float64(len(values))
+	for i, v := range values {
+		command := "L"
+		if i == 0 {
+			command = "M"
+		}
+		y := height - (height-1)*v/c.Max
+		if i == 0 || v != values[i-1] {
+			if i > 0 {
+				fmt.Fprintf(&line, "H%.4g", width*float64(i))
+			}
+			fmt.Fprintf(&line, "%s%.4g %.1f", command, width*float64(i), y)
+		}
+	}
+	line.WriteString("H60")
+	c.Line = line.String()
+	c.Area = fmt.Sprintf("M0 %g", height+.5) + "L" + c.Line[1:] + fmt.Sprintf("V%g", height+.5)
+	return c
+}

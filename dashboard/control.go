@@ -16,6 +16,7 @@ import (
 const (
 	maxForm    = 4 << 10
 	maxWorkers = 10_000 // that a slip of the finger may ask for
+	maxRounds  = 1_000  // of looking for the tasks of a name
 )
 
 // errCanceled is the cause with which tasks are canceled.
@@ -100,16 +101,38 @@ func (d *Dashboard) change(r *http.Request, who string) (done string, err error)
 		}
 		done = fmt.Sprintf("Resized to %d workers", n)
 	case "cancel":
-		id, _ := strconv.ParseUint(form.Get("task"), 10, 64)
-		s := p.pool.Stats()
-		all := scan(p.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed)
-		at := slices.IndexFunc(all, func(t taskpool.TaskInfo) bool { return t.ID == id && !t.IsFunc() })
-		if at < 0 || !all[at].Handle.Cancel(errCanceled) {
-			return "", &refusal{http.StatusNotFound, "task must be the number of a task that the page can list, got " + strconv.Quote(form.Get("task"))}
+		t, err := p.named(form.Get("task"))
+		if err != nil {
+			return "", err
 		}
-		done = fmt.Sprintf("Canceled task %d", id)
+		if !t.Handle.Cancel(errCanceled) {
+			return "", &refusal{http.StatusNotFound, "the task has ended"}
+		}
+		done = fmt.Sprintf("Canceled task %d", t.ID)
+	case "cancel-all":
+		if form.Get("name") == "" {
+			return "", &refusal{http.StatusBadRequest, "name must be that of tasks, got none"}
+		}
+		n, all := p.cancelAll(form.Get("name"))
+		done = fmt.Sprintf("Canceled %s named %q", counted(n, "task"), form.Get("name"))
+		if !all {
+			done += ", among those that the page can list"
+		}
+	case "priority":
+		t, err := p.named(form.Get("task"))
+		if err != nil {
+			return "", err
+		}
+		var pr taskpool.Priority
+		if err := pr.UnmarshalText([]byte(form.Get("priority"))); err != nil {
+			return "", &refusal{http.StatusBadRequest, fmt.Sprintf("priority must be high, medium, low or a whole number, got %q", form.Get("priority"))}
+		}
+		if !t.Handle.SetPriority(pr) {
+			return "", &refusal{http.StatusNotFound, "the task has ended"}
+		}
+		done = fmt.Sprintf("Set task %d to priority %v", t.ID, pr)
 	default:
-		return "", &refusal{http.StatusBadRequest, "do must be pause, resume, resize or cancel, got " + strconv.Quote(what)}
+		return "", &refusal{http.StatusBadRequest, "do must be pause, resume, resize, cancel, cancel-all or priority, got " + strconv.Quote(what)}
 	}
 	slog.Info("dashboard: "+strings.ToLower(done[:1])+done[1:], "pool", p.pool.Name(), "by", who, "remote", r.RemoteAddr)
 	if who != "" {
@@ -119,4 +142,46 @@ func (d *Dashboard) change(r *http.Request, who string) (done string, err error)
 	defer d.looking.Unlock()
 	p.done, p.doneAt = done, time.Now()
 	return done, nil
+}
+
+// named returns the task with a number, if it is among those that the page looks at.
+func (w *watched) named(number string) (taskpool.TaskInfo, error) {
+	id, _ := strconv.ParseUint(number, 10, 64)
+	all := w.tasks()
+	at := slices.IndexFunc(all, func(t taskpool.TaskInfo) bool { return t.ID == id && !t.IsFunc() })
+	if at < 0 {
+		return taskpool.TaskInfo{}, &refusal{http.StatusNotFound, "task must be the number of a task that the page can list, got " + strconv.Quote(number)}
+	}
+	return all[at], nil
+}
+
+// tasks returns the tasks of w that have not ended, but of those that wait the first only.
+func (w *watched) tasks() []taskpool.TaskInfo {
+	s := w.pool.Stats()
+	return append(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed), w.pool.Waiting(maxScanned)...)
+}
+
+// cancelAll cancels the tasks of a name, as the page shows it, and returns how many. As others
+// move up when some are gone, it looks again until it finds none. It has seen all that wait
+// unless too many others are before them.
+func (w *watched) cancelAll(name string) (canceled int, all bool) {
+	seen := make(map[uint64]bool) // those that run may take a while to end
+	for range maxRounds {
+		found := 0
+		for _, t := range w.tasks() {
+			if t.IsFunc() || cut(t.Name, maxName) != name || seen[t.ID] {
+				continue
+			}
+			found++
+			seen[t.ID] = true
+			if t.Handle.Cancel(errCanceled) {
+				canceled++
+			}
+		}
+		if found == 0 {
+			break
+		}
+	}
+	s := w.pool.Stats()
+	return canceled, s.Queued <= maxScanned && s.Delayed <= maxScanned && s.Parked <= maxScanned
 }

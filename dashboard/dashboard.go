@@ -57,6 +57,7 @@ func (d *Dashboard) Hooks() taskpool.Hooks {
 		return func(e taskpool.TaskEvent) {
 			if w := d.pools.Named(e.Pool); w != nil {
 				to(w.history, e)
+				w.hour.note(w.pool, d.epoch, time.Now())
 			}
 		}
 	}

@@ -15,11 +15,15 @@
 //
 // # What it shows
 //
-// Of each pool: whether it accepts tasks, and its [taskpool.Pool.Health]; workers
-// and slots; queue depth and longest wait for each priority, and how both went in the
-// last 60 seconds; throughput and failures; the tasks that run, are parked, were given
-// up as hung, or wait for their time, with the stack of each that has one; and, from
-// [Dashboard.Hooks], how long tasks waited and ran, and the last 100 failures.
+// All pools in a table first, if there are several. Of each: whether it accepts tasks, and its
+// [taskpool.Pool.Health]; workers and slots; throughput and failures; and, folded where there
+// are several pools, queue depth and longest wait for each priority, and how both went in the
+// last 60 seconds; the tasks that run, are parked, were given up as hung, or wait for their
+// time, with the stack of each that has one, and the first 100 of those that wait for a worker.
+// From [Dashboard.Hooks]: how long tasks waited, those that were shed too, and ran, by priority
+// and by name; how many of each name were done and failed in the last minute, for the first 200
+// names, with further ones in a row together; the last 100 failures, where those that are alike
+// but for digits are one row with their count; and the last hour, in steps of ten seconds or more.
 //
 // What is wrong comes first, under these names, with figures beside most: Stalled, Waiting in a
 // circle and Unhealthy, as [taskpool.Pool.Health] says; Paused; Hung and Overdue, one for all
@@ -46,6 +50,10 @@
 // Looking calls no code of tasks or their errors; of an error that no hook has told of, the
 // type is shown.
 //
+// With a script tables of names are sorted by their heads, lists are searched, and a list that
+// the pointer or the focus is in stands still until they leave. Times are then in the viewer's
+// zone, and otherwise in that of the program.
+//
 // snapshot.json, beside the page, has the same for programs: problems, rates, all of
 // [taskpool.Stats], and the lists, without stacks. Times are in seconds but for those in stats,
 // which are in nanoseconds.
@@ -55,8 +63,9 @@
 // A browser gets what has changed each second, by Server-Sent Events. One snapshot a
 // second serves all of them, and is taken only while somebody looks: otherwise the
 // dashboard has no goroutine and no timer, and costs what its hooks cost. So the
-// curves start when somebody looks; rates are exact all the same, and say over which
-// time they were taken. A page in a hidden tab lets go of its connection.
+// curves of a minute start when somebody looks; rates are exact all the same, and say over which
+// time they were taken. The curves of an hour have points that hooks take, ten seconds or more
+// after the one before: of a time in which nothing happened there are none. A page in a hidden tab lets go of its connection.
 //
 // The stream outlives the server's ReadTimeout and WriteTimeout, but ends after an hour: the
 // browser then asks for another, and whether it may is decided anew. Page and stream are
@@ -81,8 +90,8 @@
 // request; a stream is one request. The Host must then be a loopback host, an IP
 // address or one of [WithHosts].
 //
-// The page is read-only. [WithControl] adds pause, resume, resize and cancel: by
-// POST, never from another site's page (see [http.CrossOriginProtection]), and only
+// The page is read-only. [WithControl] adds pause, resume, resize, another priority for a task,
+// and cancel, of one task or all of a name that the page can list: by POST, never from another site's page (see [http.CrossOriginProtection]), and only
 // if the function given to it agrees. Stacks and the stream are not for other sites'
 // pages either; a link to the page may stand anywhere.
 package dashboard

@@ -64,7 +64,7 @@ func TestNoFlowsAreShownWhereTasksHaveNone(t *testing.T) {
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		none := func(html string) {
 			t.Helper()
-			require.Contains(t, html, `<section id="p1-flows" class="card flows" aria-labelledby="p1-flows-h" hidden>`)
+			require.Contains(t, html, `<section id="p1-flows" class="card flows" aria-labelledby="p1-name p1-flows-h" hidden>`)
 			require.NotContains(t, html, "Held back")
 			require.NotContains(t, html, "held back")
 			require.NotContains(t, html, "no flow")
@@ -81,7 +81,7 @@ func TestNoFlowsAreShownWhereTasksHaveNone(t *testing.T) {
 		h := submit(t, p, taskpool.Task{Flow: "acme", Run: untilEnd})
 		time.Sleep(time.Second)
 		html := page(t, d)
-		require.Contains(t, html, `<section id="p1-flows" class="card flows" aria-labelledby="p1-flows-h">`)
+		require.Contains(t, html, `<section id="p1-flows" class="card flows" aria-labelledby="p1-name p1-flows-h">`)
 		require.Contains(t, part(html, "flows"), "no flow 2 0 1 ")
 		require.Contains(t, part(html, "flows"), "acme 1 0 0 ")
 		h.Cancel(nil)
@@ -104,16 +104,16 @@ func TestTenFlowsAreListedAndMoreAreSaidToBe(t *testing.T) {
 			}
 		}
 		html := page(t, d)
-		require.Equal(t, 11, strings.Count(html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-running"`)], "<tr"))
+		require.Equal(t, 11, strings.Count(html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-names"`)], "<tr"))
 		require.NotContains(t, html, "of which most tasks wait")
-		require.Less(t, strings.Index(html, "tenant9"), strings.Index(html, "tenant8"))
+		require.Less(t, strings.Index(part(html, "flows"), "tenant9"), strings.Index(part(html, "flows"), "tenant8"))
 
 		for range 2 {
 			submit(t, p, taskpool.Task{Flow: "newcomer", Run: func(context.Context) error { return nil }})
 		}
 		time.Sleep(time.Second)
 		html = page(t, d)
-		require.Equal(t, 11, strings.Count(html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-running"`)], "<tr"))
+		require.Equal(t, 11, strings.Count(html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-names"`)], "<tr"))
 		require.Contains(t, part(html, "flows"), "Flows the 10 of which most tasks wait")
 		require.Contains(t, part(html, "flows"), "newcomer 2 0 0 ")
 		require.NotContains(t, part(html, "flows"), "tenant0")
@@ -139,7 +139,7 @@ func TestNamesOfFlowsAreShownAsTextAndCut(t *testing.T) {
 			require.NotContains(t, html, `" onload`)
 			require.NotContains(t, html, "\x00")
 			require.NotContains(t, html, strings.Repeat("€", 100), "too long a name is cut")
-			flows := html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-running"`)]
+			flows := html[strings.Index(html, `id="p1-flows"`):strings.Index(html, `id="p1-names"`)]
 			for _, want := range []string{"<bdi>&lt;script&gt;alert(1)&lt;/script&gt;", "<bdi>\ufffd</bdi>", "€…</bdi>", "<bdi>\u202egnp.exe</bdi>"} {
 				require.Contains(t, flows, want)
 				require.GreaterOrEqual(t, strings.Count(html, want), 2, "in the table and in the list of tasks: %s", want)

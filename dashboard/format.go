@@ -66,3 +66,11 @@ func count[N int | uint64](n N) string {
 	}
 	return s
 }
+
+// counted writes n things, whose name takes an s where they are several.
+func counted[N int | uint64](n N, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return count(n) + " " + thing
+}

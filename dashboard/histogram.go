@@ -99,3 +99,64 @@ func (w *window) sum(now time.Duration) (all histogram) {
 	}
 	return all
 }
+
+// A sketch is a window that takes a fifth of the memory: its steps are 10 seconds long and its
+// buckets twice as wide, so that a quantile is off by 6 % at most.
+type sketch struct {
+	steps [sketchSteps]*sketchStep // by number modulo sketchSteps; nil if never used
+}
+
+type sketchStep struct {
+	number int64
+	total  uint64
+	counts [numBuckets / 2]uint32
+}
+
+const (
+	sketchStepLen = 10 * time.Second
+	sketchSteps   = 6
+)
+
+func (w *sketch) add(now, d time.Duration, weight uint64) {
+	number := int64(now / sketchStepLen)
+	s := &w.steps[number%sketchSteps]
+	switch {
+	case *s == nil:
+		*s = &sketchStep{number: number}
+	case (*s).number != number:
+		**s = sketchStep{number: number}
+	}
+	(*s).total += weight
+	(*s).counts[bucketOf(d)/2] += uint32(weight)
+}
+
+// quantiles returns those of what the sketch holds at a time.
+func (w *sketch) quantiles(now time.Duration) (q quantiles) {
+	first := int64(now/sketchStepLen) - sketchSteps + 1
+	var total uint64
+	var counts [numBuckets / 2]uint64
+	for _, s := range w.steps {
+		if s == nil || s.number < first {
+			continue
+		}
+		total += s.total
+		for i, n := range s.counts {
+			counts[i] += uint64(n)
+		}
+	}
+	q.Known = total > 0
+	for _, want := range []struct {
+		share float64
+		of    *time.Duration
+	}{{.50, &q.P50}, {.95, &q.P95}, {.99, &q.P99}} {
+		rank := uint64(math.Ceil(want.share * float64(total)))
+		var seen uint64
+		for i, n := range counts {
+			if seen += n; n > 0 && seen >= rank {
+				*want.of = (valueOf(2*i) + valueOf(2*i+1)) / 2
+				break
+			}
+		}
+	}
+	return q
+}

@@ -13,6 +13,7 @@ import (
 
 const (
 	keptFailures = 100
+	maxTimed     = 64       // priorities whose times are noted
 	keptTexts    = 10_000   // of tasks that wait for their retry
 	maxText      = 2 << 10  // bytes of an error's text that are kept
 	maxStack     = 16 << 10 // and of a stack
@@ -22,6 +23,7 @@ const (
 type history struct {
 	epoch   time.Time
 	goEvery uint64
+	since   time.Duration // when the pool was watched, after the epoch
 
 	mu       sync.Mutex // protects the fields below
 	told     bool       // of anything
@@ -30,6 +32,10 @@ type history struct {
 	failures []failure            // the oldest first, at most keptFailures
 	failed   uint64               // how many there were
 	retrying map[uint64]lastError // by the ID of a task that waits for its retry
+	tallies  tallies
+	heat     heat
+	times    map[taskpool.Priority]*times // of the first maxTimed priorities
+	groups   map[groupKey]*group
 }
 
 // A lastError is what a task's last attempt has failed with.
@@ -60,8 +66,47 @@ func (h *history) started(e taskpool.TaskEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
-	h.wait.add(time.Since(h.epoch), e.Wait, h.weight(e))
+	h.waited(time.Since(h.epoch), e)
 	delete(h.retrying, e.Task.ID)
+}
+
+// waited notes how long a task has waited that starts or is shed.
+func (h *history) waited(now time.Duration, e taskpool.TaskEvent) {
+	weight := uint64(1)
+	if e.Task.State != taskpool.StateShed { // all that are shed are told of
+		weight = h.weight(e)
+	}
+	h.wait.add(now, e.Wait, weight)
+	h.heat.add(now, e.Wait, weight)
+	if t := h.timesOf(e.Task.Priority); t != nil {
+		t.wait.add(now, e.Wait, weight)
+	}
+}
+
+// ran notes how long an attempt took.
+func (h *history) ran(now time.Duration, e taskpool.TaskEvent, t *tally) {
+	weight := h.weight(e)
+	h.run.add(now, e.Elapsed, weight)
+	t.run.add(now, e.Elapsed, weight)
+	if t := h.timesOf(e.Task.Priority); t != nil {
+		t.run.add(now, e.Elapsed, weight)
+	}
+}
+
+// times are those of the tasks of a priority.
+type times struct{ wait, run sketch }
+
+// timesOf returns the times of a priority, nil if there are too many others.
+func (h *history) timesOf(pr taskpool.Priority) *times {
+	t := h.times[pr]
+	if t == nil && len(h.times) < maxTimed {
+		if h.times == nil {
+			h.times = make(map[taskpool.Priority]*times)
+		}
+		t = &times{}
+		h.times[pr] = t
+	}
+	return t
 }
 
 // finished notes how long an attempt took that did not fail; of one that did,
@@ -70,11 +115,19 @@ func (h *history) finished(e taskpool.TaskEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.retrying, e.Task.ID)
-	if e.Task.State != taskpool.StateSucceeded {
-		return
+	now, weight := time.Since(h.epoch), h.weight(e)
+	switch e.Task.State {
+	case taskpool.StateSucceeded:
+		t := h.tallies.of(e.Task.Name, now)
+		h.told = true
+		h.ran(now, e, t)
+		t.end(now, taskpool.StateSucceeded, weight)
+	case taskpool.StateShed:
+		h.told = true
+		h.waited(now, e)
+	case taskpool.StateFailed: // of functions that fail all are told of
+		h.tallies.of(e.Task.Name, now).end(now, taskpool.StateFailed, 1)
 	}
-	h.told = true
-	h.run.add(time.Since(h.epoch), e.Elapsed, h.weight(e))
 }
 
 // weight returns for how many tasks an event stands that is one of a sample.
@@ -89,38 +142,41 @@ func (h *history) weight(e taskpool.TaskEvent) uint64 {
 // of a foreign error may do anything, and are called here and nowhere else. No lock is
 // held meanwhile.
 func (h *history) attemptFailed(e taskpool.TaskEvent) {
-	number := h.noteFailure(e)
-	if number == 0 {
+	f := h.noteFailure(e)
+	if f.Number == 0 {
 		return
 	}
-	text, stack := textOf(e.Err), stackIn(e)
+	f.Text, f.stack = textOf(e.Err), stackIn(e)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f := h.failureLocked(func(f *failure) bool { return f.Number == number }); f != nil {
-		f.Text, f.stack = text, stack
+	if kept := h.failureLocked(func(k *failure) bool { return k.Number == f.Number }); kept != nil {
+		kept.Text, kept.stack = f.Text, f.stack
 	}
+	h.noteGroupLocked(f)
+	h.tallies.of(e.Task.Name, time.Since(h.epoch)).fail(f.Number, f.At, f.Text)
 }
 
-// noteFailure returns the number of the failure, 0 if it is none.
-func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
-	now := time.Now()
+// noteFailure returns the failure, whose text is not known yet. Its number is 0 if it is none.
+func (h *history) noteFailure(e taskpool.TaskEvent) (f failure) {
+	at := time.Now()
+	now := at.Sub(h.epoch)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
 	if !e.Task.IsFunc() { // of functions that fail all are told of, of others a sample
-		h.run.add(now.Sub(h.epoch), e.Elapsed, 1)
+		h.ran(now, e, h.tallies.of(e.Task.Name, now))
 	}
 	if e.Result == taskpool.ResultInterrupted {
-		return 0 // somebody wanted that
+		return f // somebody wanted that
 	}
 	h.failed++
 	if len(h.failures) == keptFailures {
 		copy(h.failures, h.failures[1:])
 		h.failures = h.failures[:keptFailures-1]
 	}
-	h.failures = append(h.failures, failure{
+	f = failure{
 		Number:   h.failed,
-		At:       now,
+		At:       at,
 		ID:       e.Task.ID,
 		Name:     cut(e.Task.Name, maxName),
 		Flow:     cut(e.Task.Flow, maxName),
@@ -129,8 +185,9 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (number uint64) {
 		Kind:     e.Result,
 		Text:     fmt.Sprintf("(the Error method of a %T has not returned)", e.Err),
 		Took:     e.Elapsed,
-	})
-	return h.failed
+	}
+	h.failures = append(h.failures, f)
+	return f
 }
 
 // retried notes that the attempt that attemptFailed was told of is not the last.
@@ -227,6 +284,13 @@ func (h *history) fill(v *poolView, now time.Time) {
 	v.Failures = slices.Clone(h.failures)
 	v.OlderFailures = h.failed - uint64(len(h.failures))
 	slices.Reverse(v.Failures)
+	v.timesOf = make(map[taskpool.Priority][2]quantiles)
+	for pr, t := range h.times {
+		v.timesOf[pr] = [2]quantiles{t.wait.quantiles(now.Sub(h.epoch)), t.run.quantiles(now.Sub(h.epoch))}
+	}
+	h.heat.view(now.Sub(h.epoch), &v.Hour)
+	v.Groups = h.groupsLocked(now, v.Failures)
+	v.Names = h.names(now.Sub(h.epoch), v.counts)
 	for i := range v.Waiters.Tasks {
 		t := &v.Waiters.Tasks[i]
 		if last, ok := h.retrying[t.ID]; ok && last.attempt == t.Attempt {

@@ -116,7 +116,8 @@ func WithHosts(names ...string) Option {
 	})
 }
 
-// WithControl lets the page pause, resume and resize pools and cancel tasks.
+// WithControl lets the page pause, resume and resize pools, cancel tasks, one or all of a name,
+// and change their priority.
 // authorize is asked about each such request, in addition to what decides about
 // access, and refuses it with an error, as with [WithAuthorize]. A request from
 // another site's page is refused before. The name that it returns, "" for none, says

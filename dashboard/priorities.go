@@ -18,6 +18,7 @@ type priorityView struct {
 	Starts     float64 // a second
 	Depth      curve
 	Oldest     curve
+	Wait, Run  quantiles // by hooks, in the last minute
 	Class      string
 	Note       string
 }
@@ -61,6 +62,8 @@ func (v *poolView) priorities(w *watched, base point, starvingAfter time.Duratio
 	now := w.points[len(w.points)-1].at
 	for i := range rows {
 		rows[i].draw(w.points, now)
+		of := v.timesOf[rows[i].Priority]
+		rows[i].Wait, rows[i].Run = of[0], of[1]
 	}
 	v.Priorities = rows
 }

@@ -145,10 +145,7 @@ func (v *poolView) waitProblems(w *watched, starvingAfter time.Duration) {
 	if v.Paused || v.Stalled {
 		return // so nothing starts
 	}
-	var longest time.Duration
-	for _, s := range v.Stats.Waiting {
-		longest = max(longest, s.OldestWait)
-	}
+	longest := v.Oldest()
 	if longest >= starvingAfter && v.Health == "" {
 		now := w.points[len(w.points)-1]
 		since := w.from(now.at.Add(-min(longest, v.Over)))

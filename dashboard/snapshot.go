@@ -25,10 +25,14 @@ type poolJSON struct {
 	Run      *quantilesJSON `json:"run,omitempty"`
 	Stats    taskpool.Stats `json:"stats"`
 	Flows    []flowJSON     `json:"flows,omitempty"`
+	Names    []nameJSON     `json:"names"`   // of tasks, those of which some fail first
 	Running  []taskJSON     `json:"running"` // and abandoned
+	Waiting  []taskJSON     `json:"waiting"` // the first to start first
 	Parked   []taskJSON     `json:"parked"`
 	Delayed  []taskJSON     `json:"delayed"`
 	Failures []failureJSON  `json:"failures"` // the newest first
+	Groups   []groupJSON    `json:"failure_groups"`
+	Hour     []hourJSON     `json:"hour"` // the last hour, the oldest first
 }
 
 type problemJSON struct {
@@ -78,6 +82,38 @@ type taskJSON struct {
 	Error    string            `json:"error,omitempty"` // of the last attempt
 }
 
+type nameJSON struct {
+	Name      string         `json:"name"`
+	Other     bool           `json:"other,omitempty"` // all further names
+	Running   int            `json:"running"`
+	Waiting   int            `json:"waiting"`
+	Done      float64        `json:"done"`       // a second, over the last minute
+	FailShare float64        `json:"fail_share"` // percent
+	Run       *quantilesJSON `json:"run,omitempty"`
+	LastError string         `json:"last_error,omitempty"`
+	LastAt    *time.Time     `json:"last_error_at,omitempty"`
+}
+
+type groupJSON struct {
+	Kind  taskpool.Result `json:"kind"`
+	Name  string          `json:"name,omitempty"`
+	Error string          `json:"error"`
+	Count uint64          `json:"count"`
+	First time.Time       `json:"first"`
+	Last  time.Time       `json:"last"`
+}
+
+// An hourJSON has totals, and what waited and ran at a moment.
+type hourJSON struct {
+	At        time.Time `json:"at"`
+	Succeeded uint64    `json:"succeeded"`
+	Failed    uint64    `json:"failed"`
+	Shed      uint64    `json:"shed"`
+	Refused   uint64    `json:"refused"`
+	Waiting   int       `json:"waiting"`
+	Running   int       `json:"running"`
+}
+
 type failureJSON struct {
 	At       time.Time         `json:"at"`
 	ID       uint64            `json:"id,omitempty"`
@@ -122,13 +158,27 @@ func (v *poolView) json() poolJSON {
 		},
 		Problems: []problemJSON{}, Failures: []failureJSON{},
 		Wait: v.Wait.json(), Run: v.Run.json(),
-		Running: v.Active.json(), Parked: v.Parking.json(), Delayed: v.Waiters.json(),
+		Names: []nameJSON{}, Groups: []groupJSON{}, Hour: []hourJSON{},
+		Running: v.Active.json(), Waiting: v.Next.json(), Parked: v.Parking.json(), Delayed: v.Waiters.json(),
 	}
 	for _, x := range v.Problems {
 		p.Problems = append(p.Problems, problemJSON{x.Class, x.What, x.Text, x.Figure})
 	}
 	for _, f := range v.Flows {
 		p.Flows = append(p.Flows, flowJSON{f.Name, f.Queued, f.HeldBack, f.Running, f.OldestWait.Seconds()})
+	}
+	for _, n := range v.Names {
+		row := nameJSON{n.Name, n.Other, n.Running, n.Waiting, n.Done, n.FailShare, n.Run.json(), n.LastError, nil}
+		if !n.LastAt.IsZero() {
+			row.LastAt = &n.LastAt
+		}
+		p.Names = append(p.Names, row)
+	}
+	for _, x := range v.Hour.points {
+		p.Hour = append(p.Hour, hourJSON(x))
+	}
+	for _, g := range v.Groups {
+		p.Groups = append(p.Groups, groupJSON{g.Kind, g.Name, g.Text, g.Count, g.First, g.Last})
 	}
 	for _, f := range v.Failures {
 		p.Failures = append(p.Failures, failureJSON{f.At, f.ID, f.Name, f.Flow, f.Priority, f.Attempt, f.Kind, f.Text, f.Took.Seconds(), f.Retried})

@@ -81,7 +81,7 @@ func TestWhatHasChangedIsSentToAllAndNothingElse(t *testing.T) {
 			require.NoError(t, json.Unmarshal([]byte(s.got()[i]), &all))
 			return all
 		}
-		require.Len(t, parts(0), 9, "at first everything: the time, the pools, and seven parts of one")
+		require.Len(t, parts(0), 12, "at first everything: the time, the pools, and ten parts of one")
 		told := 0
 		for i := range s.got()[1:] {
 			for _, part := range parts(i + 1) {
@@ -258,12 +258,12 @@ func TestFailureIsShownWhateverTheMethodsOfItsErrorDo(t *testing.T) {
 				submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return &oddError{say} }})
 				synctest.Wait()
 				name, later := strings.CutSuffix(name, ", for now")
-				require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 (the Error method of a *dashboard_test.oddError "+name+") error")
+				require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1, the last (the Error method of a *dashboard_test.oddError "+name+")")
 				if later {
 					close(release)
 					synctest.Wait()
 					time.Sleep(time.Second)
-					require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 at last error")
+					require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1, the last at last")
 				}
 				shutDown(p)
 			})
@@ -283,7 +283,7 @@ func TestFailureIsShownWhateverItsErrorIs(t *testing.T) {
 		defer shutDown(p)
 		submit(t, p, taskpool.Task{Name: "odd", Run: func(context.Context) error { return comparing{errBroken} }})
 		synctest.Wait()
-		require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1 the printer is on fire error")
+		require.Contains(t, text(page(t, d)), "odd #1 medium, attempt 1, the last the printer is on fire")
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 const (
 	maxListed  = 100    // tasks in one list
 	maxScanned = 10_000 // delayed or parked tasks among which to look for these
+	maxCounted = 1_000  // queued tasks whose names are counted
 )
 
 // A listing is a list of tasks of a pool.
@@ -23,6 +24,15 @@ type listing struct {
 
 // Of returns a list as the template "tasks" wants it.
 func (v *poolView) Of(l taskList) listing { return listing{v, l} }
+
+// An actions is a task of a pool, as the templates of what can be done to it want it.
+type actions struct {
+	View *poolView
+	Task taskView
+}
+
+// Acts returns the actions on a task.
+func (v *poolView) Acts(t taskView) actions { return actions{v, t} }
 
 type taskList struct {
 	Tasks   []taskView
@@ -63,35 +73,59 @@ func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskp
 	return p.Tasks(states...)
 }
 
-// lists returns lists of the tasks of w that run or were abandoned, are parked, and are
-// delayed. If w has stalled, parked tasks that wait for something come first.
-func (w *watched) lists(now point, stalled bool) (active, parking, waiters taskList) {
-	parking.TooMany = now.stats.Parked > maxScanned
-	waiters.TooMany = now.stats.Delayed > maxScanned
-	for _, t := range scan(w.pool, &now.stats, taskpool.StateRunning, taskpool.StateAbandoned, taskpool.StateParked, taskpool.StateDelayed) {
-		list := &active
+// lists makes the lists of the tasks of w, and counts their names. If w has stalled, parked tasks
+// that wait for something come first.
+func (v *poolView) lists(w *watched, now point) {
+	v.counts = make(map[string]atWork)
+	v.Parking.TooMany = v.Parked > maxScanned
+	v.Waiters.TooMany = v.Delayed > maxScanned
+	for _, t := range scan(w.pool, &v.Stats, taskpool.StateRunning, taskpool.StateAbandoned, taskpool.StateParked, taskpool.StateDelayed) {
+		list := &v.Active
 		switch t.State {
 		case taskpool.StateParked:
-			list = &parking
+			list = &v.Parking
 		case taskpool.StateDelayed:
-			list = &waiters
+			list = &v.Waiters
 		}
-		list.Tasks = append(list.Tasks, w.newTaskView(t, now.at))
+		x := w.newTaskView(t, now.at)
+		list.Tasks = append(list.Tasks, x)
+		if t.State == taskpool.StateRunning {
+			n := v.counts[x.Name]
+			n.running++
+			v.counts[x.Name] = n
+		}
+	}
+	for i, t := range w.pool.Waiting(maxCounted) {
+		if i < maxListed {
+			x := w.newTaskView(t, now.at)
+			if x.ID == 0 { // functions are all alike
+				x.Key = "q" + strconv.Itoa(i)
+			}
+			v.Next.Tasks = append(v.Next.Tasks, x)
+		}
+		name := cut(t.Name, maxName)
+		n := v.counts[name]
+		n.waiting++
+		v.counts[name] = n
+	}
+	v.Next.withoutErrors()
+	v.Next.More = max(v.Queued-len(v.Next.Tasks), 0)
+	if v.Queued > maxCounted {
+		v.NamedOf = maxCounted
 	}
 	longest := func(a, b taskView) int {
 		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
 			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
 	}
-	active.sort(longest)
+	v.Active.sort(longest)
 	last := func(t taskView) int {
-		if stalled && t.WaitsFor == "" {
+		if v.Stalled && t.WaitsFor == "" {
 			return 1
 		}
 		return 0
 	}
-	parking.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(last(a), last(b)), longest(a, b)) })
-	waiters.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.ID, b.ID)) })
-	return active, parking, waiters
+	v.Parking.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(last(a), last(b)), longest(a, b)) })
+	v.Waiters.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.ID, b.ID)) })
 }
 
 // sort puts the tasks in order, and keeps the first. What their errors say fill knows,
@@ -100,6 +134,11 @@ func (l *taskList) sort(by func(a, b taskView) int) {
 	slices.SortFunc(l.Tasks, by)
 	l.More = max(len(l.Tasks)-maxListed, 0)
 	l.Tasks = slices.Clone(l.Tasks[:len(l.Tasks)-l.More]) // so that the others go
+	l.withoutErrors()
+}
+
+// withoutErrors has nothing of the tasks' own in the list.
+func (l *taskList) withoutErrors() {
 	for i := range l.Tasks {
 		if t := &l.Tasks[i]; t.err != nil {
 			t.Err, t.err = fmt.Sprintf("(a %T, of which no hook has told)", t.err), nil

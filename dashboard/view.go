@@ -69,8 +69,26 @@ type poolView struct {
 	Active         taskList   // running and abandoned
 	Parking        taskList
 	Waiters        taskList // delayed
+	Next           taskList // queued, the first to start first
+	Names          []nameView
+	counts         map[string]atWork                  // by name
+	timesOf        map[taskpool.Priority][2]quantiles // waits and runs
+	NamedOf        int                                // so many of those that wait are counted by name; 0: all
+	Hour           hourView
 	Failures       []failure
+	Groups         []groupView
 	OlderFailures  uint64 // that are not kept
+}
+
+// Worst returns the class of the worst of the problems.
+func (v *poolView) Worst() string { return v.Problems[0].Class }
+
+// Oldest returns how long the task that waits longest has waited.
+func (v *poolView) Oldest() (longest time.Duration) {
+	for _, s := range v.Stats.Waiting {
+		longest = max(longest, s.OldestWait)
+	}
+	return longest
 }
 
 // WithStacks returns a view that has the stacks of failures in it.
@@ -86,7 +104,7 @@ type quantiles struct {
 }
 
 // partNames are the templates of which each pool has a part.
-var partNames = []string{"summary", "queue", "flows", "running", "parked", "delayed", "failures"}
+var partNames = []string{"summary", "hour", "queue", "flows", "running", "waiting", "parked", "delayed", "names", "failures"}
 
 // A watched is a pool that the dashboard shows. What changes of it is protected by
 // Dashboard.looking.
@@ -94,6 +112,7 @@ type watched struct {
 	pool    *taskpool.Pool
 	id      int // in addresses; never used again
 	history *history
+	hour    hour
 	points  []point   // of the last minute, and the one before; the oldest first
 	since   time.Time // from when on somebody has looked without a gap
 
@@ -105,13 +124,16 @@ type watched struct {
 func (d *Dashboard) newWatched(p *taskpool.Pool) *watched {
 	first := newPoint(p)
 	d.lastID++
-	return &watched{
+	w := &watched{
 		pool:    p,
 		id:      d.lastID,
-		history: &history{epoch: d.epoch, goEvery: uint64(d.cfg.goEvery)},
+		history: &history{epoch: d.epoch, goEvery: uint64(d.cfg.goEvery), since: first.at.Sub(d.epoch)},
 		points:  []point{first},
 		since:   first.at,
 	}
+	w.hour.asked.Store(int64(first.at.Sub(d.epoch)))
+	w.hour.add(first.at, first.stats)
+	return w
 }
 
 func newPoint(p *taskpool.Pool) point {
@@ -205,12 +227,14 @@ func (d *Dashboard) view(w *watched) *poolView {
 			v.State = "stalled"
 		}
 	}
-	v.Active, v.Parking, v.Waiters = w.lists(now, v.Stalled)
+	v.lists(w, now)
 	base := w.base(now.at)
 	v.rates(w, base)
 	w.history.fill(v, now.at)
+	w.hour.note(w.pool, d.epoch, now.at)
 	v.priorities(w, base, d.cfg.starvingAfter)
 	v.findFlows(w, now.at)
+	w.hour.view(now.at, &v.Hour)
 	v.findProblems(w, base, d.cfg.starvingAfter)
 	return v
 }

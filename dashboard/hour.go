@@ -1,0 +1,203 @@
+package dashboard
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskpool-go/taskpool"
+)
+
+const (
+	hourStep   = 10 * time.Second // least time between two points
+	hourPoints = int(time.Hour / hourStep)
+)
+
+// An hour is what a pool did in the last hour. No timer takes its points, but the hooks of
+// what happens, and who looks, if the one before is old enough. So none is taken of a pool in
+// which nothing happens, and what came after the last point of a busy time is spread over the
+// time until the next.
+type hour struct {
+	asked atomic.Int64 // when the last point was taken, since the epoch
+
+	mu     sync.Mutex // protects the fields below
+	points []hourPoint
+}
+
+// An hourPoint is some of a pool's counts at one moment.
+type hourPoint struct {
+	At                               time.Time
+	Succeeded, Failed, Shed, Refused uint64
+	Waiting, Running                 int
+}
+
+// note takes a point if it is time for one. No lock is held meanwhile.
+func (h *hour) note(p *taskpool.Pool, epoch, now time.Time) {
+	since := now.Sub(epoch)
+	last := h.asked.Load()
+	if since-time.Duration(last) < hourStep || !h.asked.CompareAndSwap(last, int64(since)) {
+		return
+	}
+	h.add(now, p.Stats())
+}
+
+func (h *hour) add(now time.Time, s taskpool.Stats) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := hourPoint{now, s.Succeeded, s.Failed, s.Shed, s.Refused, s.Queued, s.Running}
+	if n := len(h.points); n > 0 {
+		if b := h.points[n-1]; !p.At.After(b.At) || p.Succeeded < b.Succeeded || p.Failed < b.Failed || p.Shed < b.Shed || p.Refused < b.Refused {
+			return // it was taken late
+		}
+	}
+	for len(h.points) > 1 && now.Sub(h.points[1].At) >= time.Hour { // one stays that is older
+		h.points = h.points[1:]
+	}
+	h.points = append(h.points, p)
+}
+
+// A chart is drawn into 360 by 40 units, ten seconds each, the newest on the right.
+type chart struct {
+	Name string
+	Max  float64
+	Line string // a path of SVG
+	bad  bool
+}
+
+// Bad reports whether it is of what should not be.
+func (c chart) Bad() bool { return c.bad }
+
+// An hourView is what the page shows of the last hour.
+type hourView struct {
+	points []hourPoint
+	Charts []chart
+	Heat   []heatCell
+	Most   uint64 // waits in the fullest cell
+}
+
+// view draws the charts. Their end moves on each 10 seconds, so that they need not be sent
+// each second.
+func (h *hour) view(now time.Time, v *hourView) {
+	h.mu.Lock()
+	points := append([]hourPoint(nil), h.points...)
+	h.mu.Unlock()
+	v.points = points
+	if len(points) < 2 {
+		return
+	}
+	end := now.Truncate(hourStep)
+	perSecond := func(total func(hourPoint) uint64) func(a, b hourPoint) float64 {
+		return func(a, b hourPoint) float64 { return float64(total(b)-total(a)) / b.At.Sub(a.At).Seconds() }
+	}
+	level := func(of func(hourPoint) int) func(a, b hourPoint) float64 {
+		return func(a, _ hourPoint) float64 { return float64(of(a)) }
+	}
+	v.Charts = []chart{
+		newChart("Succeeded/s", end, points, perSecond(func(p hourPoint) uint64 { return p.Succeeded })),
+		newChart("Failed, shed and refused/s", end, points, perSecond(func(p hourPoint) uint64 { return p.Failed + p.Shed + p.Refused })),
+		newChart("Waiting", end, points, level(func(p hourPoint) int { return p.Waiting })),
+		newChart("Running", end, points, level(func(p hourPoint) int { return p.Running })),
+	}
+	v.Charts[1].bad = true
+}
+
+// newChart draws what value says of the time between each two points.
+func newChart(name string, end time.Time, points []hourPoint, value func(a, b hourPoint) float64) chart {
+	c := chart{Name: name}
+	for i, p := range points[1:] {
+		if end.Sub(p.At) < time.Hour {
+			c.Max = max(c.Max, value(points[i], p))
+		}
+	}
+	x := func(at time.Time) float64 {
+		return math.Round(10*max(0, min(float64(hourPoints), float64(hourPoints)-end.Sub(at).Seconds()/hourStep.Seconds()))) / 10
+	}
+	const height = 39.
+	var line strings.Builder
+	before := math.NaN()
+	for i, p := range points[1:] {
+		from, to := x(points[i].At), x(p.At)
+		if to <= from {
+			continue
+		}
+		y := height
+		if c.Max > 0 {
+			y = math.Round(10*(height-(height-1)*value(points[i], p)/c.Max)) / 10
+		}
+		switch {
+		case line.Len() == 0:
+			fmt.Fprintf(&line, "M%g %gH%g", from, y, to)
+		case y == before:
+			fmt.Fprintf(&line, "H%g", to)
+		default:
+			fmt.Fprintf(&line, "V%gH%g", y, to)
+		}
+		before = y
+	}
+	c.Line = line.String()
+	return c
+}
+
+const (
+	heatColumns = 30
+	heatColumn  = 2 * time.Minute
+	heatRows    = 8 // waits under 1 ms, 10 ms and so on to 1,000 s, and longer
+)
+
+// A heat counts waits by when they ended and how long they were.
+type heat struct {
+	columns [heatColumns]struct {
+		number int64
+		counts [heatRows]uint64
+	}
+}
+
+func (h *heat) add(now, wait time.Duration, weight uint64) {
+	number := int64(now / heatColumn)
+	c := &h.columns[number%heatColumns]
+	if c.number != number {
+		c.number, c.counts = number, [heatRows]uint64{}
+	}
+	row := 0
+	for limit := time.Millisecond; row < heatRows-1 && wait >= limit; limit *= 10 {
+		row++
+	}
+	c.counts[row] += weight
+}
+
+// A heatCell is a cell of the map in which waits are, 0 0 being that of the oldest and
+// longest.
+type heatCell struct {
+	X, Y  int
+	Share float64 // from .15 to 1: how many there are, on a scale of logarithms
+}
+
+func (h *heat) view(now time.Duration, v *hourView) {
+	last := int64(now / heatColumn)
+	for _, c := range h.columns {
+		if c.number > last-heatColumns {
+			for _, n := range c.counts {
+				v.Most = max(v.Most, n)
+			}
+		}
+	}
+	for x := range heatColumns {
+		number := last - heatColumns + 1 + int64(x)
+		if number < 0 {
+			continue
+		}
+		c := &h.columns[number%heatColumns]
+		if c.number != number {
+			continue
+		}
+		for row, n := range c.counts {
+			if n > 0 {
+				share := math.Log1p(float64(n)) / math.Log1p(float64(v.Most))
+				v.Heat = append(v.Heat, heatCell{x, heatRows - 1 - row, math.Round(100*(.15+.85*share)) / 100})
+			}
+		}
+	}
+}
