@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -142,4 +144,33 @@ func benchmarkHungUp(b *testing.B, unread string) {
 			b.Fatal("it is there")
 		}
 	}
+}
+
+// BenchmarkRefusalCPU measures the processor time, of all goroutines, that a refusal takes, without
+// the network.
+func BenchmarkRefusalCPU(b *testing.B) {
+	p := newPool(b, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+	defer occupied(b, p)()
+	h := httppool.Handler(p, never(b), nil)
+	w := &discard{header: make(http.Header)}
+	r := httptest.NewRequest(http.MethodPost, "/a", neverRead{b})
+	begin := cpuTime(b)
+	for b.Loop() {
+		h.ServeHTTP(w, r)
+	}
+	b.ReportMetric(float64((cpuTime(b)-begin).Nanoseconds())/float64(b.N), "cpu-ns/op")
+}
+
+type neverRead struct{ b *testing.B }
+
+func (n neverRead) Read([]byte) (int, error) {
+	n.b.Error("the body was read")
+	return 0, io.EOF
+}
+
+// cpuTime is the processor time of this process.
+func cpuTime(t testing.TB) time.Duration {
+	var u syscall.Rusage
+	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
