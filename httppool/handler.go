@@ -22,16 +22,17 @@ func init() { contain.Abort = http.ErrAbortHandler }
 // A nil classify makes tasks of the zero pattern, all alike; see [Classifier] for ready ones.
 //
 // The task has the request's context, so one whose client goes away leaves the queue, and next
-// does not run; for requests with a body see [ConnContext]. The request that next gets has the task's context, and behaves like the one of
-// a handler without Handler in all else, its ResponseWriter too, but for this: while next waits
-// for its client in a read of the body or a write, the task gives its slot back, see
-// [WithClientWait]. A task without a name is called by the pattern of the [http.ServeMux] that
-// has called Handler, if one has.
+// does not run; for requests with a body see [ConnContext]. The request that next gets has the
+// task's context, and behaves like the one of a handler without Handler in all else, its
+// ResponseWriter too, but for this: while next waits for its client in a read of the body or a
+// write, the task gives its slot back, see [WithClientWait]. A task without a name is called by the
+// pattern of the [http.ServeMux] that has called Handler, if one has.
 //
 // A request that is not run is answered with status 503, 429, 504, 499 or 500, see [Refusal],
 // before its body is read. So is one whose task's context has ended if next returns without an
 // answer; of the headers that next has set for one, none is sent. Whatever next has begun to answer
-// is left as it is. A panic in next goes on to
+// is left as it is. With HTTP/1, an answer with an error's status to a body that next has read a part
+// of closes the connection, as after [http.MaxBytesReader]. A panic in next goes on to
 // net/http, and so does [http.ErrAbortHandler], which the pool does not count as a panic.
 //
 // If p is nil or no call has returned it, next is nil, or an option is not allowed, Handler
