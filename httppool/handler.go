@@ -155,6 +155,9 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, ctx context.Co
 	r.SetPathValue("", "") // makes the map of these values, which both have from here on
 	inner := r.WithContext(ctx)
 	inner.Body = body
+	if r.ContentLength < 0 && r.ProtoMajor == 1 && body != nil {
+		inner.Body = &chunked{body, r, inner}
+	}
 	defer func() {
 		if r.Form == nil && inner.Form != nil {
 			r.Form, r.PostForm = inner.Form, inner.PostForm
@@ -170,6 +173,31 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, ctx context.Co
 		}
 	}()
 	h.next.ServeHTTP(w, inner)
+}
+
+// A chunked is the body of a request that may have trailers which were not announced. net/http sets
+// them in the request when it has read the body.
+type chunked struct {
+	io.ReadCloser
+	outer, inner *http.Request
+}
+
+func (c *chunked) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.pass()
+	return n, err
+}
+
+func (c *chunked) Close() error {
+	err := c.ReadCloser.Close()
+	c.pass()
+	return err
+}
+
+func (c *chunked) pass() {
+	if c.inner.Trailer == nil && c.outer.Trailer != nil {
+		c.inner.Trailer = c.outer.Trailer
+	}
 }
 
 // wildcards returns the names of the wildcards of a pattern of [http.ServeMux].

@@ -338,6 +338,12 @@ func likes(t testing.TB) []like {
 			req.Trailer = http.Header{"X-Up": {"1"}}
 			return e.send(req)
 		}, want: "X-More:[2]"},
+		{name: "trailers that were not announced", only: 1, handler: func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			fmt.Fprint(w, string(body), err, r.Trailer)
+		}, client: func(e *exchange) string {
+			return e.raw("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Up: 1\r\n\r\n")
+		}, want: "map[X-Up:[1]]"},
 		{name: "upgrade to a WebSocket", only: 1, handler: acceptWebSocket, client: speakWebSocket, want: "echo: hello"},
 		{name: "Hijack", only: 1, handler: func(w http.ResponseWriter, r *http.Request) {
 			conn, _, err := w.(http.Hijacker).Hijack()
