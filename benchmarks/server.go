@@ -23,8 +23,8 @@ import (
 
 const (
 	serverGroup = "In front of an HTTP server: clients give up after 1 s and ask once more"
-	serverSlots = 16 // requests at work at once
-	serverHigh  = 0.1
+	serverSlots = 8 // requests at work at once
+	serverHigh  = 0.2
 )
 
 // serverLoads are what comes, as multiples of what the server can answer.
@@ -32,7 +32,7 @@ var serverLoads = []float64{0.5, 1, 2, 4}
 
 func serverName(load float64) string { return fmt.Sprintf("requests, %g times the capacity", load) }
 
-// A serverScale is how long things take: 16 requests of 50 ms at once are 320 a second.
+// A serverScale is how long things take: 8 requests of 50 ms at once are 160 a second.
 type serverScale struct {
 	work     time.Duration // of a request
 	patience time.Duration // of a client, each time
@@ -59,7 +59,7 @@ type guard struct {
 func guards() []guard {
 	return []guard{
 		{"httppool, queue delay", ours, func(next http.Handler, s serverScale) (http.Handler, func()) {
-			return pooled(next, 0, taskpool.WithQueueDelay(s.work))
+			return pooled(next, 0, taskpool.WithQueueDelay(s.patience/50))
 		}},
 		{"httppool, MaxWait", other, func(next http.Handler, s serverScale) (http.Handler, func()) {
 			return pooled(next, s.patience/2)
@@ -117,11 +117,11 @@ func pooled(next http.Handler, maxWait time.Duration, opts ...taskpool.Option) (
 	}), func() { _ = p.Shutdown(context.Background()) }
 }
 
-// serverScenarios measures an HTTP server whose requests need one of 16 connections to something, a
+// serverScenarios measures an HTTP server whose requests need one of 8 connections to something, a
 // database say, for a time: first come, first served, until the client is gone. What has begun there
 // ends no sooner for a client that has gone meanwhile, and is wasted.
 //
-// Clients come at random times, whatever the server does, one of ten with High priority. One that
+// Clients come at random times, whatever the server does, one of five with High priority. One that
 // is refused, or gives up after its patience, asks once more after a pause of up to a second.
 func serverScenarios() (all []scenario) {
 	for _, load := range serverLoads {
