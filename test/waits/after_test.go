@@ -289,6 +289,39 @@ func TestATaskThatWaitsForOthersCanBeCanceled(t *testing.T) {
 	})
 }
 
+func TestDependentsThatLeaveKeepTheOthersInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pooltest.New(t, taskpool.WithWorkers(1))
+		on, gate := gated(t, p, taskpool.Task{})
+		const n = 50
+		var got []int
+		dependents := make([]*taskpool.Handle, n)
+		for i := range n {
+			dependents[i] = after(t, p, taskpool.Task{Run: func(context.Context) error { got = append(got, i); return nil }}, on)
+		}
+		left := make(map[int]bool)
+		for k, i := range rand.New(rand.NewPCG(1, 2)).Perm(n) {
+			if left[i] = k >= n-8; !left[i] {
+				require.True(t, dependents[i].Cancel(pooltest.ErrCause))
+				synctest.Wait()
+			}
+		}
+		require.Equal(t, 8, p.Stats().Dependent)
+		gate <- nil
+		var want []int
+		for i, h := range dependents {
+			if left[i] {
+				require.NoError(t, h.Wait(t.Context()))
+				want = append(want, i)
+			} else {
+				require.Equal(t, pooltest.ErrCause, h.Err())
+			}
+		}
+		require.Equal(t, want, got)
+		pooltest.Drain(t, p)
+	})
+}
+
 func TestShutdownWaitsForTasksThatComeAfterOthers(t *testing.T) {
 	for _, policy := range []taskpool.DelayedPolicy{taskpool.DelayedWait, taskpool.DelayedCancel} {
 		synctest.Test(t, func(t *testing.T) {
