@@ -126,6 +126,25 @@ func TestATaskIsCanceledWithTheErrorOfWhatItComesAfter(t *testing.T) {
 	}
 }
 
+func TestHooksAreToldOfTasksThatADependencyHasCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		told := make(map[string]taskpool.State)
+		p := pooltest.New(t, taskpool.WithWorkers(1), taskpool.WithHooks(taskpool.Hooks{Finished: func(e taskpool.TaskEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			told[e.Task.Name] = e.Task.State
+		}}))
+		on, gate := gated(t, p, taskpool.Task{Name: "on"})
+		middle := after(t, p, taskpool.Task{Name: "middle", Run: pooltest.MustNotRun}, on)
+		after(t, p, taskpool.Task{Name: "last", Run: pooltest.MustNotRun}, middle)
+		gate <- pooltest.ErrTask
+		synctest.Wait()
+		require.Equal(t, map[string]taskpool.State{"on": taskpool.StateFailed, "middle": taskpool.StateCanceled, "last": taskpool.StateCanceled}, told)
+		pooltest.Drain(t, p)
+	})
+}
+
 // A task that fails with the error of another has failed itself.
 func TestTheErrorNamesTheTaskThatHasFailedItself(t *testing.T) {
 	p := pooltest.New(t, taskpool.WithWorkers(4))
