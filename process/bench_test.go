@@ -53,3 +53,15 @@ func BenchmarkReplacement(b *testing.B) {
 		}
 	}
 }
+
+// An element of a Map of an empty function.
+func BenchmarkMap(b *testing.B) {
+	w := start(b, process.WithWorkers(2))
+	b.ReportAllocs()
+	n := 0
+	for _, err := range process.Map(context.Background(), w, next, numbers(b.N)) {
+		if n++; err != nil {
+			b.Fatal(err)
+		}
+	}
+}

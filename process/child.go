@@ -25,10 +25,15 @@ type cookie struct {
 	maxFrame  int
 	maxMemory int64 // 0: no limit
 	procs     int   // GOMAXPROCS; 0: as the environment says
+	rlimits   []rlimit
 }
 
 func (c cookie) String() string {
-	return fmt.Sprintf("%d %d %d %d %d", protocolVersion, c.parent, c.maxFrame, c.maxMemory, c.procs)
+	text := fmt.Sprintf("%d %d %d %d %d", protocolVersion, c.parent, c.maxFrame, c.maxMemory, c.procs)
+	for _, r := range c.rlimits {
+		text += fmt.Sprintf(" %d=%d", r.resource, r.limit)
+	}
+	return text
 }
 
 // parseCookie is the reverse of String.
@@ -38,6 +43,13 @@ func parseCookie(text string) (cookie, error) {
 	_, err := fmt.Sscanf(text, "%d %d %d %d %d", &version, &c.parent, &c.maxFrame, &c.maxMemory, &c.procs)
 	if err != nil {
 		return cookie{}, fmt.Errorf("%s=%q: %w", cookieName, text, err)
+	}
+	for _, field := range strings.Fields(text)[5:] {
+		var r rlimit
+		if _, err := fmt.Sscanf(field, "%d=%d", &r.resource, &r.limit); err != nil {
+			return cookie{}, fmt.Errorf("%s=%q: %w", cookieName, text, err)
+		}
+		c.rlimits = append(c.rlimits, r)
 	}
 	switch {
 	case version != protocolVersion:
@@ -73,6 +85,12 @@ func init() {
 	if err != nil {
 		self.cookieErr = err
 		return
+	}
+	for _, r := range c.rlimits {
+		if err := setRlimit(r); err != nil {
+			self.cookieErr = fmt.Errorf("WithRlimit of %d for resource %d: %w", r.limit, r.resource, err)
+			return
+		}
 	}
 	in, out := pipes()
 	closeInherited()
@@ -191,7 +209,7 @@ func newServer(in io.Reader, out io.Writer, maxFrame int) *server {
 
 // serve says hello and returns the exit code when the parent wants no more.
 func (s *server) serve(build string) int {
-	_, _ = s.out.write(hello{protocolVersion, build}.appendTo(newFrame(nil, kindHello)))
+	_, _ = s.out.write(hello{protocolVersion, build}.appendTo(newFrame(nil, kindHello)), nil)
 	return <-s.finished
 }
 
@@ -305,17 +323,17 @@ func (s *server) begin(header callHeader, arg []byte) error {
 // run calls the function and sends its result or why there is none, whatever the
 // function does to this goroutine.
 func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
-	var reply []byte
+	var reply, tail []byte
 	defer func() {
 		_ = recover() // from what a method of the panic's value did
 		if reply == nil {
-			reply = s.failure(header, failure{reason: calledGoexit})
+			reply, tail = s.failure(header, failure{reason: calledGoexit}), nil
 		}
 		s.mu.Lock()
 		s.now = nil
 		s.mu.Unlock()
 		ctx.call.cancel(nil)
-		if _, err := s.out.write(reply); err != nil {
+		if _, err := s.out.write(reply, tail); err != nil {
 			abandon()
 		}
 	}()
@@ -326,14 +344,14 @@ func (s *server) run(ctx *callContext, header callHeader, arg []byte) {
 			reply = s.failure(header, panicked(v, stack, s.max))
 		}
 	}()
-	reply = s.reply(ctx, header, arg)
+	reply, tail = s.reply(ctx, header, arg)
 }
 
-// reply calls the function and returns the frame that says what came of it.
-func (s *server) reply(ctx context.Context, header callHeader, arg []byte) []byte {
+// reply calls the function and returns the frame that says what came of it, with its tail.
+func (s *server) reply(ctx context.Context, header callHeader, arg []byte) (frame, tail []byte) {
 	fn := lookUp(header.name)
 	if fn == nil {
-		return s.failure(header, failure{reason: notRegistered})
+		return s.failure(header, failure{reason: notRegistered}), nil
 	}
 	st := s.streams[header.name]
 	if st == nil {
@@ -347,21 +365,21 @@ func (s *server) reply(ctx context.Context, header callHeader, arg []byte) []byt
 		return st.args.decode(arg, header.flags&flagFreshValue != 0, v)
 	})
 	if err != nil {
-		return s.failure(header, failed(err, s.max))
+		return s.failure(header, failed(err, s.max)), nil
 	}
 	p := prefix{id: header.id}
 	if st.results.fresh() {
 		p.flags |= flagFreshValue
 	}
-	frame, err := st.results.encode(p.appendTo(newFrame(nil, kindResult)), result)
+	frame, tail, err = st.results.encode(p.appendTo(newFrame(nil, kindResult)), result)
 	if err != nil {
-		return s.failure(header, failed(fmt.Errorf("process: result of %s: %w", header.name, err), s.max))
+		return s.failure(header, failed(fmt.Errorf("process: result of %s: %w", header.name, err), s.max)), nil
 	}
-	if size := len(frame) - headerSize; size > s.max {
+	if size := len(frame) + len(tail) - headerSize; size > s.max {
 		st.results.giveUp()
-		return s.failure(header, failure{reason: resultTooLarge, size: uint64(size)})
+		return s.failure(header, failure{reason: resultTooLarge, size: uint64(size)}), nil
 	}
-	return frame
+	return frame, tail
 }
 
 // failure returns the frame of a failure. It asks for a new stream of arguments if
@@ -390,6 +408,6 @@ func (c *callContext) Value(key any) any {
 // Beat tells the parent that the function is alive, if it wants to know.
 func (c *call) Beat() {
 	if c.due.Load() && c.due.CompareAndSwap(true, false) {
-		_, _ = c.s.out.write(prefix{id: c.id}.appendTo(newFrame(nil, kindBeat)))
+		_, _ = c.s.out.write(prefix{id: c.id}.appendTo(newFrame(nil, kindBeat)), nil)
 	}
 }

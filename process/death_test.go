@@ -746,7 +746,7 @@ func TestStartSaysWhyAChildCannotBeStarted(t *testing.T) {
 
 func TestAChildThatCannotBeUnderstoodIsRefused(t *testing.T) {
 	for way, want := range map[string]string{
-		"version": "it speaks protocol version 2, not 1",
+		"version": "it speaks protocol version 3, not 2",
 		"build":   `it is another build: "another build", not "`,
 		"kind":    "malformed frame: kind 8 in place of a hello",
 		"empty":   "malformed frame: hello without a version",

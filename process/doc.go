@@ -43,12 +43,19 @@
 //
 // # Calls
 //
-// Arguments and results are copied by package encoding/gob; see [Register] for what
+// Arguments and results are copied by package encoding/gob, but for []byte, which travels as it
+// is; see [Register] for what
 // that means, and for what becomes of errors. Parent and child talk over two pipes
 // of their own, so a function may print. A call costs some tens of microseconds, or a
 // hundred and more where the kernel has to wake a processor for it: a pool of
 // goroutines is for work that is shorter than that, and for work that need not be
 // isolated.
+//
+// [Map] is for many elements of which each takes little: they travel together, and one costs a
+// fraction of a microsecond beside its work, where a single call takes some 20. For an empty
+// function of an int, on two cores that had other work, it was 0.3 to 0.5 µs:
+//
+//	go test -run '^$' -bench 'Map$' -benchtime 1000000x ./process
 //
 // A call in a task of a [taskpool.Pool] needs nothing more: the task's context
 // brings its timeout and its cancellation, its priority decides who gets the next

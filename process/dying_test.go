@@ -48,7 +48,7 @@ func TestAChildThatDiesAtAnyByteOfAFrame(t *testing.T) {
 				return n
 			}
 			// The frame is that much longer than what it carries.
-			const total = payload + 128
+			const total = payload + 32
 			w := start(t, process.WithWorkers(1),
 				process.WithEnv(fmt.Sprintf("%s=%s %d %d %d %d %s", process.DyingName, way, total, step, edge, fine, next)))
 			deaths, longest := 0, time.Duration(0)

@@ -45,7 +45,7 @@ func (l *lyingWriter) Write(p []byte) (int, error) {
 		"kind":    prefix{}.appendTo(newFrame(nil, kindBeat)),
 		"empty":   newFrame(nil, kindHello),
 	}[l.way]
-	_, err := (&frameWriter{w: l.Writer}).write(said)
+	_, err := (&frameWriter{w: l.Writer}).write(said, nil)
 	return len(p), err
 }
 

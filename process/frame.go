@@ -91,15 +91,19 @@ type frameWriter struct {
 	written int64 // bytes
 }
 
-// write writes a frame made by newFrame, whose body has been appended to it. It
-// returns how many bytes have been written when the frame has been.
-func (f *frameWriter) write(frame []byte) (end int64, err error) {
-	binary.BigEndian.PutUint32(frame, uint32(len(frame)-headerSize))
+// write writes a frame made by newFrame, whose body has been appended to it but for the tail,
+// which may be nil. It returns how many bytes have been written when the frame has been.
+func (f *frameWriter) write(frame, tail []byte) (end int64, err error) {
+	binary.BigEndian.PutUint32(frame, uint32(len(frame)+len(tail)-headerSize))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	end = f.written + int64(len(frame))
+	end = f.written + int64(len(frame)) + int64(len(tail))
 	n, err := f.w.Write(frame)
 	f.written += int64(n)
+	if err == nil && len(tail) > 0 {
+		n, err = f.w.Write(tail)
+		f.written += int64(n)
+	}
 	return end, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/gob"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 )
 
@@ -21,7 +22,7 @@ type Func[In, Out any] struct {
 // [Main] is called. It panics if the name is empty or taken, if f is nil, or if
 // package gob cannot encode In or Out.
 //
-// In and Out travel by package encoding/gob: exported fields only, types in
+// A []byte travels as it is. All other In and Out travel by package encoding/gob: exported fields only, types in
 // interfaces must be registered with gob.Register, and pointers, also cyclic
 // ones, lose their identity (gob does not end on a cycle). A function sees a copy
 // of its argument.
@@ -48,6 +49,8 @@ func Register[In, Out any](name string, f func(context.Context, In) (Out, error)
 		panic("process: Register: name must not be empty")
 	case len(name) > maxName:
 		panic(fmt.Sprintf("process: Register: name must have at most %d bytes, got %d", maxName, len(name)))
+	case strings.HasPrefix(name, chunkPrefix):
+		panic(fmt.Sprintf("process: Register: name must not begin with NUL, got %q", name))
 	case f == nil:
 		panic(fmt.Sprintf("process: Register %q: f must not be nil", name))
 	}
@@ -65,7 +68,7 @@ func Register[In, Out any](name string, f func(context.Context, In) (Out, error)
 	if functions.byName == nil {
 		functions.byName = make(map[string]function)
 	}
-	functions.byName[name] = fn
+	functions.byName[name], functions.byName[chunkPrefix+name] = fn, &chunked[In, Out]{name, inChunks(f)}
 	return fn
 }
 
@@ -75,6 +78,14 @@ const maxName = 255
 // A value is how an argument or a result is encoded: as a field, so that nil
 // pointers, interfaces and empty structs can be.
 type value[T any] struct{ V T }
+
+// elements returns for how many elements a function is called.
+func (v *value[T]) elements() int {
+	if c, ok := any(v.V).(interface{ elements() int }); ok {
+		return c.elements()
+	}
+	return 1
+}
 
 // A function is a Func of any type, as the child sees it.
 type function interface {
@@ -96,12 +107,16 @@ func lookUp(name string) function {
 }
 
 func (fn *Func[In, Out]) call(ctx context.Context, decode func(any) error) (any, error) {
+	return callWith(ctx, fn.name, fn.f, decode)
+}
+
+func callWith[In, Out any](ctx context.Context, name string, f func(context.Context, In) (Out, error), decode func(any) error) (any, error) {
 	var in value[In]
 	if err := decode(&in); err != nil {
-		return nil, fmt.Errorf("process: argument of %s: %w", fn.name, err)
+		return nil, fmt.Errorf("process: argument of %s: %w", name, err)
 	}
-	out, err := fn.f(ctx, in.V)
-	return value[Out]{out}, err
+	out, err := f(ctx, in.V)
+	return &value[Out]{out}, err
 }
 
 // Name returns the name that the function was registered under.
@@ -150,7 +165,7 @@ func (fn *Func[In, Out]) Call(ctx context.Context, p *Pool, in In) (Out, error) 
 	if err := fn.misuse("Func.Call"); err != nil {
 		return out.V, err
 	}
-	if err := p.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
+	if _, err := p.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
 		var zero Out
 		return zero, err
 	}

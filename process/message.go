@@ -9,7 +9,7 @@ import (
 )
 
 // protocolVersion changes whenever a frame's meaning does.
-const protocolVersion = 1
+const protocolVersion = 2
 
 // A hello is what a child says first: protocolVersion, then the identity of its
 // build.
@@ -163,7 +163,7 @@ func (p *parser) count() uint64 {
 	return n
 }
 
-// Values travel as gob streams, one for each function and direction, so that the
+// A []byte travels as a byte that says whether it is nil, and itself. Other values travel as gob streams, one for each function and direction, so that the
 // description of a type is sent and compiled once in a child's life and not once
 // a call. A stream that had an error at either end is given up: whoever encodes
 // marks the next value as the beginning of a new one, and whoever failed to
@@ -178,9 +178,21 @@ type valueEncoder struct {
 // fresh reports whether the next value begins a new stream.
 func (e *valueEncoder) fresh() bool { return e.enc == nil }
 
-// encode returns frame with v appended, valid until the next call. It calls methods
-// of v. If it does not return normally, the next value begins a new stream.
-func (e *valueEncoder) encode(frame []byte, v any) ([]byte, error) {
+// encode returns frame with v appended, valid until the next call, but for a tail, which is v's
+// own memory. It calls methods of v, a pointer. If it does not return normally, the next value
+// begins a new stream.
+func (e *valueEncoder) encode(frame []byte, v any) (_, tail []byte, err error) {
+	if raw, ok := v.(*value[[]byte]); ok {
+		isNil := byte(0)
+		if raw.V == nil {
+			isNil = 1
+		}
+		frame = append(frame, isNil)
+		if len(raw.V) < keepBuffer { // one write
+			return append(frame, raw.V...), nil, nil
+		}
+		return frame, raw.V, nil
+	}
 	enc := e.enc
 	if enc == nil {
 		enc = gob.NewEncoder(&e.buf)
@@ -189,14 +201,14 @@ func (e *valueEncoder) encode(frame []byte, v any) ([]byte, error) {
 	e.buf.Reset()
 	e.buf.Write(frame)
 	if err := enc.Encode(v); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	e.enc = enc
 	frame = e.buf.Bytes()
 	if cap(frame) > keepBuffer {
 		e.buf = bytes.Buffer{} // enc goes on with it
 	}
-	return frame, nil
+	return frame, nil, nil
 }
 
 // giveUp makes the next value begin a new stream.
@@ -208,9 +220,22 @@ type valueDecoder struct {
 	dec *gob.Decoder // reads from src; nil: there is no stream to go on with
 }
 
-// decode puts into v, a pointer, the value that a message holds. It calls methods
+// decode puts into v, a pointer, the value that a message holds as text. It calls methods
 // of v. If it does not return normally, the stream is given up.
-func (d *valueDecoder) decode(value []byte, fresh bool, v any) error {
+func (d *valueDecoder) decode(text []byte, fresh bool, v any) error {
+	if raw, ok := v.(*value[[]byte]); ok {
+		switch {
+		case len(text) == 0 || text[0] > 1 || text[0] == 1 && len(text) > 1:
+			return fmt.Errorf("%w: bytes", errMalformed)
+		case text[0] == 1:
+			raw.V = nil
+		case len(text) > keepBuffer: // its buffer is not used again, see frameReader
+			raw.V = text[1:]
+		default:
+			raw.V = append([]byte{}, text[1:]...)
+		}
+		return nil
+	}
 	dec := d.dec
 	d.dec = nil
 	if fresh {
@@ -219,8 +244,8 @@ func (d *valueDecoder) decode(value []byte, fresh bool, v any) error {
 	if dec == nil {
 		return fmt.Errorf("%w: value of a stream without beginning", errMalformed)
 	}
-	d.src.Reset(value)
-	defer d.src.Reset(nil) // value is not kept
+	d.src.Reset(text)
+	defer d.src.Reset(nil) // text is not kept
 	if err := dec.Decode(v); err != nil {
 		return err
 	}

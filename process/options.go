@@ -1,6 +1,8 @@
 package process
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -44,8 +46,13 @@ type config struct {
 	stderr       io.Writer
 	stderrLabels bool
 	env          []string
+	inits        []func(context.Context, *worker) error
+	initErr      error
+	argv0        string
+	rlimits      []rlimit
+	credential   *credential // nil: this program's
 
-	maxCallsSet, maxMemorySet bool
+	maxCallsSet, maxMemorySet, argv0Set bool
 }
 
 // WithWorkers sets how many children there are, and so how many calls are at work
@@ -130,6 +137,62 @@ func WithEnv(env ...string) Option {
 	return optionFunc(func(c *config) { c.env = append(c.env, env...) })
 }
 
+// WithInit has each child call f with that argument once, when it has started and before it is
+// given any other call: to open what functions need, or to fill a cache. It has the time of
+// [WithStartTimeout]. If it returns an error, panics or ends the child, that counts as a child
+// that does not start, see [New]. Given several times, they are called in that order.
+func WithInit[In, Out any](f *Func[In, Out], in In) Option {
+	return optionFunc(func(c *config) {
+		err := f.misuse("WithInit")
+		c.inits = append(c.inits, func(ctx context.Context, w *worker) error {
+			if err != nil {
+				return err
+			}
+			var out value[Out]
+			_, err := w.call(ctx, f.name, &value[In]{in}, &out)
+			return err
+		})
+		c.initErr = cmp.Or(c.initErr, err)
+	})
+}
+
+// WithArgv0 sets the name of the children, which ps shows: their first and only argument. The
+// default is that of this program. It must not be empty, or have a NUL.
+func WithArgv0(name string) Option {
+	return optionFunc(func(c *config) { c.argv0, c.argv0Set = name, true })
+}
+
+// WithRlimit bounds a resource of each child: both the soft and the hard limit of
+// setrlimit, for a resource such as [syscall.RLIMIT_CPU] or RLIMIT_AS. The child sets it when it
+// begins, before main. It works on Linux and macOS; elsewhere a child does not start. A limit above the hard limit of this program is
+// one that a child cannot set: it does not start. Given several times, they add up.
+//
+// The runtime of Go reserves address space that it does not use: RLIMIT_AS below a gigabyte
+// may end a child that has hardly begun.
+func WithRlimit(resource int, limit uint64) Option {
+	return optionFunc(func(c *config) { c.rlimits = append(c.rlimits, rlimit{resource, limit}) })
+}
+
+// WithCredential has the children run as that user and group, with these supplementary groups and
+// no others: for what needs fewer rights than this program, which must be root's or have the
+// capabilities to change them. The user must be allowed to execute the program's file, and to
+// read what its initialization reads. By default they run as this program does.
+func WithCredential(uid, gid uint32, groups ...uint32) Option {
+	return optionFunc(func(c *config) { c.credential = &credential{uid, gid, groups} })
+}
+
+// A credential is who a child is to be.
+type credential struct {
+	uid, gid uint32
+	groups   []uint32
+}
+
+// An rlimit bounds a resource.
+type rlimit struct {
+	resource int
+	limit    uint64
+}
+
 func newConfig(opts []Option) (*config, error) {
 	c := &config{
 		workers:      runtime.GOMAXPROCS(0),
@@ -164,6 +227,17 @@ func (c *config) validate() error {
 		return bad("WithMaxFrame: bytes", fmt.Sprintf("be from %d to %d", minMaxFrame, maxMaxFrame), c.maxFrame)
 	case c.stderr == nil:
 		return bad("WithStderr: w", "not be nil (io.Discard drops what is written)", "nil")
+	}
+	if c.initErr != nil {
+		return c.initErr
+	}
+	if c.argv0Set && (c.argv0 == "" || strings.ContainsRune(c.argv0, 0)) {
+		return bad("WithArgv0: name", "not be empty or have a NUL", fmt.Sprintf("%q", c.argv0))
+	}
+	for _, r := range c.rlimits {
+		if r.resource < 0 {
+			return bad("WithRlimit: resource", "not be negative", r.resource)
+		}
 	}
 	for _, kv := range c.env {
 		key, _, ok := strings.Cut(kv, "=")

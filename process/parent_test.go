@@ -112,9 +112,9 @@ func TestMainReturnsInAParent(t *testing.T) {
 // A process that got the variable from elsewhere is no child.
 func TestMainRefusesAProcessThatOnlySeemsToBeAChild(t *testing.T) {
 	for cookie, want := range map[string]string{
-		"1 1 65536 0 0":                         `process: TASKPOOL_PROCESS="1 1 65536 0 0": this is not a child of process 1 (it was inherited, or that process has died)`,
+		"2 1 65536 0 0":                         `process: TASKPOOL_PROCESS="2 1 65536 0 0": this is not a child of process 1 (it was inherited, or that process has died)`,
 		"":                                      `process: TASKPOOL_PROCESS="": EOF`,
-		fmt.Sprint("0 ", os.Getpid(), " 1 0 0"): "protocol version 0, this program speaks 1",
+		fmt.Sprint("0 ", os.Getpid(), " 1 0 0"): "protocol version 0, this program speaks 2",
 	} {
 		cmd := run(t, "Main", "TASKPOOL_PROCESS="+cookie)
 		var stderr strings.Builder

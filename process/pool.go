@@ -348,13 +348,14 @@ func (p *Pool) refuseLocked(err error) {
 	p.waiting = nil
 }
 
-// call has a child call a function; see [Func.Call].
-func (p *Pool) call(ctx context.Context, name string, in, out any) error {
+// call has a child call a function; see [Func.Call]. It returns the size of what was sent,
+// there or back, whichever is more.
+func (p *Pool) call(ctx context.Context, name string, in, out any) (bytes int, err error) {
 	if err := p.misuse("Call of " + name); err != nil {
-		return err
+		return 0, err
 	}
 	if ctx == nil {
-		return fmt.Errorf("process: Call of %s: ctx must not be nil", name)
+		return 0, fmt.Errorf("process: Call of %s: ctx must not be nil", name)
 	}
 	ended := ctx.Err() != nil
 	p.mu.Lock()
@@ -362,9 +363,9 @@ func (p *Pool) call(ctx context.Context, name string, in, out any) error {
 		closed := p.closing
 		p.mu.Unlock()
 		if closed {
-			return ErrClosed
+			return 0, ErrClosed
 		}
-		return context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	}
 	p.calls++
 	p.mu.Unlock()
@@ -372,20 +373,20 @@ func (p *Pool) call(ctx context.Context, name string, in, out any) error {
 	for handover := 1; ; handover++ {
 		c, err := p.acquire(ctx)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		err = p.callIn(ctx, c, name, in, out)
+		bytes, err = p.callIn(ctx, c, name, in, out)
 		if err != errNotBegun {
-			return err
+			return bytes, err
 		}
 		if handover == maxHandovers {
-			return c.exitError(name)
+			return 0, c.exitError(name)
 		}
 	}
 }
 
 // callIn calls the function in c, and lets go of c whatever becomes of it.
-func (p *Pool) callIn(ctx context.Context, c *worker, name string, in, out any) error {
+func (p *Pool) callIn(ctx context.Context, c *worker, name string, in, out any) (bytes int, err error) {
 	defer p.release(c)
 	return c.call(ctx, name, in, out)
 }

@@ -20,12 +20,12 @@ const (
 
 // startChild starts a process in a process group of its own, so that a signal can
 // reach what it starts in its turn, and the terminal's Ctrl-C does not reach it.
-func startChild(path string, argv, env []string, files []*os.File) (*os.Process, error) {
-	return os.StartProcess(path, argv, &os.ProcAttr{
-		Env:   env,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
-	})
+func startChild(path string, argv, env []string, files []*os.File, as *credential) (*os.Process, error) {
+	sys := &syscall.SysProcAttr{Setpgid: true}
+	if as != nil {
+		sys.Credential = &syscall.Credential{Uid: as.uid, Gid: as.gid, Groups: as.groups}
+	}
+	return os.StartProcess(path, argv, &os.ProcAttr{Env: env, Files: files, Sys: sys})
 }
 
 // signalGroup sends a signal to the process group that pid leads. It does nothing

@@ -19,7 +19,7 @@ import (
 // frame returns a frame as it is on the wire.
 func frame(k kind, body string) []byte {
 	var b bytes.Buffer
-	_, _ = (&frameWriter{w: &b}).write(append(newFrame(nil, k), body...))
+	_, _ = (&frameWriter{w: &b}).write(append(newFrame(nil, k), body...), nil)
 	return b.Bytes()
 }
 
@@ -29,7 +29,7 @@ func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
 	bodies := []string{"", "a", strings.Repeat("b", 100_000), strings.Repeat("c", 5<<20), "", "d"}
 	for i, body := range bodies {
 		before := b.Len()
-		end, err := w.write(append(newFrame(nil, kind(i+1)), body...))
+		end, err := w.write(append(newFrame(nil, kind(i+1)), body...), nil)
 		require.NoError(t, err)
 		require.EqualValues(t, before+headerSize+len(body), end)
 		require.Equal(t, end, w.total())
@@ -227,7 +227,7 @@ func sizeOf(w *wireError) int {
 func FuzzParentReadsAnything(f *testing.F) {
 	result := prefix{1, flagFreshValue}.appendTo(nil)
 	var e valueEncoder
-	result, _ = e.encode(result, value[int]{5})
+	result, _, _ = e.encode(result, &value[int]{5})
 	f.Add(frame(kindResult, string(result)))
 	f.Add(append(frame(kindBeat, string(prefix{1, 0}.appendTo(nil))), frame(kindResult, string(result))...))
 	f.Add(frame(kindFailure, string(failed(io.EOF, 1000).appendTo(prefix{1, 0}.appendTo(nil)))))
@@ -254,7 +254,7 @@ func FuzzParentReadsAnything(f *testing.F) {
 // only function that it calls is one of the tests of this package that does no harm.
 func FuzzChildReadsAnything(f *testing.F) {
 	var e valueEncoder
-	call, _ := e.encode(callHeader{prefix{1, flagFreshValue}, 0, "add"}.appendTo(nil), value[struct{ X, Y int }]{struct{ X, Y int }{1, 2}})
+	call, _, _ := e.encode(callHeader{prefix{1, flagFreshValue}, 0, "add"}.appendTo(nil), &value[struct{ X, Y int }]{struct{ X, Y int }{1, 2}})
 	f.Add(append(frame(kindCall, string(call)), frame(kindBye, "")...))
 	f.Add(append(frame(kindCall, string(call)), frame(kindCall, string(call))...))
 	f.Add(append(frame(kindBeatDue, string(prefix{1, 0}.appendTo(nil))), frame(kindCancel, string(newWireError(io.EOF, 1000).appendTo(prefix{1, 0}.appendTo(nil))))...))

@@ -1,12 +1,14 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +52,7 @@ type worker struct {
 	mu       sync.Mutex  // protects the fields below
 	waited   bool        // for the process, so that pid is not its own any more
 	id       uint32      // of the latest call
+	initID   uint32      // of the last call of WithInit
 	busy     bool        // that call is under way
 	next     *time.Timer // sends the next signal that call asks for; nil: none
 	name     string      // of the function of the call that is under way
@@ -106,12 +109,12 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	}
 	argv := []string{path}
 	if len(os.Args) > 0 {
-		argv[0] = os.Args[0] // what ps shows
+		argv[0] = cmp.Or(cfg.argv0, os.Args[0]) // what ps shows
 	}
 	env := append(os.Environ(), cfg.env...)
-	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory, cfg.childProcs()}.String())
+	env = append(env, cookieName+"="+cookie{os.Getpid(), cfg.maxFrame, cfg.maxMemory, cfg.childProcs(), cfg.rlimits}.String())
 	env = (&exec.Cmd{Env: env}).Environ() // the last of each name counts
-	p, err := startChild(path, argv, env, []*os.File{null, os.Stdout, childErrs, childIn, childOut})
+	p, err := startChild(path, argv, env, []*os.File{null, os.Stdout, childErrs, childIn, childOut}, cfg.credential)
 	closeAll(null, childOut, childErrs)
 	if err != nil {
 		closeAll(in, childIn, out, errs)
@@ -133,61 +136,13 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 		w.memory = time.AfterFunc(memoryInterval, w.lookAtMemory)
 	}
 	go w.wait()
-	if err := w.awaitHello(stop); err != nil {
+	if err := w.prepare(stop); err != nil {
 		w.kill(nil)
 		<-w.exited
 		w.close()
 		return nil, w.startError(err)
 	}
 	return w, nil
-}
-
-// awaitHello waits until the child is ready.
-func (w *worker) awaitHello(stop <-chan struct{}) error {
-	answered := make(chan struct{})
-	defer close(answered)
-	go func() {
-		select {
-		case <-stop:
-			w.kill(ErrClosed)
-		case <-answered:
-		}
-	}()
-	_ = w.out.SetReadDeadline(time.Now().Add(w.cfg.startTimeout))
-	k, body, err := w.results.next()
-	if err != nil {
-		return err
-	}
-	if k != kindHello {
-		return fmt.Errorf("%w: kind %d in place of a hello", errMalformed, k)
-	}
-	h, err := parseHello(body)
-	switch {
-	case err != nil:
-		return err
-	case h.version != protocolVersion:
-		return fmt.Errorf("it speaks protocol version %d, not %d", h.version, protocolVersion)
-	case h.build != self.build:
-		return fmt.Errorf("it is another build: %q, not %q (the program's file was replaced)", h.build, self.build)
-	}
-	return w.out.SetReadDeadline(time.Time{})
-}
-
-// startError makes the error of a child that has not become ready. The process
-// has been waited for.
-func (w *worker) startError(err error) error {
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("process: child %d was not ready within %v: does the program call process.Main first?",
-			w.pid, w.cfg.startTimeout)
-		if _, line := w.stderr.last(); line != "" {
-			err = fmt.Errorf("%w Its last output: %s", err, line)
-		}
-		return err
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
-		return w.exitError("")
-	}
-	return fmt.Errorf("process: child %d: %w", w.pid, err)
 }
 
 // wait waits for the end of the process, and sees to what it leaves.
@@ -233,7 +188,7 @@ func (w *worker) alive() bool {
 func (w *worker) history() (called, killed, retired bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.id > 0, w.cause != nil, w.retiring
+	return w.id > w.initID, w.cause != nil, w.retiring
 }
 
 // kill ends the child and its group at once; the first cause counts. It is nil for
@@ -272,7 +227,7 @@ func (w *worker) retire() {
 	go func() {
 		defer late.Stop()
 		// A child that hangs may not read it.
-		_, _ = w.request.write(newFrame(nil, kindBye))
+		_, _ = w.request.write(newFrame(nil, kindBye), nil)
 		<-w.exited
 	}()
 }
@@ -282,8 +237,8 @@ func (w *worker) retire() {
 var errNotBegun = errors.New("process: the child died before the call began")
 
 // call has the child call a function, and puts what that returns into out. It
-// returns errNotBegun if another child can be asked.
-func (w *worker) call(ctx context.Context, name string, in, out any) error {
+// returns errNotBegun if another child can be asked, and what [Pool.call] says of sizes.
+func (w *worker) call(ctx context.Context, name string, in, out any) (bytes int, err error) {
 	st := w.streams[name]
 	if st == nil {
 		st = new(workerStreams)
@@ -301,20 +256,25 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 		header.flags |= flagHasDeadline
 		header.left = time.Until(deadline)
 	}
-	request, err := st.args.encode(header.appendTo(newFrame(nil, kindCall)), in)
+	request, tail, err := st.args.encode(header.appendTo(newFrame(nil, kindCall)), in)
+	name = strings.TrimPrefix(name, chunkPrefix)
 	if err != nil {
-		return taskpool.Permanent(fmt.Errorf("process: argument of %s: %w", name, err))
+		return 0, taskpool.Permanent(fmt.Errorf("process: argument of %s: %w", name, err))
 	}
-	if size := len(request) - headerSize; size > w.cfg.maxFrame {
+	bytes = len(request) + len(tail)
+	if size := bytes - headerSize; size > w.cfg.maxFrame {
 		st.args.giveUp()
-		return tooLarge(name, "argument", uint64(size), w.cfg.maxFrame)
+		return 0, tooLarge(name, "argument", uint64(size), w.cfg.maxFrame)
 	}
 	w.calls++
+	if many, ok := in.(interface{ elements() int }); ok {
+		w.calls += many.elements() - 1
+	}
 
 	// The grace begins when ctx ends, though a child that hangs may not have read the
 	// request. The child is told when it has: it would not know which call is meant.
 	defer context.AfterFunc(ctx, func() { w.killAfterGrace(header.id, ctx) })()
-	end, _ := w.request.write(request) // an error shows in the reply, too
+	end, _ := w.request.write(request, tail) // an error shows in the reply, too
 	defer context.AfterFunc(ctx, func() { w.cancel(header.id, ctx) })()
 	beats := newBeats(ctx, w, header.id)
 	defer beats.stop()
@@ -326,9 +286,9 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	}
 	if err == nil && k == kindResult {
 		if err := st.results.decode(body, p.flags&flagFreshValue != 0, out); err != nil {
-			return fmt.Errorf("process: result of %s: %w", name, err)
+			return 0, fmt.Errorf("process: result of %s: %w", name, err)
 		}
-		return nil
+		return max(bytes, len(body)), nil
 	}
 	var f failure
 	if err == nil {
@@ -338,7 +298,7 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 		if p.flags&flagFreshReply != 0 {
 			st.args.giveUp()
 		}
-		return f.error(name, w.cfg.maxFrame)
+		return 0, f.error(name, w.cfg.maxFrame)
 	}
 	if err == io.EOF || err == io.ErrUnexpectedEOF || errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil // its death says it
@@ -346,9 +306,9 @@ func (w *worker) call(ctx context.Context, name string, in, out any) error {
 	w.kill(err)
 	<-w.exited
 	if w.notBegun(end) {
-		return errNotBegun
+		return 0, errNotBegun
 	}
-	return w.exitError(name)
+	return 0, w.exitError(name)
 }
 
 // reply returns the frame that ends the call.
@@ -413,7 +373,7 @@ func (w *worker) begin(name string) uint32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.id++
-	w.busy, w.name = true, name
+	w.busy, w.name = true, strings.TrimPrefix(name, chunkPrefix)
 	w.wake.Reset(wakeAfter)
 	if w.memory != nil {
 		w.memory.Reset(memoryInterval)
@@ -462,7 +422,7 @@ func (w *worker) cancel(id uint32, ctx context.Context) {
 	}
 	frame := prefix{id: id}.appendTo(newFrame(nil, kindCancel))
 	// A child that hangs may not read it: then this ends with the child.
-	_, _ = w.request.write(causeOnWire(context.Cause(ctx), w.cfg.maxFrame).appendTo(frame))
+	_, _ = w.request.write(causeOnWire(context.Cause(ctx), w.cfg.maxFrame).appendTo(frame), nil)
 }
 
 // causeOnWire is newWireError where a panic of the error's methods has nobody to
@@ -560,7 +520,7 @@ func newBeats(ctx context.Context, w *worker, id uint32) *beats {
 			case <-b.done:
 				return
 			}
-			if _, err := w.request.write(prefix{id: id}.appendTo(newFrame(nil, kindBeatDue))); err != nil {
+			if _, err := w.request.write(prefix{id: id}.appendTo(newFrame(nil, kindBeatDue)), nil); err != nil {
 				return
 			}
 			select {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/robfig/cron/v3"
 	"github.com/stretchr/testify/require"
@@ -110,4 +111,36 @@ func TestPeriodicIsRefusedWhereNobodyLeads(t *testing.T) {
 	require.NoError(t, err)
 	_, err = k.Periodic(q, jobs.Each(time.Minute), 1, nil)
 	require.ErrorContains(t, err, "LeaderElectionDisabled must not be set")
+}
+
+// While a transaction that is open has added a job with a key, Enqueue with that key waits for what
+// becomes of it, until its context ends.
+func TestEnqueueWaitsForAKeyThatAnOpenTransactionHasAdded(t *testing.T) {
+	db := newPostgres(t)
+	var reg jobs.Registry
+	k := jobs.Register(&reg, "kind", done, jobs.Policy{})
+	q, err := riverjobs.New(riverpgxv5.New(db), &reg, riverjobs.Config{River: river.Config{Logger: quiet}})
+	require.NoError(t, err)
+	tx, err := db.Begin(t.Context())
+	require.NoError(t, err)
+	o := &jobs.Options{UniqueKey: "key"}
+	id := enqueue(t, k, q.InTx(tx), 1, o)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = k.Enqueue(ctx, q, 2, o)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	type added struct {
+		id  jobs.ID
+		err error
+	}
+	all := make(chan added, 1)
+	go func() {
+		id, err := k.Enqueue(t.Context(), q, 3, o)
+		all <- added{id, err}
+	}()
+	require.NoError(t, tx.Commit(t.Context()))
+	a := <-all
+	require.ErrorIs(t, a.err, jobs.ErrDuplicate)
+	require.Equal(t, id, a.id)
 }
