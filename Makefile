@@ -31,6 +31,7 @@ pictures:
 	go test -C examples/urgency -run TestPlot -update
 	go test -C examples/tenants -run TestPlot -update
 	go test -C examples/overload -run TestPlot -update
+	go test -C examples/scale -run TestPlot -update
 	go run -C examples/preempt . -o preempt.svg
 	go test -C dashboard/browsertest -trimpath -run Screenshots -screenshots ../../docs/images .
 
