@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"image/color"
 	"math"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -63,7 +65,7 @@ func drawServer(results []result) (*vgsvg.Canvas, error) {
 			if err != nil {
 				return nil, err
 			}
-			style := colors[n%len(colors)]
+			style := append(slices.Clone(colors), color.Gray{Y: 130})[n%(len(colors)+1)]
 			line.LineStyle = draw.LineStyle{Color: style, Width: vg.Points(1.8)}
 			if n == 0 {
 				line.Width = vg.Points(3.2)
