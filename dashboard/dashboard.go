@@ -53,11 +53,12 @@ func New(opts ...Option) (*Dashboard, error) {
 // watched. Functions given to Go are a sample, see [WithGoEvery].
 func (d *Dashboard) Hooks() taskpool.Hooks {
 	d.mustBeUsable("Hooks")
-	note := func(to func(*history, taskpool.TaskEvent)) func(taskpool.TaskEvent) {
+	note := func(to func(*history, taskpool.TaskEvent, time.Duration)) func(taskpool.TaskEvent) {
 		return func(e taskpool.TaskEvent) {
 			if w := d.pools.Named(e.Pool); w != nil {
-				to(w.history, e)
-				w.hour.note(w.pool, d.epoch, time.Now())
+				now := time.Since(d.epoch)
+				to(w.history, e, now)
+				w.hour.note(w.pool, d.epoch, now)
 			}
 		}
 	}

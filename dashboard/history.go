@@ -62,11 +62,11 @@ type failure struct {
 }
 
 // started notes how long a task has waited.
-func (h *history) started(e taskpool.TaskEvent) {
+func (h *history) started(e taskpool.TaskEvent, now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
-	h.waited(time.Since(h.epoch), e)
+	h.waited(now, e)
 	delete(h.retrying, e.Task.ID)
 }
 
@@ -111,17 +111,16 @@ func (h *history) timesOf(pr taskpool.Priority) *times {
 
 // finished notes how long an attempt took that did not fail; of one that did,
 // attemptFailed was told.
-func (h *history) finished(e taskpool.TaskEvent) {
+func (h *history) finished(e taskpool.TaskEvent, now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.retrying, e.Task.ID)
-	now, weight := time.Since(h.epoch), h.weight(e)
 	switch e.Task.State {
 	case taskpool.StateSucceeded:
 		t := h.tallies.of(e.Task.Name, now)
 		h.told = true
 		h.ran(now, e, t)
-		t.end(now, taskpool.StateSucceeded, weight)
+		t.end(now, taskpool.StateSucceeded, h.weight(e))
 	case taskpool.StateShed:
 		h.told = true
 		h.waited(now, e)
@@ -141,8 +140,8 @@ func (h *history) weight(e taskpool.TaskEvent) uint64 {
 // attemptFailed notes an attempt that failed, and then what its error says: the methods
 // of a foreign error may do anything, and are called here and nowhere else. No lock is
 // held meanwhile.
-func (h *history) attemptFailed(e taskpool.TaskEvent) {
-	f := h.noteFailure(e)
+func (h *history) attemptFailed(e taskpool.TaskEvent, now time.Duration) {
+	f := h.noteFailure(e, now)
 	if f.Number == 0 {
 		return
 	}
@@ -153,13 +152,11 @@ func (h *history) attemptFailed(e taskpool.TaskEvent) {
 		kept.Text, kept.stack = f.Text, f.stack
 	}
 	h.noteGroupLocked(f)
-	h.tallies.of(e.Task.Name, time.Since(h.epoch)).fail(f.Number, f.At, f.Text)
+	h.tallies.of(e.Task.Name, now).fail(f.Number, f.At, f.Text)
 }
 
 // noteFailure returns the failure, whose text is not known yet. Its number is 0 if it is none.
-func (h *history) noteFailure(e taskpool.TaskEvent) (f failure) {
-	at := time.Now()
-	now := at.Sub(h.epoch)
+func (h *history) noteFailure(e taskpool.TaskEvent, now time.Duration) (f failure) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = true
@@ -176,7 +173,7 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (f failure) {
 	}
 	f = failure{
 		Number:   h.failed,
-		At:       at,
+		At:       h.epoch.Add(now),
 		ID:       e.Task.ID,
 		Name:     cut(e.Task.Name, maxName),
 		Flow:     cut(e.Task.Flow, maxName),
@@ -191,7 +188,7 @@ func (h *history) noteFailure(e taskpool.TaskEvent) (f failure) {
 }
 
 // retried notes that the attempt that attemptFailed was told of is not the last.
-func (h *history) retried(e taskpool.TaskEvent) {
+func (h *history) retried(e taskpool.TaskEvent, _ time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f := h.failureLocked(func(f *failure) bool { return f.ID == e.Task.ID && f.Attempt == e.Task.Attempt })

@@ -16,8 +16,8 @@ func TestErrorsOfTasksAreKeptWhileTheyWaitForTheirRetry(t *testing.T) {
 		return taskpool.TaskEvent{Task: taskpool.TaskInfo{ID: id, Attempt: 1}, Err: errors.New("late"), Result: "error", Delay: time.Hour}
 	}
 	fail := func(id uint64) {
-		h.attemptFailed(event(id))
-		h.retried(event(id))
+		h.attemptFailed(event(id), 0)
+		h.retried(event(id), 0)
 	}
 	for id := range uint64(2 * keptFailures) {
 		fail(id + 1)
@@ -31,8 +31,8 @@ func TestErrorsOfTasksAreKeptWhileTheyWaitForTheirRetry(t *testing.T) {
 	require.Empty(t, v.Waiters.Tasks[2].Err)
 
 	for id := range uint64(keptFailures) {
-		h.started(event(id + 1))
-		h.finished(event(id + 1 + keptFailures))
+		h.started(event(id+1), 0)
+		h.finished(event(id+1+keptFailures), 0)
 	}
 	require.Empty(t, h.retrying)
 

@@ -35,13 +35,12 @@ type hourPoint struct {
 }
 
 // note takes a point if it is time for one. No lock is held meanwhile.
-func (h *hour) note(p *taskpool.Pool, epoch, now time.Time) {
-	since := now.Sub(epoch)
+func (h *hour) note(p *taskpool.Pool, epoch time.Time, now time.Duration) {
 	last := h.asked.Load()
-	if since-time.Duration(last) < hourStep || !h.asked.CompareAndSwap(last, int64(since)) {
+	if now-time.Duration(last) < hourStep || !h.asked.CompareAndSwap(last, int64(now)) {
 		return
 	}
-	h.add(now, p.Stats())
+	h.add(epoch.Add(now), p.Stats())
 }
 
 func (h *hour) add(now time.Time, s taskpool.Stats) {

@@ -26,7 +26,6 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"count": count[int],
 	"total": count[uint64],
 	"rate":  rate,
-	"since": func(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") },
 }).ParseFS(assets, "assets/page.html"))
 
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +

@@ -231,7 +231,7 @@ func (d *Dashboard) view(w *watched) *poolView {
 	base := w.base(now.at)
 	v.rates(w, base)
 	w.history.fill(v, now.at)
-	w.hour.note(w.pool, d.epoch, now.at)
+	w.hour.note(w.pool, d.epoch, now.at.Sub(d.epoch))
 	v.priorities(w, base, d.cfg.starvingAfter)
 	v.findFlows(w, now.at)
 	w.hour.view(now.at, &v.Hour)
