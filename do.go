@@ -68,9 +68,8 @@ type guest struct {
 // its stack, so not if f is called deep in one, of a hundred calls or more, nor on a goroutine
 // that f has started: use f's context there.
 //
-// With a free slot Do switches no goroutine. It then costs somewhat less than half of [Call],
-// and some 25 times a plain semaphore, which knows nothing but a number; BenchmarkDo compares
-// them. TaskInfo.Worker is 0 for f's task.
+// With a free slot Do switches no goroutine. It then costs a third of [Call], and some 20 times
+// a plain semaphore, which knows nothing but a number; BenchmarkDo compares them. TaskInfo.Worker is 0 for f's task.
 func (p *Pool) Do(ctx context.Context, t Task, f func(context.Context) error) error {
 	const call = "Do"
 	switch {
