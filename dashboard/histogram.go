@@ -47,25 +47,28 @@ func (h *histogram) add(d time.Duration, weight uint64) {
 // quantile returns the least duration that a share q of all does not exceed, 0 of
 // none.
 func (h *histogram) quantile(q float64) time.Duration {
-	rank := uint64(math.Ceil(q * float64(h.total)))
+	if h.total == 0 {
+		return 0
+	}
+	return valueOf(bucketAt(h.counts[:], h.total, q))
+}
+
+// bucketAt returns the first bucket up to which a share q of all counts is, of which there are some.
+func bucketAt(counts []uint64, total uint64, q float64) int {
+	rank := max(uint64(math.Ceil(q*float64(total))), 1)
 	var seen uint64
-	for i, n := range h.counts {
-		if seen += n; n > 0 && seen >= rank {
-			return valueOf(i)
+	for i, n := range counts {
+		if seen += n; seen >= rank {
+			return i
 		}
 	}
-	return 0
+	return len(counts) - 1
 }
 
 // A window is a histogram of the last minute, in steps of 5 seconds: it holds the
 // step under way and the 11 before.
 type window struct {
-	steps [windowSteps]*windowStep // by number modulo windowSteps; nil if never used
-}
-
-type windowStep struct {
-	number int64 // steps since the beginning
-	histogram
+	steps [windowSteps]*step[histogram]
 }
 
 const (
@@ -74,24 +77,12 @@ const (
 )
 
 func (w *window) add(now, d time.Duration, weight uint64) {
-	number := int64(now / windowStepLen)
-	s := &w.steps[number%windowSteps]
-	switch {
-	case *s == nil:
-		*s = &windowStep{number: number}
-	case (*s).number != number:
-		**s = windowStep{number: number}
-	}
-	(*s).add(d, weight)
+	stepAt(w.steps[:], windowStepLen, now).add(d, weight)
 }
 
 // sum returns the histogram of what the window holds at a time.
 func (w *window) sum(now time.Duration) (all histogram) {
-	first := int64(now/windowStepLen) - windowSteps + 1
-	for _, s := range w.steps {
-		if s == nil || s.number < first {
-			continue
-		}
+	for _, s := range lately(w.steps[:], windowStepLen, now) {
 		all.total += s.total
 		for i, n := range s.counts {
 			all.counts[i] += n
@@ -103,11 +94,10 @@ func (w *window) sum(now time.Duration) (all histogram) {
 // A sketch is a window that takes a fifth of the memory: its steps are 10 seconds long and its
 // buckets twice as wide, so that a quantile is off by 6 % at most.
 type sketch struct {
-	steps [sketchSteps]*sketchStep // by number modulo sketchSteps; nil if never used
+	steps [sketchSteps]*step[sketchStep]
 }
 
 type sketchStep struct {
-	number int64
 	total  uint64
 	counts [numBuckets / 2]uint32
 }
@@ -118,45 +108,31 @@ const (
 )
 
 func (w *sketch) add(now, d time.Duration, weight uint64) {
-	number := int64(now / sketchStepLen)
-	s := &w.steps[number%sketchSteps]
-	switch {
-	case *s == nil:
-		*s = &sketchStep{number: number}
-	case (*s).number != number:
-		**s = sketchStep{number: number}
-	}
-	(*s).total += weight
-	(*s).counts[bucketOf(d)/2] += uint32(weight)
+	s := stepAt(w.steps[:], sketchStepLen, now)
+	s.total += weight
+	s.counts[bucketOf(d)/2] += uint32(weight)
 }
 
 // quantiles returns those of what the sketch holds at a time.
 func (w *sketch) quantiles(now time.Duration) (q quantiles) {
-	first := int64(now/sketchStepLen) - sketchSteps + 1
 	var total uint64
 	var counts [numBuckets / 2]uint64
-	for _, s := range w.steps {
-		if s == nil || s.number < first {
-			continue
-		}
+	for _, s := range lately(w.steps[:], sketchStepLen, now) {
 		total += s.total
 		for i, n := range s.counts {
 			counts[i] += uint64(n)
 		}
 	}
-	q.Known = total > 0
+	if total == 0 {
+		return quantiles{}
+	}
+	q.Known = true
 	for _, want := range []struct {
 		share float64
 		of    *time.Duration
 	}{{.50, &q.P50}, {.95, &q.P95}, {.99, &q.P99}} {
-		rank := uint64(math.Ceil(want.share * float64(total)))
-		var seen uint64
-		for i, n := range counts {
-			if seen += n; n > 0 && seen >= rank {
-				*want.of = (valueOf(2*i) + valueOf(2*i+1)) / 2
-				break
-			}
-		}
+		i := bucketAt(counts[:], total, want.share)
+		*want.of = (valueOf(2*i) + valueOf(2*i+1)) / 2
 	}
 	return q
 }

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -148,23 +149,17 @@ const (
 
 // A heat counts waits by when they ended and how long they were.
 type heat struct {
-	columns [heatColumns]struct {
-		number int64
-		counts [heatRows]uint64
-	}
+	columns [heatColumns]*step[heatWaits]
 }
 
+type heatWaits [heatRows]uint64
+
 func (h *heat) add(now, wait time.Duration, weight uint64) {
-	number := int64(now / heatColumn)
-	c := &h.columns[number%heatColumns]
-	if c.number != number {
-		c.number, c.counts = number, [heatRows]uint64{}
-	}
 	row := 0
 	for limit := time.Millisecond; row < heatRows-1 && wait >= limit; limit *= 10 {
 		row++
 	}
-	c.counts[row] += weight
+	stepAt(h.columns[:], heatColumn, now)[row] += weight
 }
 
 // A heatCell is a cell of the map in which waits are, 0 0 being that of the oldest and
@@ -175,24 +170,11 @@ type heatCell struct {
 }
 
 func (h *heat) view(now time.Duration, v *hourView) {
-	last := int64(now / heatColumn)
-	for _, c := range h.columns {
-		if c.number > last-heatColumns {
-			for _, n := range c.counts {
-				v.Most = max(v.Most, n)
-			}
-		}
+	for _, waits := range lately(h.columns[:], heatColumn, now) {
+		v.Most = max(v.Most, slices.Max(waits[:]))
 	}
-	for x := range heatColumns {
-		number := last - heatColumns + 1 + int64(x)
-		if number < 0 {
-			continue
-		}
-		c := &h.columns[number%heatColumns]
-		if c.number != number {
-			continue
-		}
-		for row, n := range c.counts {
+	for x, waits := range lately(h.columns[:], heatColumn, now) {
+		for row, n := range waits {
 			if n > 0 {
 				share := math.Log1p(float64(n)) / math.Log1p(float64(v.Most))
 				v.Heat = append(v.Heat, heatCell{x, heatRows - 1 - row, math.Round(100*(.15+.85*share)) / 100})

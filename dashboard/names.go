@@ -19,18 +19,15 @@ const (
 // A tally is what hooks have told about the tasks of one name.
 type tally struct {
 	told    time.Duration // when, since the epoch
-	ends    [sketchSteps]ends
+	ends    [sketchSteps]*step[ends]
 	run     sketch
 	last    string    // error
 	lastAt  time.Time // zero: there was none
 	lastNum uint64    // its failure's number: texts may come out of order
 }
 
-// ends counts tasks in one step of a window.
-type ends struct {
-	number            int64
-	succeeded, failed uint64
-}
+// ends counts tasks in one step of the last minute.
+type ends struct{ succeeded, failed uint64 }
 
 // tallies are those of a pool's names, the first maxNames.
 type tallies struct {
@@ -80,11 +77,7 @@ func (t *tallies) makeRoom(now time.Duration) {
 
 // end counts weight tasks that ended in a state.
 func (t *tally) end(now time.Duration, state taskpool.State, weight uint64) {
-	number := int64(now / sketchStepLen)
-	e := &t.ends[number%sketchSteps]
-	if e.number != number {
-		*e = ends{number: number}
-	}
+	e := stepAt(t.ends[:], sketchStepLen, now)
 	switch state {
 	case taskpool.StateSucceeded:
 		e.succeeded += weight
@@ -119,14 +112,12 @@ type nameView struct {
 func (t *tally) view(now, since time.Duration) nameView {
 	v := nameView{Run: t.run.quantiles(now), LastError: t.last, LastAt: t.lastAt}
 	var succeeded uint64
-	first := int64(now/sketchStepLen) - sketchSteps + 1
-	for _, e := range t.ends {
-		if e.number >= first {
-			succeeded += e.succeeded
-			v.failed += e.failed
-		}
+	for _, e := range lately(t.ends[:], sketchStepLen, now) {
+		succeeded += e.succeeded
+		v.failed += e.failed
 	}
-	began := max(time.Duration(first)*sketchStepLen, since)
+	first := now/sketchStepLen - sketchSteps + 1
+	began := max(first*sketchStepLen, since)
 	if over := max(now-began, time.Second); succeeded+v.failed > 0 {
 		v.Done = float64(succeeded+v.failed) / over.Seconds()
 		v.FailShare = 100 * float64(v.failed) / float64(succeeded+v.failed)
