@@ -69,7 +69,8 @@ type guest struct {
 // that f has started: use f's context there.
 //
 // With a free slot Do switches no goroutine. It then costs a third of [Call], and some 20 times
-// a plain semaphore, which knows nothing but a number; BenchmarkDo compares them. TaskInfo.Worker is 0 for f's task.
+// a plain semaphore, which knows nothing but a number; BenchmarkDo compares them.
+// TaskInfo.Worker is 0 for f's task.
 func (p *Pool) Do(ctx context.Context, t Task, f func(context.Context) error) error {
 	const call = "Do"
 	switch {

@@ -43,8 +43,8 @@
 //
 // # Calls
 //
-// Arguments and results are copied by package encoding/gob, but for []byte, which travels as it
-// is; see [Register] for what
+// Arguments and results are copied by package encoding/gob, but for []byte, which
+// travels as it is; see [Register] for what
 // that means, and for what becomes of errors. Parent and child talk over two pipes
 // of their own, so a function may print. A call costs some tens of microseconds, or a
 // hundred and more where the kernel has to wake a processor for it: a pool of

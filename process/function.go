@@ -22,10 +22,10 @@ type Func[In, Out any] struct {
 // [Main] is called. It panics if the name is empty or taken, if f is nil, or if
 // package gob cannot encode In or Out.
 //
-// A []byte travels as it is. All other In and Out travel by package encoding/gob: exported fields only, types in
-// interfaces must be registered with gob.Register, and pointers, also cyclic
-// ones, lose their identity (gob does not end on a cycle). A function sees a copy
-// of its argument.
+// A []byte travels as it is. All other In and Out travel by package encoding/gob:
+// exported fields only, types in interfaces must be registered with gob.Register, and
+// pointers, also cyclic ones, lose their identity (gob does not end on a cycle). A
+// function sees a copy of its argument.
 //
 // The context that f gets ends when the one given to Call does, and has its
 // deadline, but none of its values; at the deadline its cause is

@@ -221,7 +221,7 @@ func Map[In, Out any](ctx context.Context, p *Pool, fn *Func[In, Out], in iter.S
 			flights = append(flights, f)
 			go f.run(ctx, p, fn, c, size)
 			c = nil
-			for more && len(flights) > 0 && (len(flights) >= 2*p.cfg.workers || f.over(flights[0])) {
+			for more && len(flights) > 0 && (len(flights) >= 2*p.cfg.workers || flights[0].over()) {
 				land()
 			}
 		}
@@ -256,7 +256,8 @@ func Map[In, Out any](ctx context.Context, p *Pool, fn *Func[In, Out], in iter.S
 // errMapLeft cancels the calls of a Map whose loop was left.
 var errMapLeft = fmt.Errorf("process: the loop over Map was left: %w", context.Canceled)
 
-func (*flight[In, Out]) over(f *flight[In, Out]) bool {
+// over reports whether the chunk has come back.
+func (f *flight[In, Out]) over() bool {
 	select {
 	case <-f.done:
 		return true

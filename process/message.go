@@ -163,9 +163,9 @@ func (p *parser) count() uint64 {
 	return n
 }
 
-// A []byte travels as a byte that says whether it is nil, and itself. Other values travel as gob streams, one for each function and direction, so that the
-// description of a type is sent and compiled once in a child's life and not once
-// a call. A stream that had an error at either end is given up: whoever encodes
+// A []byte travels as a byte that says whether it is nil, and itself. Other values
+// travel as gob streams, one for each function and direction, so that the description
+// of a type is sent and compiled once in a child's life and not once a call. A stream that had an error at either end is given up: whoever encodes
 // marks the next value as the beginning of a new one, and whoever failed to
 // decode asks for that.
 

@@ -164,8 +164,9 @@ func WithArgv0(name string) Option {
 
 // WithRlimit bounds a resource of each child: both the soft and the hard limit of
 // setrlimit, for a resource such as [syscall.RLIMIT_CPU] or RLIMIT_AS. The child sets it when it
-// begins, before main. It works on Linux and macOS; elsewhere a child does not start. A limit above the hard limit of this program is
-// one that a child cannot set: it does not start. Given several times, they add up.
+// begins, before main. It works on Linux and macOS; elsewhere a child does not start. Nor does
+// one whose limit is above the hard limit of this program. Given several times, for several
+// resources, all hold.
 //
 // The runtime of Go reserves address space that it does not use: RLIMIT_AS below a gigabyte
 // may end a child that has hardly begun.
