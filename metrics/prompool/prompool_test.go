@@ -392,6 +392,7 @@ func TestPriorityThatIsLateIsSeen(t *testing.T) {
 			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second) }))
 			time.Sleep(time.Second / 2)
 		}
+		synctest.Wait() // a task ends at this very instant, and its worker sheds the next ones
 		got := gather(t, reg)
 		require.EqualValues(t, 0, got.sum("taskpool_late", "priority", "high"))
 		require.EqualValues(t, 1, got.sum("taskpool_late", "priority", "low"))
