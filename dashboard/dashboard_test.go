@@ -520,6 +520,7 @@ func TestPriorityThatIsLateIsHighlighted(t *testing.T) {
 			require.NoError(t, p.Go(taskpool.Low, func() { time.Sleep(time.Second) }))
 			time.Sleep(time.Second / 2)
 		}
+		synctest.Wait() // a task ends at this very instant, and its worker sheds the next ones
 		html := text(page(t, d))
 		require.Contains(t, html, "Late priority low: what has waited too long is shed")
 		require.Contains(t, html, "low late ")
@@ -716,42 +717,40 @@ func TestLongListsAreCut(t *testing.T) {
 }
 
 func TestStacksAreHadOnDemand(t *testing.T) {
-	d := newDashboard(t)
-	p := newPool(t, d)
-	started := make(chan struct{})
-	h := submit(t, p, taskpool.Task{Run: func(ctx context.Context) error {
-		close(started)
-		return waitingHere(ctx)
-	}})
-	<-started
-	worker := p.Tasks(taskpool.StateRunning)[0].Worker
-	w := request(d, http.MethodGet, fmt.Sprintf("stack?pool=1&worker=%d", worker), "")
-	require.Equal(t, http.StatusOK, w.Code)
-	require.Equal(t, "text/plain; charset=utf-8", w.Header().Get("Content-Type"))
-	require.Contains(t, w.Body.String(), "dashboard_test.waitingHere")
-	h.Cancel(nil)
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d)
+		defer shutDown(p)
+		h := submit(t, p, taskpool.Task{Run: waitingHere})
+		synctest.Wait()
+		worker := p.Tasks(taskpool.StateRunning)[0].Worker
+		w := request(d, http.MethodGet, fmt.Sprintf("stack?pool=1&worker=%d", worker), "")
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Equal(t, "text/plain; charset=utf-8", w.Header().Get("Content-Type"))
+		require.Contains(t, w.Body.String(), "dashboard_test.waitingHere")
+		h.Cancel(nil)
 
-	failing := submit(t, p, taskpool.Task{Run: func(context.Context) error { return panicHere() }})
-	require.Error(t, failing.Wait(t.Context()))
-	require.Eventually(t, func() bool {
+		failing := submit(t, p, taskpool.Task{Run: func(context.Context) error { return panicHere() }})
+		require.Error(t, failing.Wait(t.Context()))
+		synctest.Wait() // hooks are called after Wait has returned
 		w = request(d, http.MethodGet, "stack?pool=1&failure=1", "")
-		return w.Code == http.StatusOK
-	}, time.Minute, time.Millisecond, "hooks are called after Wait has returned")
-	require.Contains(t, w.Body.String(), "dashboard_test.panicHere")
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Contains(t, w.Body.String(), "dashboard_test.panicHere")
 
-	for query, want := range map[string]string{
-		"":                  "no such pool",
-		"pool=2&worker=1":   "no such pool",
-		"pool=x&worker=1":   "no such pool",
-		"pool=1":            "no such stack, or not any more",
-		"pool=1&worker=99":  "no such stack, or not any more",
-		"pool=1&failure=-1": "no such stack, or not any more",
-		"pool=1&failure=9":  "no such stack, or not any more",
-	} {
-		w := request(d, http.MethodGet, "stack?"+query, "")
-		require.Equal(t, http.StatusNotFound, w.Code)
-		require.Equal(t, want+"\n", w.Body.String())
-	}
+		for query, want := range map[string]string{
+			"":                  "no such pool",
+			"pool=2&worker=1":   "no such pool",
+			"pool=x&worker=1":   "no such pool",
+			"pool=1":            "no such stack, or not any more",
+			"pool=1&worker=99":  "no such stack, or not any more",
+			"pool=1&failure=-1": "no such stack, or not any more",
+			"pool=1&failure=9":  "no such stack, or not any more",
+		} {
+			w := request(d, http.MethodGet, "stack?"+query, "")
+			require.Equal(t, http.StatusNotFound, w.Code)
+			require.Equal(t, want+"\n", w.Body.String())
+		}
+	})
 }
 
 // By the time a stack is asked for, the worker may have taken up something else.

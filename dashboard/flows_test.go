@@ -190,6 +190,7 @@ func TestPriorityWhoseTasksAreHeldBackDoesNotStarve(t *testing.T) {
 		second := submit(t, p, taskpool.Task{Flow: "acme", Priority: taskpool.Low, Run: untilEnd})
 		endless(p, taskpool.High, stop)
 		time.Sleep(20 * time.Second)
+		synctest.Wait() // a task ends at this very instant, and the next one starts
 		html := page(t, d)
 		require.Contains(t, part(html, "flows"), "acme 1 1 1 20 s")
 		require.Contains(t, part(html, "queue"), "low 1 0 s 0")

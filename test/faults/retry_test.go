@@ -228,8 +228,6 @@ func retryStorm(t *testing.T, n int, busy bool) {
 				require.ErrorIs(t, err, taskpool.ErrFull, "retries hold their places: %+v", s)
 				full++
 			}
-			if samples%10 == 0 {
-			}
 			samples++
 			time.Sleep(500 * time.Millisecond)
 		}

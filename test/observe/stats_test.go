@@ -269,6 +269,7 @@ func TestTasksDescribesEachTask(t *testing.T) {
 		// of tasks and workers are known.
 		hung := pooltest.Submit(t, p, taskpool.Task{Name: "hung", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		time.Sleep(2 * time.Second)
+		synctest.Wait() // it is given up at this very instant
 		retried := pooltest.Submit(t, p, taskpool.Task{Name: "retried", Run: func(context.Context) error { return failure },
 			Retry: taskpool.Retry{MaxAttempts: 2, Backoff: func(int) time.Duration { return time.Hour }}})
 		synctest.Wait()

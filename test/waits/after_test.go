@@ -57,7 +57,7 @@ func TestATaskStartsWhenAllThatItComesAfterHaveSucceeded(t *testing.T) {
 		after(t, p, taskpool.Task{}, a, b).Cancel(nil)
 		after(t, p, taskpool.Task{}, h)
 		synctest.Wait()
-		require.Equal(t, before, runtime.NumGoroutine(), "it needs no goroutine")
+		require.LessOrEqual(t, runtime.NumGoroutine(), before, "it needs no goroutine")
 		info := h.Info()
 		require.Equal(t, taskpool.StateDelayed, info.State)
 		require.Equal(t, `task 1 "a" and 2 more`, info.WaitsFor)
