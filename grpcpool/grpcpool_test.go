@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -194,30 +195,53 @@ func TestACallThatWouldWaitForTooLongIsRefusedAtTheTap(t *testing.T) {
 	require.Equal(t, before, p.Stats().Submitted)
 }
 
+// unary has the interceptor answer a call, without a network, so that time may be virtual.
+func unary(ctx context.Context, p *taskpool.Pool, c grpcpool.Classifier, handle func(context.Context) error) error {
+	_, err := grpcpool.Unary(p, c)(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/m"},
+		func(ctx context.Context, _ any) (any, error) { return nil, handle(ctx) })
+	return err
+}
+
 func TestADeadlineBoundsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, taskpool.WithWorkers(1))
+		free := occupied(t, p)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		err := unary(ctx, p, nil, nothing)
+		require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+		require.Equal(t, time.Minute, time.Since(began))
+		free()
+		require.NoError(t, p.WaitIdle(t.Context()))
+		require.EqualValues(t, 1, p.Stats().Attempts, "it has run for nobody")
+	})
+}
+
+func TestTheDeadlineOfACallIsThatOfItsTask(t *testing.T) {
 	p := newPool(t, taskpool.WithWorkers(1))
 	_, client := serve(t, p, nil, &service{check: nothing})
 	free := occupied(t, p)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	err := check(ctx, client)
-	free()
 	// It was refused at the tap if the slot was taken for longer by then.
 	require.Contains(t, []codes.Code{codes.DeadlineExceeded, codes.ResourceExhausted}, status.Code(err))
-	require.NoError(t, p.WaitIdle(t.Context()))
-	require.LessOrEqual(t, p.Stats().Attempts, uint64(1), "it has run for nobody")
+	free()
 }
 
 func TestTimeoutsAreDeadlineExceededUnlessTheHandlerSaysMore(t *testing.T) {
-	p := newPool(t)
-	for _, task := range []taskpool.Task{{Timeout: 300 * time.Millisecond}, {WorkTimeout: 300 * time.Millisecond}} {
-		_, client := serve(t, p, of(task), &service{check: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
-		require.Equal(t, codes.DeadlineExceeded, status.Code(check(t.Context(), client)))
-		_, client = serve(t, p, of(task), &service{check: func(ctx context.Context) error {
-			<-ctx.Done()
-			return status.Error(codes.DataLoss, "said")
-		}})
-		require.Equal(t, codes.DataLoss, status.Code(check(t.Context(), client)))
+	for _, task := range []taskpool.Task{{Timeout: time.Minute}, {WorkTimeout: time.Minute}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t)
+			err := unary(t.Context(), p, of(task), func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+			err = unary(t.Context(), p, of(task), func(ctx context.Context) error {
+				<-ctx.Done()
+				return status.Error(codes.DataLoss, "said")
+			})
+			require.Equal(t, codes.DataLoss, status.Code(err))
+		})
 	}
 }
 

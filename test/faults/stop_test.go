@@ -41,7 +41,7 @@ func TestStoppedProcessJudgesNoTask(t *testing.T) {
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.Command(exe, "-test.run=^TestStoppedProcessJudgesNoTask$", "-test.timeout=1m")
+	cmd := exec.Command(exe, "-test.run=^TestStoppedProcessJudgesNoTask$", "-test.timeout=20m")
 	cmd.Env = append(os.Environ(), stopChild+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
