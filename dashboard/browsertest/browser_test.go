@@ -46,7 +46,8 @@ func run(m *testing.M) int {
 		return m.Run()
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
+		chromedp.WSURLReadTimeout(5*time.Minute)) // to start takes long on a machine with much else to do
 	if os.Geteuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // which root may not have
 	}
@@ -64,12 +65,17 @@ func run(m *testing.M) int {
 
 const prefix = "/debug/taskpool/"
 
+// timeouts are those of the server, which streams must outlive.
+const timeouts = 3 * time.Second
+
 // A tab shows the page of a dashboard. At its end the test fails if the browser wrote
 // to the console, asked for anything but what belongs to the page, or opened a dialog.
 type tab struct {
 	t      *testing.T
 	ctx    context.Context
 	server *httptest.Server
+
+	closed sync.RWMutex // requests wait while it is locked
 
 	tolerant bool // what the browser complains of does not matter
 	agree    bool // dialogs are wanted, and answered with yes
@@ -91,10 +97,13 @@ func open(t *testing.T, d *dashboard.Dashboard, before ...chromedp.Action[chrome
 		t.Skip(text)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(prefix, d)
 	tb := &tab{t: t, server: httptest.NewUnstartedServer(mux)}
-	tb.server.Config.ReadTimeout = 3 * time.Second // which the stream must outlive
-	tb.server.Config.WriteTimeout = 3 * time.Second
+	mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
+		tb.closed.RLock()
+		tb.closed.RUnlock() //nolint:staticcheck // it waits for who has locked it
+		d.ServeHTTP(w, r)
+	})
+	tb.server.Config.ReadTimeout, tb.server.Config.WriteTimeout = timeouts, timeouts
 	tb.server.Start()
 	ctx, cancel := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext(), chromedp.WithListener(tb.listen))
 	tb.ctx = ctx
@@ -175,7 +184,7 @@ func eval[T any](tb *tab, expression string) T {
 // until waits until an expression is true, through navigations too.
 func (tb *tab) until(expression string) {
 	tb.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(50 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); ; <-time.After(50 * time.Millisecond) {
 		ok, err := chromedp.Run(tb.ctx, chromedp.Evaluate[bool](expression))
 		if ok && err == nil {
 			return

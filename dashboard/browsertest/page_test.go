@@ -85,8 +85,9 @@ func TestPageShowsWhatIsWrong(t *testing.T) {
 	over := make(chan struct{})
 	defer close(over)
 	stuck := make(chan struct{})
-	submit(t, p, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: func(context.Context) error { close(stuck); <-over; return nil }})
+	h := submit(t, p, taskpool.Task{Name: "stuck", Run: func(context.Context) error { close(stuck); <-over; return nil }})
 	<-stuck // or High, that comes before a worker has woken, keeps it from starting
+	h.Cancel(nil)
 	var next func()
 	next = func() { // one of these always waits
 		select {
@@ -431,7 +432,7 @@ func TestColorsFollowTheSystemAndContrast(t *testing.T) {
 	p := newPool(t, d, taskpool.WithWorkers(2), taskpool.WithHangGrace(time.Hour))
 	over := make(chan struct{})
 	defer close(over)
-	submit(t, p, taskpool.Task{Name: "late", Timeout: 300 * time.Millisecond, Run: func(context.Context) error { <-over; return nil }})
+	submit(t, p, taskpool.Task{Name: "late", Timeout: time.Second, Run: func(context.Context) error { <-over; return nil }})
 	submit(t, p, taskpool.Task{Name: "crash", Run: func(context.Context) error { return crashHere() }})
 	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
 	submit(t, p, taskpool.Task{Name: "waits", Run: untilEnd})
@@ -457,9 +458,11 @@ func TestLostConnectionIsShownAndTakenUpAgain(t *testing.T) {
 	tb := open(t, d)
 	tb.live()
 	tb.tolerant = true // the browser writes of the connection to the console
+	tb.closed.Lock()
 	tb.server.CloseClientConnections()
 	tb.until(`document.body.dataset.link === "lost"`)
 	require.True(t, eval[bool](tb, says("#link", "Connection lost")))
+	tb.closed.Unlock()
 	tb.live()
 }
 
