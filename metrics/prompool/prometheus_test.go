@@ -96,26 +96,50 @@ func newPrometheus(t *testing.T, path string, scraped *httptest.Server, flags ..
 		"scrape_configs: [{job_name: test, static_configs: [{targets: [%q]}]}]\n", rules, strings.TrimPrefix(scraped.URL, "http://"))
 	file := filepath.Join(dir, "prometheus.yml")
 	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
 	output := filepath.Join(dir, "log")
 	log, err := os.Create(output)
 	require.NoError(t, err)
-	cmd := exec.Command(path, append(flags, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
 		_ = log.Close()
 		if t.Failed() {
 			text, _ := os.ReadFile(output)
 			t.Logf("%s", text)
 		}
 	})
-	return prometheusServer{"http://" + address + "/api/v1/"}
+	for range 10 { // a port that is free now may be taken a moment later, and then Prometheus ends
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		address := free.Addr().String()
+		require.NoError(t, free.Close())
+		cmd := exec.Command(path, append(flags, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)...)
+		cmd.Stdout, cmd.Stderr = log, log
+		require.NoError(t, cmd.Start())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait()
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Signal(os.Interrupt)
+			<-ended
+		})
+		s := prometheusServer{"http://" + address + "/api/v1/"}
+		for s.get(t, "status/runtimeinfo") == "" {
+			select {
+			case <-ended:
+			case <-time.After(100 * time.Millisecond):
+				continue
+			}
+			break
+		}
+		select {
+		case <-ended:
+		default:
+			return s
+		}
+	}
+	require.Fail(t, "Prometheus does not start")
+	return prometheusServer{}
 }
 
 // get returns the answer to a request, "" while there is none.
@@ -143,5 +167,5 @@ func (s prometheusServer) until(t *testing.T, path, text, what string) {
 	require.Eventually(t, func() bool {
 		answer := s.get(t, path)
 		return strings.Contains(answer, text) || strings.Contains(answer, `"histogram":[`)
-	}, time.Minute, 200*time.Millisecond, "%s: %s", what, path)
+	}, 10*time.Minute, 200*time.Millisecond, "%s: %s", what, path)
 }
