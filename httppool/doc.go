@@ -36,7 +36,9 @@
 //
 // A task gives its slot back while it waits for its client, in a read of the body or in a write
 // that the kernel's buffers do not take, see [WithClientWait]. So a handler may read the body
-// itself: clients that send it a byte a second keep nobody else from running.
+// itself: clients that send it a byte a second keep nobody else from running. They keep their place
+// within [taskpool.FlowPolicy].Limit, and beyond [taskpool.WithMaxParked], 10,000, they keep the slot.
+// Once the task's timeout is over they are waited for no longer.
 //
 // # Clients that are gone
 //

@@ -7,9 +7,11 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/contain"
+	"github.com/taskpool-go/taskpool/internal/inside"
 )
 
 func init() { contain.Abort = http.ErrAbortHandler }
@@ -25,7 +27,9 @@ func init() { contain.Abort = http.ErrAbortHandler }
 // does not run; for requests with a body see [ConnContext]. The request that next gets has the
 // task's context, and behaves like the one of a handler without Handler in all else, its
 // ResponseWriter too, but for this: while next waits for its client in a read of the body or a
-// write, the task gives its slot back, see [WithClientWait]. A task without a name is called by the
+// write, the task gives its slot back, see [WithClientWait]. What stands before Handler sees in its
+// own request which pattern of a ServeMux behind was found, its values, and the form; other values
+// that next has set by SetPathValue it does not. A task without a name is called by the
 // pattern of the [http.ServeMux] that has called Handler, if one has.
 //
 // A request that is not run is answered with status 503, 429, 504, 499 or 500, see [Refusal],
@@ -48,7 +52,8 @@ func Handler(p *taskpool.Pool, next http.Handler, classify func(*http.Request) (
 		panic(pkg.Bad("Handler: next", "not be nil", "nil").Error())
 	}
 	p.ExpectedWait(taskpool.Medium, "") // the first call begins the measurement
-	return &handler{cfg: cfg, pool: p, service: serviceOf(p), next: next, classify: classify}
+	return &handler{cfg: cfg, pool: p, service: serviceOf(p), calls: inside.Of(p), next: next, classify: classify,
+		lastWait: min(time.Second, p.HangGrace()/2)}
 }
 
 // A handler is what Handler returns. It does not change.
@@ -56,16 +61,20 @@ type handler struct {
 	cfg      config
 	pool     *taskpool.Pool
 	service  *service
+	calls    *inside.Calls
 	next     http.Handler
 	classify func(*http.Request) (taskpool.Task, bool) // may be nil
+	lastWait time.Duration                             // see traffic
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.service.draining.Load() {
+	// One that the handler is asked to upgrade may have no such header: a reverse proxy would add its own
+	// to it, and a client would be told to close what it was just given.
+	if h.service.draining.Load() && r.Header["Upgrade"] == nil {
 		closeAfter(w, r)
 	}
-	if h.service.fromInside(r) {
-		h.forward(w, r, h.service.mark(r.Context()), r.Body)
+	if h.calls.Know(r.Header[insideHeader]) {
+		h.forward(w, r, h.calls.Within(r.Context()), r.Body)
 		return
 	}
 	var t taskpool.Task
@@ -113,10 +122,10 @@ func (q *run) do(ctx context.Context) error {
 	if given := q.w.Header(); len(given) > 0 {
 		q.given = given.Clone()
 	}
-	q.out = &writer{ResponseWriter: q.w, r: q.r, room: netHTTPBuffer, traffic: traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait}}
+	q.out = &writer{ResponseWriter: q.w, r: q.r, room: netHTTPBuffer, traffic: q.traffic(ctx, false)}
 	in := q.r.Body
 	if in != nil && in != http.NoBody {
-		q.out.body = &body{ReadCloser: in, traffic: traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait}}
+		q.out.body = &body{ReadCloser: in, traffic: q.traffic(ctx, true)}
 		in = q.out.body
 	}
 	q.forward(q.out.like(q.w), q.r, ctx, in)
@@ -124,6 +133,10 @@ func (q *run) do(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+func (q *run) traffic(ctx context.Context, reads bool) traffic {
+	return traffic{ctx: ctx, most: q.cfg.clientWait, credit: q.cfg.clientWait, w: q.w, reads: reads, lastWait: q.lastWait}
 }
 
 // takeBack has the headers of the answer be those that it had when next began: what next has set
@@ -152,7 +165,6 @@ func (q *run) unread() bool {
 // request wants to know its route. Only what next has set is set in r, as other goroutines may
 // read it.
 func (h *handler) forward(w http.ResponseWriter, r *http.Request, ctx context.Context, body io.ReadCloser) {
-	r.SetPathValue("", "") // makes the map of these values, which both have from here on
 	inner := r.WithContext(ctx)
 	inner.Body = body
 	if r.ContentLength < 0 && r.ProtoMajor == 1 && body != nil {

@@ -54,11 +54,14 @@ func WithAnswer(answer func(w http.ResponseWriter, r *http.Request, why Refusal)
 // before the task gives its slot back, which it then asks for again: as [taskpool.Block] does,
 // but only if the wait is that long. A client that was slow has the slot given back at once,
 // until it has proven to be fast: each byte read or written allows for 100 ns more, up to d. So
-// a client that moves 10 MB/s costs its task no turn, and one that dribbles, on purpose or not,
-// holds a slot for little more than d.
+// a client that moves 10 MB/s, in reads and writes of up to 10 kB, costs its task no turn, and one
+// that dribbles, on purpose or not, holds a slot for little more than d.
+//
+// When the task's context has ended, a read that waits so ends with its cause, and a write after a
+// second more, or half the hang grace if that is less.
 //
 // The time counts for reads and for writes on their own. Zero: each read, and each write that
-// net/http does not keep in a buffer, gives the slot back at once. Default: 1 ms.
+// net/http does not keep in a buffer, gives the slot back as soon as it waits. Default: 1 ms.
 func WithClientWait(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.clientWait = d })
 }

@@ -262,16 +262,24 @@ func likes(t testing.TB) []like {
 			if _, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 10)); err != nil {
 				http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 			}
-		}, client: func(e *exchange) string { // the rest does not come, and is not waited for
-			return e.first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789012345")
-		}, want: "413"},
+		}, client: tooLarge, want: "413"}, // the rest does not come, and is not waited for
 		{name: "MaxBytesReader, with an answer of another status", only: 1, handler: func(w http.ResponseWriter, r *http.Request) {
 			if _, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 10)); err != nil {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			}
-		}, client: func(e *exchange) string {
-			return e.first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789012345")
-		}, want: "400"},
+		}, client: tooLarge, want: "400"},
+		{name: "MaxBytesHandler before", only: 1, around: func(next http.Handler) http.Handler { return http.MaxBytesHandler(next, 10) },
+			handler: readsAll, client: tooLarge, want: "413"},
+		{name: "MaxBytesHandler behind", only: 1, handler: http.MaxBytesHandler(http.HandlerFunc(readsAll), 10).ServeHTTP, client: tooLarge, want: "413"},
+		{name: "TimeoutHandler before", around: func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Minute, "") },
+			handler: readsAll, client: func(e *exchange) string { return e.do(http.MethodPost, "/", strings.NewReader("body")) }, want: "4 bytes"},
+		{name: "TimeoutHandler behind", handler: http.TimeoutHandler(http.HandlerFunc(readsAll), time.Minute, "").ServeHTTP,
+			client: func(e *exchange) string { return e.do(http.MethodPost, "/", strings.NewReader("body")) }, want: "4 bytes"},
+		{name: "TimeoutHandler behind, late", handler: http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			_, err := io.WriteString(w, "late")
+			_, _ = io.WriteString(w, fmt.Sprint(err))
+		}), time.Millisecond, "too late").ServeHTTP, client: get, want: "503 Service Unavailable"},
 		{name: "Flush under a writer that has only Unwrap", around: onlyUnwrap, handler: func(w http.ResponseWriter, r *http.Request) {
 			_, flusher := w.(http.Flusher)
 			_, hijacker := w.(http.Hijacker)
@@ -298,18 +306,17 @@ func likes(t testing.TB) []like {
 		{name: "what a middleware sees of the route", around: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				next.ServeHTTP(w, r)
-				fmt.Fprintf(w, "%q", []string{r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PathValue("tenant"), r.PathValue("$"), r.Form.Encode(), r.PostForm.Encode()})
+				fmt.Fprintf(w, "%q", []string{r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PathValue("$"), r.Form.Encode(), r.PostForm.Encode()})
 			})
 		}, handler: func(w http.ResponseWriter, r *http.Request) {
 			mux := http.NewServeMux()
 			mux.HandleFunc("POST /{id}/x/{rest...}", func(w http.ResponseWriter, r *http.Request) {
 				_ = r.ParseForm()
-				r.SetPathValue("tenant", "acme") // as routers other than ServeMux do
 			})
 			mux.ServeHTTP(w, r)
 		}, client: func(e *exchange) string {
 			return e.do(http.MethodPost, "/7/x/a/b?q=1", strings.NewReader("field=2"), "Content-Type", "application/x-www-form-urlencoded")
-		}, want: `["POST /{id}/x/{rest...}" "7" "a/b" "acme" "" "field=2&q=1" "field=2"]`},
+		}, want: `["POST /{id}/x/{rest...}" "7" "a/b" "" "field=2&q=1" "field=2"]`},
 		{name: "100-continue", handler: func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
 			fmt.Fprintf(w, "%q %v", body, err)
@@ -394,6 +401,21 @@ func likes(t testing.TB) []like {
 			fmt.Fprint(w, r.Context().Value(http.ServerContextKey).(*http.Server) != nil, r.Context().Err())
 		}, client: get, want: "true"},
 	}
+}
+
+// readsAll answers how much it was sent.
+func readsAll(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
+	fmt.Fprint(w, len(body), " bytes")
+}
+
+// tooLarge sends more than 10 bytes of a body, the rest of which does not come.
+func tooLarge(e *exchange) string {
+	return e.first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789012345")
 }
 
 // onlyUnwrap is a middleware as many are: of the writer's methods it has only those that it must.

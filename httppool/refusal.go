@@ -111,10 +111,8 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, t taskpool.Task
 
 // closeAfter has net/http close the connection of r after the answer. HTTP/2 has no need of that: it
 // ends its connections in order. (And a Server.Shutdown soon after may then wait forever, with Go 1.26.)
-// One that the handler is asked to upgrade may have no such header: a reverse proxy would add its own
-// to it, and a client would be told to close what it was just given.
 func closeAfter(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor < 2 && r.Header["Upgrade"] == nil {
+	if r.ProtoMajor < 2 {
 		w.Header().Set("Connection", "close")
 	}
 }

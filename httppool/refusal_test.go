@@ -225,6 +225,10 @@ func TestAClosedPoolIsAnsweredWith503AndConnectionClose(t *testing.T) {
 	require.Positive(t, retryAfter(t, w))
 	require.Equal(t, "close", w.Header().Get("Connection"))
 	require.Equal(t, "the server is going down\n", w.Body.String())
+
+	r := newGet(t.Context())
+	r.Header.Set("Upgrade", "h2c") // no handler has accepted that
+	require.Equal(t, "close", ask(httppool.Handler(p, never(t), nil), r).Header().Get("Connection"))
 }
 
 func TestARequestWhoseClientIsGoneDoesNotRun(t *testing.T) {

@@ -58,7 +58,8 @@ func Ready(p *taskpool.Pool) http.Handler {
 // are still to be waited for where they were started, as Serve returns earlier.
 //
 // A request that never ends by itself, such as an event stream, has to be told: see
-// [http.Server.RegisterOnShutdown], whose functions run once. Hijacked connections are not waited
+// [http.Server.RegisterOnShutdown], whose functions run once in each call of Shutdown: to cut one short,
+// end its ctx. Hijacked connections are not waited
 // for. An HTTP/2 connection that a client opens in the moment in which the servers accept no more,
 // and sends nothing on, may be waited for until ctx ends (golang.org/issue/81153): let ctx have a
 // deadline, or the servers an IdleTimeout. Called inside a task of p, Shutdown returns

@@ -2,7 +2,10 @@ package httppool
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,14 +21,21 @@ import (
 // client that is slow has none any more, and gives it back at once. What it sends or takes
 // earns credit: one that is fast never loses its slot, however much it is.
 //
+// What waits for the client without the slot ends with the task's context. Otherwise a client that is
+// slow on purpose would have the task given up as hung, and the pool with many of those be unhealthy.
+//
 // What another goroutine does at the same time, such as to close a body that is being read, is
 // done as it is: the one that came first sees to the slot.
 type traffic struct {
 	busy sync.Mutex // locked while an operation is under way; protects the fields below
 
-	ctx    context.Context // the task's
-	most   time.Duration   // the most that credit may be
-	credit time.Duration   // for how long the next operation may wait with the slot
+	ctx      context.Context // the task's
+	most     time.Duration   // the most that credit may be
+	credit   time.Duration   // for how long the next operation may wait with the slot
+	w        http.ResponseWriter
+	reads    bool          // from the client; otherwise it writes
+	lastWait time.Duration // for how long an answer may wait for the client when ctx has ended
+	hurried  bool          // the client has no longer than that
 
 	timer *time.Timer   // has the task give its slot back; nil until it was needed
 	over  chan struct{} // tells what the timer has started that the operation is over
@@ -42,14 +52,6 @@ func (t *traffic) do(operation func() (int64, error)) (n int64, err error) {
 	}
 	defer t.busy.Unlock()
 	began := time.Now()
-	if t.credit < t.most/8 || t.most == 0 { // a timer for less is hardly worth it
-		_ = taskpool.Block(t.ctx, func() error {
-			n, err = operation()
-			t.earn(n, began)
-			return nil
-		})
-		return n, err
-	}
 	t.arm()
 	defer t.disarm() // also if operation panics, as the reader of ReadFrom may
 	n, err = operation()
@@ -59,28 +61,59 @@ func (t *traffic) do(operation func() (int64, error)) (n int64, err error) {
 
 // earn settles the account of an operation that has begun at a time.
 func (t *traffic) earn(n int64, began time.Time) {
-	earned := t.most // for more than it can be
-	if n < int64(t.most/perByte)+1 {
-		earned = time.Duration(n) * perByte
+	left := max(t.credit-time.Since(began), 0)
+	if missing := t.most - left; n < int64(missing/perByte) {
+		t.credit = left + time.Duration(n)*perByte
+	} else {
+		t.credit = t.most
 	}
-	t.credit = min(max(t.credit-time.Since(began), 0)+earned, t.most)
 }
 
 // arm has the task give its slot back when its credit is used up, until disarm.
 func (t *traffic) arm() {
+	patience := t.credit
+	if patience < t.most/8 { // hardly worth it
+		patience = 0
+	}
 	if t.timer != nil {
-		t.timer.Reset(t.credit)
+		t.timer.Reset(patience)
 		return
 	}
 	t.over, t.back = make(chan struct{}), make(chan struct{})
-	t.timer = time.AfterFunc(t.credit, func() {
+	t.timer = time.AfterFunc(patience, func() {
 		_ = taskpool.Block(t.ctx, func() error {
-			<-t.over
+			t.watch()
 			return nil
 		})
 		t.back <- struct{}{}
 	})
 }
+
+// watch waits until the operation is over, and has the client no more than some time for it once the
+// task's context has ended. A ResponseWriter that has no deadlines leaves that to the client, or to the
+// timeouts of the server.
+func (t *traffic) watch() {
+	late := t.ctx.Err() != nil // an answer that comes too late, but comes
+	select {
+	case <-t.over:
+		return
+	case <-t.ctx.Done():
+	}
+	if !t.hurried {
+		t.hurried = true
+		control, soon := http.NewResponseController(t.w), time.Now().Add(t.lastWait)
+		if !t.reads {
+			_ = control.SetWriteDeadline(soon)
+		}
+		if !t.reads || !late { // with HTTP/1, what waits in a write may be that net/http reads the rest of the body
+			soon = longAgo
+		}
+		_ = control.SetReadDeadline(soon)
+	}
+	<-t.over
+}
+
+var longAgo = time.Unix(1, 0)
 
 // disarm undoes what arm did, and waits for a slot if the task has none.
 func (t *traffic) disarm() {
@@ -109,11 +142,19 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == io.EOF {
 		b.ended.Store(true)
 	}
-	return int(n), err
+	return int(n), b.orCause(err)
 }
 
 // Close may read what is left of it.
 func (b *body) Close() error {
 	_, err := b.do(func() (int64, error) { return 0, b.ReadCloser.Close() })
+	return b.orCause(err)
+}
+
+// orCause returns err, or why the task's context has ended if err comes of that.
+func (b *body) orCause(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) && b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
 	return err
 }

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,7 +83,8 @@ func held(t *testing.T, pause time.Duration, next http.HandlerFunc, opts ...http
 			h.ServeHTTP(client, r)
 			took = time.Since(begun)
 		}()
-		for { // a look at each step
+		time.Sleep(step / 2)
+		for { // a look between two steps
 			select {
 			case <-over:
 				require.NoError(t, p.Shutdown(context.Background()))
@@ -111,8 +114,10 @@ func TestASlowSenderHoldsNoSlot(t *testing.T) {
 	require.LessOrEqual(t, h, time.Millisecond+100*100*time.Nanosecond+step)
 	h, _ = held(t, pause, readAll(t), httppool.WithClientWait(0))
 	require.LessOrEqual(t, h, 2*step)
-	h, took = held(t, pause, readAll(t), httppool.WithClientWait(time.Hour))
-	require.InDelta(t, took, h, float64(step))
+	for _, wait := range []time.Duration{time.Hour, math.MaxInt64} {
+		h, took = held(t, pause, readAll(t), httppool.WithClientWait(wait))
+		require.InDelta(t, took, h, float64(step))
+	}
 }
 
 func TestASlowReaderHoldsNoSlot(t *testing.T) {
@@ -220,6 +225,95 @@ func TestATimeoutWhileTheClientIsSlowIsAnswered(t *testing.T) {
 		require.EqualValues(t, 1, p.Stats().Timeouts)
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
+}
+
+// Without that the handlers would hang for as long as their clients please, and the pool with them.
+func TestWaitsForASlowClientEndWithTheTask(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		for name, test := range map[string]struct {
+			task     taskpool.Task
+			next     func(http.ResponseWriter, *http.Request) error
+			answered bool
+		}{
+			"read": {taskpool.Task{Timeout: 100 * time.Millisecond}, readBody, false},
+			"read, no heartbeat": {taskpool.Task{Heartbeat: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) error {
+				<-r.Context().Done()
+				return readBody(w, r) // begun when it was over already
+			}, false},
+			"write": {taskpool.Task{Timeout: 100 * time.Millisecond}, writeMuch, true},
+			"write when it is over": {taskpool.Task{Timeout: 100 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) error {
+				<-r.Context().Done()
+				return writeMuch(w, r)
+			}, true},
+		} {
+			t.Run(fmt.Sprintf("%s, HTTP/2 %v", name, http2), func(t *testing.T) {
+				t.Parallel()
+				const clients = 5
+				p := newPool(t, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Hour))
+				ended := make(chan error, clients)
+				server, client := serve(t, http2, httppool.Handler(p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/slow" {
+						ended <- test.next(w, r)
+					}
+				}), func(r *http.Request) (taskpool.Task, bool) {
+					if r.URL.Path == "/slow" {
+						return test.task, true
+					}
+					return taskpool.Task{}, true
+				}), io.Discard)
+				var statuses, unsent sync.WaitGroup
+				unsent.Add(1)
+				for range clients {
+					statuses.Go(func() {
+						body, out := io.Pipe() // nothing comes
+						defer out.Close()
+						resp, err := client.Post(server.URL+"/slow", "", body)
+						if !assert.NoError(t, err) {
+							return
+						}
+						defer resp.Body.Close()
+						if test.answered {
+							assert.Equal(t, http.StatusOK, resp.StatusCode)
+							unsent.Wait() // nor is the answer read
+						} else {
+							assert.Equal(t, http.StatusGatewayTimeout, resp.StatusCode)
+						}
+					})
+				}
+				for range clients {
+					err := <-ended
+					require.Error(t, err)
+					if !test.answered {
+						require.True(t, errors.Is(err, taskpool.ErrTimeout) || errors.Is(err, taskpool.ErrHung), "%v", err)
+					}
+				}
+				unsent.Done()
+				statuses.Wait()
+				resp, err := client.Get(server.URL)
+				require.NoError(t, err)
+				resp.Body.Close()
+				require.Equal(t, http.StatusOK, resp.StatusCode)
+				require.NoError(t, p.WaitIdle(t.Context()))
+				s := p.Stats()
+				require.Equal(t, [3]int{0, 0, 0}, [3]int{s.Parked, s.Running, s.Abandoned})
+			})
+		}
+	}
+}
+
+func readBody(_ http.ResponseWriter, r *http.Request) error {
+	_, err := io.ReadAll(r.Body)
+	return err
+}
+
+// writeMuch writes more than fits into buffers.
+func writeMuch(w http.ResponseWriter, _ *http.Request) error {
+	for range 10_000 {
+		if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A hung handler costs what the pool promises: its slot, until it is given up, and then none.

@@ -1,11 +1,10 @@
 package httppool
 
 import (
-	"context"
-	"crypto/rand"
 	"net/http"
 
 	"github.com/taskpool-go/taskpool"
+	"github.com/taskpool-go/taskpool/internal/inside"
 )
 
 // insideHeader marks a request of a task of the pool that it is for.
@@ -29,22 +28,21 @@ func Transport(p *taskpool.Pool, base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
 	}
-	return &transport{pool: p, service: serviceOf(p), base: base}
+	return &transport{pool: p, calls: inside.Of(p), base: base}
 }
 
 type transport struct {
-	pool    *taskpool.Pool
-	service *service
-	base    http.RoundTripper
+	pool  *taskpool.Pool
+	calls *inside.Calls
+	base  http.RoundTripper
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if ctx := r.Context(); ctx.Value(t.service) == nil && !t.pool.Inside(ctx) {
+	if !t.calls.Has(r.Context(), t.pool) {
 		return t.base.RoundTrip(r)
 	}
-	text := rand.Text()
-	t.service.calls.Store(text, nil)
-	defer t.service.calls.Delete(text)
+	text, end := t.calls.Begin()
+	defer end()
 	marked := r.WithContext(r.Context()) // a RoundTripper must not change the request
 	if marked.Header = r.Header.Clone(); marked.Header == nil {
 		marked.Header = make(http.Header)
@@ -59,16 +57,3 @@ func (t *transport) CloseIdleConnections() {
 		base.CloseIdleConnections()
 	}
 }
-
-// fromInside reports whether r is part of the work of a task of the pool.
-func (s *service) fromInside(r *http.Request) bool {
-	for _, text := range r.Header[insideHeader] {
-		if _, ok := s.calls.Load(text); ok {
-			return true
-		}
-	}
-	return false
-}
-
-// mark returns a context with which Transport knows that a request is part of such work.
-func (s *service) mark(ctx context.Context) context.Context { return context.WithValue(ctx, s, true) }
