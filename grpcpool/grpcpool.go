@@ -15,12 +15,15 @@
 //	UNAVAILABLE         the pool is shut down
 //	DEADLINE_EXCEEDED   its deadline, or the task's timeout, was over
 //	CANCELED            its client has gone away
+//	INTERNAL            the task that the Classifier has returned is not allowed, or was canceled by
+//	                    hand; this is logged by [slog.Default] at level Error
 //
 // the first two with a RetryInfo: a delay at random between the wait that the pool expects and
 // twice that.
 //
-// A call that a task of the pool makes to its own server waits in the queue while the task holds
-// its slot, which may be forever: wrap it in [taskpool.Block], or make its method exempt.
+// A call that a task of the pool makes to its own server would wait in the queue while the task holds
+// its slot, maybe forever. [UnaryClient] and [StreamClient] mark such calls, which then run at once:
+// they are part of work that has its turn already.
 //
 // To end a server on SIGTERM, hand it to httppool.Shutdown by [Server]. The program examples/grpc
 // of the repository is a server of this kind.
@@ -29,6 +32,7 @@ package grpcpool
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -42,6 +46,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/internal/comeback"
+	"github.com/taskpool-go/taskpool/internal/inside"
 	"github.com/taskpool-go/taskpool/internal/option"
 )
 
@@ -106,18 +111,19 @@ func (c Classifier) classify(ctx context.Context, method string) (t taskpool.Tas
 }
 
 // bounded returns t, of a call with ctx, with a MaxWait that is no longer than the call's deadline
-// allows, and whether it is that.
-func bounded(ctx context.Context, t taskpool.Task) (_ taskpool.Task, byDeadline bool) {
+// allows.
+func bounded(ctx context.Context, t taskpool.Task) taskpool.Task {
 	deadline, ok := ctx.Deadline()
 	if left := max(time.Until(deadline), 1); ok && (t.MaxWait == 0 || t.MaxWait > left) {
-		t.MaxWait, byDeadline = left, true
+		t.MaxWait = left
 	}
-	return t, byDeadline
+	return t
 }
 
 // A gate is what a pool's interceptors have in common.
 type gate struct {
 	pool     *taskpool.Pool
+	calls    *inside.Calls
 	classify Classifier
 	waits    comeback.Waits
 }
@@ -128,7 +134,12 @@ func newGate(call string, p *taskpool.Pool, c Classifier) *gate {
 		panic(pkg.Bad(call+": p", "be a Pool that New has returned", "nil").Error())
 	}
 	p.ExpectedWait(taskpool.Medium, "") // the first call begins the measurement
-	return &gate{pool: p, classify: c}
+	return &gate{pool: p, calls: inside.Of(p), classify: c}
+}
+
+// fromInside reports whether a call with ctx is part of the work of a task of the pool.
+func (g *gate) fromInside(ctx context.Context) bool {
+	return g.calls.Know(metadata.ValueFromIncomingContext(ctx, insideKey))
 }
 
 // Unary returns an interceptor that runs the handler of a call as a task of p, by
@@ -138,11 +149,14 @@ func newGate(call string, p *taskpool.Pool, c Classifier) *gate {
 func Unary(p *taskpool.Pool, c Classifier) grpc.UnaryServerInterceptor {
 	g := newGate("Unary", p, c)
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+		if g.fromInside(ctx) {
+			return handler(g.calls.Within(ctx), req)
+		}
 		t, limited := g.classify.classify(ctx, info.FullMethod)
 		if !limited {
 			return handler(ctx, req)
 		}
-		t, byDeadline := bounded(ctx, t)
+		t = bounded(ctx, t)
 		began := false
 		ended := p.Do(ctx, t, func(ctx context.Context) error {
 			began = true
@@ -151,9 +165,9 @@ func Unary(p *taskpool.Pool, c Classifier) grpc.UnaryServerInterceptor {
 		})
 		switch _, hasStatus := status.FromError(err); {
 		case !began:
-			return nil, g.refusal(ctx, t, byDeadline, ended)
+			return nil, g.refusal(ctx, t, ended)
 		case err != nil && !hasStatus && (errors.Is(ended, taskpool.ErrTimeout) || errors.Is(ended, taskpool.ErrHung)):
-			return resp, g.refusal(ctx, t, byDeadline, ended)
+			return resp, g.refusal(ctx, t, ended)
 		}
 		return resp, err
 	}
@@ -165,13 +179,17 @@ func Unary(p *taskpool.Pool, c Classifier) grpc.UnaryServerInterceptor {
 func Stream(p *taskpool.Pool, c Classifier) grpc.StreamServerInterceptor {
 	g := newGate("Stream", p, c)
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		t, limited := g.classify.classify(stream.Context(), info.FullMethod)
+		ctx := stream.Context()
+		if g.fromInside(ctx) {
+			return handler(srv, within{stream, g.calls.Within(ctx)})
+		}
+		t, limited := g.classify.classify(ctx, info.FullMethod)
 		if !limited {
 			return handler(srv, stream)
 		}
-		t, byDeadline := bounded(stream.Context(), t)
-		if err := p.Do(stream.Context(), t, func(context.Context) error { return nil }); err != nil {
-			return g.refusal(stream.Context(), t, byDeadline, err)
+		t = bounded(ctx, t)
+		if err := p.Do(ctx, t, func(context.Context) error { return nil }); err != nil {
+			return g.refusal(ctx, t, err)
 		}
 		return handler(srv, stream)
 	}
@@ -180,34 +198,38 @@ func Stream(p *taskpool.Pool, c Classifier) grpc.StreamServerInterceptor {
 // Tap returns a handle that refuses a call whose expected wait is longer than its MaxWait, or than
 // its deadline allows, as soon as its header is there: before it has a goroutine, and before its
 // message is read. That is an estimate, see [taskpool.Pool.ExpectedWait]; all else is decided by
-// the interceptors. It waits for nothing, and gRPC lets one call of a connection through at a time.
+// the interceptors, which ask c once more. It waits for nothing, and gRPC lets one call of a
+// connection through at a time, so c should be quick. Where it panics, no interceptor could recover:
+// the call is left to those.
 func Tap(p *taskpool.Pool, c Classifier) tap.ServerInHandle {
 	g := newGate("Tap", p, c)
-	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
-		t, limited := g.classify.classify(metadata.NewIncomingContext(ctx, info.Header), info.FullMethodName)
+	return func(ctx context.Context, info *tap.Info) (same context.Context, err error) {
+		same = ctx
+		defer func() { _ = recover() }()
+		in := metadata.NewIncomingContext(ctx, info.Header)
+		t, limited := g.classify.classify(in, info.FullMethodName)
 		if !limited {
 			return ctx, nil
 		}
-		if t, _ = bounded(ctx, t); t.MaxWait <= 0 {
+		if t = bounded(ctx, t); t.MaxWait <= 0 || p.ExpectedWait(t.Priority, t.Flow) <= t.MaxWait || g.fromInside(in) {
 			return ctx, nil
 		}
-		if p.ExpectedWait(t.Priority, t.Flow) > t.MaxWait {
-			return ctx, g.refusal(ctx, t, false, taskpool.ErrExpired)
-		}
-		return ctx, nil
+		return ctx, g.refusal(ctx, t, taskpool.ErrExpired)
 	}
 }
 
-// refusal returns the status of a call whose task t has ended with err; byDeadline is what bounded
-// has said.
-func (g *gate) refusal(ctx context.Context, t taskpool.Task, byDeadline bool, err error) error {
+// refusal returns the status of a call with ctx whose task t has ended with err.
+func (g *gate) refusal(ctx context.Context, t taskpool.Task, err error) error {
+	const tooLong = "the call took too long"
 	var st *status.Status
 	flow := ""
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, taskpool.ErrHung) || byDeadline && errors.Is(err, taskpool.ErrExpired):
-		return status.Error(codes.DeadlineExceeded, "the call took too long")
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, taskpool.ErrHung):
+		return status.Error(codes.DeadlineExceeded, tooLong)
 	case errors.Is(err, taskpool.ErrExpired):
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= 0 { // its timer may be about to end ctx
+			return status.Error(codes.DeadlineExceeded, tooLong)
+		}
 		st = status.New(codes.ResourceExhausted, "the call has waited for too long")
 	case errors.Is(err, taskpool.ErrFlowFull) && t.Flow != "":
 		st, flow = status.New(codes.ResourceExhausted, "too many of your calls wait"), t.Flow
@@ -217,8 +239,9 @@ func (g *gate) refusal(ctx context.Context, t taskpool.Task, byDeadline bool, er
 		st = status.New(codes.Unavailable, "the server is going down")
 	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
-	default:
-		return status.Error(codes.Internal, err.Error())
+	default: // what the classifier has returned is not allowed, or the task was canceled by hand
+		slog.Error("grpcpool: call not run", "task", t, "error", err)
+		return status.Error(codes.Internal, "internal error")
 	}
 	delay := comeback.After(g.waits.Expected(g.pool, t.Priority, flow))
 	if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)}); err == nil {

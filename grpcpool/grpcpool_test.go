@@ -2,9 +2,11 @@ package grpcpool_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/grpcpool"
@@ -68,7 +71,8 @@ func serve(t *testing.T, p *taskpool.Pool, c grpcpool.Classifier, s *service) (*
 		defer close(served)
 		_ = server.Serve(l)
 	}()
-	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithChainUnaryInterceptor(grpcpool.UnaryClient(p)), grpc.WithChainStreamInterceptor(grpcpool.StreamClient(p)))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, conn.Close())
@@ -191,7 +195,7 @@ func TestACallThatWouldWaitForTooLongIsRefusedAtTheTap(t *testing.T) {
 	before := p.Stats().Submitted
 	err := check(t.Context(), client)
 	free()
-	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	requireRefused(t, codes.ResourceExhausted, err)
 	require.Equal(t, before, p.Stats().Submitted)
 }
 
@@ -228,6 +232,170 @@ func TestTheDeadlineOfACallIsThatOfItsTask(t *testing.T) {
 	// It was refused at the tap if the slot was taken for longer by then.
 	require.Contains(t, []codes.Code{codes.DeadlineExceeded, codes.ResourceExhausted}, status.Code(err))
 	free()
+}
+
+// A queue that is late sheds a call long before its deadline: it may come again.
+func TestACallThatIsShedBeforeItsDeadlineMayComeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithQueueDelay(10*time.Millisecond))
+		require.NoError(t, err)
+		unary := grpcpool.Unary(p, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		codesOf := make(map[codes.Code]int)
+		var mu sync.Mutex // protects codesOf
+		var calls sync.WaitGroup
+		for range 500 {
+			calls.Go(func() {
+				_, err := unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/m"}, func(context.Context, any) (any, error) {
+					time.Sleep(5 * time.Millisecond)
+					return nil, nil
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				if codesOf[status.Code(err)]++; err != nil {
+					requireRefused(t, codes.ResourceExhausted, err)
+				}
+			})
+		}
+		calls.Wait()
+		require.NotZero(t, codesOf[codes.OK])
+		require.NotZero(t, codesOf[codes.ResourceExhausted])
+
+		// And one that the deadline has ended may not.
+		goOn := make(chan struct{})
+		h, err := p.Submit(t.Context(), taskpool.Task{Run: func(context.Context) error { <-goOn; return nil }})
+		require.NoError(t, err)
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/m"}, func(context.Context, any) (any, error) { return nil, nil })
+		require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+		close(goOn)
+		require.NoError(t, h.Wait(t.Context()))
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// With one worker and no queue, each call of a handler to its own server would be refused, and with a
+// queue wait for itself.
+func TestCallsOfTasksToTheirOwnServerDoNotBlock(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+	var client healthpb.HealthClient // its handlers have it, too
+	deep := metadata.Pairs("deep", "yes")
+	_, client = serve(t, p, func(ctx context.Context, _ string) (t taskpool.Task, limited bool) {
+		if len(metadata.ValueFromIncomingContext(ctx, "deep")) > 0 {
+			t.MaxWait = time.Nanosecond // the handle at the tap would refuse it, too
+		}
+		return t, true
+	}, &service{
+		check: func(ctx context.Context) error {
+			if len(metadata.ValueFromIncomingContext(ctx, "deep")) > 0 {
+				return nil
+			}
+			return errors.Join(check(metadata.NewOutgoingContext(ctx, deep), client), watch(ctx, client))
+		},
+		watch: func(stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+			if err := check(metadata.NewOutgoingContext(stream.Context(), deep), client); err != nil {
+				return err
+			}
+			return stream.Send(&healthpb.HealthCheckResponse{})
+		},
+	})
+	require.NoError(t, check(t.Context(), client))
+	require.EqualValues(t, 1, p.Stats().Submitted)
+	require.Zero(t, p.Stats().Refused)
+}
+
+func TestTheMarkOfACallCannotBeSpoofed(t *testing.T) {
+	p := newPool(t, taskpool.WithWorkers(1), taskpool.WithCapacity(0, taskpool.OverflowReject))
+	unary := grpcpool.Unary(p, nil)
+	runs := func(mark ...string) (exempt bool) {
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.MD{"taskpool-inside": mark})
+		_, _ = unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/m"}, func(ctx context.Context, _ any) (any, error) {
+			_, inside := taskpool.Current(ctx)
+			exempt = !inside
+			return nil, nil
+		})
+		return exempt
+	}
+	sent := func(ctx context.Context) string {
+		md, _ := metadata.FromOutgoingContext(ctx)
+		return strings.Join(md["taskpool-inside"], ",")
+	}
+	var mark string
+	unaryClient, streamClient := grpcpool.UnaryClient(p), grpcpool.StreamClient(p)
+	invoke := func(ctx context.Context) error {
+		return unaryClient(ctx, "/m", nil, nil, nil, func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+			mark = sent(ctx)
+			return nil
+		})
+	}
+	require.NoError(t, invoke(t.Context()))
+	require.Empty(t, mark, "no task has called")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, p.Do(t.Context(), taskpool.Task{}, func(ctx context.Context) error {
+		require.NoError(t, invoke(ctx))
+		require.GreaterOrEqual(t, len(mark), 26)
+		require.False(t, runs(mark), "the call is over")
+		_, err := streamClient(ctx, nil, nil, "/m", func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+			mark = sent(ctx)
+			require.True(t, runs(mark), "the call is under way")
+			require.True(t, runs("made up", mark))
+			require.False(t, runs("", "made up", mark[1:], strings.ToLower(mark)))
+			return nil, io.EOF
+		})
+		require.ErrorIs(t, err, io.EOF)
+		require.False(t, runs(mark), "the stream was not opened")
+		return nil
+	}))
+	require.NoError(t, p.Do(ctx, taskpool.Task{}, func(ctx context.Context) error {
+		open := func(ctx context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+			mark = sent(ctx)
+			return fakeStream{}, nil
+		}
+		for _, accept := range []func(grpc.ClientStream){
+			func(s grpc.ClientStream) { _, _ = s.Header() },
+			func(s grpc.ClientStream) { _ = s.RecvMsg(nil) },
+		} {
+			stream, err := streamClient(ctx, nil, nil, "/m", open)
+			require.NoError(t, err)
+			require.True(t, runs(mark), "the server may not have seen it yet")
+			accept(stream)
+			require.False(t, runs(mark))
+		}
+		_, err := streamClient(ctx, nil, nil, "/m", open)
+		require.NoError(t, err)
+		return nil
+	}))
+	require.Eventually(t, func() bool { return !runs(mark) }, time.Minute, time.Millisecond, "the task's context has ended")
+}
+
+type fakeStream struct{ grpc.ClientStream }
+
+func (fakeStream) Header() (metadata.MD, error) { return nil, nil }
+func (fakeStream) RecvMsg(any) error            { return nil }
+
+// gRPC calls the handle under a lock of the connection, on the goroutine that reads it.
+func TestAPanickingClassifierIsLeftToTheInterceptors(t *testing.T) {
+	p := newPool(t)
+	handle := grpcpool.Tap(p, func(context.Context, string) (taskpool.Task, bool) { panic("classify") })
+	ctx, err := handle(t.Context(), &tap.Info{FullMethodName: "/m"})
+	require.NoError(t, err)
+	require.Equal(t, t.Context(), ctx)
+	require.PanicsWithValue(t, "classify", func() {
+		_, _ = grpcpool.Unary(p, func(context.Context, string) (taskpool.Task, bool) { panic("classify") })(t.Context(), nil, &grpc.UnaryServerInfo{}, nil)
+	})
+	require.Zero(t, p.Stats().Submitted)
+}
+
+func TestATaskThatDoRefusesIsInternal(t *testing.T) {
+	p := newPool(t)
+	_, client := serve(t, p, of(taskpool.Task{Timeout: -1}), &service{})
+	for _, err := range []error{check(t.Context(), client), watch(t.Context(), client)} {
+		require.Equal(t, codes.Internal, status.Code(err))
+		require.ErrorContains(t, err, "internal error")
+	}
 }
 
 func TestTimeoutsAreDeadlineExceededUnlessTheHandlerSaysMore(t *testing.T) {
@@ -348,11 +516,13 @@ func TestAShutdownThatIsCutShortStopsTheServer(t *testing.T) {
 
 func TestBadArgumentsPanicWithAReason(t *testing.T) {
 	for want, f := range map[string]func(){
-		"grpcpool: Unary: p must be a Pool that New has returned, got nil":  func() { grpcpool.Unary(nil, nil) },
-		"grpcpool: Stream: p must be a Pool that New has returned, got nil": func() { grpcpool.Stream(nil, nil) },
-		"grpcpool: Tap: p must be a Pool that New has returned, got nil":    func() { grpcpool.Tap(nil, nil) },
-		"grpcpool: Server: s must not be nil, got nil":                      func() { grpcpool.Server(nil) },
-		"grpcpool: Classifier.Metadata: trusted must not be nil, got nil":   func() { grpcpool.Classifier(nil).Metadata("", "", nil) },
+		"grpcpool: Unary: p must be a Pool that New has returned, got nil":        func() { grpcpool.Unary(nil, nil) },
+		"grpcpool: Stream: p must be a Pool that New has returned, got nil":       func() { grpcpool.Stream(nil, nil) },
+		"grpcpool: Tap: p must be a Pool that New has returned, got nil":          func() { grpcpool.Tap(nil, nil) },
+		"grpcpool: UnaryClient: p must be a Pool that New has returned, got nil":  func() { grpcpool.UnaryClient(nil) },
+		"grpcpool: StreamClient: p must be a Pool that New has returned, got nil": func() { grpcpool.StreamClient(nil) },
+		"grpcpool: Server: s must not be nil, got nil":                            func() { grpcpool.Server(nil) },
+		"grpcpool: Classifier.Metadata: trusted must not be nil, got nil":         func() { grpcpool.Classifier(nil).Metadata("", "", nil) },
 	} {
 		require.PanicsWithValue(t, want, f)
 	}
