@@ -30,9 +30,12 @@ const (
 // headerSize is the size of a frame's length and kind.
 const headerSize = 5
 
-// growStep bounds how much memory is taken on the word of a frame's length,
-// before that much has come.
-const growStep = 1 << 20
+// growStep bounds how much memory is taken on the word of a frame's length, before any
+// of it has come, and grow how many times what has come is taken after that.
+const (
+	growStep = 2 << 20
+	grow     = 64
+)
 
 // keepBuffer is the largest buffer that is kept for the next frame.
 const keepBuffer = 64 << 10
@@ -65,10 +68,13 @@ func (f *frameReader) next() (kind, []byte, error) {
 	}
 	body := f.buf[:0]
 	for n := int(size); len(body) < n; {
-		// What has come is at least half of what is taken, beyond the first step.
-		step := min(n-len(body), max(growStep, len(body)))
-		body = slices.Grow(body, step)
-		more, err := io.ReadFull(f.r, body[len(body):len(body)+step])
+		// A longer frame is copied, but for little of it, as seldom as can be.
+		take := n
+		if n > growStep {
+			take = min(n, max(grow*len(body), min(n/grow+1, growStep)))
+		}
+		body = slices.Grow(body, take-len(body))
+		more, err := io.ReadFull(f.r, body[len(body):take])
 		body = body[:len(body)+more]
 		if err != nil {
 			return 0, nil, noEOF(err)

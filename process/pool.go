@@ -50,6 +50,7 @@ type Pool struct {
 	self    *Pool // what New has returned: others are refused
 	cfg     *config
 	stderr  *serialWriter
+	exits   *exits        // of the children
 	stop    chan struct{} // closed when the keepers are to end
 	keepers sync.WaitGroup
 	ended   chan struct{} // closed when they have
@@ -117,7 +118,7 @@ func New(opts ...Option) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{
-		cfg: cfg, stderr: &serialWriter{w: cfg.stderr},
+		cfg: cfg, stderr: &serialWriter{w: cfg.stderr}, exits: newExits(),
 		stop: make(chan struct{}), ended: make(chan struct{}), drained: make(chan struct{}),
 		children: make(map[*worker]struct{}),
 	}
@@ -129,6 +130,7 @@ func New(opts ...Option) (*Pool, error) {
 	}
 	go func() {
 		p.keepers.Wait()
+		p.exits.close()
 		close(p.ended)
 	}()
 	for range cfg.workers {
@@ -172,7 +174,7 @@ func (k *keeper) run(first chan<- error) {
 	p := k.p
 	for {
 		began := time.Now()
-		c, err := startWorker(p.cfg, p.stderr, p.stop)
+		c, err := startWorker(p.cfg, p.stderr, p.exits, p.stop)
 		if err == nil {
 			k.add(c)
 		}

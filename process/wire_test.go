@@ -290,3 +290,16 @@ func FuzzChildReadsAnything(f *testing.F) {
 		}
 	})
 }
+
+// A frame is read into one piece of memory of its size, but for a small part of a large one.
+func TestAFrameIsReadWithoutBeingCopiedOften(t *testing.T) {
+	for _, size := range []int{100, 64 << 10, 1<<20 + 25, 3 << 20, 32<<20 + 25} {
+		text := frame(kindResult, strings.Repeat("x", size))
+		took := bytesAllocated(func() {
+			_, body, err := newFrameReader(bytes.NewReader(text), 1<<30).next()
+			require.NoError(t, err)
+			require.Len(t, body, size)
+		})
+		require.LessOrEqual(t, took, uint64(size)*21/20+128<<10, "%d", size)
+	}
+}

@@ -75,7 +75,7 @@ const drainTime = time.Second
 
 // startWorker starts a child and returns when it is ready for calls, or why it is
 // not within the start timeout, or when stop is closed.
-func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, error) {
+func startWorker(cfg *config, stderr io.Writer, exits *exits, stop <-chan struct{}) (*worker, error) {
 	path, err := executable()
 	if err != nil {
 		return nil, fmt.Errorf("process: path of this program: %w", err)
@@ -100,8 +100,8 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 		closeAll(open...)
 		return nil, fmt.Errorf("process: %w", err)
 	}
-	enlarge(in)
-	enlarge(out)
+	enlarge(in, cfg.workers)
+	enlarge(out, cfg.workers)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		closeAll(open...)
@@ -135,7 +135,7 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 	if cfg.maxMemory > 0 {
 		w.memory = time.AfterFunc(memoryInterval, w.lookAtMemory)
 	}
-	go w.wait()
+	go w.wait(exits)
 	if err := w.prepare(stop); err != nil {
 		w.kill(nil)
 		<-w.exited
@@ -146,7 +146,8 @@ func startWorker(cfg *config, stderr io.Writer, stop <-chan struct{}) (*worker, 
 }
 
 // wait waits for the end of the process, and sees to what it leaves.
-func (w *worker) wait() {
+func (w *worker) wait(exits *exits) {
+	exits.await(w.process)
 	state, err := w.process.Wait()
 	if err != nil {
 		state = nil // somebody else has waited for it
