@@ -22,5 +22,5 @@ func init() {
 	bridge.WithMeta = func(ctx context.Context, m any) context.Context { return withMeta(ctx, m.(Meta)) }
 	bridge.Canceled = func(m any, err error) any { return canceledEvent(m.(Meta), context.Canceled, err) }
 	bridge.Validate = func(r any) error { return r.(Request).validate() }
-	bridge.ValidateFilter = func(f any) error { return f.(Filter).validate() }
+	bridge.ValidateFilter = func(f any) error { return f.(*Filter).complete() }
 }

@@ -82,8 +82,9 @@ const (
 	maxLimit     = 10_000
 )
 
-// validate returns an error that names the first field of f that no engine accepts.
-func (f Filter) validate() error {
+// complete sets defaults, and returns an error that names the first field of f that no engine
+// accepts.
+func (f *Filter) complete() error {
 	for _, s := range f.Status {
 		if s < StatusWaiting || s > StatusRunning {
 			return fmt.Errorf("jobs: Filter.Status must be one of the constants, got %v", s)
@@ -96,6 +97,7 @@ func (f Filter) validate() error {
 	case f.Limit < 0 || f.Limit > maxLimit:
 		return fmt.Errorf("jobs: Filter.Limit must be from 0 to %d, got %d", maxLimit, f.Limit)
 	}
+	f.Limit = cmp.Or(f.Limit, defaultLimit)
 	return nil
 }
 
@@ -155,7 +157,7 @@ func (q *LocalQueue) List(ctx context.Context, f Filter) ([]Info, error) {
 	if err := q.misuse("List", ctx); err != nil {
 		return nil, err
 	}
-	if err := f.validate(); err != nil {
+	if err := f.complete(); err != nil {
 		return nil, err
 	}
 	after, _ := strconv.ParseUint(string(f.After), 10, 64)
@@ -167,7 +169,7 @@ func (q *LocalQueue) List(ctx context.Context, f Filter) ([]Info, error) {
 	var list []Info
 	now := time.Now()
 	for _, p := range all {
-		if len(list) == cmp.Or(f.Limit, defaultLimit) {
+		if len(list) == f.Limit {
 			break
 		}
 		if i, ok := p.info(now); ok && (len(f.Status) == 0 || slices.Contains(f.Status, i.Status)) {

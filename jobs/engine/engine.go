@@ -25,8 +25,12 @@ import (
 // value and what is allowed.
 func Validate(r jobs.Request) error { return bridge.Validate(r) }
 
-// ValidateFilter returns an error that names the first field of f that no engine accepts.
-func ValidateFilter(f jobs.Filter) error { return bridge.ValidateFilter(f) }
+// ValidateFilter returns f with the default of what is zero in it, or an error that names the
+// first field that no engine accepts.
+func ValidateFilter(f jobs.Filter) (jobs.Filter, error) {
+	err := bridge.ValidateFilter(&f)
+	return f, err
+}
 
 // Policy returns the policy of a kind, with MaxAttempts at least 1. It returns false if
 // reg has no such kind.

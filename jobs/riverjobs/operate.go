@@ -36,10 +36,11 @@ const unsettledStates = "('available', 'pending', 'retryable', 'running', 'sched
 // rows in the order of their IDs until it has enough, also at those that have settled and are
 // not deleted yet; with Filter.Flow set it looks into each one's metadata.
 func (q *Queue[TTx]) List(ctx context.Context, f jobs.Filter) ([]jobs.Info, error) {
-	if err := engine.ValidateFilter(f); err != nil {
+	f, err := engine.ValidateFilter(f)
+	if err != nil {
 		return nil, err
 	}
-	p := river.NewJobListParams().First(limit(f)).OrderBy(river.JobListOrderByID, river.SortOrderAsc).
+	p := river.NewJobListParams().First(f.Limit).OrderBy(river.JobListOrderByID, river.SortOrderAsc).
 		States(rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRetryable, rivertype.JobStateRunning, rivertype.JobStateScheduled)
 	if f.Queue != "" {
 		p = p.Queues(f.Queue)
@@ -82,13 +83,6 @@ func (q *Queue[TTx]) List(ctx context.Context, f jobs.Filter) ([]jobs.Info, erro
 		}
 	}
 	return list, nil
-}
-
-func limit(f jobs.Filter) int {
-	if f.Limit == 0 {
-		return 100
-	}
-	return f.Limit
 }
 
 // Depths counts the jobs of the database, see [jobs.Operator]. Where millions wait, look once a

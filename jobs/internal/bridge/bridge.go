@@ -18,6 +18,6 @@ var (
 	// Validate says what is wrong with a jobs.Request.
 	Validate func(request any) error
 
-	// ValidateFilter says what is wrong with a jobs.Filter.
+	// ValidateFilter sets defaults in a *jobs.Filter, and says what is wrong with it.
 	ValidateFilter func(filter any) error
 )
