@@ -151,14 +151,18 @@ func (w *worker) Work(ctx context.Context, job *river.Job[args]) error {
 	return ended
 }
 
-// undecodedFor returns the time since it was first found that a job's payload does not decode.
+// undecodedFor returns the time since it was first found that a job's payload does not decode, by
+// the database's clock: other processes may have found it.
 func undecodedFor(ctx context.Context, row *rivertype.JobRow) time.Duration {
-	since := extraOf(row).Undecoded
+	now, since := time.Now(), extraOf(row).Undecoded
+	if row.AttemptedAt != nil {
+		now = *row.AttemptedAt
+	}
 	if since.IsZero() {
-		note(ctx, undecodedKey, time.Now())
+		note(ctx, undecodedKey, now)
 		return 0
 	}
-	return time.Since(since)
+	return now.Sub(since)
 }
 
 // note has River store a value with the end of the attempt, for the fence.
