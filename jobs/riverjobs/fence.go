@@ -105,22 +105,6 @@ func takeNotes(updates []byte) (notes, []byte) {
 	return n, updates
 }
 
-// JobInsertMany adds jobs that may start at once as of the database's time. The driver of
-// PostgreSQL would take this process's: a job would wait for as long as that is ahead.
-func (f *fence) JobInsertMany(ctx context.Context, tx riverdriver.ExecutorTx, p *riverdriver.JobInsertFastManyParams) ([]*riverdriver.JobInsertFastResult, error) {
-	if f.postgres {
-		for _, job := range p.Jobs {
-			if job.ScheduledAt == nil {
-				job.ScheduledAt = new(time.Time)
-			}
-			if job.CreatedAt == nil {
-				job.CreatedAt = new(time.Time)
-			}
-		}
-	}
-	return f.Pilot.JobInsertMany(ctx, tx, p)
-}
-
 // JobSetStateIfRunningMany stores the ends of attempts, without those of jobs that others
 // have taken since. It holds the rows meanwhile; River calls it with many at once.
 func (f *fence) JobSetStateIfRunningMany(ctx context.Context, exec riverdriver.Executor, p *riverdriver.JobSetStateIfRunningManyParams) (rows []*rivertype.JobRow, err error) {
