@@ -31,11 +31,12 @@ import (
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
 	"github.com/taskpool-go/taskpool/jobs/riverjobs"
+	"github.com/taskpool-go/taskpool/jobs/riverjobs/internal/chaos"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(chaosWorkerEnv) != "" {
-		if err := chaosWorker(); err != nil {
+	if os.Getenv(chaos.WorkerEnv) != "" {
+		if err := chaos.Work(); err != nil {
 			fmt.Fprintln(os.Stderr, "worker process:", err)
 			os.Exit(1)
 		}
