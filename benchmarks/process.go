@@ -17,7 +17,7 @@ const (
 
 	callWorkers = 2
 	manyCallers = 2 * callWorkers // so that no worker lacks a call
-	computeTime = 8 * time.Millisecond
+	computeTime = 10 * time.Millisecond
 )
 
 // A callee is a function that is called in this process and in others.
@@ -53,7 +53,7 @@ func callings() []calling {
 	return []calling{
 		{groupCalls, "small call, one at a time", incrementing, 1, 5_000, 100, false},
 		{groupCalls, "small call, many at once", incrementing, manyCallers, 10_000, 100, false},
-		{groupCompute, "call of 8 ms, many at once", spinning, manyCallers, 100, 4, true},
+		{groupCompute, "call of 10 ms, many at once", spinning, manyCallers, 100, 4, true},
 	}
 }
 
@@ -91,7 +91,7 @@ func processScenarios(withPython bool) []scenario {
 		s.note = func(r result) string { return c.note(r, withPython) }
 		all = append(all, s)
 	}
-	return all
+	return append(all, bulkScenarios(withPython)...)
 }
 
 // note says what the table cannot.
@@ -107,10 +107,12 @@ func (c calling) note(r result, withPython bool) string {
 		notes = append(notes, "Millions of turns a second, "+strings.Join(rates, "; ")+".")
 	}
 	if !withPython {
-		notes = append(notes, "There was no python3, so "+strings.Join(pythonPools, " and ")+" did not take part.")
+		notes = append(notes, noPython)
 	}
 	return strings.Join(notes, " ")
 }
+
+var noPython = "There was no python3, so " + strings.Join(pythonPools, " and ") + " did not take part."
 
 // round returns a round's value. measure makes calls and returns what they took and
 // the argument that they had.
@@ -180,8 +182,11 @@ func (c calling) measure(calls int, call func(x int) (uint64, error)) (took time
 func (c calling) inPython(pool string) func(calls int) (time.Duration, int) {
 	return func(calls int) (time.Duration, int) {
 		r := pythonRequest{
-			Pool: pool, Workers: callWorkers, Function: c.callee.child.Name(), Calls: calls, AtOnce: c.callers > 1,
+			Pool: pool, Workers: callWorkers, Function: c.callee.child.Name(), Calls: calls,
 			Argument: c.argument(pythonTurnsOfMillisecond),
+		}
+		if c.callers > 1 {
+			r.How = "many"
 		}
 		took, result := startPython().measure(r)
 		if want, err := c.callee.f(context.Background(), r.Argument); err != nil || result != want {

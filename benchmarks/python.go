@@ -44,9 +44,9 @@ type pythonRequest struct {
 	Pool     string `json:"pool"` // one of pythonPools; "": without a pool
 	Workers  int    `json:"workers"`
 	Function string `json:"function"`
-	Argument int    `json:"argument"`
+	Argument int    `json:"argument"` // of echo the size
 	Calls    int    `json:"calls"`
-	AtOnce   bool   `json:"at_once"` // or one after the other
+	How      string `json:"how"` // "": one after the other; "many": all at once; "chunks": likewise, many in a message
 }
 
 // startPython returns the interpreter, which all scenarios of a process share.
@@ -61,7 +61,7 @@ var startPython = sync.OnceValue(func() *python {
 	return &python{json.NewEncoder(in), json.NewDecoder(out)}
 })
 
-// measure returns how long the calls took, and what each of them returned.
+// measure returns how long the calls took, and what each of them returned: of echo the size.
 func (p *python) measure(r pythonRequest) (took time.Duration, result uint64) {
 	must(p.requests.Encode(r))
 	var reply struct {
