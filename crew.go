@@ -56,6 +56,12 @@ func (c *crew) size() int { return c.hired() + c.unhired }
 // hired returns the number of workers that were hired, without those abandoned.
 func (c *crew) hired() int { return len(c.all) - c.guests }
 
+// hung returns the workers whose tasks were given up and still run; one that hangs in a hook has
+// none.
+func (c *crew) hung() []*worker {
+	return slices.DeleteFunc(slices.Concat(c.abandoned, c.lost), func(w *worker) bool { return !w.job.live() })
+}
+
 // hireLocked starts one of the workers not hired yet or, if there are none, one more.
 // It sleeps until it is woken.
 func (p *Pool) hireLocked() *worker {

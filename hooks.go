@@ -367,6 +367,18 @@ func (w *worker) infoLocked() TaskInfo {
 	return t
 }
 
+// stateLocked returns the state of the task that w, which is busy, is working on, as infoLocked
+// has it.
+func (w *worker) stateLocked() State {
+	switch {
+	case w.gaveUp:
+		return StateAbandoned
+	case w.attempt != nil:
+		return w.attempt.h.state
+	}
+	return StateRunning
+}
+
 // sampleOf returns TaskInfo.sample of the function that w is working on.
 func (w *worker) sampleOf() uint64 {
 	if w.timed {

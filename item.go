@@ -164,6 +164,38 @@ func (h *indexedHeap[T]) remove(i int) {
 	}
 }
 
+// A selection is the first n, in an order, of what it is offered, or all if n is negative. They
+// are in a heap with the last of them on top.
+type selection[T any] struct {
+	items   []T
+	n       int
+	compare func(a, b T) int
+}
+
+func (s *selection[T]) Len() int           { return len(s.items) }
+func (s *selection[T]) Less(i, j int) bool { return s.compare(s.items[i], s.items[j]) > 0 }
+func (s *selection[T]) Swap(i, j int)      { s.items[i], s.items[j] = s.items[j], s.items[i] }
+func (s *selection[T]) Push(x any)         { s.items = append(s.items, x.(T)) }
+func (s *selection[T]) Pop() any           { panic("taskpool: a selection does not shrink") }
+
+func (s *selection[T]) offer(x T) {
+	switch {
+	case s.n < 0:
+		s.items = append(s.items, x)
+	case len(s.items) < s.n:
+		heap.Push(s, x)
+	case s.n > 0 && s.compare(x, s.items[0]) < 0:
+		s.items[0] = x
+		heap.Fix(s, 0)
+	}
+}
+
+// sorted returns them in order. It is called last.
+func (s *selection[T]) sorted() []T {
+	slices.SortFunc(s.items, s.compare)
+	return s.items
+}
+
 // A dueHeap is a heap of handles that wait for their time. The one due first is on top; of
 // those due at the same time, the one that came first.
 type dueHeap struct {
@@ -215,6 +247,29 @@ func (d *dueHeap) first() *Handle {
 // isDue reports whether the first handle is due at now.
 func (d *dueHeap) isDue(now time.Time) bool {
 	return len(d.items) > 0 && !now.Before(d.items[0].due)
+}
+
+// upTo returns the first n handles in the order in which they are due, with a negative n all. It
+// looks at no more than twice as many, however many there are.
+func (d *dueHeap) upTo(n int) []*Handle {
+	if n < 0 || n >= len(d.items) {
+		return d.all()
+	}
+	var all []*Handle
+	next := indexedHeap[int]{ // of indices: each but the first is that of a child of one that was taken
+		less:  func(a, b int) bool { return d.less(d.items[a], d.items[b]) },
+		moved: func(int, int) {},
+	}
+	for i := 0; len(all) < n; i = next.items[0] {
+		if len(all) > 0 {
+			next.remove(0)
+		}
+		all = append(all, d.items[i].Handle)
+		for child := 2*i + 1; child <= 2*i+2 && child < len(d.items); child++ {
+			next.add(child)
+		}
+	}
+	return all
 }
 
 // all returns the handles in the order in which they are due.

@@ -2,7 +2,6 @@ package taskpool
 
 import (
 	"cmp"
-	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -321,7 +320,7 @@ func (p *Pool) Flows(k int) []FlowStats {
 		p.ledger.clock.add(p.sched.seq, now)
 	}
 	plain := FlowStats{Queued: p.sched.count[StateQueued], Running: p.sched.count[StateRunning]}
-	first := longestFlows{most: k}
+	first := selection[FlowStats]{n: k, compare: compareFlows}
 	for _, f := range p.sched.flows {
 		s := f.stats()
 		plain.Queued -= s.Queued
@@ -335,42 +334,17 @@ func (p *Pool) Flows(k int) []FlowStats {
 	if plain.Queued+plain.Running+plain.HeldBack+plain.Places > 0 {
 		first.offer(plain)
 	}
-	slices.SortFunc(first.flows, compareFlows)
-	for i := range first.flows {
-		s := &first.flows[i]
+	all := first.sorted()
+	for i := range all {
+		s := &all[i]
 		s.OldestWait = p.ledger.clock.oldestOf(p.sched.lanesOf(s.Flow), now)
 	}
-	return first.flows
+	return all
 }
 
 // compareFlows orders flows as Flows lists them.
 func compareFlows(a, b FlowStats) int {
 	return cmp.Or(cmp.Compare(b.Queued, a.Queued), cmp.Compare(b.Running, a.Running), cmp.Compare(a.Flow, b.Flow))
-}
-
-// longestFlows is the most of the flows offered that Flows lists first, in a heap with the
-// last of them on top; all of them if most is negative.
-type longestFlows struct {
-	flows []FlowStats
-	most  int
-}
-
-func (l *longestFlows) Len() int           { return len(l.flows) }
-func (l *longestFlows) Less(i, j int) bool { return compareFlows(l.flows[i], l.flows[j]) > 0 }
-func (l *longestFlows) Swap(i, j int)      { l.flows[i], l.flows[j] = l.flows[j], l.flows[i] }
-func (l *longestFlows) Push(x any)         { l.flows = append(l.flows, x.(FlowStats)) }
-func (l *longestFlows) Pop() any           { panic("taskpool: longestFlows does not shrink") }
-
-func (l *longestFlows) offer(s FlowStats) {
-	switch {
-	case l.most < 0:
-		l.flows = append(l.flows, s)
-	case len(l.flows) < l.most:
-		heap.Push(l, s)
-	case l.most > 0 && compareFlows(s, l.flows[0]) < 0:
-		l.flows[0] = s
-		heap.Fix(l, 0)
-	}
 }
 
 // stats returns what Flows is to say of f, but for the wait.
@@ -468,28 +442,71 @@ func (p *Pool) Tasks(states ...State) []TaskInfo {
 			continue
 		}
 		w.sinceLocked(now)
-		if t := w.infoLocked(); slices.Contains(states, t.State) {
-			all = append(all, t)
+		if slices.Contains(states, w.stateLocked()) {
+			all = append(all, w.infoLocked())
 		}
 	}
 	if slices.Contains(states, StateAbandoned) {
-		for _, w := range slices.Concat(p.crew.abandoned, p.crew.lost) {
-			if w.job.live() { // otherwise it hangs in a hook
-				all = append(all, w.infoLocked())
-			}
+		for _, w := range p.crew.hung() {
+			all = append(all, w.infoLocked())
 		}
 	}
 	return all
 }
 
-// Waiting returns the first n of the queued tasks, most urgent first, as Tasks lists them; with an
-// n below 0 all. Its cost grows with n, and with the number of priorities and of flows that wait,
-// but not with that of the tasks that wait; the pool is blocked meanwhile.
-func (p *Pool) Waiting(n int) []TaskInfo {
-	p.mustBeUsable("Waiting")
+// FirstTasks returns the first n of the tasks in a state, with an n below 0 all: queued ones the
+// most urgent first; delayed ones in the order in which they are due, and then those that wait for
+// others; running, parked and abandoned ones in the order in which their attempts started. Its
+// cost grows with n and, for queued tasks, with the number of priorities and of flows that wait,
+// for running, parked and abandoned ones with the number of those, but not with the number of
+// tasks that are queued or delayed. The pool is blocked meanwhile.
+func (p *Pool) FirstTasks(n int, state State) []TaskInfo {
+	p.mustBeUsable("FirstTasks")
 	p.lock()
 	defer p.unlock()
-	return p.queuedLocked(n)
+	switch state {
+	case StateQueued:
+		return p.queuedLocked(n)
+	case StateDelayed:
+		return p.delayedLocked(n)
+	case StateRunning, StateParked:
+		return firstLocked(n, slices.DeleteFunc(slices.Clone(p.crew.all), func(w *worker) bool { return !w.busy || w.stateLocked() != state }))
+	case StateAbandoned:
+		return firstLocked(n, p.crew.hung())
+	}
+	return nil // settled tasks are not kept
+}
+
+// delayedLocked returns the first n delayed tasks, with a negative n all.
+func (p *Pool) delayedLocked(n int) (all []TaskInfo) {
+	for _, h := range p.sched.delayed.upTo(n) {
+		all = append(all, h.infoLocked())
+	}
+	for _, h := range p.sched.dependents {
+		if len(all) == n {
+			break
+		}
+		all = append(all, h.infoLocked())
+	}
+	return all
+}
+
+// firstLocked returns the tasks of those n workers whose attempts started first, with a negative n
+// of all.
+func firstLocked(n int, workers []*worker) (all []TaskInfo) {
+	type begun struct {
+		*worker
+		since time.Time
+	}
+	now := time.Now()
+	first := selection[begun]{n: n, compare: func(a, b begun) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.id, b.id)) }}
+	for _, w := range workers {
+		first.offer(begun{w, w.sinceLocked(now)})
+	}
+	for _, w := range first.sorted() {
+		all = append(all, w.infoLocked())
+	}
+	return all
 }
 
 // queuedLocked returns the first n queued tasks, with a negative n all.

@@ -158,7 +158,7 @@ func (w *watched) named(number string) (taskpool.TaskInfo, error) {
 // tasks returns the tasks of w that have not ended, but of those that wait the first only.
 func (w *watched) tasks() []taskpool.TaskInfo {
 	s := w.pool.Stats()
-	return append(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed), w.pool.Waiting(maxScanned)...)
+	return append(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed), w.pool.FirstTasks(maxScanned, taskpool.StateQueued)...)
 }
 
 // cancelAll cancels the tasks of a name, as the page shows it, and returns how many. As others

@@ -95,7 +95,7 @@ func (v *poolView) lists(w *watched, now point) {
 			v.counts[x.Name] = n
 		}
 	}
-	for i, t := range w.pool.Waiting(maxCounted) {
+	for i, t := range w.pool.FirstTasks(maxCounted, taskpool.StateQueued) {
 		if i < maxListed {
 			x := w.newTaskView(t, now.at)
 			if x.ID == 0 { // functions are all alike

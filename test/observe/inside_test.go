@@ -863,24 +863,3 @@ func TestTasksSayWhatParkedTasksWaitFor(t *testing.T) {
 		pooltest.Drain(t, other)
 	})
 }
-
-func TestWaitingListsTheFirstOfTheQueue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := pooltest.New(t, taskpool.WithWorkers(1))
-		p.Pause()
-		for i := range 10 {
-			pooltest.Submit(t, p, taskpool.Task{Name: fmt.Sprint("low", i), Priority: taskpool.Low, Flow: fmt.Sprint(i % 2), Run: func(context.Context) error { return nil }})
-		}
-		pooltest.Submit(t, p, taskpool.Task{Name: "delayed", NotBefore: time.Now().Add(time.Hour), Run: func(context.Context) error { return nil }})
-		pooltest.Submit(t, p, taskpool.Task{Name: "high", Priority: taskpool.High, Run: func(context.Context) error { return nil }})
-		all := p.Tasks(taskpool.StateQueued)
-		require.Len(t, all, 11)
-		require.Equal(t, "high", all[0].Name)
-		for _, n := range []int{0, 1, 2, 5, 10, 11} {
-			require.Equal(t, all[:n], append([]taskpool.TaskInfo{}, p.Waiting(n)...))
-		}
-		require.Equal(t, all, p.Waiting(12))
-		require.Equal(t, all, p.Waiting(-1))
-		p.Resume()
-	})
-}
