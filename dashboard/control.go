@@ -155,10 +155,13 @@ func (w *watched) named(number string) (taskpool.TaskInfo, error) {
 	return all[at], nil
 }
 
-// tasks returns the tasks of w that have not ended, but of those that wait the first only.
+// tasks returns the tasks of w that have not ended, but of those that do not run the first only.
 func (w *watched) tasks() []taskpool.TaskInfo {
-	s := w.pool.Stats()
-	return append(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateDelayed), w.pool.FirstTasks(maxScanned, taskpool.StateQueued)...)
+	all := w.pool.Tasks(taskpool.StateRunning)
+	for _, state := range []taskpool.State{taskpool.StateParked, taskpool.StateDelayed, taskpool.StateQueued} {
+		all = append(all, w.pool.FirstTasks(maxScanned, state)...)
+	}
+	return all
 }
 
 // cancelAll cancels the tasks of a name, as the page shows it, and returns how many. As others

@@ -112,8 +112,8 @@ func TestSnapshotHasTheFacts(t *testing.T) {
 		for _, want := range []string{
 			"mail stalled",
 			"Hung stuck #2 on worker",
-			"Workers 4 of 4 busy", "idle 0 parked 1 abandoned 1 lost 0",
-			"3 room for 50", "delayed 1 submitters waiting 0",
+			"Workers 4 of 4 busy", "idle 0 parked 1 abandoned 1 slots lost 0",
+			"3 capacity 50", "delayed 1 submitters waiting 0",
 			"submitted 11 ", "failed 2 ", "attempts 8 ", "retries 1 errors 1 timeouts 0 panics 1 goexits 0 hangs 1 workers replaced 1",
 			"low 3 ",
 			"Running 4, 1 abandoned", "Parked 1", "Delayed 1",
@@ -302,7 +302,7 @@ func TestStalledPoolLeadsToWhoWaitsForWhom(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(2 * time.Second)
 		html = page(t, d)
-		require.NotContains(t, html, "Unhealthy")
+		require.NotContains(t, html, "Stalled")
 		require.NotContains(t, html, "Who waits for whom")
 
 		close(gate)
@@ -322,7 +322,7 @@ func TestStalledPoolLeadsToWhoWaitsForWhom(t *testing.T) {
 		submit(t, p, taskpool.Task{Timeout: time.Second, Run: func(context.Context) error { <-late; return nil }})
 		time.Sleep(5 * time.Second)
 		html = page(t, d)
-		require.Contains(t, html, "slots lost")
+		require.Contains(t, html, "<strong>Slots lost</strong>")
 		require.NotContains(t, html, "Who waits for whom", "it is unhealthy for another reason")
 		long.Cancel(nil)
 		close(late)
@@ -465,7 +465,7 @@ func TestRatesAreExactAndSayOverWhichTime(t *testing.T) {
 			}})
 		}
 		time.Sleep(50 * time.Second)
-		require.Contains(t, text(page(t, d)), "Succeeded 1.50 a second over the last 50 s Failed 0.50 a second, 25.0 % 0 shed · 0 refused · 0 canceled")
+		require.Contains(t, text(page(t, d)), "Succeeded 1.50 a second over the last 50 s Failed 0.50 a second, 25.0&nbsp;% 0 shed · 0 refused · 0 canceled")
 		time.Sleep(20 * time.Second)
 		require.Contains(t, text(page(t, d)), "Succeeded 0 a second over the last 20 s")
 		s := look(d, nil)
@@ -499,15 +499,15 @@ func TestStarvingPriorityIsHighlighted(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		h := submit(t, p, taskpool.Task{Name: "poor", Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
 		time.Sleep(4 * time.Second)
-		require.NotContains(t, page(t, d), "tarving")
+		require.NotContains(t, text(page(t, d)), "tarving")
 		time.Sleep(4 * time.Second)
 		html := text(page(t, d))
-		require.Contains(t, html, "Starving priority low: others start, none of it does")
+		require.Contains(t, html, "Starving others start, and none of these does · priority low: 1 waiting, the oldest for 8 s")
 		require.Contains(t, html, "low starving 1 8 s 0")
 		close(stop)
 		require.NoError(t, h.Wait(t.Context()))
 		time.Sleep(time.Second)
-		require.NotContains(t, page(t, d), "tarving")
+		require.NotContains(t, text(page(t, d)), "tarving")
 		shutDown(p)
 	})
 }
@@ -522,7 +522,7 @@ func TestPriorityThatIsLateIsHighlighted(t *testing.T) {
 		}
 		synctest.Wait() // a task ends at this very instant, and its worker sheds the next ones
 		html := text(page(t, d))
-		require.Contains(t, html, "Late priority low: what has waited too long is shed")
+		require.Contains(t, html, "Late what has waited for too long is shed · priority low: ")
 		require.Contains(t, html, "low late ")
 		require.NoError(t, p.WaitIdle(t.Context()))
 		time.Sleep(time.Second)
@@ -540,11 +540,11 @@ func TestPriorityThatIsBehindDoesNotStarve(t *testing.T) {
 			submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Second); return nil }})
 		}
 		time.Sleep(8 * time.Second)
-		require.Contains(t, text(page(t, d)), "Waits long priority medium")
-		require.NotContains(t, page(t, d), "tarving")
+		require.Contains(t, text(page(t, d)), "Waits long tasks wait for 5 s or more · priority medium: ")
+		require.NotContains(t, text(page(t, d)), "tarving")
 		p.Pause()
 		time.Sleep(20 * time.Second)
-		require.NotContains(t, page(t, d), "tarving", "nothing starts, so nothing is preferred")
+		require.NotContains(t, text(page(t, d)), "tarving", "nothing starts, so nothing is preferred")
 		require.Contains(t, text(page(t, d)), "mail paused")
 		p.Resume()
 		time.Sleep(2 * time.Minute)
@@ -571,8 +571,8 @@ func TestOtherProblemsAreHighlighted(t *testing.T) {
 		require.Contains(t, html, "0.67 shed · 0.67 refused")
 		time.Sleep(20 * time.Second)
 		html = text(page(t, d))
-		require.Contains(t, html, "Unhealthy task hung: 1 of 1 slots lost")
-		require.Contains(t, html, "lost 1")
+		require.Contains(t, html, "Slots lost tasks that hang hold them · 1 of 1")
+		require.Contains(t, html, "slots lost 1")
 		require.NotContains(t, html, "Shedding", "it was long ago")
 		time.Sleep(time.Minute)
 		shutDown(p)
@@ -612,7 +612,7 @@ func TestWhatMayBeLongAgoIsNotSaidToHappen(t *testing.T) {
 		require.ErrorIs(t, p.TryGo(taskpool.Low, func() {}), taskpool.ErrFull)
 		time.Sleep(6 * time.Hour)
 		html := page(t, d)
-		require.Contains(t, text(html), "Shed tasks were dropped from a full queue within the last 6 h Refused tasks were not accepted within the last 6 h ")
+		require.Contains(t, text(html), "Shed tasks were dropped from a full queue within the last 6 h What to do Refused tasks were not accepted within the last 6 h ")
 		require.Contains(t, html, "<strong>&lt; 0.01 shed</strong>")
 		require.NotContains(t, html, `class="bad"`)
 		time.Sleep(5 * time.Second)
@@ -629,8 +629,8 @@ func TestPriorityThatHasJustComeDoesNotStarve(t *testing.T) {
 		submit(t, p, taskpool.Task{Run: func(context.Context) error { time.Sleep(time.Minute); return nil }})
 		submit(t, p, taskpool.Task{Priority: taskpool.Low, Run: func(context.Context) error { return nil }})
 		time.Sleep(30 * time.Second)
-		require.Contains(t, text(page(t, d)), "Waits long priority low")
-		require.NotContains(t, page(t, d), "tarving")
+		require.Contains(t, text(page(t, d)), "Stalled tasks wait, and none starts · 1 waiting")
+		require.NotContains(t, text(page(t, d)), "tarving")
 		time.Sleep(time.Minute)
 		shutDown(p)
 	})
@@ -695,11 +695,12 @@ func TestLongListsAreCut(t *testing.T) {
 		d := newDashboard(t)
 		p := newPool(t, d, taskpool.WithWorkers(1))
 		ctx, cancel := context.WithCancel(context.Background())
-		for i := range 10_001 {
+		for i := range 20_000 {
 			if i == 150 {
 				require.Contains(t, text(page(t, d)), "and 50 more")
 			}
-			_, err := p.Submit(ctx, taskpool.Task{NotBefore: time.Now().Add(time.Hour), Run: untilEnd})
+			// The later one comes, the earlier it is due.
+			_, err := p.Submit(ctx, taskpool.Task{Name: fmt.Sprint("kind ", i%2), NotBefore: time.Now().Add(24*time.Hour - time.Duration(i)*time.Second), Run: untilEnd})
 			require.NoError(t, err)
 		}
 		p.Pause()
@@ -707,11 +708,36 @@ func TestLongListsAreCut(t *testing.T) {
 			require.NoError(t, p.Go(taskpool.Priority(i), func() {}))
 		}
 		time.Sleep(time.Second)
-		html := text(page(t, d))
-		require.Contains(t, html, "Delayed 10,001")
-		require.Contains(t, html, "Too many to list.")
-		require.Contains(t, html, "and 15 more, which wait less long")
+		html := page(t, d)
+		delayed := part(html, "delayed")
+		require.Contains(t, delayed, "Delayed 20,000")
+		require.Contains(t, delayed, "kind 1 #20000 medium 0 18 h 26 m")
+		require.Contains(t, delayed, "and 19,900 more")
+		names := part(html, "names")
+		require.Contains(t, names, "of the waiting, parked and delayed, the first 1,000 each are counted")
+		require.Contains(t, names, "kind 0 0 0 0 500 ")
+		require.Contains(t, names, "kind 1 0 0 0 500 ")
+		require.Contains(t, text(html), "and 15 more, which wait less long")
 		cancel()
+		shutDown(p)
+	})
+}
+
+func TestManyParkedTasksAreListedAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(2))
+		long := submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+		for i := range 2000 {
+			submit(t, p, taskpool.Task{Name: fmt.Sprint("parent ", i%2), Run: long.Wait})
+		}
+		time.Sleep(time.Second)
+		html := page(t, d)
+		require.Contains(t, part(html, "parked"), "Parked 2,000")
+		require.Contains(t, part(html, "parked"), "and 1,900 more")
+		require.Contains(t, part(html, "names"), "parent 0 0 0 500 0 ")
+		require.Contains(t, part(html, "names"), "long 1 0 0 0 ")
+		long.Cancel(nil)
 		shutDown(p)
 	})
 }
@@ -957,19 +983,19 @@ func TestFailuresAndRetryStormsAreProblems(t *testing.T) {
 			return problems(page(t, d))
 		}
 		require.Empty(t, run(90, taskpool.Task{Run: func(context.Context) error { return nil }}))
-		require.Equal(t, "Failing tasks fail for good 100 % of them, 9.00/s", run(90, taskpool.Task{Run: fail}))
+		require.Equal(t, "Failing tasks fail for good · 100 % of them, 9.00/s", run(90, taskpool.Task{Run: fail}))
 		require.Empty(t, run(2, taskpool.Task{Run: fail}), "too few to say so")
 		some := 0
-		require.Equal(t, "Failing tasks fail for good 20 % of them, 0.40/s", run(20, taskpool.Task{Run: func(context.Context) error {
+		require.Equal(t, "Failing tasks fail for good · 20 % of them, 0.40/s", run(20, taskpool.Task{Run: func(context.Context) error {
 			if some++; some%5 == 0 {
 				return errBroken
 			}
 			return nil
 		}}))
-		require.Equal(t, "Retry storm most attempts fail and are followed by a retry 10.0 retries/s",
+		require.Equal(t, "Retry storm most attempts fail and are followed by a retry · 10.0 retries/s",
 			run(10, taskpool.Task{Run: fail, Retry: taskpool.Retry{MaxAttempts: 100, Backoff: func(int) time.Duration { return 1050 * time.Millisecond }}}))
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, "Failed tasks have failed within the last 10 m 100 % of them, 0.02/s", problems(page(t, d)))
+		require.Equal(t, "Failed tasks have failed within the last 8 m 36 s · 100 % of them, 0.02/s", problems(page(t, d)))
 		shutDown(p)
 	})
 }
@@ -1008,7 +1034,7 @@ func TestPriorityInTroubleIsShownHoweverManyAreMoreUrgent(t *testing.T) {
 		}
 		time.Sleep(time.Second / 10)
 		html := page(t, d)
-		require.Equal(t, "Starving priority 99: others start, none of it does", problems(html))
+		require.Equal(t, "Starving others start, and none of these does · priority 99: 1 waiting, the oldest for 10.1 s", problems(html))
 		require.Contains(t, part(html, "queue"), "99 starving 1 10.1 s 0")
 		require.Contains(t, part(html, "queue"), "and 37 more, which wait less long")
 		close(stop)
@@ -1030,16 +1056,16 @@ func TestPoolInWhichNothingStartsIsStalledAndAPausedOneIsPaused(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		page(t, d)
 		time.Sleep(5 * time.Second)
-		require.Equal(t, "Stalled tasks wait, and none starts 2 waiting", problems(page(t, d)))
+		require.Equal(t, "Stalled tasks wait, and none starts · 2 waiting", problems(page(t, d)))
 		p.Pause()
 		require.NoError(t, p.Go(taskpool.Medium, func() {}))
 		time.Sleep(time.Second)
-		require.Equal(t, "Paused no task starts, and tasks wait 3 waiting", problems(page(t, d)))
+		require.Equal(t, "Paused no task starts, and tasks wait · 3 waiting", problems(page(t, d)))
 		for range 5 {
 			require.NoError(t, p.Go(taskpool.Medium, func() {}))
 		}
 		time.Sleep(time.Second)
-		require.Equal(t, "Paused no task starts, and tasks wait 8 waiting Queue over 80 % it is about to be full 8 of 10", problems(page(t, d)))
+		require.Equal(t, "Paused no task starts, and tasks wait · 8 waiting Queue over 80 % there is little room left, or none · 8 waiting, capacity 10", problems(page(t, d)))
 		p.Resume()
 		close(gate)
 		require.NoError(t, p.WaitIdle(t.Context()))
@@ -1060,7 +1086,101 @@ func TestHungTasksOfOneNameAreOneProblem(t *testing.T) {
 			submit(t, p, taskpool.Task{Name: name, Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
 		}
 		time.Sleep(20 * time.Second)
-		require.Equal(t, "Hung report 3 of them Hung mail #4 on worker 4 Failing tasks fail for good 100 % of them, 0.20/s", problems(page(t, d)))
+		require.Equal(t, "Hung report · 3 of them Hung mail #4 on worker 4 Failing tasks fail for good · 100 % of them, 0.20/s", problems(page(t, d)))
+		close(gate)
+		shutDown(p)
+	})
+}
+
+// Who looks for the first time in hours is told of the last seconds, not of the mean of hours, as
+// hooks have counted meanwhile.
+func TestFirstLookTellsOfTheLastSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1))
+		defer shutDown(p)
+		run := func(over time.Duration, err error) {
+			for range over / time.Second {
+				submit(t, p, taskpool.Task{Run: func(context.Context) error { return err }})
+				time.Sleep(time.Second)
+			}
+		}
+		run(time.Hour, nil)
+		run(30*time.Second, errBroken)
+		html := text(page(t, d))
+		require.Contains(t, html, "Failing tasks fail for good · 100 % of them, 1.00/s")
+		require.Regexp(t, `Succeeded 0 a second over the last \d+ s Failed 1\.00 a second, 100&nbsp;%`, html)
+		run(time.Hour, nil)
+		require.NotContains(t, text(page(t, d)), "Failing")
+
+		// Where nothing has happened for long there is no such point.
+		time.Sleep(time.Hour)
+		require.Contains(t, text(page(t, d)), "over the last 1 h")
+	})
+}
+
+func TestPoolThatIsShutDownSaysWhatItWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithHangGrace(time.Second))
+		gate := make(chan struct{})
+		for range 2 {
+			submit(t, p, taskpool.Task{Name: "long", Run: func(context.Context) error { <-gate; return nil }})
+		}
+		go func() { _ = p.Shutdown(context.Background()) }()
+		time.Sleep(500 * time.Millisecond)
+		html := page(t, d)
+		require.Contains(t, html, `<span class="badge warn">shutting down</span>`)
+		require.NotContains(t, html, "<strong>Stalled")
+		time.Sleep(10 * time.Second)
+		require.True(t, p.Stats().Stalled)
+		html = page(t, d)
+		require.Contains(t, html, `<span class="badge bad">shutting down</span>`)
+		require.Contains(t, text(html), "Stalled nothing moves: tasks hold all slots, or wait for each other")
+		close(gate)
+		time.Sleep(time.Second)
+		require.Contains(t, page(t, d), `<span class="badge off">closed</span>`)
+	})
+}
+
+func TestHighTasksThatAreTurnedAwayAreAProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(1), taskpool.WithCapacity(10, taskpool.OverflowReject))
+		page(t, d)
+		gate := make(chan struct{})
+		try := func(pr taskpool.Priority) error {
+			_, err := p.TrySubmit(t.Context(), taskpool.Task{Priority: pr, Run: func(context.Context) error { <-gate; return nil }})
+			return err
+		}
+		for try(taskpool.Medium) == nil {
+		}
+		time.Sleep(5 * time.Second)
+		html := text(page(t, d))
+		require.Contains(t, html, "Refusing")
+		require.Contains(t, html, "Queue over 80 % there is little room left, or none · 10 waiting, capacity 10")
+		require.NotContains(t, html, "High turned away")
+		require.ErrorIs(t, try(taskpool.High), taskpool.ErrFull)
+		time.Sleep(5 * time.Second)
+		require.Contains(t, text(page(t, d)), "High turned away tasks of priority high are dropped or not accepted · 0.10/s")
+		close(gate)
+		shutDown(p)
+	})
+}
+
+// However many there are, and though a list shows the first hundred.
+func TestAllHungTasksAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDashboard(t)
+		p := newPool(t, d, taskpool.WithWorkers(150), taskpool.WithMaxAbandoned(200), taskpool.WithHangGrace(time.Second))
+		gate := make(chan struct{})
+		for range 120 {
+			submit(t, p, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: func(context.Context) error { <-gate; return nil }})
+		}
+		time.Sleep(5 * time.Second)
+		html := page(t, d)
+		require.Contains(t, text(html), "Hung stuck · 120 of them")
+		require.Contains(t, part(html, "running"), "and 20 more")
 		close(gate)
 		shutDown(p)
 	})

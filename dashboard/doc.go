@@ -18,18 +18,20 @@
 // All pools in a table first, if there are several. Of each: whether it accepts tasks, and its
 // [taskpool.Pool.Health]; workers and slots; throughput and failures; and, folded where there
 // are several pools, queue depth and longest wait for each priority, and how both went in the
-// last 60 seconds; the tasks that run, are parked, were given up as hung, or wait for their
-// time, with the stack of each that has one, and the first 100 of those that wait for a worker.
+// last 60 seconds; of the tasks that run or were given up as hung, wait for a worker, are parked, or
+// wait for their time, the first 100 each, with the stack of each that has one; and how many of
+// each name there are of these, among the first 1,000 of those that do not run.
 // From [Dashboard.Hooks]: how long tasks waited, those that were shed too, and ran, by priority
 // and by name; how many of each name were done and failed in the last minute, for the first 200
 // names, with further ones in a row together; the last 100 failures, where those that are alike
 // but for digits are one row with their count; and the last hour, in steps of ten seconds or more.
 //
 // What is wrong comes first, under these names, with figures beside most: Stalled, Waiting in a
-// circle and Unhealthy, as [taskpool.Pool.Health] says; Paused; Hung and Overdue, one for all
-// tasks of a name; Failing, from one in ten of the tasks that succeed or fail, and Retry storm,
-// from half of the attempts; Starving, Late and Waits long, of a priority, shown or not;
-// Expiring, Shedding and Refusing; Queue over 80 % and Full. docs/runbook.md says what to do.
+// circle and Slots lost, as [taskpool.Pool.Health] says; Paused; Hung and Overdue, one for all
+// tasks of a name; Failing, from one in ten of the tasks that succeed or fail, Retry storm,
+// from half of the attempts, and Not retrying; Starving, Late and Waits long, of priorities, shown
+// or not; Expiring, Shedding, Refusing and High turned away; Queue over 80 % and Full. Each has a
+// link to what docs/runbook.md says about it, where the alerts of metrics/alerts lead too.
 //
 // If tasks have flows, see [taskpool.Task], the page also has how many tasks the limits of
 // flows hold back, the 10 flows of which most tasks wait, as [taskpool.Pool.Flows] lists
@@ -64,7 +66,8 @@
 // second serves all of them, and is taken only while somebody looks: otherwise the
 // dashboard has no goroutine and no timer, and costs what its hooks cost. So the
 // curves of a minute start when somebody looks; rates are exact all the same, and say over which
-// time they were taken. The curves of an hour have points that hooks take, ten seconds or more
+// time they were taken: the last ten seconds or, for who looks first, the time since hooks have
+// last taken a point or, in a pool in which nothing happens, since the last look. The curves of an hour have points that hooks take, ten seconds or more
 // after the one before: of a time in which nothing happened there are none. A page in a hidden tab lets go of its connection.
 //
 // The stream outlives the server's ReadTimeout and WriteTimeout, but ends after an hour: the

@@ -203,10 +203,10 @@ func TestPriorityWhoseTasksAreHeldBackDoesNotStarve(t *testing.T) {
 	})
 }
 
-// problems returns those of the first pool.
+// problems returns those of the first pool, without the links to what to do.
 func problems(html string) string {
 	html = html[strings.Index(html, `<ul class="problems"`):]
-	return text(html[:strings.Index(html, "</ul>")])
+	return strings.ReplaceAll(text(html[:strings.Index(html, "</ul>")]), " What to do", "")
 }
 
 // Without hooks the arrival of a task is not timed.

@@ -26,6 +26,7 @@ type hour struct {
 
 	mu     sync.Mutex // protects the fields below
 	points []hourPoint
+	last   [2]point // in full, the older first
 }
 
 // An hourPoint is some of a pool's counts at one moment.
@@ -57,6 +58,20 @@ func (h *hour) add(now time.Time, s taskpool.Stats) {
 		h.points = h.points[1:]
 	}
 	h.points = append(h.points, p)
+	h.last = [2]point{h.last[1], {now, s}}
+}
+
+// recent returns the newest point that is after one time and before another, if it is among the
+// last two.
+func (h *hour) recent(after, before time.Time) (p point, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range slices.Backward(h.last[:]) {
+		if p.at.After(after) && p.at.Before(before) {
+			return p, true
+		}
+	}
+	return point{}, false
 }
 
 // A chart is drawn into 360 by 40 units, ten seconds each, the newest on the right.

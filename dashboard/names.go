@@ -95,11 +95,10 @@ func (t *tally) fail(number uint64, at time.Time, text string) {
 
 // A nameView is a row of the table of names.
 type nameView struct {
-	Key       string
-	Name      string
-	Other     bool // all further names
-	Running   int
-	Waiting   int
+	Key   string
+	Name  string
+	Other bool // all further names
+	atWork
 	Done      float64 // a second, over the last minute
 	FailShare float64 // of what succeeded or failed, in percent
 	Run       quantiles
@@ -125,8 +124,18 @@ func (t *tally) view(now, since time.Duration) nameView {
 	return v
 }
 
-// atWork counts the tasks of each name that run and that wait.
-type atWork struct{ running, waiting int }
+// atWork counts the tasks of a name that have not ended.
+type atWork struct{ Running, Waiting, Parked, Delayed int }
+
+// All returns how many these are.
+func (n atWork) All() int { return n.Running + n.Waiting + n.Parked + n.Delayed }
+
+func (n *atWork) add(o atWork) {
+	n.Running += o.Running
+	n.Waiting += o.Waiting
+	n.Parked += o.Parked
+	n.Delayed += o.Delayed
+}
 
 // nameSeed makes the keys of names: those that are cut may be the same.
 var nameSeed = maphash.MakeSeed()
@@ -140,7 +149,7 @@ func (h *history) names(now time.Duration, counts map[string]atWork) []nameView 
 	for name, t := range h.tallies.byName {
 		v := t.view(now, h.since)
 		v.Key, v.Name = "n"+hashed(name), name
-		v.Running, v.Waiting = counts[name].running, counts[name].waiting
+		v.atWork = counts[name]
 		rows = append(rows, v)
 	}
 	other := nameView{Key: "other", Other: true}
@@ -151,19 +160,18 @@ func (h *history) names(now time.Duration, counts map[string]atWork) []nameView 
 	var more []nameView
 	for name, n := range counts {
 		if h.tallies.byName[name] == nil {
-			more = append(more, nameView{Key: "n" + hashed(name), Name: name, Running: n.running, Waiting: n.waiting})
+			more = append(more, nameView{Key: "n" + hashed(name), Name: name, atWork: n})
 		}
 	}
 	most := func(a, b nameView) int {
-		return cmp.Or(cmp.Compare(b.failed, a.failed), cmp.Compare(b.Done, a.Done), cmp.Compare(b.Running+b.Waiting, a.Running+a.Waiting),
+		return cmp.Or(cmp.Compare(b.failed, a.failed), cmp.Compare(b.Done, a.Done), cmp.Compare(b.All(), a.All()),
 			cmp.Compare(a.Name, b.Name))
 	}
 	slices.SortFunc(more, most)
 	room := max(maxNames-len(rows), 0)
 	rows = append(rows, more[:min(room, len(more))]...)
 	for _, v := range more[min(room, len(more)):] {
-		other.Running += v.Running
-		other.Waiting += v.Waiting
+		other.add(v.atWork)
 	}
 	slices.SortFunc(rows, most)
 	if h.tallies.other != nil || len(more) > room {

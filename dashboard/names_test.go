@@ -84,8 +84,8 @@ func TestTasksAreCountedByName(t *testing.T) {
 		require.Equal(t, "long", running.Name)
 		require.Equal(t, 1, running.Running)
 		names := part(page(t, d), "names")
-		require.Contains(t, names, "mixed number 8 0 0 1.00 50.0 ")
-		require.Contains(t, names, "good 0 3 3.00 0 ")
+		require.Contains(t, names, "mixed number 8 0 0 0 0 1.00 50.0 ")
+		require.Contains(t, names, "good 0 3 0 0 3.00 0 ")
 
 		// What was more than a minute ago does not count, but for the error.
 		time.Sleep(2 * time.Minute)
@@ -118,7 +118,7 @@ func TestTwoHundredNamesAreListedAndOthersTogether(t *testing.T) {
 		require.EqualValues(t, 5, other.Done, "50 in 10 s")
 		require.Equal(t, 1, other.Running)
 		require.Equal(t, 1, other.Waiting)
-		require.Contains(t, part(page(t, d), "names"), "other names 1 1 5.00 ")
+		require.Contains(t, part(page(t, d), "names"), "other names 1 1 0 0 5.00 ")
 
 		// Names of which nothing was told for an hour make room.
 		time.Sleep(61 * time.Minute)
@@ -202,7 +202,7 @@ func TestWhatWaitsIsListedInOrder(t *testing.T) {
 		require.Less(t, strings.Index(waiting, "alert(1)"), strings.Index(waiting, "function"))
 		require.Less(t, strings.Index(waiting, "function"), strings.Index(waiting, "low #1 "))
 		require.Contains(t, waiting, "and 1,102 more")
-		require.Contains(t, part(html, "names"), "of what waits, the first 1,000 are counted")
+		require.Contains(t, part(html, "names"), "of the waiting, parked and delayed, the first 1,000 each are counted")
 		require.Contains(t, part(html, "names"), "low 0 998 ")
 		p.Resume()
 	})

@@ -22,12 +22,14 @@ const (
 	brokenShare  = 50
 	stormShare   = 50 // percent of the attempts that are followed by a retry
 	fullShare    = 80 // percent of the capacity
+	nearlyFull   = "Queue over 80 %"
 
 	leastFailures = 3 // of fewer a share says little
 	leastRetries  = 5
 	leastCapacity = 5
 
 	maxProblems = 12
+	maxNamed    = 5 // priorities in a problem
 )
 
 // findProblems looks for what is wrong: at the moment, and since base, from which on rates are
@@ -42,9 +44,9 @@ func (v *poolView) findProblems(w *watched, base point, starvingAfter time.Durat
 			v.problem("warn", "Paused", "no task starts")
 		}
 	}
-	v.taskProblems(classHung, "Hung")
+	v.taskProblems("Hung", v.hung)
 	v.failureProblems(before)
-	v.taskProblems(classOverdue, "Overdue")
+	v.taskProblems("Overdue", v.overdue)
 	v.waitProblems(w, starvingAfter)
 	v.roomProblems(before)
 	switch {
@@ -63,6 +65,41 @@ func (v *poolView) findProblems(w *watched, base point, starvingAfter time.Durat
 	}
 }
 
+// runbook has, for each What, the heading in docs/runbook.md under which is what to do.
+var runbook = map[string]string{
+	"Failing":             "TaskpoolFailing",
+	"Failed":              "TaskpoolFailing",
+	"Retry storm":         "TaskpoolRetryStorm",
+	"Not retrying":        "TaskpoolRetryStorm",
+	"Not retried":         "TaskpoolRetryStorm",
+	"Starving":            "TaskpoolStarving",
+	"Waits long":          "TaskpoolStarving",
+	"Stalled":             "TaskpoolStalled",
+	"Waiting in a circle": "TaskpoolStalled",
+	"Paused":              "TaskpoolPaused",
+	"Hung":                "TaskpoolHung",
+	"Slots lost":          "TaskpoolHung",
+	"Overdue":             "TaskpoolHung",
+	"Shedding":            "TaskpoolShedding",
+	"Shed":                "TaskpoolShedding",
+	"Expiring":            "TaskpoolShedding",
+	"Expired":             "TaskpoolShedding",
+	"Late":                "TaskpoolShedding",
+	"Refusing":            "TaskpoolShedding",
+	"Refused":             "TaskpoolShedding",
+	"Full":                "TaskpoolShedding",
+	nearlyFull:            "TaskpoolShedding",
+	"High turned away":    "TaskpoolHighTurnedAway",
+}
+
+// Runbook returns the address of what to do about it, "" if there is none.
+func (p problem) Runbook() string {
+	if heading := runbook[p.What]; heading != "" {
+		return "https://github.com/taskpool-go/taskpool/blob/main/docs/runbook.md#" + strings.ToLower(heading)
+	}
+	return ""
+}
+
 func (v *poolView) problem(class, what, text string) *problem {
 	v.Problems = append(v.Problems, problem{Class: class, What: what, Text: text})
 	return &v.Problems[len(v.Problems)-1]
@@ -71,43 +108,38 @@ func (v *poolView) problem(class, what, text string) *problem {
 // over returns the time over which rates are taken.
 func (v *poolView) over() string { return duration(v.Over.Round(time.Second)) }
 
+// healthProblems adds what Health tells, and what it does not as the pool is being shut down or has
+// lost slots too.
 func (v *poolView) healthProblems() {
-	if v.Health == "" {
+	if v.Lost > 0 {
+		v.problem("bad", "Slots lost", "tasks that hang hold them").Figure = fmt.Sprintf("%s of %s", count(v.Lost), count(v.Workers))
+	}
+	if !v.Stalled {
 		return
 	}
-	what := "Unhealthy"
-	if v.Stalled {
-		what = "Stalled"
+	text := "nothing moves: tasks hold all slots, or wait for each other"
+	if v.Lost == 0 && v.Health != "" {
+		text = v.Health
 	}
-	p := v.problem("bad", what, v.Health)
-	p.Waits = v.Stalled && slices.ContainsFunc(v.Parking.Tasks, func(t taskView) bool { return t.WaitsFor != "" })
-	if p.Waits && strings.Contains(v.Health, "wait for each other") {
+	p := v.problem("bad", "Stalled", text)
+	p.Waits = slices.ContainsFunc(v.Parking.Tasks, func(t taskView) bool { return t.WaitsFor != "" })
+	if p.Waits && strings.Contains(text, "tasks wait for each other") {
 		p.What = "Waiting in a circle"
 	}
 }
 
-// taskProblems adds those of the tasks of a class: one for all that have the same name.
-func (v *poolView) taskProblems(class, what string) {
-	alike := make(map[string][]*taskView)
-	var names []string
-	for i := range v.Active.Tasks {
-		if t := &v.Active.Tasks[i]; t.Class == class {
-			if alike[t.Name] == nil {
-				names = append(names, t.Name)
-			}
-			alike[t.Name] = append(alike[t.Name], t)
-		}
-	}
-	for _, name := range names {
-		first := alike[name][0]
-		if n := len(alike[name]); n > 1 {
-			if name == "" {
-				name = "tasks without a name"
-			}
-			v.problem("bad", what, name).Figure = count(n) + " of them"
+// taskProblems adds those of tasks: one for all that have the same name.
+func (v *poolView) taskProblems(what string, groups []taskGroup) {
+	for _, g := range groups {
+		if g.n == 1 {
+			v.problem("bad", what, fmt.Sprintf("%s on worker %d", g.first.label(), g.first.Worker))
 			continue
 		}
-		v.problem("bad", what, fmt.Sprintf("%s on worker %d", first.label(), first.Worker))
+		name := g.first.Name
+		if name == "" {
+			name = "tasks without a name"
+		}
+		v.problem("bad", what, name).Figure = count(g.n) + " of them"
 	}
 }
 
@@ -137,16 +169,12 @@ func (v *poolView) failureProblems(before *taskpool.Stats) {
 
 // waitProblems adds those of what waits for too long.
 func (v *poolView) waitProblems(w *watched, starvingAfter time.Duration) {
-	for _, p := range v.troubled {
-		if p.Note == "late" {
-			v.problem("bad", "Late", fmt.Sprintf("priority %v: what has waited too long is shed", p.Priority))
-		}
-	}
+	v.priorityProblem("bad", "Late", "late", "what has waited for too long is shed")
 	if v.Paused || v.Stalled {
 		return // so nothing starts
 	}
 	longest := v.Oldest()
-	if longest >= starvingAfter && v.Health == "" {
+	if longest >= starvingAfter {
 		now := w.points[len(w.points)-1]
 		since := w.from(now.at.Add(-min(longest, v.Over)))
 		if now.at.Sub(since.at) >= leastForRates && v.Attempts == since.stats.Attempts {
@@ -154,14 +182,28 @@ func (v *poolView) waitProblems(w *watched, starvingAfter time.Duration) {
 			return
 		}
 	}
+	v.priorityProblem("bad", "Starving", "starving", "others start, and none of these does")
+	v.priorityProblem("warn", "Waits long", "waits long", "tasks wait for "+duration(starvingAfter)+" or more")
+}
+
+// priorityProblem adds one for all priorities with a note.
+func (v *poolView) priorityProblem(class, what, note, text string) {
+	var names []string
+	queued, oldest := 0, time.Duration(0)
 	for _, p := range v.troubled {
-		switch p.Note {
-		case "starving":
-			v.problem("bad", "Starving", fmt.Sprintf("priority %v: others start, none of it does", p.Priority))
-		case "waits long":
-			v.problem("warn", "Waits long", fmt.Sprintf("priority %v", p.Priority))
+		if p.Note == note {
+			names = append(names, p.Priority.String())
+			queued += p.Queued
+			oldest = max(oldest, p.OldestWait)
 		}
 	}
+	if len(names) == 0 {
+		return
+	}
+	if more := len(names) - maxNamed; more > 0 {
+		names = append(names[:maxNamed], fmt.Sprintf("and %d more", more))
+	}
+	v.problem(class, what, text).Figure = fmt.Sprintf("priority %s: %s waiting, the oldest for %s", strings.Join(names, ", "), count(queued), duration(oldest))
 }
 
 // roomProblems adds those of a queue that is full, or nearly so.
@@ -205,7 +247,14 @@ func (v *poolView) roomProblems(before *taskpool.Stats) {
 	default:
 		v.problem("warn", "Refused", "tasks were not accepted within the last "+v.over())
 	}
+	high := func(s *taskpool.Stats) uint64 {
+		t := s.ByPriority[taskpool.High]
+		return t.Shed + t.RefusedFull + t.RefusedExpired
+	}
+	if n := high(&v.Stats) - high(before); n > 0 && v.Recent {
+		v.problem("bad", "High turned away", "tasks of priority high are dropped or not accepted").Figure = perSecond(n)
+	}
 	if v.Capacity >= leastCapacity && 100*v.Queued >= fullShare*v.Capacity {
-		v.problem("warn", fmt.Sprintf("Queue over %d %%", fullShare), "it is about to be full").Figure = count(v.Queued) + " of " + count(v.Capacity)
+		v.problem("warn", nearlyFull, "there is little room left, or none").Figure = count(v.Queued) + " waiting, capacity " + count(v.Capacity)
 	}
 }

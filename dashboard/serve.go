@@ -247,8 +247,7 @@ func (d *Dashboard) serveStack(w http.ResponseWriter, r *http.Request) {
 
 // runs reports whether the attempt with a key is still under way.
 func (w *watched) runs(key string) bool {
-	s := w.pool.Stats()
-	return slices.ContainsFunc(scan(w.pool, &s, taskpool.StateRunning, taskpool.StateParked, taskpool.StateAbandoned),
+	return slices.ContainsFunc(append(w.pool.Tasks(taskpool.StateRunning, taskpool.StateAbandoned), w.pool.FirstTasks(maxScanned, taskpool.StateParked)...),
 		func(t taskpool.TaskInfo) bool { return keyOf(t) == key })
 }
 

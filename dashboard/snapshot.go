@@ -17,7 +17,7 @@ type snapshotJSON struct {
 
 type poolJSON struct {
 	Name     string         `json:"name"`
-	State    string         `json:"state"`
+	State    string         `json:"state"` // accepting, paused, shutting down, closed, stalled or unhealthy
 	Health   string         `json:"health,omitempty"`
 	Problems []problemJSON  `json:"problems"`
 	Rates    ratesJSON      `json:"rates"`
@@ -40,6 +40,9 @@ type problemJSON struct {
 	What   string `json:"what"`
 	Text   string `json:"text"`
 	Figure string `json:"figure,omitempty"`
+
+	// Runbook is the address of what to do about it.
+	Runbook string `json:"runbook,omitempty"`
 }
 
 type ratesJSON struct { // a second
@@ -87,6 +90,8 @@ type nameJSON struct {
 	Other     bool           `json:"other,omitempty"` // all further names
 	Running   int            `json:"running"`
 	Waiting   int            `json:"waiting"`
+	Parked    int            `json:"parked"`
+	Delayed   int            `json:"delayed"`
 	Done      float64        `json:"done"`       // a second, over the last minute
 	FailShare float64        `json:"fail_share"` // percent
 	Run       *quantilesJSON `json:"run,omitempty"`
@@ -162,13 +167,13 @@ func (v *poolView) json() poolJSON {
 		Running: v.Active.json(), Waiting: v.Next.json(), Parked: v.Parking.json(), Delayed: v.Waiters.json(),
 	}
 	for _, x := range v.Problems {
-		p.Problems = append(p.Problems, problemJSON{x.Class, x.What, x.Text, x.Figure})
+		p.Problems = append(p.Problems, problemJSON{x.Class, x.What, x.Text, x.Figure, x.Runbook()})
 	}
 	for _, f := range v.Flows {
 		p.Flows = append(p.Flows, flowJSON{f.Name, f.Queued, f.HeldBack, f.Running, f.OldestWait.Seconds()})
 	}
 	for _, n := range v.Names {
-		row := nameJSON{n.Name, n.Other, n.Running, n.Waiting, n.Done, n.FailShare, n.Run.json(), n.LastError, nil}
+		row := nameJSON{n.Name, n.Other, n.Running, n.Waiting, n.Parked, n.Delayed, n.Done, n.FailShare, n.Run.json(), n.LastError, nil}
 		if !n.LastAt.IsZero() {
 			row.LastAt = &n.LastAt
 		}

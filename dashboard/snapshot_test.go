@@ -50,7 +50,8 @@ func TestSnapshotIsThePageForPrograms(t *testing.T) {
 		pool := got.Pools[0]
 		require.Equal(t, "mail", pool.Name)
 		require.Equal(t, "accepting", pool.State)
-		require.Equal(t, []map[string]string{{"class": "bad", "what": "Failing", "text": "tasks fail for good", "figure": "100 % of them, 2.00/s"}}, pool.Problems)
+		require.Equal(t, []map[string]string{{"class": "bad", "what": "Failing", "text": "tasks fail for good", "figure": "100 % of them, 2.00/s",
+			"runbook": "https://github.com/taskpool-go/taskpool/blob/main/docs/runbook.md#taskpoolfailing"}}, pool.Problems)
 		require.Equal(t, map[string]float64{"over": 10, "succeeded": 0, "failed": 2, "canceled": 0, "shed": 0, "refused": 0, "retries": .1}, pool.Rates)
 		require.Equal(t, p.Stats().ByPriority, pool.Stats.ByPriority)
 		require.EqualValues(t, 20, pool.Stats.Failed)

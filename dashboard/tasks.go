@@ -12,8 +12,8 @@ import (
 
 const (
 	maxListed  = 100    // tasks in one list
-	maxScanned = 10_000 // delayed or parked tasks among which to look for these
-	maxCounted = 1_000  // queued tasks whose names are counted
+	maxCounted = 1_000  // tasks of one state whose names are counted
+	maxScanned = 10_000 // tasks of one state among which to look for one, or for those in a circle
 )
 
 // A listing is a list of tasks of a pool.
@@ -35,9 +35,8 @@ type actions struct {
 func (v *poolView) Acts(t taskView) actions { return actions{v, t} }
 
 type taskList struct {
-	Tasks   []taskView
-	More    int  // that are not listed
-	TooMany bool // to look at
+	Tasks []taskView
+	More  int // that are not listed
 }
 
 // A taskView is what is shown of a task. It holds nothing of the task's own, which would
@@ -64,76 +63,86 @@ type taskView struct {
 	err      error // nil once Err is set
 }
 
-// scan returns the tasks in the given states, but for those that are parked or delayed
-// if they are too many to look at: the pool stands still meanwhile.
-func scan(p *taskpool.Pool, s *taskpool.Stats, states ...taskpool.State) []taskpool.TaskInfo {
-	states = slices.DeleteFunc(states, func(state taskpool.State) bool {
-		return state == taskpool.StateParked && s.Parked > maxScanned || state == taskpool.StateDelayed && s.Delayed > maxScanned
-	})
-	return p.Tasks(states...)
-}
-
 // lists makes the lists of the tasks of w, and counts their names. If w has stalled, parked tasks
 // that wait for something come first.
 func (v *poolView) lists(w *watched, now point) {
 	v.counts = make(map[string]atWork)
-	v.Parking.TooMany = v.Parked > maxScanned
-	v.Waiters.TooMany = v.Delayed > maxScanned
-	for _, t := range scan(w.pool, &v.Stats, taskpool.StateRunning, taskpool.StateAbandoned, taskpool.StateParked, taskpool.StateDelayed) {
-		list := &v.Active
-		switch t.State {
-		case taskpool.StateParked:
-			list = &v.Parking
-		case taskpool.StateDelayed:
-			list = &v.Waiters
-		}
-		x := w.newTaskView(t, now.at)
-		list.Tasks = append(list.Tasks, x)
-		if t.State == taskpool.StateRunning {
-			n := v.counts[x.Name]
-			n.running++
-			v.counts[x.Name] = n
-		}
-	}
-	for i, t := range w.pool.FirstTasks(maxCounted, taskpool.StateQueued) {
-		if i < maxListed {
+	list := func(l *taskList, tasks []taskpool.TaskInfo, count func(*atWork)) {
+		for i, t := range tasks {
 			x := w.newTaskView(t, now.at)
-			if x.ID == 0 { // functions are all alike
-				x.Key = "q" + strconv.Itoa(i)
+			l.Tasks = append(l.Tasks, x)
+			if i < maxCounted || t.State == taskpool.StateRunning {
+				n := v.counts[x.Name]
+				count(&n)
+				v.counts[x.Name] = n
 			}
-			v.Next.Tasks = append(v.Next.Tasks, x)
 		}
-		name := cut(t.Name, maxName)
-		n := v.counts[name]
-		n.waiting++
-		v.counts[name] = n
 	}
-	v.Next.withoutErrors()
-	v.Next.More = max(v.Queued-len(v.Next.Tasks), 0)
-	if v.Queued > maxCounted {
+	parked := maxCounted
+	if v.Stalled {
+		parked = maxScanned
+	}
+	list(&v.Active, w.pool.Tasks(taskpool.StateRunning), func(n *atWork) { n.Running++ })
+	list(&v.Active, w.pool.Tasks(taskpool.StateAbandoned), func(*atWork) {})
+	list(&v.Parking, w.pool.FirstTasks(parked, taskpool.StateParked), func(n *atWork) { n.Parked++ })
+	list(&v.Waiters, w.pool.FirstTasks(maxCounted, taskpool.StateDelayed), func(n *atWork) { n.Delayed++ })
+	list(&v.Next, w.pool.FirstTasks(maxCounted, taskpool.StateQueued), func(n *atWork) { n.Waiting++ })
+	for i := range v.Next.Tasks {
+		if t := &v.Next.Tasks[i]; t.ID == 0 { // functions are all alike
+			t.Key = "q" + strconv.Itoa(i)
+		}
+	}
+	if max(v.Parked, v.Delayed, v.Queued) > maxCounted {
 		v.NamedOf = maxCounted
 	}
 	longest := func(a, b taskView) int {
 		return cmp.Or(cmp.Compare(b.Class, a.Class), // hung and overdue ones first
 			cmp.Compare(b.Elapsed, a.Elapsed), cmp.Compare(a.Worker, b.Worker))
 	}
-	v.Active.sort(longest)
+	slices.SortFunc(v.Active.Tasks, longest)
 	last := func(t taskView) int {
 		if v.Stalled && t.WaitsFor == "" {
 			return 1
 		}
 		return 0
 	}
-	v.Parking.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(last(a), last(b)), longest(a, b)) })
-	v.Waiters.sort(func(a, b taskView) int { return cmp.Or(cmp.Compare(a.Until, b.Until), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(v.Parking.Tasks, func(a, b taskView) int { return cmp.Or(cmp.Compare(last(a), last(b)), longest(a, b)) })
+	v.hung, v.overdue = v.alike(classHung), v.alike(classOverdue)
+	v.Active.cut(v.Running + v.Abandoned + v.Lost)
+	v.Parking.cut(v.Parked)
+	v.Waiters.cut(v.Delayed)
+	v.Next.cut(v.Queued)
 }
 
-// sort puts the tasks in order, and keeps the first. What their errors say fill knows,
-// perhaps.
-func (l *taskList) sort(by func(a, b taskView) int) {
-	slices.SortFunc(l.Tasks, by)
-	l.More = max(len(l.Tasks)-maxListed, 0)
-	l.Tasks = slices.Clone(l.Tasks[:len(l.Tasks)-l.More]) // so that the others go
+// A taskGroup is the tasks of one name in which the same is wrong.
+type taskGroup struct {
+	first taskView
+	n     int
+}
+
+// alike returns the tasks of a class by name, in the order of the lists, which are not cut yet.
+func (v *poolView) alike(class string) (all []taskGroup) {
+	index := make(map[string]int)
+	for _, t := range slices.Concat(v.Active.Tasks, v.Parking.Tasks) {
+		if t.Class != class {
+			continue
+		}
+		i, known := index[t.Name]
+		if !known {
+			i = len(all)
+			index[t.Name] = i
+			all = append(all, taskGroup{first: t})
+		}
+		all[i].n++
+	}
+	return all
+}
+
+// cut keeps the first tasks of a list that is in order and has n in all. What their errors say
+// fill knows, perhaps.
+func (l *taskList) cut(n int) {
+	l.Tasks = slices.Clone(l.Tasks[:min(len(l.Tasks), maxListed)]) // so that the others go
+	l.More = max(n-len(l.Tasks), 0)
 	l.withoutErrors()
 }
 

@@ -41,10 +41,9 @@ type poolView struct {
 
 	Done       string // what was last done to it by hand
 	DoneAt     time.Time
-	State      string // accepting, paused or closed; stalled or unhealthy
+	State      string // accepting, paused, shutting down or closed; stalled or unhealthy
 	StateClass string
 	Health     string
-	Stalled    bool
 	Problems   []problem
 	taskpool.Stats
 	Told bool // hooks have told of something
@@ -70,18 +69,16 @@ type poolView struct {
 	Parking        taskList
 	Waiters        taskList // delayed
 	Next           taskList // queued, the first to start first
+	hung, overdue  []taskGroup
 	Names          []nameView
 	counts         map[string]atWork                  // by name
 	timesOf        map[taskpool.Priority][2]quantiles // waits and runs
-	NamedOf        int                                // so many of those that wait are counted by name; 0: all
+	NamedOf        int                                // so many of a state are counted by name; 0: all
 	Hour           hourView
 	Failures       []failure
 	Groups         []groupView
 	OlderFailures  uint64 // that are not kept
 }
-
-// Worst returns the class of the worst of the problems.
-func (v *poolView) Worst() string { return v.Problems[0].Class }
 
 // Oldest returns how long the task that waits longest has waited.
 func (v *poolView) Oldest() (longest time.Duration) {
@@ -141,11 +138,17 @@ func newPoint(p *taskpool.Pool) point {
 	return point{time.Now(), s}
 }
 
-// look takes the next point, and forgets those that are too old.
+// look takes the next point, and forgets those that are too old. If nobody has looked for a while,
+// hooks may have: then rates are over the last seconds for who looks first, too.
 func (w *watched) look() point {
+	before := w.points[len(w.points)-1].at
+	recent, hooked := w.hour.recent(before, time.Now().Add(-interval))
 	p := newPoint(w.pool)
-	if p.at.Sub(w.points[len(w.points)-1].at) > gapAfter {
+	if p.at.Sub(before) > gapAfter {
 		w.since = p.at
+		if hooked {
+			w.points = append(w.points, recent)
+		}
 	}
 	w.points = append(w.points, p)
 	for len(w.points) > 2 && p.at.Sub(w.points[0].at) > time.Minute {
@@ -215,17 +218,22 @@ func (d *Dashboard) view(w *watched) *poolView {
 		Stats: now.stats,
 	}
 	switch {
+	case v.Closed && v.Queued+v.Delayed+v.Running+v.Parked > 0:
+		v.State, v.StateClass = "shutting down", "warn"
 	case v.Closed:
 		v.State, v.StateClass = "closed", "off"
+	case v.Lost > 0:
+		v.State = "unhealthy"
+	case v.Stalled:
+		v.State = "stalled"
 	case v.Paused:
 		v.State, v.StateClass = "paused", "warn"
 	}
+	if v.Lost > 0 || v.Stalled {
+		v.StateClass = "bad"
+	}
 	if err := w.pool.Health(); err != nil && !errors.Is(err, taskpool.ErrClosed) {
-		v.Health, v.StateClass = textOf(err), "bad"
-		v.State = "unhealthy"
-		if v.Stalled = errors.Is(err, taskpool.ErrStalled); v.Stalled {
-			v.State = "stalled"
-		}
+		v.Health = textOf(err)
 	}
 	v.lists(w, now)
 	base := w.base(now.at)

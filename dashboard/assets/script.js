@@ -255,9 +255,10 @@
 		e.preventDefault();
 		try {
 			const body = new URLSearchParams(new FormData(e.target, e.submitter));
-			const pool = e.target.closest("article").querySelector("h2").textContent;
+			const isolated = (name) => "\u2068" + name + "\u2069"; // whichever way it is written, as <bdi>
+			const pool = isolated(e.target.closest("article").querySelector("h2").textContent);
 			if (body.get("do") === "pause" && !confirm(`Pause ${pool}? No task starts until it is resumed.`)) return;
-			if (body.get("do") === "cancel-all" && !confirm(`Cancel all tasks of ${pool} that are named ${body.get("name")}, also those that run?`)) return;
+			if (body.get("do") === "cancel-all" && !confirm(`Cancel all tasks of ${pool} that are named ${isolated(body.get("name"))}, also those that run?`)) return;
 			if (body.get("do") === "resize" && !confirm(`Resize ${pool} to ${body.get("workers")} workers?`)) return;
 			const r = await fetch("control", { method: "POST", body });
 			say(await r.text(), !r.ok);

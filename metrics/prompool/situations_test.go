@@ -37,6 +37,7 @@ type situation struct {
 	metrics []string // those of troubles that are not zero then
 	alerts  []string // that fire when it has lasted for minutes
 	minutes int      // 15 unless set
+	runbook string
 }
 
 // A stage is where a situation takes place.
@@ -141,7 +142,7 @@ func situations() []situation {
 		}, page: []string{"Shedding", "Refusing"}, metrics: []string{"shed", "refused full"}, alerts: []string{"TaskpoolShedding"}},
 		{name: "High tasks are refused", opts: []taskpool.Option{one, taskpool.WithCapacity(10, taskpool.OverflowReject)}, load: func(s *stage, _ int) {
 			s.do(30, taskpool.High, func(context.Context) error { time.Sleep(time.Second / 2); return nil })
-		}, page: []string{"Refusing", "Queue over 80 %"}, metrics: []string{"refused full", "high refused"}, alerts: []string{"TaskpoolShedding", "TaskpoolHighTurnedAway"}},
+		}, page: []string{"High turned away", "Refusing", "Queue over 80 %"}, metrics: []string{"refused full", "high refused"}, alerts: []string{"TaskpoolShedding", "TaskpoolHighTurnedAway"}},
 		{name: "a rolling restart", load: func(s *stage, second int) {
 			if second == 5 {
 				_ = s.p.Shutdown(context.Background())
@@ -236,7 +237,14 @@ func situations() []situation {
 		}), page: []string{"Hung"}, metrics: []string{"hung", "abandoned", "failed"}, alerts: []string{"TaskpoolHung"}},
 		{name: "a task that hangs and keeps its slot", opts: []taskpool.Option{one, taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(0)}, load: once(func(s *stage) {
 			s.submit(context.Background(), 1, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: s.untilEnd})
-		}), page: []string{"Unhealthy", "Hung"}, metrics: []string{"hung", "slots lost", "failed"}, alerts: []string{"TaskpoolHung"}},
+		}), page: []string{"Slots lost", "Hung"}, metrics: []string{"hung", "slots lost", "failed"}, alerts: []string{"TaskpoolHung"}},
+		{name: "a shutdown that waits for tasks that hold all slots", opts: []taskpool.Option{one, taskpool.WithHangGrace(5 * time.Second)}, load: once(func(s *stage) {
+			s.do(2, taskpool.Medium, s.untilEnd)
+			go func() { _ = s.p.Shutdown(context.Background()) }()
+		}), page: []string{"Stalled"}, metrics: []string{"closed", "stalled"}, alerts: []string{"TaskpoolStalled"}},
+		{name: "slots are lost, and tasks wait", opts: []taskpool.Option{one, taskpool.WithHangGrace(time.Second), taskpool.WithMaxAbandoned(0)}, load: once(func(s *stage) {
+			s.submit(context.Background(), 3, taskpool.Task{Name: "stuck", Timeout: time.Second, Run: s.untilEnd})
+		}), page: []string{"Slots lost", "Hung", "Stalled"}, metrics: []string{"hung", "slots lost", "failed", "stalled"}, alerts: []string{"TaskpoolHung", "TaskpoolStalled"}},
 		{name: "a task that is overdue", opts: []taskpool.Option{one, taskpool.WithHangGrace(20 * time.Second)}, load: once(func(s *stage) {
 			s.submit(context.Background(), 1, taskpool.Task{Name: "slow", Timeout: 5 * time.Second, Run: func(context.Context) error { time.Sleep(20 * time.Second); return nil }})
 		}), page: []string{"Overdue"}},
@@ -252,7 +260,10 @@ func TestAllThatIsToldOfASituationIsTrue(t *testing.T) {
 	rules, err := filepath.Abs("../alerts/taskpool.rules.yml")
 	require.NoError(t, err)
 	fmt.Fprintf(&series, "rule_files: [%q]\nevaluation_interval: 1m\ntests:\n", rules)
+	runbook, err := os.ReadFile("../../docs/runbook.md")
+	require.NoError(t, err)
 	for _, s := range situations() {
+		s.runbook = string(runbook)
 		t.Run(s.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { s.play(t, &series) })
 		})
@@ -319,8 +330,9 @@ func (x *situation) requirePage(t *testing.T, d *dashboard.Dashboard) {
 	var snapshot struct {
 		Pools []struct {
 			Health   string
+			Stats    taskpool.Stats
 			State    string
-			Problems []struct{ What, Text, Figure string }
+			Problems []struct{ What, Text, Figure, Runbook string }
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(page(t, d, "snapshot.json")), &snapshot))
@@ -332,11 +344,25 @@ func (x *situation) requirePage(t *testing.T, d *dashboard.Dashboard) {
 		require.Contains(t, html, "<strong>"+p.What+"</strong>")
 	}
 	require.ElementsMatch(t, x.page, whats, "%+v", pool.Problems)
+	// The page leads to what the runbook says of the alert that rings, and names the problem so that
+	// it is found there.
+	headings := make(map[string]bool)
+	for _, p := range pool.Problems {
+		require.Contains(t, html, `<a href="`+p.Runbook+`" rel="noreferrer">What to do</a>`)
+		require.Contains(t, x.runbook, "| "+p.What+" |")
+		_, heading, _ := strings.Cut(p.Runbook, "/docs/runbook.md#")
+		headings[heading] = true
+	}
+	for _, alert := range x.alerts {
+		require.True(t, headings[strings.ToLower(alert)] || alert == "TaskpoolLongRunning", "the page has nothing of %s", alert)
+	}
 	_, list, _ := strings.Cut(html, `<ul class="problems"`)
 	list, _, _ = strings.Cut(list, "</ul>")
 	require.Equal(t, len(x.page), strings.Count(list, "<strong>"))
-	require.Equal(t, pool.Health != "", pool.State == "stalled" || pool.State == "unhealthy")
-	require.Equal(t, pool.Health != "", strings.Contains(html, `<span class="badge bad">`+pool.State))
+	unwell := pool.Stats.Stalled || pool.Stats.Lost > 0
+	require.Equal(t, unwell && !pool.Stats.Closed, pool.State == "stalled" || pool.State == "unhealthy")
+	require.Equal(t, unwell && !pool.Stats.Closed, pool.Health != "")
+	require.Equal(t, unwell, strings.Contains(html, `<span class="badge bad">`+pool.State))
 }
 
 func (x *situation) requireMetrics(t *testing.T, s scrape) {
