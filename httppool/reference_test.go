@@ -232,6 +232,11 @@ func likes(t testing.TB) []like {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second))
 			_, _ = w.Write(make([]byte, 1<<20))
 		}, client: get, want: "no answer"},
+		{name: "a read deadline", only: 1, handler: func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			_, err := io.ReadAll(r.Body)
+			fmt.Fprint(w, errors.Is(err, os.ErrDeadlineExceeded), r.Context().Err())
+		}, client: tooLarge, want: "true context canceled"},
 		{name: "interfaces", handler: func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, interfaces(w)) }, client: get, want: "flusher true"},
 		{name: "ReadFrom a file", handler: func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }, client: get, want: "1000000 bytes"},
 		{name: "a range of a file", handler: func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) },

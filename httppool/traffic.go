@@ -151,10 +151,13 @@ func (b *body) Close() error {
 	return b.orCause(err)
 }
 
-// orCause returns err, or why the task's context has ended if err comes of that.
+// orCause returns err, or why the task's context has ended if err comes of that. A deadline that is not
+// from here ends the context, too: net/http cancels it, without a cause.
 func (b *body) orCause(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) && b.ctx.Err() != nil {
-		return context.Cause(b.ctx)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if cause := context.Cause(b.ctx); cause != nil && cause != context.Canceled {
+			return cause
+		}
 	}
 	return err
 }
