@@ -103,9 +103,10 @@ const maxText = 1 << 20 // bytes
 const readTimeout = 10 * time.Second // for a request to arrive
 
 func main() {
-	signals := make(chan os.Signal, 2) // the first ends it gently, the second at once
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	os.Exit(run(os.Args[1:], os.Stderr, signals))
+	told, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(told, os.Args[1:], os.Stderr)
+	stop()
+	os.Exit(status)
 }
 
 // config is what the flags set.
@@ -115,8 +116,8 @@ type config struct {
 	work, timeout, linger, drain time.Duration
 }
 
-// run is the program. It returns the exit status.
-func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
+// run is the program, until it is told to end. It returns the exit status.
+func run(told context.Context, args []string, stderr io.Writer) int {
 	var c config
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -139,16 +140,16 @@ func run(args []string, stderr io.Writer, signals <-chan os.Signal) int {
 		return 2
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	if err := serve(c, log, signals); err != nil {
+	if err := serve(told, c, log); err != nil {
 		log.Error("server failed", "error", err)
 		return 1
 	}
 	return 0
 }
 
-// serve answers requests until the first signal, and then ends without losing any. The
+// serve answers requests until it is told to end, by a signal, and then ends without losing any. The
 // error says what went wrong, or what was left undone.
-func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
+func serve(told context.Context, c config, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", c.addr)
 	if err != nil {
 		return err
@@ -179,20 +180,13 @@ func serve(c config, log *slog.Logger, signals <-chan os.Signal) error {
 	log.Info("listening", "addr", listener.Addr().String(), "admin", adminListener.Addr().String())
 	select {
 	case err = <-failed:
-	case sig := <-signals:
-		log.Info("draining", "signal", sig.String())
+	case <-told.Done():
 	}
-	hard, cancel := context.WithTimeoutCause(context.Background(), c.drain, errors.New("out of patience, see -drain"))
+	hard, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // a second one
+	defer stop()
+	hard, cancel := context.WithTimeoutCause(hard, c.drain, errors.New("out of patience, see -drain"))
 	defer cancel()
-	hard, interrupt := context.WithCancelCause(hard)
-	defer interrupt(nil)
-	go func() {
-		select {
-		case sig := <-signals:
-			interrupt(fmt.Errorf("second signal: %v", sig))
-		case <-hard.Done():
-		}
-	}()
+	log.Info("draining", "cause", context.Cause(told))
 	return errors.Join(err, s.shutdown(hard, server, c.linger))
 }
 

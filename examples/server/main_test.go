@@ -1,10 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,11 +22,11 @@ func TestBadFlagsAreRefusedWithAReason(t *testing.T) {
 		"-nothing":           "flag provided but not defined",
 	} {
 		var stderr strings.Builder
-		require.Equal(t, 2, run(strings.Fields(args), &stderr, nil), args)
+		require.Equal(t, 2, run(t.Context(), strings.Fields(args), &stderr), args)
 		require.Contains(t, stderr.String(), want)
 	}
 	var stderr strings.Builder
-	require.Equal(t, 0, run([]string{"-help"}, &stderr, nil))
+	require.Equal(t, 0, run(t.Context(), []string{"-help"}, &stderr))
 	require.Contains(t, stderr.String(), "-capacity")
 }
 
@@ -37,16 +37,17 @@ func TestAddressInUseIsAnError(t *testing.T) {
 	used := l.Addr().String()
 	for _, args := range [][]string{{"-addr", used}, {"-addr", "localhost:0", "-admin", used}} {
 		var stderr strings.Builder
-		require.Equal(t, 1, run(args, &stderr, nil))
+		require.Equal(t, 1, run(t.Context(), args, &stderr))
 		require.Contains(t, stderr.String(), used)
 	}
 }
 
 func TestSignalEndsTheServer(t *testing.T) {
-	signals := make(chan os.Signal, 1)
-	signals <- syscall.SIGTERM
+	told, tell := context.WithCancelCause(t.Context())
+	tell(errors.New("a signal"))
 	var stderr strings.Builder
-	status := run([]string{"-addr", "localhost:0", "-admin", "localhost:0", "-linger", "0s"}, &stderr, signals)
+	status := run(told, []string{"-addr", "localhost:0", "-admin", "localhost:0", "-linger", "0s"}, &stderr)
 	require.Equal(t, 0, status, "%s", &stderr)
+	require.Contains(t, stderr.String(), `msg=draining cause="a signal"`)
 	require.Contains(t, stderr.String(), "msg=stopped left=0")
 }
