@@ -131,7 +131,7 @@ func serverScenarios() (all []scenario) {
 			{"work for clients that are gone", "%"},
 			{"p50 of answers to High", "ms"}, {"p99 of answers to High", "ms"}, {"p50 of answers to Low", "ms"}, {"p99 of answers to Low", "ms"},
 		}, note: func(result) string {
-			return "![Answers in time, and how long those to High take, by load](plots/server.svg)"
+			return "![Answers in time, and how long those to High take, by load](plots/server.svg)\n\n" + leastLatencies()
 		}}
 		for _, g := range guards() {
 			s.contestants = append(s.contestants, contestant{g.name, g.kind, func(short bool) []float64 {
