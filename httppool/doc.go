@@ -52,6 +52,13 @@
 // the requests of a pool's tasks, which then run at once: they are part of work that has its
 // turn already. Handlers of one pool within each other are no problem, but queue twice.
 //
+// # Seeing it
+//
+// The name of a route is the name of its tasks: in logs, on the dashboard, and in metrics that are told
+// to have names, as by prompool.WithTaskNames(20). What is refused is counted by priority and reason,
+// see [taskpool.Stats]; WithAnswer sees each one with its request. A request that matches no route, and
+// comes by no ServeMux, has no name.
+//
 // # The end
 //
 // [Shutdown] is all that is to be done on SIGTERM, and [Ready] the probe that it turns.
