@@ -67,7 +67,7 @@ func TestMemoryOfABacklog(t *testing.T) {
 // What a peak took is given back when it is over: what waits for its time, what the
 // supervisor watches, and whatever else there is a list of.
 func TestMemoryOfAPeakIsGivenBack(t *testing.T) {
-	const peak, left = 50_000, 20_000 // bytes
+	const peak, left = 20_000, 20_000 // bytes
 	handles := make([]Handle, peak)
 	workers := make([]worker, peak)
 	now := time.Now()

@@ -2699,6 +2699,9 @@ func TestSchedulerAgreesWithNaiveOneOnAllShortTraces(t *testing.T) {
 		t.Run(sc.name, func(t *testing.T) {
 			traces, steps, states := 0.0, 0, 0
 			for i := range sc.configs {
+				if testing.Short() && i%3 > 0 {
+					continue // a sample
+				}
 				c := &sc.configs[i]
 				n, some, found, err := sc.explore(c, sc.length(extent, i))
 				if err != nil {
@@ -2732,7 +2735,7 @@ func TestSchedulerAgreesWithNaiveOneOnLongTraces(t *testing.T) {
 			continue
 		}
 		for i := range scene.configs {
-			if raceDetector() && i%3 > 0 {
+			if (testing.Short() || raceDetector()) && i%3 > 0 {
 				continue
 			}
 			n, waits := longTraces(t, &scene, i, traces)

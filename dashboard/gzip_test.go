@@ -17,6 +17,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/dashboard"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 func unzip(t *testing.T, b []byte) string {
@@ -95,6 +96,9 @@ func TestStreamsAreCompressedForThoseWhoAcceptThat(t *testing.T) {
 
 // Who may look is asked again then: a stream must not outlive a session for days.
 func TestStreamsEndAfterAnHour(t *testing.T) {
+	if pooltest.Scarce() {
+		t.Skip("an hour of pages takes seconds, though it is virtual")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		d := newDashboard(t)
 		p := newPool(t, d)

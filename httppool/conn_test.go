@@ -28,6 +28,7 @@ func (w wrapped) NetConn() net.Conn { return w.Conn }
 // net/http looks for the end of a connection only once the body was read. Here it waits unread, the
 // whole of it or a part, behind a request that is at work.
 func TestNoHandlerRunsForAClientThatHasGoneWhileItsBodyWasUnread(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		tls     bool

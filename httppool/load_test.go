@@ -15,6 +15,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/httppool"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // An outcome is what comes of a load on a service, in virtual time.
@@ -102,6 +103,9 @@ func (o outcome) highP99() time.Duration { return o.high[len(o.high)*99/100] }
 // once more: 95 % of what can be is answered in time, High is as fast as at half the load, and
 // nothing begins for nobody.
 func TestGoodputAndLatencyUnderOverload(t *testing.T) {
+	if pooltest.Scarce() {
+		t.Skip("a minute of overload takes seconds, though it is virtual")
+	}
 	half := load(t, .5, taskpool.Task{})
 	require.InDelta(t, half.startedN, half.inTime, loadWorkers)
 	for name, test := range map[string]struct {

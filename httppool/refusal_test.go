@@ -352,6 +352,7 @@ func (c *countingConn) Read(p []byte) (int, error) {
 // What is refused is answered when all that the client has sent is the header. A client that then
 // sends a byte a second is not waited for.
 func TestARefusalReadsNoneOfTheBody(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ name, header, body string }{
 		{"length", "Content-Length: 100\r\n", "x"},
 		{"long", "Content-Length: 100000000\r\n", "x"},

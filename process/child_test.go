@@ -25,6 +25,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/process"
+	"github.com/taskpool-go/taskpool/test/pooltest"
 )
 
 // mumble writes n lines, each in three pieces.
@@ -40,7 +41,8 @@ var mumble = process.Register("mumble", func(_ context.Context, n int) (none, er
 var mumbled = regexp.MustCompile(`^begin (\d+) (x*) end$`)
 
 func TestLinesOfManyChildrenStayWhole(t *testing.T) {
-	const lines = 5000
+	t.Parallel()
+	lines := pooltest.Times(5000, 5000)
 	for _, labels := range []bool{false, true} {
 		t.Run(fmt.Sprintf("labels=%v", labels), func(t *testing.T) {
 			var out bytes.Buffer
@@ -135,6 +137,7 @@ func readOOMScore() (int, error) {
 }
 
 func TestTheKernelTakesAChildBeforeTheParentWhenMemoryRunsOut(t *testing.T) {
+	t.Parallel()
 	own, err := readOOMScore()
 	if err != nil {
 		t.Skip("this system has no such score")
@@ -146,6 +149,7 @@ func TestTheKernelTakesAChildBeforeTheParentWhenMemoryRunsOut(t *testing.T) {
 }
 
 func TestAChildThatWasStoppedWhileIdleIsWoken(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1))
 	child := call(t, w, pid, none{})
 	require.NoError(t, syscall.Kill(child, syscall.SIGSTOP))
@@ -172,6 +176,7 @@ func init() {
 }
 
 func TestADeathOfWhichNobodyIsToldSaysSo(t *testing.T) {
+	t.Parallel()
 	out, err := run(t, "ignores SIGCHLD").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "ignores SIGCHLD")
@@ -181,6 +186,7 @@ func TestADeathOfWhichNobodyIsToldSaysSo(t *testing.T) {
 // Whoever starts a setuid program chooses its environment and its open files, so could talk to it
 // as a parent does.
 func TestASetuidProgramIsNeverAChild(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root can make such a program")
 	}
@@ -221,6 +227,7 @@ func TestASetuidProgramIsNeverAChild(t *testing.T) {
 }
 
 func TestTheLogHasTheStackOfAChildsPanic(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	pool, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	require.NoError(t, err)

@@ -152,6 +152,7 @@ func TestAChildThatFindsNoAddressSpaceSaysSo(t *testing.T) {
 
 // GOTRACEBACK=crash has all threads tell of themselves, and ends with an abort.
 func TestAChildThatDumpsCoreSaysOfWhatItDied(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1), process.WithEnv("GOTRACEBACK=crash"))
 	for how, want := range map[string]string{
 		"segv": "SIGSEGV: segmentation violation", "nil map": "panic: assignment to entry in nil map", "quit": "SIGQUIT: quit",
@@ -161,6 +162,7 @@ func TestAChildThatDumpsCoreSaysOfWhatItDied(t *testing.T) {
 }
 
 func TestTheCallWhoseChildDiedFailsAndSaysOfWhat(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1), process.WithMaxMemory(memoryLimit))
 	for how := range deaths {
 		id := call(t, w, pid, none{})
@@ -177,6 +179,7 @@ func TestTheCallWhoseChildDiedFailsAndSaysOfWhat(t *testing.T) {
 
 // One call in twenty kills its child, in all ways there are.
 func TestExactlyTheCallsWhoseChildrenDiedFail(t *testing.T) {
+	t.Parallel()
 	const workers = 4
 	calls := pooltest.Times(10_000, 1000)
 	var hows []string
@@ -254,6 +257,7 @@ func livePIDs(t *testing.T, w *process.Pool, n int) map[int]bool {
 // A child that has died, or is about to, may be given a call before that is known.
 // It has not read the request then, and another child does the work.
 func TestACallThatItsChildHasNotReadGoesToAnother(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1))
 	killed := func(do func()) {
 		id := call(t, w, pid, none{})
@@ -290,6 +294,7 @@ func stop(t *testing.T, id int) {
 }
 
 func TestChildrenKilledAtRandomFailNoMoreCallsThanTheyWere(t *testing.T) {
+	t.Parallel()
 	const workers = 2
 	w := start(t, process.WithWorkers(workers))
 	kills := 0
@@ -422,6 +427,7 @@ func (c *endingContext) Done() <-chan struct{} {
 }
 
 func TestTheEndOfTheContextDoesNotOvertakeTheRequest(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1), process.WithKillGrace(patience))
 	for range 1000 {
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -440,6 +446,7 @@ func TestACallWithAnEndedContextIsNotMade(t *testing.T) {
 }
 
 func TestAFunctionThatIgnoresTheEndOfItsContextIsKilled(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("enough")
 	for way, want := range map[string]struct {
 		signal os.Signal
@@ -545,6 +552,7 @@ func zombie(id int) bool {
 }
 
 func TestWhatAChildHasStartedEndsWithIt(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1))
 	var e *process.ExitError
 	require.ErrorAs(t, fails(t, w, family, true), &e)
@@ -597,6 +605,7 @@ var hoard = process.Register("hoard", func(_ context.Context, n int) (int, error
 var hoarded []byte
 
 func TestAChildAboveItsMemoryIsReplacedAfterTheCall(t *testing.T) {
+	t.Parallel()
 	// One call is too short to be looked at meanwhile, or it is killed: then it was
 	// longer than that.
 	w := start(t, process.WithWorkers(1), process.WithMaxMemory(memoryLimit))
@@ -618,6 +627,7 @@ var babble = process.Register("babble", func(ctx context.Context, n int) (none, 
 })
 
 func TestAnExitErrorHasTheEndOfStandardError(t *testing.T) {
+	t.Parallel()
 	var all bytes.Buffer
 	w, err := process.New(process.WithWorkers(1), process.WithStderr(&all))
 	require.NoError(t, err)
@@ -643,6 +653,7 @@ var crash = process.Register("crash", func(ctx context.Context, n int) (none, er
 
 // The runtime says why first, and then prints all goroutines.
 func TestAnExitErrorSaysWhyHoweverMuchFollows(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1))
 	for _, n := range []int{0, 100, 1000, 10_000, 50_000} {
 		require.ErrorContains(t, fails(t, w, crash, n), "exited with code 2: fatal error: too much")
@@ -709,6 +720,7 @@ func (s *soloWriter) Write(p []byte) (int, error) {
 }
 
 func TestTheChildrenWriteToStandardErrorOneAtATime(t *testing.T) {
+	t.Parallel()
 	var solo soloWriter
 	w := start(t, process.WithWorkers(3), process.WithStderr(&solo))
 	var wg sync.WaitGroup
@@ -732,6 +744,7 @@ func (b badWriter) Write([]byte) (int, error) {
 }
 
 func TestAWriterForStandardErrorThatFailsHarmsNobody(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []badWriter{{false}, {true}} {
 		w := start(t, process.WithWorkers(1), process.WithStderr(bad))
 		var e *process.ExitError
@@ -742,6 +755,7 @@ func TestAWriterForStandardErrorThatFailsHarmsNobody(t *testing.T) {
 }
 
 func TestStartSaysWhyAChildCannotBeStarted(t *testing.T) {
+	t.Parallel()
 	_, err := process.New(process.WithWorkers(2), process.WithEnv(modeName+"=exit"), process.WithStderr(io.Discard))
 	var e *process.ExitError
 	require.ErrorAs(t, err, &e)
@@ -753,6 +767,7 @@ func TestStartSaysWhyAChildCannotBeStarted(t *testing.T) {
 }
 
 func TestAChildThatCannotBeUnderstoodIsRefused(t *testing.T) {
+	t.Parallel()
 	for way, want := range map[string]string{
 		"version": "it speaks protocol version 3, not 2",
 		"build":   `it is another build: "another build", not "`,
@@ -766,6 +781,7 @@ func TestAChildThatCannotBeUnderstoodIsRefused(t *testing.T) {
 }
 
 func TestCallsSayWhyNoChildCanBeStarted(t *testing.T) {
+	t.Parallel()
 	broken := filepath.Join(t.TempDir(), "broken")
 	w := start(t, process.WithWorkers(2), process.WithEnv(flagName+"="+broken))
 	id := call(t, w, pid, none{})
@@ -896,6 +912,7 @@ func TestACallInATaskIsRetriedAfterItsChildDied(t *testing.T) {
 // A task that hangs in a child fails with its timeout, within the pool's grace, and
 // not as hung: its goroutine comes back.
 func TestATaskWhoseChildHangsTimesOut(t *testing.T) {
+	t.Parallel()
 	w := start(t, process.WithWorkers(1), process.WithKillGrace(20*time.Millisecond))
 	p, err := taskpool.New(taskpool.WithWorkers(1), taskpool.WithLogger(quiet), taskpool.WithHangGrace(patience))
 	require.NoError(t, err)

@@ -30,6 +30,7 @@ var echo = process.Register("echo", func(_ context.Context, b []byte) ([]byte, e
 // A child that dies at any byte of a frame of 1 MiB, which it reads or writes, costs
 // no call more than its own, and none hangs.
 func TestAChildThatDiesAtAnyByteOfAFrame(t *testing.T) {
+	t.Parallel()
 	const payload = 1 << 20
 	const edge = 64
 	fine, step := edge/max(pooltest.Times(64, 20), 4), *dyingStep

@@ -76,6 +76,7 @@ func run(t *testing.T, mode string, env ...string) *exec.Cmd {
 // The children have the parent's standard output, so its end is when the last of
 // them, and of what they have started, has gone.
 func TestTheChildrenDieWithTheParent(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT, syscall.SIGTERM} {
 		cmd := run(t, "parent")
 		_, err := cmd.StdinPipe()

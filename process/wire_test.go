@@ -24,6 +24,7 @@ func frame(k kind, body string) []byte {
 }
 
 func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
 	var b bytes.Buffer
 	w := &frameWriter{w: &b}
 	bodies := []string{"", "a", strings.Repeat("b", 100_000), strings.Repeat("c", 5<<20), "", "d"}
@@ -46,6 +47,7 @@ func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
 }
 
 func TestAFrameThatEndsEarlyIsAnUnexpectedEOF(t *testing.T) {
+	t.Parallel()
 	const total = 1 << 20
 	whole := frame(kindResult, strings.Repeat("x", total-headerSize))
 	step := total / pooltest.Times(1024, 128)

@@ -305,7 +305,7 @@ func TestShutdownGivesUpEveryFunctionThatHangs(t *testing.T) {
 		for name, bound := range hangBounds(workers) {
 			t.Run(fmt.Sprintf("%d workers, MaxAbandoned %s", workers, name), func(t *testing.T) {
 				functions := 0
-				for seed := uint64(0); functions < 10*workers; seed++ {
+				for seed := uint64(0); functions < max(pooltest.Times(10, 10), 2)*workers; seed++ {
 					synctest.Test(t, func(t *testing.T) {
 						w := newWard(t, workers, bound, seed)
 						for range w.rng.IntN(workers + w.max) { // leaves a slot at least
