@@ -1,9 +1,6 @@
 package taskpool
 
-import (
-	"container/heap"
-	"time"
-)
+import "time"
 
 // How the tasks of one priority are shared between flows, see docs/starvation.md. A lane of a
 // named flow belongs to one flow, and so does each lane of the tasks without one, which are
@@ -202,12 +199,15 @@ func (q *priorityQueue) newFlowLane(k laneKey) *lane {
 		l = q.freeLanes[last]
 		q.freeLanes = q.freeLanes[:last]
 	} else {
-		both := new(struct {
+		all := new(struct { // one allocation
 			lane
 			laneFlow
+			segment
+			array [1]entry
 		})
-		l = &both.lane
-		l.flow = &both.laneFlow
+		l = &all.lane
+		l.flow, l.own = &all.laneFlow, &all.segment
+		l.own.slots, l.own.size = all.array[:], singleSize
 		for i := range l.pos {
 			l.pos[i] = -1
 		}
@@ -478,13 +478,17 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 		return
 	}
 	fl, kind := q.owner(l), restriction(restricted)
+	h := l.front().h
+	last := l.n == 1 && (h == nil || h.loan == nil) // l leaves the heaps before anything else changes in them
 	if turn {
 		r := &q.rings[kind]
 		if at := fl.ring[kind].at; at-r.at > 0 {
 			r.at = at
 		}
 		q.setRingTag(fl, kind)
-		heap.Fix(r, int(fl.ringI[kind]))
+		if !last || fl.reached(restricted) > 1 {
+			r.sink(int(fl.ringI[kind]))
+		}
 	} else if first, _ := top(q.reach(restricted), false); l.flow != nil && l.flow.tag == first.flow.tag {
 		// first is l, or is of the same flow and not in its own turn.
 		g := l.flow.group
@@ -492,9 +496,12 @@ func (q *priorityQueue) charge(l *lane, turn, restricted bool) {
 			g.at = l.flow.tag.at
 		}
 		next, siblings := q.nextTag(l), q.siblings(l)
+		stays := !last || siblings.n > 1
 		for _, o := range siblings.all() {
 			o.flow.tag = next
-			q.reorder(o) // one after the other: a heap bears one change at a time
+			if i := o.pos[heapLead]; stays && i >= 0 { // one after the other: a heap bears one change at a time
+				o.class.lead.sink(int(i))
+			}
 		}
 		if g.named == 0 {
 			for _, o := range siblings.all() {

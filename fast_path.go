@@ -364,7 +364,7 @@ const gapBeforeMu = 2*64 - 16
 const (
 	none        = math.MaxInt64 // no task waits; a task of that very priority arrives by Pool.lock
 	flowArrived = math.MaxInt64 // in most: a task that has a flow is among the arrivals
-	batchSize   = int32(len(segmentSlots) - 2)
+	batchSize   = int32(len(segmentSlots) - 1)
 	maxArrivals = 1020
 	wholeBatch  = maxArrivals * 3 / 4 // this many tasks are worth a segment of that size
 	worthWhole  = 16                  // this many are if they are about to be taken

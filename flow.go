@@ -101,6 +101,10 @@ func (f *flow) set(p flowPolicy) {
 	f.policy, f.limit = p, p.limit
 }
 
+// unbounded reports whether f, which is nil for tasks without a flow, has neither a limit nor a
+// capacity, so that nothing waits for one of its tasks to settle.
+func (f *flow) unbounded() bool { return f == nil || f.limit == 0 && f.policy.capacity == 0 }
+
 // A flowSet is the flows of a scheduler.
 type flowSet struct {
 	flows     map[string]*flow

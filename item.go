@@ -159,9 +159,42 @@ func (h *indexedHeap[T]) remove(i int) {
 	if i < last {
 		h.Swap(i, last)
 	}
-	if h.pop(); i < last {
+	switch h.pop(); {
+	case i == last:
+	case i > 0 && h.Less(i, (i-1)/2):
 		heap.Fix(h, i)
+	default:
+		h.sink(i)
 	}
+}
+
+// sink is [heap.Fix] for an element whose place is no further up, and most likely far down. The
+// gap that it leaves goes down to a leaf first, with one comparison at each level in place of
+// two, and the element goes up from there (bottom-up heap sort, Wegener, 1993).
+func (h *indexedHeap[T]) sink(i int) {
+	x, top := h.items[i], i
+	for {
+		child := 2*i + 1
+		if child >= len(h.items) {
+			break
+		}
+		if right := child + 1; right < len(h.items) && h.less(h.items[right], h.items[child]) {
+			child = right
+		}
+		i = h.fill(i, child)
+	}
+	for i > top && h.less(x, h.items[(i-1)/2]) {
+		i = h.fill(i, (i-1)/2)
+	}
+	h.items[i] = x
+	h.moved(x, i)
+}
+
+// fill moves the element at index from to index i, and returns from, where the gap is now.
+func (h *indexedHeap[T]) fill(i, from int) int {
+	h.items[i] = h.items[from]
+	h.moved(h.items[i], i)
+	return from
 }
 
 // A selection is the first n, in an order, of what it is offered, or all if n is negative. They

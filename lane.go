@@ -20,6 +20,7 @@ type lane struct {
 	key        int64           // key in the heap keyed
 	pos        [numHeaps]int32 // index in each heap; -1 if it is not in that heap
 	flow       *laneFlow       // of a named flow, or in a group; nil otherwise
+	own        *segment        // of a named flow: its first segment whenever it begins to fill; nil otherwise
 }
 
 // A laneKey identifies a lane.
@@ -297,17 +298,17 @@ type segment struct {
 }
 
 // segmentSlots lists the sizes of segments. A lane's first segment is small, since
-// there may be very many lanes, and that of a named flow has a single slot, since a flow may
-// have a single task. Those of a long lane are large. Segments of batchSize come from the
-// inbox.
-var segmentSlots = [...]int{4, 20, 82, 1020, 1}
+// there may be very many lanes. Those of a long lane are large. Segments of batchSize come from
+// the inbox.
+var segmentSlots = [...]int{4, 20, 82, 1020}
 
-// singleSize is the index in segmentSlots of segments of a single slot.
-const singleSize = int32(len(segmentSlots) - 1)
+// singleSize is the size of segments of a single slot. Each lane of a named flow has one of its
+// own, since a flow may have a single task.
+const singleSize = int32(len(segmentSlots))
 
 // newSegment returns a segment of size segmentSlots[size], in one allocation. With
 // the 8 bytes that the runtime adds to those of more than 512, they fill allocation
-// classes of 176, 576, 2048, 24576 and 96 bytes.
+// classes of 176, 576, 2048 and 24576 bytes.
 func newSegment(size int32) *segment {
 	switch size {
 	case 0:
@@ -330,13 +331,6 @@ func newSegment(size int32) *segment {
 			array [82]entry
 		})
 		s.slots, s.size = s.array[:], 2
-		return &s.segment
-	case singleSize:
-		s := new(struct {
-			segment
-			array [1]entry
-		})
-		s.slots, s.size = s.array[:], singleSize
 		return &s.segment
 	default:
 		s := new(struct {
@@ -362,10 +356,11 @@ const keptSlots = 4096
 func (q *priorityQueue) appendSegment(l *lane) *segment {
 	size := int32(0)
 	switch {
+	case l.tail == nil && l.own != nil:
+		l.link(l.own)
+		return l.own
 	case l.n >= segmentSlots[1]:
 		size = 2
-	case l.tail == nil && q.set(l).named():
-		size = singleSize
 	case l.tail != nil && l.tail.size != singleSize:
 		size = 1
 	}
@@ -390,8 +385,12 @@ func (q *priorityQueue) segment(size int32) *segment {
 // release keeps an empty segment for the next push that needs one, or leaves it to
 // the garbage collector.
 func (q *priorityQueue) release(s *segment) {
+	if s.size == singleSize { // its lane's own
+		s.prev, s.next, s.head, s.tail, s.base = nil, nil, 0, 0, 0
+		return
+	}
 	free := &q.free[s.size]
-	if (free.n+1)*len(s.slots) > keptSlots || s.size == singleSize && free.n == keptLanes {
+	if (free.n+1)*len(s.slots) > keptSlots {
 		return
 	}
 	s.prev, s.next, s.head, s.tail, s.handles, s.base = nil, free.top, 0, 0, 0, 0

@@ -179,7 +179,7 @@ func (w *worker) settleLocked() bool {
 		return w.endGivenUp()
 	}
 	h := w.job.h
-	alone := p.sched.flowOf(h) == nil && // else its place may let others go on
+	alone := p.sched.flowOf(h).unbounded() && // else its place, or its room, may let others go on
 		(h == nil || w.verdict.kind == attemptOK && h.waiters.parked == nil && h.rare == nil && w.attempt.group == nil && w.attempt.suspension == nil)
 	if !alone {
 		p.takeInLocked() // as tasks may join the queue here, behind those that have arrived
