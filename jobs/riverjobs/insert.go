@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
-	"strings"
 	"time"
 
 	"github.com/riverqueue/river/riverdriver"
@@ -20,7 +18,7 @@ func (f *fence) JobInsertMany(ctx context.Context, tx riverdriver.ExecutorTx, p 
 		return f.Pilot.JobInsertMany(ctx, tx, p)
 	}
 	if f.plain(p) {
-		return insertPlain(ctx, tx, p)
+		return copyMany(ctx, tx, p)
 	}
 	for _, job := range p.Jobs {
 		if job.ScheduledAt == nil {
@@ -33,10 +31,13 @@ func (f *fence) JobInsertMany(ctx context.Context, tx riverdriver.ExecutorTx, p 
 	return f.Pilot.JobInsertMany(ctx, tx, p)
 }
 
-// plain reports whether insertPlain can add the jobs: many without unique keys, into a table
-// that no other pilot has a hand in.
+// fewJobs are added by River's statement, which is one round trip in place of three.
+const fewJobs = 32
+
+// plain reports whether copyMany can add the jobs: many without unique keys, into a table that
+// no other pilot has a hand in.
 func (f *fence) plain(p *riverdriver.JobInsertFastManyParams) bool {
-	if _, standard := f.Pilot.(*riverpilot.StandardPilot); !standard || len(p.Jobs) < 2 {
+	if _, standard := f.Pilot.(*riverpilot.StandardPilot); !standard || len(p.Jobs) <= fewJobs {
 		return false
 	}
 	for _, job := range p.Jobs {
@@ -47,45 +48,41 @@ func (f *fence) plain(p *riverdriver.JobInsertFastManyParams) bool {
 	return true
 }
 
-// insertPlain adds jobs as River does, but looks for no conflicts, of which there can be none,
-// and has the database return what it alone knows, and not the rows: that is what keeps the
-// processors busy where thousands are added.
-func insertPlain(ctx context.Context, tx riverdriver.Executor, p *riverdriver.JobInsertFastManyParams) ([]*riverdriver.JobInsertFastResult, error) {
-	n := len(p.Jobs)
-	args, metadata := make([][]byte, n), make([][]byte, n)
-	kinds, queues, states, tags := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	maxAttempts, priorities, scheduled := make([]int16, n), make([]int16, n), make([]*time.Time, n)
-	for i, job := range p.Jobs {
-		args[i], metadata[i] = job.EncodedArgs, job.Metadata
-		kinds[i], queues[i], states[i], tags[i] = job.Kind, job.Queue, string(job.State), strings.Join(job.Tags, ",")
-		maxAttempts[i], priorities[i], scheduled[i] = int16(min(job.MaxAttempts, math.MaxInt16)), int16(job.Priority), job.ScheduledAt
-	}
+// copyMany adds jobs by COPY, as River's InsertManyFast does, and looks up their ids, which are
+// those that this transaction has added, in order, after one that it has drawn before.
+func copyMany(ctx context.Context, tx riverdriver.ExecutorTx, p *riverdriver.JobInsertFastManyParams) ([]*riverdriver.JobInsertFastResult, error) {
+	sequence := "'" + table(p.Schema) + "_id_seq'" // as River calls it; a schema that River takes has no quotes
 	var now time.Time
-	var added string // ids, in the order of the jobs
-	err := tx.QueryRow(ctx, `WITH added AS (
-			INSERT INTO `+table(p.Schema)+` (args, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags, created_at)
-			SELECT args, kind, max_attempts, metadata, priority, queue, coalesce(scheduled_at, now()), state::`+table(p.Schema)+`_state, string_to_array(tags, ',')::varchar(255)[], now()
-			FROM unnest($1::jsonb[], $2::text[], $3::smallint[], $4::jsonb[], $5::smallint[], $6::text[], $7::timestamptz[], $8::text[], $9::text[])
-				AS job (args, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags)
-			RETURNING id)
-		SELECT now(), json_agg(id ORDER BY id)::text FROM added`,
-		args, kinds, maxAttempts, metadata, priorities, queues, scheduled, states, tags).Scan(&now, &added)
+	var before int64
+	if err := tx.QueryRow(ctx, "SELECT now(), nextval("+sequence+")").Scan(&now, &before); err != nil {
+		return nil, fmt.Errorf("riverjobs: insert: %w", err)
+	}
+	for _, job := range p.Jobs {
+		job.CreatedAt = &now
+		if job.ScheduledAt == nil {
+			job.ScheduledAt = &now
+		}
+	}
+	if _, err := tx.JobInsertFastManyNoReturning(ctx, p); err != nil {
+		return nil, err
+	}
+	var added string
+	err := tx.QueryRow(ctx, `SELECT coalesce(json_agg(id ORDER BY id), '[]')::text FROM `+table(p.Schema)+`
+		WHERE id > $1 AND xmin = (SELECT xmin FROM `+table(p.Schema)+` WHERE id = currval(`+sequence+`))`, before).Scan(&added)
 	if err != nil {
 		return nil, fmt.Errorf("riverjobs: insert: %w", err)
 	}
 	var ids []int64
-	if err := json.Unmarshal([]byte(added), &ids); err != nil || len(ids) != n {
-		return nil, fmt.Errorf("riverjobs: insert: %d ids of %d jobs: %w", len(ids), n, err)
+	if err := json.Unmarshal([]byte(added), &ids); err != nil || len(ids) != len(p.Jobs) {
+		return nil, fmt.Errorf("riverjobs: insert: found %d of %d jobs that were added (%v)", len(ids), len(p.Jobs), err)
 	}
-	results := make([]*riverdriver.JobInsertFastResult, n)
+	results := make([]*riverdriver.JobInsertFastResult, len(ids))
 	for i, job := range p.Jobs {
-		row := &rivertype.JobRow{ID: ids[i], CreatedAt: now.UTC(), EncodedArgs: job.EncodedArgs, Kind: job.Kind, MaxAttempts: job.MaxAttempts,
-			Metadata: job.Metadata, Priority: job.Priority, Queue: job.Queue, ScheduledAt: now.UTC(), State: job.State, Tags: job.Tags,
-			AttemptedBy: []string{}, Errors: []rivertype.AttemptError{}}
-		if job.ScheduledAt != nil {
-			row.ScheduledAt = job.ScheduledAt.UTC()
-		}
-		results[i] = &riverdriver.JobInsertFastResult{Job: row}
+		results[i] = &riverdriver.JobInsertFastResult{Job: &rivertype.JobRow{
+			ID: ids[i], AttemptedBy: []string{}, CreatedAt: now.UTC(), EncodedArgs: job.EncodedArgs, Errors: []rivertype.AttemptError{},
+			Kind: job.Kind, MaxAttempts: job.MaxAttempts, Metadata: job.Metadata, Priority: job.Priority, Queue: job.Queue,
+			ScheduledAt: job.ScheduledAt.UTC(), State: job.State, Tags: job.Tags,
+		}}
 	}
 	return results, nil
 }
