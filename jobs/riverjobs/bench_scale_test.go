@@ -33,8 +33,8 @@ func BenchmarkEnqueue(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 }
 
-// BenchmarkLatency measures from Enqueue to the handler, of jobs that come at random, twenty a
-// second, while nothing else waits.
+// BenchmarkLatency measures from Enqueue to the handler, of jobs that come one at a time, after
+// random pauses of 50 ms in the mean.
 func BenchmarkLatency(b *testing.B) {
 	for _, cooldown := range []time.Duration{time.Millisecond, 10 * time.Millisecond, river.FetchCooldownDefault} {
 		b.Run(fmt.Sprintf("cooldown=%v", cooldown), func(b *testing.B) {
