@@ -59,7 +59,7 @@ func bulkScenarios(withPython bool) []scenario {
 	for _, c := range []struct {
 		name         string
 		bytes, calls int
-	}{{"1 MiB there and back", 1 << 20, 100}, {"32 MiB there and back", 32 << 20, 5}} {
+	}{{"1 MiB there and back", 1 << 20, 100}, {"32 MiB there and back", 32 << 20, 2}} {
 		perCall := func(took time.Duration, calls int) []float64 { return []float64{took.Seconds() * 1e3 / float64(calls)} }
 		all = append(all, beside(scenario{
 			group: groupBytes, name: c.name, metrics: []metric{{"time a call", "ms"}},
