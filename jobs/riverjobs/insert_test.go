@@ -16,7 +16,7 @@ import (
 	"github.com/taskpool-go/taskpool/jobs/riverjobs"
 )
 
-// Several add many at once, in transactions of their own and in savepoints of others, and each
+// Several add many at once, in transactions of their own and nested in others, and each
 // is told the ids of its own jobs, in order.
 func TestEachOfManyIsToldTheIDOfItsJob(t *testing.T) {
 	const n, adders, rounds = 200, 4, 5
