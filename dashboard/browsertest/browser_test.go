@@ -85,6 +85,12 @@ type tab struct {
 	asked []string // what dialogs have said
 }
 
+// waitWhileClosed returns as soon as nobody has locked closed.
+func (tb *tab) waitWhileClosed() {
+	tb.closed.RLock()
+	defer tb.closed.RUnlock()
+}
+
 // open serves d below a prefix on loopback, and opens its page, after what is to be
 // done before.
 func open(t *testing.T, d *dashboard.Dashboard, before ...chromedp.Action[chromedp.Void]) *tab {
@@ -99,8 +105,7 @@ func open(t *testing.T, d *dashboard.Dashboard, before ...chromedp.Action[chrome
 	mux := http.NewServeMux()
 	tb := &tab{t: t, server: httptest.NewUnstartedServer(mux)}
 	mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
-		tb.closed.RLock()
-		tb.closed.RUnlock() //nolint:staticcheck // it waits for who has locked it
+		tb.waitWhileClosed()
 		d.ServeHTTP(w, r)
 	})
 	tb.server.Config.ReadTimeout, tb.server.Config.WriteTimeout = timeouts, timeouts
