@@ -353,6 +353,25 @@ func TestControlsWork(t *testing.T) {
 	require.ErrorContains(t, h.Wait(t.Context()), "canceled by hand")
 }
 
+func TestCopyHasThePageAsJSON(t *testing.T) {
+	d := newDashboard(t)
+	p := newPool(t, d)
+	submit(t, p, taskpool.Task{Name: "long", Run: untilEnd})
+	tb := open(t, d)
+	tb.live()
+	// The real clipboard is the machine's, and wants a permission.
+	eval[bool](tb, `Object.defineProperty(navigator, "clipboard", {value: {writeText: async (text) => { window.copied = text; }}}), true`)
+	tb.do(chromedp.Click(chromedp.CSS("#copy")))
+	tb.until(`window.copied !== undefined`)
+	tb.until(says("#said", "Copied the snapshot as JSON."))
+	require.Equal(t, "mail", eval[string](tb, `JSON.parse(window.copied).pools[0].name`))
+	require.Equal(t, "long", eval[string](tb, `JSON.parse(window.copied).pools[0].running[0].name`))
+
+	eval[bool](tb, `navigator.clipboard.writeText = async () => { throw new Error("not allowed"); }, true`)
+	tb.do(chromedp.Click(chromedp.CSS("#copy")))
+	tb.until(says("#said", "The snapshot could not be copied; it is at snapshot.json."))
+}
+
 func TestControlsAreAbsentUnlessAllowed(t *testing.T) {
 	d := newDashboard(t)
 	p := newPool(t, d)
