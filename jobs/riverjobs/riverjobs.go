@@ -454,6 +454,8 @@ func (q *Queue[TTx]) enqueueMany(rs []jobs.Request, insert func([]river.InsertMa
 // Of a job that waited the observers of this process are told, not before Cancel returns
 // but in order; that it waits for other Cancels keeps them from being told twice.
 func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
+	ctx, done := untilAnswered(ctx, id)
+	defer done()
 	select {
 	case q.canceling <- struct{}{}:
 		defer func() { <-q.canceling }()
@@ -467,6 +469,20 @@ func (q *Queue[TTx]) Cancel(ctx context.Context, id jobs.ID) error {
 		q.worker.events.canceled(row, jobs.Event{Meta: meta(row), State: jobs.StateCanceled, Err: context.Canceled})
 	}
 	return err
+}
+
+// untilAnswered returns the context for a Cancel of a job with ctx. A handler that cancels its
+// own job with its own context has that context end by it, perhaps before the database's answer
+// is here: Cancel would say that it has failed. So only the context's deadline counts then.
+func untilAnswered(ctx context.Context, id jobs.ID) (context.Context, context.CancelFunc) {
+	if m, ok := jobs.MetaFrom(ctx); !ok || m.ID != id {
+		return ctx, func() {}
+	}
+	own := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(own, deadline)
+	}
+	return own, func() {}
 }
 
 // InTx returns a queue that does all in the caller's transaction. A job that is added so

@@ -23,6 +23,7 @@ import (
 
 	"github.com/taskpool-go/taskpool"
 	"github.com/taskpool-go/taskpool/jobs"
+	"github.com/taskpool-go/taskpool/jobs/engine"
 	"github.com/taskpool-go/taskpool/jobs/riverjobs"
 )
 
@@ -249,6 +250,26 @@ func TestStopThatIsCutShortEndsAStartThatWaitsForTheDatabase(t *testing.T) {
 	require.NoError(t, answer())
 	require.NoError(t, q.Start(t.Context()), "it may be started again")
 	require.NoError(t, q.Stop(t.Context()))
+}
+
+func TestHandlersCancelOfItsOwnJobOutlivesTheContextThatItEnds(t *testing.T) {
+	var reg jobs.Registry
+	k := jobs.Register(&reg, "kind", done, jobs.Policy{})
+	q, err := riverjobs.New(riversqlite.New(newSQLite(t)), &reg, riverjobs.Config{River: quick()})
+	require.NoError(t, err)
+	own, err := k.Enqueue(t.Context(), q, 1, nil)
+	require.NoError(t, err)
+	other, err := k.Enqueue(t.Context(), q, 2, nil)
+	require.NoError(t, err)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	handlers := engine.WithMeta(ended, jobs.Meta{ID: own})
+	require.ErrorIs(t, q.Cancel(handlers, other), context.Canceled)
+	late, cancelLate := context.WithDeadline(handlers, time.Now())
+	defer cancelLate()
+	require.ErrorIs(t, q.Cancel(late, own), context.DeadlineExceeded)
+	require.NoError(t, q.Cancel(handlers, own))
+	require.NoError(t, q.Cancel(t.Context(), other), "it was left alone")
 }
 
 func TestStopWaitsForAStartUnderWay(t *testing.T) {
