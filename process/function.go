@@ -165,7 +165,7 @@ func (fn *Func[In, Out]) Call(ctx context.Context, p *Pool, in In) (Out, error) 
 	if err := fn.misuse("Func.Call"); err != nil {
 		return out.V, err
 	}
-	if _, err := p.call(ctx, fn.name, &value[In]{in}, &out); err != nil {
+	if _, err := p.call(ctx, fn.name, &value[In]{in}, &out, nil); err != nil {
 		var zero Out
 		return zero, err
 	}

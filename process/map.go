@@ -139,6 +139,7 @@ func (s *sizing) learn(n int, took time.Duration, bytes int) {
 
 // A flight is a chunk under way.
 type flight[In, Out any] struct {
+	placed  chan struct{} // closed when it has a child, waits for one in its place, or is over
 	done    chan struct{}
 	results []value[Out] // the fields are valid once done is closed
 	errs    map[int]error
@@ -146,7 +147,7 @@ type flight[In, Out any] struct {
 }
 
 // Map calls fn in the children of p for each value of in and returns the results in the order
-// of in. Unlike calls one by one, elements that take little time travel together, so that an
+// of in. Elements start in that order too. Unlike calls one by one, elements that take little time travel together, so that an
 // element costs a fraction of a microsecond and its encoding: as many as take some 5 ms and 1
 // MiB, at most 4096, found out as it goes, beginning with one. Elements that take longer go one
 // by one. What is in flight is at most twice as many such chunks as there are children.
@@ -217,9 +218,10 @@ func Map[In, Out any](ctx context.Context, p *Pool, fn *Func[In, Out], in iter.S
 		var c chunk[In]
 		var began time.Time
 		launch := func() {
-			f := &flight[In, Out]{done: make(chan struct{})}
+			f := &flight[In, Out]{placed: make(chan struct{}), done: make(chan struct{})}
 			flights = append(flights, f)
 			go f.run(ctx, p, fn, c, size)
+			<-f.placed // or a chunk might start before one whose results come first
 			c = nil
 			for more && len(flights) > 0 && (len(flights) >= 2*p.cfg.workers || flights[0].over()) {
 				land()
@@ -269,6 +271,8 @@ func (f *flight[In, Out]) over() bool {
 // run has the chunk called.
 func (f *flight[In, Out]) run(ctx context.Context, p *Pool, fn *Func[In, Out], c chunk[In], size *sizing) {
 	defer close(f.done)
+	place := sync.OnceFunc(func() { close(f.placed) })
+	defer place()
 	defer func() { // a method of a value panicked while it was encoded
 		if v := recover(); v != nil {
 			f.cut = &taskpool.PanicError{Value: v, Stack: debug.Stack()}
@@ -279,7 +283,7 @@ func (f *flight[In, Out]) run(ctx context.Context, p *Pool, fn *Func[In, Out], c
 	for together := len(c); len(f.results) < len(c); {
 		rest := c[len(f.results):min(len(f.results)+together, len(c))]
 		var reply value[chunkReply[Out]]
-		bytes, err := p.call(ctx, chunkPrefix+fn.name, &value[chunk[In]]{rest}, &reply)
+		bytes, err := p.call(ctx, chunkPrefix+fn.name, &value[chunk[In]]{rest}, &reply, place)
 		switch {
 		case err == nil && len(reply.V.Results) > 0 && len(reply.V.Results) <= len(rest):
 			f.take(fn.name, p, reply.V)

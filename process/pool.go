@@ -351,8 +351,8 @@ func (p *Pool) refuseLocked(err error) {
 }
 
 // call has a child call a function; see [Func.Call]. It returns the size of what was sent,
-// there or back, whichever is more.
-func (p *Pool) call(ctx context.Context, name string, in, out any) (bytes int, err error) {
+// there or back, whichever is more. placed is called as acquire says.
+func (p *Pool) call(ctx context.Context, name string, in, out any, placed func()) (bytes int, err error) {
 	if err := p.misuse("Call of " + name); err != nil {
 		return 0, err
 	}
@@ -373,7 +373,7 @@ func (p *Pool) call(ctx context.Context, name string, in, out any) (bytes int, e
 	p.mu.Unlock()
 	defer p.callOver()
 	for handover := 1; ; handover++ {
-		c, err := p.acquire(ctx)
+		c, err := p.acquire(ctx, placed)
 		if err != nil {
 			return 0, err
 		}
@@ -403,8 +403,12 @@ func (p *Pool) callOver() {
 	}
 }
 
-// acquire returns a child, which the caller has to itself until release.
-func (p *Pool) acquire(ctx context.Context) (*worker, error) {
+// acquire returns a child, which the caller has to itself until release. placed, unless it is
+// nil, is called as soon as the caller has one or has its place among those that wait.
+func (p *Pool) acquire(ctx context.Context, placed func()) (*worker, error) {
+	if placed == nil {
+		placed = func() {}
+	}
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
 		c := p.idle[n-1]
@@ -412,6 +416,7 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 		p.idle = p.idle[:n-1]
 		p.takeLocked(c)
 		p.mu.Unlock()
+		placed()
 		return c, nil
 	}
 	p.mu.Unlock()
@@ -439,6 +444,7 @@ func (p *Pool) acquire(ctx context.Context) (*worker, error) {
 		p.offerLocked(c)
 	}
 	p.mu.Unlock()
+	placed()
 	for waiting := true; waiting; {
 		var beatDue <-chan struct{}
 		if task != nil {

@@ -32,7 +32,7 @@ func TestACallerThatGivesUpWhileChildrenDoNotStartSaysBoth(t *testing.T) {
 	w.startErr = errors.New("no memory")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := w.acquire(ctx)
+	_, err := w.acquire(ctx, nil)
 	require.EqualError(t, err, "context canceled while no child could be started: no memory")
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, w.startErr)
@@ -77,10 +77,10 @@ func TestNoCallerWaitsWhenThereIsNoHope(t *testing.T) {
 	w := poolWithout(2)
 	w.startErr = errors.New("no memory")
 	w.failing = 2
-	_, err := w.acquire(context.Background())
+	_, err := w.acquire(context.Background(), nil)
 	require.Equal(t, w.startErr, err)
 	w.cut = true
-	_, err = w.acquire(context.Background())
+	_, err = w.acquire(context.Background(), nil)
 	require.Equal(t, ErrClosed, err)
 }
 
@@ -96,7 +96,7 @@ func TestAChildGivenToACallerWhoIsGoneIsFreeAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan *worker)
 		go func() {
-			c, _ := w.acquire(ctx)
+			c, _ := w.acquire(ctx, nil)
 			done <- c
 		}()
 		for w.Stats().Waiting == 0 {
@@ -128,7 +128,7 @@ func TestAChildThatIsOfferedWhileNobodyWaitsIsIdle(t *testing.T) {
 	c := &worker{cfg: w.cfg}
 	w.children[c] = struct{}{}
 	w.offer(c)
-	got, err := w.acquire(context.Background())
+	got, err := w.acquire(context.Background(), nil)
 	require.NoError(t, err)
 	require.Same(t, c, got)
 }
