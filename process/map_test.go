@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +54,13 @@ var (
 		}
 		return os.Getpid(), nil
 	})
+
+	// turn returns how many elements the child has had, after a moment that keeps chunks small.
+	turn = process.Register("turn", func(context.Context, int) (int64, error) {
+		time.Sleep(10 * time.Millisecond)
+		return turns.Add(1), nil
+	})
+	turns atomic.Int64
 
 	blow = process.Register("blow", func(_ context.Context, n int) (string, error) { return strings.Repeat("x", n), nil })
 )
@@ -130,6 +138,17 @@ func TestElementsThatTakeLongAreSharedOut(t *testing.T) {
 	}
 	require.Len(t, pids, 2)
 	require.EqualValues(t, 8, w.Stats().Calls, "each went alone")
+}
+
+func TestElementsStartInOrder(t *testing.T) {
+	w := start(t, process.WithWorkers(1)) // and two chunks in flight
+	want := int64(0)
+	for got, err := range process.Map(t.Context(), w, turn, numbers(20)) {
+		require.NoError(t, err)
+		want++
+		require.Equal(t, want, got)
+	}
+	require.EqualValues(t, 20, want)
 }
 
 func TestMapIsLazyAndALoopThatIsLeftCancelsWhatIsInFlight(t *testing.T) {
